@@ -1,0 +1,32 @@
+"""Where headless commands write: data to stdout, narration to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """The same value with non-finite floats as None, so that the JSON is standard."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def emit(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """One line of narration on stderr; control characters in it are shown, never sent to the terminal."""
+    shown = "".join(c if c == "\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+    sys.stderr.write(shown + "\n")
+    sys.stderr.flush()

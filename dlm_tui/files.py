@@ -1,0 +1,105 @@
+"""Writing files so that a crash at any moment leaves the last good state."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+_CHUNK = 1 << 20
+
+
+def scratch_sibling(target: Path) -> Path:
+    """A fresh name beside `target`, on the same file system, so that a rename onto it is atomic."""
+    return target.with_name(f"{target.name}.tmp.{os.getpid()}.{token_hex(4)}")
+
+
+def write_atomic(target: Path, data: bytes) -> None:
+    """Replace `target` by `data`: written beside it, flushed to disk, renamed over it.
+
+    Raises OSError (for example when the disk is full); `target` is then what it was before.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_sibling(target)
+    try:
+        with scratch.open("xb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, scratch)
+        os.replace(scratch, target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make renames inside `folder` durable; file systems that cannot do it are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        elif path.is_dir():
+            sync_directory(path)
+    sync_directory(folder)
+
+
+@contextlib.contextmanager
+def replace_directory(target: Path) -> Iterator[Path]:
+    """Fill a sibling folder, then put it in the place of `target`; any failure leaves `target` untouched.
+
+    Yields the empty folder to write into. The old folder, if any, is moved aside for the swap and removed after it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_sibling(target)
+    scratch.mkdir()
+    try:
+        yield scratch
+        sync_tree(scratch)
+        aside = scratch_sibling(target)
+        existed = target.exists()
+        if existed:
+            os.replace(target, aside)
+        try:
+            os.replace(scratch, target)
+        except BaseException:
+            if existed:
+                os.replace(aside, target)
+            raise
+        sync_directory(target.parent)
+        if existed:
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Sorted keys, two-space indent, non-ASCII kept, final line feed: the form all store files have."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex SHA-256 of a file, read in pieces of one MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
