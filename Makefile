@@ -1,0 +1,38 @@
+# Everything runs from a bare clone: the first target that needs it makes .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-fast lint bench base clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,llama,serve]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/dlm-tui demo
+
+test: $(VENV)/.ready lint
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m tests.benchmarks.run --out bench.json
+
+base: $(VENV)/.ready
+	$(BIN)/python -m assets.recipe
+
+clean:
+	rm -rf $(VENV) build dist bench.json dlm-demo

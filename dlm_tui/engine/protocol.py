@@ -1,0 +1,338 @@
+"""The wire between the screen and its children: one typed JSON object per line, both ways.
+
+Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly one
+of its final events (`Opened`, `Routed`, `Generated`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`, `Status`, `JobDone`),
+or with `Failed` or `Stopped`. Routing is latest wins: an older route that was overtaken ends with `Stopped`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from dlm_tui.model.views import View
+
+PROTOCOL = 1
+
+
+class Message(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fields=False):
+    """Anything on the wire."""
+
+    id: int = 0
+
+
+# ---- requests to the engine -------------------------------------------------------------------------------------------
+
+
+class Open(Message, tag="open"):
+    """Load the base, the committed adapters and the gate of a document."""
+
+    document: str
+    home: str
+    base: str | None = None
+
+
+class Reload(Message, tag="reload"):
+    """Read the document, the adapters and the gate again, keeping the base."""
+
+
+class Route(Message, tag="route"):
+    """Gate weights of a prompt; with `explain` also pulls and the trajectory."""
+
+    prompt: str
+    explain: bool = False
+
+
+class Generate(Message, tag="generate"):
+    """Answer a prompt under several views at once, one batch row each."""
+
+    prompt: str
+    views: list[View]
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    heat: bool = False
+
+
+class Score(Message, tag="score"):
+    """How much the views change the next token of a prompt, against `nulls` random adapters."""
+
+    prompt: str
+    views: list[View]
+    completion: str | None = None
+    nulls: int = 8
+
+
+class TrainGate(Message, tag="train_gate"):
+    """Train only the gate, here in the resident process, and use it at once."""
+
+    seed: int | None = None
+
+
+class Evaluate(Message, tag="evaluate"):
+    """k-fold judgement of the gate."""
+
+    folds: int = 5
+
+
+class Drift(Message, tag="drift"):
+    """What freezing the gate costs, over the training prompts and these prompts."""
+
+    prompts: list[str] = []
+
+
+class GetStatus(Message, tag="get_status"):
+    """Memory, threads, tier; also the empty request of the round-trip benchmark."""
+
+
+class Cancel(Message, tag="cancel"):
+    """Stop the request whose id is `target`; it ends with `Stopped`."""
+
+    target: int
+
+
+class TrainJob(Message, tag="train_job"):
+    """To a job child: train adapters, then the gate."""
+
+    document: str
+    home: str
+    base: str | None = None
+    adapters: list[str] | None = None
+    gate_only: bool = False
+    parameterization: Literal["lora", "pissa"] = "lora"
+    selection: str = "s_only"
+
+
+class ExportJob(Message, tag="export_job"):
+    """To a job child: export the document."""
+
+    document: str
+    home: str
+    base: str | None = None
+    target: str = "peft"
+    quant: str = "f16"
+    mix: str | None = None
+    adapter: str | None = None
+    signed: bool = False
+    out: str | None = None
+    verify: bool | None = None
+    legacy_adapter: bool = False
+
+
+Request = (
+    Open | Reload | Route | Generate | Score | TrainGate | Evaluate | Drift | GetStatus | Cancel | TrainJob | ExportJob
+)
+
+
+# ---- events from a child ----------------------------------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    """The first line a child writes."""
+
+    protocol: int
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    pid: int
+
+
+class Progress(Message, tag="progress"):
+    """A step of long work; `eta` in seconds when it can be told, loss in nats per token, `scope` an adapter or "gate"."""
+
+    stage: str
+    done: float = 0.0
+    total: float = 0.0
+    scope: str | None = None
+    loss: float | None = None
+    entropy: float | None = None
+    eta: float | None = None
+    text: str | None = None
+
+
+class Log(Message, tag="log"):
+    """A line for the log pane."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+
+
+class Opened(Message, tag="opened"):
+    """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter."""
+
+    adapters: list[str]
+    versions: dict[str, int]
+    gate: str
+    gate_reason: str
+    base: str
+    tier: str
+    device: str
+    parameters: int
+    static: dict[str, float]
+
+
+class TokenPull(msgspec.Struct, kw_only=True):
+    """One prompt token: its text and, per adapter, how strongly it pulls that weight (weight units, first order)."""
+
+    text: str
+    start: int
+    end: int
+    pull: dict[str, float]
+
+
+class Routed(Message, tag="routed"):
+    """Gate weights; entropy in nats and divided by ln N; novelty in [0, 1] of the calibrated distance, None if unknown."""
+
+    prompt: str
+    weights: dict[str, float]
+    entropy: float
+    normalised_entropy: float
+    mode: str
+    tokens: int
+    truncated: bool = False
+    novelty: float | None = None
+    unlike: bool = False
+    pulls: list[TokenPull] | None = None
+    trajectory: list[dict[str, float]] | None = None
+    seconds: float = 0.0
+
+
+class Token(Message, tag="token"):
+    """A piece of an answer. `heat` = log p(view) − log p(base) of this token, nats, when asked for."""
+
+    view: str
+    text: str
+    heat: float | None = None
+
+
+class ViewDone(Message, tag="view_done"):
+    """One view's answer is complete; `reason` is "stop" or "length"."""
+
+    view: str
+    text: str
+    tokens: int
+    reason: str
+    mix: dict[str, float]
+
+
+class Generated(Message, tag="generated"):
+    """All views are complete."""
+
+    weights: dict[str, float]
+    seconds: float
+    seed: int
+
+
+class ViewScore(msgspec.Struct, kw_only=True):
+    """Effect of one view on the next token: KL and JS to the base in nats; z against the null adapters; completion logprob."""
+
+    view: str
+    kl: float
+    js: float
+    z: float | None = None
+    logprob: float | None = None
+    base_logprob: float | None = None
+
+
+class Scored(Message, tag="scored"):
+    """Scores of all views and the null distribution's mean and deviation (nats)."""
+
+    prompt: str
+    views: list[ViewScore]
+    null_mean: float | None = None
+    null_std: float | None = None
+    nulls: int = 0
+
+
+class GateTrained(Message, tag="gate_trained"):
+    """The new gate is in force (`mode` trained or uniform), or was refused (`diverged`: the old one stays)."""
+
+    mode: str
+    reason: str
+    run_id: int
+    loss: float | None
+    entropy: float | None
+    mean_weights: dict[str, float]
+    seconds: float
+
+
+class Evaluated(Message, tag="evaluated"):
+    """The report of `dlm-tui eval --json`."""
+
+    report: dict[str, Any]
+
+
+class Drifted(Message, tag="drifted"):
+    """The report of `dlm-tui drift --json`."""
+
+    report: dict[str, Any]
+
+
+class Status(Message, tag="status"):
+    """Resident bytes, compute threads, tier, seconds since start."""
+
+    rss: int
+    threads: int
+    tier: str
+    uptime: float
+    device: str
+
+
+class JobDone(Message, tag="job_done"):
+    """A job child's result: the JSON the headless command prints."""
+
+    result: dict[str, Any]
+
+
+class Stopped(Message, tag="stopped"):
+    """Ended before its result: overtaken by a newer route, or cancelled."""
+
+    reason: Literal["superseded", "cancelled"]
+
+
+class Failed(Message, tag="failed"):
+    """Ended with an error; `kind` is the error class, `text` one sentence."""
+
+    kind: str
+    text: str
+
+
+Event = (
+    Hello
+    | Progress
+    | Log
+    | Opened
+    | Routed
+    | Token
+    | ViewDone
+    | Generated
+    | Scored
+    | GateTrained
+    | Evaluated
+    | Drifted
+    | Status
+    | JobDone
+    | Stopped
+    | Failed
+)
+
+_encoder = msgspec.json.Encoder()
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode(message: Message) -> bytes:
+    """One line, ending in a line feed. JSON escapes keep line feeds inside strings out of the framing."""
+    return _encoder.encode(message) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """Raises msgspec.DecodeError on anything that is not a request."""
+    return _requests.decode(line)
+
+
+def decode_event(line: bytes) -> Event:
+    """Raises msgspec.DecodeError on anything that is not an event."""
+    return _events.decode(line)

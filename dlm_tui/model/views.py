@@ -1,0 +1,79 @@
+"""Views: named mixes under which the model is asked. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from dlm_tui.errors import UsageError
+
+ViewKind = Literal["base", "gated", "uniform", "static", "solo", "custom", "null"]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to ask the model.
+
+    `name` is what the screen shows; `adapter` belongs to `solo`; `mix` (adapter -> coefficient, missing ones 0)
+    to `custom`; `seed` to `null`, a random adapter of the same shape as the trained ones.
+    """
+
+    name: str
+    kind: ViewKind
+    adapter: str | None = None
+    mix: dict[str, float] | None = None
+    seed: int = 0
+
+
+BASE = View(name="base", kind="base")
+GATED = View(name="gated", kind="gated")
+UNIFORM = View(name="uniform", kind="uniform")
+STATIC = View(name="static", kind="static")
+
+
+def solo(adapter: str) -> View:
+    """The view of one adapter as trained, all others off."""
+    return View(name=adapter, kind="solo", adapter=adapter)
+
+
+def custom(mix: Mapping[str, float], name: str = "custom") -> View:
+    """The view of a hand-picked mix."""
+    return View(name=name, kind="custom", mix=dict(mix))
+
+
+def uniform_mix(names: Sequence[str]) -> dict[str, float]:
+    """1/N each."""
+    return {name: 1.0 / len(names) for name in names}
+
+
+def resolve_view(
+    view: View,
+    names: Sequence[str],
+    gate_weights: Mapping[str, float] | None = None,
+    static: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """The mix of a view: adapter -> coefficient for the adapters in `names`; absent ones are 0.
+
+    `gate_weights` are the live weights of this prompt and `static` the static mean; without them `gated` and
+    `static` fall back to uniform, as an untrained gate does. A `null` view has no mix of the document's adapters.
+    Raises UsageError for an adapter that is not among `names`.
+    """
+    match view.kind:
+        case "base" | "null":
+            return {}
+        case "gated":
+            mix = dict(gate_weights) if gate_weights else uniform_mix(names)
+        case "static":
+            mix = dict(static) if static else uniform_mix(names)
+        case "uniform":
+            mix = uniform_mix(names)
+        case "solo":
+            mix = {view.adapter or "": 1.0}
+        case "custom":
+            mix = dict(view.mix or {})
+    for name in mix:
+        if name not in names:
+            known = ", ".join(names) or "none are trained"
+            raise UsageError(f"no trained adapter is called {name!r} (trained: {known})")
+    return mix
