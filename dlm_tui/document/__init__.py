@@ -1,0 +1,124 @@
+"""Documents: text to frontmatter and sections, what trains on them, appending a section, watching a file.
+
+Names load on first use, so that importing the room costs nothing; nothing here needs torch or textual.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_tui.document.describe import describe_document, describe_error
+    from dlm_tui.document.document import Document, load, parse_bytes, read_document_bytes
+    from dlm_tui.document.errors import (
+        BodyError,
+        DlmEncodingError,
+        DlmVersionError,
+        DocumentError,
+        FenceError,
+        FileChanged,
+        FrontmatterError,
+        InstructionParseError,
+        InvalidMixSpecError,
+        MediaTrainingError,
+        PreferenceParseError,
+        SchemaValidationError,
+        UnknownAdapterError,
+        UnsupportedMigrationError,
+    )
+    from dlm_tui.document.mix import format_mix, parse_mix
+    from dlm_tui.document.names import fresh_dlm_id, is_adapter_name, is_dlm_id
+    from dlm_tui.document.pairs import (
+        Pair,
+        Triple,
+        instruction_content,
+        instruction_pairs,
+        preference_triples,
+    )
+    from dlm_tui.document.probes import Probe, gate_mode, gate_probes, gate_samples
+    from dlm_tui.document.routing import Row, route_sections, split_side, training_rows
+    from dlm_tui.document.schema import AdapterSettings, Frontmatter
+    from dlm_tui.document.sections import Section, section_id
+
+_HOME = {
+    "describe": ("describe_document", "describe_error"),
+    "document": ("Document", "load", "parse_bytes", "read_document_bytes"),
+    "errors": (
+        "BodyError",
+        "DlmEncodingError",
+        "DlmVersionError",
+        "DocumentError",
+        "FenceError",
+        "FileChanged",
+        "FrontmatterError",
+        "InstructionParseError",
+        "InvalidMixSpecError",
+        "MediaTrainingError",
+        "PreferenceParseError",
+        "SchemaValidationError",
+        "UnknownAdapterError",
+        "UnsupportedMigrationError",
+    ),
+    "mix": ("format_mix", "parse_mix"),
+    "names": ("fresh_dlm_id", "is_adapter_name", "is_dlm_id"),
+    "pairs": ("Pair", "Triple", "instruction_content", "instruction_pairs", "preference_triples"),
+    "probes": ("Probe", "gate_mode", "gate_probes", "gate_samples"),
+    "routing": ("Row", "route_sections", "split_side", "training_rows"),
+    "schema": ("AdapterSettings", "Frontmatter"),
+    "sections": ("Section", "section_id"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "AdapterSettings",
+    "BodyError",
+    "DlmEncodingError",
+    "DlmVersionError",
+    "Document",
+    "DocumentError",
+    "FenceError",
+    "FileChanged",
+    "Frontmatter",
+    "FrontmatterError",
+    "InstructionParseError",
+    "InvalidMixSpecError",
+    "MediaTrainingError",
+    "Pair",
+    "PreferenceParseError",
+    "Probe",
+    "Row",
+    "SchemaValidationError",
+    "Section",
+    "Triple",
+    "UnknownAdapterError",
+    "UnsupportedMigrationError",
+    "describe_document",
+    "describe_error",
+    "format_mix",
+    "fresh_dlm_id",
+    "gate_mode",
+    "gate_probes",
+    "gate_samples",
+    "instruction_content",
+    "instruction_pairs",
+    "is_adapter_name",
+    "is_dlm_id",
+    "load",
+    "parse_bytes",
+    "parse_mix",
+    "preference_triples",
+    "read_document_bytes",
+    "route_sections",
+    "section_id",
+    "split_side",
+    "training_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,121 @@
+"""A parsed document, and how it is read from bytes or a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_tui.document.body import read_body
+from dlm_tui.document.sections import Section
+from dlm_tui.document.text import decode, split_frame
+from dlm_tui.errors import DlmTuiError, UsageError
+
+if TYPE_CHECKING:
+    from dlm_tui.document.schema import AdapterSettings, Frontmatter, Training
+
+MAX_FILE_BYTES = 1 << 28
+DEFAULT_ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Frontmatter and sections of one file; `sha256` is the hex hash of the raw bytes."""
+
+    path: Path | None
+    frontmatter: Frontmatter
+    sections: tuple[Section, ...]
+    sha256: str
+
+    @property
+    def dlm_id(self) -> str:
+        """The id that names the document's store."""
+        return self.frontmatter.dlm_id
+
+    @property
+    def base_model(self) -> str:
+        """Key of the base, as written."""
+        return self.frontmatter.base_model
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system turn for chats, or None."""
+        return self.frontmatter.system_prompt
+
+    @property
+    def training(self) -> Training:
+        """The training block."""
+        return self.frontmatter.training
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Declared adapters in their order; empty if the document declares none."""
+        return tuple(self.training.adapters or ())
+
+    @property
+    def routing_names(self) -> tuple[str, ...]:
+        """The adapters that sections can train: the declared ones, or the single `default`."""
+        return self.adapter_names or (DEFAULT_ADAPTER,)
+
+    @property
+    def gate_enabled(self) -> bool:
+        """Whether the document asks for a gate."""
+        return self.training.gate.enabled
+
+    def adapter_settings(self, name: str) -> AdapterSettings:
+        """How adapter `name` is trained; the flat settings for `default` if no adapter is declared.
+
+        Raises UsageError for a name that the document does not declare.
+        """
+        from dlm_tui.document.schema import AdapterSettings
+
+        declared = self.training.adapters
+        if declared and name in declared:
+            return declared[name]
+        if not declared and name == DEFAULT_ADAPTER:
+            flat = {field: getattr(self.training, field) for field in AdapterSettings.model_fields}
+            return AdapterSettings.model_construct(**flat)
+        known = ", ".join(self.routing_names)
+        raise UsageError(f"the document has no adapter {name!r}; it has {known}")
+
+
+def parse_bytes(data: bytes, path: Path | None = None) -> Document:
+    """The document that `data` is; `path` only names it in errors.
+
+    Stages in order, the first failing one ends the parse: DlmEncodingError, FrontmatterError,
+    SchemaValidationError, DlmVersionError or UnsupportedMigrationError, FenceError. Malformed instruction and
+    preference bodies still parse.
+    """
+    # pydantic and YAML take a tenth of a second to load; only the first parse pays for it.
+    from dlm_tui.document.migrate import migrate
+    from dlm_tui.document.schema import validate
+    from dlm_tui.document.yaml_profile import read_mapping
+
+    frame = split_frame(decode(data, path), path)
+    frontmatter = validate(migrate(read_mapping(frame.frontmatter, path), path), path)
+    sections = read_body(frame.body_lines, frame.body_start, path)
+    return Document(path, frontmatter, sections, hashlib.sha256(data).hexdigest())
+
+
+def read_document_bytes(path: Path) -> bytes:
+    """The raw bytes of a document file. DlmTuiError for anything but a readable regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as handle:
+            info = os.fstat(handle.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise DlmTuiError(f"{path} is not a file")
+            if info.st_size > MAX_FILE_BYTES:
+                raise DlmTuiError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            return handle.read()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DlmTuiError(f"cannot read {path}: {reason}") from None
+
+
+def load(path: Path) -> Document:
+    """The document in a file. Raises DlmTuiError if it cannot be read, DocumentError if it does not parse."""
+    return parse_bytes(read_document_bytes(path), path)

@@ -1,0 +1,32 @@
+"""Names and ids: adapter names, document ids, section types."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+ADAPTER_NAME = "[a-z][a-z0-9_]{0,31}"
+DLM_ID = "[0-9A-HJKMNP-TV-Z]{26}"
+SECTION_TYPES = ("prose", "instruction", "preference", "image", "audio")
+MEDIA_TYPES = ("image", "audio")
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_is_adapter_name = re.compile(ADAPTER_NAME).fullmatch
+_is_dlm_id = re.compile(DLM_ID).fullmatch
+
+
+def is_adapter_name(name: str) -> bool:
+    """A lower-case ASCII letter, then at most 31 of `a-z 0-9 _`."""
+    return _is_adapter_name(name) is not None
+
+
+def is_dlm_id(text: str) -> bool:
+    """26 characters of Crockford's base 32, upper case."""
+    return _is_dlm_id(text) is not None
+
+
+def fresh_dlm_id() -> str:
+    """A new document id: 48 bits of milliseconds since the epoch, then 80 random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,64 @@
+"""The texts that supervise the gate (formats.md section 11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dlm_tui.document.document import Document
+from dlm_tui.document.errors import BodyError
+from dlm_tui.document.pairs import instruction_pairs, preference_triples
+from dlm_tui.document.sections import Section
+
+PROSE_PROBE_CHARS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt that belongs to an adapter, and the section that says so."""
+
+    adapter: str
+    prompt: str
+    section: Section
+
+
+def gate_probes(document: Document) -> list[Probe]:
+    """One probe per section with an adapter suffix, in document order, also for undeclared adapters.
+
+    Malformed bodies give none.
+    """
+    probes: list[Probe] = []
+    for section in document.sections:
+        if section.adapter is None:
+            continue
+        prompt = _prompt(section)
+        if prompt is not None:
+            probes.append(Probe(section.adapter, prompt, section))
+    return probes
+
+
+def gate_samples(document: Document) -> dict[str, int]:
+    """Probes per declared adapter, in declaration order."""
+    counts = dict.fromkeys(document.adapter_names, 0)
+    for probe in gate_probes(document):
+        if probe.adapter in counts:
+            counts[probe.adapter] += 1
+    return counts
+
+
+def gate_mode(document: Document) -> Literal["trained", "uniform"]:
+    """What training would give: `uniform` if any adapter has fewer probes than the cold-start floor."""
+    floor = document.training.gate.cold_start_floor
+    samples = gate_samples(document)
+    return "trained" if samples and min(samples.values()) >= floor else "uniform"
+
+
+def _prompt(section: Section) -> str | None:
+    try:
+        if section.type == "instruction":
+            return instruction_pairs(section)[0].question
+        if section.type == "preference":
+            return preference_triples(section)[0].prompt
+    except BodyError:
+        return None
+    return section.content[:PROSE_PROBE_CHARS] if section.type == "prose" else None

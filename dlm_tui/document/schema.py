@@ -1,0 +1,207 @@
+"""The frontmatter schema, version 15 (formats.md section 4). Only loaded by a parse: pydantic takes long."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dlm_tui.document.errors import SchemaValidationError, printable
+from dlm_tui.document.names import ADAPTER_NAME, DLM_ID
+
+_SHOWN_PROBLEMS = 40
+_UNION_FIELDS = frozenset({"target_modules", "micro_batch_size", "grad_accum"})
+
+AdapterKind = Literal["lora", "qlora", "dora"]
+Rank = Annotated[int, Field(ge=1, le=256)]
+Alpha = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, le=0.5)]
+LearningRate = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+AutoCount = Literal["auto"] | Positive
+TargetModules = Literal["auto"] | list[str]
+
+
+class Block(BaseModel):
+    """Unknown keys are errors at every level; a read document never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class AdapterSettings(Block):
+    """How one adapter is trained. `target_modules` is carried but never used: the base decides."""
+
+    adapter: AdapterKind = "lora"
+    lora_r: Rank = 8
+    lora_alpha: Alpha = 16
+    lora_dropout: Dropout = 0.05
+    target_modules: TargetModules = "auto"
+    learning_rate: LearningRate = 2e-4
+
+
+class PreferenceHyperparams(Block):
+    """Numbers of the preference phase."""
+
+    beta: Fraction = 0.1
+    alpha: Fraction = 0.1
+    learning_rate: LearningRate = 5e-6
+    num_epochs: Positive = 1
+
+
+class Preference(Block):
+    """The preference phase."""
+
+    enabled: bool = False
+    method: Literal["dpo", "orpo"] = "dpo"
+    hyperparams: PreferenceHyperparams = PreferenceHyperparams()
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    reference: Literal["pre_adapter", "base"] = "pre_adapter"
+
+
+class Cpt(Block):
+    """Continued pre-training on prose."""
+
+    schedule: Literal["auto", "dapt", "sft"] = "auto"
+    embed_warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class GateSettings(Block):
+    """The gate: a small network that weighs the named adapters per prompt."""
+
+    enabled: bool = False
+    hidden_proj_dim: Annotated[int, Field(ge=8, le=2048)] = 64
+    steps: Annotated[int, Field(ge=1, le=10000)] = 200
+    lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    cold_start_floor: Annotated[int, Field(ge=1, le=1024)] = 4
+    entropy_lambda: Fraction = 0.01
+
+
+class Cache(Block):
+    """The other tool's tokenization cache."""
+
+    enabled: bool = True
+    max_bytes: Positive = 10737418240
+    prune_older_than_days: Positive = 90
+
+
+class Audio(Block):
+    """Settings for audio sections."""
+
+    auto_resample: bool = False
+
+
+class Source(Block):
+    """A folder that the other tool ingests."""
+
+    path: str = Field(min_length=1)
+    include: list[str] = ["**/*"]
+    exclude: list[str] = []
+    max_bytes_per_file: Positive | None = None
+    max_files: Positive | None = None
+
+
+class Training(Block):
+    """Everything about training; flat adapter settings and named adapters exclude each other."""
+
+    adapter: AdapterKind = "lora"
+    lora_r: Rank = 8
+    lora_alpha: Alpha = 16
+    lora_dropout: Dropout = 0.05
+    target_modules: TargetModules = "auto"
+    sequence_len: Annotated[int, Field(ge=64, le=32768)] = 2048
+    micro_batch_size: AutoCount = "auto"
+    grad_accum: AutoCount = "auto"
+    learning_rate: LearningRate = 2e-4
+    num_epochs: Positive = 3
+    optimizer: Literal[
+        "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"
+    ] = "adamw_torch"
+    lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Dropout = 0.1
+    precision: Literal["bf16", "fp16", "fp32"] | None = None
+    seed: int = 42
+    preference: Preference = Preference()
+    cpt: Cpt = Cpt()
+    gate: GateSettings = GateSettings()
+    cache: Cache = Cache()
+    audio: Audio = Audio()
+    adapters: dict[str, AdapterSettings] | None = None
+    sources: list[Source] | None = None
+    sources_policy: Literal["permissive", "strict"] = "permissive"
+
+    @field_validator("adapters")
+    @classmethod
+    def _check_names(cls, value: dict[str, AdapterSettings] | None) -> dict[str, AdapterSettings] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("must name at least one adapter")
+        bad = [name for name in value if not re.fullmatch(ADAPTER_NAME, name)]
+        if bad:
+            raise ValueError("bad adapter name " + ", ".join(repr(name[:64]) for name in bad[:8]))
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Training:
+        if self.gate.enabled and len(self.adapters or {}) < 2:
+            raise ValueError("gate.enabled needs at least two named adapters")
+        if self.adapters is not None:
+            flat = [
+                name
+                for name, field in AdapterSettings.model_fields.items()
+                if getattr(self, name) != field.default
+            ]
+            if flat:
+                raise ValueError(f"{', '.join(flat)} cannot be set beside named adapters")
+        return self
+
+
+class Export(Block):
+    """Defaults of the export command."""
+
+    default_quant: Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"] = "Q4_K_M"
+    default_temperature: Annotated[float, Field(gt=0, le=2)] | None = None
+    default_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class Frontmatter(Block):
+    """The head of a document, migrated to the newest schema version, all defaults filled in."""
+
+    dlm_id: str = Field(pattern=f"^{DLM_ID}$")
+    dlm_version: int = 15
+    base_model: str = Field(min_length=1)
+    training: Training = Training()
+    export: Export = Export()
+    system_prompt: str | None = None
+
+
+def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
+    """The typed frontmatter of a migrated mapping.
+
+    Raises SchemaValidationError that lists every problem of the document at once.
+    """
+    try:
+        return Frontmatter.model_validate(mapping)
+    except ValidationError as error:
+        problems = [
+            (_field_path(problem["loc"]), problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    text = "; ".join(f"{field}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
+    if len(problems) > _SHOWN_PROBLEMS:
+        text += f"; and {len(problems) - _SHOWN_PROBLEMS} more"
+    raise SchemaValidationError(text, fields=tuple(dict.fromkeys(field for field, _ in problems)), path=path)
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    """Dotted path without the label that pydantic adds behind a field that may have several types."""
+    parts: list[str] = []
+    after_union = False
+    for part in location:
+        if not after_union:
+            parts.append(printable(str(part)))
+        after_union = not after_union and part in _UNION_FIELDS and parts[:1] == ["training"]
+    return ".".join(parts)
