@@ -1,0 +1,33 @@
+"""What can be wrong with a store, each said in one sentence that names the file."""
+
+from __future__ import annotations
+
+from dlm_tui.errors import DlmTuiError
+
+
+class StoreError(DlmTuiError):
+    """A store, or one file of it, cannot be used."""
+
+
+class PointerError(StoreError):
+    """A `current.txt` that leads out of the store, to nothing, or to something that is no version."""
+
+
+class ManifestError(StoreError):
+    """`manifest.json` or `dlm.lock` is not what the format says."""
+
+
+class GateFileError(StoreError):
+    """A file under `adapter/_gate/` is not what the format says."""
+
+
+class MetricsError(StoreError):
+    """`metrics.sqlite` cannot be read or written."""
+
+
+class LockHeld(StoreError):
+    """Another living process holds the store."""
+
+
+class LockStale(StoreError):
+    """`.lock` is left over and nobody can tell whether its holder still lives."""

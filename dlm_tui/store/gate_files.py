@@ -1,0 +1,137 @@
+"""The gate's small files under `adapter/_gate/`: configuration and what it was trained for (formats §11)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.store.errors import GateFileError
+from dlm_tui.store.layout import Store
+
+CONFIG_NAME = "gate_config.json"
+WEIGHTS_NAME = "gate.safetensors"
+RECORD_NAME = "tui_gate.json"
+_FILE_LIMIT = 16 << 20
+
+RECORD_KEYS = frozenset(
+    {
+        "format",
+        "base_model",
+        "base_id",
+        "base_revision",
+        "weights_sha256",
+        "tokenizer_sha256",
+        "document_sha256",
+        "gate_sha256",
+        "probes",
+        "run_id",
+        "seed",
+        "standardisation",
+        "ood",
+        "temperature",
+    }
+)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """`gate_config.json`; `mode` is "trained" or "uniform", sizes are numbers of features."""
+
+    adapter_names: tuple[str, ...]
+    entropy_lambda: float
+    hidden_proj_dim: int
+    input_dim: int
+    mode: str
+
+
+def parse_gate_config(obj: Any) -> GateConfig:
+    """Check types as other readers do: unknown keys ignored, `entropy_lambda` optional.
+
+    Booleans pass as integers. Raises GateFileError naming the key.
+    """
+    if not isinstance(obj, dict):
+        raise GateFileError(f"{CONFIG_NAME} does not hold a JSON object.")
+    names = obj.get("adapter_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise GateFileError(f"{CONFIG_NAME}: adapter_names must be a list of strings.")
+    sizes = {}
+    for key in ("hidden_proj_dim", "input_dim"):
+        value = obj.get(key)
+        if not isinstance(value, int):
+            raise GateFileError(f"{CONFIG_NAME}: {key} must be an integer.")
+        sizes[key] = int(value)
+    strength = obj.get("entropy_lambda", 0.01)
+    if not isinstance(strength, (int, float)):
+        raise GateFileError(f"{CONFIG_NAME}: entropy_lambda must be a number.")
+    mode = obj.get("mode")
+    if mode not in ("trained", "uniform"):
+        raise GateFileError(f'{CONFIG_NAME}: mode must be "trained" or "uniform".')
+    return GateConfig(tuple(names), float(strength), sizes["hidden_proj_dim"], sizes["input_dim"], mode)
+
+
+def read_gate_config(store: Store) -> GateConfig | None:
+    """The stored configuration, or None when no gate was ever written. Raises GateFileError."""
+    path = store.gate_dir / CONFIG_NAME
+    raw = _read_object(path)
+    if raw is None:
+        return None
+    try:
+        return parse_gate_config(raw)
+    except GateFileError as error:
+        raise GateFileError(f"{path.parent}: {error}") from None
+
+
+def write_gate_config(store: Store, config: GateConfig) -> None:
+    """Replace `gate_config.json`; keys of newer versions in an existing file are kept.
+
+    Raises GateFileError for a configuration that no reader would accept, OSError when the disk fails.
+    """
+    fields = {**asdict(config), "adapter_names": list(config.adapter_names)}
+    parse_gate_config(fields)
+    if not math.isfinite(config.entropy_lambda):
+        raise GateFileError(f"{CONFIG_NAME}: entropy_lambda must be a finite number.")
+    path = store.gate_dir / CONFIG_NAME
+    try:
+        before = _read_object(path)
+    except GateFileError:
+        before = None  # a broken configuration holds nothing worth keeping
+    write_atomic(path, json_bytes({**(before or {}), **fields}))
+
+
+def read_gate_record(store: Store) -> dict[str, Any] | None:
+    """What our gate was trained for (`tui_gate.json`), or None: another tool's gates have none.
+
+    Raises GateFileError when the file is not a JSON object.
+    """
+    return _read_object(store.gate_dir / RECORD_NAME)
+
+
+def write_gate_record(store: Store, record: dict[str, Any]) -> None:
+    """Replace `tui_gate.json`. Keys of newer versions (not in RECORD_KEYS) are kept, known ones are not."""
+    path = store.gate_dir / RECORD_NAME
+    try:
+        before = _read_object(path) or {}
+    except GateFileError:
+        before = {}
+    kept = {key: value for key, value in before.items() if key not in RECORD_KEYS}
+    write_atomic(path, json_bytes({**kept, **record}))
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise GateFileError(f"{path} is too large to be a gate file.")
+        raw = json.loads(path.read_bytes().decode("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise GateFileError(f"{path} is not JSON text in UTF-8.") from error
+    except OSError as error:
+        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+    if not isinstance(raw, dict):
+        raise GateFileError(f"{path} does not hold a JSON object.")
+    return raw

@@ -1,0 +1,185 @@
+"""One process at a time in a store: the `.lock` file of formats §13.3, made safe against leftovers.
+
+Two layers. The kernel lock on the store folder (freed by the kernel when its holder dies) orders processes
+of ours on this host, so that only one at a time judges and replaces a leftover `.lock`. The `.lock` file
+itself is what other tools look at; it is created whole by linking a finished file into place, so nobody ever
+sees half of it. The second name of that file, `.lock.tui`, marks it as ours: whoever has the kernel lock and
+finds it knows, without clocks or process ids, that its writer is dead. For the `.lock` of another tool the
+process id must be gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
+
+from dlm_tui.store.errors import LockHeld, LockStale, StoreError
+from dlm_tui.store.layout import Store
+from dlm_tui.store.process import holder_lives, written_on
+
+try:
+    import fcntl
+except ImportError:  # Windows: the `.lock` file alone, as other tools do it
+    fcntl = None  # type: ignore[assignment]
+
+_POLL_SECONDS = 0.1
+_held: dict[Path, tuple[int, int]] = {}
+_held_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
+    """Hold the store while the block runs, waiting at most `timeout` seconds for it.
+
+    The same thread may enter again. Raises LockHeld when a living process (or another thread) has it,
+    LockStale when a leftover cannot be judged: it is never stolen from anybody who may still live. A leftover
+    of a dead process of this host is replaced.
+    """
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The store {store.root} cannot be created: {error.strerror}.") from error
+    key = store.root.resolve()
+    thread = threading.get_ident()
+    with _held_guard:
+        owner, depth = _held.get(key, (thread, 0))
+        again = depth > 0 and owner == thread
+        if again:
+            _held[key] = (thread, depth + 1)
+    if again:
+        try:
+            yield
+        finally:
+            with _held_guard:
+                _held[key] = (thread, _held[key][1] - 1)
+        return
+    deadline = time.monotonic() + max(0.0, timeout)
+    with _folder_guard(store, deadline) as guarded, _lock_file(store.lock_path, deadline, guarded):
+        with _held_guard:
+            _held[key] = (thread, 1)
+        try:
+            yield
+        finally:
+            with _held_guard:
+                _held.pop(key, None)
+
+
+@contextlib.contextmanager
+def _folder_guard(store: Store, deadline: float) -> Iterator[bool]:
+    """Yields whether the kernel lock is really held; some file systems do not have it."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(store.root, os.O_RDONLY)
+    guarded = True
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise LockHeld(_held_sentence(store.lock_path)) from None
+                time.sleep(_POLL_SECONDS)
+            except OSError:
+                guarded = False
+                break
+        yield guarded
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path, deadline: float, guarded: bool) -> Iterator[None]:
+    while True:
+        try:
+            mine = _create(path)
+            break
+        except FileExistsError:
+            content = _content(path)
+            verdict = None if content is None else _holder_lives(path, content, guarded)
+            if content is not None and verdict is False:
+                _remove_leftover(path, content)
+                continue
+            if time.monotonic() >= deadline:
+                if content and verdict is None:
+                    raise LockStale(
+                        f"{path} cannot be judged; if no other program uses this store, delete that file."
+                    ) from None
+                raise LockHeld(_held_sentence(path)) from None
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        if _content(path) == mine:
+            path.unlink(missing_ok=True)
+        _mark(path).unlink(missing_ok=True)
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tui")
+
+
+def _holder_lives(path: Path, content: bytes, guarded: bool) -> bool | None:
+    if guarded and written_on(content, socket.gethostname()):
+        with contextlib.suppress(OSError):
+            if path.samefile(_mark(path)):
+                return False
+    return holder_lives(content, socket.gethostname())
+
+
+def _create(path: Path) -> bytes:
+    """Put a complete `.lock` in place or raise FileExistsError; returns its bytes."""
+    content = f"{os.getpid()}\n{socket.gethostname()}\n{time.time():.6f}\n".encode()
+    scratch = path.with_name(f"{path.name}.tmp.{os.getpid()}.{token_hex(4)}")
+    try:
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.link(scratch, path)
+        scratch.replace(_mark(path))
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}.") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return content
+
+
+def _remove_leftover(path: Path, judged: bytes) -> None:
+    """Remove the file that was judged dead, and only that one.
+
+    Moved aside first and compared: if somebody replaced it meanwhile, theirs is put back.
+    """
+    aside = path.with_name(f"{path.name}.stale.{os.getpid()}.{token_hex(4)}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _content(aside) != judged:
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(1024)
+    except OSError:
+        return None
+
+
+def _held_sentence(path: Path) -> str:
+    lines = (_content(path) or b"").decode("utf-8", "replace").split("\n")
+    who = f" by process {lines[0]} on {lines[1]}" if len(lines) >= 2 and lines[0].isdecimal() else ""
+    return f"The store {path.parent} is in use{who}; wait for it to finish and try again."

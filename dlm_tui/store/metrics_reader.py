@@ -1,0 +1,254 @@
+"""Questions to `metrics.sqlite`, answered without creating or changing anything (formats §14).
+
+Every question opens the database anew, so an answer is always of now; the file is small and local.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from dlm_tui.store.layout import Store
+from dlm_tui.store.metrics_open import Fingerprint, fingerprint, read_database
+
+_T = TypeVar("_T")
+_RUN_COLUMNS = "run_id, started_at, ended_at, adapter_version, phase, seed, status"
+
+
+@dataclass(frozen=True)
+class GateEvent:
+    """One row of `gate_events`."""
+
+    run_id: int
+    adapter_name: str
+    mean_weight: float
+    sample_count: int
+    mode: str
+    at: str
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """The gate after one run. Entropy of the mean weights in nats, and divided by ln N; None if diverged."""
+
+    run_id: int
+    at: str
+    mode: str
+    weights: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    entropy: float | None = None
+    normalised_entropy: float | None = None
+
+
+def weights_entropy(weights: Sequence[float]) -> tuple[float | None, float | None]:
+    """Entropy −Σ p ln p in nats of the weights scaled to sum 1, and that divided by ln N (1.0 is uniform).
+
+    (None, None) when no weight is positive or one is negative or not finite; the second is None for N = 1.
+    """
+    total = math.fsum(weights)
+    if not all(math.isfinite(w) and w >= 0.0 for w in weights) or not 0.0 < total < math.inf:
+        return None, None
+    shares = [w / total for w in weights]
+    entropy = max(0.0, -math.fsum(p * math.log(p) for p in shares if p > 0.0))
+    return entropy, (min(1.0, entropy / math.log(len(shares))) if len(shares) > 1 else None)
+
+
+class MetricsReader:
+    """Read-only; a store without the database, or an older one without some table, has no rows."""
+
+    def __init__(self, store: Store) -> None:
+        self.path = store.metrics_path
+
+    def data_version(self) -> Fingerprint:
+        """Changes whenever rows may have changed; cheap enough to poll every second."""
+        return fingerprint(self.path)
+
+    def runs(
+        self,
+        limit: int | None = 20,
+        phase: str | None = None,
+        *,
+        since: str | None = None,
+        run_id: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Newest runs first; `since` is a UTC text cutoff for `started_at`."""
+        return self._rows(
+            f"SELECT {_RUN_COLUMNS} FROM runs WHERE (:phase IS NULL OR phase = :phase)"
+            " AND (:since IS NULL OR started_at >= :since) AND (:run_id IS NULL OR run_id = :run_id)"
+            " ORDER BY run_id DESC LIMIT :limit",
+            {"phase": phase, "since": since, "run_id": run_id, "limit": _limit(limit)},
+        )
+
+    def run(self, run_id: int) -> dict[str, Any] | None:
+        """One row of `runs`, or None."""
+        rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE run_id = ?", (run_id,))
+        return rows[0] if rows else None
+
+    def run_extras(self, run_id: int) -> dict[str, Any]:
+        """Our facts about a run: adapter_name, parameterization, what was recorded; empty for others' runs."""
+        rows = self._rows(
+            "SELECT t.adapter_name, t.parameterization, t.details FROM tui_runs t"
+            " JOIN runs r ON r.run_id = t.run_id AND r.started_at = t.started_at WHERE t.run_id = ?",
+            (run_id,),
+        )
+        if not rows:
+            return {}
+        details = _parsed(rows[0].pop("details"))
+        return {**(details if isinstance(details, dict) else {}), **rows[0]}
+
+    def steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
+        """Steps of a run above `after_step`, in order."""
+        return self._rows(
+            "SELECT step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, at FROM steps"
+            " WHERE run_id = :run_id AND (:after IS NULL OR step > :after) ORDER BY step",
+            {"run_id": run_id, "after": after_step},
+        )
+
+    def evals(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
+        """Evaluations of a run above `after_step`, in order."""
+        return self._rows(
+            "SELECT step, val_loss, perplexity, retention, at FROM evals"
+            " WHERE run_id = :run_id AND (:after IS NULL OR step > :after) ORDER BY step",
+            {"run_id": run_id, "after": after_step},
+        )
+
+    def gate_steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
+        """Steps of gate training: loss and mean entropy in nats."""
+        return self._rows(
+            "SELECT step, loss, entropy, at FROM tui_gate_steps"
+            " WHERE run_id = :run_id AND (:after IS NULL OR step > :after) ORDER BY step",
+            {"run_id": run_id, "after": after_step},
+        )
+
+    def gate_events(self, run_id: int) -> list[GateEvent]:
+        """The gate rows of one run, by adapter name."""
+        rows = self._rows(
+            "SELECT run_id, adapter_name, mean_weight, sample_count, mode, at FROM gate_events"
+            " WHERE run_id = ? ORDER BY adapter_name",
+            (run_id,),
+        )
+        return [GateEvent(**row) for row in rows]
+
+    def latest_gate_run(self) -> int | None:
+        """The latest run that has gate events (not the latest run), or None."""
+        value = self._scalar("SELECT MAX(run_id) FROM gate_events")
+        return None if value is None else int(value)
+
+    def gate_event_count(self) -> int:
+        """How many gate rows there are."""
+        return int(self._scalar("SELECT COUNT(*) FROM gate_events") or 0)
+
+    def gate_history(self, limit: int | None = 200, *, after_run_id: int | None = None) -> list[GateRun]:
+        """The newest `limit` runs with gate events, oldest first; only runs above `after_run_id` if given."""
+        rows = self._rows(
+            "SELECT g.run_id, g.adapter_name, g.mean_weight, g.sample_count, g.mode, g.at FROM gate_events g"
+            " JOIN (SELECT DISTINCT run_id FROM gate_events WHERE (:after IS NULL OR run_id > :after)"
+            "       ORDER BY run_id DESC LIMIT :limit) n ON n.run_id = g.run_id"
+            " ORDER BY g.run_id, g.adapter_name",
+            {"after": after_run_id, "limit": _limit(limit)},
+        )
+        grouped: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            grouped.setdefault(row["run_id"], []).append(row)
+        return [_gate_run(run_id, events) for run_id, events in grouped.items()]
+
+    def gate_overview(self, points: int = 400) -> list[GateRun]:
+        """All gate runs, thinned in SQL to at most about `points` of them, oldest first.
+
+        Each block of consecutive runs is shown by its newest run, and a block that holds a diverged run by
+        that one, so that trouble is never thinned away.
+        """
+        rows = self._rows(
+            "WITH marks AS (SELECT run_id, MAX(mode = 'diverged') AS bad, MAX(run_id) OVER () AS top,"
+            "                      ROW_NUMBER() OVER (ORDER BY run_id) AS place, COUNT(*) OVER () AS total"
+            "               FROM gate_events GROUP BY run_id),"
+            " blocks AS (SELECT run_id, ROW_NUMBER() OVER ("
+            "                PARTITION BY (place - 1) * :points / MAX(total, :points)"
+            "                ORDER BY run_id = top DESC, bad DESC, run_id DESC) AS choice FROM marks)"
+            " SELECT g.run_id, g.adapter_name, g.mean_weight, g.sample_count, g.mode, g.at FROM blocks b"
+            " JOIN gate_events g ON g.run_id = b.run_id WHERE b.choice = 1 ORDER BY g.run_id, g.adapter_name",
+            {"points": max(1, points)},
+        )
+        grouped: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            grouped.setdefault(row["run_id"], []).append(row)
+        return [_gate_run(run_id, events) for run_id, events in grouped.items()]
+
+    def gate_evaluations(self, limit: int | None = 20) -> list[dict[str, Any]]:
+        """Newest evaluations of the gate first: evaluation_id, run_id, at, report."""
+        rows = self._rows(
+            "SELECT evaluation_id, run_id, at, report FROM tui_gate_evaluations ORDER BY evaluation_id DESC LIMIT ?",
+            (_limit(limit),),
+        )
+        return [{**row, "report": _parsed(row["report"])} for row in rows]
+
+    def exports(self, limit: int | None = 20) -> list[dict[str, Any]]:
+        """Newest exports first, with mix ([[name, weight], …]) and drift where this program made them."""
+        rows = self._rows("SELECT * FROM tui_exports ORDER BY export_id DESC LIMIT ?", (_limit(limit),))
+        ours = [{**row, "mix": _parsed(row["mix"]), "drift": _parsed(row["drift"])} for row in rows]
+        known = {row["exported_at"] for row in ours}
+        shared = self._rows("SELECT * FROM exports ORDER BY exported_at DESC LIMIT ?", (_limit(limit),))
+        every = ours + [row for row in shared if row["exported_at"] not in known]
+        every.sort(key=lambda row: str(row["exported_at"]), reverse=True)
+        return every if limit is None else every[:limit]
+
+    def tokenization(self) -> dict[str, Any] | None:
+        """The newest row of the tokenization cache, or None."""
+        rows = self._rows("SELECT * FROM tokenization ORDER BY run_id DESC LIMIT 1")
+        return rows[0] if rows else None
+
+    def preference_mining(self, run_id: int | None = None) -> list[dict[str, Any]]:
+        """Preference mining rows in order, of one run or of all."""
+        return self._rows(
+            "SELECT event_id, run_id, judge_name, sample_count, mined_pairs, skipped_prompts, write_mode, at"
+            " FROM preference_mining WHERE (:run_id IS NULL OR run_id = :run_id) ORDER BY event_id",
+            {"run_id": run_id},
+        )
+
+    def highest_run_id(self) -> int:
+        """The highest run id in any table, 0 without rows."""
+        tables = ("runs", "gate_events", "tui_runs")
+        return max(int(self._scalar(f"SELECT MAX(run_id) FROM {table}") or 0) for table in tables)
+
+    def _rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        return self._ask([], lambda connection: [dict(row) for row in connection.execute(sql, values)])
+
+    def _scalar(self, sql: str) -> Any:
+        return self._ask(None, lambda connection: connection.execute(sql).fetchone()[0])
+
+    def _ask(self, nothing: _T, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        def guarded(connection: sqlite3.Connection) -> _T:
+            try:
+                return question(connection)
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):
+                    return nothing
+                raise
+
+        try:
+            return read_database(self.path, guarded)
+        except FileNotFoundError:
+            return nothing
+
+
+def _gate_run(run_id: int, rows: list[dict[str, Any]]) -> GateRun:
+    mode = "diverged" if any(row["mode"] == "diverged" for row in rows) else str(rows[-1]["mode"])
+    weights = {str(row["adapter_name"]): float(row["mean_weight"]) for row in rows}
+    entropy, normalised = (None, None) if mode == "diverged" else weights_entropy(list(weights.values()))
+    samples = {str(row["adapter_name"]): int(row["sample_count"]) for row in rows}
+    return GateRun(run_id, str(rows[-1]["at"]), mode, weights, samples, entropy, normalised)
+
+
+def _limit(limit: int | None) -> int:
+    return -1 if limit is None else max(0, limit)
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (TypeError, ValueError):
+        return None

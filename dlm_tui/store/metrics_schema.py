@@ -1,0 +1,108 @@
+"""The tables of `metrics.sqlite` (formats §14) and our additive ones, all prefixed `tui_`."""
+
+from __future__ import annotations
+
+SHARED_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (
+        run_id          INTEGER PRIMARY KEY,
+        started_at      TEXT NOT NULL,
+        ended_at        TEXT,
+        adapter_version INTEGER,
+        phase           TEXT,
+        seed            INTEGER,
+        status          TEXT
+    );
+CREATE TABLE IF NOT EXISTS steps (
+        run_id         INTEGER NOT NULL REFERENCES runs(run_id),
+        step           INTEGER NOT NULL,
+        loss           REAL,
+        lr             REAL,
+        grad_norm      REAL,
+        tokens_per_sec REAL,
+        peak_vram_mb   INTEGER,
+        at             TEXT NOT NULL,
+        PRIMARY KEY (run_id, step)
+    );
+CREATE TABLE IF NOT EXISTS evals (
+        run_id     INTEGER NOT NULL REFERENCES runs(run_id),
+        step       INTEGER NOT NULL,
+        val_loss   REAL,
+        perplexity REAL,
+        retention  REAL,
+        at         TEXT NOT NULL,
+        PRIMARY KEY (run_id, step)
+    );
+CREATE TABLE IF NOT EXISTS exports (
+        exported_at TEXT PRIMARY KEY,
+        quant       TEXT,
+        merged      INTEGER,
+        ollama_name TEXT,
+        size_bytes  INTEGER,
+        duration_s  REAL
+    );
+CREATE TABLE IF NOT EXISTS tokenization (
+        run_id                  INTEGER PRIMARY KEY REFERENCES runs(run_id),
+        total_sections          INTEGER NOT NULL,
+        cache_hits              INTEGER NOT NULL,
+        cache_misses            INTEGER NOT NULL,
+        total_tokenize_seconds  REAL NOT NULL,
+        cache_bytes_after       INTEGER NOT NULL,
+        at                      TEXT NOT NULL
+    );
+CREATE TABLE IF NOT EXISTS gate_events (
+        run_id        INTEGER NOT NULL REFERENCES runs(run_id),
+        adapter_name  TEXT NOT NULL,
+        mean_weight   REAL NOT NULL,
+        sample_count  INTEGER NOT NULL,
+        mode          TEXT NOT NULL,
+        at            TEXT NOT NULL,
+        PRIMARY KEY (run_id, adapter_name)
+    );
+CREATE TABLE IF NOT EXISTS preference_mining (
+        event_id         INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id           INTEGER NOT NULL,
+        judge_name       TEXT NOT NULL,
+        sample_count     INTEGER NOT NULL,
+        mined_pairs      INTEGER NOT NULL,
+        skipped_prompts  INTEGER NOT NULL,
+        write_mode       TEXT NOT NULL,
+        at               TEXT NOT NULL
+    );
+"""
+
+# `started_at` ties extras to one row of `runs`: another tool may reuse the id of a crashed run.
+ADDITIVE_TABLES = """
+CREATE TABLE IF NOT EXISTS tui_runs (
+        run_id           INTEGER PRIMARY KEY,
+        started_at       TEXT NOT NULL,
+        adapter_name     TEXT,
+        parameterization TEXT,
+        details          TEXT NOT NULL
+    );
+CREATE TABLE IF NOT EXISTS tui_gate_steps (
+        run_id   INTEGER NOT NULL,
+        step     INTEGER NOT NULL,
+        loss     REAL,
+        entropy  REAL,
+        at       TEXT NOT NULL,
+        PRIMARY KEY (run_id, step)
+    );
+CREATE TABLE IF NOT EXISTS tui_gate_evaluations (
+        evaluation_id  INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id         INTEGER,
+        at             TEXT NOT NULL,
+        report         TEXT NOT NULL
+    );
+CREATE TABLE IF NOT EXISTS tui_exports (
+        export_id    INTEGER PRIMARY KEY AUTOINCREMENT,
+        exported_at  TEXT NOT NULL,
+        target       TEXT NOT NULL,
+        quant        TEXT,
+        folder       TEXT,
+        mix          TEXT,
+        gate_mode    TEXT,
+        drift        TEXT,
+        size_bytes   INTEGER,
+        duration_s   REAL
+    );
+"""

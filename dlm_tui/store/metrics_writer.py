@@ -1,0 +1,291 @@
+"""Writing `metrics.sqlite`: one connection for the writer's life, WAL, every row committed at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from dlm_tui.store.errors import MetricsError
+from dlm_tui.store.layout import Store
+from dlm_tui.store.manifest import read_manifest
+from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
+
+_BUSY_SECONDS = 5.0
+
+
+def next_run_id(store: Store) -> int:
+    """1 + the highest run id of the manifest and of the metrics, so that no id means two runs."""
+    manifest = read_manifest(store)
+    recorded = max((run.run_id for run in manifest.training_runs), default=0) if manifest else 0
+    return 1 + max(recorded, MetricsReader(store).highest_run_id())
+
+
+class MetricsWriter:
+    """Records runs, steps and gate events. The file is made on the first write.
+
+    Rows that come once in a run raise MetricsError when they cannot be written. Per-step rows do not stop a
+    run: they are dropped and counted in `dropped`. Times are UTC `YYYY-MM-DDTHH:MM:SSZ`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.dropped = 0
+        self._connection: sqlite3.Connection | None = None
+
+    def start_run(
+        self,
+        run_id: int,
+        phase: str,
+        seed: int | None,
+        adapter_version: int | None = None,
+        adapter_name: str | None = None,
+        *,
+        parameterization: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Insert the run as "running" (the last three go to `tui_runs`) and drop rows of an older run of that id."""
+        now = _now()
+        rows: list[tuple[str, Sequence[Any]]] = [
+            (f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+            for table in ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_runs")
+        ]
+        rows.append(
+            (
+                "INSERT OR REPLACE INTO runs"
+                " (run_id, started_at, ended_at, adapter_version, phase, seed, status)"
+                " VALUES (?, ?, NULL, ?, ?, ?, 'running')",
+                (run_id, now, adapter_version, phase, seed),
+            )
+        )
+        rows.append(
+            (
+                "INSERT INTO tui_runs (run_id, started_at, adapter_name, parameterization, details)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (run_id, now, adapter_name, parameterization, _json(dict(details or {}))),
+            )
+        )
+        self._write(rows)
+
+    def record_extra(self, run_id: int, **details: Any) -> None:
+        """Merge further facts (JSON values) into the run's `tui_runs.details`. Raises MetricsError."""
+        self._write(
+            [
+                (
+                    "UPDATE tui_runs SET details = json_patch(details, ?) WHERE run_id = ?",
+                    (_json(details), run_id),
+                )
+            ]
+        )
+
+    def record_step(
+        self,
+        run_id: int,
+        step: int,
+        loss: float | None,
+        lr: float | None,
+        grad_norm: float | None = None,
+        tokens_per_sec: float | None = None,
+        peak_vram_mb: int | None = None,
+    ) -> None:
+        """One optimiser step: loss in nats per token."""
+        self._drop_on_failure(
+            "INSERT OR REPLACE INTO steps"
+            " (run_id, step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (run_id, step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, _now()),
+        )
+
+    def record_eval(
+        self,
+        run_id: int,
+        step: int,
+        val_loss: float | None,
+        perplexity: float | None = None,
+        retention: float | None = None,
+    ) -> None:
+        """One evaluation: `val_loss` in nats per token, `perplexity` = exp of it."""
+        self._drop_on_failure(
+            "INSERT OR REPLACE INTO evals (run_id, step, val_loss, perplexity, retention, at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (run_id, step, val_loss, perplexity, retention, _now()),
+        )
+
+    def record_gate_step(self, run_id: int, step: int, loss: float | None, entropy: float | None) -> None:
+        """One step of gate training: loss and mean entropy in nats."""
+        self._drop_on_failure(
+            "INSERT OR REPLACE INTO tui_gate_steps (run_id, step, loss, entropy, at) VALUES (?, ?, ?, ?, ?)",
+            (run_id, step, loss, entropy, _now()),
+        )
+
+    def record_gate_events(self, run_id: int, events: Iterable[tuple[str, float, int]], mode: str) -> None:
+        """The outcome of gate training: (adapter, mean weight, sample count) per declared adapter.
+
+        `mode` is trained, uniform or diverged; diverged rows are stored with weight 0 and count 0, as the
+        format says. The run must have been started. Raises MetricsError.
+        """
+        if mode not in ("trained", "uniform", "diverged"):
+            raise MetricsError(f"{mode!r} is not a gate mode.")
+        now = _now()
+        diverged = mode == "diverged"
+        rows: list[tuple[str, Sequence[Any]]] = [("DELETE FROM gate_events WHERE run_id = ?", (run_id,))]
+        for name, weight, count in events:
+            if not diverged and not math.isfinite(weight):
+                raise MetricsError(f"The mean weight of {name!r} is not a finite number.")
+            values = (
+                run_id,
+                name,
+                0.0 if diverged else float(weight),
+                0 if diverged else int(count),
+                mode,
+                now,
+            )
+            rows.append(
+                (
+                    "INSERT INTO gate_events (run_id, adapter_name, mean_weight, sample_count, mode, at)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+            )
+        self._write(rows)
+
+    def record_gate_evaluation(self, run_id: int | None, report: Mapping[str, Any]) -> None:
+        """Keep one evaluation of the gate: JSON values, losses in nats. Raises MetricsError."""
+        self._write(
+            [
+                (
+                    "INSERT INTO tui_gate_evaluations (run_id, at, report) VALUES (?, ?, ?)",
+                    (run_id, _now(), _json(dict(report))),
+                )
+            ]
+        )
+
+    def record_export(
+        self,
+        *,
+        target: str,
+        quant: str | None = None,
+        merged: bool = False,
+        ollama_name: str | None = None,
+        size_bytes: int | None = None,
+        duration_s: float | None = None,
+        mix: Sequence[tuple[str, float]] | None = None,
+        gate_mode: str | None = None,
+        drift: Mapping[str, Any] | None = None,
+        folder: str | None = None,
+    ) -> None:
+        """One finished export, in the shared table and, with mix and drift, in ours. Raises MetricsError."""
+        now = _now()
+        self._write(
+            [
+                (
+                    "INSERT OR REPLACE INTO exports"
+                    " (exported_at, quant, merged, ollama_name, size_bytes, duration_s)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (now, quant, int(merged), ollama_name, size_bytes, duration_s),
+                ),
+                (
+                    "INSERT INTO tui_exports"
+                    " (exported_at, target, quant, folder, mix, gate_mode, drift, size_bytes, duration_s)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        now,
+                        target,
+                        quant,
+                        folder,
+                        None if mix is None else _json([[name, weight] for name, weight in mix]),
+                        gate_mode,
+                        None if drift is None else _json(dict(drift)),
+                        size_bytes,
+                        duration_s,
+                    ),
+                ),
+            ]
+        )
+
+    def finish_run(self, run_id: int, status: str = "ok") -> None:
+        """End the run: "ok", "failed" or "cancelled". Raises MetricsError."""
+        if status not in ("ok", "failed", "cancelled"):
+            raise MetricsError(f"{status!r} is not a run status.")
+        self._write([("UPDATE runs SET ended_at = ?, status = ? WHERE run_id = ?", (_now(), status, run_id))])
+
+    def close(self) -> None:
+        """Close the database; its WAL is folded in. Safe to call twice."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.store.root.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                self.store.metrics_path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.executescript(SHARED_TABLES + ADDITIVE_TABLES)
+            except sqlite3.Error:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _write(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        try:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for sql, values in statements:
+                    connection.execute(sql, values)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._failure(error) from error
+
+    def _drop_on_failure(self, sql: str, values: Sequence[Any]) -> None:
+        clean = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+        try:
+            self._write([(sql, clean)])
+        except MetricsError:
+            self.dropped += 1
+
+    def _failure(self, error: Exception) -> MetricsError:
+        return MetricsError(f"{self.store.metrics_path} cannot be written: {error}.")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,148 @@
+"""The log of one training run: `logs/train-<run>-<time>.jsonl` and its summary (formats §13.4)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.store.errors import StoreError
+from dlm_tui.store.layout import Store, utc_seconds
+
+
+class RunLog:
+    """Writes one JSON object a line, flushed as it goes, so that a crash leaves every finished line.
+
+    Times are naive UTC seconds; non-finite numbers are written as null.
+    """
+
+    def __init__(self, store: Store, run_id: int) -> None:
+        self.run_id = run_id
+        moment = utc_seconds().replace("-", "").replace(":", "")
+        stem = f"train-{run_id:06d}-{moment}"
+        self.path = store.logs_dir / f"{stem}.jsonl"
+        self.summary_path = store.logs_dir / f"{stem}.summary.json"
+        self.summary_relative = self.summary_path.relative_to(store.root).as_posix()
+        try:
+            store.logs_dir.mkdir(parents=True, exist_ok=True)
+            self._handle: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise StoreError(f"The run log {self.path} cannot be written: {error.strerror}.") from error
+
+    def banner(
+        self,
+        *,
+        seed: int,
+        pinned_versions: dict[str, Any],
+        plan: dict[str, Any],
+        determinism_class: str = "best-effort",
+        determinism_notes: list[str] | None = None,
+    ) -> None:
+        """The first line: what is about to run."""
+        self.event(
+            "banner",
+            run_id=self.run_id,
+            seed=seed,
+            determinism_class=determinism_class,
+            determinism_notes=determinism_notes or [],
+            pinned_versions=sorted([name, value] for name, value in pinned_versions.items()),
+            plan=plan,
+        )
+
+    def delta(self, new: list[str], unchanged: list[str], removed: list[str]) -> None:
+        """Section ids that are new, unchanged, or gone since the last run."""
+        self.event("delta", new=new, unchanged=unchanged, removed=removed)
+
+    def step(
+        self,
+        step: int,
+        loss: float | None,
+        lr: float | None,
+        grad_norm: float | None = None,
+        tokens_per_sec: float | None = None,
+        val_loss: float | None = None,
+    ) -> None:
+        """One optimiser step; losses in nats per token."""
+        self.event(
+            "step",
+            step=step,
+            loss=loss,
+            lr=lr,
+            grad_norm=grad_norm,
+            tokens_per_sec=tokens_per_sec,
+            val_loss=val_loss,
+            timestamp=utc_seconds(),
+        )
+
+    def complete(self, **fields: Any) -> None:
+        """The last line."""
+        self.event("run_complete", **{"run_id": self.run_id, "timestamp": utc_seconds(), **fields})
+
+    def summary(
+        self,
+        *,
+        adapter_version: int,
+        seed: int,
+        steps: int,
+        duration_seconds: float,
+        final_train_loss: float | None = None,
+        final_val_loss: float | None = None,
+        **fields: Any,
+    ) -> Path:
+        """Write the summary file and return its path. Losses in nats per token, further keys as given."""
+        perplexity = None
+        if final_val_loss is not None and final_val_loss < 700.0:
+            perplexity = math.exp(final_val_loss)
+        value = {
+            "run_id": self.run_id,
+            "adapter_version": adapter_version,
+            "seed": seed,
+            "steps": steps,
+            "final_train_loss": final_train_loss,
+            "final_val_loss": final_val_loss,
+            "final_val_perplexity": perplexity,
+            "early_stopped": False,
+            "duration_seconds": duration_seconds,
+            "determinism_class": "best-effort",
+            "probes": [],
+            "source_directives": [],
+            **fields,
+        }
+        write_atomic(self.summary_path, json_bytes(_finite(value)))
+        return self.summary_path
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line; a line that cannot be written is dropped: the log must not stop the run it describes."""
+        line = json.dumps({"type": kind, **_finite(fields)}, sort_keys=True, ensure_ascii=False)
+        try:
+            self._handle.write(line + "\n")
+            self._handle.flush()
+        except OSError:
+            return
+
+    def close(self) -> None:
+        try:
+            self._handle.close()
+        except OSError:
+            return
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
