@@ -19,9 +19,7 @@ def migrate(mapping: dict[Any, Any], path: Path | None = None) -> dict[Any, Any]
     """
     version = mapping.get("dlm_version", 1)
     if not isinstance(version, int) or isinstance(version, bool):
-        raise SchemaValidationError(
-            f"dlm_version: must be an integer, not {type(version).__name__}", path=path
-        )
+        raise SchemaValidationError(f"dlm_version: must be an integer, not {type(version).__name__}", path=path)
     if version < 1:
         raise UnsupportedMigrationError(f"there is no dlm_version {version}", path=path)
     if version > NEWEST_VERSION:

@@ -9,9 +9,7 @@ from dlm_tui.document.errors import InvalidMixSpecError
 from dlm_tui.document.names import is_adapter_name
 
 
-def parse_mix(
-    spec: str, declared: Sequence[str] | None = None, signed: bool = False
-) -> list[tuple[str, float]]:
+def parse_mix(spec: str, declared: Sequence[str] | None = None, signed: bool = False) -> list[tuple[str, float]]:
     """Adapter weights in the order written; they need not sum to 1.
 
     `declared` lists the names that are allowed. Plain mixes are what exports take: weights of at least 0,

@@ -116,9 +116,9 @@ class Training(Block):
     grad_accum: AutoCount = "auto"
     learning_rate: LearningRate = 2e-4
     num_epochs: Positive = 3
-    optimizer: Literal[
-        "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"
-    ] = "adamw_torch"
+    optimizer: Literal["adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"] = (
+        "adamw_torch"
+    )
     lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Dropout = 0.1
     precision: Literal["bf16", "fp16", "fp32"] | None = None
@@ -150,9 +150,7 @@ class Training(Block):
             raise ValueError("gate.enabled needs at least two named adapters")
         if self.adapters is not None:
             flat = [
-                name
-                for name, field in AdapterSettings.model_fields.items()
-                if getattr(self, name) != field.default
+                name for name, field in AdapterSettings.model_fields.items() if getattr(self, name) != field.default
             ]
             if flat:
                 raise ValueError(f"{', '.join(flat)} cannot be set beside named adapters")

@@ -44,9 +44,7 @@ def split_frame(text: str, path: Path | None = None) -> Frame:
     try:
         closer = lines.index(DELIMITER, 1)
     except ValueError:
-        raise FrontmatterError(
-            "the closing --- of the frontmatter is missing", path=path, line=1, col=1
-        ) from None
+        raise FrontmatterError("the closing --- of the frontmatter is missing", path=path, line=1, col=1) from None
     body = lines[closer + 1 :]
     start = closer + 2
     if len(body) > 1 and body[0] == "":

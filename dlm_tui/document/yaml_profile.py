@@ -97,9 +97,7 @@ def read_mapping(text: str, path: Path | None = None) -> dict[Any, Any]:
     if not text.strip():
         return {}
     if len(text) > MAX_CHARS:
-        raise FrontmatterError(
-            f"the frontmatter is longer than {MAX_CHARS} characters", path=path, line=1, col=1
-        )
+        raise FrontmatterError(f"the frontmatter is longer than {MAX_CHARS} characters", path=path, line=1, col=1)
     try:
         value = _construct(text)
     except yaml.MarkedYAMLError as error:
@@ -113,9 +111,7 @@ def read_mapping(text: str, path: Path | None = None) -> dict[Any, Any]:
     except _RAW_ERRORS as error:
         raise FrontmatterError(f"invalid YAML: not a legal value ({error})", path=path) from None
     if not isinstance(value, dict):
-        raise FrontmatterError(
-            f"the frontmatter must be a mapping, not {type(value).__name__}", path=path, line=2
-        )
+        raise FrontmatterError(f"the frontmatter must be a mapping, not {type(value).__name__}", path=path, line=2)
     return value
 
 

@@ -1,0 +1,75 @@
+"""`dlm-tui parse`: read documents or mix strings and print what was understood."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.cli.output import emit, say
+from dlm_tui.document import (
+    InvalidMixSpecError,
+    describe_document,
+    describe_error,
+    load,
+    parse_mix,
+)
+from dlm_tui.document.describe import describe_path, tagged_floats
+from dlm_tui.document.errors import printable
+from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
+
+_INVALID = InvalidDocument.exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Documents, or `--mix` with what belongs to it."""
+    parser.add_argument("documents", nargs="*", metavar="DOC", type=Path, help=".dlm files, read in this order")
+    parser.add_argument("--mix", action="append", metavar="SPEC", help="read a mix string instead")
+    parser.add_argument("--declared", metavar="NAMES", help="with --mix: the adapter names that are allowed, as a,b")
+    parser.add_argument("--signed", action="store_true", help="with --mix: negative weights too, only finite ones")
+
+
+def run(args: argparse.Namespace) -> int:
+    """One line per input on stdout; 0, or 3 if any is invalid, or 1 if a file could not be read at all."""
+    if bool(args.mix) == bool(args.documents):
+        raise UsageError("give either documents or --mix")
+    if not args.mix and (args.declared is not None or args.signed):
+        raise UsageError("--declared and --signed belong to --mix")
+    worst = 0
+    for item in args.mix or args.documents:
+        result, code = _read_mix(item, args) if args.mix else _read_document(item)
+        worst = max(worst, code)
+        if args.json:
+            emit(result)
+        else:
+            _tell(result)
+    return worst
+
+
+def _read_document(path: Path) -> tuple[dict[str, Any], int]:
+    shown = {"path": describe_path(path)}
+    try:
+        return {**shown, **describe_document(load(path))}, 0
+    except DlmTuiError as error:
+        return {**shown, **describe_error(error)}, error.exit_code
+
+
+def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    declared = None if args.declared is None else [name.strip() for name in args.declared.split(",")]
+    shown = {"spec": printable(spec)}
+    try:
+        entries = parse_mix(spec, declared, args.signed)
+    except InvalidMixSpecError as error:
+        return {**shown, "ok": False, "error": type(error).__name__, "message": printable(str(error))}, _INVALID
+    return {**shown, "ok": True, "entries": tagged_floats(entries)}, 0
+
+
+def _tell(result: dict[str, Any]) -> None:
+    """The same for people: what was read, or why not."""
+    if not result["ok"]:
+        say(result["message"])
+    elif "entries" in result:
+        say(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
+    else:
+        counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} gate probes"
+        say(f"{result['path']}: valid, {counts}")

@@ -1,0 +1,118 @@
+"""Adding a section at the end of a document without touching any other byte."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
+from dlm_tui.document.errors import DocumentError, FileChanged
+from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
+from dlm_tui.document.pairs import instruction_pairs, preference_triples
+from dlm_tui.errors import UsageError
+from dlm_tui.files import write_atomic
+
+_line_end = re.compile(b"\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """What was added, and what is needed to take it away again.
+
+    `line` is the line of the new fence, `offset` the byte where `added_text` starts; hashes are of the whole file.
+    """
+
+    added_text: str
+    line: int
+    section_id: str
+    offset: int
+    sha256: str
+    previous_sha256: str
+
+
+def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str | None, content: str) -> AppendResult:
+    """Put a section behind the last line of a document, in the line-end style of the file, atomically.
+
+    All other sections keep their content and id, and the file keeps having or lacking a final line end. Raises
+    FileChanged if the file is not the one with `expected_sha256`, UsageError or BodyError if the content would not
+    read back as it was given, DocumentError if the document does not parse, OSError if the disk refuses.
+    """
+    data = read_document_bytes(path)
+    if hashlib.sha256(data).hexdigest() != expected_sha256:
+        raise FileChanged(f"{path} has changed since it was read; nothing was written")
+    added, document = _compose(data, path, type, adapter, content)
+    # A symbolic link keeps pointing at the document instead of being replaced by it.
+    write_atomic(path.resolve(), data + added.encode())
+    section = document.sections[-1]
+    return AppendResult(added, section.start_line, section.section_id, len(data), document.sha256, expected_sha256)
+
+
+def preview_section(document_bytes: bytes, *, type: str, adapter: str | None, content: str) -> str:
+    """Exactly the text that `append_section` would add. Raises what it would raise."""
+    return _compose(document_bytes, None, type, adapter, content)[0]
+
+
+def undo_append(path: Path, result: AppendResult) -> str:
+    """Take an appended section away again; returns the hash of the file, which is what it was before.
+
+    Raises FileChanged if the file was edited in between.
+    """
+    data = read_document_bytes(path)
+    if hashlib.sha256(data).hexdigest() != result.sha256:
+        raise FileChanged(f"{path} has changed since the section was added; nothing was undone")
+    write_atomic(path.resolve(), data[: result.offset])
+    return result.previous_sha256
+
+
+def _compose(
+    data: bytes, path: Path | None, section_type: str, adapter: str | None, content: str
+) -> tuple[str, Document]:
+    """The text to add, and the document that the file then is."""
+    before = parse_bytes(data, path)
+    if section_type not in SECTION_TYPES or section_type in MEDIA_TYPES:
+        raise UsageError(f"only prose, instruction and preference sections can be added, not {section_type!r}")
+    if adapter is not None and adapter not in before.routing_names:
+        raise UsageError(f"the document has no adapter {adapter!r}; it has {', '.join(before.routing_names)}")
+    content = content.replace("\r\n", "\n").replace("\r", "\n")
+    line_end = _dominant_line_end(data)
+    ended = data.endswith((b"\n", b"\r"))
+    fence = f"::{section_type}#{adapter}::" if adapter else f"::{section_type}::"
+    text = f"{fence}\n{content}" if content else fence
+    # Without a final line end the frame would swallow the last blank line of the content.
+    if ended or content.endswith("\n"):
+        text += "\n"
+    added = text.replace("\n", line_end)
+    if not ended:
+        added = line_end + added
+    try:
+        after = parse_bytes(data + added.encode(), path)
+    except UnicodeEncodeError:
+        raise UsageError("the new section holds a character that UTF-8 cannot carry") from None
+    except DocumentError as error:
+        raise UsageError(f"the new section would break the document: {error.text}") from None
+    _check_read_back(before, after, section_type, adapter, content)
+    return added, after
+
+
+def _check_read_back(before: Document, after: Document, section_type: str, adapter: str | None, content: str) -> None:
+    if not content.strip() and section_type == "prose":
+        raise UsageError("the new section is empty")
+    if after.sections[:-1] != before.sections:
+        raise UsageError("the new section would be read as several: it holds a fence line")
+    section = after.sections[-1]
+    if (section.type, section.adapter, section.content) != (section_type, adapter, content):
+        raise UsageError("the new section would not read back as it was given: it starts with a marker line")
+    if section_type == "instruction":
+        instruction_pairs(section)
+    if section_type == "preference":
+        preference_triples(section)
+
+
+def _dominant_line_end(data: bytes) -> str:
+    """The most frequent line end of the file; LF where there is none."""
+    counts: dict[bytes, int] = {}
+    for match in _line_end.finditer(data):
+        counts[match[0]] = counts.get(match[0], 0) + 1
+    return max(counts, key=lambda end: counts[end]).decode() if counts else "\n"
