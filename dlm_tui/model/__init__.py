@@ -1,0 +1,59 @@
+"""The base, its adapters, and the mixer. Names are loaded on first use, so that plain-data parts never import torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Adapter": "adapters",
+    "AdapterError": "adapters",
+    "BASE": "views",
+    "BASES": "registry",
+    "Backbone": "backbone",
+    "Base": "base",
+    "BaseIdentity": "identity",
+    "BaseSource": "registry",
+    "BaseUnavailable": "registry",
+    "GATED": "views",
+    "Generated": "generate",
+    "GenerationEvent": "generate",
+    "HistoryBake": "history",
+    "KVCache": "backbone",
+    "LowRank": "adapters",
+    "MixedModel": "mixed",
+    "Mixer": "mixer",
+    "ModulatedLoRA": "modulated",
+    "ModulatedPiSSA": "modulated",
+    "PiSSAHistoryBake": "history",
+    "Progress": "progress",
+    "ReferenceBackbone": "backbone",
+    "STATIC": "views",
+    "Sampling": "sampling",
+    "UNIFORM": "views",
+    "View": "views",
+    "custom": "views",
+    "drain": "progress",
+    "generate": "generate",
+    "load_base": "base",
+    "load_peft_adapter": "adapters",
+    "missing_message": "registry",
+    "resolve_base": "registry",
+    "resolve_view": "views",
+    "save_peft_adapter": "adapters",
+    "solo": "views",
+    "uniform_mix": "views",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

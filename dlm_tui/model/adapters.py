@@ -1,0 +1,251 @@
+"""Low-rank adapters as pairs per linear layer, read from and written to PEFT directories."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.model.base import Base, first_line
+
+PREFIX = "base_model.model."
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+# These keep the base as it is; all other named initialisations replace the base weight by a residual.
+_HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
+
+
+class AdapterError(DlmTuiError):
+    """An adapter that cannot be read, or that this program cannot apply exactly."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The addition `scale · up @ down` to one linear layer: `down` [r, in], `up` [out, r], float32 or as given."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One named adapter: module name (as in `base.model.named_modules()`) → its pair."""
+
+    name: str
+    modules: Mapping[str, LowRank] = field(repr=False)
+    path: Path | None = None
+    version: int | None = None
+    parameterization: str = "lora"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any module, 0 for an adapter without modules."""
+        return max((pair.rank for pair in self.modules.values()), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the pairs."""
+        return sum(t.numel() * t.element_size() for pair in self.modules.values() for t in (pair.down, pair.up))
+
+
+def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: int | None = None) -> Adapter:
+    """Read a PEFT LoRA directory (`adapter_config.json`, `adapter_model.safetensors`) as float32 pairs on the CPU.
+
+    Scale is alpha/r, with rsLoRA alpha/√r, with rank and alpha patterns resolved per module as PEFT does. With `base`
+    every module is checked to exist there with these dimensions. Raises AdapterError for anything that a low-rank
+    pair per linear layer does not express exactly (DoRA, biases, modules_to_save, …) and for non-finite weights.
+    """
+    config = _read_config(path)
+    _refuse_unsupported(config, path)
+    tensors = _read_tensors(path)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        module, side = _split_key(key, path)
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"adapter {name} in {path} has weights that are not finite in {module}")
+        halves.setdefault(module, {})[side] = tensor.to(torch.float32).contiguous()
+    if not halves:
+        raise AdapterError(f"adapter {name} in {path} has no low-rank weights")
+    modules = {module: _pair(module, pair, config, name, path) for module, pair in sorted(halves.items(), key=_natural)}
+    adapter = Adapter(name, modules, path, version, str(config.get("dlm_parameterization", "lora")))
+    if base is not None:
+        check_fits(adapter, base)
+    return adapter
+
+
+def check_fits(adapter: Adapter, base: Base) -> None:
+    """Raise AdapterError unless every module of `adapter` is a linear layer of `base` with these dimensions."""
+    for module, pair in adapter.modules.items():
+        try:
+            shape = layer_shape(base.target_module(module))
+        except KeyError:
+            raise AdapterError(
+                f"adapter {adapter.name} does not belong to {base.identity.id}: the base has no module {module}"
+            ) from None
+        wanted = (int(pair.up.shape[0]), int(pair.down.shape[1]))
+        if shape != wanted:
+            raise AdapterError(
+                f"adapter {adapter.name} does not belong to {base.identity.id}: {module} is {shape} (out, in)"
+                f" in the base but {wanted} in the adapter"
+            )
+
+
+def layer_shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, also of GPT-2's Conv1D. Raises AdapterError for other modules."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    weight = getattr(module, "weight", None)
+    if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):
+        return int(weight.shape[1]), int(weight.shape[0])
+    raise AdapterError(f"a module of type {type(module).__name__} cannot carry a low-rank addition")
+
+
+def save_peft_adapter(
+    adapter: Adapter,
+    path: Path,
+    base_id: str,
+    *,
+    dropout: float = 0.0,
+    target_modules: Iterable[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an adapter as a PEFT LoRA directory that PEFT loads to the same numbers.
+
+    The most common rank and alpha become `r` and `lora_alpha`, the others patterns. `target_modules` defaults to the
+    full module names, which select exactly these layers. `extra` adds keys to the configuration. Raises AdapterError
+    for an empty adapter and for weights that are not finite; OSError when the disk is full.
+    """
+    if not adapter.modules:
+        raise AdapterError(f"adapter {adapter.name} has no modules to save")
+    tensors: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for module, pair in adapter.modules.items():
+        if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
+            raise AdapterError(f"adapter {adapter.name} has weights that are not finite in {module}")
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.down.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.up.detach().cpu().contiguous()
+        alphas[module] = _whole(pair.scale * pair.rank)
+    ranks = {module: pair.rank for module, pair in adapter.modules.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    config: dict[str, Any] = {
+        "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
+        "base_model_name_or_path": base_id,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
+        "target_modules": sorted(target_modules or adapter.modules),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+        **(extra or {}),
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    write_atomic(path / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_atomic(path / "adapter_config.json", json_bytes(config))
+
+
+def pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+    """PEFT's rule: the first key that, as a regular expression, matches the module name or an end of it after a dot."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _pair(module: str, halves: dict[str, Tensor], config: dict[str, Any], name: str, path: Path) -> LowRank:
+    if set(halves) != {"A", "B"}:
+        raise AdapterError(f"adapter {name} in {path} has only one half of {module}")
+    down, up = halves["A"], halves["B"]
+    if down.dim() != 2 or up.dim() != 2 or up.shape[1] != down.shape[0]:
+        raise AdapterError(
+            f"adapter {name} in {path} has mismatched shapes in {module}: {tuple(down.shape)} and {tuple(up.shape)}"
+        )
+    rank = int(pattern_value(config.get("rank_pattern") or {}, module, config.get("r", 8)))
+    if rank != down.shape[0]:
+        raise AdapterError(
+            f"adapter {name} in {path} declares rank {rank} for {module} but its weights have rank {down.shape[0]}"
+        )
+    alpha = float(pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8)))
+    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return LowRank(down, up, scale)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "adapter_config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} is not a readable adapter folder: {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path}/adapter_config.json does not hold a JSON object")
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    file = path / "adapter_model.safetensors"
+    if not file.is_file() and (path / "adapter_model.bin").is_file():
+        raise AdapterError(f"{path} has only pickled weights, which can run code when read; save it as safetensors")
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors raises its own untyped error beside OSError
+        raise AdapterError(f"{file} cannot be read: {first_line(error)}") from error
+
+
+def _refuse_unsupported(config: dict[str, Any], path: Path) -> None:
+    init = config.get("init_lora_weights", True)
+    problems = (
+        (config.get("peft_type", "LORA") != "LORA", f"is of type {config.get('peft_type')}, not LORA"),
+        (bool(config.get("use_dora")), "uses DoRA, which is not a plain low-rank addition"),
+        (config.get("bias", "none") != "none" or bool(config.get("lora_bias")), "has trained biases"),
+        (bool(config.get("modules_to_save")), "replaces whole modules (modules_to_save)"),
+        (bool(config.get("layer_replication")), "replicates layers of the base"),
+        (bool(config.get("target_parameters")), "targets bare parameters (target_parameters)"),
+        (bool(config.get("trainable_token_indices")), "has trained token embeddings"),
+        (bool(config.get("alora_invocation_tokens")), "is active only after invocation tokens (aLoRA)"),
+        (bool(config.get("use_qalora")), "uses QALoRA"),
+        (
+            isinstance(init, str) and init not in _HARMLESS_INITS,
+            f"was trained on a changed base (init_lora_weights={init!r}); convert it to a plain LoRA",
+        ),
+    )
+    for holds, reason in problems:
+        if holds:
+            raise AdapterError(f"the adapter in {path} {reason}, and cannot be mixed exactly")
+
+
+def _split_key(key: str, path: Path) -> tuple[str, str]:
+    match = _KEY.fullmatch(key.removeprefix(PREFIX))
+    if match is None:
+        raise AdapterError(f"the adapter in {path} has {key}, which is not a low-rank pair of a linear layer")
+    return match["module"], match["side"]
+
+
+def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in item[0].split(".")]
+
+
+def _whole(alpha: float) -> float:
+    """Alphas that are whole numbers are written as such, as PEFT itself does."""
+    return int(alpha) if alpha == int(alpha) else alpha

@@ -1,0 +1,195 @@
+"""Running the base with mixed adapters: the interface, and the plain reference path through transformers.
+
+The reference is what everything faster is compared with. It works for any causal LM of the library and is
+differentiable in the coefficients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlm_tui.model.base import Base
+from dlm_tui.model.cache import ReferenceCache
+from dlm_tui.model.mixer import Mixer, Stack
+
+
+class KVCache(Protocol):
+    """Keys and values of the tokens seen so far, one row per batch entry."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens held per row."""
+        ...
+
+    def crop(self, length: int) -> None:
+        """Keep at most the first `length` tokens of every row."""
+        ...
+
+    def repeat(self, batch: int) -> KVCache:
+        """A new cache of `batch` rows, each a copy of this cache's only row."""
+        ...
+
+    def select(self, rows: Sequence[int]) -> KVCache:
+        """A new cache of the given rows, in that order."""
+        ...
+
+
+class Backbone(Protocol):
+    """The decoder without its head. Hidden states are those after the final norm."""
+
+    @property
+    def tier(self) -> str: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def columns(self) -> int:
+        """How many columns coefficients have."""
+        ...
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` rows of up to `capacity` tokens (a hint for tiers that allocate ahead)."""
+        ...
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        coefficients: Tensor | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, H] of new tokens `ids` [B, T] (long), which are appended to `cache`.
+
+        `coefficients` [B, N] mixes the adapters per row; None leaves them off. Rows may be padded on the right:
+        `lengths` says how many of the T tokens of each row are real (at least 1); the hidden states of the padding
+        are meaningless and the cache forgets it. Without a cache padding needs no lengths, as attention is causal.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [..., V] float32 of hidden states [..., H]."""
+        ...
+
+
+class Head:
+    """The output projection with whatever scaling the architecture puts behind it."""
+
+    def __init__(self, base: Base, project: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._project = project or cast("Callable[[Tensor], Tensor]", cast("Any", base.model).get_output_embeddings())
+        config = base.config
+        self._dtype = base.dtype
+        self._multiply = float(getattr(config, "logit_scale", None) or 1.0)
+        self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
+        self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits = self._project(hidden.to(self._dtype)).float()
+        if self._multiply != 1.0:
+            logits = logits * self._multiply
+        if self._divide != 1.0:
+            logits = logits / self._divide
+        if self._cap:
+            logits = torch.tanh(logits / self._cap) * self._cap
+        return logits
+
+
+class ReferenceBackbone:
+    """The transformers forward with the mixer as forward hooks, attached only while a mixed batch runs.
+
+    With `coefficients` None or all zero no hook is attached: the result is bit for bit that of the untouched model.
+    In a mixed batch a row of zeros gets exactly 0.0 added at every layer, so it equals the same row of the same batch
+    run without adapters (only the sign of a zero may differ).
+    """
+
+    tier = "reference"
+
+    def __init__(self, base: Base, mixer: Mixer | None = None) -> None:
+        self.base = base
+        self.mixer = mixer or Mixer((), base.device, base.dtype)
+        self.hidden_size = base.hidden_size
+        self.vocab_size = base.vocab_size
+        self._head = Head(base)
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def columns(self) -> int:
+        return self.mixer.columns
+
+    def new_cache(self, batch: int, capacity: int = 0) -> ReferenceCache:
+        return ReferenceCache(batch, self.base.config, bool(getattr(self.base.model, "_is_stateful", False)))
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        coefficients: Tensor | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        ids = ids.to(self.device)
+        wants_gradient = coefficients is not None and coefficients.requires_grad
+        ranks = self.mixer.expand(coefficients)
+        with torch.set_grad_enabled(wants_gradient and torch.is_grad_enabled()), self._mixed(ranks):
+            if cache is None:
+                return self._run(input_ids=ids, use_cache=False)
+            if not isinstance(cache, ReferenceCache):
+                raise TypeError("this cache belongs to another tier")
+            return cache.extend(ids, lengths, self._run)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        with torch.set_grad_enabled(hidden.requires_grad and torch.is_grad_enabled()):
+            return self._head(hidden)
+
+    def _run(self, **inputs: Any) -> Tensor:
+        return cast("Tensor", self.base.decoder(return_dict=True, **inputs).last_hidden_state)
+
+    @contextlib.contextmanager
+    def _mixed(self, ranks: list[Tensor] | None) -> Iterator[None]:
+        if ranks is None:
+            yield
+            return
+        handles = [
+            self.base.target_module(name).register_forward_hook(_hook(stack, ranks[stack.layout]))
+            for name, stack in self.mixer.stacks.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _hook(stack: Stack, ranks: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        if x.dim() != 3 or x.shape[0] != ranks.shape[0]:
+            return stack.add(output, x, _shared_row(ranks))
+        return stack.add(output, x, ranks)
+
+    return add
+
+
+def _shared_row(ranks: Tensor) -> Tensor:
+    """Where a layer sees flattened tokens the rows cannot be told apart: all must have the same coefficients."""
+    if bool((ranks != ranks[:1]).any()):
+        raise ValueError("this layer flattens its batch, so all rows must share one mix")
+    return ranks[0]

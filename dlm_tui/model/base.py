@@ -1,0 +1,165 @@
+"""The frozen base: loading it safely, knowing exactly which one it is, and turning prompts into tokens."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from dlm_tui.errors import UsageError
+from dlm_tui.model.download import fetch
+from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
+from dlm_tui.model.progress import Progress, in_thread
+from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+
+
+class Base:
+    """A causal LM with its tokenizer: in eval mode, no parameter requires a gradient.
+
+    `model` is the transformers module; `context_length` is in tokens; `stop_ids` end an answer.
+    `lean` belongs to the fast tier, which keeps its fused weights here.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, source: BaseSource, identity: BaseIdentity) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.source = source
+        self.identity = identity
+        self.lean: Any = None
+        self.config: Any = cast("Any", model).config.get_text_config(decoder=True)
+        self.decoder = cast("nn.Module", cast("Any", model).base_model)
+        self.hidden_size = int(self.config.hidden_size)
+        self.vocab_size = int(self.config.vocab_size)
+        self.context_length = source.context_length or _context_length(self.config)
+        self.stop_ids = _stop_ids(model, tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def target_module(self, name: str) -> nn.Module:
+        """The module called `name`. Raises KeyError when the base has none."""
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError as error:
+            raise KeyError(name) from error
+
+    def chat(self, prompt: str, system: str | None = None) -> list[int]:
+        """Token ids of one user turn with the generation prompt; of the raw prompt where there is no chat template."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            text = f"{system}\n\n{prompt}" if system else prompt
+            return self.encode_raw(text, limit=None)
+        messages = [{"role": "user", "content": prompt}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_raw(self, prompt: str, limit: int | None = 512) -> list[int]:
+        """Token ids of the bare prompt with the tokenizer's default special tokens, cut after `limit` tokens."""
+        if limit is None:
+            return list(self.tokenizer(prompt)["input_ids"])
+        return list(self.tokenizer(prompt, truncation=True, max_length=limit)["input_ids"])
+
+
+def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto") -> Generator[Progress, None, Base]:
+    """Load a base, downloading it first where it is missing and the hub can be reached.
+
+    `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . Only safetensors are
+    read and no code from a model repository is ever run. Raises BaseUnavailable with one sentence.
+    """
+    if dtype not in (*DTYPES, "auto"):
+        raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}, auto")
+    yield Progress("find")
+    if source.path is None:
+        source = yield from fetch(source)
+    folder = source.path
+    if folder is None:
+        raise BaseUnavailable(missing_message(source))
+    files = weight_files(folder)
+    _refuse_remote_code(folder)
+    yield Progress("tokenizer")
+    tokenizer = yield from in_thread(lambda: _load_tokenizer(folder, source), lambda: Progress("tokenizer"))
+    yield Progress("weights")
+    model = yield from in_thread(lambda: _load_model(folder, source, dtype), lambda: Progress("weights"))
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = model.to(place)
+    yield Progress("identity")
+    identity = yield from in_thread(
+        lambda: BaseIdentity(source.hf_id, source.revision, weights_hash(files), tokenizer_hash(folder)),
+        lambda: Progress("identity"),
+    )
+    return Base(model, tokenizer, source, identity)
+
+
+def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return cast("Any", AutoTokenizer).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises many types for a broken folder
+        raise BaseUnavailable(f"the tokenizer of {source.key} cannot be loaded: {first_line(error)}") from error
+
+
+def _load_model(folder: Path, source: BaseSource, dtype: str) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    noisy = logging.getLogger("transformers")
+    before = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+            str(folder),
+            dtype=DTYPES.get(dtype, "auto"),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library raises many types for a broken folder
+        raise BaseUnavailable(f"the base {source.key} cannot be loaded: {first_line(error)}") from error
+    finally:
+        noisy.setLevel(before)
+    if missing := sorted(report.get("missing_keys") or ()):
+        raise BaseUnavailable(f"the base {source.key} has no weights for {missing[0]} ({len(missing)} missing in all)")
+    return cast("nn.Module", model)
+
+
+def _refuse_remote_code(folder: Path) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = read_json(folder / "config.json")
+    if config.get("model_type") not in CONFIG_MAPPING and "auto_map" in config:
+        raise BaseUnavailable(f"{folder.name} needs program code from its own repository, which is never run")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _context_length(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 4096)
+
+
+def _stop_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for eos in (getattr(generation, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)):
+        found.update(eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos])
+    vocabulary = tokenizer.get_vocab()
+    found.update(vocabulary[token] for token in _END_OF_TURN if token in vocabulary)
+    return frozenset(int(token) for token in found)

@@ -1,0 +1,145 @@
+"""The key-value cache of the reference path: crop to any length, rows of unequal length, any architecture.
+
+Layers that attend to everything or to a sliding window keep all their keys and values, so that cropping is a slice;
+the window is then only a matter of the mask. Architectures with running states (linear attention and its like) cannot
+go back: their cache remembers the tokens and runs them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+_CROPPABLE = {"full_attention", "sliding_attention"}
+
+
+class ReferenceCache:
+    """Keys and values in slots; a row that is shorter than others has gaps, which are masked."""
+
+    def __init__(self, batch: int, config: Any, stateful: bool = False) -> None:
+        self.batch = batch
+        self.lengths = [0] * batch
+        self._config = config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        window = getattr(config, "sliding_window", None)
+        self._window = int(window) if window else None
+        self.recomputes = stateful or not kinds <= _CROPPABLE
+        self._cache: Any = DynamicCache()
+        self._valid: Tensor | None = None  # [B, slots] bool; None: no gaps
+        self._ids: list[list[int]] = [[] for _ in range(batch)]
+
+    @property
+    def slots(self) -> int:
+        """Positions allocated per row, gaps included."""
+        return int(self._valid.shape[1]) if self._valid is not None else max(self.lengths, default=0)
+
+    def extend(self, ids: Tensor, lengths: Sequence[int] | None, run: Callable[..., Tensor]) -> Tensor:
+        """Run new tokens `ids` [B, T] on top of what is held; see `Backbone.forward`."""
+        batch, count = ids.shape
+        if batch != self.batch:
+            raise ValueError(f"{batch} rows for a cache of {self.batch}")
+        new = list(lengths) if lengths is not None else [count] * batch
+        if len(new) != batch or min(new) < 1 or max(new) > count:
+            raise ValueError(f"lengths {new} do not fit ids of shape {tuple(ids.shape)}")
+        for row, row_ids in enumerate(ids.tolist()):
+            self._ids[row] += row_ids[: new[row]]
+        gaps = self._valid is not None or min(new) != max(new)
+        if self.recomputes or (gaps and self._window is not None and self.slots + count > self._window):
+            return self._recompute(ids, new, run)
+        positions = torch.tensor(self.lengths, device=ids.device)[:, None] + torch.arange(count, device=ids.device)
+        mask = None
+        if self._valid is not None:
+            # the new tokens count as real here: padding stands after them, where causal attention does not look
+            fresh = torch.ones(batch, count, dtype=torch.bool, device=ids.device)
+            mask = torch.cat([self._valid, fresh], dim=1).long()
+        hidden = run(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions if self._valid is not None else positions[:1],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        if gaps:
+            held = self._valid
+            if held is None:
+                held = torch.ones(batch, self.slots, dtype=torch.bool, device=ids.device)
+            real = torch.arange(count, device=ids.device)[None] < torch.tensor(new, device=ids.device)[:, None]
+            self._valid = torch.cat([held, real], dim=1)
+        self.lengths = [length + more for length, more in zip(self.lengths, new, strict=True)]
+        return hidden
+
+    def crop(self, length: int) -> None:
+        """Keep at most the first `length` tokens of every row."""
+        if length >= max(self.lengths, default=0):
+            return
+        self.lengths = [min(held, length) for held in self.lengths]
+        self._ids = [held[:length] for held in self._ids]
+        if self._valid is not None:
+            self._close_gaps()
+        elif length == 0:
+            # the library's own crop cannot empty a cache
+            self._cache = DynamicCache()
+        else:
+            self._each_layer(lambda tensor: tensor[:, :, :length])
+
+    def repeat(self, batch: int) -> ReferenceCache:
+        """A new cache of `batch` rows, each a copy of this cache's only row."""
+        if self.batch != 1:
+            raise ValueError("only a cache of one row can be repeated")
+        return self.select([0] * batch)
+
+    def select(self, rows: Sequence[int]) -> ReferenceCache:
+        """A new cache of the given rows, in that order."""
+        other = ReferenceCache(len(rows), self._config)
+        other.recomputes = self.recomputes
+        other.lengths = [self.lengths[row] for row in rows]
+        other._ids = [list(self._ids[row]) for row in rows]
+        other._valid = self._valid[list(rows)] if self._valid is not None else None
+        for index, layer in enumerate(self._cache.layers):
+            if layer.is_initialized:
+                other._cache.update(layer.keys[list(rows)], layer.values[list(rows)], index)
+        if other._valid is not None and min(other.lengths) == max(other.lengths):
+            other._close_gaps()
+        return other
+
+    def _close_gaps(self) -> None:
+        """Move every row's tokens together, dropping what `lengths` no longer counts."""
+        assert self._valid is not None
+        longest = max(self.lengths)
+        if longest == 0:
+            self._cache, self._valid = DynamicCache(), None
+            return
+        # a stable sort puts the real slots first and keeps their order
+        order = torch.argsort((~self._valid).to(torch.uint8), dim=1, stable=True)[:, :longest]
+
+        def gather(tensor: Tensor) -> Tensor:
+            index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
+            return tensor.gather(2, index)
+
+        self._each_layer(gather)
+        device = self._valid.device
+        valid = torch.arange(longest, device=device)[None] < torch.tensor(self.lengths, device=device)[:, None]
+        self._valid = None if bool(valid.all()) else valid
+
+    def _each_layer(self, change: Callable[[Tensor], Tensor]) -> None:
+        for layer in self._cache.layers:
+            if layer.is_initialized:
+                layer.keys, layer.values = change(layer.keys), change(layer.values)
+
+    def _recompute(self, ids: Tensor, new: list[int], run: Callable[..., Tensor]) -> Tensor:
+        """Run everything again, right-padded, and return the hidden states of the new tokens."""
+        self.recomputes = True
+        self._cache, self._valid = DynamicCache(), None
+        self.lengths = [len(row) for row in self._ids]
+        longest = max(self.lengths)
+        padded = [row + [0] * (longest - len(row)) for row in self._ids]
+        hidden = run(input_ids=torch.tensor(padded, device=ids.device), use_cache=False)
+        starts = torch.tensor(
+            [length - more for length, more in zip(self.lengths, new, strict=True)], device=ids.device
+        )
+        index = (starts[:, None] + torch.arange(ids.shape[1], device=ids.device)).clamp(max=longest - 1)
+        return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))

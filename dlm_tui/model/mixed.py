@@ -1,0 +1,75 @@
+"""A base with a document's adapters, ready to be asked under any mix."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from dlm_tui.errors import UsageError
+from dlm_tui.model.adapters import Adapter, check_fits
+from dlm_tui.model.backbone import Backbone, ReferenceBackbone
+from dlm_tui.model.base import Base
+from dlm_tui.model.mixer import Mixer
+
+
+class MixedModel:
+    """The base and its adapters: `backbone` is the fastest tier that passed its self-check, `reference` the plain one.
+
+    `names` is the order of the coefficient columns. Adapters can be exchanged while the base stays loaded.
+    """
+
+    def __init__(self, base: Base, adapters: Mapping[str, Adapter], *, fast: bool = True) -> None:
+        self.base = base
+        self._fast = fast
+        self._adapters = dict(adapters)
+        for adapter in self._adapters.values():
+            check_fits(adapter, base)
+        self._build()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._adapters)
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        return self._adapters
+
+    def swap(self, name: str, adapter: Adapter | None) -> None:
+        """Put `adapter` in the place of the one called `name` (or add it at the end); None removes it.
+
+        The other adapters and the base stay as they are. Backbones taken before keep the old adapters.
+        """
+        if adapter is None:
+            self._adapters.pop(name, None)
+        else:
+            check_fits(adapter, self.base)
+            self._adapters[name] = adapter
+        self._build()
+
+    def coefficients(self, mix: Mapping[str, float]) -> Tensor:
+        """A mix as a row [N] float32. Raises UsageError for unknown names and values that are not finite."""
+        for name, value in mix.items():
+            if name not in self._adapters:
+                raise UsageError(f"no trained adapter is called {name!r} (trained: {', '.join(self.names) or 'none'})")
+            if not math.isfinite(value):
+                raise UsageError(f"the coefficient of {name} is not a finite number")
+        return self.mixer.coefficients(mix)
+
+    @contextlib.contextmanager
+    def with_extra(self, extra: Sequence[Adapter]) -> Iterator[Backbone]:
+        """A backbone whose coefficients have N + len(extra) columns: these adapters, then the extra ones."""
+        for adapter in extra:
+            check_fits(adapter, self.base)
+        yield self._backbone(self.mixer.extended(extra))
+
+    def _build(self) -> None:
+        adapters = tuple(self._adapters.values())
+        self.mixer = Mixer(adapters, self.base.device, self.base.dtype, names=self.names)
+        self.reference = ReferenceBackbone(self.base, self.mixer)
+        self.backbone: Backbone = self._backbone(self.mixer)
+
+    def _backbone(self, mixer: Mixer) -> Backbone:
+        return ReferenceBackbone(self.base, mixer)

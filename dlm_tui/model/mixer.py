@@ -1,0 +1,106 @@
+"""The mixer: all adapters stacked along the rank axis, each row of a batch with coefficients of its own.
+
+For a layer with input x, stacked pairs D [R, in] and U [out, R] (scales folded in) and coefficients expanded to ranks
+S [B, R], the layer's output gets `((x Dᵀ) ∘ S) Uᵀ` added. A row of zero coefficients adds exactly 0.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlm_tui.model.adapters import Adapter, LowRank
+
+
+@dataclass(frozen=True)
+class Stack:
+    """All pairs of one layer: `down` [R, in], `up` [out, R] with scales folded in; `layout` indexes `Mixer.layouts`."""
+
+    down: Tensor
+    up: Tensor
+    layout: int
+
+    def add(self, output: Tensor, x: Tensor, ranks: Tensor) -> Tensor:
+        """`output` [B, T, out] plus the mixed addition for `x` [B, T, in] with `ranks` [B, 1, R]."""
+        inner = torch.nn.functional.linear(x, self.down) * ranks
+        return output + torch.nn.functional.linear(inner, self.up)
+
+
+class Mixer:
+    """Stacked adapters of one model. Immutable: a swap builds a new one, which costs a copy of the pairs.
+
+    `names` gives the order of the coefficient columns; `layouts` the distinct column index vectors [R] (long).
+    """
+
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.adapters = tuple(adapters)
+        self.names = tuple(names or (adapter.name for adapter in adapters))
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.stacks: dict[str, Stack] = {}
+        self._layout_index: dict[tuple[int, ...], int] = {}
+        self.layouts: list[Tensor] = []
+        modules = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
+        with torch.no_grad():
+            for module in modules:
+                members = [(n, a.modules[module]) for n, a in enumerate(adapters) if module in a.modules]
+                self.stacks[module] = self._stack(members)
+
+    @property
+    def columns(self) -> int:
+        return len(self.adapters)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the stacked pairs."""
+        return sum(t.numel() * t.element_size() for s in self.stacks.values() for t in (s.down, s.up))
+
+    def coefficients(self, mix: Mapping[str, float]) -> Tensor:
+        """A row [N] float32 in the order of `names`; adapters that are not in `mix` get 0."""
+        return torch.tensor([float(mix.get(name, 0.0)) for name in self.names], device=self.device)
+
+    def expand(self, coefficients: Tensor | None) -> list[Tensor] | None:
+        """Coefficients [B, N] as one [B, 1, R] tensor per layout, or None when the adapters are to be skipped.
+
+        They are skipped when there are none, or when all coefficients are 0 and no gradient is asked for.
+        """
+        if coefficients is None or not self.stacks:
+            return None
+        if coefficients.dim() != 2 or coefficients.shape[1] != self.columns:
+            raise ValueError(f"coefficients must be [B, {self.columns}], not {tuple(coefficients.shape)}")
+        if not coefficients.requires_grad and not bool(coefficients.any()):
+            return None
+        values = coefficients.to(self.device, self.dtype)
+        return [values.index_select(1, layout).unsqueeze(1) for layout in self.layouts]
+
+    def extended(self, extra: Sequence[Adapter]) -> Mixer:
+        """A mixer with the columns of this one followed by those of `extra`."""
+        names = (*self.names, *(adapter.name for adapter in extra))
+        return Mixer((*self.adapters, *extra), self.device, self.dtype, names)
+
+    def layout(self, columns: Tensor | Sequence[int]) -> int:
+        """The index in `layouts` of a column index vector, added when new."""
+        key = tuple(int(column) for column in columns)
+        if key not in self._layout_index:
+            self._layout_index[key] = len(self.layouts)
+            self.layouts.append(torch.tensor(key, dtype=torch.long, device=self.device))
+        return self._layout_index[key]
+
+    def _stack(self, members: Sequence[tuple[int, LowRank]]) -> Stack:
+        down = torch.cat([pair.down.detach().float() for _, pair in members], dim=0)
+        up = torch.cat([pair.up.detach().float() * pair.scale for _, pair in members], dim=1)
+        columns = [column for column, pair in members for _ in range(pair.rank)]
+        return Stack(
+            down.to(self.device, self.dtype).contiguous(),
+            up.to(self.device, self.dtype).contiguous(),
+            self.layout(columns),
+        )

@@ -1,0 +1,301 @@
+"""Which base a document means, and where its files are. No torch here: the screen asks too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from dlm_tui.assets import asset
+from dlm_tui.errors import DlmTuiError
+
+LLAMA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+PHI_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+POCKET = "pocket"
+
+
+class BaseUnavailable(DlmTuiError):
+    """The base is unknown, is not on this machine, or cannot be used safely."""
+
+
+class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A base by name: what a document's `base_model` stands for.
+
+    `path` is the folder with the files, None while they are not on this machine. `revision` is the commit the files
+    came from, or the (shortened) one that is wanted; None for the newest or for a folder of one's own.
+    `context_length` is in tokens, 0 when only the model's own configuration knows it.
+    """
+
+    key: str
+    kind: Literal["embedded", "local", "hub"]
+    path: Path | None
+    hf_id: str
+    revision: str | None = None
+    family: str = "chatml"
+    context_length: int = 0
+    target_modules: tuple[str, ...] = LLAMA_MODULES
+    reasoning: bool = False
+
+
+class BaseEntry(msgspec.Struct, frozen=True):
+    """One row of the base table."""
+
+    hf_id: str
+    revision: str
+    architecture: str
+    family: str
+    context_length: int
+    reasoning: bool = False
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        return PHI_MODULES if self.architecture == "Phi3ForCausalLM" else LLAMA_MODULES
+
+
+BASES: dict[str, BaseEntry] = {
+    "qwen2.5-0.5b": BaseEntry("Qwen/Qwen2.5-0.5B-Instruct", "7ae557604adf", "Qwen2ForCausalLM", "chatml", 32768),
+    "qwen2.5-1.5b": BaseEntry("Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4c", "Qwen2ForCausalLM", "chatml", 32768),
+    "qwen2.5-3b": BaseEntry("Qwen/Qwen2.5-3B-Instruct", "aa8e72537993", "Qwen2ForCausalLM", "chatml", 32768),
+    "qwen2.5-coder-1.5b": BaseEntry(
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct", "2e1fd397ee46", "Qwen2ForCausalLM", "chatml", 32768
+    ),
+    "qwen3-1.7b": BaseEntry("Qwen/Qwen3-1.7B", "70d244cc86cc", "Qwen3ForCausalLM", "chatml", 32768, True),
+    "qwen3-1.7b-thinking": BaseEntry(
+        "Qwen/Qwen3-1.7B", "70d244cc86cc", "Qwen3ForCausalLM", "qwen3thinking", 32768, True
+    ),
+    "qwen3-4b": BaseEntry("Qwen/Qwen3-4B", "1cfa9a720891", "Qwen3ForCausalLM", "chatml", 32768, True),
+    "qwen3-8b": BaseEntry("Qwen/Qwen3-8B", "b968826d9c46", "Qwen3ForCausalLM", "chatml", 32768, True),
+    "llama-3.2-1b": BaseEntry("meta-llama/Llama-3.2-1B-Instruct", "9213176726f5", "LlamaForCausalLM", "llama3", 131072),
+    "llama-3.2-3b": BaseEntry("meta-llama/Llama-3.2-3B-Instruct", "0cb88a4f764b", "LlamaForCausalLM", "llama3", 131072),
+    "llama-3.3-8b-instruct": BaseEntry(
+        "allura-forge/Llama-3.3-8B-Instruct", "df95224cf87c", "LlamaForCausalLM", "llama3", 8192
+    ),
+    "smollm3-3b": BaseEntry("HuggingFaceTB/SmolLM3-3B", "a07cc9a04f16", "SmolLM3ForCausalLM", "smollm3", 65536, True),
+    "olmo-2-7b-instruct": BaseEntry(
+        "allenai/OLMo-2-1124-7B-Instruct", "470b1fba1ae0", "Olmo2ForCausalLM", "olmo2", 4096
+    ),
+    "gemma-2-2b-it": BaseEntry("google/gemma-2-2b-it", "299a8560bedf", "Gemma2ForCausalLM", "gemma2", 8192),
+    "gemma-2-9b-it": BaseEntry("google/gemma-2-9b-it", "11c9b309abf7", "Gemma2ForCausalLM", "gemma2", 8192),
+    "smollm2-135m": BaseEntry(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366", "LlamaForCausalLM", "chatml", 8192
+    ),
+    "smollm2-360m": BaseEntry(
+        "HuggingFaceTB/SmolLM2-360M-Instruct", "a10cc1512eab", "LlamaForCausalLM", "chatml", 8192
+    ),
+    "smollm2-1.7b": BaseEntry(
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct", "31b70e2e869a", "LlamaForCausalLM", "chatml", 8192
+    ),
+    "phi-3.5-mini": BaseEntry("microsoft/Phi-3.5-mini-instruct", "2fe192450127", "Phi3ForCausalLM", "phi3", 131072),
+    "phi-4-mini-reasoning": BaseEntry(
+        "microsoft/Phi-4-mini-reasoning", "0e3b1e2d02ee", "Phi3ForCausalLM", "phi4mini", 131072, True
+    ),
+    "mixtral-8x7b-instruct": BaseEntry(
+        "mistralai/Mixtral-8x7B-Instruct-v0.1", "eba92302a286", "MixtralForCausalLM", "mistral", 32768
+    ),
+}
+
+NOT_TEXT = {
+    "mistral-small-3.1-24b-instruct": "vision",
+    "paligemma-3b-mix-224": "vision",
+    "qwen2-vl-2b-instruct": "vision",
+    "internvl2-2b": "vision",
+    "internvl3-2b": "vision",
+    "qwen2-audio-7b-instruct": "audio",
+}
+
+_HF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve_base(base_model: str, override: Path | None = None) -> BaseSource:
+    """The source that `base_model` names: `pocket`, a key of the base table or `hf:org/name`.
+
+    `override` is a local model folder that stands in for it. Raises BaseUnavailable for an unknown key, a base that is
+    not a text model, or an override that is no model folder. A base that is merely not downloaded is not an error
+    here: its `path` is None.
+    """
+    if override is not None:
+        return _local_source(base_model, override)
+    if base_model == POCKET:
+        return _pocket_source()
+    if base_model.startswith("hf:"):
+        return _hf_source(base_model)
+    if base_model in NOT_TEXT:
+        raise BaseUnavailable(f"{base_model} is a base with {NOT_TEXT[base_model]}; only text bases can be used")
+    entry = BASES.get(base_model)
+    if entry is None:
+        raise BaseUnavailable(
+            f"unknown base_model {base_model!r}: use 'pocket', 'hf:org/name' or one of {', '.join(BASES)}"
+        )
+    found = find_cached(entry.hf_id, entry.revision)
+    return BaseSource(
+        key=base_model,
+        kind="hub",
+        path=found,
+        hf_id=entry.hf_id,
+        revision=found.name if found else entry.revision,
+        family=entry.family,
+        context_length=entry.context_length,
+        target_modules=entry.target_modules,
+        reasoning=entry.reasoning,
+    )
+
+
+def missing_message(source: BaseSource) -> str:
+    """One sentence that says that the files are not here, with the command that fetches them."""
+    revision = f" --revision {source.revision}" if source.revision and len(source.revision) == 40 else ""
+    return (
+        f"the base {source.key} is not on this machine; fetch it with: hf download {source.hf_id}{revision}"
+        " (or give a local folder with --base PATH)"
+    )
+
+
+def cache_root() -> Path:
+    """The hub cache that huggingface_hub uses: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(explicit).expanduser()
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(os.environ.get("HF_HOME", default)).expanduser() / "hub"
+
+
+def find_cached(hf_id: str, revision: str | None = None) -> Path | None:
+    """The folder of a complete snapshot in the hub cache, or None.
+
+    With `revision` (full or shortened) that one is preferred; else, or where it is absent, what `main` points to.
+    """
+    folder = cache_root() / f"models--{hf_id.replace('/', '--')}"
+    snapshots = folder / "snapshots"
+    if not snapshots.is_dir():
+        return None
+    candidates: list[Path] = []
+    if revision:
+        candidates += sorted(path for path in snapshots.iterdir() if path.name.startswith(revision))
+    main = folder / "refs" / "main"
+    if main.is_file():
+        candidates.append(snapshots / main.read_text(encoding="utf-8").strip())
+    return next((path for path in candidates if _complete(path)), None)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in order.
+
+    Raises BaseUnavailable when there are none, when a shard of the index is missing, or when the weights are only
+    there as pickled files, which can run code when they are read.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        files = [folder / str(name) for name in names]
+        absent = [file.name for file in files if not file.is_file()]
+        if absent:
+            raise BaseUnavailable(f"{folder} is incomplete: {absent[0]} is missing")
+        if files:
+            return files
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if next(folder.glob("*.bin"), None) or next(folder.glob("*.pt"), None):
+        raise BaseUnavailable(
+            f"{folder} has only pickled weights, which can run code when read; convert them to safetensors"
+        )
+    raise BaseUnavailable(f"{folder} has no model.safetensors")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises BaseUnavailable when it cannot be read or is something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BaseUnavailable(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise BaseUnavailable(f"{path} does not hold a JSON object")
+    return value
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file() and bool(weight_files(folder))
+    except BaseUnavailable:
+        return False
+
+
+def _pocket_source() -> BaseSource:
+    folder = asset("base")
+    facts = read_json(folder / "pocket.json")
+    return BaseSource(
+        key=POCKET,
+        kind="embedded",
+        path=folder,
+        hf_id=POCKET,
+        family=str(facts.get("family", "chatml")),
+        context_length=int(facts.get("context_length", 0)),
+        target_modules=tuple(str(name) for name in facts.get("target_modules", LLAMA_MODULES)),
+    )
+
+
+def _local_source(base_model: str, folder: Path) -> BaseSource:
+    path = folder.expanduser().absolute()
+    if not (path / "config.json").is_file():
+        raise BaseUnavailable(f"{folder} is not a model folder: it has no config.json")
+    entry = BASES.get(base_model)
+    config = read_json(path / "config.json")
+    hf_id = entry.hf_id if entry else base_model.removeprefix("hf:")
+    return BaseSource(
+        key=base_model,
+        kind="local",
+        path=path,
+        hf_id=hf_id,
+        family=entry.family if entry else family_of(hf_id, _architecture(config)),
+        context_length=_context_length(config),
+        target_modules=_modules_of(_architecture(config)),
+        reasoning=entry.reasoning if entry else False,
+    )
+
+
+def _hf_source(base_model: str) -> BaseSource:
+    hf_id = base_model.removeprefix("hf:")
+    if not _HF_ID.fullmatch(hf_id):
+        raise BaseUnavailable(f"base_model {base_model!r} is not of the form hf:org/name")
+    found = find_cached(hf_id)
+    config = read_json(found / "config.json") if found else {}
+    return BaseSource(
+        key=base_model,
+        kind="hub",
+        path=found,
+        hf_id=hf_id,
+        revision=found.name if found else None,
+        family=family_of(hf_id, _architecture(config)),
+        context_length=_context_length(config) if found else 0,
+        target_modules=_modules_of(_architecture(config)),
+    )
+
+
+def family_of(hf_id: str, architecture: str) -> str:
+    """The prompt family of a base outside the table: the first rule that matches."""
+    name = hf_id.lower()
+    rules = (
+        ("gemma2", "gemma-2" in name or architecture.startswith("Gemma2")),
+        ("smollm3", "smollm3" in name or architecture.startswith("SmolLM3")),
+        ("olmo2", "olmo-2" in name or architecture.startswith("Olmo2")),
+        ("llama3", "llama-3" in name or "llama3" in name),
+        ("phi4mini", "phi-4-mini-reasoning" in name),
+        ("phi3", architecture.startswith("Phi")),
+        ("mistral", architecture.startswith(("Mistral", "Mixtral"))),
+    )
+    return next((family for family, matches in rules if matches), "chatml")
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    names = config.get("architectures") or [""]
+    return str(names[0])
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 4096)
+
+
+def _modules_of(architecture: str) -> tuple[str, ...]:
+    return PHI_MODULES if architecture == "Phi3ForCausalLM" else LLAMA_MODULES
