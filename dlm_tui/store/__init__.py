@@ -1,50 +1,146 @@
-"""The per-document store: paths, versions, manifest, locks, logs, gate files, metrics. No torch here."""
+"""The per-document store: paths, versions, manifest, locks, logs, gate files, metrics. No torch here.
+
+Names load on first use: the manifest needs pydantic, which takes a tenth of a second to import.
+"""
 
 from __future__ import annotations
 
-from dlm_tui.store.errors import (
-    GateFileError,
-    LockHeld,
-    LockStale,
-    ManifestError,
-    MetricsError,
-    PointerError,
-    StoreError,
-)
-from dlm_tui.store.gate_files import (
-    GateConfig,
-    parse_gate_config,
-    read_gate_config,
-    read_gate_record,
-    write_gate_config,
-    write_gate_record,
-)
-from dlm_tui.store.gate_state import GateState, gate_state
-from dlm_tui.store.layout import Store, resolve_home, utc_seconds
-from dlm_tui.store.lock import store_lock
-from dlm_tui.store.manifest import (
-    ExportRecord,
-    LockRecord,
-    Manifest,
-    TrainingRun,
-    read_lock_record,
-    read_manifest,
-    update_manifest,
-    write_lock_record,
-)
-from dlm_tui.store.metrics_reader import GateEvent, GateRun, MetricsReader, weights_entropy
-from dlm_tui.store.metrics_writer import MetricsWriter, next_run_id
-from dlm_tui.store.run_log import RunLog
-from dlm_tui.store.versions import (
-    AdapterVersion,
-    adapter_versions,
-    commit_version,
-    current_version,
-    latest_version,
-    new_version,
-    reject_version,
-    stored_adapters,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_tui.store.errors import (
+        GateFileError,
+        LockHeld,
+        LockStale,
+        ManifestError,
+        MetricsError,
+        PointerError,
+        StoreError,
+    )
+    from dlm_tui.store.gate_files import (
+        GateConfig,
+        parse_gate_config,
+        read_gate_config,
+        read_gate_record,
+        write_gate_config,
+        write_gate_record,
+    )
+    from dlm_tui.store.gate_report import (
+        describe_gate,
+    )
+    from dlm_tui.store.gate_state import (
+        GateState,
+        gate_state,
+    )
+    from dlm_tui.store.layout import (
+        Store,
+        resolve_home,
+        utc_seconds,
+    )
+    from dlm_tui.store.lock import (
+        store_lock,
+    )
+    from dlm_tui.store.manifest import (
+        ExportRecord,
+        LockRecord,
+        Manifest,
+        TrainingRun,
+        read_lock_record,
+        read_manifest,
+        update_manifest,
+        write_lock_record,
+    )
+    from dlm_tui.store.metrics_reader import (
+        GateEvent,
+        GateRun,
+        MetricsReader,
+        weights_entropy,
+    )
+    from dlm_tui.store.metrics_writer import (
+        MetricsWriter,
+    )
+    from dlm_tui.store.report import (
+        show_report,
+    )
+    from dlm_tui.store.run_log import (
+        RunLog,
+    )
+    from dlm_tui.store.runs import (
+        next_run_id,
+    )
+    from dlm_tui.store.versions import (
+        AdapterVersion,
+        adapter_versions,
+        commit_version,
+        current_version,
+        latest_version,
+        new_version,
+        reject_version,
+        stored_adapters,
+    )
+
+_HOME = {
+    "errors": (
+        "GateFileError",
+        "LockHeld",
+        "LockStale",
+        "ManifestError",
+        "MetricsError",
+        "PointerError",
+        "StoreError",
+    ),
+    "gate_files": (
+        "GateConfig",
+        "parse_gate_config",
+        "read_gate_config",
+        "read_gate_record",
+        "write_gate_config",
+        "write_gate_record",
+    ),
+    "gate_report": ("describe_gate",),
+    "gate_state": (
+        "GateState",
+        "gate_state",
+    ),
+    "layout": (
+        "Store",
+        "resolve_home",
+        "utc_seconds",
+    ),
+    "lock": ("store_lock",),
+    "manifest": (
+        "ExportRecord",
+        "LockRecord",
+        "Manifest",
+        "TrainingRun",
+        "read_lock_record",
+        "read_manifest",
+        "update_manifest",
+        "write_lock_record",
+    ),
+    "metrics_reader": (
+        "GateEvent",
+        "GateRun",
+        "MetricsReader",
+        "weights_entropy",
+    ),
+    "metrics_writer": ("MetricsWriter",),
+    "report": ("show_report",),
+    "run_log": ("RunLog",),
+    "runs": ("next_run_id",),
+    "versions": (
+        "AdapterVersion",
+        "adapter_versions",
+        "commit_version",
+        "current_version",
+        "latest_version",
+        "new_version",
+        "reject_version",
+        "stored_adapters",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AdapterVersion",
@@ -70,6 +166,7 @@ __all__ = [
     "adapter_versions",
     "commit_version",
     "current_version",
+    "describe_gate",
     "gate_state",
     "latest_version",
     "new_version",
@@ -81,6 +178,7 @@ __all__ = [
     "read_manifest",
     "reject_version",
     "resolve_home",
+    "show_report",
     "store_lock",
     "stored_adapters",
     "update_manifest",
@@ -90,3 +188,11 @@ __all__ = [
     "write_gate_record",
     "write_lock_record",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -12,18 +12,9 @@ from typing import Any
 
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
-from dlm_tui.store.manifest import read_manifest
-from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 
 _BUSY_SECONDS = 5.0
-
-
-def next_run_id(store: Store) -> int:
-    """1 + the highest run id of the manifest and of the metrics, so that no id means two runs."""
-    manifest = read_manifest(store)
-    recorded = max((run.run_id for run in manifest.training_runs), default=0) if manifest else 0
-    return 1 + max(recorded, MetricsReader(store).highest_run_id())
 
 
 class MetricsWriter:

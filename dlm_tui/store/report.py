@@ -1,0 +1,207 @@
+"""Everything there is to say about a document and its store, as `dlm show --json` says it (formats §14.1)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.document import Document
+from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
+from dlm_tui.store.gate_files import read_gate_record
+from dlm_tui.store.gate_report import describe_gate
+from dlm_tui.store.gate_state import GateState, gate_state
+from dlm_tui.store.layout import FLAT, Store
+from dlm_tui.store.manifest import Manifest, read_manifest
+from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.versions import current_version, latest_version, stored_adapters
+
+
+def show_report(home: Path, document: Document, *, base_path: Path | None = None) -> dict[str, Any]:
+    """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`.
+
+    `base_path` is the folder of the base when known (its config names the architecture). Reads only: a store that
+    does not exist stays so. Parts that cannot be read become sentences in `problems`; only a broken manifest raises
+    (ManifestError).
+    """
+    store = Store(home, document.dlm_id)
+    problems: list[str] = []
+    manifest = read_manifest(store)
+    if manifest is None:
+        report = _not_initialised(document)
+    else:
+        report = _initialised(document, store, manifest, problems)
+        architecture = _architecture(base_path)
+        if architecture is not None:
+            report["base_security"] = {
+                "base_model": document.base_model,
+                "architecture": architecture,
+                "trust_remote_code": False,
+            }
+    sections = Counter(section.adapter for section in document.sections)
+    untagged = sections.pop(None, 0)
+    counts = {name: sections.pop(name, 0) for name in document.adapter_names}
+    counts.update({str(name): count for name, count in sections.items()})
+    report["document"] = {
+        "path": _text(document.path),
+        "dlm_id": document.dlm_id,
+        "base_model": document.base_model,
+        "sections": counts,
+        "untagged": untagged,
+    }
+    report["adapters"] = {name: _current(store, name, problems) for name in document.adapter_names or (FLAT,)}
+    try:
+        recorded_base = manifest.base_model if manifest is not None else None
+        report["gate_state"] = describe_gate(document, store, recorded_base)
+    except (GateFileError, MetricsError) as error:
+        problems.append(str(error))
+        report["gate_state"] = {"mode": "none", "in_force": "none", "reason": str(error), "warnings": []}
+    report["base"] = _base(store, manifest, problems)
+    report["problems"] = list(dict.fromkeys(problems))
+    return report
+
+
+def _not_initialised(document: Document) -> dict[str, Any]:
+    return {
+        "dlm_id": document.dlm_id,
+        "base_model": document.base_model,
+        "store_initialized": False,
+        "source_path": _text(document.path),
+        **_training_settings(document),
+    }
+
+
+def _initialised(document: Document, store: Store, manifest: Manifest, problems: list[str]) -> dict[str, Any]:
+    finished = [run.ended_at for run in manifest.training_runs if run.ended_at]
+    value = manifest.model_dump(mode="json")
+    source = _text(document.path) or manifest.source_path
+    report: dict[str, Any] = {
+        "dlm_id": manifest.dlm_id,
+        "path": str(store.root),
+        "base_model": manifest.base_model,
+        "base_model_revision": manifest.base_model_revision,
+        "adapter_version": manifest.adapter_version,
+        "training_runs": len(manifest.training_runs),
+        "last_trained_at": finished[-1].replace("T", " ") if finished else None,
+        "has_adapter_current": _current(store, FLAT, problems) is not None,
+        "replay_size_bytes": store.replay_size(),
+        "total_size_bytes": store.total_size(),
+        "source_path": source,
+        "orphaned": source is not None and not Path(source).exists(),
+        "exports": value["exports"],
+        "content_hashes": manifest.content_hashes,
+        "pinned_versions": manifest.pinned_versions,
+        "named_adapters": [
+            {
+                "name": name,
+                "has_current": _current(store, name, problems) is not None,
+                "latest_version": latest_version(store, name) or 0,
+            }
+            for name in stored_adapters(store)
+        ],
+        **_training_settings(document),
+    }
+    try:
+        report.update(_from_metrics(store))
+    except (GateFileError, MetricsError) as error:
+        problems.append(str(error))
+    return report
+
+
+def _training_settings(document: Document) -> dict[str, Any]:
+    cache = document.training.cache
+    settings: dict[str, Any] = {
+        "training_cache_config": {
+            "enabled": cache.enabled,
+            "max_bytes": cache.max_bytes,
+            "prune_older_than_days": cache.prune_older_than_days,
+        }
+    }
+    if document.training.sources is not None:
+        settings["training_sources"] = [source.model_dump() for source in document.training.sources]
+    return settings
+
+
+def _from_metrics(store: Store) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    reader = MetricsReader(store)
+    tokenization = reader.tokenization()
+    if tokenization is not None:
+        found["training_cache"] = tokenization
+    gate = _gate(gate_state(store))
+    if gate is not None:
+        found["gate"] = gate
+    mined = reader.preference_mining()
+    if mined:
+        newest = mined[-1]
+        found["preference_mining"] = newest
+        found["preference_mining_runs"] = [row for row in mined if row["run_id"] == newest["run_id"]]
+        found["total_auto_mined_pairs"] = sum(row["mined_pairs"] for row in mined)
+    return found
+
+
+def _gate(state: GateState) -> dict[str, Any] | None:
+    events = sorted(state.events, key=lambda event: event.adapter_name)
+    per_adapter: list[dict[str, Any]] = [
+        {
+            "adapter_name": event.adapter_name,
+            "mean_weight": event.mean_weight,
+            "sample_count": event.sample_count,
+            "mode": event.mode,
+        }
+        for event in events
+    ]
+    if state.config is None:
+        if state.mode != "diverged":
+            return None
+        mode, names = "diverged", [event.adapter_name for event in events]
+    else:
+        mode, names = state.config.mode, list(state.config.adapter_names)
+    return {
+        "mode": mode,
+        "adapter_names": names,
+        "input_dim": state.config.input_dim if state.config is not None else None,
+        "hidden_proj_dim": state.config.hidden_proj_dim if state.config is not None else None,
+        "last_run_id": state.last_run_id,
+        "per_adapter": per_adapter or [{"adapter_name": name} for name in names],
+    }
+
+
+def _current(store: Store, name: str, problems: list[str]) -> int | None:
+    try:
+        version = current_version(store, name)
+    except PointerError as error:
+        problems.append(str(error))
+        return None
+    return version.version if version is not None else None
+
+
+def _base(store: Store, manifest: Manifest | None, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        record = read_gate_record(store) or {}
+    except StoreError as error:
+        problems.append(str(error))
+        record = {}
+    names = {"id": "base_id", "revision": "base_revision"}
+    hashes = {"weights_sha256": "weights_sha256", "tokenizer_sha256": "tokenizer_sha256"}
+    identity = {key: record.get(source) for key, source in {**names, **hashes}.items()}
+    if manifest is not None:
+        identity["id"] = identity["id"] or manifest.base_model
+        identity["revision"] = identity["revision"] or manifest.base_model_revision
+    return identity if any(value is not None for value in identity.values()) else None
+
+
+def _architecture(base_path: Path | None) -> str | None:
+    if base_path is None:
+        return None
+    try:
+        config = json.loads((base_path / "config.json").read_bytes())
+        first = config["architectures"][0]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return first if isinstance(first, str) else None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
