@@ -1,0 +1,184 @@
+"""`dlm-tui metrics DOC`: runs, steps and the history of the gate."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.cli.output import emit
+from dlm_tui.document import load
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.store import GateRun, MetricsReader, Store, resolve_home
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_RUN_HEADER = ("run_id", "phase", "seed", "status", "started_at", "ended_at")
+_STEP_HEADER = ("step", "loss", "lr", "grad_norm", "val_loss")
+_GATE_HEADER = (
+    "run_id",
+    "at",
+    "mode",
+    "adapter_name",
+    "mean_weight",
+    "sample_count",
+    "entropy_nats",
+    "normalised_entropy",
+)
+_GATE_STEP_HEADER = ("step", "gate_loss", "gate_entropy_nats")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Runs and the history of the gate. Entropy is that of a run's mean weights, in nats and divided by ln N; "
+        "it is empty for diverged runs. --csv prints two tables with an empty line between them: the runs, then the "
+        "gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
+    )
+    parser.add_argument("document", metavar="DOC", type=Path, help="the .dlm document")
+    parser.add_argument("--csv", action="store_true", help="comma-separated tables")
+    parser.add_argument("--run-id", type=int, metavar="N", help="one run with its steps and evaluations")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="newest runs to list (default 20)")
+    parser.add_argument("--since", metavar="AGE", help="only runs started within AGE: an integer and s, m, h or d")
+    parser.add_argument("--phase", help="only runs of this phase, for example sft or gate")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.csv and args.json:
+        raise UsageError("Choose one of --json and --csv.")
+    if args.limit < 1:
+        raise UsageError("--limit must be at least 1.")
+    cutoff = cutoff_text(args.since) if args.since is not None else None
+    document = load(args.document)
+    reader = MetricsReader(Store(resolve_home(args.home), document.dlm_id))
+    if args.run_id is not None:
+        one = run_report(reader, args.run_id)
+        if args.json:
+            emit(one)
+        elif args.csv:
+            _tables([(_STEP_HEADER, _step_rows(one)), (_GATE_STEP_HEADER, _gate_step_rows(one))])
+        else:
+            _print_run(one)
+        return 0
+    runs = reader.runs(args.limit, args.phase, since=cutoff)
+    history = [entry for entry in reader.gate_history(args.limit) if cutoff is None or entry.at >= cutoff]
+    if args.json:
+        emit({"runs": runs, "gate_history": [asdict(entry) for entry in history]})
+    elif args.csv:
+        listed = [[row[key] for key in _RUN_HEADER] for row in runs]
+        _tables([(_RUN_HEADER, listed), (_GATE_HEADER, _gate_rows(history))])
+    else:
+        _print_runs(runs, history)
+    return 0
+
+
+def cutoff_text(age: str, now: datetime | None = None) -> str:
+    """The UTC text `age` (an integer and s, m, h or d) before now. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", age.strip())
+    if match is None:
+        raise UsageError(f"--since {age!r} is not an integer followed by s, m, h or d.")
+    try:
+        moment = (now or datetime.now(UTC)) - timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+    except OverflowError as error:
+        raise UsageError(f"--since {age!r} reaches too far back.") from error
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def run_report(reader: MetricsReader, run_id: int) -> dict[str, Any]:
+    """Everything about one run. Raises DlmTuiError for an unknown id."""
+    row = reader.run(run_id)
+    if row is None:
+        raise DlmTuiError(f"There is no run {run_id}.")
+    return {
+        "run": row,
+        "steps": reader.steps(run_id),
+        "evals": reader.evals(run_id),
+        "preference_mining": reader.preference_mining(run_id),
+        "gate_events": [asdict(event) for event in reader.gate_events(run_id)],
+        "gate_steps": reader.gate_steps(run_id),
+        "extras": reader.run_extras(run_id),
+    }
+
+
+def _step_rows(one: dict[str, Any]) -> list[list[Any]]:
+    losses = {row["step"]: row["val_loss"] for row in one["evals"]}
+    rows = {row["step"]: [row[key] for key in ("step", "loss", "lr", "grad_norm")] for row in one["steps"]}
+    for step in losses:
+        rows.setdefault(step, [step, None, None, None])
+    return [[*rows[step], losses.get(step)] for step in sorted(rows)]
+
+
+def _gate_step_rows(one: dict[str, Any]) -> list[list[Any]]:
+    return [[row["step"], row["loss"], row["entropy"]] for row in one["gate_steps"]]
+
+
+def _gate_rows(history: Iterable[GateRun]) -> list[list[Any]]:
+    return [
+        [
+            entry.run_id,
+            entry.at,
+            entry.mode,
+            name,
+            weight,
+            entry.samples[name],
+            entry.entropy,
+            entry.normalised_entropy,
+        ]
+        for entry in history
+        for name, weight in entry.weights.items()
+    ]
+
+
+def _tables(tables: Sequence[tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    first, *others = tables
+    writer.writerow(first[0])
+    writer.writerows(first[1])
+    for header, rows in others:
+        if rows:
+            sys.stdout.write("\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+
+
+def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun]) -> None:
+    if not runs and not history:
+        print("no runs yet")
+        return
+    print(f"{'run':>5}  {'phase':<12}{'status':<11}{'seed':>6}  started (UTC)")
+    for row in runs:
+        seed = "-" if row["seed"] is None else row["seed"]
+        phase, status, started = (_word(row[key]) for key in ("phase", "status", "started_at"))
+        print(f"{row['run_id']:>5}  {phase:<12}{status:<11}{seed:>6}  {started}")
+    if history:
+        print(f"\n{'run':>5}  {'gate':<10}{'entropy':>8} {'of ln N':>8}  mean weights")
+    for entry in history:
+        nats = "-" if entry.entropy is None else f"{entry.entropy:.3f}"
+        share = "-" if entry.normalised_entropy is None else f"{entry.normalised_entropy:.0%}"
+        weights = "  ".join(f"{_word(name)} {weight:.3f}" for name, weight in entry.weights.items())
+        print(f"{entry.run_id:>5}  {_word(entry.mode):<10}{nats:>8} {share:>8}  {weights}")
+
+
+def _print_run(one: dict[str, Any]) -> None:
+    row = one["run"]
+    print(f"run {row['run_id']}: {_word(row['phase'])}, {_word(row['status'])}, started {_word(row['started_at'])} UTC")
+    for key, value in one["extras"].items():
+        if value is not None:
+            print(f"  {_word(key)}: {_word(value)}")
+    for title, rows in (("steps", one["steps"]), ("evaluations", one["evals"]), ("gate steps", one["gate_steps"])):
+        if rows:
+            print(f"\n{title}: {len(rows)}")
+        for entry in rows[-10:]:
+            shown = [f"{key} {value:.6g}" for key, value in entry.items() if isinstance(value, (int, float))]
+            print("  " + "  ".join(shown))
+    for event in one["gate_events"]:
+        print(f"  gate {_word(event['mode'])}: {_word(event['adapter_name'])} {event['mean_weight']:.3f}")
+
+
+def _word(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,94 @@
+"""`dlm-tui show DOC`: what the document's store holds and what state its gate is in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.cli.output import emit
+from dlm_tui.document import Document, load
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.store import resolve_home, show_report
+
+_BAR_CELLS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show the store of a document: adapters, runs, gate. Reads only."
+    parser.add_argument("document", metavar="DOC", type=Path, help="the .dlm document")
+
+
+def run(args: argparse.Namespace) -> int:
+    document = load(args.document)
+    report = show_report(resolve_home(args.home), document, base_path=_base_path(document, args.base))
+    if args.json:
+        emit(report)
+    else:
+        sys.stdout.write("".join(line + "\n" for line in describe(report)))
+    return 0
+
+
+def describe(report: dict[str, Any]) -> list[str]:
+    """The report as lines of plain text; control characters of foreign text are shown, not sent."""
+    document, gate = report["document"], report["gate_state"]
+    lines = [
+        _row("document", f"{document['path']}  ({document['dlm_id']})"),
+        _row("base", _base_words(report)),
+    ]
+    if report.get("store_initialized") is False:
+        lines.append(_row("store", "none yet: nothing was trained"))
+    else:
+        size = report["total_size_bytes"] / 1e6
+        lines.append(_row("store", f"{report['path']}  ({size:.1f} MB)"))
+        last = f", last {report['last_trained_at']} UTC" if report["last_trained_at"] else ""
+        lines.append(_row("runs", f"{report['training_runs']}{last}; {len(report['exports'])} exports"))
+    lines += ["", f"{'adapter':<34}{'version':>8}{'sections':>10}"]
+    for name, version in report["adapters"].items():
+        shown = f"v{version:04d}" if version is not None else "-"
+        count = document["sections"].get(name, document["untagged"] if name == "default" else 0)
+        lines.append(f"{name:<34}{shown:>8}{count:>10}")
+    strangers = [name for name in document["sections"] if name not in report["adapters"]]
+    lines += [f"{name:<34}{'-':>8}{document['sections'][name]:>10}  not declared" for name in strangers]
+    lines += ["", _row("gate", f"{gate['mode']}: {gate['reason']}")]
+    for row in report.get("gate", {}).get("per_adapter", []):
+        if "mean_weight" in row:
+            lines.append(_weight_row(row))
+    if gate.get("entropy") is not None and gate.get("normalised_entropy") is not None:
+        share = gate["normalised_entropy"]
+        lines.append(f"  entropy of the mean weights {gate['entropy']:.3f} nats, {share:.0%} of uniform")
+    lines += [f"warning: {text}" for text in gate["warnings"]]
+    lines += [f"problem: {text}" for text in report["problems"]]
+    return [_plain(line) for line in lines]
+
+
+def _row(label: str, text: str) -> str:
+    return f"{label:<10}{text}"
+
+
+def _weight_row(row: dict[str, Any]) -> str:
+    weight = row["mean_weight"]
+    cells = "█" * round(max(0.0, min(1.0, weight)) * _BAR_CELLS)
+    return f"  {row['adapter_name']:<32}{weight:>6.3f}  {cells:<{_BAR_CELLS}}  {row['sample_count']} prompts"
+
+
+def _base_words(report: dict[str, Any]) -> str:
+    base = report["base"] or {}
+    revision = f" @ {base['revision'][:12]}" if base.get("revision") else ""
+    return f"{report['document']['base_model']}{revision}"
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _base_path(document: Document, override: str | Path | None) -> Path | None:
+    """The folder of the base when it lies on this machine; showing a store needs no base."""
+    from dlm_tui.model.registry import resolve_base
+
+    try:
+        source = resolve_base(document.base_model, Path(override) if override is not None else None)
+    except DlmTuiError:
+        return None
+    return source.path
