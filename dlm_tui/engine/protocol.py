@@ -1,8 +1,8 @@
 """The wire between the screen and its children: one typed JSON object per line, both ways.
 
-Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly one
-of its final events (`Opened`, `Routed`, `Generated`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`, `Status`, `JobDone`),
-or with `Failed` or `Stopped`. Routing is latest wins: an older route that was overtaken ends with `Stopped`.
+Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
+one of its final events (`Opened`, `Routed`, `Generated`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`, `Status`,
+`JobDone`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends with `Stopped`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Message(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fie
     id: int = 0
 
 
-# ---- requests to the engine -------------------------------------------------------------------------------------------
+# ---- requests to the engine ----
 
 
 class Open(Message, tag="open"):
@@ -126,7 +126,7 @@ Request = (
 )
 
 
-# ---- events from a child ----------------------------------------------------------------------------------------------
+# ---- events from a child ----
 
 
 class Hello(Message, tag="hello"):
@@ -140,7 +140,7 @@ class Hello(Message, tag="hello"):
 
 
 class Progress(Message, tag="progress"):
-    """A step of long work; `eta` in seconds when it can be told, loss in nats per token, `scope` an adapter or "gate"."""
+    """A step of long work; `eta` in seconds if known, loss in nats per token, `scope` an adapter or "gate"."""
 
     stage: str
     done: float = 0.0
@@ -183,7 +183,7 @@ class TokenPull(msgspec.Struct, kw_only=True):
 
 
 class Routed(Message, tag="routed"):
-    """Gate weights; entropy in nats and divided by ln N; novelty in [0, 1] of the calibrated distance, None if unknown."""
+    """Gate weights; entropy in nats and divided by ln N; novelty in [0, 1] by calibrated distance, None if unknown."""
 
     prompt: str
     weights: dict[str, float]
@@ -226,7 +226,7 @@ class Generated(Message, tag="generated"):
 
 
 class ViewScore(msgspec.Struct, kw_only=True):
-    """Effect of one view on the next token: KL and JS to the base in nats; z against the null adapters; completion logprob."""
+    """Effect of a view on the next token: KL and JS to the base (nats), z against null adapters, completion logprob."""
 
     view: str
     kl: float

@@ -1,0 +1,108 @@
+"""`dlm-tui`: the headless twin and the launcher. Only the module of the command that is asked for is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from dlm_tui import __version__
+from dlm_tui.cli.output import say
+from dlm_tui.errors import DlmTuiError
+
+COMMANDS = {
+    "open": "open the workbench on a document (the default; without DOC: the most recent, else the demo)",
+    "demo": "copy the demo document to a folder and open it",
+    "show": "document, adapters, gate and store at a glance",
+    "parse": "check documents and print what is in them",
+    "train": "train the adapters and the gate",
+    "route": "gate weights of prompts",
+    "prompt": "answer a prompt",
+    "eval": "judge the gate by k-fold cross-validation",
+    "drift": "what freezing the gate into a static mix costs",
+    "label": "add a labelled prompt to the document and retrain the gate",
+    "score": "how much the adapters change the model, against noise",
+    "metrics": "runs and gate events with entropy",
+    "export": "write the adapters out for other programs",
+    "serve": "show the workbench in a browser on this machine",
+    "doctor": "versions, device, caches, what is missing",
+}
+# These take no document, or take it in a way of their own.
+_OWN_ARGUMENTS = {"open", "demo", "parse", "doctor", "serve"}
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"dlm-tui {command}", description=COMMANDS[command], allow_abbrev=False)
+    if command not in _OWN_ARGUMENTS:
+        parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
+    if command != "parse":
+        parser.add_argument("--home", metavar="DIR", help="where stores live (default: $DLM_HOME, else ~/.dlm)")
+        parser.add_argument("--base", metavar="PATH", help="a local model folder to use instead of the document's base")
+    parser.add_argument("--json", action="store_true", help="machine-readable data on stdout, nothing else there")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _overview() -> str:
+    lines = ["usage: dlm-tui [COMMAND] [DOC] [options]", "", "Commands:"]
+    lines += [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "`dlm-tui COMMAND --help` tells the options of a command. `dlm-tui DOC` opens DOC.", ""]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 failed, 2 usage, 3 document invalid, 130 cancelled."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--help"], ["-h"], ["help"]):
+        sys.stdout.write(_overview())
+        return 0
+    if arguments[:1] == ["--version"]:
+        sys.stdout.write(f"dlm-tui {__version__}\n")
+        return 0
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "open"
+    parser = _parser(command)
+    module = importlib.import_module(f"dlm_tui.cli.{command}")
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return _run(module.run, args)
+
+
+def _run(run: object, args: argparse.Namespace) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(run(args))  # type: ignore[operator]
+    except DlmTuiError as error:
+        if args.debug:
+            raise
+        say(f"dlm-tui: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("dlm-tui: cancelled")
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout has gone; leave quietly, and keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        lines = str(error).strip().splitlines()
+        say(f"dlm-tui: {type(error).__name__}: {lines[0] if lines else 'no further word'} (--debug shows more)")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""`dlm-tui [DOC]`: open the workbench."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dlm_tui.errors import DlmTuiError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One optional document."""
+    parser.add_argument("document", metavar="DOC", nargs="?", help="path of a .dlm document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open DOC, else the most recent document, else the demo."""
+    if args.json:
+        raise UsageError("the workbench is a screen; use `dlm-tui show DOC --json` for data")
+    if args.document:
+        return launch(Path(args.document), args)
+    from dlm_tui.app import recent_document
+
+    recent = recent_document()
+    if recent is not None:
+        return launch(recent, args)
+    from dlm_tui.cli.demo import place_demo
+
+    return launch(place_demo(Path("dlm-demo")), args, train_if_untrained=True)
+
+
+def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool = False) -> int:
+    """Check that there is a file to open, then hand over to the screen."""
+    import sys
+
+    if not document.exists():
+        raise DlmTuiError(f"{document} does not exist")
+    if document.is_dir():
+        raise DlmTuiError(f"{document} is a folder, not a document")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the workbench needs a terminal; `dlm-tui --help` lists the headless commands")
+    from dlm_tui.app import run as run_app
+    from dlm_tui.store import resolve_home
+
+    return run_app(document, resolve_home(args.home), args.base, train_if_untrained=train_if_untrained)

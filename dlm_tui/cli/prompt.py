@@ -1,0 +1,98 @@
+"""`dlm-tui prompt DOC PROMPT`: one answer under one view."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dlm_tui.cli.output import emit, say
+from dlm_tui.errors import DlmTuiError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The prompt, the view and the sampling."""
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: standard input")
+    parser.add_argument("--gate", choices=("auto", "off"), default="auto", help="off means uniform weights")
+    parser.add_argument("--adapter", metavar="NAME", help="only this adapter, as trained")
+    parser.add_argument("--mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3")
+    parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
+    parser.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--temperature", type=float, default=None, metavar="T", help="0 is greedy")
+    parser.add_argument("--top-p", type=float, default=None, metavar="P")
+    parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream the answer to stdout, or print it as JSON with the weights that made it."""
+    from dlm_tui.engine.session import drain, open_session
+    from dlm_tui.model import Sampling, generate
+
+    prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
+    if not prompt.strip():
+        raise UsageError("the prompt is empty")
+    if args.adapter and args.mix:
+        raise UsageError("--adapter and --mix exclude each other")
+    session = open_session(args)
+    view = _view(args, session)
+    routed = drain(session.router.route(prompt)) if view.kind == "gated" else None
+    mix = session.mix_of(view, routed.weights if routed else None)
+    if routed is not None and routed.mode != "trained":
+        say(f"the gate is {routed.mode}: uniform weights")
+    exported = session.document.frontmatter.export
+    sampling = Sampling(
+        max_tokens=args.max_tokens,
+        temperature=_or(args.temperature, exported.default_temperature, 0.6 if session.base.source.reasoning else 0.7),
+        top_p=_or(args.top_p, exported.default_top_p, 1.0),
+        seed=_or(args.seed, session.document.training.seed),
+    )
+
+    def stream(event: Any) -> None:
+        if event is not None and event.text_delta and not args.json:
+            sys.stdout.write(event.text_delta)
+            sys.stdout.flush()
+
+    tokens = session.base.chat(prompt, session.document.system_prompt)
+    answer = drain(generate(session.model, tokens, [mix], sampling), stream)[0]
+    if args.json:
+        emit(
+            {
+                "prompt": prompt,
+                "view": view.name,
+                "weights": mix,
+                "text": answer.text,
+                "tokens": len(answer.token_ids),
+                "reason": answer.reason,
+                "seed": sampling.seed,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+            }
+        )
+    else:
+        sys.stdout.write("\n")
+    return 0
+
+
+def _view(args: argparse.Namespace, session: Any) -> Any:
+    from dlm_tui.document import parse_mix
+    from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo
+
+    if args.mix:
+        return custom(dict(parse_mix(args.mix, session.document.adapter_names or ["default"], signed=args.signed)))
+    if args.adapter:
+        if args.adapter not in session.model.names:
+            declared = session.document.adapter_names
+            if args.adapter in declared:
+                raise DlmTuiError(f"adapter {args.adapter!r} is not trained yet; run `dlm-tui train`")
+            raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {', '.join(declared)})")
+        return solo(args.adapter)
+    if not session.model.names:
+        say("no adapter is trained yet: this is the base alone")
+        return BASE
+    if not session.document.adapter_names:
+        return solo("default")
+    return GATED if args.gate == "auto" and session.document.gate_enabled else UNIFORM
+
+
+def _or(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

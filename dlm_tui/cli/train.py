@@ -1,0 +1,67 @@
+"""`dlm-tui train DOC`: train the adapters and the gate here and now."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_tui.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.training.progress import TrainProgress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to train."""
+    parser.add_argument("--gate-only", action="store_true", help="leave the adapters as they are")
+    parser.add_argument("--adapter", metavar="NAME", action="append", help="only this adapter (may be repeated)")
+    parser.add_argument("--parameterization", choices=("lora", "pissa"), default="lora")
+    parser.add_argument(
+        "--selection",
+        choices=("s_only", "wanda", "act_only", "cho_rej_min_std"),
+        default="s_only",
+        help="how pissa chooses singular directions",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Progress on stderr; with --json the outcome on stdout."""
+    from dlm_tui.document import load
+    from dlm_tui.engine.session import drain
+    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.training import TrainRequest, train_document
+    from dlm_tui.training.report import outcome_json
+
+    document = load(Path(args.document))
+    base = drain(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)))
+    outcome = train_document(
+        TrainRequest(
+            document=document,
+            store=Store(resolve_home(args.home), document.dlm_id),
+            base=base,
+            adapters=args.adapter,
+            gate_only=args.gate_only,
+            parameterization=args.parameterization,
+            selection=args.selection,
+        ),
+        tell,
+    )
+    for name, item in outcome.adapters.items():
+        say(f"{name}: version {item.version}, {item.steps} steps, loss {item.train_loss:.3f} nats per token")
+    if outcome.gate is not None:
+        say(f"gate: {outcome.gate.mode}{', ' + outcome.gate.reason if outcome.gate.reason else ''}")
+    if args.json:
+        emit(outcome_json(document, outcome))
+    return 0
+
+
+def tell(step: TrainProgress) -> None:
+    """One line per twentieth of the way, and every note."""
+    if step.stage == "note":
+        say(step.text or "")
+    elif step.total and (step.done == step.total or step.done % max(1, step.total // 20) == 0):
+        loss = "" if step.loss is None else f"  loss {step.loss:.3f}"
+        left = "" if step.eta is None else f"  {step.eta:.0f} s left"
+        say(f"{step.scope or step.stage} {step.done}/{step.total}{loss}{left}")

@@ -1,0 +1,261 @@
+"""What the engine child does for each request: generators that yield events and return the final one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlm_tui.engine import protocol as p
+from dlm_tui.engine.session import Session
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.gate import drift_report, evaluate_gate, gate_status, train_document_gate
+from dlm_tui.model import Generated, GenerationEvent, Sampling, View, generate
+from dlm_tui.scoring import score_views
+from dlm_tui.store import resolve_home
+
+Work = Generator[p.Event | None, None, p.Event]
+
+
+class Handlers:
+    """Holds the open session; `__call__` turns a request into its work."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._began = time.monotonic()
+
+    def __call__(self, request: p.Request) -> Work:
+        """The work of a request, not yet started."""
+        table: dict[type[Any], Callable[[Any], Work]] = {
+            p.Open: self._open,
+            p.Reload: self._reload,
+            p.Route: self._route,
+            p.Generate: self._generate,
+            p.Score: self._score,
+            p.TrainGate: self._train_gate,
+            p.Evaluate: self._evaluate,
+            p.Drift: self._drift,
+            p.GetStatus: self._status,
+        }
+        return table.get(type(request), _refuse)(request)
+
+    @property
+    def session(self) -> Session:
+        """The open session. Raises DlmTuiError before `Open` has succeeded."""
+        if self._session is None:
+            raise DlmTuiError("no document is open in the engine")
+        return self._session
+
+    def _open(self, request: p.Open) -> Work:
+        base = Path(request.base) if request.base else None
+        opening = Session.open(Path(request.document), resolve_home(request.home), base)
+        self._session = yield from _relay(opening)
+        return self._opened()
+
+    def _reload(self, _: p.Reload) -> Work:
+        yield from _relay(self.session.reload())
+        return self._opened()
+
+    def _opened(self) -> p.Opened:
+        session = self.session
+        status = gate_status(session.document, session.store, session.base.identity)
+        return p.Opened(
+            adapters=list(session.model.names),
+            versions=dict(session.versions),
+            gate=status.mode,
+            gate_reason=session.gate_error or status.reason,
+            base=session.base.identity.id,
+            tier=session.model.backbone.tier,
+            device=str(session.base.device),
+            parameters=sum(weight.numel() for weight in session.base.model.parameters()),
+            static=session.static,
+        )
+
+    def _route(self, request: p.Route) -> Work:
+        began = time.monotonic()
+        routing = self.session.router.route(request.prompt, explain=request.explain)
+        result = yield from _relay(routing)
+        return p.Routed(
+            prompt=request.prompt,
+            weights=result.weights,
+            entropy=result.entropy,
+            normalised_entropy=result.normalised_entropy,
+            mode=result.mode,
+            tokens=result.tokens,
+            truncated=result.truncated,
+            novelty=result.novelty,
+            unlike=result.unlike,
+            pulls=None
+            if result.pulls is None
+            else [p.TokenPull(text=t.text, start=t.start, end=t.end, pull=t.pull) for t in result.pulls],
+            trajectory=result.trajectory,
+            seconds=time.monotonic() - began,
+        )
+
+    def _generate(self, request: p.Generate) -> Work:
+        began = time.monotonic()
+        session = self.session
+        weights = yield from self._weights(request.prompt, request.views)
+        mixes = [session.mix_of(view, weights) for view in request.views]
+        rows = list(mixes)
+        if request.heat and {} not in rows:
+            rows.append({})  # the base row that heat is measured against
+        sampling = Sampling(
+            max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
+        )
+        prompt = session.base.chat(request.prompt, session.document.system_prompt)
+        work = generate(session.model, prompt, rows, sampling, heat=request.heat)
+        answers = yield from self._tokens(work, request, mixes)
+        for view, mix, answer in zip(request.views, mixes, answers, strict=False):
+            yield p.ViewDone(
+                view=view.name, text=answer.text, tokens=len(answer.token_ids), reason=answer.reason, mix=mix
+            )
+        return p.Generated(weights=weights or {}, seconds=time.monotonic() - began, seed=request.seed)
+
+    def _tokens(
+        self,
+        work: Generator[GenerationEvent | None, None, list[Generated]],
+        request: p.Generate,
+        mixes: list[dict[str, float]],
+    ) -> Generator[p.Event | None, None, list[Generated]]:
+        """Relay the pieces of the shown rows; the extra base row stays inside."""
+        try:
+            while True:
+                event = next(work)
+                if event is None or event.row >= len(mixes) or not event.text_delta:
+                    yield None
+                    continue
+                heat = None
+                if request.heat and event.logprob is not None and event.base_logprob is not None:
+                    heat = event.logprob - event.base_logprob
+                yield p.Token(view=request.views[event.row].name, text=event.text_delta, heat=heat)
+        except StopIteration as finished:
+            answers: list[Generated] = finished.value
+            return answers
+        finally:
+            work.close()
+
+    def _weights(self, prompt: str, views: list[View]) -> Generator[p.Event | None, None, dict[str, float] | None]:
+        """Gate weights of the prompt when a view asks for them."""
+        if not any(view.kind == "gated" for view in views):
+            return None
+        result = yield from _relay(self.session.router.route(prompt))
+        return dict(result.weights)
+
+    def _score(self, request: p.Score) -> Work:
+        session = self.session
+        weights = yield from self._weights(request.prompt, request.views)
+        mixes = {view.name: session.mix_of(view, weights) for view in request.views}
+        prompt = session.base.chat(request.prompt, session.document.system_prompt)
+        completion = None
+        if request.completion:
+            completion = list(session.base.tokenizer(request.completion, add_special_tokens=False)["input_ids"])
+        scores = yield from _relay(
+            score_views(
+                session.model, prompt, mixes, completion, nulls=request.nulls, seed=session.document.training.seed
+            )
+        )
+        return p.Scored(
+            prompt=request.prompt,
+            views=[
+                p.ViewScore(view=name, kl=s.kl, js=s.js, z=s.z, logprob=s.logprob, base_logprob=s.base_logprob)
+                for name, s in scores.views.items()
+            ],
+            null_mean=scores.null_mean,
+            null_std=scores.null_std,
+            nulls=request.nulls,
+        )
+
+    def _train_gate(self, request: p.TrainGate) -> Work:
+        began = time.monotonic()
+        session = self.session
+        yield from _relay(session.reload())
+        work = train_document_gate(session.document, session.store, session.model, seed=request.seed)
+        outcome = yield from _relay(work, scope="gate")
+        session.reload_gate()
+        return p.GateTrained(
+            mode=outcome.mode,
+            reason=outcome.reason,
+            run_id=outcome.run_id,
+            loss=outcome.loss,
+            entropy=outcome.entropy,
+            mean_weights=dict(outcome.mean_weights),
+            seconds=time.monotonic() - began,
+        )
+
+    def _evaluate(self, request: p.Evaluate) -> Work:
+        session = self.session
+        work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
+        report = yield from _relay(work)
+        return p.Evaluated(report=report.as_json())
+
+    def _drift(self, request: p.Drift) -> Work:
+        session = self.session
+        work = drift_report(session.document, session.store, session.model, session.gate, prompts=request.prompts)
+        report = yield from _relay(work)
+        return p.Drifted(report=report.as_json())
+
+    def _status(self, _: p.GetStatus) -> Work:
+        yield from ()
+        session = self._session
+        return p.Status(
+            rss=_resident_bytes(),
+            threads=torch.get_num_threads(),
+            tier=session.model.backbone.tier if session else "none",
+            uptime=time.monotonic() - self._began,
+            device=str(session.base.device) if session else "none",
+        )
+
+
+def _relay(work: Iterator[Any], scope: str | None = None) -> Generator[p.Event | None, None, Any]:
+    """Pass a room's progress on as `Progress` events and return the room's result."""
+    generator = work if isinstance(work, Generator) else iter(work)
+    try:
+        while True:
+            step = next(generator)
+            yield None if step is None else as_progress(step, scope)
+    except StopIteration as finished:
+        return finished.value
+    finally:
+        if isinstance(generator, Generator):
+            generator.close()
+
+
+def as_progress(step: Any, scope: str | None = None) -> p.Progress:
+    """Any room's progress object as the wire's; the rooms call the same things by the same names."""
+
+    def number(*names: str) -> float | None:
+        for name in names:
+            value = getattr(step, name, None)
+            if isinstance(value, int | float):
+                return float(value)
+        return None
+
+    return p.Progress(
+        stage=str(getattr(step, "stage", "work")),
+        done=number("done", "step") or 0.0,
+        total=number("total", "steps") or 0.0,
+        scope=getattr(step, "scope", None) or scope,
+        loss=number("loss"),
+        entropy=number("entropy"),
+        eta=number("eta"),
+        text=getattr(step, "text", None),
+    )
+
+
+def _refuse(request: p.Request) -> Work:
+    yield from ()
+    raise DlmTuiError(f"the engine does not take {type(request).__name__} requests")
+
+
+def _resident_bytes() -> int:
+    """Resident set size in bytes; 0 where the system does not tell it this way."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,163 @@
+"""A document with everything that answers for it: store, base, mixed adapters, gate, router."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from dlm_tui.document import Document, load
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.gate import Gate, PromptRouter, load_gate
+from dlm_tui.model import (
+    Adapter,
+    Base,
+    MixedModel,
+    Progress,
+    View,
+    load_base,
+    load_peft_adapter,
+    resolve_base,
+    resolve_view,
+)
+from dlm_tui.store import Store, adapter_versions, gate_state, resolve_home
+
+_T = TypeVar("_T")
+_P = TypeVar("_P")
+
+
+def drain(work: Generator[_P, None, _T], report: Callable[[_P], None] | None = None) -> _T:
+    """Run a generator to its end, passing what it yields to `report`; returns its result."""
+    try:
+        while True:
+            step = next(work)
+            if report is not None:
+                report(step)
+    except StopIteration as finished:
+        result: _T = finished.value
+        return result
+    finally:
+        work.close()
+
+
+@dataclass
+class Session:
+    """What a person works with. `static` is the mean gate weight over the training prompts, as last recorded."""
+
+    path: Path
+    document: Document
+    store: Store
+    base: Base
+    model: MixedModel
+    gate: Gate | None
+    gate_error: str | None
+    router: PromptRouter
+    base_override: Path | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+    static: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, path: Path, home: Path, base_override: Path | None = None, *, adapters: bool = True
+    ) -> Generator[Progress, None, Session]:
+        """Load the base, then the committed adapters and the gate; `adapters=False` leaves the adapters out.
+
+        Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
+        """
+        document = load(path)
+        store = Store(home, document.dlm_id)
+        base = yield from load_base(resolve_base(document.base_model, base_override))
+        model = MixedModel(base, {})
+        gate, gate_error = _load_gate(store, base)
+        session = cls(
+            path=path,
+            document=document,
+            store=store,
+            base=base,
+            model=model,
+            gate=gate,
+            gate_error=gate_error,
+            router=PromptRouter(model.backbone, base, gate),
+            base_override=base_override,
+        )
+        if adapters:
+            yield from session._load_adapters()
+        session.static = _static(store, document)
+        return session
+
+    def reload(self) -> Generator[Progress, None, None]:
+        """Read the document, the adapters whose version moved, and the gate again. The base stays."""
+        document = load(self.path)
+        if document.base_model != self.document.base_model:
+            raise DlmTuiError(
+                f"the document now names base {document.base_model!r}; open it again to load another base"
+            )
+        self.document = document
+        self.store = Store(self.store.home, document.dlm_id)
+        yield from self._load_adapters()
+        self.reload_gate()
+
+    def reload_gate(self) -> None:
+        """Read the gate files again and use them at once; the router's cached states stay valid."""
+        self.gate, self.gate_error = _load_gate(self.store, self.base)
+        self.router.set_gate(self.gate)
+        self.static = _static(self.store, self.document)
+
+    def mix_of(self, view: View, weights: Mapping[str, float] | None) -> dict[str, float]:
+        """The mix of a view over the loaded adapters; gate weights of adapters that are not trained are left out."""
+        names = self.model.names
+        live = {name: weights[name] for name in names if name in weights} if weights else None
+        static = {name: weight for name, weight in self.static.items() if name in names}
+        return resolve_view(view, names, live, static)
+
+    def _load_adapters(self) -> Generator[Progress, None, None]:
+        names = self.document.adapter_names or ("default",)
+        committed = adapter_versions(self.store, names)
+        for name in list(self.model.names):
+            if name not in committed:
+                self.model.swap(name, None)
+                self.versions.pop(name, None)
+        done = 0
+        for name in names:
+            version = committed.get(name)
+            if version is not None and self.versions.get(name) != version.version:
+                yield Progress("adapters", done, len(committed))
+                self.model.swap(name, _read_adapter(version.path, name, self.base))
+                self.versions[name] = version.version
+            done += version is not None
+
+
+def _read_adapter(path: Path, name: str, base: Base) -> Adapter:
+    return load_peft_adapter(path, name, base)
+
+
+def _load_gate(store: Store, base: Base) -> tuple[Gate | None, str | None]:
+    """The stored gate, or why it cannot be used with this base."""
+    try:
+        return load_gate(store, base.identity), None
+    except DlmTuiError as error:
+        return None, str(error)
+
+
+def _static(store: Store, document: Document) -> dict[str, float]:
+    """Mean weights of the gate in force, as recorded when it was trained."""
+    state = gate_state(store, document.adapter_names)
+    if state.mode not in ("trained", "uniform"):
+        return {}
+    return {event.adapter_name: event.mean_weight for event in state.events}
+
+
+def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:
+    """The session of a headless command (`args.document`, `args.home`, `args.base`); progress only to a terminal."""
+
+    def report(step: Progress) -> None:
+        if sys.stderr.isatty() and step.total:
+            sys.stderr.write(
+                f"\r{step.stage} {step.done}/{step.total}\033[K" + ("\n" if step.done == step.total else "")
+            )
+
+    base = Path(args.base) if args.base else None
+    return drain(Session.open(Path(args.document), resolve_home(args.home), base, adapters=adapters), report)

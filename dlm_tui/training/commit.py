@@ -1,0 +1,127 @@
+"""Finished adapters become files, committed versions and records."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+from dlm_tui.files import json_bytes, sync_tree, write_atomic
+from dlm_tui.store import (
+    AdapterVersion,
+    Manifest,
+    MetricsWriter,
+    TrainingRun,
+    commit_version,
+    update_manifest,
+    utc_seconds,
+    write_lock_record,
+)
+from dlm_tui.training.finetune import Finetuned
+from dlm_tui.training.rows import AdapterRows
+
+if TYPE_CHECKING:
+    from dlm_tui.training.pipeline import TrainRequest
+
+_PINNED = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+@dataclass(kw_only=True)
+class FinishedRun:
+    """An adapter between being trained and being committed."""
+
+    name: str
+    run_id: int
+    version: AdapterVersion
+    rows: AdapterRows
+    started_at: str
+    result: Finetuned
+    summary: str
+
+
+def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned) -> None:
+    """Fill a version directory; nothing points to it yet."""
+    folder = target.path
+    save_file(result.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
+    request.base.tokenizer.save_pretrained(folder)
+    write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
+    write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
+    sync_tree(folder)
+
+
+def commit_runs(request: TrainRequest, runs: list[FinishedRun]) -> None:
+    """Flip every pointer, then record the runs in manifest, metrics and `dlm.lock`."""
+    document, store = request.document, request.store
+    ended = utc_seconds()
+    for run in runs:
+        commit_version(store, run.version)
+
+    def record(manifest: Manifest) -> None:
+        manifest.base_model_revision = request.base.identity.revision
+        manifest.source_path = str(document.path) if document.path else manifest.source_path
+        for run in runs:
+            if run.name == "default":
+                manifest.adapter_version = run.version.version
+            else:
+                manifest.adapter_versions[run.name] = run.version.version
+            manifest.training_runs.append(_training_run(request, run, ended))
+        manifest.content_hashes = {
+            section: section for section in _trained_sections(request, runs, manifest.content_hashes)
+        }
+
+    update_manifest(store, record, base_model=document.base_model)
+    for run in runs:
+        MetricsWriter(store).finish_run(run.run_id, "ok")
+    write_lock_record(
+        store,
+        dlm_sha256=document.sha256,
+        seed=document.training.seed,
+        last_run_id=runs[-1].run_id,
+        base_model_revision=request.base.identity.revision,
+        pinned_versions=pinned_versions(),
+    )
+
+
+def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:
+    """Sections of this run; after a partial run also those the other adapters were trained on before."""
+    trained = {section for run in runs for section in run.rows.section_ids}
+    if request.adapters:
+        trained |= set(before) & {section.section_id for section in request.document.sections}
+    return sorted(trained)
+
+
+def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> TrainingRun:
+    return TrainingRun(
+        run_id=run.run_id,
+        started_at=run.started_at,
+        ended_at=ended,
+        adapter_version=run.version.version,
+        base_model_revision=request.base.identity.revision,
+        seed=request.document.training.seed,
+        steps=sum(run.result.steps.values()),
+        final_train_loss=last_loss(run.result),
+        final_val_loss=run.result.val_loss,
+        status="completed",
+        pinned_versions=pinned_versions(),
+        summary_path=run.summary,
+        adapter_name=None if run.name == "default" else run.name,
+    )
+
+
+def last_loss(result: Finetuned) -> float | None:
+    """Loss of the last step of the last phase, nats per token."""
+    return list(result.train_loss.values())[-1] if result.train_loss else None
+
+
+def pinned_versions() -> dict[str, str | None]:
+    """Versions that decide the numbers; a package that is absent and optional is left out."""
+    found: dict[str, str | None] = {}
+    for name in _PINNED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,346 @@
+"""Train a document: every adapter on its own rows, all of them committed together, then the gate."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from dlm_tui.document import Document, route_sections
+from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
+from dlm_tui.store import (
+    MetricsWriter,
+    RunLog,
+    Store,
+    new_version,
+    next_run_id,
+    read_manifest,
+    reject_version,
+    utc_seconds,
+)
+from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
+from dlm_tui.training.finetune import Diverged, Finetuned, Step, finetune
+from dlm_tui.training.progress import Report, TrainProgress, note
+from dlm_tui.training.rows import AdapterRows, adapter_rows
+from dlm_tui.training.settings import (
+    optimiser_steps,
+    preference_phase,
+    refuse_unsupported,
+    sft_phase,
+    trains_preferences,
+    unused_settings,
+)
+
+if TYPE_CHECKING:
+    from dlm_tui.gate import GateOutcome
+    from dlm_tui.model import Base
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What to train. `adapters` None means all; `gate_only` leaves the adapters alone."""
+
+    document: Document
+    store: Store
+    base: Base
+    adapters: list[str] | None = None
+    gate_only: bool = False
+    parameterization: Literal["lora", "pissa"] = "lora"
+    selection: str = "s_only"
+
+
+@dataclass(kw_only=True)
+class AdapterOutcome:
+    """A trained adapter: its run, committed version, steps and losses (nats per token)."""
+
+    run_id: int
+    version: int
+    steps: int
+    train_loss: float | None
+    val_loss: float | None
+
+
+@dataclass(kw_only=True)
+class TrainOutcome:
+    """What a run left behind. `gate` is None when the document has no gate."""
+
+    adapters: dict[str, AdapterOutcome] = field(default_factory=dict)
+    gate: GateOutcome | None = None
+    gate_error: str | None = None
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
+    """Train, write the new versions, flip all pointers, then train the gate.
+
+    Until every adapter is trained nothing that is in force changes: a failed or cancelled run leaves the previous
+    adapters and gate, and marks its rows. A gate that fails leaves the new adapters and the old gate in force.
+    Raises UsageError for an unknown adapter, Diverged, Cancelled, DlmTuiError.
+    """
+    began = time.monotonic()
+    outcome = TrainOutcome()
+
+    def say(text: str) -> None:
+        outcome.notes.append(text)
+        note(report, text)
+
+    request.store.create()
+    with training_lock(request.store):
+        _refuse_foreign_base(request)
+        if not request.gate_only:
+            for text in unused_settings(request.document):
+                say(text)
+            runs = _train_adapters(request, report, say)
+            report(TrainProgress(stage="commit", text="putting the new adapters in force"))
+            commit_runs(request, runs)
+            outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
+        if request.document.gate_enabled:
+            _train_gate(request, report, outcome)
+        elif request.gate_only:
+            raise UsageError("the document has no gate: set training.gate.enabled with two or more adapters")
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+@contextlib.contextmanager
+def training_lock(store: Store) -> Iterator[None]:
+    """One training run per store at a time. Raises DlmTuiError when another process trains; dies with its holder."""
+    with (store.root / ".tui-train.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DlmTuiError("another run is training this document; wait for it or cancel it") from error
+        yield
+
+
+def _refuse_foreign_base(request: TrainRequest) -> None:
+    manifest = read_manifest(request.store)
+    if manifest is not None and manifest.base_model != request.document.base_model:
+        raise DlmTuiError(
+            f"this store was made for base {manifest.base_model!r}, the document now names "
+            f"{request.document.base_model!r}; give the document a new dlm_id or restore its base_model"
+        )
+
+
+def _train_adapters(request: TrainRequest, report: Report, say: Any) -> list[FinishedRun]:
+    document, store = request.document, request.store
+    wanted = _plan(request, say)
+    if not wanted:
+        raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
+    total = sum(_steps_of(document, name, rows) for name, rows in wanted.items())
+    clock = _Clock(report, total)
+    runs: list[FinishedRun] = []
+    try:
+        for name, rows in wanted.items():
+            if rows.truncated:
+                say(f"{name}: {rows.truncated} rows were cut at {document.training.sequence_len} tokens")
+            if rows.preference and not trains_preferences(document):
+                say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
+            runs.append(_train_one(request, name, rows, clock))
+    except BaseException:
+        for run in runs:
+            shutil.rmtree(run.version.path, ignore_errors=True)
+            MetricsWriter(store).finish_run(run.run_id, "cancelled")
+        raise
+    return runs
+
+
+def _plan(request: TrainRequest, say: Any) -> dict[str, AdapterRows]:
+    routed = route_sections(request.document)
+    names = request.adapters or list(routed)
+    for name in names:
+        if name not in routed:
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(routed)})")
+    plan = {}
+    for name in names:
+        remark = refuse_unsupported(name, request.document.adapter_settings(name))
+        if remark:
+            say(remark)
+        rows = adapter_rows(request.document, routed[name], request.base)
+        if not rows.train and not (rows.preference and trains_preferences(request.document)):
+            say(f"{name}: no section reaches this adapter, it is left as it is")
+            continue
+        plan[name] = rows
+    return plan
+
+
+def _steps_of(document: Document, name: str, rows: AdapterRows) -> int:
+    total = optimiser_steps(document, len(rows.train), sft_phase(document, document.adapter_settings(name)).epochs)
+    if trains_preferences(document):
+        total += optimiser_steps(document, len(rows.preference), preference_phase(document).epochs)
+    return total
+
+
+class _Clock:
+    """Counts steps over the whole run and tells the time left from the pace so far."""
+
+    def __init__(self, report: Report, total: int):
+        self._report, self._total = report, total
+        self._done, self._began = 0, time.monotonic()
+
+    def tick(self, name: str, step: Step) -> None:
+        if step.loss is None:
+            return
+        self._done += 1
+        pace = (time.monotonic() - self._began) / self._done
+        self._report(
+            TrainProgress(
+                stage=step.phase,  # type: ignore[arg-type]
+                scope=name,
+                done=self._done,
+                total=self._total,
+                loss=step.loss,
+                eta=pace * (self._total - self._done),
+            )
+        )
+
+
+def _train_one(request: TrainRequest, name: str, rows: AdapterRows, clock: _Clock) -> FinishedRun:
+    document, store = request.document, request.store
+    metrics = MetricsWriter(store)
+    run_id = next_run_id(store)
+    started = utc_seconds()
+    target = new_version(store, name)
+    metrics.start_run(
+        run_id,
+        "sft" if rows.train else document.training.preference.method,
+        document.training.seed,
+        adapter_version=target.version,
+        adapter_name=name,
+    )
+    began = time.monotonic()
+    with RunLog(store, run_id) as log:
+        log.banner(
+            seed=document.training.seed,
+            pinned_versions=pinned_versions(),
+            plan=_plan_text(request, name, rows),
+        )
+        known = _known_sections(store)
+        log.delta(
+            new=[item for item in rows.section_ids if item not in known],
+            unchanged=[item for item in rows.section_ids if item in known],
+            removed=sorted(known - {section.section_id for section in document.sections}),
+        )
+        offset = 0
+
+        def on_step(step: Step) -> None:
+            nonlocal offset
+            # A second phase counts on, because a run's steps are keyed by their number.
+            number = step.step + (offset if step.phase != "sft" else 0)
+            if step.phase == "sft":
+                offset = max(offset, step.step)
+            if step.val_loss is not None:
+                metrics.record_eval(run_id, number, step.val_loss)
+            else:
+                metrics.record_step(
+                    run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
+                )
+                log.step(number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second)
+            clock.tick(name, step)
+
+        try:
+            result = _fit(request, name, rows, on_step)
+            write_version(request, target, result)
+        except BaseException as error:
+            metrics.finish_run(run_id, "cancelled" if isinstance(error, Cancelled) else "failed")
+            if isinstance(error, Diverged):
+                reject_version(store, target)
+            else:
+                shutil.rmtree(target.path, ignore_errors=True)
+            raise
+        steps = sum(result.steps.values())
+        log.complete(steps=steps)
+        log.summary(
+            adapter_version=target.version,
+            seed=document.training.seed,
+            steps=steps,
+            duration_seconds=time.monotonic() - began,
+            final_train_loss=last_loss(result),
+            final_val_loss=result.val_loss,
+            adapter_name=name,
+        )
+        return FinishedRun(
+            name=name,
+            run_id=run_id,
+            version=target,
+            rows=rows,
+            started_at=started,
+            result=result,
+            summary=log.summary_relative,
+        )
+
+
+def _fit(request: TrainRequest, name: str, rows: AdapterRows, on_step: Any) -> Finetuned:
+    document = request.document
+    settings = document.adapter_settings(name)
+    preferences = trains_preferences(document)
+    if request.parameterization == "pissa":
+        from dlm_tui.training.pissa import finetune_pissa
+
+        return finetune_pissa(request.base, document, name, settings, rows, on_step, selection=request.selection)
+    return finetune(request.base, document, settings, rows, on_step, preferences=preferences)
+
+
+def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:
+    from dlm_tui.gate import train_document_gate
+    from dlm_tui.model import MixedModel
+
+    last_run = max((item.run_id for item in outcome.adapters.values()), default=None)
+    work = train_document_gate(request.document, request.store, MixedModel(request.base, {}), run_id=last_run)
+    try:
+        while True:
+            step = next(work)
+            report(
+                TrainProgress(
+                    stage="embed" if step.stage == "embed" else "gate",
+                    scope="gate",
+                    done=step.step,
+                    total=step.steps,
+                    loss=step.loss,
+                    entropy=step.entropy,
+                )
+            )
+    except StopIteration as finished:
+        outcome.gate = finished.value
+    except DlmTuiError as error:
+        if isinstance(error, Cancelled) or request.gate_only:
+            raise
+        outcome.gate_error = str(error)
+        note(
+            report,
+            f"the gate was not trained: {error}; the adapters are committed, the previous gate stays in force",
+        )
+    finally:
+        work.close()
+
+
+def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:
+    return AdapterOutcome(
+        run_id=run.run_id,
+        version=run.version.version,
+        steps=sum(run.result.steps.values()),
+        train_loss=last_loss(run.result),
+        val_loss=run.result.val_loss,
+    )
+
+
+def _known_sections(store: Store) -> set[str]:
+    manifest = read_manifest(store)
+    return set(manifest.content_hashes) if manifest else set()
+
+
+def _plan_text(request: TrainRequest, name: str, rows: AdapterRows) -> dict[str, Any]:
+    return {
+        "adapter": name,
+        "parameterization": request.parameterization,
+        "selection": request.selection if request.parameterization == "pissa" else None,
+        "rows": len(rows.train),
+        "validation_rows": len(rows.validation),
+        "preference_rows": len(rows.preference),
+        "base": request.base.identity.id,
+    }
