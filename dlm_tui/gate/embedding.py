@@ -1,0 +1,115 @@
+"""Prompt embeddings: tokens of a prompt as the gate sees them, and whole corpora in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+LIMIT = 512
+BATCH_TOKENS = 512
+_HEAD = 8 * LIMIT
+_MARGIN = 64
+
+
+class HiddenBackbone(Protocol):
+    """The part of a backbone that routing needs: hidden states after the final norm, adapters off."""
+
+    @property
+    def device(self) -> Any: ...
+
+    def new_cache(self, batch: int, capacity: int) -> Any: ...
+
+    def forward(self, ids: Tensor, cache: Any, coefficients: Tensor | None) -> Tensor: ...
+
+
+class RawEncoder(Protocol):
+    """The part of a base that turns a raw prompt into token ids, cut after `limit` tokens."""
+
+    def encode_raw(self, prompt: str, limit: int = LIMIT) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class EmbedProgress:
+    """How many of the prompts have their embedding."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The first 512 token ids of a prompt, and whether anything was cut off."""
+
+    ids: tuple[int, ...]
+    truncated: bool
+
+
+def prompt_tokens(base: RawEncoder, prompt: str) -> PromptTokens:
+    """The ids that the tokenizer's own truncation to 512 gives, without reading far into a long prompt.
+
+    Only a head of the text is encoded, as long as the head alone has 64 tokens more than needed: what is cut from the
+    text then lies too far away to merge with the tokens that count. An empty prompt has no tokens, whatever specials
+    the tokenizer would add.
+    """
+    if not prompt:
+        return PromptTokens((), False)
+    # Lone surrogates have no UTF-8 form and no tokenizer takes them.
+    prompt = prompt.encode("utf-8", "replace").decode("utf-8")
+    head = _HEAD
+    from_the_left = getattr(getattr(base, "tokenizer", None), "truncation_side", "right") == "left"
+    while head < len(prompt) and not from_the_left:
+        if len(base.encode_raw(prompt[:head], LIMIT + _MARGIN)) == LIMIT + _MARGIN:
+            return PromptTokens(tuple(base.encode_raw(prompt[:head], LIMIT)), True)
+        head *= 4
+    ids = base.encode_raw(prompt, LIMIT)
+    truncated = len(ids) == LIMIT and len(base.encode_raw(prompt, LIMIT + 1)) > LIMIT
+    return PromptTokens(tuple(ids), truncated)
+
+
+def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices sorted by length, cut so that rows · longest row stays within `budget` tokens (one row at least)."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda position: (lengths[position], position)):
+        if batch and lengths[index] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def embed_prompts(
+    backbone: HiddenBackbone, base: RawEncoder, prompts: Sequence[str], *, hidden_size: int
+) -> Generator[EmbedProgress, None, Tensor]:
+    """Mean over tokens of the final hidden state, adapters off, raw prompt, first 512 tokens; float32 [n, H].
+
+    Batches of about 512 tokens of similar length, padded on the right: a causal model's rows do not see the padding.
+    A prompt without tokens gets zeros.
+    """
+    tokens = [prompt_tokens(base, prompt).ids for prompt in prompts]
+    result = torch.zeros(len(prompts), hidden_size, dtype=torch.float32)
+    done = 0
+    yield EmbedProgress(0, len(prompts))
+    for batch in length_batches([len(ids) for ids in tokens]):
+        longest = len(tokens[batch[-1]])
+        if longest:
+            ids = torch.zeros(len(batch), longest, dtype=torch.long, device=backbone.device)
+            for row, index in enumerate(batch):
+                ids[row, : len(tokens[index])] = torch.tensor(tokens[index])
+            with torch.no_grad():
+                hidden = backbone.forward(ids, None, None)
+            for row, index in enumerate(batch):
+                if tokens[index]:
+                    result[index] = mean_state(hidden[row, : len(tokens[index])])
+        done += len(batch)
+        yield EmbedProgress(done, len(prompts))
+    return result
+
+
+def mean_state(hidden: Tensor) -> Tensor:
+    """[T, H] -> [H] float32 on the CPU, summed in float64."""
+    return hidden.detach().to(device="cpu", dtype=torch.float64).mean(dim=0).float()

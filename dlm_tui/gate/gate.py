@@ -1,0 +1,219 @@
+"""A gate as it is used, and its files: read, checked, written as one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dlm_tui.files import replace_directory, sha256_file, write_atomic
+from dlm_tui.gate.network import GateNetwork
+from dlm_tui.gate.novelty import Novelty
+from dlm_tui.gate.probes import RECORD_FORMAT, Identity, check_base, staleness
+from dlm_tui.store import (
+    GateConfig,
+    GateFileError,
+    Store,
+    read_gate_config,
+    read_gate_record,
+    write_gate_config,
+    write_gate_record,
+)
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
+
+WEIGHTS = "gate.safetensors"
+NOVELTY = "tui_novelty.safetensors"
+_FILE_LIMIT = 1 << 30
+
+
+class HasIdentity(Protocol):
+    """A base that says which one it is."""
+
+    @property
+    def identity(self) -> Identity: ...
+    @property
+    def hidden_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`names` in declared order; `network` is None in uniform mode; `record` is None for another tool's gate.
+
+    `stale` is a sentence when the document changed since the gate was trained, else empty.
+    """
+
+    names: tuple[str, ...]
+    config: GateConfig
+    network: GateNetwork | None = None
+    record: Mapping[str, Any] | None = None
+    novelty: Novelty | None = None
+    stale: str = ""
+
+    @property
+    def mode(self) -> str:
+        """ "trained", "uniform" or "stale"."""
+        return "stale" if self.stale else self.config.mode
+
+    def weights(self, embeddings: Tensor) -> Tensor:
+        """[..., H] -> float32 [..., N] on the CPU; 1/N each in uniform mode."""
+        if self.network is None:
+            return torch.full((*embeddings.shape[:-1], len(self.names)), 1.0 / len(self.names))
+        with torch.no_grad():
+            weights: Tensor = self.network(embeddings.detach().cpu().float())
+        return weights
+
+    __call__ = weights
+
+    def weights_and_gradients(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """[H] -> (weights [N], gradients [N, H] of each weight with respect to the embedding), float64."""
+        size = len(self.names)
+        if self.network is None:
+            return torch.full((size,), 1.0 / size).double(), torch.zeros(size, embedding.shape[-1]).double()
+        exact = GateNetwork(self.network.input_dim, self.network.first.out_features, size).double()
+        exact.load_state_dict(self.network.state_dict())
+        point = embedding.detach().cpu().double().clone().requires_grad_(True)
+        with torch.enable_grad():
+            weights: Tensor = exact(point)
+            rows = [torch.autograd.grad(weights[index], point, retain_graph=True)[0] for index in range(size)]
+        return weights.detach(), torch.stack(rows)
+
+
+def load_gate(store: Store, identity: Identity | None = None, hidden_size: int | None = None) -> Gate | None:
+    """The stored gate, or None when none was ever written.
+
+    With `identity` (and the base's hidden size) the gate must belong to that base: else ForeignGate. Raises
+    GateFileError for files that do not fit together, are damaged or hold weights that are not finite.
+    """
+    config = read_gate_config(store)
+    if config is None:
+        return None
+    record = matching_record(store, config)
+    if identity is not None:
+        check_base(config, record, identity, hidden_size if hidden_size is not None else config.input_dim)
+    if not config.adapter_names:
+        raise GateFileError(f"{store.gate_dir} names no adapters.")
+    if config.mode == "uniform":
+        return Gate(config.adapter_names, config, record=record)
+    network = _read_network(store.gate_dir / WEIGHTS, config)
+    novelty = _read_novelty(store.gate_dir / NOVELTY, config) if record is not None else None
+    return Gate(config.adapter_names, config, network, record, novelty)
+
+
+def load_document_gate(document: Document, store: Store, base: HasIdentity) -> Gate | None:
+    """The stored gate for this base, marked stale when it no longer fits the document.
+
+    None when there is none. Raises ForeignGate and GateFileError as `load_gate` does.
+    """
+    gate = load_gate(store, base.identity, base.hidden_size)
+    if gate is None:
+        return None
+    return replace(gate, stale=staleness(document, store, gate.config, gate.record))
+
+
+def save_gate(store: Store, gate: Gate) -> None:
+    """Write all files of the gate as one folder swap; what other tools keep there stays.
+
+    Raises GateFileError for weights that are not finite and OSError when the disk fails; the previous gate then stays.
+    """
+    if gate.network is not None and not _finite(gate.network.state_dict()):
+        raise GateFileError("A gate with weights that are not finite is never written.")
+    with replace_directory(store.gate_dir) as folder:
+        if store.gate_dir.is_dir():
+            shutil.copytree(store.gate_dir, folder, dirs_exist_ok=True)
+        staged = _Staged(store, folder)
+        record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None}
+        (folder / NOVELTY).unlink(missing_ok=True)
+        if gate.network is not None:
+            tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
+            write_atomic(folder / WEIGHTS, save(tensors))
+            record["gate_sha256"] = sha256_file(folder / WEIGHTS)
+        if gate.novelty is not None:
+            novelty = {key: value.contiguous() for key, value in gate.novelty.tensors().items()}
+            write_atomic(folder / NOVELTY, save(novelty))
+        write_gate_config(staged, gate.config)
+        write_gate_record(staged, record)
+
+
+class _Staged(Store):
+    """The store with its gate folder somewhere else, while a new one is being filled."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        super().__init__(store.home, store.dlm_id)
+        self._folder = folder
+
+    @property
+    def gate_dir(self) -> Path:
+        return self._folder
+
+
+def matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
+    """Our record, unless another tool replaced the gate after it was written; None for damaged ones too."""
+    try:
+        record = read_gate_record(store)
+    except GateFileError:
+        return None
+    if record is None:
+        return None
+    wanted = record.get("gate_sha256")
+    if config.mode != "trained":
+        return record if wanted is None else None
+    try:
+        return record if wanted == sha256_file(store.gate_dir / WEIGHTS) else None
+    except OSError:
+        return None
+
+
+def _read_network(path: Path, config: GateConfig) -> GateNetwork:
+    hidden, size, adapters = config.hidden_proj_dim, config.input_dim, len(config.adapter_names)
+    wanted = {
+        "0.weight": (hidden, size),
+        "0.bias": (hidden,),
+        "2.weight": (adapters, hidden),
+        "2.bias": (adapters,),
+    }
+    tensors = _read_tensors(path)
+    for key, shape in wanted.items():
+        found = tuple(tensors[key].shape) if key in tensors else "nothing"
+        if found != shape:
+            raise GateFileError(f"{path}: {key} should have the shape {shape}, found {found}; train the gate again.")
+    state = {key: tensors[key].float() for key in wanted}
+    if not _finite(state):
+        raise GateFileError(f"{path} holds weights that are not finite; train the gate again.")
+    network = GateNetwork(size, hidden, adapters)
+    network.load_state_dict(state)
+    return network.requires_grad_(False).eval()
+
+
+def _read_novelty(path: Path, config: GateConfig) -> Novelty | None:
+    """None when absent or damaged: the hint is then not given, routing does not depend on it."""
+    try:
+        novelty = Novelty.restore(_read_tensors(path))
+    except (GateFileError, KeyError, ValueError):
+        return None
+    return novelty if len(novelty.mean) == config.input_dim else None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise GateFileError(f"{path} is too large to be a gate file.")
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise GateFileError(f"{path} is missing; train the gate again.") from None
+    except OSError as error:
+        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise GateFileError(f"{path} is not a safetensors file; train the gate again.") from error
+
+
+def _finite(state: Mapping[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in state.values())

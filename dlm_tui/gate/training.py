@@ -1,0 +1,226 @@
+"""The document's gate: probes to embeddings to a stored gate, with every outcome recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_tui.gate.cache import EmbeddingCache
+from dlm_tui.gate.embedding import embed_prompts
+from dlm_tui.gate.fitting import Fit, FitSettings, FitStep, fit_gate
+from dlm_tui.gate.gate import Gate, save_gate
+from dlm_tui.gate.network import entropy
+from dlm_tui.gate.novelty import fit_novelty
+from dlm_tui.gate.probes import (
+    GateProbe,
+    fingerprint,
+    missing_probes,
+    probe_counts,
+    probes_digest,
+    trained_probes,
+)
+from dlm_tui.gate.static import mean_gate_weights
+from dlm_tui.gate.verdicts import cold_start_text, collapse_text, collapsed_onto, diverged_text
+from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.model import MixedModel
+
+PHASE = "gate"
+_TAIL = 10
+
+
+@dataclass(frozen=True)
+class GateProgress:
+    """`stage` is "embed" (step = prompts) or "train" (step = updates; loss and entropy in nats)."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+    entropy: float | None = None
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """`mode`: trained, uniform or diverged; `gate` is the new gate in force, None when the previous one stays.
+
+    Loss is the mean over the last ten updates, entropy the mean over the training prompts after training, both in
+    nats. `embedded` counts the prompts that were not in the cache. `warning` tells of a collapse, else empty.
+    """
+
+    mode: str
+    reason: str
+    run_id: int
+    mean_weights: dict[str, float]
+    samples: dict[str, int]
+    loss: float | None = None
+    entropy: float | None = None
+    seconds: float = 0.0
+    embedded: int = 0
+    warning: str = ""
+    gate: Gate | None = field(default=None, repr=False)
+
+
+def cached_embeddings(
+    model: MixedModel, store: Store, prompts: Sequence[str]
+) -> Generator[GateProgress, None, tuple[Tensor, int]]:
+    """Embeddings float32 [n, H] of the prompts and how many had to be computed; the new ones are kept in the store."""
+    base = model.base
+    cache = EmbeddingCache(store.cache_dir, fingerprint(base.identity), base.hidden_size)
+    found = cache.find(prompts)
+    fresh = list(dict.fromkeys(prompt for prompt, row in zip(prompts, found, strict=True) if row is None))
+    computed: dict[str, Tensor] = {}
+    if fresh:
+        work = embed_prompts(model.backbone, base, fresh, hidden_size=base.hidden_size)
+        try:
+            while True:
+                step = next(work)
+                yield GateProgress("embed", len(prompts) - step.total + step.done, len(prompts))
+        except StopIteration as finished:
+            rows: Tensor = finished.value
+        computed = dict(zip(fresh, rows, strict=True))
+        keep = [index for index, row in enumerate(rows) if bool(torch.isfinite(row).all())]
+        cache.add([fresh[index] for index in keep], rows[keep])
+    whole = [computed[prompt] if row is None else row for prompt, row in zip(prompts, found, strict=True)]
+    return (torch.stack(whole) if whole else torch.zeros(0, base.hidden_size)), len(fresh)
+
+
+def train_document_gate(
+    document: Document, store: Store, model: MixedModel, *, run_id: int | None = None, seed: int | None = None
+) -> Generator[GateProgress, None, GateOutcome]:
+    """Train the gate of a document and put it in force; the seed is the document's training.seed unless given.
+
+    With too few probes a uniform gate is stored. When the loss stops being finite nothing is stored, the previous gate
+    stays, and the divergence is recorded. `run_id` names a run that was started already; without it this is a run of
+    its own (phase "gate"), finished "ok", "failed" (diverged or an error) or "cancelled" (closed).
+    """
+    from dlm_tui.errors import UsageError
+
+    if not document.gate_enabled or len(document.adapter_names) < 2:
+        raise UsageError(
+            "The document has no gate to train: set training.gate.enabled and declare at least two adapters."
+        )
+    began = time.perf_counter()
+    chosen = document.training.seed if seed is None else seed
+    with MetricsWriter(store.create()) as metrics:
+        run = next_run_id(store) if run_id is None else run_id
+        if run_id is None:
+            metrics.start_run(run, PHASE, chosen)
+        status = "failed"
+        try:
+            outcome = yield from _train(document, store, model, metrics, run, chosen, began)
+            status = "failed" if outcome.mode == "diverged" else "ok"
+        except GeneratorExit:
+            status = "cancelled"
+            raise
+        finally:
+            if run_id is None:
+                metrics.finish_run(run, status)
+    return outcome
+
+
+def _train(
+    document: Document, store: Store, model: MixedModel, metrics: MetricsWriter, run: int, seed: int, began: float
+) -> Generator[GateProgress, None, GateOutcome]:
+    names = document.adapter_names
+    settings = document.training.gate
+    probes = trained_probes(document)
+    counts = probe_counts(names, probes)
+    config = GateConfig(names, settings.entropy_lambda, settings.hidden_proj_dim, model.base.hidden_size, "trained")
+    record = gate_record(document, model, probes, counts, run, seed)
+
+    missing = missing_probes(counts, settings.cold_start_floor)
+    if missing:
+        means = dict.fromkeys(names, 1.0 / len(names))
+        uniform = GateConfig(names, config.entropy_lambda, config.hidden_proj_dim, config.input_dim, "uniform")
+        gate = Gate(names, uniform, record={**record, "static_mean": means})
+        save_gate(store, gate)
+        metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "uniform")
+        reason = cold_start_text(missing, settings.cold_start_floor)
+        return GateOutcome("uniform", reason, run, means, counts, seconds=time.perf_counter() - began, gate=gate)
+
+    embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
+    fit = yield from fit_document(document, embeddings, probes, seed)
+    for step in fit.history:
+        metrics.record_gate_step(run, step.step, step.loss, step.entropy)
+    if fit.network is None:
+        metrics.record_gate_events(run, [(name, 0.0, 0) for name in names], "diverged")
+        before = read_gate_config(store)
+        reason = diverged_text(before.mode if before is not None else "none")
+        seconds = time.perf_counter() - began
+        return GateOutcome("diverged", reason, run, {}, counts, seconds=seconds, embedded=embedded)
+
+    labels = [probe.label for probe in probes]
+    means = dict(mean_gate_weights(fit.network, config, list(embeddings)))
+    spread = float(entropy(fit.network(embeddings).double()).mean())
+    tail = [step.loss for step in fit.history[-_TAIL:]]
+    gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_novelty(embeddings, labels, seed))
+    save_gate(store, gate)
+    metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained")
+    onto = collapsed_onto(means, spread)
+    warning = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
+    return GateOutcome(
+        "trained",
+        f"The gate is trained on {len(probes)} prompts.",
+        run,
+        means,
+        counts,
+        loss=sum(tail) / len(tail),
+        entropy=spread,
+        seconds=time.perf_counter() - began,
+        embedded=embedded,
+        warning=warning,
+        gate=gate,
+    )
+
+
+def fit_settings(document: Document, seed: int) -> FitSettings:
+    """The document's gate block as settings of the training loop."""
+    gate = document.training.gate
+    return FitSettings(gate.hidden_proj_dim, gate.steps, gate.lr, gate.entropy_lambda, seed)
+
+
+def fit_document(
+    document: Document, embeddings: Tensor, probes: Sequence[GateProbe], seed: int
+) -> Generator[GateProgress, None, Fit]:
+    """Train a network on the probes' embeddings [n, H] with the document's settings; nothing is stored."""
+    labels = torch.tensor([probe.label for probe in probes])
+    work = fit_gate(embeddings, labels, len(document.adapter_names), fit_settings(document, seed))
+    try:
+        while True:
+            step: FitStep = next(work)
+            yield GateProgress("train", step.step, step.steps, step.loss, step.entropy)
+    except StopIteration as finished:
+        fit: Fit = finished.value
+    return fit
+
+
+def gate_record(
+    document: Document,
+    model: MixedModel,
+    probes: Sequence[GateProbe],
+    counts: Mapping[str, int],
+    run: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What a gate was trained for, kept beside the shared files."""
+    identity = model.base.identity
+    return {
+        "base_model": document.base_model,
+        "base_id": identity.id,
+        "base_revision": identity.revision,
+        "weights_sha256": identity.weights_sha256,
+        "tokenizer_sha256": identity.tokenizer_sha256,
+        "document_sha256": document.sha256,
+        "probes": dict(counts),
+        "probes_sha256": probes_digest(document.adapter_names, probes),
+        "run_id": run,
+        "seed": seed,
+    }
