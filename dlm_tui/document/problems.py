@@ -51,7 +51,8 @@ def _bad_body(section: Section) -> list[Problem]:
     except BodyError as error:
         # The body counts lines at every Unicode line boundary, the file at LF only.
         before = section.content.splitlines(keepends=True)[: error.section_line - 1]
-        line = section.content_line + sum(part.endswith("\n") for part in before)
+        breaks = min(sum(part.endswith("\n") for part in before), section.content.count("\n"))
+        line = section.content_line + breaks if section.content else section.start_line
         return [Problem(line, 1, error.text, "error")]
     return []
 
