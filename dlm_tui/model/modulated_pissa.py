@@ -176,10 +176,11 @@ class ModulatedPiSSA(Modulated):
         spec: TargetSpec,
         dtype: torch.dtype = torch.float32,
         seed: int | None = None,
+        changes: Mapping[str, Tensor] | None = None,
     ) -> Self:
-        """An untrained adapter on directions chosen before, Δs ~ N(0.04, 0.04²)."""
+        """An adapter on directions chosen before: Δs are `changes` [r] per layer, or start at N(0.04, 0.04²)."""
         self = cls.__new__(cls)
-        self._fill(model, directions, r, selection_score, spec, dtype, seed)
+        self._fill(model, directions, r, selection_score, spec, dtype, seed, changes)
         return self
 
     def _fill(
@@ -191,6 +192,7 @@ class ModulatedPiSSA(Modulated):
         spec: TargetSpec,
         dtype: torch.dtype,
         seed: int | None,
+        changes: Mapping[str, Tensor] | None = None,
     ) -> None:
         Modulated.__init__(self, model, spec)
         self.r, self.selection_score, self.dtype = r, selection_score, dtype
@@ -198,11 +200,16 @@ class ModulatedPiSSA(Modulated):
         self.S: dict[str, Tensor] = {name: kept.S.to(dtype) for name, kept in directions.items()}
         self.Vh: dict[str, Tensor] = {name: kept.Vh.to(dtype) for name, kept in directions.items()}
         self.chosen = {name: kept.chosen for name, kept in directions.items() if kept.chosen is not None}
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self.delta_s: dict[str, nn.Parameter] = {}
-        for name, kept in directions.items():
-            start = DELTA_MEAN + DELTA_STD * torch.randn(len(kept.S), generator=generator)
-            self.delta_s[name] = nn.Parameter(start.to(kept.S.device, dtype))
+        if changes is None:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            changes = {
+                name: DELTA_MEAN + DELTA_STD * torch.randn(len(kept.S), generator=generator)
+                for name, kept in directions.items()
+            }
+        self.delta_s: dict[str, nn.Parameter] = {
+            name: nn.Parameter(changes[name].detach().to(kept.S.device, dtype, copy=True))
+            for name, kept in directions.items()
+        }
 
     @property
     def target_names(self) -> tuple[str, ...]:
@@ -297,18 +304,15 @@ class ModulatedPiSSA(Modulated):
             )
             for name, layer in layers.items()
         }
-        self = cls.from_directions(
+        return cls.from_directions(
             model,
             directions,
             r=max(len(kept.S) for kept in directions.values()),
             selection_score=metadata.get("selection_score", "s_only"),
             spec=spec,
             dtype=next(iter(directions.values())).U.dtype,
-            seed=0,
+            changes=named["delta_s"],
         )
-        for name, parameter in self.delta_s.items():
-            parameter.data = named["delta_s"][name].to(parameter.device, parameter.dtype).clone()
-        return self
 
     @staticmethod
     def _check(named: Mapping[str, Mapping[str, Tensor]], shapes: Mapping[str, tuple[int, int]], path: Path) -> None:

@@ -284,7 +284,7 @@ class PackedLinear(nn.Linear):
 
     def __init__(self, source: nn.Linear) -> None:
         super().__init__(source.in_features, source.out_features, bias=source.bias is not None)
-        self.step = float(source.weight.abs().max()) / 127
+        self.step = source.weight.abs().max().item() / 127
         packed = (source.weight / self.step).round().to(torch.int8).flatten()
         del self.weight
         self.weight = nn.Parameter(packed, requires_grad=False)  # type: ignore[assignment]
