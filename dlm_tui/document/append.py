@@ -99,7 +99,7 @@ def _compose(
 def _check_read_back(before: Document, after: Document, section_type: str, adapter: str | None, content: str) -> None:
     if not content.strip() and section_type == "prose":
         raise UsageError("the new section is empty")
-    if after.sections[:-1] != before.sections:
+    if len(after.sections) != len(before.sections) + 1 or after.sections[:-1] != before.sections:
         raise UsageError("the new section would be read as several: it holds a fence line")
     section = after.sections[-1]
     if (section.type, section.adapter, section.content) != (section_type, adapter, content):

@@ -30,9 +30,9 @@ def with_dlm_id(data: bytes, new_id: str) -> bytes:
     if match is None or value is None:
         raise DlmTuiError("the dlm_id of this document cannot be replaced in place")
     # All digits would be read as a number, so such an id is quoted.
-    written = f'"{new_id}"' if value.style in ("'", '"') or new_id.isdigit() else new_id
+    quote = value.style or ('"' if new_id.isdigit() else "")
     start, end = (match.start(1) + mark.index for mark in (value.start_mark, value.end_mark))
-    changed = (text[:start] + written + text[end:]).encode()
+    changed = (text[:start] + quote + new_id + quote + text[end:]).encode()
     after = parse_bytes(changed)
     expected = before.frontmatter.model_copy(update={"dlm_id": new_id})
     if after.frontmatter != expected or after.sections != before.sections:

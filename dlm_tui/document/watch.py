@@ -16,7 +16,7 @@ from dlm_tui.errors import DlmTuiError
 # Events within this many milliseconds are one save; the longest burst that is waited for.
 _QUIET_MS, _BURST_MS = 15, 60
 # Without events the file is still looked at this often: not every file system reports changes.
-_POLL_MS = 1000
+_POLL_MS = 500
 _RETRY_SECONDS = 0.5
 _SETTLED_NS = 50_000_000
 

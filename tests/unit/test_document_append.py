@@ -1,0 +1,138 @@
+"""Appending a section leaves every other byte and every other section alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.document import (
+    BodyError,
+    Document,
+    DocumentError,
+    FileChanged,
+    append_section,
+    instruction_content,
+    load,
+    parse_bytes,
+    preview_section,
+    undo_append,
+)
+from dlm_tui.errors import UsageError
+
+HEAD = """---
+dlm_id: 01J9ZK4M2N6P8Q0R1S3T5V7W9X
+dlm_version: 15
+base_model: smollm2-135m
+training:
+  adapters: {tone: {}, facts: {}}
+---
+"""
+PAIR = instruction_content("What is it?", "It is that.")
+
+
+def write(path: Path, text: str | bytes) -> Document:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(path)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("body", ["", "\n", "\n\n", "\nprose", "\nprose\n", "\nprose\n\n\n", "::instruction::\n\nx"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_append_keeps_bytes_sections_and_line_ends(tmp_path: Path, newline: str, body: str, bom: str) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, bom + (HEAD + body).replace("\n", newline))
+    data = path.read_bytes()
+    result = append_section(path, before.sha256, type="instruction", adapter="tone", content=PAIR)
+    after = load(path)
+    grown = path.read_bytes()
+    assert grown.startswith(data) and grown[result.offset :] == result.added_text.encode()
+    assert after.sections[:-1] == before.sections
+    added = after.sections[-1]
+    assert (added.type, added.adapter, added.content) == ("instruction", "tone", PAIR)
+    assert (added.start_line, added.section_id) == (result.line, result.section_id)
+    assert result.added_text.replace(newline, "").count("\r") == 0
+    assert result.added_text.count("\n") in (0 if newline == "\r" else result.added_text.count(newline),)
+    assert grown.endswith(newline.encode()) == data.endswith(newline.encode())
+    assert after.sha256 == result.sha256
+
+
+@pytest.mark.parametrize(
+    "content", ["text", "text\n", "text\n\n\n", "\n\ntext", "  text  ", "a\r\nb", "```\n::x::\n```"]
+)
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
+def test_prose_content_reads_back_exactly(tmp_path: Path, content: str, ending: str) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nhello" + ending)
+    append_section(path, before.sha256, type="prose", adapter=None, content=content)
+    assert load(path).sections[-1].content == content.replace("\r\n", "\n")
+
+
+def test_preview_is_what_is_added_and_undo_takes_it_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    data = path.read_bytes()
+    preview = preview_section(data, type="instruction", adapter="facts", content=PAIR)
+    result = append_section(path, before.sha256, type="instruction", adapter="facts", content=PAIR)
+    assert result.added_text == preview == f"::instruction#facts::\n{PAIR}\n"
+    assert undo_append(path, result) == before.sha256
+    assert path.read_bytes() == data
+
+
+def test_a_changed_file_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    result = append_section(path, before.sha256, type="prose", adapter=None, content="more")
+    grown = path.read_bytes()
+    with pytest.raises(FileChanged):
+        append_section(path, before.sha256, type="prose", adapter=None, content="more")
+    assert path.read_bytes() == grown
+    path.write_bytes(grown + b"edited\n")
+    with pytest.raises(FileChanged):
+        undo_append(path, result)
+    assert path.read_bytes() == grown + b"edited\n"
+
+
+@pytest.mark.parametrize(
+    ("section_type", "adapter", "content", "error"),
+    [
+        ("prose", None, "one\n::instruction::\ntwo", UsageError),
+        ("prose", None, "::story::", UsageError),
+        ("prose", None, "```\nopen", UsageError),
+        ("prose", None, " \n", UsageError),
+        ("prose", "ghost", "text", UsageError),
+        ("image", None, "text", UsageError),
+        ("prose", None, "\ud800", UsageError),
+        ("instruction", "tone", '<!-- dlm-auto-harvest: source="x" -->\n' + PAIR, UsageError),
+        ("instruction", "tone", "no headers", BodyError),
+        ("instruction", "tone", "", BodyError),
+        ("preference", "tone", PAIR, BodyError),
+    ],
+)
+def test_content_that_would_not_read_back_is_refused(
+    tmp_path: Path, section_type: str, adapter: str | None, content: str, error: type[Exception]
+) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    data = path.read_bytes()
+    with pytest.raises(error):
+        append_section(path, before.sha256, type=section_type, adapter=adapter, content=content)
+    assert path.read_bytes() == data
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.dlm"]
+
+
+def test_a_broken_document_is_not_extended(tmp_path: Path) -> None:
+    data = (HEAD + "\n```\nopen\n").encode()
+    with pytest.raises(DocumentError):
+        preview_section(data, type="prose", adapter=None, content="x")
+
+
+def test_symbolic_links_and_modes_survive(tmp_path: Path) -> None:
+    target = tmp_path / "real.dlm"
+    before = write(target, HEAD + "\nprose\n")
+    target.chmod(0o640)
+    link = tmp_path / "link.dlm"
+    link.symlink_to(target)
+    result = append_section(link, before.sha256, type="prose", adapter=None, content="more")
+    assert link.is_symlink() and parse_bytes(target.read_bytes()).sha256 == result.sha256
+    assert target.stat().st_mode & 0o777 == 0o640
