@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout."""
     from dlm_tui.document import load
-    from dlm_tui.engine.session import drain
+    from dlm_tui.engine.drain import drain
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, train_document

@@ -106,7 +106,7 @@ def run_train(job: _Job) -> dict[str, Any]:
     import torch
 
     from dlm_tui.document import load
-    from dlm_tui.engine.session import drain
+    from dlm_tui.engine.drain import drain
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, train_document
@@ -135,7 +135,8 @@ def run_train(job: _Job) -> dict[str, Any]:
 
 def run_export(job: _Job) -> dict[str, Any]:
     """Export and return the manifest with the folder and the command to type next."""
-    from dlm_tui.engine.session import Session, drain
+    from dlm_tui.engine.drain import drain
+    from dlm_tui.engine.session import Session
     from dlm_tui.export import ExportRequest, export_document
     from dlm_tui.store import resolve_home
 

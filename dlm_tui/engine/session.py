@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from dlm_tui.document import Document, load
+from dlm_tui.engine.drain import drain
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import Gate, PromptRouter, load_gate
 from dlm_tui.model import (
@@ -25,22 +25,7 @@ from dlm_tui.model import (
 )
 from dlm_tui.store import Store, adapter_versions, gate_state, resolve_home
 
-_T = TypeVar("_T")
-_P = TypeVar("_P")
-
-
-def drain(work: Generator[_P, None, _T], report: Callable[[_P], None] | None = None) -> _T:
-    """Run a generator to its end, passing what it yields to `report`; returns its result."""
-    try:
-        while True:
-            step = next(work)
-            if report is not None:
-                report(step)
-    except StopIteration as finished:
-        result: _T = finished.value
-        return result
-    finally:
-        work.close()
+__all__ = ["Session", "drain", "open_session"]
 
 
 @dataclass

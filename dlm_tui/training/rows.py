@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from dlm_tui.document import Document, Row, split_side, training_rows
-from dlm_tui.errors import DlmTuiError
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
-
-_MEDIA = {"image", "audio"}
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,9 @@ def adapter_rows(document: Document, indices: Sequence[int], base: Base) -> Adap
     """Rows of the sections at `indices`, in document order, rendered with the base's chat template.
 
     Every sequence is cut at `training.sequence_len` tokens. The validation share follows the section ids and the seed,
-    so that a row keeps its side when the document grows. Raises DlmTuiError for sections that hold media.
+    so that a row keeps its side when the document grows. Raises MediaTrainingError and the errors of malformed bodies.
     """
     settings = document.training
-    for index in indices:
-        section = document.sections[index]
-        if section.type in _MEDIA:
-            raise DlmTuiError(
-                f"line {section.start_line}: training on {section.type} sections is not supported; "
-                "remove the section or train it with a vision or audio tool"
-            )
     rows = AdapterRows()
     seen: set[str] = set()
     for row in training_rows(document, indices):
@@ -72,20 +62,21 @@ def adapter_rows(document: Document, indices: Sequence[int], base: Base) -> Adap
 def _sequence(row: Row, base: Base) -> list[int]:
     tokenizer = base.tokenizer
     if row.kind == "messages" and tokenizer.chat_template:
-        rendered = tokenizer.apply_chat_template(row.messages, tokenize=False)
+        turns = [{"role": role, "content": content} for role, content in row.messages]
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    text = row.text if row.kind == "text" else "\n".join(turn["content"] for turn in row.messages or [])
+    text = row.text if row.kind == "text" else "\n".join(content for _, content in row.messages)
     ids = list(tokenizer(text)["input_ids"])
     return ids if tokenizer.eos_token_id is None else [*ids, int(tokenizer.eos_token_id)]
 
 
 def _preference_pair(row: Row, base: Base, limit: int) -> PreferencePair:
-    prompt = base.chat(row.prompt or "")
+    prompt = base.chat(row.prompt)
     tokenizer = base.tokenizer
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
 
-    def answer(text: str | None) -> list[int]:
-        return [*tokenizer(text or "", add_special_tokens=False)["input_ids"], *end]
+    def answer(text: str) -> list[int]:
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], *end]
 
     prompt = prompt[: max(1, limit // 2)]
     return PreferencePair(
