@@ -206,7 +206,7 @@ def _check(path: Path, model: type[_Record], raw: dict[str, Any]) -> _Record:
 
 
 def _write(path: Path, record: _Kept) -> None:
-    value = record.model_dump(mode="json")
+    value = record.model_dump(mode="json", warnings=False)
     # Assigning into nested lists bypasses validation, so what is about to be written is checked once more.
     _check(path, type(record), value)
     write_atomic(path, json_bytes(value))

@@ -1,0 +1,368 @@
+"""`metrics.sqlite`: the shared schema, our tables, history, and readers that leave no trace."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store, weights_entropy
+from dlm_tui.store.metrics_schema import SHARED_TABLES
+from tests.interop.peer_fixture import peer_root, tree_snapshot
+
+ID = "01JTESTTESTTESTTESTTESTTES"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home", ID)
+
+
+def schema_of(connection: sqlite3.Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall())
+
+
+def test_the_shared_tables_are_the_tools_to_the_letter(store: Store) -> None:
+    text = (peer_root() / "metrics_schema.sql").read_text(encoding="utf-8")
+    model = sqlite3.connect(":memory:")
+    model.executescript(text.replace("CREATE TABLE sqlite_sequence(name,seq);", ""))
+    expected = schema_of(model)
+    model.close()
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 42)
+    connection = sqlite3.connect(store.metrics_path)
+    found = schema_of(connection)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    assert {name: sql for name, sql in found.items() if not name.startswith("tui_")} == expected
+    assert SHARED_TABLES.count("CREATE TABLE") == 7
+
+
+def test_a_run_from_start_to_end(store: Store) -> None:
+    reader = MetricsReader(store)
+    with MetricsWriter(store) as writer:
+        writer.start_run(3, "sft", 42, 1, "tone", parameterization="pissa", details={"rank": 8})
+        writer.record_step(3, 1, 2.5, 1e-3, 0.5, 100.0)
+        writer.record_step(3, 2, float("nan"), 1e-3)
+        writer.record_eval(3, 2, 2.25, math.exp(2.25))
+        writer.record_extra(3, merged={"ok": True})
+        writer.record_gate_step(3, 1, 0.7, 1.0)
+        writer.record_gate_events(3, [("tone", 0.75, 3), ("style", 0.25, 2)], "trained")
+        writer.record_gate_evaluation(3, {"accuracy": 0.9, "ece": float("inf")})
+        assert [row["status"] for row in reader.runs()] == ["running"]
+        assert [row["step"] for row in reader.steps(3)] == [1, 2]
+        writer.finish_run(3)
+        writer.record_export(target="vllm", quant="hf", mix=[("tone", 0.75), ("style", 0.25)], drift={"kl": 0.1})
+    assert reader.steps(3, after_step=1)[0]["loss"] is None
+    assert reader.evals(3)[0]["val_loss"] == 2.25
+    assert reader.run_extras(3) == {
+        "rank": 8,
+        "merged": {"ok": True},
+        "adapter_name": "tone",
+        "parameterization": "pissa",
+    }
+    assert reader.gate_evaluations()[0]["report"] == {"accuracy": 0.9, "ece": None}
+    assert reader.gate_steps(3)[0]["entropy"] == 1.0
+    export = reader.exports()[0]
+    assert (export["mix"], export["drift"]) == ([["tone", 0.75], ["style", 0.25]], {"kl": 0.1})
+    run = reader.run(3)
+    assert run is not None
+    assert run["status"] == "ok"
+    assert run["started_at"] <= run["ended_at"]
+    assert not Path(f"{store.metrics_path}-wal").exists()
+
+
+def test_filters_and_limits(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        for run_id in range(1, 31):
+            writer.start_run(run_id, "gate" if run_id % 2 else "sft", 0)
+    reader = MetricsReader(store)
+    assert [row["run_id"] for row in reader.runs()] == list(range(30, 10, -1))
+    assert [row["run_id"] for row in reader.runs(2, "sft")] == [30, 28]
+    assert reader.runs(since="9999") == []
+    assert len(reader.runs(None)) == 30
+    assert reader.run(31) is None
+
+
+def test_a_gate_event_needs_its_run_and_a_known_mode(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        with pytest.raises(MetricsError):
+            writer.record_gate_events(1, [("tone", 1.0, 1)], "trained")
+        writer.start_run(1, "gate", 0)
+        with pytest.raises(MetricsError):
+            writer.record_gate_events(1, [("tone", 1.0, 1)], "guessed")
+        with pytest.raises(MetricsError, match="finite"):
+            writer.record_gate_events(1, [("tone", float("nan"), 1)], "trained")
+        assert MetricsReader(store).gate_history() == []
+        writer.record_step(99, 1, 1.0, 1.0)
+        assert writer.dropped == 1
+
+
+def test_diverged_and_uniform_runs_are_told_apart(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        for run_id, mode, weights in ((1, "uniform", (0.5, 0.5)), (2, "trained", (1.0, 0.0)), (3, "diverged", (0.6, 0.4))):
+            writer.start_run(run_id, "gate", 0)
+            writer.record_gate_events(run_id, [("a", weights[0], 4), ("b", weights[1], 4)], mode)
+        writer.start_run(4, "sft", 0)
+    reader = MetricsReader(store)
+    assert reader.latest_gate_run() == 3
+    uniform, trained, diverged = reader.gate_history()
+    assert (uniform.entropy, uniform.normalised_entropy) == (pytest.approx(math.log(2)), pytest.approx(1.0))
+    assert (trained.entropy, trained.normalised_entropy) == (0.0, 0.0)
+    assert (diverged.entropy, diverged.normalised_entropy) == (None, None)
+    assert diverged.weights == {"a": 0.0, "b": 0.0}
+    assert diverged.samples == {"a": 0, "b": 0}
+    assert [entry.run_id for entry in reader.gate_history(after_run_id=1)] == [2, 3]
+    assert [entry.run_id for entry in reader.gate_history(limit=1)] == [3]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_entropy_is_that_of_the_definition(weights: list[float]) -> None:
+    entropy, share = weights_entropy(weights)
+    total = sum(weights)
+    if not total > 0.0:
+        assert entropy is None
+        return
+    expected = sum(-(w / total) * math.log(w / total) for w in weights if w / total > 0.0)
+    assert entropy == pytest.approx(expected, abs=1e-9)
+    if len(weights) > 1:
+        assert share == pytest.approx(expected / math.log(len(weights)), abs=1e-9)
+        assert 0.0 <= share <= 1.0
+    else:
+        assert share is None
+
+
+def test_weights_that_are_no_distribution_have_no_entropy() -> None:
+    for weights in ([], [0.0, 0.0], [-0.1, 1.1], [float("nan"), 1.0], [float("inf"), 1.0]):
+        assert weights_entropy(weights) == (None, None)
+
+
+def fill_events(store: Store, runs: int, names: int, diverged: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "gate", 0)
+    connection = sqlite3.connect(store.metrics_path)
+    with connection:
+        connection.execute("DELETE FROM runs")
+        connection.executemany(
+            "INSERT INTO runs VALUES (?, '2026-01-01T00:00:00Z', NULL, NULL, 'gate', 0, 'ok')",
+            ((run_id,) for run_id in range(1, runs + 1)),
+        )
+        connection.executemany(
+            "INSERT INTO gate_events VALUES (?, ?, ?, 4, ?, '2026-01-01T00:00:00Z')",
+            (
+                (run_id, f"a{k}", 0.0 if run_id in diverged else 1 / names, "diverged" if run_id in diverged else "trained")
+                for run_id in range(1, runs + 1)
+                for k in range(names)
+            ),
+        )
+    connection.close()
+
+
+def test_an_overview_keeps_trouble_and_the_latest(store: Store) -> None:
+    fill_events(store, 1000, 2, diverged={17, 500})
+    overview = MetricsReader(store).gate_overview(50)
+    ids = [entry.run_id for entry in overview]
+    assert len(ids) == 50
+    assert ids == sorted(ids)
+    assert {17, 500, 1000} <= set(ids)
+    assert [entry.run_id for entry in MetricsReader(store).gate_overview(5000)] == list(range(1, 1001))
+
+
+def seconds_of(action: object, *, best_of: int = 3) -> float:
+    times = []
+    for _ in range(best_of):
+        started = time.perf_counter()
+        action()  # type: ignore[operator]
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_a_hundred_thousand_events_open_like_a_thousand(tmp_path: Path) -> None:
+    small, large = Store(tmp_path / "small", ID), Store(tmp_path / "large", ID)
+    fill_events(small, 250, 4)
+    fill_events(large, 25_000, 4)
+    reader = MetricsReader(large)
+    assert reader.gate_event_count() == 100_000
+    page_small = seconds_of(lambda: MetricsReader(small).gate_history(200))
+    page_large = seconds_of(lambda: reader.gate_history(200))
+    # A hundred times the rows: opening a page of history must not grow with them.
+    assert page_large < 10 * page_small + 0.05
+    assert len(reader.gate_history(200)) == 200
+    overview_small = seconds_of(lambda: MetricsReader(small).gate_overview(200))
+    overview_large = seconds_of(lambda: reader.gate_overview(200))
+    assert overview_large < 100 * overview_small + 0.1
+    assert len(reader.gate_overview(200)) == 200
+
+
+def test_no_database_is_no_rows_and_stays_none(store: Store) -> None:
+    reader = MetricsReader(store)
+    assert reader.runs() == []
+    assert reader.gate_history() == []
+    assert reader.gate_overview() == []
+    assert reader.latest_gate_run() is None
+    assert reader.exports() == []
+    assert reader.highest_run_id() == 0
+    assert reader.tokenization() is None
+    assert not store.root.exists()
+    store.root.mkdir(parents=True)
+    store.metrics_path.touch()
+    assert reader.runs() == []
+    assert store.metrics_path.read_bytes() == b""
+
+
+def test_an_older_database_without_some_table_has_no_rows(store: Store) -> None:
+    store.root.mkdir(parents=True)
+    connection = sqlite3.connect(store.metrics_path)
+    connection.execute("CREATE TABLE runs (run_id INTEGER PRIMARY KEY, started_at TEXT NOT NULL)")
+    connection.execute("INSERT INTO runs VALUES (5, 'x')")
+    connection.commit()
+    connection.close()
+    before = tree_snapshot(store.root)
+    reader = MetricsReader(store)
+    assert reader.gate_history() == []
+    assert reader.gate_steps(1) == []
+    assert reader.highest_run_id() == 5
+    assert tree_snapshot(store.root) == before
+
+
+def test_a_file_that_is_no_database_is_one_sentence(store: Store) -> None:
+    store.root.mkdir(parents=True)
+    store.metrics_path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    with pytest.raises(MetricsError, match=r"metrics\.sqlite"):
+        MetricsReader(store).runs()
+    with pytest.raises(MetricsError, match=r"metrics\.sqlite"):
+        MetricsWriter(store).start_run(1, "sft", 0)
+    assert sorted(path.name for path in store.root.iterdir()) == ["metrics.sqlite"]
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from dlm_tui.store import MetricsWriter, Store
+writer = MetricsWriter(Store(Path(sys.argv[1]), sys.argv[2]))
+writer.start_run(1, "sft", 0)
+writer.record_step(1, 1, 2.0, 0.1)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("without", ["nothing", "shm"])
+def test_rows_of_a_killed_writer_are_read_without_touching_its_files(store: Store, without: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH, str(store.home), ID], check=False)
+    assert done.returncode == -9
+    if without == "shm":
+        Path(f"{store.metrics_path}-shm").unlink()
+    assert Path(f"{store.metrics_path}-wal").stat().st_size > 0
+    before = tree_snapshot(store.root)
+    reader = MetricsReader(store)
+    assert [row["loss"] for row in reader.steps(1)] == [2.0]
+    assert reader.run(1) is not None
+    assert tree_snapshot(store.root) == before
+    with MetricsWriter(store) as writer:
+        writer.record_step(1, 2, 1.0, 0.1)
+    assert [row["step"] for row in reader.steps(1)] == [1, 2]
+
+
+def test_a_reader_sees_every_committed_row_of_a_live_writer(store: Store) -> None:
+    ready, stop = threading.Event(), threading.Event()
+    written = [0]
+
+    def write() -> None:
+        with MetricsWriter(store) as writer:
+            writer.start_run(1, "sft", 0)
+            ready.set()
+            step = 0
+            while not stop.is_set():
+                step += 1
+                writer.record_step(1, step, 1.0, 0.1)
+                written[0] = step
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert ready.wait(30)
+        reader, seen = MetricsReader(store), 0
+        for _ in range(30):
+            known = written[0]
+            rows = reader.steps(1, after_step=seen)
+            steps = [row["step"] for row in rows]
+            assert steps == list(range(seen + 1, seen + 1 + len(steps)))
+            seen += len(steps)
+            assert seen >= known
+    finally:
+        stop.set()
+        thread.join(30)
+    assert len(MetricsReader(store).steps(1)) == written[0]
+
+
+BRIEF_WRITERS = """
+import sqlite3, sys
+for step in range(int(sys.argv[2])):
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("INSERT OR REPLACE INTO evals VALUES (1, ?, 1.0, NULL, NULL, 'now')", (step,))
+    connection.close()
+"""
+
+
+def test_answers_are_whole_while_another_tool_opens_and_closes_the_file(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 0)
+    process = subprocess.Popen([sys.executable, "-c", BRIEF_WRITERS, str(store.metrics_path), "150"])
+    try:
+        reader, last = MetricsReader(store), 0
+        while process.poll() is None:
+            steps = [row["step"] for row in reader.evals(1)]
+            assert steps == list(range(len(steps)))
+            assert len(steps) >= last
+            last = len(steps)
+    finally:
+        process.wait(60)
+    assert len(reader.evals(1)) == 150
+
+
+def test_data_version_changes_with_rows_only(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 0)
+        reader = MetricsReader(store)
+        before = reader.data_version()
+        reader.runs()
+        assert reader.data_version() == before
+        writer.record_step(1, 1, 1.0, 0.1)
+        assert reader.data_version() != before
+
+
+def test_extras_of_a_reused_run_id_are_not_mixed_up(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 0, adapter_name="tone")
+        writer.record_step(1, 5, 1.0, 0.1)
+    connection = sqlite3.connect(store.metrics_path)
+    with connection:
+        connection.execute("UPDATE runs SET started_at = '2000-01-01T00:00:00Z'")
+    connection.close()
+    assert MetricsReader(store).run_extras(1) == {}
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 0, adapter_name="style")
+    assert MetricsReader(store).run_extras(1)["adapter_name"] == "style"
+    assert MetricsReader(store).steps(1) == []
+
+
+def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
+    store = Store(tmp_path / "ho me?mode=rwc#%41", ID)
+    with MetricsWriter(store) as writer:
+        writer.start_run(1, "sft", 0)
+    assert len(MetricsReader(store).runs()) == 1
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    assert sorted(os.listdir(copy)) == ["metrics.sqlite"]
