@@ -91,6 +91,10 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
 def check_fits(adapter: Adapter, base: Base) -> None:
     """Raise AdapterError unless every module of `adapter` is a linear layer of `base` with these dimensions."""
     for module, pair in adapter.modules.items():
+        if not base.in_decoder(module):
+            raise AdapterError(
+                f"adapter {adapter.name} does not belong to {base.identity.id}: its decoder has no module {module}"
+            )
         try:
             shape = layer_shape(base.target_module(module))
         except KeyError:

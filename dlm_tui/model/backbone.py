@@ -77,8 +77,9 @@ class Backbone(Protocol):
         """Hidden states [B, T, H] of new tokens `ids` [B, T] (long), which are appended to `cache`.
 
         `coefficients` [B, N] mixes the adapters per row; None leaves them off. Rows may be padded on the right:
-        `lengths` says how many of the T tokens of each row are real (at least 1); the hidden states of the padding
-        are meaningless and the cache forgets it. Without a cache padding needs no lengths, as attention is causal.
+        `lengths` says how many of the T tokens of each row are real (0 only for rows that hold tokens already);
+        the hidden states of the padding are meaningless and the cache forgets it. Without a cache padding needs
+        no lengths, as attention is causal.
         """
         ...
 
@@ -90,10 +91,15 @@ class Backbone(Protocol):
 class Head:
     """The output projection with whatever scaling the architecture puts behind it."""
 
-    def __init__(self, base: Base, project: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        base: Base,
+        project: Callable[[Tensor], Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self._project = project or cast("Callable[[Tensor], Tensor]", cast("Any", base.model).get_output_embeddings())
         config = base.config
-        self._dtype = base.dtype
+        self._dtype = dtype or base.dtype
         self._multiply = float(getattr(config, "logit_scale", None) or 1.0)
         self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
         self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
@@ -147,8 +153,7 @@ class ReferenceBackbone:
     ) -> Tensor:
         ids = ids.to(self.device)
         wants_gradient = coefficients is not None and coefficients.requires_grad
-        ranks = self.mixer.expand(coefficients)
-        with torch.set_grad_enabled(wants_gradient and torch.is_grad_enabled()), self._mixed(ranks):
+        with torch.set_grad_enabled(wants_gradient and torch.is_grad_enabled()), self._mixed(coefficients):
             if cache is None:
                 return self._run(input_ids=ids, use_cache=False)
             if not isinstance(cache, ReferenceCache):
@@ -163,13 +168,15 @@ class ReferenceBackbone:
         return cast("Tensor", self.base.decoder(return_dict=True, **inputs).last_hidden_state)
 
     @contextlib.contextmanager
-    def _mixed(self, ranks: list[Tensor] | None) -> Iterator[None]:
+    def _mixed(self, coefficients: Tensor | None) -> Iterator[None]:
+        stacks = self.mixer.stacks if coefficients is not None else {}
+        ranks = self.mixer.expand(coefficients)
         if ranks is None:
             yield
             return
         handles = [
             self.base.target_module(name).register_forward_hook(_hook(stack, ranks[stack.layout]))
-            for name, stack in self.mixer.stacks.items()
+            for name, stack in stacks.items()
         ]
         try:
             yield

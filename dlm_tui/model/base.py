@@ -55,6 +55,11 @@ class Base:
         except AttributeError as error:
             raise KeyError(name) from error
 
+    def in_decoder(self, name: str) -> bool:
+        """Whether `name` lies below the decoder; the output layer, for one, does not."""
+        prefix = str(getattr(self.model, "base_model_prefix", ""))
+        return name.startswith(f"{prefix}.") if prefix else True
+
     def chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of one user turn with the generation prompt; of the raw prompt where there is no chat template."""
         if not getattr(self.tokenizer, "chat_template", None):

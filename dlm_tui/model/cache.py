@@ -43,7 +43,8 @@ class ReferenceCache:
         if batch != self.batch:
             raise ValueError(f"{batch} rows for a cache of {self.batch}")
         new = list(lengths) if lengths is not None else [count] * batch
-        if len(new) != batch or min(new) < 1 or max(new) > count:
+        empty = any(held + more < 1 for held, more in zip(self.lengths, new, strict=False))
+        if len(new) != batch or min(new) < 0 or max(new) > count or empty:
             raise ValueError(f"lengths {new} do not fit ids of shape {tuple(ids.shape)}")
         for row, row_ids in enumerate(ids.tolist()):
             self._ids[row] += row_ids[: new[row]]

@@ -13,6 +13,7 @@ from dlm_tui.model.adapters import Adapter, check_fits
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
 from dlm_tui.model.base import Base
 from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.tiers import fastest
 
 
 class MixedModel:
@@ -72,4 +73,4 @@ class MixedModel:
         self.backbone: Backbone = self._backbone(self.mixer)
 
     def _backbone(self, mixer: Mixer) -> Backbone:
-        return ReferenceBackbone(self.base, mixer)
+        return fastest(self.base, mixer) if self._fast else ReferenceBackbone(self.base, mixer)

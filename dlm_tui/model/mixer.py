@@ -46,23 +46,26 @@ class Mixer:
         self.names = tuple(names or (adapter.name for adapter in adapters))
         self.device = torch.device(device)
         self.dtype = dtype
-        self.stacks: dict[str, Stack] = {}
+        self._stacks: dict[str, Stack] | None = None
         self._layout_index: dict[tuple[int, ...], int] = {}
         self.layouts: list[Tensor] = []
-        modules = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
-        with torch.no_grad():
-            for module in modules:
-                members = [(n, a.modules[module]) for n, a in enumerate(adapters) if module in a.modules]
-                self.stacks[module] = self._stack(members)
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """Module name → stacked pairs, built on first use (the lean tier stacks whole groups of modules instead)."""
+        if self._stacks is None:
+            modules = dict.fromkeys(module for adapter in self.adapters for module in adapter.modules)
+            with torch.no_grad():
+                self._stacks = {module: self._stack(self.members(module)) for module in modules}
+        return self._stacks
+
+    def members(self, module: str) -> list[tuple[int, LowRank]]:
+        """The adapters that target a module, as (coefficient column, pair)."""
+        return [(n, a.modules[module]) for n, a in enumerate(self.adapters) if module in a.modules]
 
     @property
     def columns(self) -> int:
         return len(self.adapters)
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the stacked pairs."""
-        return sum(t.numel() * t.element_size() for s in self.stacks.values() for t in (s.down, s.up))
 
     def coefficients(self, mix: Mapping[str, float]) -> Tensor:
         """A row [N] float32 in the order of `names`; adapters that are not in `mix` get 0."""
@@ -73,7 +76,7 @@ class Mixer:
 
         They are skipped when there are none, or when all coefficients are 0 and no gradient is asked for.
         """
-        if coefficients is None or not self.stacks:
+        if coefficients is None or not self.adapters:
             return None
         if coefficients.dim() != 2 or coefficients.shape[1] != self.columns:
             raise ValueError(f"coefficients must be [B, {self.columns}], not {tuple(coefficients.shape)}")

@@ -1,0 +1,167 @@
+"""The lean tier: a hand-written forward for Llama-like decoders, several times quicker than the library's.
+
+It computes what transformers computes, with fused projections, a preallocated cache and a rotary table. It is only
+used for a base after a self-check against the reference (see `tiers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dlm_tui.model.backbone import Head, KVCache
+from dlm_tui.model.base import Base
+from dlm_tui.model.lean_cache import LeanCache, Plan
+from dlm_tui.model.lean_weights import Fused, LeanLayer, LeanWeights
+from dlm_tui.model.linear import linear_for
+from dlm_tui.model.mixer import Mixer
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The adapters of one fused group: `down` [R, in] of all its parts, `up` [sum of outs, R] block by block."""
+
+    down: Tensor
+    up: Tensor
+    layout: int
+
+
+class LeanBackbone:
+    """Hidden states of a Llama-like base under per-row mixes; no gradients.
+
+    Without coefficients, or when all are 0, no adapter arithmetic runs at all. In a mixed batch a row of zeros gets
+    exactly 0.0 added at every layer, so it equals the same row of the same batch run without adapters (only the sign
+    of a zero may differ).
+    """
+
+    tier = "lean"
+
+    def __init__(self, base: Base, weights: LeanWeights, mixer: Mixer) -> None:
+        self.base = base
+        self.weights = weights
+        self.mixer = mixer
+        self.hidden_size = base.hidden_size
+        self.vocab_size = base.vocab_size
+        self._linear = linear_for(weights.device, weights.dtype)
+        self._head = Head(base, self._to_vocabulary, weights.dtype)
+        with torch.no_grad():
+            self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @property
+    def columns(self) -> int:
+        return self.mixer.columns
+
+    def new_cache(self, batch: int, capacity: int = 0) -> LeanCache:
+        weights = self.weights
+        shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
+        return LeanCache(batch, capacity, shape, weights.dtype, weights.device)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        coefficients: Tensor | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        batch, count = ids.shape
+        held = cache if cache is not None else self.new_cache(batch, count)
+        if not isinstance(held, LeanCache):
+            raise TypeError("this cache belongs to another tier")
+        plan = held.plan(count, batch, lengths)
+        table = self.weights.rope(plan.longest)
+        # [B or 1, T, 1, D], so that one table row serves all heads of a token
+        cos, sin = (part[plan.positions].unsqueeze(2) for part in table)
+        ranks = self.mixer.expand(coefficients)
+        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
+        for number, layer in enumerate(self.weights.layers):
+            qkv_add, out_add, gate_up_add, down_add = self._additions[number]
+            x = self._norm(hidden, layer.attention_norm)
+            qkv = self._project(x, layer.qkv, qkv_add, ranks)
+            q, k, v = self._heads(qkv, layer, cos, sin)
+            mixed = self._attend(q, *held.write(number, k, v, plan), plan)
+            hidden = hidden + self._project(mixed, layer.out, out_add, ranks)
+            x = self._norm(hidden, layer.mlp_norm)
+            gate, up = self._project(x, layer.gate_up, gate_up_add, ranks).chunk(2, dim=-1)
+            inner = functional.silu(gate).mul_(up)
+            hidden = hidden + self._project(inner, layer.down, down_add, ranks)
+        held.advance(plan)
+        return self._norm(hidden, self.weights.norm)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._head(hidden)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.weights.eps)
+
+    def _to_vocabulary(self, hidden: Tensor) -> Tensor:
+        return self._linear(hidden, self.weights.head, self.weights.head_bias)
+
+    def _project(self, x: Tensor, group: Fused, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:
+        y = self._linear(x, group.weight, group.bias)
+        if addition is None or ranks is None:
+            return y
+        inner = functional.linear(x, addition.down).mul_(ranks[addition.layout])
+        return y.add_(functional.linear(inner, addition.up))
+
+    def _heads(self, qkv: Tensor, layer: LeanLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""
+        batch, count = qkv.shape[:2]
+        heads, kv_heads, width = self.weights.heads, self.weights.kv_heads, self.weights.head_dim
+        split = qkv.view(batch, count, heads + 2 * kv_heads, width)
+        both, values = split[:, :, : heads + kv_heads], split[:, :, heads + kv_heads :]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries = functional.rms_norm(both[:, :, :heads], (width,), layer.query_norm, self.weights.eps)
+            keys = functional.rms_norm(both[:, :, heads:], (width,), layer.key_norm, self.weights.eps)
+            both = torch.cat([queries, keys], dim=2)
+        swapped = both.unflatten(-1, (2, width // 2)).flip(-2).flatten(-2)
+        rotated = torch.addcmul(both * cos, swapped, sin)
+        return rotated[:, :, :heads], rotated[:, :, heads:], values
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> Tensor:
+        """Attention of `queries` [B, T, heads, D] over keys and values [B, kv heads, S, D] → [B, T, heads·D]."""
+        batch, count, heads, width = queries.shape
+        kv_heads = keys.shape[1]
+        if count == 1:
+            # all heads that share keys look at the same positions: they become the queries of one head
+            folded = queries.view(batch, kv_heads, heads // kv_heads, width)
+            mixed = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=plan.mask)
+            return mixed.reshape(batch, 1, heads * width)
+        mixed = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys,
+            values,
+            attn_mask=plan.mask,
+            is_causal=plan.mask is None,
+            enable_gqa=heads != kv_heads,
+        )
+        return mixed.transpose(1, 2).reshape(batch, count, heads * width)
+
+    def _addition(self, group: Fused) -> Addition | None:
+        """The pairs of all parts of a group as one: rows of `down` part by part, `up` block-diagonal."""
+        members = [self.mixer.members(name) for name in group.names]
+        pairs = [pair for part in members for _, pair in part]
+        if not pairs:
+            return None
+        total = sum(pair.rank for pair in pairs)
+        up = torch.zeros(sum(group.widths), total)
+        row = column = 0
+        for width, part in zip(group.widths, members, strict=True):
+            for _, pair in part:
+                up[row : row + width, column : column + pair.rank] = pair.up.detach().float() * pair.scale
+                column += pair.rank
+            row += width
+        down = torch.cat([pair.down.detach().float() for pair in pairs])
+        columns = [number for part in members for number, pair in part for _ in range(pair.rank)]
+        device, dtype = self.weights.device, self.weights.dtype
+        return Addition(down.to(device, dtype), up.to(device, dtype), self.mixer.layout(columns))

@@ -1,0 +1,115 @@
+"""The preallocated key-value cache of the lean tier, with rows of unequal length packed without gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_STEP = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the tokens of one forward pass go.
+
+    `positions` [1 or B, T]; `start` is the common first position, None when rows differ; `mask` (True: may look)
+    broadcasts to [B, heads, T, longest], None where causal order alone decides.
+    """
+
+    positions: Tensor
+    start: int | None
+    longest: int
+    new: tuple[int, ...]
+    mask: Tensor | None
+
+
+class LeanCache:
+    """Keys and values [layers, B, kv heads, capacity, head dim], grown by half when full.
+
+    A token of a row stands at its position; what padding wrote behind a row's end is overwritten by its next token.
+    """
+
+    def __init__(
+        self, batch: int, capacity: int, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.batch = batch
+        self.lengths = [0] * batch
+        self._shape = shape
+        layers, heads, width = shape
+        size = -(-max(capacity, 1) // _STEP) * _STEP
+        # zeros, because masked positions still take part in a product with weight 0
+        self.keys = torch.zeros(layers, batch, heads, size, width, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+
+    @property
+    def capacity(self) -> int:
+        return int(self.keys.shape[3])
+
+    def plan(self, count: int, batch: int, lengths: Sequence[int] | None) -> Plan:
+        """Make room for `count` more tokens per row and say where they go. Nothing is held until `advance`."""
+        if batch != self.batch:
+            raise ValueError(f"{batch} rows for a cache of {self.batch}")
+        new = tuple(lengths) if lengths is not None else (count,) * batch
+        empty = any(held + more < 1 for held, more in zip(self.lengths, new, strict=False))
+        if len(new) != batch or min(new) < 0 or max(new) > count or empty:
+            raise ValueError(f"lengths {new} do not fit {batch} rows of {count} tokens")
+        longest = max(self.lengths) + count
+        self._reserve(longest)
+        device = self.keys.device
+        steps = torch.arange(count, device=device)
+        start = self.lengths[0] if len(set(self.lengths)) == 1 else None
+        if start is not None:
+            positions = (steps + start)[None]
+            mask = None
+            if start > 0 and count > 1:
+                mask = torch.arange(longest, device=device)[None] <= positions[0][:, None]
+        else:
+            positions = torch.tensor(self.lengths, device=device)[:, None] + steps
+            mask = (torch.arange(longest, device=device) <= positions[:, :, None])[:, None]
+        return Plan(positions, start, longest, new, mask)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+        """Store `keys` and `values` [B, T, kv heads, D]; returns all of the layer [B, kv heads, longest, D]."""
+        held_keys, held_values = self.keys[layer], self.values[layer]
+        if plan.start is not None:
+            held_keys[:, :, plan.start : plan.longest] = keys.transpose(1, 2)
+            held_values[:, :, plan.start : plan.longest] = values.transpose(1, 2)
+        else:
+            rows = torch.arange(self.batch, device=keys.device)[:, None]
+            held_keys[rows, :, plan.positions] = keys
+            held_values[rows, :, plan.positions] = values
+        return held_keys[:, :, : plan.longest], held_values[:, :, : plan.longest]
+
+    def advance(self, plan: Plan) -> None:
+        """Count the tokens of a finished pass."""
+        self.lengths = [held + more for held, more in zip(self.lengths, plan.new, strict=True)]
+
+    def crop(self, length: int) -> None:
+        """Keep at most the first `length` tokens of every row; costs nothing."""
+        self.lengths = [min(held, length) for held in self.lengths]
+
+    def repeat(self, batch: int) -> LeanCache:
+        """A new cache of `batch` rows, each a copy of this cache's only row."""
+        if self.batch != 1:
+            raise ValueError("only a cache of one row can be repeated")
+        return self.select([0] * batch)
+
+    def select(self, rows: Sequence[int]) -> LeanCache:
+        """A new cache of the given rows, in that order, with the same capacity."""
+        other = LeanCache(len(rows), self.capacity, self._shape, self.keys.dtype, self.keys.device)
+        other.lengths = [self.lengths[row] for row in rows]
+        used = max(other.lengths, default=0)
+        other.keys[:, :, :, :used] = self.keys[:, list(rows), :, :used]
+        other.values[:, :, :, :used] = self.values[:, list(rows), :, :used]
+        return other
+
+    def _reserve(self, length: int) -> None:
+        if length <= self.capacity:
+            return
+        size = -(-max(length, self.capacity * 3 // 2) // _STEP) * _STEP
+        more = size - self.capacity
+        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
+        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))

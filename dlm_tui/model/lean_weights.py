@@ -1,0 +1,131 @@
+"""The weights of a Llama-like decoder laid out for speed, sharing memory with the transformers module.
+
+Query, key and value rows become one matrix, gate and up another; the module's own parameters turn into views of
+them, so nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlm_tui.model.base import Base
+
+SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# rotary tables of these kinds depend only on the position, not on how long the text is
+_FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+_ROPE_STEP = 2048
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several linear layers with one input as one: `weight` [sum of outs, in], `names` and `widths` of the parts."""
+
+    weight: Tensor
+    bias: Tensor | None
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LeanLayer:
+    """One decoder layer. The four fused groups are in the order of their use."""
+
+    qkv: Fused
+    out: Fused
+    gate_up: Fused
+    down: Fused
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+
+    @property
+    def groups(self) -> tuple[Fused, Fused, Fused, Fused]:
+        return self.qkv, self.out, self.gate_up, self.down
+
+
+class LeanWeights:
+    """All layers, the embedding, the final norm and the growing rotary table of one base."""
+
+    def __init__(self, base: Base) -> None:
+        decoder: Any = base.decoder
+        config = base.config
+        self.device, self.dtype = base.device, base.dtype
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(config.num_key_value_heads)
+        self.eps = float(config.rms_norm_eps)
+        self.embedding = cast("Tensor", decoder.embed_tokens.weight)
+        self.norm = cast("Tensor", decoder.norm.weight)
+        output = cast("Any", base.model).get_output_embeddings()
+        self.head, self.head_bias = cast("Tensor", output.weight), cast("Tensor | None", output.bias)
+        self._rotary = decoder.rotary_emb
+        prefix = next(name for name, module in base.model.named_modules() if module is base.decoder)
+        self.layers = [_layer(layer, f"{prefix}.layers.{number}") for number, layer in enumerate(decoder.layers)]
+        self.head_dim = self.layers[0].qkv.widths[0] // self.heads
+        self._cos = torch.empty(0, self.head_dim, dtype=self.dtype, device=self.device)
+        self._sin = self._cos
+
+    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sign-folded sin [≥ length, head_dim]: x·cos + swap(x)·sin, where swap exchanges the halves."""
+        if self._cos.shape[0] < length:
+            size = -(-length // _ROPE_STEP) * _ROPE_STEP
+            positions = torch.arange(size, device=self.device)[None]
+            with torch.no_grad():
+                cos, sin = self._rotary(self.norm, positions)
+            half = self.head_dim // 2
+            self._cos = cos[0].contiguous()
+            self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1).contiguous()
+        return self._cos, self._sin
+
+
+def eligible(base: Base) -> bool:
+    """Whether the lean forward knows every part of this base."""
+    config = base.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    window = getattr(config, "sliding_window", None) if type(base.model).__name__ == "MistralForCausalLM" else None
+    return (
+        type(base.model).__name__ in SUPPORTED
+        and base.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and not window
+        and config.hidden_act == "silu"
+        and rope.get("rope_type", "default") in _FIXED_ROPE
+        and float(rope.get("partial_rotary_factor") or 1.0) == 1.0
+        and len({(parameter.device, parameter.dtype) for parameter in base.model.parameters()}) == 1
+    )
+
+
+def _layer(layer: Any, name: str) -> LeanLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    return LeanLayer(
+        qkv=_fuse({f"{name}.self_attn.{part}": getattr(attention, part) for part in ("q_proj", "k_proj", "v_proj")}),
+        out=_fuse({f"{name}.self_attn.o_proj": attention.o_proj}),
+        gate_up=_fuse({f"{name}.mlp.{part}": getattr(mlp, part) for part in ("gate_proj", "up_proj")}),
+        down=_fuse({f"{name}.mlp.down_proj": mlp.down_proj}),
+        attention_norm=layer.input_layernorm.weight,
+        mlp_norm=layer.post_attention_layernorm.weight,
+        query_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+        key_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+    )
+
+
+def _fuse(parts: dict[str, nn.Linear]) -> Fused:
+    linears = list(parts.values())
+    widths = tuple(linear.out_features for linear in linears)
+    if len(linears) == 1:
+        only = linears[0]
+        return Fused(only.weight.detach(), _detached(only.bias), tuple(parts), widths)
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    for linear, view in zip(linears, weight.split(list(widths)), strict=True):
+        linear.weight.data = view
+    biases = [_detached(linear.bias) for linear in linears]
+    bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
+    return Fused(weight, bias, tuple(parts), widths)
+
+
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return bias.detach() if bias is not None else None
