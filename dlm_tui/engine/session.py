@@ -11,7 +11,7 @@ from pathlib import Path
 from dlm_tui.document import Document, load
 from dlm_tui.engine.drain import drain
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.gate import Gate, PromptRouter, load_gate
+from dlm_tui.gate import Gate, PromptRouter, load_document_gate
 from dlm_tui.model import (
     Adapter,
     Base,
@@ -56,7 +56,7 @@ class Session:
         store = Store(home, document.dlm_id)
         base = yield from load_base(resolve_base(document.base_model, base_override))
         model = MixedModel(base, {})
-        gate, gate_error = _load_gate(store, base)
+        gate, gate_error = _load_gate(document, store, base)
         session = cls(
             path=path,
             document=document,
@@ -87,7 +87,7 @@ class Session:
 
     def reload_gate(self) -> None:
         """Read the gate files again and use them at once; the router's cached states stay valid."""
-        self.gate, self.gate_error = _load_gate(self.store, self.base)
+        self.gate, self.gate_error = _load_gate(self.document, self.store, self.base)
         self.router.set_gate(self.gate)
         self.static = _static(self.store, self.document)
 
@@ -119,10 +119,10 @@ def _read_adapter(path: Path, name: str, base: Base) -> Adapter:
     return load_peft_adapter(path, name, base)
 
 
-def _load_gate(store: Store, base: Base) -> tuple[Gate | None, str | None]:
+def _load_gate(document: Document, store: Store, base: Base) -> tuple[Gate | None, str | None]:
     """The stored gate, or why it cannot be used with this base."""
     try:
-        return load_gate(store, base.identity), None
+        return load_document_gate(document, store, base), None
     except DlmTuiError as error:
         return None, str(error)
 

@@ -54,7 +54,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     sync_tree(folder)
 
 
-def commit_runs(request: TrainRequest, runs: list[FinishedRun]) -> None:
+def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
     """Flip every pointer, then record the runs in manifest, metrics and `dlm.lock`."""
     document, store = request.document, request.store
     ended = utc_seconds()
@@ -76,7 +76,7 @@ def commit_runs(request: TrainRequest, runs: list[FinishedRun]) -> None:
 
     update_manifest(store, record, base_model=document.base_model)
     for run in runs:
-        MetricsWriter(store).finish_run(run.run_id, "ok")
+        metrics.finish_run(run.run_id, "ok")
     write_lock_record(
         store,
         dlm_sha256=document.sha256,

@@ -6,6 +6,7 @@ import contextlib
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,9 @@ def finetune(
         revision=base.identity.revision,
     )
     try:
-        model = get_peft_model(base.model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it remarks that a base loaded from a folder has another name
+            model = get_peft_model(base.model, config)
     except ValueError as error:
         raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
     try:
@@ -146,7 +149,7 @@ def finetune(
         if preferences and rows.preference:
             _prefer(model, base, document, preference_phase(document), rows, on_step, result)
         result.tensors = finite_tensors(get_peft_model_state_dict(model))
-        result.config = saved_config(config)
+        result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:
         model.unload()
         base.model.eval().requires_grad_(False)

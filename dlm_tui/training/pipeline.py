@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dlm_tui.document import Document, route_sections
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.store import (
+    MetricsReader,
     MetricsWriter,
     RunLog,
     Store,
@@ -95,9 +96,11 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
         if not request.gate_only:
             for text in unused_settings(request.document):
                 say(text)
-            runs = _train_adapters(request, report, say)
-            report(TrainProgress(stage="commit", text="putting the new adapters in force"))
-            commit_runs(request, runs)
+            with MetricsWriter(request.store) as metrics:
+                _mark_dead_runs(request.store, metrics)
+                runs = _train_adapters(request, metrics, report, say)
+                report(TrainProgress(stage="commit", text="putting the new adapters in force"))
+                commit_runs(request, metrics, runs)
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
         if request.document.gate_enabled:
             _train_gate(request, report, outcome)
@@ -110,12 +113,21 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
 @contextlib.contextmanager
 def training_lock(store: Store) -> Iterator[None]:
     """One training run per store at a time. Raises DlmTuiError when another process trains; dies with its holder."""
-    with (store.root / ".tui-train.lock").open("a") as handle:
+    folder = store.cache_dir / "tui_train"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DlmTuiError("another run is training this document; wait for it or cancel it") from error
         yield
+
+
+def _mark_dead_runs(store: Store, metrics: MetricsWriter) -> None:
+    """Runs that still say "running" while nobody holds the lock died without a word."""
+    for run in MetricsReader(store).runs(limit=None):
+        if run["status"] == "running":
+            metrics.finish_run(run["run_id"], "failed")
 
 
 def _refuse_foreign_base(request: TrainRequest) -> None:
@@ -127,8 +139,8 @@ def _refuse_foreign_base(request: TrainRequest) -> None:
         )
 
 
-def _train_adapters(request: TrainRequest, report: Report, say: Any) -> list[FinishedRun]:
-    document, store = request.document, request.store
+def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Report, say: Any) -> list[FinishedRun]:
+    document = request.document
     wanted = _plan(request, say)
     if not wanted:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
@@ -141,11 +153,11 @@ def _train_adapters(request: TrainRequest, report: Report, say: Any) -> list[Fin
                 say(f"{name}: {rows.truncated} rows were cut at {document.training.sequence_len} tokens")
             if rows.preference and not trains_preferences(document):
                 say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
-            runs.append(_train_one(request, name, rows, clock))
+            runs.append(_train_one(request, metrics, name, rows, clock))
     except BaseException:
         for run in runs:
             shutil.rmtree(run.version.path, ignore_errors=True)
-            MetricsWriter(store).finish_run(run.run_id, "cancelled")
+            metrics.finish_run(run.run_id, "cancelled")
         raise
     return runs
 
@@ -200,9 +212,10 @@ class _Clock:
         )
 
 
-def _train_one(request: TrainRequest, name: str, rows: AdapterRows, clock: _Clock) -> FinishedRun:
+def _train_one(
+    request: TrainRequest, metrics: MetricsWriter, name: str, rows: AdapterRows, clock: _Clock
+) -> FinishedRun:
     document, store = request.document, request.store
-    metrics = MetricsWriter(store)
     run_id = next_run_id(store)
     started = utc_seconds()
     target = new_version(store, name)
@@ -212,6 +225,7 @@ def _train_one(request: TrainRequest, name: str, rows: AdapterRows, clock: _Cloc
         document.training.seed,
         adapter_version=target.version,
         adapter_name=name,
+        parameterization=request.parameterization,
     )
     began = time.monotonic()
     with RunLog(store, run_id) as log:

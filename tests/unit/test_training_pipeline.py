@@ -1,0 +1,200 @@
+"""Training: reproducible, isolated, cancellable, recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.engine.drain import drain
+from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
+from dlm_tui.model import Base, load_base, resolve_base
+from dlm_tui.store import MetricsReader, Store, adapter_versions, current_version, read_gate_config, read_manifest
+from dlm_tui.training import TrainProgress, TrainRequest, train_document
+from dlm_tui.training.finetune import Diverged
+from tests.interop.peer_fixture import peer_root
+from tests.interop.store_checker import check_store
+from tests.training_samples import sample
+
+PREFERENCE = """
+::preference#manners::
+### Prompt
+Say good night.
+### Chosen
+Good night, dear friend, sleep well.
+### Rejected
+Go away.
+"""
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return drain(load_base(resolve_base("peer-tiny", peer_root() / "base")))
+
+
+def quiet(_: TrainProgress) -> None:
+    """Nobody watches."""
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_two_runs_write_identical_files_and_a_store_that_follows_the_formats(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    stores = [Store(tmp_path / home, document.dlm_id) for home in ("one", "two")]
+    for store in stores:
+        outcome = train_document(TrainRequest(document=document, store=store, base=base), quiet)
+        assert outcome.gate is not None and outcome.gate.mode == "trained", outcome.gate_error
+    for name in ("facts", "manners"):
+        versions = [current_version(store, name) for store in stores]
+        assert versions[0] and versions[1]
+        assert digests(versions[0].path) == digests(versions[1].path)
+    gates = [(store.gate_dir / "gate.safetensors").read_bytes() for store in stores]
+    assert gates[0] == gates[1]
+    check_store(stores[0].root, ["facts", "manners"])
+    manifest = read_manifest(stores[0])
+    assert manifest is not None
+    assert [(run.run_id, run.adapter_name) for run in manifest.training_runs] == [(1, "facts"), (2, "manners")]
+    assert set(manifest.content_hashes) == {section.section_id for section in document.sections}
+    for run in manifest.training_runs:
+        assert run.ended_at is not None and run.started_at <= run.ended_at
+
+
+def test_an_adapter_does_not_depend_on_the_others(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    together, alone = Store(tmp_path / "a", document.dlm_id), Store(tmp_path / "b", document.dlm_id)
+    train_document(TrainRequest(document=document, store=together, base=base), quiet)
+    train_document(TrainRequest(document=document, store=alone, base=base, adapters=["manners"]), quiet)
+    first, second = current_version(together, "manners"), current_version(alone, "manners")
+    assert first and second and digests(first.path) == digests(second.path)
+    assert current_version(alone, "facts") is None
+
+
+def test_training_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    document = sample(tmp_path)
+    train_document(TrainRequest(document=document, store=Store(tmp_path, document.dlm_id), base=base), quiet)
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(value.equal(after[name]) for name, value in before.items())
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+def test_cancelling_leaves_the_previous_adapters_and_marks_the_run(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    request = TrainRequest(document=document, store=store, base=base)
+    train_document(request, quiet)
+    before = adapter_versions(store, ["facts", "manners"])
+
+    def stop_in_the_second(step: TrainProgress) -> None:
+        if step.scope == "manners":
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        train_document(request, stop_in_the_second)
+    assert adapter_versions(store, ["facts", "manners"]) == before
+    statuses = {run["run_id"]: run["status"] for run in MetricsReader(store).runs(limit=10)}
+    assert statuses == {1: "ok", 2: "ok", 3: "cancelled", 4: "cancelled"}
+    folders = [path.name for path in (store.adapter_dir("facts") / "versions").iterdir()]
+    assert folders == ["v0001"]
+    train_document(request, quiet)
+    manifest = read_manifest(store)
+    assert manifest is not None
+    assert [run.run_id for run in manifest.training_runs] == [1, 2, 5, 6], "ids of cancelled runs are not used again"
+
+
+def test_a_diverging_adapter_is_rejected_and_nothing_moves(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path, facts="learning_rate: .inf")
+    store = Store(tmp_path, document.dlm_id)
+    with pytest.raises(Diverged):
+        train_document(TrainRequest(document=document, store=store, base=base), quiet)
+    assert current_version(store, "facts") is None
+    assert [path.name for path in (store.adapter_dir("facts") / "versions").iterdir()] == ["v0001-rejected"]
+    assert [run["status"] for run in MetricsReader(store).runs(limit=5)] == ["failed"]
+
+
+def test_preferences_train_after_the_answers(base: Base, tmp_path: Path) -> None:
+    plain, liked = sample(tmp_path / "plain"), sample(tmp_path / "liked", extra=PREFERENCE)
+    phases: list[tuple[str, str | None]] = []
+
+    def watch(step: TrainProgress) -> None:
+        if step.loss is not None and (step.stage, step.scope) not in phases:
+            phases.append((step.stage, step.scope))
+
+    stores = [Store(tmp_path / home, plain.dlm_id) for home in ("one", "two")]
+    train_document(TrainRequest(document=plain, store=stores[0], base=base, adapters=["manners"]), quiet)
+    train_document(TrainRequest(document=liked, store=stores[1], base=base, adapters=["manners"]), watch)
+    assert phases[:2] == [("sft", "manners"), ("dpo", "manners")]
+    weights = [current_version(store, "manners") for store in stores]
+    assert weights[0] and weights[1]
+    name = "adapter_model.safetensors"
+    assert digests(weights[0].path)[name] != digests(weights[1].path)[name], "the preference phase changed the weights"
+
+
+def test_what_cannot_be_trained_is_refused_in_a_sentence(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    with pytest.raises(UsageError, match="no adapter 'nobody'"):
+        train_document(TrainRequest(document=document, store=store, base=base, adapters=["nobody"]), quiet)
+    document = sample(tmp_path, facts="adapter: dora")
+    with pytest.raises(DlmTuiError, match="DoRA"):
+        train_document(TrainRequest(document=document, store=store, base=base), quiet)
+    media = sample(tmp_path / "media", extra='\n::image path="boat.png" alt="a boat"::\n')
+    with pytest.raises(DlmTuiError, match="image"):
+        train_document(TrainRequest(document=media, store=Store(tmp_path / "m", media.dlm_id), base=base), quiet)
+
+
+def test_only_one_run_per_store_at_a_time(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    request = TrainRequest(document=document, store=store, base=base)
+    refused: list[str] = []
+
+    def again(step: TrainProgress) -> None:
+        if step.scope == "facts" and not refused:
+            with pytest.raises(DlmTuiError, match="another run") as error:
+                train_document(request, quiet)
+            refused.append(str(error.value))
+
+    train_document(request, again)
+    assert len(refused) == 1
+
+
+def test_a_store_of_another_base_is_refused(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    train_document(TrainRequest(document=document, store=store, base=base), quiet)
+    text = document.path.read_text().replace("base_model: peer-tiny", "base_model: other-base")
+    document.path.write_text(text)
+    from dlm_tui.document import load
+
+    with pytest.raises(DlmTuiError, match="made for base 'peer-tiny'"):
+        train_document(TrainRequest(document=load(document.path), store=store, base=base), quiet)
+
+
+def test_gate_only_leaves_the_adapters(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    outcome = train_document(TrainRequest(document=document, store=store, base=base, gate_only=True), quiet)
+    assert outcome.adapters == {} and outcome.gate is not None
+    assert adapter_versions(store, ["facts", "manners"]) == {}
+    config = read_gate_config(store)
+    assert config is not None and config.mode == "trained"
+
+
+def test_the_stored_config_is_what_peft_reads(base: Base, tmp_path: Path) -> None:
+    from peft import PeftConfig
+
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    train_document(TrainRequest(document=document, store=store, base=base, adapters=["facts"]), quiet)
+    version = current_version(store, "facts")
+    assert version is not None
+    config = PeftConfig.from_pretrained(str(version.path))
+    assert (config.r, config.lora_alpha, config.use_dora) == (4, 16, False)
+    raw = json.loads((version.path / "adapter_config.json").read_text())
+    assert raw["target_modules"] == sorted(raw["target_modules"])
