@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.cli.output import emit, say
+from dlm_tui.cli.output import say
 from dlm_tui.document import (
     InvalidMixSpecError,
     describe_document,
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         result, code = _read_mix(item, args) if args.mix else _read_document(item)
         worst = max(worst, code)
         if args.json:
-            emit(result)
+            # ASCII only: no separator in a text may end the line, no control character may reach a terminal.
+            sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
         else:
             _tell(result)
     return worst

@@ -6,6 +6,13 @@ from pathlib import Path
 
 from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
 
+MAX_MESSAGE_CHARS = 8000
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """`text` cut to what a message can carry."""
+    return text if len(text) <= limit else text[:limit] + "…"
+
 
 def printable(text: str) -> str:
     """`text` with lone surrogates spelled out, so that it can always be encoded as UTF-8."""
@@ -20,7 +27,7 @@ class DocumentError(InvalidDocument):
     """
 
     def __init__(self, text: str, *, path: Path | None = None, line: int = 0, col: int = 0) -> None:
-        self.text = printable(text)
+        self.text = printable(shortened(text, MAX_MESSAGE_CHARS))
         self.path = path
         self.line = line
         self.col = col

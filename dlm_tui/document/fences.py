@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from dlm_tui.document.errors import shortened
 from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES, is_adapter_name
 
 CODE_TOGGLE = "```"
@@ -50,11 +51,11 @@ def read_fence(line: str) -> Fence | None:
 def _bare(name: str) -> Fence:
     section_type, hash_sign, suffix = name.partition("#")
     if hash_sign and not suffix:
-        raise BadLine(f"the fence ::{name}:: has an empty adapter name after #")
+        raise BadLine(f"the fence ::{shortened(name)}:: has an empty adapter name after #")
     if hash_sign and not is_adapter_name(suffix):
-        raise BadLine(f"the fence ::{name}:: names {suffix!r}, which is not a legal adapter name")
+        raise BadLine(f"the fence ::{shortened(name)}:: names {shortened(suffix)!r}, which is not a legal adapter name")
     if section_type not in SECTION_TYPES:
-        raise BadLine(f"unknown section type {section_type!r}; there are {', '.join(SECTION_TYPES)}")
+        raise BadLine(f"unknown section type {shortened(section_type)!r}; there are {', '.join(SECTION_TYPES)}")
     if section_type in MEDIA_TYPES:
         raise BadLine(f'an {section_type} fence needs attributes such as path="..."')
     return Fence(section_type, suffix if hash_sign else None)
@@ -62,7 +63,7 @@ def _bare(name: str) -> Fence:
 
 def _with_attributes(name: str, text: str) -> Fence:
     if name not in SECTION_TYPES:
-        raise BadLine(f"unknown section type {name!r}; there are {', '.join(SECTION_TYPES)}")
+        raise BadLine(f"unknown section type {shortened(name)!r}; there are {', '.join(SECTION_TYPES)}")
     if name not in MEDIA_TYPES:
         raise BadLine(f"a {name} fence takes no attributes")
     attributes: dict[str, str] = {}
@@ -70,7 +71,7 @@ def _with_attributes(name: str, text: str) -> Fence:
         if key in attributes:
             raise BadLine(f"the {name} fence repeats the attribute {key!r}")
         if key not in _ALLOWED[name]:
-            raise BadLine(f"the {name} fence has an unknown attribute {key!r}")
+            raise BadLine(f"the {name} fence has an unknown attribute {shortened(key)!r}")
         if not value.isascii():
             raise BadLine(f"the attribute {key!r} of the {name} fence must be ASCII")
         attributes[key] = value

@@ -7,6 +7,7 @@ import re
 from datetime import datetime
 from typing import Any
 
+from dlm_tui.document.errors import shortened
 from dlm_tui.document.fences import BadLine, attribute_pairs, attributes_only
 
 _harvest = re.compile(r'<!-- dlm-auto-harvest: source="([^"]*)" -->').fullmatch
@@ -56,7 +57,7 @@ def _read_marker(section_type: str, line: str) -> dict[str, Any] | None:
         if key in values:
             raise BadLine(f"the auto-{kind} marker repeats {key}")
         if key not in names:
-            raise BadLine(f"the auto-{kind} marker has an unknown attribute {key}")
+            raise BadLine(f"the auto-{kind} marker has an unknown attribute {shortened(key)}")
         values[key] = value
     missing = [key for key in names if key not in values]
     if missing:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from dlm_tui.document.errors import SchemaValidationError, printable
+from dlm_tui.document.errors import SchemaValidationError, printable, shortened
 from dlm_tui.document.names import ADAPTER_NAME, DLM_ID
 
 _SHOWN_PROBLEMS = 40
@@ -188,7 +188,7 @@ def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
             (_field_path(problem["loc"]), problem["msg"].removeprefix("Value error, "))
             for problem in error.errors(include_url=False, include_context=False, include_input=False)
         ]
-    text = "; ".join(f"{field}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
+    text = "; ".join(f"{shortened(field, 200)}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
     if len(problems) > _SHOWN_PROBLEMS:
         text += f"; and {len(problems) - _SHOWN_PROBLEMS} more"
     raise SchemaValidationError(text, fields=tuple(dict.fromkeys(field for field, _ in problems)), path=path)
@@ -196,10 +196,8 @@ def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
 
 def _field_path(location: tuple[int | str, ...]) -> str:
     """Dotted path without the label that pydantic adds behind a field that may have several types."""
-    parts: list[str] = []
-    after_union = False
-    for part in location:
-        if not after_union:
-            parts.append(printable(str(part)))
-        after_union = not after_union and part in _UNION_FIELDS and parts[:1] == ["training"]
-    return ".".join(parts)
+    # Those fields stand directly in `training` or in `training.adapters.NAME`.
+    at = 3 if location[:2] == ("training", "adapters") else 1
+    if location[:1] == ("training",) and _UNION_FIELDS.intersection(location[at : at + 1]):
+        location = location[: at + 1] + location[at + 2 :]
+    return ".".join(printable(str(part)) for part in location)
