@@ -1,0 +1,101 @@
+"""`dlm-tui export DOC`: write the adapters out, under one frozen mix, for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from dlm_tui.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.export import ExportProgress, ExportResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to export, and where to."""
+    from dlm_tui.export.requests import QUANTS, TARGETS
+
+    parser.add_argument("--target", default="peft", metavar="T", help=f"one of {', '.join(TARGETS)} (default: peft)")
+    parser.add_argument("--quant", default="f16", metavar="Q", help=f"one of {', '.join(QUANTS)} (default: f16)")
+    parser.add_argument("--mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)")
+    parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
+    parser.add_argument("--adapter", metavar="NAME", help="this adapter alone")
+    parser.add_argument("--out", metavar="DIR", help="where to (default: the store's exports folder)")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="try the export in the real runtime (default: when it is installed)",
+    )
+    parser.add_argument("--no-drift", action="store_true", help="do not measure what freezing the gate costs")
+    parser.add_argument(
+        "--ollama-legacy-adapter", action="store_true", help="base and ADAPTER apart, for Ollama before 0.34.1"
+    )
+    parser.add_argument("--ollama-create", action="store_true", help="run `ollama create` on the result")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Progress and notes on stderr; stdout has the manifest with --json, else the folder and the next command."""
+    from dlm_tui.engine.drain import drain
+    from dlm_tui.engine.session import open_session
+    from dlm_tui.errors import UsageError
+    from dlm_tui.export import ExportRequest, export_document
+
+    request = ExportRequest(
+        target=args.target,
+        quant=args.quant,
+        mix=args.mix,
+        adapter=args.adapter,
+        signed=args.signed,
+        out=args.out,
+        verify=args.verify,
+        drift=not args.no_drift,
+        legacy_adapter=args.ollama_legacy_adapter,
+    ).checked()
+    if args.ollama_create and request.target != "ollama":
+        raise UsageError("--ollama-create belongs to the target ollama")
+    result = drain(export_document(request, open_session(args)), _Teller())
+    _summary(result)
+    if args.json:
+        emit(result.manifest)
+    else:
+        print(result.folder)
+        print(result.next_command)
+    if request.target == "ollama":
+        _offer_ollama(result, wanted=args.ollama_create)
+    return 0
+
+
+class _Teller:
+    """One line when a stage begins, and every note."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, step: ExportProgress) -> None:
+        if step.stage == "note":
+            say(step.text or "")
+        elif step.stage != self._stage:
+            self._stage = step.stage
+            say(f"{step.stage} …")
+
+
+def _summary(result: ExportResult) -> None:
+    mix = ", ".join(f"{name} {weight:.4f}" for name, weight in result.manifest["mix"])
+    say(f"{result.manifest['gate_mode']}: {mix}")
+    parity = result.manifest["parity"]
+    if parity is not None:
+        say(
+            f"in {parity['runtime']}: largest difference {parity['max_abs_logprob_diff']:.2g} nats over "
+            f"{parity['prompts']} prompts, {parity['greedy_agree']:.0%} of {parity['greedy_tokens']} greedy tokens same"
+        )
+
+
+def _offer_ollama(result: ExportResult, *, wanted: bool) -> None:
+    from dlm_tui.export import create_model, find_ollama
+
+    if wanted:
+        for line in create_model(result.folder, str(result.manifest["ollama_name"])):
+            say(line)
+    elif find_ollama() is not None:
+        say("ollama is installed: --ollama-create runs the first command at once")

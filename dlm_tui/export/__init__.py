@@ -1,0 +1,52 @@
+"""Exports: one frozen mix of the adapters in the form other programs load. Names load on first use (torch is heavy)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_tui.export.concatenate import Pair, concatenate
+    from dlm_tui.export.mix import ResolvedMix, resolve_mix
+    from dlm_tui.export.ollama import create_model, find_ollama
+    from dlm_tui.export.pipeline import destination, export_document
+    from dlm_tui.export.requests import (
+        QUANTS,
+        TARGETS,
+        ExportProgress,
+        ExportRefused,
+        ExportRequest,
+        ExportResult,
+    )
+
+_HOME = {
+    "concatenate": ("Pair", "concatenate"),
+    "mix": ("ResolvedMix", "resolve_mix"),
+    "ollama": ("create_model", "find_ollama"),
+    "pipeline": ("destination", "export_document"),
+    "requests": ("QUANTS", "TARGETS", "ExportProgress", "ExportRefused", "ExportRequest", "ExportResult"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "QUANTS",
+    "TARGETS",
+    "ExportProgress",
+    "ExportRefused",
+    "ExportRequest",
+    "ExportResult",
+    "Pair",
+    "ResolvedMix",
+    "concatenate",
+    "create_model",
+    "destination",
+    "export_document",
+    "find_ollama",
+    "resolve_mix",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

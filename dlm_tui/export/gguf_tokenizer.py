@@ -1,0 +1,161 @@
+"""The tokenizer as GGUF metadata: tokens, types, merges, special ids, chat template."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlm_tui.export.requests import ExportRefused
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLITS = {
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _REST: "llama-bpe",
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _REST: "qwen2",
+}
+
+
+@dataclass(frozen=True)
+class GgufTokenizer:
+    """All that llama.cpp needs. `scores` only for the sentencepiece kind, `merges` only for byte-level BPE."""
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    special: dict[str, int] = field(default_factory=dict)
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool | None = None
+    chat_template: str | None = None
+
+
+def _pre_tokenizer(node: dict[str, Any] | None) -> str | None:
+    """llama.cpp's name of a byte-level splitting rule, or None when it is none of those that were compared."""
+    if node is None:
+        return None
+    parts = node["pretokenizers"] if node["type"] == "Sequence" else [node]
+    last = parts[-1]
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    match [part["type"] for part in parts[:-1]]:
+        case []:
+            return "gpt-2" if last.get("use_regex", True) else None
+        case ["Digits"]:
+            plain = parts[0].get("individual_digits") and last.get("use_regex", True)
+            return "smollm" if plain else None
+        case ["Split"]:
+            pattern = parts[0]["pattern"].get("Regex")
+            isolated = parts[0].get("behavior") == "Isolated" and not parts[0].get("invert")
+            return _SPLITS.get(pattern) if isolated and not last.get("use_regex", True) else None
+    return None
+
+
+def _is_sentencepiece(state: dict[str, Any]) -> bool:
+    """BPE over `▁`-marked text with byte fallback, as converted from Llama 2 and Mistral models."""
+    model = state["model"]
+    return bool(model.get("byte_fallback")) and "▁" in json.dumps(
+        [state.get("normalizer"), state.get("pre_tokenizer")], ensure_ascii=False
+    )
+
+
+def _merge_text(merge: Any) -> str:
+    return merge if isinstance(merge, str) else " ".join(merge)
+
+
+def _special_ids(tokenizer: Any) -> dict[str, int]:
+    found = {}
+    for name in ("bos", "eos", "pad", "unk"):
+        number = getattr(tokenizer, f"{name}_token_id", None)
+        if number is not None:
+            found[name] = int(number)
+    return found
+
+
+def _chat_template(tokenizer: Any) -> str | None:
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) and template else None
+
+
+def _table(state: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """Token texts and types by id; ids without a token become unused padding."""
+    tokens = [f"[PAD{number}]" for number in range(vocab_size)]
+    types = [_UNUSED] * vocab_size
+    added = {entry["id"]: entry for entry in state.get("added_tokens") or []}
+    highest = max([*state["model"]["vocab"].values(), *added], default=0)
+    if highest >= vocab_size:
+        raise ExportRefused(
+            f"the tokenizer has an id {highest} and the base only {vocab_size} embeddings: they do not belong together"
+        )
+    for text, number in state["model"]["vocab"].items():
+        tokens[number], types[number] = text, _NORMAL
+    for number, entry in added.items():
+        tokens[number] = entry["content"]
+        types[number] = _CONTROL if entry.get("special") else _USER_DEFINED
+    return tokens, types
+
+
+def read_tokenizer(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
+    """The GGUF form of a fast transformers tokenizer for a base with `vocab_size` embedding rows.
+
+    Raises ExportRefused when it is of a kind whose splitting llama.cpp is not known to reproduce.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ExportRefused("the base's tokenizer is no fast tokenizer, so it cannot be written into a GGUF")
+    state = json.loads(backend.to_str())
+    model = state["model"]
+    if model["type"] != "BPE":
+        raise ExportRefused(f"a {model['type']} tokenizer cannot be written as GGUF here (only BPE tokenizers can)")
+    tokens, types = _table(state, vocab_size)
+    merges = [_merge_text(merge) for merge in model["merges"]]
+    special = _special_ids(tokenizer)
+    probe = list(tokenizer("a").input_ids)
+    common: dict[str, Any] = {
+        "special": special,
+        "add_bos": bool(probe) and special.get("bos") == probe[0],
+        "add_eos": len(probe) > 1 and special.get("eos") == probe[-1],
+        "chat_template": _chat_template(tokenizer),
+    }
+    if _is_sentencepiece(state):
+        return _sentencepiece(state, tokens, types, merges, common)
+    # the normaliser NFC of the Qwen tokenizers is one that llama.cpp leaves out: only text in other forms differs
+    pre = _pre_tokenizer(state.get("pre_tokenizer"))
+    merges_skipped = bool(model.get("ignore_merges")) and pre != "llama-bpe"
+    if pre is None or merges_skipped or state.get("normalizer") not in (None, {"type": "NFC"}):
+        raise ExportRefused(
+            "the base's tokenizer splits text in a way that llama.cpp is not known to reproduce, so a GGUF would "
+            "answer differently; the targets peft, vllm and merged work"
+        )
+    return GgufTokenizer(model="gpt2", pre=pre, tokens=tokens, types=types, merges=merges, **common)
+
+
+def _sentencepiece(
+    state: dict[str, Any], tokens: list[str], types: list[int], merges: list[str], common: dict[str, Any]
+) -> GgufTokenizer:
+    """llama.cpp merges by the score of the result, so the score of a token is minus the rank of the merge making it."""
+    rank = {merge.replace(" ", "", 1): order for order, merge in reversed(list(enumerate(merges)))}
+    scores = [-float(rank[token]) if token in rank else -1e6 for token in tokens]
+    for number, token in enumerate(tokens):
+        if types[number] == _NORMAL and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            types[number] = _BYTE
+    unknown = common["special"].get("unk")
+    if unknown is not None:
+        types[unknown] = _UNKNOWN
+    marks = json.dumps([state.get("normalizer"), state.get("pre_tokenizer")])
+    return GgufTokenizer(
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        types=types,
+        scores=scores,
+        add_space_prefix='"Prepend"' in marks or '"prepend_scheme": "first"' in marks or "always" in marks,
+        **common,
+    )

@@ -1,0 +1,121 @@
+"""Which mix is exported: the gate frozen, one picked by hand, uniform, the best static one, or a single adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlm_tui.errors import UsageError
+from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, Session
+
+_INSTEAD = "train the gate, or choose a mix yourself (--mix a:0.7,b:0.3, --mix uniform, --adapter NAME)"
+
+
+@dataclass(frozen=True)
+class ResolvedMix:
+    """Adapter weights in declared order. `gate_mode` is static_mean, uniform, hand_picked, best_static or single."""
+
+    weights: list[tuple[str, float]]
+    gate_mode: str
+    notes: list[str] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
+
+    def mapping(self) -> dict[str, float]:
+        """The same as a mapping."""
+        return dict(self.weights)
+
+
+def resolve_mix(request: ExportRequest, session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+    """The mix that `request` asks for, over adapters that are trained.
+
+    Raises UsageError for unknown names and bad specs, ExportRefused for a gate that is missing, diverged or damaged and
+    for adapters without a trained version, ForeignGate for a gate of another base.
+    """
+    names = list(session.document.routing_names)
+    if request.adapter is not None:
+        if request.adapter not in names:
+            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)})")
+        mix = ResolvedMix([(request.adapter, 1.0)], "single")
+    elif request.mix == "uniform":
+        mix = ResolvedMix([(name, 1.0 / len(names)) for name in names], "uniform")
+    elif request.mix == "best":
+        mix = yield from _best(session)
+    elif request.mix is not None:
+        mix = ResolvedMix(_hand_picked(request.mix, names, request.signed), "hand_picked")
+    elif len(names) == 1:
+        mix = ResolvedMix([(names[0], 1.0)], "single")
+    else:
+        mix = yield from _frozen_gate(session)
+    _check_trained(mix, session)
+    return mix
+
+
+def _hand_picked(spec: str, names: list[str], signed: bool) -> list[tuple[str, float]]:
+    from dlm_tui.document import parse_mix
+
+    weights = parse_mix(spec, names, signed)
+    for name, weight in weights:
+        if not math.isfinite(weight):
+            raise UsageError(f"the weight of {name!r} in the mix is not a finite number")
+    if not any(weight for _, weight in weights):
+        raise UsageError("every weight in the mix is 0: there is nothing to export")
+    return weights
+
+
+def _check_trained(mix: ResolvedMix, session: Session) -> None:
+    untrained = [name for name, weight in mix.weights if weight != 0.0 and name not in session.model.names]
+    if untrained:
+        raise ExportRefused(
+            f"the mix needs {', '.join(untrained)}, and no trained version is in the store: train the document first"
+        )
+
+
+def _require_gate(session: Session) -> None:
+    """Raises what stands in the way of asking the stored gate."""
+    from dlm_tui.gate import gate_status, load_gate
+
+    status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
+    if status.mode == "diverged":
+        raise ExportRefused(f"the gate's newest training diverged, so there is no mix to freeze: {_INSTEAD}")
+    if status.mode == "none":
+        raise ExportRefused(f"the document has no trained gate, so there is no mix to freeze: {_INSTEAD}")
+    # raises for a gate of another base, damaged files and weights that are not finite
+    load_gate(session.store, session.base.identity, session.base.hidden_size)
+
+
+def _frozen_gate(session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+    from dlm_tui.gate import gate_status, static_mix
+
+    _require_gate(session)
+    work = static_mix(session.document, session.store, session.model)
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as finished:
+            frozen = finished.value
+            break
+        yield ExportProgress("mix", step.step, step.steps)
+    if any(not math.isfinite(weight) for _, weight in frozen.mix):
+        raise ExportRefused(f"the gate's mean weights are not finite: {_INSTEAD}")
+    status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
+    if frozen.mode == "uniform" and status.mode == "stale":
+        raise ExportRefused(f"{status.reason} ({frozen.reason}): {_INSTEAD}")
+    notes = [status.reason] if status.mode == "stale" else []
+    if frozen.mode == "uniform":
+        notes.append(f"the mix is uniform: {frozen.reason}")
+    return ResolvedMix(list(frozen.mix), frozen.mode, notes)
+
+
+def _best(session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+    from dlm_tui.export.drift import measure_drift
+
+    _require_gate(session)
+    report = yield from measure_drift(session, None)
+    best = report.get("best_static") if report is not None else None
+    if best is None:
+        raise ExportRefused(f"no best static mix is known, because the gate is not a trained one: {_INSTEAD}")
+    weights = dict(best["mix"])
+    names = session.document.routing_names
+    return ResolvedMix([(name, float(weights.get(name, 0.0))) for name in names], "best_static", [], report)

@@ -1,0 +1,96 @@
+"""The Modelfile for Ollama. What comes from the document or the tokenizer is quoted, never interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FAMILY_STOPS = {
+    "chatml": ("<|im_end|>", "<|endoftext|>", "<|im_start|>"),
+    "qwen3thinking": ("<|im_end|>", "<|endoftext|>", "<|im_start|>"),
+    "smollm3": ("<|im_end|>", "<|end_of_text|>", "<|im_start|>"),
+    "llama3": ("<|eot_id|>", "<|end_of_text|>", "<|start_header_id|>", "<|eom_id|>"),
+    "gemma2": ("<end_of_turn>", "<eos>", "<start_of_turn>"),
+    "phi3": ("<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    "phi4mini": ("<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    "olmo2": ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>"),
+    "mistral": ("</s>", "[/INST]", "[INST]"),
+}
+FAMILY_TOP_P = {"qwen3thinking": 0.95, "smollm3": 0.95}
+
+_CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+_CHATML_SHAPE = (
+    "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
+    "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
+)
+CONVERSATION = (
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Sampling defaults of the model: temperature and top_p are plain numbers, num_ctx tokens."""
+
+    temperature: float
+    top_p: float
+    num_ctx: int
+    stops: tuple[str, ...]
+
+
+def quoted(text: str) -> str:
+    '''`"""…"""`, the only quoting in which Ollama keeps line feeds and quotes.
+
+    A value ends at the first line that ends in three quotes, so such a line of the text gets a blank behind it.
+    '''
+    lines = [line + " " if line.endswith('"""') else line for line in text.split("\n")]
+    return '"""' + "\n".join(lines) + '"""'
+
+
+def comment(text: str) -> str:
+    """One comment line, whatever line breaks and control characters `text` has."""
+    return "# " + "".join(char if char.isprintable() else " " for char in text)
+
+
+def stop_words(family: str, special_tokens: Sequence[str]) -> tuple[str, ...]:
+    """The family's list, then the tokenizer's own special tokens, without repeats and without what cannot be quoted."""
+    words = dict.fromkeys((*FAMILY_STOPS.get(family, ()), *special_tokens))
+    return tuple(word for word in words if word and '"' not in word and word.isprintable())
+
+
+def go_template(rendered: str | None) -> str | None:
+    """Ollama's own template language for a chat template, only where it was seen to render `CONVERSATION` the same way.
+
+    Otherwise None: Ollama then uses the template embedded in the GGUF.
+    """
+    return _CHATML if rendered == _CHATML_SHAPE else None
+
+
+def modelfile(
+    comments: Sequence[str],
+    weights: str,
+    parameters: Parameters,
+    *,
+    adapter: str | None = None,
+    template: str | None = None,
+    system: str | None = None,
+) -> str:
+    """The whole file. `weights` and `adapter` are file names in the same folder."""
+    blocks = [[comment(line) for line in comments], [f"FROM ./{weights}"]]
+    if adapter is not None:
+        blocks[1].append(f"ADAPTER ./{adapter}")
+    if template is not None:
+        blocks.append([f"TEMPLATE {quoted(template)}"])
+    blocks.append(
+        [
+            *(f'PARAMETER stop "{word}"' for word in parameters.stops),
+            f"PARAMETER temperature {parameters.temperature!r}",
+            f"PARAMETER top_p {parameters.top_p!r}",
+            f"PARAMETER num_ctx {parameters.num_ctx}",
+        ]
+    )
+    if system and system.strip():
+        blocks.append([f"SYSTEM {quoted(system.strip())}"])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"

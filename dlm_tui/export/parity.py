@@ -1,0 +1,244 @@
+"""Does the export answer as the workbench does? Asked of a real runtime, over the full vocabulary."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.runtimes import Vector
+
+PATIENCE_SECONDS = 600.0
+"""How long the runtime may be silent before it counts as hung."""
+
+MAX_DIFFERENCE = {"f32": 1e-3, "f16": 5e-2, "bf16": 5e-1}
+"""Largest accepted |Δ log p| in nats. Small models measure 1e-5, 6e-3 and 5e-2; depth and large logits add to that."""
+
+MAX_MEAN_KL = {"q8_0": 0.05, "q5_1": 0.3, "q5_0": 0.3, "q4_1": 1.0, "q4_0": 1.0}
+"""Largest accepted mean KL(workbench ‖ export) in nats of the types that round for a purpose."""
+
+ODD_TEXTS = (
+    "Plain words, and a number: 1234567.",
+    "  two blanks first\n\n\tand a tab — and a dash…",
+    "Übergröße naïve 東京 🙂 I'll we've DON'T",
+    "def f(x):\n    return x**2  # code\n",
+)
+
+
+@dataclass(frozen=True)
+class ParityJob:
+    """What to load and ask. `prompts` token ids; the first `greedy` of them are also continued."""
+
+    runtime: str
+    model: Path
+    prompts: list[list[int]]
+    dtype: str
+    vocab: int
+    loras: list[tuple[Path, float]] = field(default_factory=list)
+    adapter: Path | None = None
+    texts: tuple[str, ...] = ()
+    greedy: int = 2
+    tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Answers:
+    """log p [vocab] per prompt and greedy continuations, of the workbench or of a runtime."""
+
+    logprobs: list[Vector]
+    greedy: list[list[int]]
+    tokenized: list[list[int] | None] = field(default_factory=list)
+    label: str = ""
+
+
+def runtime_installed(runtime: str) -> bool:
+    """Whether `llama.cpp` (xllamacpp) or `transformers` (with peft) can be imported; nothing is imported."""
+    needed = ("xllamacpp",) if runtime == "llama.cpp" else ("transformers", "peft")
+    return all(importlib.util.find_spec(name) is not None for name in needed)
+
+
+def workbench_answers(
+    backbone: Any, coefficients: torch.Tensor, job: ParityJob
+) -> Generator[ExportProgress, None, Answers]:
+    """The workbench's own answers under the frozen mix `coefficients` [N], greedily with its key/value cache."""
+    row = coefficients.reshape(1, -1)
+    logprobs, greedy = [], []
+    with torch.no_grad():
+        for index, ids in enumerate(job.prompts):
+            capacity = len(ids) + job.tokens
+            cache = backbone.new_cache(1, capacity)
+            hidden = backbone.forward(torch.tensor([ids], device=backbone.device), cache, row)
+            last = torch.log_softmax(backbone.logits(hidden[:, -1]).double(), dim=-1)[0]
+            logprobs.append(last.float().cpu().numpy())
+            yield ExportProgress("workbench", index + 1, len(job.prompts))
+            if index >= job.greedy:
+                continue
+            said = [int(last.argmax())]
+            while len(said) < job.tokens:
+                step = torch.tensor([[said[-1]]], device=backbone.device)
+                said.append(int(backbone.logits(backbone.forward(step, cache, row)[:, -1]).argmax()))
+                yield ExportProgress("workbench", index + 1, len(job.prompts))
+            greedy.append(said)
+    return Answers(logprobs, greedy)
+
+
+def _child(job: ParityJob) -> subprocess.Popen[bytes]:
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    # the package may be running from a checkout that is on no installed path
+    package_root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "dlm_tui.export.parity_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+    )
+    longest = max(len(ids) for ids in job.prompts) + job.tokens + 8
+    order = {
+        "runtime": job.runtime,
+        "model": str(job.model),
+        "loras": [(str(path), scale) for path, scale in job.loras],
+        "adapter": str(job.adapter) if job.adapter else None,
+        "prompts": job.prompts,
+        "greedy": job.prompts[: job.greedy],
+        "tokens": job.tokens,
+        "texts": job.texts,
+        "vocab": job.vocab,
+        "context": max(64, (longest + 63) // 64 * 64),
+    }
+    assert child.stdin is not None
+    try:
+        child.stdin.write(json.dumps(order).encode() + b"\n")
+        child.stdin.flush()
+    except BrokenPipeError:
+        pass  # it died at once: reading its output will say so
+    return child
+
+
+def _lines(child: subprocess.Popen[bytes], patience: float) -> Generator[dict[str, Any] | None, None, None]:
+    """The child's lines as they come; None about every 50 ms of silence. Raises ExportRefused when it dies or hangs."""
+    assert child.stdout is not None
+    descriptor, buffer, heard = child.stdout.fileno(), b"", time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            if not selector.select(0.05):
+                if time.monotonic() - heard > patience:
+                    raise ExportRefused(f"the runtime said nothing for {patience:.0f} s while trying the export")
+                yield None
+                continue
+            piece = os.read(descriptor, 1 << 16)
+            if not piece:
+                code = child.wait()
+                ended = f"by signal {-code}" if code < 0 else f"with code {code}"
+                raise ExportRefused(f"the runtime ended {ended} while trying the export")
+            buffer, heard = buffer + piece, time.monotonic()
+            *whole, buffer = buffer.split(b"\n")
+            for line in whole:
+                yield json.loads(line)
+
+
+def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Generator[ExportProgress, None, Answers]:
+    """Load the export into its runtime, in a child process, and ask. The child is gone when this ends, however it ends.
+
+    Raises ExportRefused when the runtime refuses the files, crashes, or is silent for `patience` seconds.
+    """
+    answers = Answers([], [])
+    label, done = "", 0
+    total = len(job.prompts) + min(job.greedy, len(job.prompts)) + len(job.texts)
+    child = _child(job)
+    try:
+        for line in _lines(child, patience):
+            if line is None:
+                yield ExportProgress("runtime", done, total)
+                continue
+            if "failed" in line:
+                raise ExportRefused(f"the runtime cannot use the export: {line['failed']}")
+            if "done" in line:
+                break
+            if "loaded" in line:
+                label = str(line["loaded"])
+                continue
+            done += 1
+            if "logprobs" in line:
+                answers.logprobs.append(np.frombuffer(base64.b64decode(line["logprobs"]), dtype="<f4"))
+            elif "greedy" in line:
+                answers.greedy.append(line["greedy"])
+            else:
+                answers.tokenized.append(line["tokens"])
+            yield ExportProgress("runtime", done, total)
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+    return Answers(answers.logprobs, answers.greedy, answers.tokenized, label)
+
+
+def compare(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:
+    """The parity block: runtime, prompts, max_abs_logprob_diff and mean_kl in nats, greedy_agree in [0, 1], dtype."""
+    differences, divergences = [], []
+    for mine, other in zip(ours.logprobs, theirs.logprobs, strict=True):
+        if mine.shape != other.shape or not np.isfinite(other).all():
+            raise ExportRefused("the runtime's probabilities do not cover the whole vocabulary")
+        a, b = mine.astype(np.float64), other.astype(np.float64)
+        differences.append(float(np.abs(a - b).max()))
+        divergences.append(float((np.exp(a) * (a - b)).sum()))
+    pairs = [(x, y) for mine, other in zip(ours.greedy, theirs.greedy, strict=True) for x, y in _aligned(mine, other)]
+    agreed = sum(x == y for x, y in pairs)
+    return {
+        "runtime": theirs.label,
+        "prompts": len(ours.logprobs),
+        "vocabulary": int(ours.logprobs[0].shape[0]),
+        "max_abs_logprob_diff": max(differences),
+        "mean_kl": max(0.0, float(np.mean(divergences))),
+        "greedy_agree": agreed / len(pairs) if pairs else 1.0,
+        "greedy_tokens": len(pairs),
+        "dtype": dtype,
+    }
+
+
+def _aligned(mine: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
+    padded = [*other, *([-1] * (len(mine) - len(other)))]
+    return list(zip(mine, padded[: len(mine)], strict=True))
+
+
+def judge(parity: dict[str, Any], dtype: str) -> None:
+    """Raises ExportRefused when the figures are beyond what rounding to `dtype` can explain."""
+    worst, divergence = parity["max_abs_logprob_diff"], parity["mean_kl"]
+    limit, kl_limit = MAX_DIFFERENCE.get(dtype), MAX_MEAN_KL.get(dtype)
+    if limit is not None and not worst <= limit:
+        raise ExportRefused(
+            f"the export does not answer as the workbench does: log-probabilities differ by {worst:.3g} nats in "
+            f"{parity['runtime']}, and {dtype} explains at most {limit:g}"
+        )
+    if kl_limit is not None and not divergence <= kl_limit:
+        raise ExportRefused(
+            f"the export does not answer as the workbench does: the mean divergence is {divergence:.3g} nats in "
+            f"{parity['runtime']}, and {dtype} explains at most {kl_limit:g}"
+        )
+
+
+def check_tokenizer(texts: Sequence[str], expected: Sequence[list[int]], found: Sequence[list[int] | None]) -> None:
+    """Raises ExportRefused naming the first text that the runtime's own tokenizer splits differently."""
+    for text, ours, theirs in zip(texts, expected, found, strict=True):
+        if theirs is not None and list(ours) != list(theirs):
+            raise ExportRefused(f"the tokenizer written into the GGUF splits {text!r} differently in llama.cpp")

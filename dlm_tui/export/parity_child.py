@@ -1,0 +1,67 @@
+"""The child that loads a finished export into a foreign runtime: `python -m dlm_tui.export.parity_child`.
+
+One JSON line in (the job), one JSON line out per answer; vectors as base64 of little-endian float32. Its own process,
+so that a crash or a hang of the runtime costs nothing but the verification. It ends when its stdin closes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import threading
+from typing import IO, Any
+
+import numpy as np
+
+from dlm_tui.export.runtimes import LlamaCpp, Runtime, Transformers
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _load(job: dict[str, Any]) -> Runtime:
+    if job["runtime"] == "llama.cpp":
+        loras = [(str(path), float(scale)) for path, scale in job["loras"]]
+        return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]))
+    return Transformers(job["model"], job.get("adapter"))
+
+
+def _answer(job: dict[str, Any], out: IO[str]) -> None:
+    def say(**line: Any) -> None:
+        out.write(json.dumps(line) + "\n")
+        out.flush()
+
+    runtime = _load(job)
+    say(loaded=runtime.label)
+    for ids in job["prompts"]:
+        vector = runtime.logprobs(ids).astype("<f4")
+        say(logprobs=base64.b64encode(np.ascontiguousarray(vector).tobytes()).decode())
+    for ids in job["greedy"]:
+        say(greedy=runtime.greedy(ids, int(job["tokens"])))
+    for text in job["texts"]:
+        say(tokens=runtime.tokenize(text))
+    say(done=True)
+
+
+def main() -> None:
+    """Answer one job and exit."""
+    line = sys.stdin.buffer.readline()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    # libraries print what they like: only the duplicate of fd 1 carries answers
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        _answer(json.loads(line), protocol)
+    except BaseException as error:  # whatever went wrong becomes one line for the parent
+        protocol.write(json.dumps({"failed": f"{type(error).__name__}: {error}"}) + "\n")
+        protocol.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""One export from request to folder: resolve, write beside, try, describe, swap in, remember."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.export.concatenate import concatenate
+from dlm_tui.export.drift import measure_drift
+from dlm_tui.export.manifest import artifacts, build_manifest, write_manifest
+from dlm_tui.export.material import Material, Target
+from dlm_tui.export.mix import ResolvedMix, resolve_mix
+from dlm_tui.export.publish import check_destination, check_space, publish
+from dlm_tui.export.record import record_export
+from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, ExportResult, Session
+from dlm_tui.export.targets_gguf import LlamaServerTarget, OllamaTarget
+from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
+from dlm_tui.export.verify import verify
+
+_SPARE_BYTES = 16 << 20
+_TARGETS: dict[str, Callable[[Material], Target]] = {
+    "ollama": OllamaTarget,
+    "llama-server": LlamaServerTarget,
+    "peft": PeftTarget,
+    "vllm": VllmTarget,
+    "merged": MergedTarget,
+}
+
+
+def destination(request: ExportRequest, session: Session) -> Path:
+    """Where the export goes: `--out`, else the store's folder of the target (GGUF: of the quantisation)."""
+    if request.out:
+        return Path(request.out).expanduser().absolute()
+    name = {"ollama": request.quant, "llama-server": f"llama-server-{request.quant}"}.get(
+        request.target, request.target
+    )
+    return session.store.exports_dir / name
+
+
+def export_document(request: ExportRequest, session: Session) -> Generator[ExportProgress, None, ExportResult]:
+    """Export the document's adapters under one frozen mix.
+
+    Nothing is written before everything that can be refused has been checked, and nothing replaces an older export
+    before the new one is complete and, with verification, has answered as the workbench does. Closing the generator
+    stops and cleans up. Raises UsageError and ExportRefused, each with one sentence.
+    """
+    started = time.monotonic()
+    request = request.checked()
+    folder = destination(request, session)
+    try:
+        check_destination(folder)
+        yield ExportProgress("mix")
+        mix = yield from resolve_mix(request, session)
+        target = _prepare(request, session, mix)
+        check_space(folder, target.nbytes + _SPARE_BYTES)
+        drift = (yield from _drift(request, session, mix)) if request.drift else None
+        notes = [*mix.notes, *target.notes]
+        with publish(folder) as scratch:
+            manifest = yield from _fill(scratch, target, mix, drift, notes)
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise ExportRefused(
+            f"the export cannot be written to {folder}: {reason}; what was there before is unchanged"
+        ) from error
+    notes += record_export(session, manifest, folder, time.monotonic() - started)
+    for note in notes:
+        yield ExportProgress("note", text=note)
+    return ExportResult(manifest, folder, target.command(folder), notes)
+
+
+def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
+    pairs = concatenate(session.model.adapters, mix.weights)
+    return _TARGETS[request.target](Material(request, session, mix, pairs))
+
+
+def _drift(
+    request: ExportRequest, session: Session, mix: ResolvedMix
+) -> Generator[ExportProgress, None, dict[str, Any] | None]:
+    if mix.drift is not None:
+        return mix.drift
+    return (yield from measure_drift(session, mix.mapping()))
+
+
+def _fill(
+    scratch: Path, target: Target, mix: ResolvedMix, drift: dict[str, Any] | None, notes: list[str]
+) -> Generator[ExportProgress, None, dict[str, Any]]:
+    """All files, the trial, and the manifest as the last file."""
+    material = target.material
+    yield from target.write(scratch)
+    parity = yield from verify(target, material, scratch, notes)
+    files = yield from artifacts(scratch)
+    figures = {**target.figures, "parity": parity, "drift": drift}
+    manifest = build_manifest(material.request, material.session, mix, files, figures)
+    write_manifest(scratch, manifest)
+    return manifest

@@ -1,0 +1,139 @@
+"""Putting a finished export in its place: beside it first, swapped in whole, never over somebody else's files."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.files import scratch_sibling, sync_directory, sync_tree
+
+MANIFEST = "export_manifest.json"
+CREATOR = "dlm-tui-"
+_AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an export that this program wrote, or None."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or not str(manifest.get("created_by", "")).startswith(CREATOR):
+        return None
+    return manifest
+
+
+def check_destination(target: Path) -> None:
+    """Raises ExportRefused unless `target` is absent, an empty folder, or an export of this program."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir():
+        raise ExportRefused(f"{target} exists and is not a folder; choose another place with --out")
+    if any(target.iterdir()) and read_manifest(target) is None:
+        raise ExportRefused(
+            f"{target} is not empty and holds no export of this program, so nothing there is replaced; "
+            "choose another place with --out"
+        )
+
+
+def check_space(target: Path, needed: int) -> None:
+    """Raises ExportRefused when the file system of `target` has fewer than `needed` bytes left."""
+    existing = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ExportRefused(
+            f"the disk of {target} is too full: the export takes about {needed / 1e6:.0f} MB, "
+            f"{free / 1e6:.0f} MB are free"
+        )
+
+
+def recover(target: Path) -> None:
+    """Clear up after an export to `target` that was killed: a swap cut in half is undone, half-written folders go."""
+    pattern = re.compile(re.escape(target.name) + r"\.tmp\.(\d+)\.[0-9a-f]{8}")
+    if not target.parent.is_dir():
+        return
+    left = [path for path in target.parent.iterdir() if (m := pattern.fullmatch(path.name)) and not _alive(int(m[1]))]
+    if not target.exists():
+        whole = [path for path in left if read_manifest(path) is not None]
+        if whole:
+            kept = max(whole, key=lambda path: path.stat().st_mtime)
+            kept.replace(target)
+            left.remove(kept)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`; when the block ends well it takes the place of `target`, else it is removed.
+
+    Where the system can exchange two names at once (Linux, macOS) there is no moment without a complete export at
+    `target`; elsewhere the old one is moved aside for the swap, and `recover` finds it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
+    scratch = scratch_sibling(target)
+    scratch.mkdir()
+    try:
+        yield scratch
+        sync_tree(scratch)
+        check_destination(target)  # somebody may have come meanwhile
+        if not target.exists():
+            scratch.replace(target)
+        elif not _exchange(scratch, target):
+            _swap_in_steps(scratch, target)
+        sync_directory(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    call = _exchange_call()
+    return call is not None and call(os.fsencode(one), os.fsencode(other)) == 0
+
+
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            rename = library.renameat2
+            return lambda a, b: int(rename(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE_LINUX))
+        if sys.platform == "darwin":
+            swap = library.renamex_np
+            return lambda a, b: int(swap(a, b, _EXCHANGE_DARWIN))
+    except (OSError, AttributeError, TypeError):
+        return None
+    return None
+
+
+def _swap_in_steps(scratch: Path, target: Path) -> None:
+    aside = scratch_sibling(target)
+    target.replace(aside)
+    try:
+        scratch.replace(target)
+    except BaseException:
+        aside.replace(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

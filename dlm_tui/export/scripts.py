@@ -1,0 +1,35 @@
+"""Start scripts and the commands a person types next. Every word from outside is quoted for the shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+_HEAD = '#!/usr/bin/env bash\nset -euo pipefail\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\n'
+
+
+def shell(words: Sequence[str | Path]) -> str:
+    """A command line that a POSIX shell reads as exactly these words."""
+    return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def llama_server_script(model: str, loras: Sequence[tuple[str, float]], context: int) -> str:
+    """Starts llama-server with each adapter at its scale; further arguments are passed on. File names, no paths."""
+    scaled = ",".join(f"{name}:{scale!r}" for name, scale in loras)
+    words = ["-m", model, "--lora-scaled", scaled, "--jinja", "--ctx-size", str(context), "--host", "127.0.0.1"]
+    return f'{_HEAD}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
+
+
+def vllm_words(base: str, revision: str | None, adapter: str, rank: int, context: int, served: str) -> list[str]:
+    """`vllm serve …` for one adapter folder, without it being quoted yet."""
+    words = ["vllm", "serve", base]
+    if revision:
+        words += ["--revision", revision]
+    words += ["--host", "127.0.0.1", "--dtype", "auto", "--max-model-len", str(context)]
+    return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
+
+
+def vllm_script(words: Sequence[str]) -> str:
+    """Starts vLLM from the folder the script lies in, so a relative adapter path works from anywhere."""
+    return f'{_HEAD}exec {shell(words)} --port "${{PORT:-8000}}" "$@"\n'

@@ -1,0 +1,180 @@
+"""The targets that are Hugging Face folders: peft, vllm, merged. They work for every base."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.material import Common, Material, effective_dtype, save_tokenizer
+from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, write_merged
+from dlm_tui.export.parity import ParityJob
+from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
+from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.scripts import shell, vllm_script, vllm_words
+from dlm_tui.export.weights import open_weights
+from dlm_tui.files import json_bytes, write_atomic
+
+_ASK = (
+    "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
+    "m, t = M.from_pretrained(sys.argv[1]), T.from_pretrained(sys.argv[1]); "
+    "print(t.decode(m.generate(**t(sys.argv[2], return_tensors='pt'), max_new_tokens=64)[0]))"
+)
+
+
+def _linears(material: Material) -> dict[str, tuple[int, int]]:
+    """Every linear layer of the base and its (out, in)."""
+    from torch import nn
+
+    found = {}
+    for name, module in material.session.base.model.named_modules():
+        if isinstance(module, nn.Linear):
+            found[name] = (module.out_features, module.in_features)
+        elif type(module).__name__ == "Conv1D":
+            weight: Any = module.weight
+            found[name] = (int(weight.shape[1]), int(weight.shape[0]))
+    return found
+
+
+class PeftTarget(Common):
+    """One PEFT folder with the tokenizer."""
+
+    def __init__(self, material: Material) -> None:
+        super().__init__()
+        self.material = material
+        self.linears = _linears(material)
+        shapes = target_shapes(material.pairs, self.linears).values()
+        self.nbytes = 4 * material.rank * sum(rows + columns for rows, columns in shapes)
+        self.figures = {"merged": False, "mix_rank": material.rank}
+
+    @property
+    def adapter(self) -> str:
+        """Where below the export the adapter lies."""
+        return "."
+
+    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+        """Adapter, then tokenizer."""
+        base = self.material.loadable_base
+        write_peft(folder / self.adapter, self.material.pairs, self.linears, base, self.material.loadable_revision)
+        yield ExportProgress("adapter_model.safetensors", 1, 2)
+        save_tokenizer(self.material, folder / self.adapter)
+        yield ExportProgress("tokenizer", 2, 2)
+
+    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
+        """The base as PEFT loads it from its folder."""
+        base = self.material.session.base
+        if base.source.path is None:
+            return []
+        return [
+            ParityJob(
+                runtime="transformers",
+                model=base.source.path,
+                adapter=folder / self.adapter,
+                prompts=prompts,
+                dtype=effective_dtype(self.material, "f32"),
+                vocab=base.vocab_size,
+            )
+        ]
+
+    def command(self, folder: Path) -> str:
+        """Ask the adapter something through PEFT."""
+        code = _ASK.format(library="peft", model="AutoPeftModelForCausalLM")
+        return shell(["python", "-c", code, folder, "Hello"])
+
+
+class VllmTarget(PeftTarget):
+    """The same folder under adapters/mixed, with vLLM's settings and a start script."""
+
+    script = "vllm_launch.sh"
+
+    def __init__(self, material: Material) -> None:
+        super().__init__(material)
+        self.max_rank = vllm_rank(material.rank)
+        self.figures = {**self.figures, "max_lora_rank": self.max_rank}
+
+    @property
+    def adapter(self) -> str:
+        return "adapters/mixed"
+
+    def _words(self, adapter: str) -> list[str]:
+        material = self.material
+        return vllm_words(
+            material.loadable_base, material.loadable_revision, adapter, self.max_rank, material.context, "mixed"
+        )
+
+    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+        """Adapter and tokenizer, then settings and script."""
+        yield from super().write(folder)
+        config = {
+            "dtype": "auto",
+            "environment": {},
+            "host": "127.0.0.1",
+            "lora_modules": [{"adapter_version": self.material.version, "name": "mixed", "path": self.adapter}],
+            "max_lora_rank": self.max_rank,
+            "max_model_len": self.material.context,
+            "model": self.material.loadable_base,
+            "port": 8000,
+            "revision": self.material.loadable_revision,
+            "served_model_name": self.material.served_name.partition(":")[0],
+            "target": "vllm",
+        }
+        write_atomic(folder / "vllm_config.json", json_bytes(config))
+        path = folder / self.script
+        write_atomic(path, vllm_script(self._words(self.adapter)).encode())
+        path.chmod(0o755)
+        yield ExportProgress(self.script, 1, 1)
+
+    def command(self, folder: Path) -> str:
+        """Serve base and adapter; the adapter is asked for as model `mixed`."""
+        return shell([*self._words(str(folder / self.adapter)), "--port", "8000"])
+
+
+class MergedTarget(Common):
+    """A complete model folder with the mix in its weights."""
+
+    def __init__(self, material: Material) -> None:
+        super().__init__()
+        self.material = material
+        base = material.session.base
+        self.quant = material.request.quant
+        merged_dtype(self.quant)
+        self.config: dict[str, Any] = base.model.config.to_dict()
+        if self.config.get("quantization_config"):
+            raise ExportRefused("a quantised base cannot be merged exactly; the targets peft and vllm work for it")
+        self.pairs = {module: self._oriented(module, pair) for module, pair in material.pairs.items()}
+        self.source = open_weights(base.source.path, base.model, {f"{module}.weight" for module in self.pairs})
+        self.nbytes = planned_bytes(self.source, self.quant)
+        self.figures = {"merged": True, "mix_rank": material.rank}
+
+    def _oriented(self, module: str, pair: Pair) -> Pair:
+        """GPT-2's Conv1D stores its weight as [in, out], so its addition is the transpose."""
+        if type(self.material.session.base.target_module(module)).__name__ != "Conv1D":
+            return pair
+        return Pair(pair.up.T.contiguous(), pair.down.T.contiguous())
+
+    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+        """Weights, config, generation settings, tokenizer."""
+        yield from write_merged(folder, self.source, self.pairs, self.config, self.quant)
+        generation = getattr(self.material.session.base.model, "generation_config", None)
+        if generation is not None:
+            write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
+        save_tokenizer(self.material, folder)
+        yield ExportProgress("tokenizer", 1, 1)
+
+    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
+        """The folder as transformers loads it."""
+        return [
+            ParityJob(
+                runtime="transformers",
+                model=folder,
+                prompts=prompts,
+                dtype=effective_dtype(self.material, self.quant),
+                vocab=self.material.session.base.vocab_size,
+            )
+        ]
+
+    def command(self, folder: Path) -> str:
+        """Ask the model something through transformers."""
+        code = _ASK.format(library="transformers", model="AutoModelForCausalLM")
+        return shell(["python", "-c", code, folder, "Hello"])

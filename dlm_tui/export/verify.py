@@ -1,0 +1,60 @@
+"""Trying what was written before it is put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.export.material import Material, Target
+from dlm_tui.export.parity import (
+    ParityJob,
+    check_tokenizer,
+    compare,
+    judge,
+    runtime_answers,
+    runtime_installed,
+    workbench_answers,
+)
+from dlm_tui.export.prompts import parity_prompts
+from dlm_tui.export.requests import ExportProgress, ExportRefused
+
+
+def verify(
+    target: Target, material: Material, folder: Path, notes: list[str]
+) -> Generator[ExportProgress, None, dict[str, Any] | None]:
+    """The manifest's parity block, or None when nothing was tried (a note says why).
+
+    Raises ExportRefused when the export answers differently, or when verification was asked for and is impossible.
+    """
+    wanted = material.request.verify
+    if wanted is False:
+        return None
+    jobs = target.jobs(folder, parity_prompts(material.session.document, material.session.base))
+    missing = [job.runtime for job in jobs if not runtime_installed(job.runtime)]
+    if missing or not jobs:
+        reason = f"{missing[0]} is not installed (extra [llama])" if missing else "the base has no folder of its own"
+        if wanted:
+            raise ExportRefused(f"the export cannot be verified: {reason}")
+        notes.append(f"not verified: {reason}")
+        return None
+    model = material.session.model
+    coefficients = model.coefficients(material.mix.mapping())
+    ours = yield from workbench_answers(model.backbone, coefficients, jobs[0])
+    blocks = []
+    for job in jobs:
+        theirs = yield from runtime_answers(job)
+        _check_texts(job, material, theirs.tokenized)
+        block = compare(ours, theirs, material.request.quant if job.runtime == "llama.cpp" else job.dtype)
+        judge(block, job.dtype)
+        blocks.append(block)
+    parity = blocks[0]
+    if len(blocks) > 1:
+        keys = ("max_abs_logprob_diff", "mean_kl", "greedy_agree")
+        parity["separate_adapters"] = {key: blocks[1][key] for key in keys}
+    return parity
+
+
+def _check_texts(job: ParityJob, material: Material, found: list[list[int] | None]) -> None:
+    expected = [material.session.base.encode_raw(text, limit=None) for text in job.texts]
+    check_tokenizer(job.texts, expected, found)

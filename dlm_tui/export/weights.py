@@ -1,0 +1,115 @@
+"""The base's weights, read a few rows at a time so that a large base never lies in memory twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dlm_tui.export.requests import ExportRefused
+
+BLOCK_ELEMENTS = 4 << 20
+"""Numbers handled at once: 16 MiB of float32."""
+
+
+class WeightSource(Protocol):
+    """Named tensors that can be read row by row."""
+
+    def names(self) -> list[str]:
+        """All tensor names, as in the checkpoint."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Raises KeyError for an unknown name."""
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the first axis, in the stored dtype."""
+
+
+class FolderWeights:
+    """A folder of safetensors files, one or many shards. Files are mapped, tensors are copied only in part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._where: dict[str, Any] = {}
+        shards = sorted(set(_shards(folder)))
+        if not shards:
+            raise ExportRefused(f"{folder} holds no safetensors weights to read")
+        for shard in shards:
+            try:
+                handle = safe_open(shard, framework="pt")
+                for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                    self._where[name] = handle
+            except (SafetensorError, OSError) as error:
+                raise ExportRefused(f"{shard} cannot be read as safetensors: {error}") from error
+
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._where[name].get_slice(name).get_shape())
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        tensor: Tensor = self._where[name].get_slice(name)[start:stop]
+        return tensor
+
+
+class MemoryWeights:
+    """The tensors of a loaded model; nothing is copied until rows are asked for."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = state
+
+    def names(self) -> list[str]:
+        return list(self._state)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._state[name].shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._state[name][start:stop].detach().cpu()
+
+
+def _shards(folder: Path) -> Iterator[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            for name in weight_map.values():
+                if Path(name).name != name:
+                    raise ValueError(f"a shard lies outside the folder: {name!r}")
+                yield folder / name
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ExportRefused(f"{index} cannot be read: {error}") from error
+    elif (folder / "model.safetensors").is_file():
+        yield folder / "model.safetensors"
+
+
+def open_weights(folder: Path | None, model: torch.nn.Module, needed: Iterable[str]) -> WeightSource:
+    """The checkpoint files when they hold `needed` under the names the model has, else the tensors of the model itself.
+
+    The files are preferred: they are what the model was made from, and reading them leaves the model alone.
+    """
+    if folder is not None and any(True for _ in _shards(folder)):
+        source = FolderWeights(folder)
+        if set(needed) <= set(source.names()):
+            return source
+    return MemoryWeights(_untied(model.state_dict()))
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor once: the first of several names for the same memory."""
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name, tensor in state.items():
+        seen.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+    return {name: state[name] for name in seen.values()}
+
+
+def blocks(rows: int, columns: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """Row ranges of about `BLOCK_ELEMENTS` numbers, each a multiple of `multiple` rows long except perhaps the last."""
+    step = max(1, BLOCK_ELEMENTS // max(columns, 1) // multiple) * multiple
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
