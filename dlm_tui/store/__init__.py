@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from dlm_tui.store.gate_report import (
         describe_gate,
     )
-    from dlm_tui.store.gate_state import (
-        GateState,
-        gate_state,
-    )
     from dlm_tui.store.layout import (
         Store,
         resolve_home,
@@ -69,6 +65,10 @@ if TYPE_CHECKING:
     from dlm_tui.store.runs import (
         next_run_id,
     )
+    from dlm_tui.store.state import (
+        GateState,
+        gate_state,
+    )
     from dlm_tui.store.versions import (
         AdapterVersion,
         adapter_versions,
@@ -99,7 +99,7 @@ _HOME = {
         "write_gate_record",
     ),
     "gate_report": ("describe_gate",),
-    "gate_state": (
+    "state": (
         "GateState",
         "gate_state",
     ),

@@ -6,9 +6,9 @@ from typing import Any
 
 from dlm_tui.document import Document, gate_mode, gate_probes, gate_samples
 from dlm_tui.store.gate_files import read_gate_record
-from dlm_tui.store.gate_state import GateState, gate_state
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import MetricsReader, weights_entropy
+from dlm_tui.store.state import GateState, gate_state
 
 # A gate that sends nearly everything one way: share of one adapter, and entropy as a part of ln N.
 COLLAPSED_WEIGHT = 0.95

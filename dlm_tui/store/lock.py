@@ -145,11 +145,14 @@ def _create(path: Path) -> bytes:
             handle.flush()
             os.fsync(handle.fileno())
         os.link(scratch, path)
-        scratch.replace(_mark(path))
     except FileExistsError:
         raise
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error.strerror}.") from error
+    else:
+        # Without the mark a leftover is judged by its process id alone, so failing to set it is no failure.
+        with contextlib.suppress(OSError):
+            scratch.replace(_mark(path))
     finally:
         scratch.unlink(missing_ok=True)
     return content

@@ -11,10 +11,10 @@ from dlm_tui.document import Document
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_report import describe_gate
-from dlm_tui.store.gate_state import GateState, gate_state
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.state import GateState, gate_state
 from dlm_tui.store.versions import current_version, latest_version, stored_adapters
 
 

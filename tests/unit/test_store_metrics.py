@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -110,7 +109,11 @@ def test_a_gate_event_needs_its_run_and_a_known_mode(store: Store) -> None:
 
 def test_diverged_and_uniform_runs_are_told_apart(store: Store) -> None:
     with MetricsWriter(store) as writer:
-        for run_id, mode, weights in ((1, "uniform", (0.5, 0.5)), (2, "trained", (1.0, 0.0)), (3, "diverged", (0.6, 0.4))):
+        for run_id, mode, weights in (
+            (1, "uniform", (0.5, 0.5)),
+            (2, "trained", (1.0, 0.0)),
+            (3, "diverged", (0.6, 0.4)),
+        ):
             writer.start_run(run_id, "gate", 0)
             writer.record_gate_events(run_id, [("a", weights[0], 4), ("b", weights[1], 4)], mode)
         writer.start_run(4, "sft", 0)
@@ -161,7 +164,12 @@ def fill_events(store: Store, runs: int, names: int, diverged: set[int] = frozen
         connection.executemany(
             "INSERT INTO gate_events VALUES (?, ?, ?, 4, ?, '2026-01-01T00:00:00Z')",
             (
-                (run_id, f"a{k}", 0.0 if run_id in diverged else 1 / names, "diverged" if run_id in diverged else "trained")
+                (
+                    run_id,
+                    f"a{k}",
+                    0.0 if run_id in diverged else 1 / names,
+                    "diverged" if run_id in diverged else "trained",
+                )
                 for run_id in range(1, runs + 1)
                 for k in range(names)
             ),
@@ -365,4 +373,4 @@ def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
     assert len(MetricsReader(store).runs()) == 1
     copy = tmp_path / "copy"
     shutil.copytree(store.root, copy)
-    assert sorted(os.listdir(copy)) == ["metrics.sqlite"]
+    assert [path.name for path in copy.iterdir()] == ["metrics.sqlite"]

@@ -215,7 +215,9 @@ def test_pointers_that_name_no_version(store: Store, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-PIECES = st.sampled_from(["..", ".", "", "adapter", "tone", "versions", "v0001", "v0002", "out", "/", "~", "v0001\n", "\0"])
+PIECES = st.sampled_from(
+    ["..", ".", "", "adapter", "tone", "versions", "v0001", "v0002", "out", "/", "~", "v0001\n", "\0"]
+)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,150 @@
+"""`dlm-tui show` and `dlm-tui metrics`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import io
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.cli.metrics import cutoff_text
+from dlm_tui.document import load
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.store import MetricsWriter, Store
+from tests.interop.peer_fixture import PEER_ADAPTERS, copy_peer, peer_root
+
+
+def call(command: str, *words: object) -> int:
+    module = importlib.import_module(f"dlm_tui.cli.{command}")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    parser.add_argument("--home")
+    parser.add_argument("--base")
+    parser.add_argument("--json", action="store_true")
+    return int(module.run(parser.parse_args([str(word) for word in words])))
+
+
+def peer_words(which: str) -> tuple[object, ...]:
+    root = peer_root()
+    return (root / f"{which}.dlm", "--home", root / "home", "--base", root / "base")
+
+
+@pytest.mark.parametrize("which", ["routed", "uniform", "diverged"])
+def test_show_prints_one_json_object(which: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", *peer_words(which), "--json") == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    report = json.loads(out)
+    assert report["gate_state"]["mode"] == {"routed": "trained"}.get(which, which)
+    assert report["base_security"]["architecture"] == "LlamaForCausalLM"
+
+
+def test_show_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    call("show", *peer_words("uniform"))
+    out = capsys.readouterr().out
+    for name in PEER_ADAPTERS:
+        assert name in out
+    assert "uniform: All adapters weigh the same" in out
+    assert "tone lacks 1 more" in out
+    assert "\x1b" not in out
+
+
+def test_show_without_a_store_creates_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", peer_root() / "routed.dlm", "--home", tmp_path / "none", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["store_initialized"] is False
+    assert report["gate_state"]["mode"] == "none"
+    assert {"dlm_id", "base_model", "source_path", "training_cache_config"} <= set(report)
+    assert call("show", peer_root() / "routed.dlm", "--home", tmp_path / "none") == 0
+    assert call("metrics", peer_root() / "routed.dlm", "--home", tmp_path / "none") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_control_characters_in_a_path_are_shown_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "red\x1b[31m.dlm"
+    path.write_bytes((peer_root() / "routed.dlm").read_bytes())
+    call("show", path, "--home", tmp_path)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[31m" in out
+
+
+def test_metrics_json_and_csv_have_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("metrics", *peer_words("routed"), "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert [row["run_id"] for row in value["runs"]] == [3, 2, 1]
+    assert set(value["runs"][0]) == {
+        "run_id", "started_at", "ended_at", "adapter_version", "phase", "seed", "status"
+    }  # fmt: skip
+    (gate,) = value["gate_history"]
+    assert gate["entropy"] == pytest.approx(1.0985400199771127, abs=1e-12)
+    assert call("metrics", *peer_words("routed"), "--csv") == 0
+    runs, events = capsys.readouterr().out.split("\n\n")
+    assert runs.splitlines()[0] == "run_id,phase,seed,status,started_at,ended_at"
+    rows = list(csv.DictReader(io.StringIO(events)))
+    assert {row["adapter_name"]: float(row["mean_weight"]) for row in rows} == gate["weights"]
+    assert {float(row["entropy_nats"]) for row in rows} == {gate["entropy"]}
+    assert {float(row["normalised_entropy"]) for row in rows} == {gate["normalised_entropy"]}
+
+
+def test_metrics_of_diverged_runs_have_no_entropy(capsys: pytest.CaptureFixture[str]) -> None:
+    call("metrics", *peer_words("diverged"), "--json")
+    assert json.loads(capsys.readouterr().out)["gate_history"][0]["entropy"] is None
+    call("metrics", *peer_words("diverged"), "--csv")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(",diverged,tone,0.0,0,,")
+    call("metrics", *peer_words("diverged"))
+    assert "diverged" in capsys.readouterr().out
+
+
+def test_metrics_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = copy_peer(tmp_path / "peer")
+    document = load(root / "uniform.dlm")
+    with MetricsWriter(Store(root / "home", document.dlm_id)) as writer:
+        writer.record_gate_step(3, 1, 1.1, 1.05)
+    words = (root / "uniform.dlm", "--home", root / "home", "--run-id", 3)
+    call("metrics", *words, "--json")
+    value = json.loads(capsys.readouterr().out)
+    assert set(value) >= {"run", "steps", "evals", "preference_mining"}
+    assert [row["step"] for row in value["steps"]] == [10, 20]
+    assert value["gate_steps"][0]["entropy"] == 1.05
+    call("metrics", *words, "--csv")
+    steps, gate = capsys.readouterr().out.split("\n\n")
+    assert steps.splitlines()[0] == "step,loss,lr,grad_norm,val_loss"
+    assert [line.split(",")[0] for line in steps.splitlines()[1:]] == ["10", "20", "28"]
+    assert gate == "step,gate_loss,gate_entropy_nats\n1,1.1,1.05\n"
+    call("metrics", *words)
+    assert "run 3: sft" in capsys.readouterr().out
+    with pytest.raises(DlmTuiError, match="no run 9") as caught:
+        call("metrics", *words[:-1], 9)
+    assert caught.value.exit_code == 1
+
+
+def test_options_of_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    call("metrics", *peer_words("routed"), "--json", "--limit", 1)
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 1
+    call("metrics", *peer_words("routed"), "--json", "--phase", "gate")
+    assert json.loads(capsys.readouterr().out)["runs"] == []
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert cutoff_text("36h", now) == "2025-12-31T12:00:00Z"
+    assert cutoff_text("1d", now) == "2026-01-01T00:00:00Z"
+    for bad in ("", "5", "d", "1.5h", "-1d", "1w", "999999999d"):
+        with pytest.raises(UsageError):
+            cutoff_text(bad, now)
+    for words in (("--json", "--csv"), ("--limit", "0")):
+        with pytest.raises(UsageError):
+            call("metrics", *peer_words("routed"), *words)
+
+
+def test_neither_command_imports_torch() -> None:
+    code = (
+        "import sys, argparse\nfrom dlm_tui.cli import show, metrics\nimport dlm_tui.store.report\n"
+        "import dlm_tui.model.registry\nassert 'torch' not in sys.modules and 'textual' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
