@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlm_tui.gate.cache import EmbeddingCache
+    from dlm_tui.gate.drift import drift_report
     from dlm_tui.gate.embedding import EmbedProgress, embed_prompts, prompt_tokens
+    from dlm_tui.gate.evaluation import evaluate_gate
     from dlm_tui.gate.explain import TokenPull
     from dlm_tui.gate.fitting import Fit, FitSettings, FitStep, fit_gate
     from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
+    from dlm_tui.gate.label import LabelOutcome, label_prompt
     from dlm_tui.gate.network import GateNetwork, Standardiser, entropy
     from dlm_tui.gate.novelty import Novelty, fit_novelty
     from dlm_tui.gate.probes import ForeignGate, GateProbe, GateStatus, trained_probes
+    from dlm_tui.gate.report import Report
     from dlm_tui.gate.router import PrefillProgress, PromptRouter, RouteResult
     from dlm_tui.gate.static import (
         StaticMix,
@@ -31,13 +35,17 @@ if TYPE_CHECKING:
 
 _HOME = {
     "cache": ("EmbeddingCache",),
+    "drift": ("drift_report",),
     "embedding": ("EmbedProgress", "embed_prompts", "prompt_tokens"),
+    "evaluation": ("evaluate_gate",),
     "explain": ("TokenPull",),
     "fitting": ("Fit", "FitSettings", "FitStep", "fit_gate"),
     "gate": ("Gate", "load_document_gate", "load_gate", "save_gate"),
+    "label": ("LabelOutcome", "label_prompt"),
     "network": ("GateNetwork", "Standardiser", "entropy"),
     "novelty": ("Novelty", "fit_novelty"),
     "probes": ("ForeignGate", "GateProbe", "GateStatus", "trained_probes"),
+    "report": ("Report",),
     "router": ("PrefillProgress", "PromptRouter", "RouteResult"),
     "static": (
         "StaticMix",
@@ -65,18 +73,23 @@ __all__ = [
     "GateProbe",
     "GateProgress",
     "GateStatus",
+    "LabelOutcome",
     "Novelty",
     "PrefillProgress",
     "PromptRouter",
+    "Report",
     "RouteResult",
     "Standardiser",
     "StaticMix",
     "TokenPull",
+    "drift_report",
     "embed_prompts",
     "entropy",
+    "evaluate_gate",
     "fit_gate",
     "fit_novelty",
     "gate_status",
+    "label_prompt",
     "load_document_gate",
     "load_gate",
     "mean_gate_weights",

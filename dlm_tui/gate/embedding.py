@@ -38,6 +38,7 @@ class EmbedProgress:
 
     done: int
     total: int
+    stage: str = "embed"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class PrefillProgress:
 
     done: int
     total: int
+    stage: str = "prefill"
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,15 @@ def verdict_text(accuracy: float, adapters: int, collapse: str | None, ece: floa
     return f"{routed} and its weights can be read as probabilities (calibration error {ece:.2f})."
 
 
-def frozen_text(kept: float | None, live_static: float, live_uniform: float) -> str:
-    """What freezing costs; `kept` is 1 − KL(live‖frozen) / KL(live‖uniform), None when uniform costs nothing either."""
+def frozen_text(kept: float | None, frozen: float, uniform: float, best: float) -> str:
+    """What freezing costs: KL to the live gate, nats, of the frozen, uniform and best mix; `kept` = 1 − frozen / uniform.
+
+    `kept` is None when not even the uniform mix differs from the live gate.
+    """
     if kept is None:
-        return "Freezing changes nothing that can be measured: the live gate answers as the uniform mix does."
-    figures = f"KL to the live gate {live_static:.4f} nats frozen, {live_uniform:.4f} nats uniform"
+        return "Freezing changes nothing that can be measured: a uniform mix already answers as the live gate does."
+    figures = f"KL to the live gate {frozen:.4f} nats frozen, {uniform:.4f} uniform, {best:.4f} with the best mix"
+    advice = " (--mix best)" if best < 0.9 * frozen else ""
     if kept < 0.5:
-        return f"Freezing loses most of what the gate learned ({max(0.0, 1 - kept):.0%}): {figures}."
-    return f"Freezing keeps {kept:.0%} of what the gate learned over a uniform mix: {figures}."
-
-
-def names_list(names: Sequence[str]) -> str:
-    """Names for a sentence."""
-    return ", ".join(names) if names else "none"
+        return f"Freezing loses most of what the gate learned, {1 - max(0.0, kept):.0%} of it: {figures}{advice}."
+    return f"Freezing keeps {kept:.0%} of what the gate learned over a uniform mix: {figures}{advice}."

@@ -1,0 +1,225 @@
+"""What freezing the gate to one mix costs, compared with asking it for every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.gate.gate import Gate, load_gate
+from dlm_tui.gate.nexttoken import Batch, best_mix, frozen_divergence, live_logprobs, prompt_batches
+from dlm_tui.gate.probes import trained_probes
+from dlm_tui.gate.report import Report
+from dlm_tui.gate.static import mean_gate_weights
+from dlm_tui.gate.training import GateProgress, cached_embeddings
+from dlm_tui.gate.verdicts import frozen_text
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.model import MixedModel
+    from dlm_tui.store import Store
+
+_T = TypeVar("_T")
+
+MOST_PROMPTS = 128
+MOST_ANSWERS = 48
+MOST_SEARCHED = 32
+ANSWER_TOKENS = 24
+_ANSWER_ROWS = 16
+_NOTHING = 1e-6
+_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    text: str
+    line: int | None
+    ids: list[int]
+
+
+def drift_report(
+    document: Document,
+    store: Store,
+    model: MixedModel,
+    gate: Gate | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    frozen: Mapping[str, float] | None = None,
+    answers: bool = True,
+) -> Generator[GateProgress, None, Report]:
+    """Compare live routing with `frozen` (default: the static mean), the uniform mix and the best frozen mix.
+
+    Over the training prompts (at most 128, evenly chosen) and the saved `prompts`. Each of `frozen`, `uniform` and
+    `best_static` has `mix`, `kl` = mean KL(live ‖ mix) at the next token in nats, `kl_max`, and `changed_answers` = the
+    share of greedy answers (at most 48 prompts, 24 tokens) that differ from the live ones, None without `answers`.
+    `kept` = 1 − kl(frozen) / kl(uniform). Raises DlmTuiError without a trained gate in force or with adapters missing.
+    """
+    live_gate = gate if gate is not None else load_gate(store, model.base.identity, model.base.hidden_size)
+    names = _check(document, model, live_gate)
+    assert live_gate is not None
+    chosen, trained, embeddings, static = yield from _prompts(document, store, model, live_gate, prompts)
+    weights = _columns(live_gate.weights(embeddings), live_gate.names, model.names)
+    batches = prompt_batches([prompt.ids for prompt in chosen])
+    live = yield from live_logprobs(model.backbone, batches, weights)
+
+    mixes = {
+        "frozen": model.coefficients(static if frozen is None else frozen).cpu(),
+        "uniform": model.coefficients(dict.fromkeys(names, 1.0 / len(names))).cpu(),
+    }
+    divergences: dict[str, Tensor] = {}
+    for name, mix in mixes.items():
+        divergences[name] = yield from frozen_divergence(model.backbone, batches, live, mix, len(chosen))
+    start = min(("frozen", "uniform"), key=lambda name: _rank(mixes[name], divergences[name]))
+    searched, targets = _part(batches, live)
+    found = (yield from best_mix(model.reference, searched, targets, mixes[start])).cpu()
+    at_found = yield from frozen_divergence(model.backbone, batches, live, found, len(chosen))
+    better = float(at_found.mean()) < float(divergences[start].mean())
+    mixes["best_static"] = found if better else mixes[start]
+    divergences["best_static"] = at_found if better else divergences[start]
+
+    changed = (yield from _changed(model, chosen, weights, mixes)) if answers else dict.fromkeys(mixes, None)
+    report: dict[str, Any] = {
+        "prompts": len(chosen),
+        "training_prompts": trained,
+        "saved_prompts": len(chosen) - trained,
+        "answers": min(len(chosen), MOST_ANSWERS) if answers else 0,
+        "answer_tokens": ANSWER_TOKENS,
+        "adapters": list(names),
+    }
+    for name, mix in mixes.items():
+        values = divergences[name]
+        report[name] = {
+            "mix": dict(zip(model.names, mix.tolist(), strict=True)),
+            "kl": float(values.mean()),
+            "kl_max": float(values.max()),
+            "changed_answers": changed[name],
+        }
+    at_frozen, at_uniform = report["frozen"]["kl"], report["uniform"]["kl"]
+    kept = 1.0 - at_frozen / at_uniform if at_uniform > _NOTHING else None
+    report["kept"] = kept
+    report["verdict"] = frozen_text(kept, at_frozen, at_uniform, report["best_static"]["kl"])
+    report["most_changed"] = _most_changed(chosen, divergences["frozen"], weights, model.names)
+    return Report(report)
+
+
+def _check(document: Document, model: MixedModel, gate: Gate | None) -> tuple[str, ...]:
+    if gate is None or gate.network is None:
+        raise DlmTuiError("There is no trained gate in force, so freezing it costs nothing: train the document first.")
+    names = document.adapter_names
+    if set(gate.names) != set(names):
+        raise DlmTuiError("The stored gate is for other adapters than the document declares: train the gate again.")
+    missing = [name for name in names if name not in model.names]
+    if missing:
+        raise DlmTuiError(f"No trained version of {', '.join(missing)} is in the store: train the document first.")
+    return names
+
+
+def _prompts(
+    document: Document, store: Store, model: MixedModel, gate: Gate, saved: Sequence[str]
+) -> Generator[GateProgress, None, tuple[list[_Prompt], int, Tensor, dict[str, float]]]:
+    """The compared prompts, how many are training ones, their embeddings, and the mean weights of all training ones."""
+    probes = trained_probes(document)
+    if not probes:
+        raise DlmTuiError("The document has no prompts for its adapters, so there is nothing to compare.")
+    embeddings, _ = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
+    static = dict(mean_gate_weights(gate, gate.config, list(embeddings)))
+    lines: dict[str, tuple[int | None, int]] = {}
+    for index, probe in enumerate(probes):
+        lines.setdefault(probe.prompt, (probe.line, index))
+    trained = _evenly(list(lines), MOST_PROMPTS)
+    extra = [prompt for prompt in dict.fromkeys(saved) if prompt and prompt not in lines][:MOST_PROMPTS]
+    rows = [embeddings[lines[prompt][1]] for prompt in trained]
+    if extra:
+        added, _ = yield from cached_embeddings(model, store, extra)
+        rows += list(added)
+    room = max(1, model.base.context_length - ANSWER_TOKENS)
+    chosen = []
+    for prompt in [*trained, *extra]:
+        ids = model.base.chat(prompt, document.system_prompt)[-room:]
+        chosen.append(_Prompt(prompt, lines.get(prompt, (None, 0))[0], ids))
+    return chosen, len(trained), torch.stack(rows), static
+
+
+def _changed(
+    model: MixedModel, prompts: Sequence[_Prompt], weights: Tensor, mixes: Mapping[str, Tensor]
+) -> Generator[GateProgress, None, dict[str, float | None]]:
+    """The share of greedy answers under each mix that differ from the live ones."""
+    places = _evenly(list(range(len(prompts))), MOST_ANSWERS)
+    places.sort(key=lambda place: len(prompts[place].ids))
+    total = len(places) * (len(mixes) + 1)
+    live = yield from _answers(model, prompts, places, [weights[place] for place in places], 0, total)
+    shares: dict[str, float | None] = {}
+    done = len(places)
+    for name, mix in mixes.items():
+        texts = yield from _answers(model, prompts, places, [mix] * len(places), done, total)
+        done += len(places)
+        shares[name] = sum(one != other for one, other in zip(live, texts, strict=True)) / len(places)
+    return shares
+
+
+def _answers(
+    model: MixedModel, prompts: Sequence[_Prompt], places: Sequence[int], rows: Sequence[Tensor], done: int, total: int
+) -> Generator[GateProgress, None, list[list[int]]]:
+    from dlm_tui.model.generate import generate
+    from dlm_tui.model.sampling import Sampling
+
+    texts: list[list[int]] = []
+    sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=0.0)
+    for first in range(0, len(places), _ANSWER_ROWS):
+        batch = places[first : first + _ANSWER_ROWS]
+        work = generate(model, [prompts[place].ids for place in batch], rows[first : first + _ANSWER_ROWS], sampling)
+        try:
+            while True:
+                next(work)
+                yield GateProgress("answers", done + len(texts), total)
+        except StopIteration as finished:
+            texts += [answer.token_ids for answer in finished.value]
+    return texts
+
+
+def _most_changed(
+    prompts: Sequence[_Prompt], divergences: Tensor, weights: Tensor, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    order = divergences.argsort(descending=True, stable=True)[:5].tolist()
+    return [
+        {
+            "prompt": prompts[place].text[:_SHOWN],
+            "line": prompts[place].line,
+            "kl": float(divergences[place]),
+            "weights": dict(zip(names, weights[place].tolist(), strict=True)),
+        }
+        for place in order
+    ]
+
+
+def _part(batches: Sequence[Batch], live: Sequence[Tensor]) -> tuple[list[Batch], list[Tensor]]:
+    """About 32 prompts for the search, every k-th row of every batch."""
+    stride = max(1, -(-sum(len(batch.places) for batch in batches) // MOST_SEARCHED))
+    part = [Batch(batch.places[::stride], batch.ids[::stride], batch.last[::stride]) for batch in batches]
+    return part, [rows[::stride] for rows in live]
+
+
+def _rank(mix: Tensor, divergences: Tensor) -> tuple[bool, float]:
+    """Mixes on the simplex first (the search starts on it), then by what they cost."""
+    on_simplex = bool((mix >= 0).all()) and abs(float(mix.sum()) - 1.0) < 1e-3
+    return not on_simplex, float(divergences.mean())
+
+
+def _columns(weights: Tensor, names: Sequence[str], order: Sequence[str]) -> Tensor:
+    """Gate weights [n, N] with their columns in the mixer's order; other adapters of the mixer get 0."""
+    result = torch.zeros(len(weights), len(order))
+    for column, name in enumerate(order):
+        if name in names:
+            result[:, column] = weights[:, list(names).index(name)]
+    return result
+
+
+def _evenly(items: list[_T], most: int) -> list[_T]:
+    """At most `most` items, evenly spread over the list."""
+    if len(items) <= most:
+        return items
+    return [items[index * len(items) // most] for index in range(most)]

@@ -1,0 +1,174 @@
+"""Judging the gate: stratified k-fold figures, calibration, collapse, and which sections it misroutes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, stratified_folds
+from dlm_tui.gate.gate import load_gate
+from dlm_tui.gate.network import entropy, normalised
+from dlm_tui.gate.novelty import fit_novelty
+from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
+from dlm_tui.gate.report import Report
+from dlm_tui.gate.training import GateProgress, cached_embeddings, fit_document
+from dlm_tui.gate.verdicts import cold_start_text, collapse_floor, collapse_text, collapsed_onto, verdict_text
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.model import MixedModel
+    from dlm_tui.store import Store
+
+WORST = 10
+_SHOWN = 200
+
+
+def evaluate_gate(
+    document: Document, store: Store, model: MixedModel, *, folds: int = 5, seed: int | None = None
+) -> Generator[GateProgress, None, Report]:
+    """Train on k − 1 parts of the probes, judge on the rest, k times; nothing is stored. The report of `eval --json`.
+
+    Held-out figures: accuracy, log_loss (nats), ece, confusion {true: {top: count}}, temperature. Of the gate in force
+    (or, where none is trained, the mean of the folds): mean_weights, mean_entropy (nats). Folds are reduced to the
+    smallest adapter's number of probes. Raises UsageError without two adapters or with fewer than two folds, and
+    DlmTuiError when an adapter has fewer than two probes or a fold's training diverges.
+    """
+    names = document.adapter_names
+    if len(names) < 2:
+        raise UsageError("The document declares fewer than two adapters: there is nothing to route between.")
+    if folds < 2:
+        raise UsageError(f"--folds must be at least 2, not {folds}.")
+    chosen = document.training.seed if seed is None else seed
+    probes = trained_probes(document)
+    counts = probe_counts(names, probes)
+    poor = [name for name, count in counts.items() if count < 2]
+    if poor:
+        raise DlmTuiError(f"The gate cannot be judged: {', '.join(poor)} needs at least 2 sections with a prompt.")
+    used = min(folds, min(counts.values()))
+
+    embeddings, _ = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
+    logits = yield from held_out_logits(document, embeddings, probes, used, chosen)
+    labels = torch.tensor([probe.label for probe in probes])
+    held_out = scores(logits, labels)
+    temperature = best_temperature(logits, labels)
+
+    state, weights = _weights_in_force(store, model, embeddings, logits, names)
+    means = dict(zip(names, weights.double().mean(dim=0).tolist(), strict=True))
+    spread = float(entropy(weights.double()).mean())
+    onto = collapsed_onto(means, spread)
+    strength = document.training.gate.entropy_lambda
+    collapse = collapse_text(onto, means[onto], spread, strength, counts) if onto else None
+    floor = document.training.gate.cold_start_floor
+    missing = missing_probes(counts, floor)
+    table = confusion(logits, labels, len(names))
+    figures = {
+        "folds": used,
+        "prompts": len(probes),
+        "adapters": list(names),
+        "samples": counts,
+        "accuracy": held_out.accuracy,
+        "log_loss": held_out.log_loss,
+        "ece": held_out.ece,
+        "ece_bins": BINS,
+        "held_out_entropy": held_out.mean_entropy,
+        "confusion": {truth: dict(zip(names, row, strict=True)) for truth, row in zip(names, table, strict=True)},
+        "confused_lines": _confused_lines(names, probes, logits),
+        "mean_weights": means,
+        "mean_entropy": spread,
+        "normalised_entropy": normalised(spread, len(names)),
+        "gate": state,
+        "collapsed": onto,
+        "collapse_floor": collapse_floor(len(names)),
+        "cold_start": cold_start_text(missing, floor) if missing else None,
+        "temperature": temperature,
+        "novelty": _novelty_rates(embeddings, probes, chosen),
+        "verdict": verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
+        "misrouted": _misrouted(names, probes, logits),
+    }
+    return Report(figures)
+
+
+def held_out_logits(
+    document: Document, embeddings: Tensor, probes: Sequence[GateProbe], folds: int, seed: int
+) -> Generator[GateProgress, None, Tensor]:
+    """Logits [n, N] of every probe by a gate that did not see its fold. Raises DlmTuiError when a fold diverges."""
+    assigned = torch.tensor(stratified_folds([probe.label for probe in probes], folds, seed))
+    logits = torch.zeros(len(probes), len(document.adapter_names))
+    for fold in range(folds):
+        inside = assigned != fold
+        seen = [probe for probe, chosen in zip(probes, inside.tolist(), strict=True) if chosen]
+        work = fit_document(document, embeddings[inside], seen, seed)
+        fit = None
+        try:
+            while True:
+                step = next(work)
+                yield GateProgress("fold", fold * step.steps + step.step, folds * step.steps, step.loss, step.entropy)
+        except StopIteration as finished:
+            fit = finished.value
+        if fit.network is None:
+            raise DlmTuiError("Gate training diverges on this document: lower training.gate.lr.")
+        with torch.no_grad():
+            logits[~inside] = fit.network.logits(embeddings[~inside])
+    return logits
+
+
+def _weights_in_force(
+    store: Store, model: MixedModel, embeddings: Tensor, logits: Tensor, names: Sequence[str]
+) -> tuple[str, Tensor]:
+    """The stored gate's weights of the probes, or the held-out ones where no gate of these adapters is trained."""
+    try:
+        gate = load_gate(store, model.base.identity, model.base.hidden_size)
+    except DlmTuiError:
+        gate = None
+    if gate is None or gate.network is None or gate.names != tuple(names):
+        return "folds", torch.softmax(logits, dim=-1)
+    return "trained", gate.weights(embeddings)
+
+
+def _misrouted(names: Sequence[str], probes: Sequence[GateProbe], logits: Tensor) -> list[dict[str, Any]]:
+    """Held-out probes whose top adapter is another one, worst first: least weight on their own adapter."""
+    weights = torch.softmax(logits.double(), dim=-1).tolist()
+    wrong = []
+    for probe, row in zip(probes, weights, strict=True):
+        top = max(range(len(names)), key=row.__getitem__)
+        if top != probe.label:
+            wrong.append(
+                {
+                    "line": probe.line,
+                    "adapter": probe.adapter,
+                    "routed": names[top],
+                    "weight": row[probe.label],
+                    "weights": dict(zip(names, row, strict=True)),
+                    "prompt": probe.prompt[:_SHOWN],
+                }
+            )
+    wrong.sort(key=lambda item: (item["weight"], item["line"]))
+    return wrong[:WORST]
+
+
+def _confused_lines(
+    names: Sequence[str], probes: Sequence[GateProbe], logits: Tensor
+) -> dict[str, dict[str, list[int]]]:
+    """The line numbers behind every cell of the confusion table."""
+    lines: dict[str, dict[str, list[int]]] = {truth: {top: [] for top in names} for truth in names}
+    for probe, top in zip(probes, logits.argmax(dim=-1).tolist(), strict=True):
+        lines[probe.adapter][names[top]].append(probe.line)
+    return lines
+
+
+def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> dict[str, float] | None:
+    """Share of the document's own prompts that the hint calls unlike: as seen in training, and while held out."""
+    novelty = fit_novelty(embeddings, [probe.label for probe in probes], seed)
+    if novelty is None:
+        return None
+    own = novelty.distance(embeddings) > novelty.limit
+    held_out = novelty.held_out > novelty.limit
+    return {
+        "limit": novelty.limit,
+        "own": float(own.double().mean()),
+        "held_out": float(held_out.double().mean()),
+    }

@@ -1,0 +1,120 @@
+"""Labelling a prompt: it becomes a section of the document, and the gate learns it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.gate import Gate, load_gate
+from dlm_tui.gate.training import GateOutcome, GateProgress, cached_embeddings, train_document_gate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dlm_tui.document import AppendResult, Document
+    from dlm_tui.model import MixedModel
+    from dlm_tui.store import Store
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A saved prompt whose top adapter changed by the retraining."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class LabelOutcome:
+    """What was appended, the document as it is now, the prompt's weights before and after, and who else moved."""
+
+    appended: AppendResult
+    document: Document
+    before: dict[str, float] | None
+    after: dict[str, float]
+    gate: GateOutcome
+    changed: list[Moved]
+
+
+def label_content(prompt: str, answer: str | None) -> tuple[str, str]:
+    """(section type, content): an instruction with an answer, without one a prose section that is the prompt itself.
+
+    Raises UsageError for an empty prompt or answer, and for text that would not be the gate's probe again.
+    """
+    from dlm_tui.document import instruction_content
+
+    if not prompt.strip():
+        raise UsageError("The prompt to label is empty.")
+    if answer is None:
+        return "prose", prompt
+    if not answer.strip():
+        raise UsageError("The answer is empty: leave --answer out to label the prompt alone.")
+    return "instruction", instruction_content(prompt, answer)
+
+
+def label_prompt(
+    path: Path,
+    document: Document,
+    store: Store,
+    model: MixedModel,
+    prompt: str,
+    adapter: str,
+    *,
+    answer: str | None = None,
+    saved: Sequence[str] = (),
+    seed: int | None = None,
+) -> Generator[GateProgress, None, LabelOutcome]:
+    """Append the prompt as a section of `adapter`, train the gate again, and compare before with after.
+
+    The document must be the file as it is on disk (else FileChanged, and nothing is written). `saved` prompts whose
+    top adapter changed are listed. Without a gate before, `before` is None and nothing counts as changed.
+    """
+    from dlm_tui.document import append_section, load
+
+    if adapter not in document.adapter_names:
+        known = ", ".join(document.adapter_names) or "it declares none"
+        raise UsageError(f"The document has no adapter {adapter!r} ({known}).")
+    kind, content = label_content(prompt, answer)
+    others = [text for text in dict.fromkeys(saved) if text and text != prompt]
+    embeddings, _ = yield from cached_embeddings(model, store, [prompt, *others])
+    old = _gate_before(store, model)
+    before = _weights(old, embeddings)
+
+    appended = append_section(path, document.sha256, type=kind, adapter=adapter, content=content)
+    changed_document = load(path)
+    outcome = yield from train_document_gate(changed_document, store, model, seed=seed)
+    new = outcome.gate if outcome.gate is not None else old
+    after = _weights(new, embeddings)
+    moved = []
+    if before is not None and after is not None:
+        for text, one, other in zip(others, before[1:], after[1:], strict=True):
+            first, second = max(one, key=one.__getitem__), max(other, key=other.__getitem__)
+            if first != second:
+                moved.append(Moved(text, first, second))
+    return LabelOutcome(
+        appended,
+        changed_document,
+        before[0] if before is not None else None,
+        after[0] if after is not None else dict.fromkeys(document.adapter_names, 1.0 / len(document.adapter_names)),
+        outcome,
+        moved,
+    )
+
+
+def _gate_before(store: Store, model: MixedModel) -> Gate | None:
+    """The gate in force; one that cannot be used counts as none, it is about to be replaced."""
+    try:
+        return load_gate(store, model.base.identity, model.base.hidden_size)
+    except DlmTuiError:
+        return None
+
+
+def _weights(gate: Gate | None, embeddings: Tensor) -> list[dict[str, float]] | None:
+    if gate is None:
+        return None
+    return [dict(zip(gate.names, row, strict=True)) for row in gate.weights(embeddings).tolist()]

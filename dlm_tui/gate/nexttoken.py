@@ -1,0 +1,113 @@
+"""Next-token distributions of many prompts under many mixes, and the frozen mix that comes closest to the live ones."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dlm_tui.gate.embedding import length_batches
+from dlm_tui.gate.training import GateProgress
+
+if TYPE_CHECKING:
+    from dlm_tui.model import Backbone
+
+BATCH_TOKENS = 1024
+STEPS = 40
+_RATE = 0.25
+_PATIENCE = 6
+_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of similar length: their places in the list, ids [B, T] padded on the right, last real position [B]."""
+
+    places: Tensor
+    ids: Tensor
+    last: Tensor
+
+
+def prompt_batches(prompts: Sequence[Sequence[int]]) -> list[Batch]:
+    """Token id lists (none empty) in batches of about 1,024 tokens."""
+    batches = []
+    for places in length_batches([len(prompt) for prompt in prompts], BATCH_TOKENS):
+        lengths = [len(prompts[place]) for place in places]
+        ids = torch.zeros(len(places), max(lengths), dtype=torch.long)
+        for row, place in enumerate(places):
+            ids[row, : lengths[row]] = torch.tensor(list(prompts[place]))
+        batches.append(Batch(torch.tensor(places), ids, torch.tensor(lengths) - 1))
+    return batches
+
+
+def next_logprobs(backbone: Backbone, batch: Batch, coefficients: Tensor) -> Tensor:
+    """Log-probabilities [B, V] of the token after each prompt, under coefficients [B, N]; differentiable in them."""
+    hidden = backbone.forward(batch.ids.to(backbone.device), None, coefficients)
+    rows = hidden[torch.arange(len(batch.last), device=hidden.device), batch.last.to(hidden.device)]
+    return torch.log_softmax(backbone.logits(rows), dim=-1)
+
+
+def live_logprobs(
+    backbone: Backbone, batches: Sequence[Batch], weights: Tensor
+) -> Generator[GateProgress, None, list[Tensor]]:
+    """One [B, V] per batch, every prompt under its own row of `weights` [n, N]."""
+    result = []
+    with torch.no_grad():
+        for number, batch in enumerate(batches):
+            result.append(next_logprobs(backbone, batch, weights[batch.places]))
+            yield GateProgress("live", number + 1, len(batches))
+    return result
+
+
+def frozen_divergence(
+    backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], mix: Tensor, count: int
+) -> Generator[GateProgress, None, Tensor]:
+    """KL(live ‖ mix) at the next token, nats, float64 [n]; `mix` [N] is the same for all prompts."""
+    result = torch.zeros(count, dtype=torch.float64)
+    with torch.no_grad():
+        for number, (batch, target) in enumerate(zip(batches, live, strict=True)):
+            frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
+            result[batch.places] = divergence(target, frozen).double().cpu()
+            yield GateProgress("frozen", number + 1, len(batches))
+    return result
+
+
+def divergence(target: Tensor, other: Tensor) -> Tensor:
+    """KL(target ‖ other) = Σ p (ln p − ln q) of log-probabilities [..., V], nats, in float64."""
+    first, second = target.double(), other.double()
+    return (first.exp() * (first - second)).sum(dim=-1)
+
+
+def best_mix(
+    backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], start: Tensor
+) -> Generator[GateProgress, None, Tensor]:
+    """The mix on the simplex that minimises the mean KL(live ‖ mix); `start` [N] is a mix on it. Returns [N].
+
+    Gradient descent (Adam) on θ with mix = softmax(θ), through a backbone that is differentiable in its coefficients;
+    the best mix seen is returned, and the search stops after six steps without a gain of 0.1 %.
+    """
+    count = sum(len(batch.places) for batch in batches)
+    theta = start.clamp_min(_FLOOR).log().clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([theta], lr=_RATE)
+    best, best_loss, stalled = start.clone(), float("inf"), 0
+    for step in range(STEPS):
+        optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for batch, target in zip(batches, live, strict=True):
+            with torch.enable_grad():
+                mix = torch.softmax(theta, dim=0)
+                frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
+                loss = divergence(target, frozen).sum() / count
+                loss.backward()
+            total += float(loss.detach())
+            yield GateProgress("best", step, STEPS, total)
+        stalled = 0 if total < best_loss * 0.999 else stalled + 1
+        if total < best_loss:
+            best_loss, best = total, torch.softmax(theta.detach(), dim=0)
+        if stalled >= _PATIENCE:
+            break
+        optimiser.step()
+    return best
