@@ -1,0 +1,269 @@
+"""A differential backend without a model: canned answers, seeded ones for the rest. For tests of whatever uses
+scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
+from dlm_tui.scoring.divergence import align
+from dlm_tui.scoring.errors import EmptyText, NullScaleError
+from dlm_tui.scoring.protocols import RollingLogprob, TokenDist
+
+DEFAULT_LOGPROB = -10.0
+DEFAULT_NULL_SCALE = 0.02
+_VOCABULARY = 1000
+_LISTED = 16
+
+
+@dataclass(slots=True)
+class DummyResponses:
+    """What one face of the model answers.
+
+    `generations`: prompt → text (a missing one is a KeyError). `logprobs`: (prompt, completion) → nats, −10 for the
+    rest. `rolling`: text → RollingLogprob. `token_dists`: prompt → TokenDist. What is missing in the last two is
+    made up, always the same.
+    """
+
+    generations: dict[str, str] = field(default_factory=dict)
+    logprobs: dict[tuple[str, str], float] = field(default_factory=dict)
+    rolling: dict[str, RollingLogprob] = field(default_factory=dict)
+    token_dists: dict[str, TokenDist] = field(default_factory=dict)
+
+
+class DummyDifferentialBackend:
+    """Base, fine-tuned, λ-blended and null views over two sets of canned answers; the same rules as with a real model.
+
+    A blend is linear in log-probabilities and exact at λ = 0 and 1; text comes from the face that λ is nearer to. A
+    null view is the base with Gaussian noise of standard deviation init_scale · √rank_scale on its log-probabilities.
+    """
+
+    def __init__(self, *, base: DummyResponses, ft: DummyResponses) -> None:
+        self._base, self._ft = base, ft
+        self._turnstile = Turnstile()
+        self._cache = ScoreCache()
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """Hits, misses and entries of the cache all views share; keys hold the view."""
+        return self._cache.stats
+
+    def clear_cache(self) -> None:
+        """Forget kept answers, for instance after changing the canned ones."""
+        self._cache.clear()
+
+    @contextlib.contextmanager
+    def as_base(self) -> Iterator[DummyView]:
+        with self._turnstile.enter("base") as check:
+            yield DummyView("base", self._faces("base", 0.0), self._cache, check)
+
+    @contextlib.contextmanager
+    def as_finetuned(self) -> Iterator[DummyView]:
+        with self._turnstile.enter("ft") as check:
+            yield DummyView("ft", self._faces("ft", 1.0), self._cache, check)
+
+    @contextlib.contextmanager
+    def as_scaled_adapter(self, lam: float) -> Iterator[DummyView]:
+        if not math.isfinite(lam):
+            raise NullScaleError(f"an adapter cannot be scaled by {lam}")
+        label = f"scaled({lam:g})"
+        with self._turnstile.enter(label) as check:
+            yield DummyView(label, self._faces(label, lam), self._cache, check)
+
+    @contextlib.contextmanager
+    def as_null_adapter(
+        self, seed: int, init_scale: float | None = None, rank_scale: float = 1.0
+    ) -> Iterator[DummyView]:
+        scale = null_scale(DEFAULT_NULL_SCALE if init_scale is None else init_scale, rank_scale)
+        label = f"null({seed}, {scale:g})"
+        with self._turnstile.enter(label) as check:
+            yield DummyView(label, self._faces(label, 0.0), self._cache, check, noise=(seed, scale))
+
+    def preflight_finite_check(self) -> tuple[bool, str]:
+        prompt = "preflight"
+        for view in (self.as_base(), self.as_finetuned()):
+            with view as opened:
+                dist = opened.next_token_dist(prompt)
+            bad = int((~np.isfinite(dist.logprobs)).sum())
+            if bad:
+                return False, (
+                    f"view {opened.name!r} gives {bad} of {len(dist.logprobs)} log-probabilities that are not finite"
+                )
+        return True, ""
+
+    def _faces(self, label: str, lam: float) -> _Faces:
+        return _Faces(label, self._base, self._ft, lam)
+
+
+@dataclass(frozen=True)
+class _Faces:
+    """The two sets of answers and how far between them a view lies."""
+
+    label: str
+    base: DummyResponses
+    ft: DummyResponses
+    lam: float
+
+    @property
+    def nearer(self) -> DummyResponses:
+        return self.ft if self.lam >= 0.5 else self.base
+
+    def number(self, read: Callable[[DummyResponses, str], float]) -> float:
+        low, high = read(self.base, "base"), read(self.ft, "ft")
+        if self.lam in (0.0, 1.0):
+            return high if self.lam else low
+        return (1 - self.lam) * low + self.lam * high
+
+
+class DummyView:
+    """One face, open: `name` is what errors call it."""
+
+    def __init__(
+        self,
+        name: str,
+        faces: _Faces,
+        cache: ScoreCache,
+        check: Callable[[], None],
+        noise: tuple[int, float] | None = None,
+    ) -> None:
+        self.name = name
+        self._faces, self._cache, self._check, self._noise = faces, cache, check, noise
+
+    def generate(
+        self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
+    ) -> str:
+        """The canned text, whatever the sampling. Raises KeyError naming view and prompt when there is none."""
+        self._check()
+        try:
+            return self._faces.nearer.generations[prompt]
+        except KeyError:
+            raise KeyError(f"view {self.name!r} has no canned generation for prompt {prompt!r}") from None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def logprob_of(self, prompt: str, completion: str) -> float:
+        self._check()
+        if not completion:
+            raise EmptyText("a completion of zero tokens has no log-probability")
+        return self._cache.get(("logprob_of", self.name, prompt, completion), lambda: self._logprob(prompt, completion))
+
+    def rolling_logprob(self, text: str) -> RollingLogprob:
+        self._check()
+        return self._cache.get(("rolling_logprob", self.name, text), lambda: self._rolling(text))
+
+    def next_token_dist(self, prompt: str, *, top_k: int = 256) -> TokenDist:
+        self._check()
+        return self._cache.get(("next_token_dist", self.name, prompt, top_k), lambda: self._dist(prompt, top_k))
+
+    def next_token_dist_batch(self, prompts: Sequence[str], *, top_k: int = 256) -> list[TokenDist]:
+        return [self.next_token_dist(prompt, top_k=top_k) for prompt in prompts]
+
+    def _logprob(self, prompt: str, completion: str) -> float:
+        value = self._faces.number(lambda face, _: face.logprobs.get((prompt, completion), DEFAULT_LOGPROB))
+        return value + (float(self._draw("logprob", prompt, completion, count=1)[0]) if self._noise else 0.0)
+
+    def _rolling(self, text: str) -> RollingLogprob:
+        kept = [face.rolling.get(text) or _made_up_rolling(text, name) for face, name in self._pairs()]
+        low, high = kept
+        lam = self._faces.lam
+        if lam in (0.0, 1.0) or len(low.logprobs) != len(high.logprobs):
+            chosen = high if lam >= 0.5 else low
+            if not self._noise:
+                return chosen
+            logprobs = chosen.logprobs + self._draw("rolling", text, "", count=len(chosen.logprobs)).astype(np.float32)
+        else:
+            chosen = high if lam >= 0.5 else low
+            logprobs = ((1 - lam) * low.logprobs + lam * high.logprobs).astype(np.float32)
+        return RollingLogprob(chosen.token_ids, logprobs, chosen.num_tokens, float(logprobs.astype(np.float64).sum()))
+
+    def _dist(self, prompt: str, top_k: int) -> TokenDist:
+        low, high = (face.token_dists.get(prompt) or _made_up_dist(prompt, name) for face, name in self._pairs())
+        lam = self._faces.lam
+        dist = low if lam == 0.0 else high if lam == 1.0 else _blend(low, high, lam)
+        if self._noise:
+            dist = _renormalised(dist, dist.logprobs + self._draw("dist", prompt, "", count=len(dist.logprobs)))
+        return _cut(dist, top_k)
+
+    def _pairs(self) -> tuple[tuple[DummyResponses, str], tuple[DummyResponses, str]]:
+        return (self._faces.base, "base"), (self._faces.ft, "ft")
+
+    def _draw(self, *key: str, count: int) -> NDArray[np.float64]:
+        seed, scale = self._noise or (0, 0.0)
+        return np.random.default_rng(stable_seed("null", str(seed), *key)).normal(0.0, scale, count)
+
+
+def null_scale(init_scale: float, rank_scale: float) -> float:
+    """init_scale · √rank_scale. Raises NullScaleError unless both are positive and finite."""
+    for name, value in (("init_scale", init_scale), ("rank_scale", rank_scale)):
+        if not (math.isfinite(value) and value > 0):
+            raise NullScaleError(f"{name} must be positive and finite, not {value}")
+    return init_scale * math.sqrt(rank_scale)
+
+
+def stable_seed(*parts: str) -> int:
+    """A seed that is the same in every process, unlike `hash`."""
+    digest = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _made_up_dist(prompt: str, face: str) -> TokenDist:
+    """The base is peaked; the fine-tuned face prefers the same tokens, more evenly, so that they differ on every
+    prompt.
+    """
+    generator = np.random.default_rng(stable_seed("dist", prompt))
+    ids = generator.choice(_VOCABULARY, size=_LISTED, replace=False).astype(np.int64)
+    scores = -np.arange(_LISTED, dtype=np.float64) - generator.uniform(0.0, 0.5, _LISTED)
+    scores *= 1.0 if face == "base" else 0.4
+    tail = math.log(0.01)
+    logprobs = scores - np.log(np.exp(scores).sum()) + math.log(0.99)
+    return TokenDist(ids, logprobs.astype(np.float32), _VOCABULARY, tail)
+
+
+def _made_up_rolling(text: str, face: str) -> RollingLogprob:
+    """Words count as tokens: −2 nats each for the base, −1.5 for the fine-tuned face."""
+    words = text.split()
+    if not words:
+        raise EmptyText("a text of zero tokens has no log-probability")
+    ids = np.array([stable_seed("word", word) % _VOCABULARY for word in words], dtype=np.int64)
+    logprobs = np.full(len(words) - 1, -2.0 if face == "base" else -1.5, dtype=np.float32)
+    return RollingLogprob(ids, logprobs, len(words), float(logprobs.sum()))
+
+
+def _blend(low: TokenDist, high: TokenDist, lam: float) -> TokenDist:
+    p, q = align(low, high)
+    ids = np.union1d(low.token_ids, high.token_ids)
+    tiny = np.finfo(np.float64).tiny
+    mixed = (1 - lam) * np.log(np.maximum(p, tiny)) + lam * np.log(np.maximum(q, tiny))
+    covers = len(ids) == low.vocab_size
+    if covers:
+        mixed = mixed[:-1]
+    mixed = mixed - np.logaddexp.reduce(mixed)
+    order = np.argsort(-mixed[: len(ids)], kind="stable")
+    tail = None if covers else float(mixed[-1])
+    return TokenDist(ids[order], mixed[: len(ids)][order].astype(np.float32), low.vocab_size, tail)
+
+
+def _renormalised(dist: TokenDist, logprobs: NDArray[np.float64]) -> TokenDist:
+    """New log-probabilities for the same tokens; the tail keeps its mass."""
+    listed = 1.0 - (math.exp(dist.tail_logprob) if dist.tail_logprob else 0.0)
+    scaled = logprobs - np.logaddexp.reduce(logprobs) + math.log(listed)
+    order = np.argsort(-scaled, kind="stable")
+    return TokenDist(dist.token_ids[order], scaled[order].astype(np.float32), dist.vocab_size, dist.tail_logprob)
+
+
+def _cut(dist: TokenDist, top_k: int) -> TokenDist:
+    """At most `top_k` tokens; what is cut off goes to the tail."""
+    if len(dist.token_ids) <= top_k:
+        return dist
+    cut = float(np.logaddexp.reduce(dist.logprobs[top_k:].astype(np.float64)))
+    tail = float(np.logaddexp(cut, dist.tail_logprob)) if dist.tail_logprob else cut
+    return TokenDist(dist.token_ids[:top_k], dist.logprobs[:top_k], dist.vocab_size, tail)

@@ -1,0 +1,130 @@
+"""What views do to a prompt: KL and JS of the next token to the base, against null adapters, and the log-probability
+of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlm_tui.model import Backbone, MixedModel, Progress
+from dlm_tui.scoring.errors import EmptyText
+from dlm_tui.scoring.nulls import matched_nulls, null_seeds
+from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities, rows_of
+from dlm_tui.scoring.zscore import summarise_nulls, z_score
+
+DEFAULT_NULLS = 16
+
+
+@dataclass(frozen=True)
+class Score:
+    """One view of a prompt, everything in nats: KL(view ‖ base) and JS of the next token; `z` as `z_score` defines
+    it; the log-probability of the completion under the view and under the base; `heat` their difference per
+    completion token."""
+
+    view: str
+    kl: float
+    js: float
+    z: float | None = None
+    logprob: float | None = None
+    base_logprob: float | None = None
+    heat: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores by view, in the order asked for, and the null adapters' KL to the base (nats): each, mean, deviation (n
+    − 1).
+    """
+
+    views: dict[str, Score]
+    null_kls: tuple[float, ...] = ()
+    null_mean: float | None = None
+    null_std: float | None = None
+
+
+def score_views(
+    model: MixedModel,
+    prompt_ids: Sequence[int],
+    views_mixes: Mapping[str, Mapping[str, float]],
+    completion_ids: Sequence[int] | None = None,
+    nulls: int = DEFAULT_NULLS,
+    seed: int = 0,
+    null_views: Mapping[str, int] | None = None,
+) -> Generator[Progress, None, Scores]:
+    """Score views of one prompt; all views, the base and the nulls are rows of the same batches.
+
+    `views_mixes` gives each view's mix (adapter → coefficient, {} is the base); a view in `null_views` (name → seed)
+    is a null adapter instead, of the family that the `nulls` reference nulls grown from `seed` belong to. Nulls are
+    as large as the trained adapters (see `nulls`), without trained adapters there are none and z is None; so is the
+    z of a view that is the base. Raises EmptyText for a prompt or completion of zero tokens, UsageError for unknown
+    adapters and texts that are too long, NonFiniteScores.
+    """
+    if completion_ids is not None and not len(completion_ids):
+        raise EmptyText("a completion of zero tokens has no log-probability")
+    check_length(model, len(prompt_ids))
+    answer = list(completion_ids or ())
+    check_length(model, len(prompt_ids) + len(answer))
+    own = dict(null_views or {}) if model.names else {}
+    mixes = {name: mix for name, mix in views_mixes.items() if name not in own}
+    view_nulls = matched_nulls(model, list(own.values()))
+    reference = matched_nulls(model, null_seeds(seed, nulls))
+    names = ["base", *mixes, *own]
+    with model.with_extra([*view_nulls, *reference]) as backbone:
+        rows = rows_of(model, [{}, *mixes.values()], len(view_nulls) + len(reference))
+        shown, noise = rows[: len(names)], rows[len(names) :]
+        next_token, tokens = yield from _read(backbone, prompt_ids, answer, shown, names)
+        null_names = [f"null {number}" for number in range(len(noise))]
+        null_next, _ = yield from _read(backbone, prompt_ids, [], noise, null_names)
+    base = next_token[0]
+    null_kls = tuple(kl_rows(null_next, base).tolist()) if len(noise) else ()
+    kls, jss = kl_rows(next_token, base).tolist(), js_rows(next_token, base).tolist()
+    scores = {}
+    for row, name in enumerate(names[1:], start=1):
+        changed = bool(shown[row].any())
+        scores[name] = Score(
+            view=name,
+            kl=kls[row],
+            js=jss[row],
+            z=z_score(kls[row], null_kls) if changed else None,
+            logprob=float(tokens[row].sum()) if answer else None,
+            base_logprob=float(tokens[0].sum()) if answer else None,
+            heat=tuple((tokens[row] - tokens[0]).tolist()) if answer else None,
+        )
+    order = [name for name in {**views_mixes, **own} if name in scores]
+    summary = summarise_nulls(null_kls)
+    return Scores(
+        {name: scores[name] for name in order},
+        null_kls,
+        summary.mean if summary else None,
+        summary.std if summary else None,
+    )
+
+
+def token_heat(
+    model: MixedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int], mix: Mapping[str, float]
+) -> Generator[Progress, None, list[float]]:
+    """log p(view) − log p(base) of each token of an answer, nats, [len(answer_ids)]. Raises as `score_views`."""
+    scores = yield from score_views(model, prompt_ids, {"view": mix}, answer_ids, nulls=0)
+    return list(scores.views["view"].heat or ())
+
+
+def _read(
+    backbone: Backbone, prompt: Sequence[int], answer: Sequence[int], rows: Tensor, names: Sequence[str]
+) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
+    """Per row: log-probabilities [B, V] of the token after the prompt, and those [B, A] of the answer's tokens."""
+    if not len(rows):
+        return torch.empty(0), torch.empty(0)
+    ids = [*prompt, *answer[:-1]]
+    hidden = yield from last_hidden(backbone, ids, rows, max(1, len(answer)))
+    next_token, tokens = [], []
+    # row by row: a whole batch of full distributions over a long answer would not fit
+    for row, name in enumerate(names):
+        logprobs = log_probabilities(backbone, hidden[row], name)
+        next_token.append(logprobs[0])
+        tokens.append(logprobs[torch.arange(len(answer)), torch.tensor(answer, dtype=torch.long)])
+        yield Progress("logits", row + 1, len(names))
+    return torch.stack(next_token), torch.stack(tokens)
