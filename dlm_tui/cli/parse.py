@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             # ASCII only: no separator in a text may end the line, no control character may reach a terminal.
             sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+            sys.stdout.flush()
         else:
             _tell(result)
     return worst
