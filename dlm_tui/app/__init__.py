@@ -1,0 +1,37 @@
+"""The screen. Importing it brings Textual in, never torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm_tui.app.app import WorkbenchApp
+
+__all__ = ["WorkbenchApp", "recent_document", "run"]
+
+
+def run(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> int:
+    """Open the workbench on a document and return its exit code when it is left.
+
+    With `train_if_untrained` training starts at once when the document has no adapters yet. Raises DlmTuiError for an
+    unreadable document or an invalid configuration file, before the screen is taken.
+    """
+    from dlm_tui.app.launch import run_workbench
+
+    return run_workbench(document, home, base, train_if_untrained=train_if_untrained)
+
+
+def recent_document() -> Path | None:
+    """The document that was opened last and still exists, or None."""
+    from dlm_tui.app.state import recent_documents
+
+    return next(iter(recent_documents()), None)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WorkbenchApp":
+        from dlm_tui.app.app import WorkbenchApp
+
+        return WorkbenchApp
+    raise AttributeError(name)

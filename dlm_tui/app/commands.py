@@ -1,0 +1,82 @@
+"""The command palette: every action, grouped by a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from dlm_tui.app.keys import KEYS, display, keys_of
+from widgets.plain import literal, plain
+
+if TYPE_CHECKING:
+    from dlm_tui.app.app import WorkbenchApp
+
+_PREFIX = {
+    "Prompt": "prompt",
+    "Mix": "gate",
+    "Train": "train",
+    "Export": "export",
+    "View": "view",
+    "Program": "program",
+}
+_SKIP = {"app.palette", "app.cancel", "view.narrower", "view.wider", "view.shorter", "view.taller"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of the palette."""
+
+    name: str
+    help: str
+    run: Callable[[], object]
+
+
+class WorkbenchCommands(Provider):
+    """prompt:, gate:, train:, export:, view:, theme: and program:."""
+
+    def _commands(self) -> Iterator[Command]:
+        app = cast("WorkbenchApp", self.app)
+        bench = app.workbench
+        for key in KEYS:
+            if key.where != "app" or key.id in _SKIP:
+                continue
+            keys = ", ".join(display(one) for one in keys_of(key, app.config.keys))
+            name = f"{_PREFIX[key.group]}: {(key.label or key.description).lower()}"
+            yield Command(name, f"{key.description} ({keys})", partial(bench.run_action, key.action))
+        for mode in ("gate", "uniform", "custom"):
+            yield Command(f"gate: {mode} mix", f"Use the {mode} mix", partial(bench.set_mix_mode, mode))
+        yield Command("gate: reset the desk", "Back to the gate alone", partial(bench.desk.action_mix_reset))
+        yield Command(
+            "gate: what moved", "Remembered prompts before and after the last training", bench.action_moved
+        )
+        for name in bench.names:
+            yield Command(
+                f"train: only {plain(name, one_line=True)}",
+                "Train one adapter, then the gate",
+                partial(bench.start_training, [name]),
+            )
+        for theme in sorted(app.available_themes):
+            yield Command(f"theme: {theme}", "Use these colours", partial(app.choose_theme, theme))
+        yield Command(
+            "view: edit the configuration", "Open config.toml in the editor", bench.action_edit_config
+        )
+        yield Command("view: engine log", "The last lines the engine wrote", bench.action_engine_log)
+
+    async def discover(self) -> Hits:
+        """Everything, when nothing is typed."""
+        for command in self._commands():
+            yield DiscoveryHit(literal(command.name), command.run, text=command.name, help=command.help)
+
+    async def search(self, query: str) -> Hits:
+        """What matches."""
+        matcher = self.matcher(query)
+        for command in self._commands():
+            score = matcher.match(command.name)
+            if score > 0:
+                yield Hit(
+                    score, matcher.highlight(command.name), command.run, text=command.name, help=command.help
+                )

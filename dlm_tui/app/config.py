@@ -1,0 +1,142 @@
+"""The configuration file: one TOML file in the user's configuration directory.
+
+theme = "dlm-dark"            # dlm-dark, dlm-light, ansi-dark, ansi-light or any theme Textual ships
+editor = "vi"                 # instead of $VISUAL or $EDITOR; may hold {line} and {file}
+
+[generate]
+max_tokens = 128              # 1 to 4096
+temperature = 0.0             # 0 is greedy
+top_p = 1.0
+seed = 0
+
+[live]
+explain = true                # token pulls and trajectory while the insight pane is shown
+score = true                  # effect size after a typing pause while the insight pane is shown
+pause = 0.6                   # seconds without typing that count as a pause
+nulls = 8                     # random adapters the effect size is compared with
+
+[look]
+palette = ["#e69f00"]         # colours of the adapters, in order, for dark themes
+answer_width = 34             # narrowest column of the side-by-side answers, cells
+
+[keys]
+"prompt.answer" = "ctrl+g"    # any id of the help panel (F1)
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from platformdirs import user_config_path, user_state_path
+
+from dlm_tui.app.keys import BY_ID, KEYS, display, keys_of
+from dlm_tui.errors import UsageError
+from dlm_tui.files import write_atomic
+
+APP_NAME = "dlm-tui"
+_Color = Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6}|[a-z_0-9]+)$")]
+
+
+class ConfigError(UsageError):
+    """The configuration file cannot be used; the sentence names the file and the key."""
+
+
+class Generate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How answers are written."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=4096)] = 128
+    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+
+
+class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is worked out while typing."""
+
+    explain: bool = True
+    score: bool = True
+    pause: Annotated[float, Meta(ge=0.05, le=10.0)] = 0.6
+    nulls: Annotated[int, Meta(ge=0, le=64)] = 8
+
+
+class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Colours and widths."""
+
+    palette: list[_Color] = []
+    answer_width: Annotated[int, Meta(ge=16, le=200)] = 34
+
+
+class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """All settings; every one has a default."""
+
+    theme: str = "dlm-dark"
+    editor: str = ""
+    generate: Generate = msgspec.field(default_factory=Generate)
+    live: Live = msgspec.field(default_factory=Live)
+    look: Look = msgspec.field(default_factory=Look)
+    keys: dict[str, str] = {}
+
+
+def config_path() -> Path:
+    """`config.toml` in the user's configuration directory (XDG_CONFIG_HOME is respected)."""
+    return user_config_path(APP_NAME, appauthor=False) / "config.toml"
+
+
+def state_path() -> Path:
+    """The user's state directory of this program (XDG_STATE_HOME is respected)."""
+    return user_state_path(APP_NAME, appauthor=False)
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read and check the file; a missing one gives the defaults. Raises ConfigError naming the key that is wrong."""
+    path = path or config_path()
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], place: str) -> Config:
+    """Check a parsed file. Raises ConfigError."""
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        key = where.rstrip("`").lstrip(".") or "the file"
+        raise ConfigError(f"{place}: {key}: {message[:1].lower()}{message[1:]}") from None
+    check_keys(config.keys, place)
+    return config
+
+
+def check_keys(remapped: dict[str, str], place: str) -> None:
+    """Refuse unknown ids, empty keys and two bindings of one place on one key. Raises ConfigError."""
+    for key_id, keys in remapped.items():
+        if key_id not in BY_ID:
+            raise ConfigError(f"{place}: keys.{key_id}: there is no binding with this id; F1 lists them")
+        if not keys_of(BY_ID[key_id], remapped):
+            raise ConfigError(f"{place}: keys.{key_id}: no key is given")
+    taken: dict[tuple[str, str], str] = {}
+    for key in KEYS:
+        for pressed in keys_of(key, remapped):
+            other = taken.setdefault((key.where, pressed), key.id)
+            if other != key.id:
+                culprit = key.id if key.id in remapped else other
+                rival = other if culprit == key.id else key.id
+                raise ConfigError(f"{place}: keys.{culprit}: {display(pressed)} already belongs to {rival}")
+
+
+def ensure_config_file(path: Path | None = None) -> Path:
+    """The path of the file, written with the documented defaults as comments if it does not exist yet."""
+    path = path or config_path()
+    if not path.exists():
+        lines = [line[4:] if line.startswith("    ") else line for line in (__doc__ or "").splitlines()[2:]]
+        body = "\n".join(f"# {line}" if line else "" for line in lines).strip() + "\n"
+        write_atomic(path, body.encode())
+    return path

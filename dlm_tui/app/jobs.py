@@ -1,0 +1,176 @@
+"""Background work as the screen keeps book of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Literal
+
+from dlm_tui.engine.jobs import Job
+from dlm_tui.engine.protocol import (
+    Event,
+    ExportJob,
+    Failed,
+    GateTrained,
+    JobDone,
+    Log,
+    Progress,
+    Stopped,
+    TrainJob,
+)
+from dlm_tui.errors import DlmTuiError
+
+JobStarter = Callable[[TrainJob | ExportJob], Awaitable[Job]]
+Kind = Literal["train", "gate", "export"]
+JobState = Literal["running", "done", "failed", "cancelled"]
+_KEEP = 20
+_LOG = 400
+
+
+@dataclass
+class JobRecord:
+    """One job. `loss` in nats per token, `eta` in seconds."""
+
+    kind: Kind
+    title: str
+    state: JobState = "running"
+    started: float = field(default_factory=monotonic)
+    ended: float | None = None
+    progress: Progress | None = None
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
+    summary: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    trained: GateTrained | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """How much is done, in [0, 1], where that can be told."""
+        progress = self.progress
+        return progress.done / progress.total if progress and progress.total > 0 else None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, or ran."""
+        return (self.ended or monotonic()) - self.started
+
+    def detail(self) -> str:
+        """Stage, scope, loss, entropy and time left in one line."""
+        progress = self.progress
+        if progress is None:
+            return "starting"
+        parts = [progress.text or " ".join(part for part in (progress.stage, progress.scope) if part)]
+        if self.fraction is not None:
+            parts.append(f"{self.fraction:.0%}")
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.3f}")
+        if progress.entropy is not None:
+            parts.append(f"entropy {progress.entropy:.2f} nats")
+        if progress.eta is not None:
+            parts.append(f"{time_text(progress.eta)} left")
+        return " \u00b7 ".join(parts)
+
+    def take(self, event: Event) -> None:
+        """Note an event."""
+        match event:
+            case Progress():
+                self.progress = event
+            case Log(text=text):
+                self.log.append(text)
+            case JobDone(result=result):
+                self.result = result
+                self._end("done", f"done in {time_text(self.seconds)}")
+            case GateTrained(mode=mode, reason=reason):
+                self.trained = event
+                self._end(
+                    "failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}"
+                )
+            case Stopped():
+                self._end("cancelled", f"cancelled after {time_text(self.seconds)}; what was in force stays")
+            case Failed(text=text):
+                self.log.append(text)
+                self._end("failed", text)
+
+    def _end(self, state: JobState, summary: str) -> None:
+        self.ended = monotonic()
+        self.state, self.summary = state, summary
+
+
+def time_text(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
+
+
+class JobBoard:
+    """Runs jobs, at most one of a kind, and remembers the last ones. `changed` is called at every event."""
+
+    def __init__(self, starter: JobStarter, changed: Callable[[JobRecord, Event | None], None]) -> None:
+        self._starter = starter
+        self._changed = changed
+        self._jobs: dict[int, Job] = {}
+        self.records: deque[JobRecord] = deque(maxlen=_KEEP)
+
+    def running(self, *kinds: Kind) -> JobRecord | None:
+        """The newest running job, of one of `kinds` if given."""
+        return next(
+            (
+                record
+                for record in self.records
+                if record.state == "running" and (not kinds or record.kind in kinds)
+            ),
+            None,
+        )
+
+    async def run(self, request: TrainJob | ExportJob, kind: Kind, title: str) -> JobRecord:
+        """Start a job child and follow it to its end."""
+        record = JobRecord(kind, title)
+        self.records.appendleft(record)
+        self._changed(record, None)
+        try:
+            job = await self._starter(request)
+        except (DlmTuiError, OSError) as error:
+            self._note(record, Failed(kind=type(error).__name__, text=str(error)))
+            return record
+        self._jobs[id(record)] = job
+        try:
+            await self._follow(record, job.events())
+            if record.state == "failed":
+                record.log.extend(job.log)
+        except asyncio.CancelledError:
+            await job.cancel()
+            raise
+        finally:
+            del self._jobs[id(record)]
+        return record
+
+    async def follow(self, events: AsyncIterator[Event], kind: Kind, title: str) -> JobRecord:
+        """Keep book of work that the engine itself does."""
+        record = JobRecord(kind, title)
+        self.records.appendleft(record)
+        self._changed(record, None)
+        try:
+            await self._follow(record, events)
+        except DlmTuiError as error:
+            self._note(record, Failed(kind=type(error).__name__, text=str(error)))
+        return record
+
+    async def _follow(self, record: JobRecord, events: AsyncIterator[Event]) -> None:
+        async for event in events:
+            self._note(record, event)
+        if record.state == "running":
+            self._note(record, Failed(kind="JobGone", text="the job ended without a result"))
+
+    def _note(self, record: JobRecord, event: Event) -> None:
+        record.take(event)
+        self._changed(record, event)
+
+    async def cancel(self, record: JobRecord) -> str:
+        """Stop a job child; says what it took."""
+        job = self._jobs.get(id(record))
+        return await job.cancel() if job else "already over"

@@ -1,0 +1,144 @@
+"""Every key, in one table: bindings, footer, help panel and the configuration file all read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.binding import Binding
+
+Where = Literal["app", "desk", "answers", "outline", "runs", "jobs", "insight", "dialog"]
+GROUPS = ("Prompt", "Mix", "Train", "Export", "View", "Program", "Dialogs")
+WHERE_TEXT: dict[Where, str] = {
+    "app": "",
+    "desk": "in the mix",
+    "answers": "in the answers",
+    "outline": "in the document",
+    "runs": "in the runs",
+    "jobs": "in the jobs",
+    "insight": "in the insight",
+    "dialog": "in dialogs",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One binding: a stable id, default keys (comma separated), the action, and how it is explained.
+
+    Single letters reach the app only when no text is being edited. `footer` is the rank in the footer (0 first), None
+    where it is not shown there.
+    """
+
+    id: str
+    keys: str
+    action: str
+    label: str
+    description: str
+    group: str
+    where: Where = "app"
+    footer: int | None = None
+
+
+KEYS: tuple[Key, ...] = (
+    Key("prompt.answer", "ctrl+g", "answer", "Answer", "Answer the prompt with the mix on the desk", "Prompt", footer=0),
+    Key("prompt.compare", "ctrl+o", "compare", "Compare", "Answer under base, gated and every adapter at once",
+        "Prompt", footer=1),
+    Key("prompt.label", "ctrl+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section and "
+        "retrains the gate", "Prompt", footer=3),
+    Key("prompt.undo_label", "u", "undo_label", "Undo label", "Take the last added section back", "Prompt"),
+    Key("prompt.new", "ctrl+n", "new_prompt", "New", "Start a new prompt; the old one goes to the history", "Prompt"),
+    Key("prompt.history", "ctrl+r,slash", "history", "History", "Search the prompts asked before", "Prompt"),
+    Key("prompt.sets", "f9", "prompt_sets", "Sets", "Named sets of prompts, kept beside the document", "Prompt"),
+    Key("prompt.focus", "i", "focus_prompt", "Prompt", "Go to the prompt", "Prompt"),
+    Key("mix.mode", "x", "mix_mode", "Mode", "Gate, uniform or custom mix", "Mix", footer=8),
+    Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6),
+    Key("mix.up", "up,k", "cursor(-1)", "", "Select the adapter above", "Mix", "desk"),
+    Key("mix.down", "down,j", "cursor(1)", "", "Select the adapter below", "Mix", "desk"),
+    Key("mix.less", "left", "nudge(-0.1)", "", "Fader down by 0.1", "Mix", "desk"),
+    Key("mix.more", "right", "nudge(0.1)", "", "Fader up by 0.1", "Mix", "desk"),
+    Key("mix.much_less", "shift+left", "nudge(-0.5)", "", "Fader down by 0.5", "Mix", "desk"),
+    Key("mix.much_more", "shift+right", "nudge(0.5)", "", "Fader up by 0.5", "Mix", "desk"),
+    Key("mix.solo", "s", "press_part('solo')", "Solo", "Only this adapter, as trained", "Mix", "desk", footer=0),
+    Key("mix.mute", "m", "press_part('mute')", "Mute", "Leave this adapter out", "Mix", "desk", footer=1),
+    Key("mix.pin", "p", "press_part('pin')", "Pin", "Hold this adapter where it is while the gate moves the others",
+        "Mix", "desk", footer=2),
+    Key("mix.sweep", "w", "sweep", "Sweep", "Answers and divergence of this adapter from -2 to 2", "Mix", "desk",
+        footer=4),
+    Key("train.all", "ctrl+t", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
+        footer=2),
+    Key("train.gate", "f5,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
+    Key("train.evaluate", "v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, calibration",
+        "Train", footer=10),
+    Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),
+    Key("export.dialog", "E", "export_dialog", "Export as", "Choose target, quantisation, mix and destination",
+        "Export"),
+    Key("export.drift", "d", "drift", "Drift", "What freezing the gate for an export costs", "Export"),
+    Key("view.jump", "f2", "jump", "Jump", "Show a letter on every pane; press it to go there", "View", footer=6),
+    Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7),
+    Key("view.next_page", "f4,right_square_bracket", "page(1)", "Next page", "Next page of the lower or right part",
+        "View"),
+    Key("view.previous_page", "left_square_bracket", "page(-1)", "", "Previous page", "View"),
+    Key("view.narrower", "alt+left,less_than_sign", "resize('width', -2)", "", "Left part narrower", "View"),
+    Key("view.wider", "alt+right,greater_than_sign", "resize('width', 2)", "", "Left part wider", "View"),
+    Key("view.shorter", "alt+up,minus", "resize('height', -1)", "", "Prompt shorter", "View"),
+    Key("view.taller", "alt+down,plus", "resize('height', 1)", "", "Prompt taller", "View"),
+    Key("view.reset", "0", "reset_layout", "", "All panes back to their usual size", "View"),
+    Key("view.heat", "h", "toggle_heat", "Heat", "Tint answer tokens by how much the mix prefers them over the base",
+        "View", "answers", footer=1),
+    Key("view.columns", "c", "toggle_columns", "Columns", "Answers side by side or one at a time", "View", "answers",
+        footer=2),
+    Key("view.next_answer", "right,n", "next_answer(1)", "", "Next answer when they are shown one at a time", "View",
+        "answers"),
+    Key("view.previous_answer", "left", "next_answer(-1)", "", "Previous answer", "View", "answers"),
+    Key("answers.label", "l,enter", "label_answer", "Label", "Use this answer as the right one for a label", "Prompt",
+        "answers", footer=0),
+    Key("view.copy", "y", "copy", "Copy", "Copy the answer, or the command of the last export", "View"),
+    Key("view.screenshot", "P", "save_screenshot", "Screenshot", "Save the screen as an SVG file", "View"),
+    Key("outline.open", "enter", "open_section", "Edit", "Open the section in $EDITOR at its line", "View", "outline",
+        footer=0),
+    Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
+        "View", "runs", footer=0),
+    Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0),
+    Key("engine.restart", "R", "restart_engine", "Restart engine", "Start the engine again after it failed",
+        "Program"),
+    Key("app.cancel", "escape", "cancel", "", "Stop what is running and say so; else leave the prompt", "Program"),
+    Key("app.palette", "ctrl+p", "command_palette", "Commands", "Search all commands", "Program", footer=11),
+    Key("app.quit", "f10,q", "quit", "Quit", "Leave; asks once while a job runs", "Program", footer=12),
+    Key("app.help", "f1,question_mark", "help", "Help", "All keys", "Program", footer=99),
+    Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
+    Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
+    Key("dialog.delete", "delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
+    Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
+)  # fmt: skip
+
+BY_ID: dict[str, Key] = {key.id: key for key in KEYS}
+
+_NAMES = {
+    "slash": "/", "question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]", "minus": "-",
+    "plus": "+", "less_than_sign": "<", "greater_than_sign": ">", "escape": "esc", "space": "space",
+    "left": "\u2190", "right": "\u2192", "up": "\u2191", "down": "\u2193", "delete": "del", "enter": "enter",
+}  # fmt: skip
+
+
+def bindings_for(where: Where) -> list[Binding]:
+    """The Textual bindings of one place."""
+    return [
+        Binding(key.keys, key.action, key.description, show=False, id=key.id)
+        for key in KEYS
+        if key.where == where
+    ]
+
+
+def keys_of(key: Key, remapped: Mapping[str, str]) -> list[str]:
+    """The keys in force for a binding."""
+    return [part.strip() for part in remapped.get(key.id, key.keys).split(",") if part.strip()]
+
+
+def display(key: str) -> str:
+    """A key as a person writes it: `^g`, `F8`, `alt+<-`."""
+    *modifiers, name = key.split("+") if key != "+" else ["+"]
+    shown = _NAMES.get(name, name.upper() if name.startswith("f") and name[1:].isdigit() else name)
+    if modifiers == ["ctrl"]:
+        return f"^{shown}"
+    return "+".join([*modifiers, shown])

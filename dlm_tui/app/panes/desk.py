@@ -1,0 +1,73 @@
+"""The mixing desk with the gate's live weights, entropy and mode."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+
+from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.pane import Pane
+from widgets.line import Line
+from widgets.mixing_desk import MixingDesk, Part
+
+
+class DeskPane(Pane):
+    """One strip per adapter, and one line that says what the gate is doing."""
+
+    TITLE = "Mix"
+    JUMP = "m"
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("desk"))
+
+    class ResetPressed(Message):
+        """Back to the gate alone."""
+
+    class SweepPressed(Message):
+        """Sweep the selected adapter."""
+
+    def __init__(self) -> None:
+        super().__init__(id="desk")
+
+    def compose(self) -> ComposeResult:
+        """Strips, then the note."""
+        yield MixingDesk(id="strips")
+        yield Line(id="desk-note")
+
+    @property
+    def strips(self) -> MixingDesk:
+        """The strips."""
+        return self.query_one(MixingDesk)
+
+    def note(self, content: str | Content) -> None:
+        """The line under the strips; empty hides it."""
+        line = self.query_one("#desk-note", Line)
+        line.show(content)
+        line.display = bool(line.text)
+
+    def focus_target(self) -> Widget:
+        """The strips."""
+        return self.strips
+
+    def action_cursor(self, step: int) -> None:
+        """Select another strip."""
+        self.strips.move_cursor(step)
+
+    def action_nudge(self, amount: float) -> None:
+        """Move the selected fader."""
+        self.strips.nudge(amount)
+
+    def action_press_part(self, part: Part) -> None:
+        """Solo, mute or pin."""
+        self.strips.press(part)
+
+    def action_mix_reset(self) -> None:
+        """Back to the gate."""
+        self.post_message(self.ResetPressed())
+
+    def action_sweep(self) -> None:
+        """Sweep the selected adapter."""
+        self.post_message(self.SweepPressed())

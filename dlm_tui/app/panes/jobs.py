@@ -1,0 +1,89 @@
+"""Background jobs: progress, log, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.pane import Pane
+from widgets.bars import bar_text
+from widgets.line import Line
+from widgets.plain import assemble, literal
+
+_GLYPHS = {"running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
+_STYLES = {"running": "bold $primary", "done": "$success", "failed": "bold $error", "cancelled": "$warning"}
+
+
+class JobLog(VerticalScroll, can_focus=True):
+    """The scrolling part."""
+
+
+class JobsPane(Pane):
+    """The newest job on top, its log below."""
+
+    TITLE = "Jobs"
+    JUMP = "j"
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("jobs"))
+
+    class CancelPressed(Message):
+        """Stop the running job."""
+
+    def __init__(self) -> None:
+        super().__init__(id="jobs")
+
+    def compose(self) -> ComposeResult:
+        """Jobs, then the log."""
+        yield Line(id="job-list")
+        with JobLog(id="job-scroll"):
+            yield Line(id="job-log")
+
+    def on_mount(self) -> None:
+        """Nothing has run."""
+        super().on_mount()
+        self.show([])
+
+    def show(self, records: Sequence[JobRecord]) -> None:
+        """Newest first; the log is that of the newest."""
+        lines = self.query_one("#job-list", Line)
+        if not records:
+            lines.show(
+                Content.styled("Nothing is running. Training and exports appear here with their log.", "dim")
+            )
+            self.query_one("#job-log", Line).show("")
+            return
+        lines.show(
+            Content("\n").join(job_line(record, max(20, self.size.width - 2)) for record in records[:3])
+        )
+        scroll = self.query_one(JobLog)
+        at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
+        self.query_one("#job-log", Line).show(literal("\n".join(records[0].log), "dim"))
+        if at_end:
+            scroll.scroll_end(animate=False)
+
+    def focus_target(self) -> Widget:
+        """The log."""
+        return self.query_one(JobLog)
+
+    def action_cancel_job(self) -> None:
+        """Ask for the running job to be stopped."""
+        self.post_message(self.CancelPressed())
+
+
+def job_line(record: JobRecord, width: int) -> Content:
+    """State, title, bar, numbers and time left on one line."""
+    lead = (f"{_GLYPHS[record.state]} {record.title}", _STYLES[record.state])
+    if record.state != "running":
+        return assemble(lead, f"  {record.summary}")
+    detail = record.detail()
+    room = width - len(lead[0]) - len(detail) - 4
+    bar = bar_text(record.fraction, min(24, room)) if record.fraction is not None and room >= 6 else ""
+    return assemble(lead, "  ", (bar, "$primary on $foreground 12%"), "  " if bar else "", detail)

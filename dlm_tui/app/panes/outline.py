@@ -1,0 +1,158 @@
+"""The document's outline: adapters with their sections, counts against the floor, problems."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.pane import Pane
+from dlm_tui.document import Document, gate_samples
+from dlm_tui.document.problems import Problem
+from widgets.line import Line
+from widgets.marks import Mark
+from widgets.plain import assemble, plain
+
+
+class OutlineList(OptionList):
+    """Rows of the outline; Enter and click are handled by the pane."""
+
+
+class OutlinePane(Pane):
+    """What the document holds, and what is wrong with it."""
+
+    TITLE = "Document"
+    JUMP = "d"
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("outline"))
+
+    @dataclass
+    class OpenLine(Message):
+        """Open the document at this line."""
+
+        line: int
+
+    def __init__(self) -> None:
+        super().__init__(id="outline")
+        self._lines: list[int | None] = []
+
+    def compose(self) -> ComposeResult:
+        """An error line, and the rows."""
+        yield Line(id="outline-error")
+        yield OutlineList(id="outline-list", markup=False)
+
+    def on_mount(self) -> None:
+        """No error."""
+        super().on_mount()
+        self.show_error(None)
+
+    def show_error(self, text: str | None) -> None:
+        """A save that cannot be read: the last good state stays below."""
+        line = self.query_one("#outline-error", Line)
+        line.show(text or "")
+        line.display = text is not None
+
+    def show(
+        self,
+        document: Document,
+        problems: Sequence[Problem],
+        marks: Mapping[str, Mark],
+        versions: Mapping[str, int],
+        trained_sections: Collection[str],
+    ) -> None:
+        """Rebuild the rows; the highlighted row stays where it was."""
+        rows: list[tuple[Content, int | None]] = [_problem_row(problem) for problem in problems]
+        counts = gate_samples(document)
+        floor = document.training.gate.cold_start_floor
+        for name in document.routing_names:
+            rows.append(
+                (_adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name)), None)
+            )
+            rows += _section_rows(document, name, trained_sections)
+        untagged = _section_rows(document, None, trained_sections)
+        if untagged:
+            rows.append((assemble(("  every adapter", "bold"), ("  untagged", "dim")), None))
+            rows += untagged
+        listing = self.query_one(OutlineList)
+        here = listing.highlighted
+        self._lines = [line for _, line in rows]
+        listing.set_options([Option(content) for content, _ in rows])
+        if here is not None and rows:
+            listing.highlighted = min(here, len(rows) - 1)
+        errors = sum(problem.severity == "error" for problem in problems)
+        self.retitle(f"{len(document.sections)} sections", _count_text(errors, len(problems) - errors))
+
+    def action_open_section(self) -> None:
+        """Open what is highlighted."""
+        highlighted = self.query_one(OutlineList).highlighted
+        if highlighted is not None and (line := self._lines[highlighted]) is not None:
+            self.post_message(self.OpenLine(line))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Enter or a click on a row."""
+        event.stop()
+        if (line := self._lines[event.option_index]) is not None:
+            self.post_message(self.OpenLine(line))
+
+
+def _count_text(errors: int, warnings: int) -> Content:
+    parts: list[str | tuple[str, str]] = []
+    if errors:
+        parts.append((f"{errors} error{'s' * (errors > 1)}", "bold $error"))
+    if warnings:
+        parts.append((f"{' ' if errors else ''}{warnings} warning{'s' * (warnings > 1)}", "$warning"))
+    return assemble(*parts)
+
+
+def _problem_row(problem: Problem) -> tuple[Content, int]:
+    style = "$error" if problem.severity == "error" else "$warning"
+    return assemble((f"\u2717 {problem.line}:{problem.col} ", f"bold {style}"), problem.message), problem.line
+
+
+def _adapter_row(name: str, mark: Mark | None, probes: int, floor: int, version: int | None) -> Content:
+    enough = probes >= floor
+    count = f"{probes}/{floor} probes" if not enough else f"{probes} probes"
+    return assemble(
+        (f"{mark.glyph if mark else ' '} {name}", f"bold {mark.color}" if mark else "bold"),
+        "  ",
+        (count, "dim" if enough else "bold $warning"),
+        (f"  v{version}" if version else "  not trained", "dim"),
+    )
+
+
+def _section_rows(
+    document: Document, adapter: str | None, trained: Collection[str]
+) -> list[tuple[Content, int | None]]:
+    rows: list[tuple[Content, int | None]] = []
+    for section in document.sections:
+        if section.adapter != adapter:
+            continue
+        fresh = bool(trained) and section.section_id not in trained
+        rows.append(
+            (
+                assemble(
+                    (f"{section.start_line:5d} ", "dim"),
+                    ("+ " if fresh else "  ", "bold $warning"),
+                    (f"{section.type[:5]:5s} ", "dim"),
+                    first_words(section.content),
+                ),
+                section.start_line,
+            )
+        )
+    return rows
+
+
+def first_words(content: str, limit: int = 80) -> str:
+    """The first line that says something, headers left out."""
+    for line in content.splitlines():
+        text = line.strip()
+        if text and not text.startswith("###"):
+            return plain(text[:limit], one_line=True)
+    return "(empty)"

@@ -1,0 +1,82 @@
+"""The prompt editor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import TextArea
+
+from dlm_tui.app.panes.pane import Pane
+from widgets.plain import plain
+
+
+class PromptEditor(TextArea):
+    """A text area that draws every character it holds as one visible character, whatever it is."""
+
+    def get_line(self, line_index: int) -> Text:
+        """The line as it is drawn: characters that would act or hide are shown as a dot, one for one."""
+        line = super().get_line(line_index)
+        text = line.plain
+        if text.isprintable():
+            return line
+        line.plain = "".join(char if len(plain(char)) == 1 and char != "\t" else "\u00b7" for char in text)
+        return line
+
+
+class PromptPane(Pane):
+    """Where prompts are typed."""
+
+    TITLE = "Prompt"
+    JUMP = "p"
+
+    @dataclass
+    class Typed(Message):
+        """The text changed."""
+
+        text: str
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(id="prompt")
+        self._initial = text
+
+    def compose(self) -> ComposeResult:
+        """The editor."""
+        editor = PromptEditor(
+            self._initial,
+            soft_wrap=True,
+            show_line_numbers=False,
+            tab_behavior="focus",
+            placeholder="Type a prompt: the mix below follows every key.",
+            id="editor",
+        )
+        editor.move_cursor(editor.document.end)
+        yield editor
+
+    @property
+    def editor(self) -> PromptEditor:
+        """The text area."""
+        return self.query_one(PromptEditor)
+
+    @property
+    def text(self) -> str:
+        """What is typed."""
+        return self.editor.text
+
+    def set_text(self, text: str) -> None:
+        """Replace the prompt; undo brings the old one back."""
+        editor = self.editor
+        editor.replace(text, editor.document.start, editor.document.end)
+        editor.move_cursor(editor.document.end)
+
+    def on_text_area_changed(self, event: TextArea.Changed) -> None:
+        """Pass the new text on."""
+        event.stop()
+        self.post_message(self.Typed(self.text))
+
+    def focus_target(self) -> Widget:
+        """The editor."""
+        return self.editor

@@ -1,0 +1,196 @@
+"""The gate's history over runs, and the loss of the current run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widget import Widget
+
+from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.pane import Pane
+from dlm_tui.store import GateRun
+from widgets.line import Line
+from widgets.marks import Mark
+from widgets.plain import assemble
+
+if TYPE_CHECKING:
+    from widgets.history_chart import HistoryChart
+
+_MODE_GLYPHS = {"uniform": ("\u25cb", "ansi_yellow"), "diverged": ("\u2716", "ansi_red")}
+
+
+class ChartArea(Vertical, can_focus=True):
+    """Holds the charts, which are made when first shown: they bring numpy in."""
+
+
+class RunsPane(Pane):
+    """Entropy and mean weights over runs; space shows the loss curve instead."""
+
+    TITLE = "Runs"
+    JUMP = "r"
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("runs"))
+
+    def __init__(self) -> None:
+        super().__init__(id="runs")
+        self._history: tuple[GateRun, ...] = ()
+        self._losses: dict[str, list[tuple[float, float]]] = {}
+        self._marks: dict[str, Mark] = {}
+        self._names: tuple[str, ...] = ()
+        self.showing_loss = False
+
+    def compose(self) -> ComposeResult:
+        """A summary line and the charts' place."""
+        yield Line(id="runs-summary")
+        yield ChartArea(id="charts")
+
+    def on_mount(self) -> None:
+        """Say what will be here."""
+        super().on_mount()
+        self._summarise()
+
+    def show_history(
+        self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]
+    ) -> None:
+        """Runs with gate events, oldest first."""
+        self._history, self._names, self._marks = tuple(history), tuple(names), dict(marks)
+        self._summarise()
+        self.call_later(self.draw)
+
+    def begin_losses(self) -> None:
+        """A training run begins."""
+        self._losses = {}
+
+    def add_loss(self, scope: str, step: float, loss: float) -> None:
+        """One step of the current run; `scope` is an adapter or "gate"."""
+        self._losses.setdefault(scope, []).append((step, loss))
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether a training run was seen since the start."""
+        return bool(self._losses)
+
+    def _summarise(self) -> None:
+        line = self.query_one("#runs-summary", Line)
+        if not self._history:
+            line.show(
+                Content.styled(
+                    "No gate has been trained yet; the chart begins with the first training.", "dim"
+                )
+            )
+            return
+        last = self._history[-1]
+        line.show(run_summary(last, self._marks))
+        self.retitle(f"{len(self._history)} with a gate", "loss" if self.showing_loss else "")
+
+    async def draw(self) -> None:
+        """Draw the charts if they can be seen."""
+        if not (self.is_attached and self.display and self.region):
+            return
+        area = self.query_one(ChartArea)
+        if self.showing_loss:
+            loss = await self._chart(area, "loss-chart", "loss nats/token", None)
+            from widgets.history_chart import Series
+
+            loss.show(
+                [
+                    Series(scope, self._color(scope), tuple(points), self._glyph(scope))
+                    for scope, points in self._losses.items()
+                ]
+            )
+        elif self._history:
+            await self._draw_history(area)
+        for chart_id, visible in (
+            ("loss-chart", self.showing_loss),
+            ("entropy-chart", not self.showing_loss and bool(self._history)),
+            ("weights-chart", not self.showing_loss and bool(self._history) and area.size.height >= 11),
+        ):
+            for chart in area.query(f"#{chart_id}"):
+                chart.display = visible
+
+    async def _draw_history(self, area: ChartArea) -> None:
+        from widgets.history_chart import Event, Series
+
+        entropy = await self._chart(area, "entropy-chart", "entropy", None)
+        weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
+        points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
+        events = [
+            Event(float(run.run_id), *_MODE_GLYPHS[run.mode])
+            for run in self._history
+            if run.mode in _MODE_GLYPHS
+        ]
+        ink = self.app.current_theme.primary
+        entropy.show([Series("all adapters", ink, points, "", " nats")], events)
+        weights.show(
+            [
+                Series(
+                    name,
+                    self._color(name),
+                    tuple(
+                        (float(run.run_id), run.weights[name])
+                        for run in self._history
+                        if name in run.weights and run.mode != "diverged"
+                    ),
+                    self._glyph(name),
+                )
+                for name in self._names
+            ],
+            events,
+        )
+
+    async def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:
+        from widgets.history_chart import HistoryChart
+
+        found = area.query(f"#{chart_id}").results(HistoryChart)
+        for chart in found:
+            return chart
+        chart = HistoryChart(title, upper=upper, id=chart_id)
+        await area.mount(chart)
+        return chart
+
+    def _color(self, name: str) -> str:
+        return self._marks[name].color if name in self._marks else "ansi_white"
+
+    def _glyph(self, name: str) -> str:
+        return self._marks[name].glyph if name in self._marks else ""
+
+    def on_resize(self) -> None:
+        """One or two charts, by height."""
+        self.call_later(self.draw)
+
+    def on_show(self) -> None:
+        """Draw what arrived while hidden."""
+        self.call_later(self.draw)
+
+    def focus_target(self) -> Widget:
+        """The charts."""
+        return self.query_one(ChartArea)
+
+    def action_toggle_chart(self) -> None:
+        """History or loss."""
+        self.showing_loss = not self.showing_loss
+        self._summarise()
+        self.call_later(self.draw)
+
+
+def run_summary(run: GateRun, marks: Mapping[str, Mark]) -> Content:
+    """One line about a run: mode, entropy, mean weights."""
+    if run.mode == "diverged":
+        return assemble(
+            (f"run {run.run_id} ", "bold"), ("diverged", "bold $error"), ": the gate before it stays in force"
+        )
+    parts: list[str | tuple[str, str]] = [(f"run {run.run_id} ", "bold"), run.mode]
+    if run.entropy is not None:
+        share = f" ({run.normalised_entropy:.0%})" if run.normalised_entropy is not None else ""
+        parts.append(f"  {run.entropy:.2f} nats{share} ")
+    for name, weight in run.weights.items():
+        mark = marks.get(name)
+        parts.append(" ")
+        parts.append(
+            (f"{mark.glyph if mark else ''} {name} {weight:.2f}".strip(), mark.color if mark else "")
+        )
+    return assemble(*parts)

@@ -1,0 +1,1 @@
+"""Dialogs on top of the workbench. Each returns what was chosen, or None."""

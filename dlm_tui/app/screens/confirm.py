@@ -1,0 +1,44 @@
+"""Ask once before something is lost."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.widgets import Button
+
+from dlm_tui.app.screens.dialog import Dialog
+from widgets.line import Line
+from widgets.plain import literal
+
+
+class ConfirmScreen(Dialog[bool]):
+    """A question with two answers; Esc means no."""
+
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.accept", "Yes"), ("dialog.close", "No"))
+
+    def __init__(self, question: str, yes: str, no: str = "Go back") -> None:
+        super().__init__()
+        self._question, self._yes, self._no = question, yes, no
+
+    def compose_body(self) -> ComposeResult:
+        """The question and two buttons; the harmless one has the focus."""
+        yield Line(self._question)
+        with Horizontal(classes="buttons"):
+            yield Button(literal(self._no), id="no", compact=True)
+            yield Button(literal(self._yes), id="yes", variant="error", compact=True)
+
+    def on_mount(self) -> None:
+        """Focus the harmless answer."""
+        super().on_mount()
+        self.retitle("Are you sure?")
+        self.query_one("#no").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """An answer."""
+        self.dismiss(event.button.id == "yes")
+
+    def action_accept(self) -> None:
+        """Yes."""
+        self.dismiss(True)

@@ -1,0 +1,78 @@
+"""What all dialogs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+
+from dlm_tui.app.keys import BY_ID, bindings_for, display, keys_of
+from widgets.key_bar import KeyBar, KeyHint
+from widgets.line import Line
+
+Result = TypeVar("Result")
+
+
+class Dialog(ModalScreen[Result]):
+    """A box with a title, a body and the keys that work in it. Esc closes it with None."""
+
+    TITLE_TEXT: ClassVar[str] = ""
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.close", "Close"),)
+    BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("dialog"))
+    CSS_PATH = "dialog.tcss"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_closed: Callable[[], object] | None = None
+
+    def compose(self) -> ComposeResult:
+        """Title, body, keys."""
+        with Vertical(classes="box"):
+            yield Line(self.TITLE_TEXT, classes="title")
+            yield from self.compose_body()
+            yield KeyBar()
+
+    def compose_body(self) -> ComposeResult:
+        """The dialog's own widgets."""
+        yield from ()
+
+    def on_mount(self) -> None:
+        """Show the keys."""
+        remapped = getattr(getattr(self.app, "config", None), "keys", {})
+        hints = [
+            KeyHint(display(keys_of(BY_ID[key_id], remapped)[0]), label, BY_ID[key_id].action)
+            for key_id, label in self.HINTS
+        ]
+        self.query_one(KeyBar).show(hints)
+
+    async def on_key_bar_pressed(self, event: KeyBar.Pressed) -> None:
+        """A click on a key."""
+        event.stop()
+        await self.run_action(event.action)
+
+    def retitle(self, text: str) -> None:
+        """Replace the title."""
+        self.query_one(".title", Line).show(text)
+
+    def action_close(self) -> None:
+        """Leave without a result."""
+        self.dismiss(None)
+
+    def action_accept(self) -> None:
+        """Do what the dialog offers; dialogs that offer nothing close."""
+        self.action_close()
+
+    def action_delete(self) -> None:
+        """Delete the marked entry, where there is one."""
+
+    def action_copy_command(self) -> None:
+        """Copy the shown command, where there is one."""
+
+    def on_unmount(self) -> None:
+        """Tell whoever works for this dialog."""
+        if self.on_closed:
+            self.on_closed()

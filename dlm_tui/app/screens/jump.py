@@ -1,0 +1,66 @@
+"""Jump mode: a letter on every pane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.screen import ModalScreen
+
+from dlm_tui.app.keys import bindings_for
+from widgets.line import Line
+from widgets.plain import assemble
+
+Target = tuple[str, str, str, tuple[int, int] | None]
+
+
+class JumpScreen(ModalScreen[str]):
+    """Press a letter; panes that are not shown are listed at the bottom. Anything else leaves."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        binding for binding in bindings_for("dialog") if binding.id == "dialog.close"
+    ]
+    CSS_PATH = "jump.tcss"
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self._targets = targets
+
+    def compose(self) -> ComposeResult:
+        """Labels where the panes are."""
+        hidden: list[str | tuple[str, str]] = []
+        for letter, title, pane_id, place in self._targets:
+            if place is None:
+                hidden += [(f" {letter} ", "bold reverse"), f" {title}   "]
+                continue
+            label = Line(
+                assemble((f" {letter} ", "bold reverse $warning"), f" {title} "),
+                classes="jump-label",
+                id=f"jump-{pane_id}",
+            )
+            label.styles.offset = place
+            yield label
+        if hidden:
+            yield Line(assemble(*hidden), classes="jump-hidden")
+
+    def on_key(self, event: events.Key) -> None:
+        """A letter goes there."""
+        event.stop()
+        for letter, _, pane_id, _ in self._targets:
+            if event.key == letter:
+                self.dismiss(pane_id)
+                return
+        self.dismiss(None)
+
+    def on_click(self, event: events.Click) -> None:
+        """A click on a label does the same."""
+        widget = event.widget
+        name = widget.id if widget is not None and widget.id else ""
+        self.dismiss(name.removeprefix("jump-") if name.startswith("jump-") else None)
+
+    def action_close(self) -> None:
+        """Leave."""
+        self.dismiss(None)

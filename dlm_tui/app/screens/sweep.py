@@ -1,0 +1,83 @@
+"""A sweep: one adapter from -2 to 2, everything else as on the desk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.content import Content
+
+from dlm_tui.app.screens.dialog import Dialog
+from widgets.bars import bar_text
+from widgets.line import Line
+from widgets.marks import Mark
+from widgets.plain import assemble, fit
+
+
+class SweepScreen(Dialog[None]):
+    """Coefficient, KL to the base in nats, the answer."""
+
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.close", "Close"),)
+
+    def __init__(self, name: str, mark: Mark, steps: Sequence[float]) -> None:
+        super().__init__()
+        self._adapter, self._mark = name, mark
+        self._texts = {f"{step:+.1f}": "" for step in steps}
+        self._kl: dict[str, float] = {}
+        self._note = "measuring\u2026"
+        self._dirty = True
+
+    def compose_body(self) -> ComposeResult:
+        """One growing text."""
+        with VerticalScroll(classes="scroll"):
+            yield Line(id="sweep")
+        yield Line(classes="note", id="sweep-note")
+
+    def on_mount(self) -> None:
+        """Redraw ten times a second while tokens arrive."""
+        super().on_mount()
+        self.retitle(f"Sweep of {self._adapter}: coefficient, KL to the base (nats), answer")
+        self.set_interval(0.1, self._draw)
+        self._draw()
+
+    def add_text(self, view: str, text: str) -> None:
+        """A token of one step."""
+        self._texts[view] = self._texts.get(view, "") + text
+        self._dirty = True
+
+    def set_scores(self, kl: Mapping[str, float]) -> None:
+        """KL of every step."""
+        self._kl = dict(kl)
+        self._note = "writing\u2026"
+        self._dirty = True
+
+    def set_problem(self, text: str) -> None:
+        """What went wrong."""
+        self._note = text
+        self._dirty = True
+
+    def set_done(self) -> None:
+        """Everything is here."""
+        if not self._note or self._note in {"measuring\u2026", "writing\u2026"}:
+            self._note = "0 leaves the adapter out, 1 is the adapter as trained, negative turns it around."
+        self._dirty = True
+
+    def _draw(self) -> None:
+        if not self._dirty:
+            return
+        self._dirty = False
+        top = max([1e-9, *(value for value in self._kl.values() if value == value)])
+        rows: list[Content] = []
+        for view, text in self._texts.items():
+            kl = self._kl.get(view)
+            bar = bar_text(kl / top, 8) if kl is not None else " " * 8
+            shown = f"{kl:6.2f}" if kl is not None else "     \u2026"
+            rows.append(
+                assemble(
+                    (f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), " ", text
+                )
+            )
+        self.query_one("#sweep", Line).show(Content("\n").join(rows))
+        self.query_one("#sweep-note", Line).show(fit(self._note, 88).rstrip())

@@ -1,0 +1,154 @@
+"""What the workbench remembers between runs: per document one file in the state directory.
+
+Typed text is written a moment after it is typed, so that neither a crash nor a closed terminal loses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from dlm_tui.app.config import state_path
+from dlm_tui.app.mix import MixState
+from dlm_tui.files import write_atomic
+
+_HISTORY = 500
+_RECENT = 20
+
+
+class Remembered(msgspec.Struct, kw_only=True):
+    """A prompt that was asked, with the gate's weights when it was last seen. `gate_run` tells which gate that was."""
+
+    text: str
+    at: str = ""
+    weights: dict[str, float] = {}
+    gate_run: int | None = None
+    saved: bool = False
+
+
+class ExportSettings(msgspec.Struct, kw_only=True):
+    """The last used export settings; `mix` None is the gate's static mean."""
+
+    target: str = "peft"
+    quant: str = "f16"
+    mix: str | None = None
+    out: str | None = None
+
+
+class Sizes(msgspec.Struct, kw_only=True):
+    """Pane sizes: the left part's share of the width in cells away from the usual, the prompt's height likewise."""
+
+    width: int = 0
+    height: int = 0
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Everything remembered for one document."""
+
+    document: str = ""
+    prompt: str = ""
+    history: list[Remembered] = []
+    mix: MixState = msgspec.field(default_factory=MixState)
+    export: ExportSettings = msgspec.field(default_factory=ExportSettings)
+    sizes: Sizes = msgspec.field(default_factory=Sizes)
+    page: str = "answers"
+    theme: str | None = None
+    columns: bool = True
+    heat: bool = False
+    last_export: str | None = None
+    trained_sections: list[str] = []
+
+    def remember(self, text: str, weights: dict[str, float], gate_run: int | None) -> None:
+        """Put a prompt at the front of the history, once."""
+        text = text.strip()
+        if not text:
+            return
+        before = next((entry for entry in self.history if entry.text == text), None)
+        saved = before.saved if before else False
+        self.history = [entry for entry in self.history if entry.text != text]
+        entry = Remembered(text=text, at=now(), weights=dict(weights), gate_run=gate_run, saved=saved)
+        self.history.insert(0, entry)
+        del self.history[_HISTORY:]
+
+
+class StateFile:
+    """The file of one document. A damaged one is set aside, never in the way."""
+
+    def __init__(self, document: Path, folder: Path | None = None) -> None:
+        folder = folder or state_path()
+        name = hashlib.sha256(os.fsencode(document.resolve())).hexdigest()[:16]
+        self.path = folder / "documents" / f"{name}.json"
+        self._written = b""
+
+    def load(self) -> State:
+        """The remembered state, or a fresh one."""
+        try:
+            data = self.path.read_bytes()
+            state = msgspec.json.decode(data, type=State)
+        except OSError:
+            return State()
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+            self.path.replace(self.path.with_suffix(".damaged.json"))
+            return State()
+        self._written = data
+        return state
+
+    def encode(self, state: State) -> bytes:
+        """The bytes to write; on the event loop, so that nothing changes under the encoder."""
+        return msgspec.json.encode(state)
+
+    def write(self, data: bytes) -> None:
+        """Write if anything changed; call it in a thread. Raises OSError."""
+        if data != self._written:
+            write_atomic(self.path, data)
+            self._written = data
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def recent_documents(folder: Path | None = None) -> list[Path]:
+    """Documents opened before that still exist, newest first."""
+    path = (folder or state_path()) / "recent.json"
+    try:
+        names = msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return []
+    return [Path(name) for name in names if Path(name).is_file()]
+
+
+def note_recent(document: Path, folder: Path | None = None) -> None:
+    """Put a document at the front of the recent ones."""
+    folder = folder or state_path()
+    here = document.resolve()
+    names: Iterable[Path] = [here, *(other for other in recent_documents(folder) if other != here)]
+    write_atomic(folder / "recent.json", msgspec.json.encode([str(name) for name in names][:_RECENT]))
+
+
+class PromptSets:
+    """Named sets of prompts in `<document>.prompts.json` beside the document."""
+
+    def __init__(self, document: Path) -> None:
+        self.path = document.with_name(f"{document.stem}.prompts.json")
+
+    def load(self) -> dict[str, list[str]]:
+        """Name -> prompts; a missing file has none. Raises OSError, or ValueError naming what is wrong with the file."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        try:
+            return msgspec.json.decode(data, type=dict[str, list[str]])
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise ValueError(f"{self.path.name}: {error}") from None
+
+    def save(self, sets: dict[str, list[str]]) -> None:
+        """Write all sets. Raises OSError."""
+        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(sets), indent=2) + b"\n")

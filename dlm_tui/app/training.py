@@ -1,0 +1,303 @@
+"""Training in the background, the gate alone in the engine, and what moved afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic
+
+from textual import on
+
+from dlm_tui.app.answering import Answering
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.panes.jobs import JobsPane
+from dlm_tui.engine.client import EngineGone
+from dlm_tui.engine.protocol import (
+    Drift,
+    Drifted,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    Progress,
+    TrainGate,
+    TrainJob,
+)
+from dlm_tui.store import MetricsReader
+
+_TWICE_SECONDS = 2.0
+_RECHECK = 24
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A prompt's weights before and after a training."""
+
+    text: str
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def top_changed(self) -> bool:
+        """Whether another adapter is now the strongest."""
+        return top(self.before) != top(self.after)
+
+
+def top(weights: dict[str, float]) -> str:
+    """The strongest adapter."""
+    return max(weights, key=lambda name: weights[name], default="")
+
+
+class Training(Answering):
+    """Train, retrain the gate, judge it."""
+
+    _cancel_asked = 0.0
+    moved: tuple[Moved, ...] = ()
+
+    def action_train(self) -> None:
+        """Train every adapter, then the gate."""
+        self.start_training(None)
+
+    def start_training(self, adapters: list[str] | None) -> None:
+        """Train these adapters, or all; one training at a time."""
+        if self.board.running("train", "gate"):
+            self.say("A training is already running; it is in the jobs pane.", warning=True)
+            self.show_page("jobs")
+            return
+        if self.document_error:
+            self.say("The document cannot be read right now; training waits for a good save.", warning=True)
+            return
+        title = "train " + (", ".join(adapters) if adapters else f"{len(self.names)} adapters and the gate")
+        request = TrainJob(
+            document=str(self.setup.path), home=str(self.setup.home), base=self.setup.base, adapters=adapters
+        )
+        self.runs.begin_losses()
+        self.run_worker(
+            self._train(request, title), group="job-train", exit_on_error=False, description="training"
+        )
+
+    async def _train(self, request: TrainJob, title: str) -> None:
+        self.remember_current()
+        record = await self.board.run(request, "train", title)
+        if record.state == "done":
+            self.state.trained_sections = [section.section_id for section in self.document.sections]
+            self.say(f"Trained: {record.summary}.")
+            await self._gate_changed()
+        elif record.state == "failed":
+            self.say(
+                record.summary, error=True, title="Training failed; the adapters before it stay in force"
+            )
+        self.refresh_outline()
+
+    def action_train_gate(self) -> None:
+        """Train only the gate, in the resident engine."""
+        if self.board.running("train", "gate"):
+            self.say("A training is already running; it is in the jobs pane.", warning=True)
+        elif not self.link.ready:
+            self.say("The gate trains in the engine, which is not ready yet.", warning=True)
+        else:
+            self.run_worker(
+                self.retrain_gate(), group="job-train", exit_on_error=False, description="gate training"
+            )
+
+    async def retrain_gate(self) -> JobRecord:
+        """Train the gate on the document as it is now and use it at once."""
+        self.remember_current()
+        request = TrainGate()
+        record = await self.board.follow(self.link.stream(request), "gate", "train the gate")
+        if record.state == "failed":
+            self.say(record.summary, error=True, title="The gate was not changed")
+        elif record.trained is not None:
+            self.gate_run = record.trained.run_id
+            await self._gate_changed()
+        return record
+
+    def remember_current(self) -> None:
+        """Keep the weights of what is typed, so that a training shows what moved."""
+        if self.weights and self.routed and self.routed.prompt == self.prompt_pane.text:
+            self.ghost = dict(self.weights)
+            self.state.remember(self.prompt_pane.text, dict(self.weights), self.gate_run)
+            self.save_soon()
+
+    async def _gate_changed(self) -> None:
+        """New weights are on disk: swap them in, route again, look which remembered prompts moved."""
+        ghost = self.ghost
+        try:
+            await self.link.reload()
+        except EngineGone:
+            return
+        self.show_answers_hint()
+        self.route()
+        self.ghost = ghost
+        self.refresh_outline()
+        self.refresh_desk()
+        await self.recheck_prompts()
+
+    async def recheck_prompts(self) -> None:
+        """Route the remembered prompts again; keep their new weights and note what moved."""
+        moved: list[Moved] = []
+        for entry in self.state.history[:_RECHECK]:
+            if not entry.weights or set(entry.weights) != set(self.names):
+                continue
+            after = await self.weights_of(entry.text)
+            if after is None:
+                continue
+            moved.append(Moved(entry.text, dict(entry.weights), dict(after)))
+            entry.weights, entry.gate_run = dict(after), self.gate_run
+        self.moved = tuple(moved)
+        self.save_soon()
+        changed = [change for change in moved if change.top_changed]
+        if changed:
+            self.say(f"{len(changed)} of {len(moved)} remembered prompts have another top adapter now.")
+
+    def action_moved(self) -> None:
+        """Before and after of the remembered prompts."""
+        from dlm_tui.app.screens.moved import MovedScreen
+
+        self.app.push_screen(MovedScreen(self.moved, self.names, self.marks))
+
+    # ---- jobs ------------------------------------------------------------------------------------------------------
+
+    def job_changed(self, record: JobRecord, event: Event | None) -> None:
+        """An event of a job: losses are kept, drawing is gathered by a timer."""
+        if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
+            self.runs.add_loss(event.scope or "gate", event.done, event.loss)
+        if event is None or record.state != "running":
+            self._draw_jobs()
+        else:
+            self._jobs_dirty = True
+
+    _jobs_dirty = False
+
+    def draw_jobs_if_dirty(self) -> None:
+        """Called a few times a second."""
+        if self._jobs_dirty or self.board.running():
+            self._draw_jobs()
+
+    def _draw_jobs(self) -> None:
+        self._jobs_dirty = False
+        self.refresh_status()
+        if self.jobs_pane.display:
+            self.jobs_pane.show(list(self.board.records))
+        if not self.trained_names:
+            self.refresh_desk()
+        if self.runs.display and self.runs.showing_loss:
+            self.call_later(self.runs.draw)
+
+    def refresh_status(self) -> None:
+        """The status line."""
+        raise AssertionError
+
+    def refresh_outline(self) -> None:
+        """The outline."""
+        raise AssertionError
+
+    @on(JobsPane.CancelPressed)
+    def _cancel_pressed(self) -> None:
+        record = self.board.running()
+        if record is None:
+            self.say("No job is running.")
+        else:
+            self.cancel_record(record)
+
+    def cancel_record(self, record: JobRecord) -> None:
+        """Stop a job and say what it took."""
+
+        async def stop() -> None:
+            how = await self.board.cancel(record)
+            self.say(f"{record.title}: {how}.")
+
+        self.run_worker(stop(), group="job-cancel", exit_on_error=False, description="cancel job")
+
+    def ask_cancel_job(self) -> bool:
+        """Esc with a job running: the second press within two seconds stops it. False when no job runs."""
+        record = self.board.running("train", "export")
+        if record is None:
+            return False
+        if monotonic() - self._cancel_asked < _TWICE_SECONDS:
+            self._cancel_asked = 0.0
+            self.cancel_record(record)
+        else:
+            self._cancel_asked = monotonic()
+            self.say(f"Esc again stops: {record.title}.", warning=True)
+        return True
+
+    # ---- judging ---------------------------------------------------------------------------------------------------
+
+    def action_evaluate(self) -> None:
+        """Judge the gate by folds."""
+        self._report(Evaluate(), "judging the gate")
+
+    def action_drift(self) -> None:
+        """What freezing costs."""
+        prompts = [entry.text for entry in self.state.history if entry.saved][:_RECHECK]
+        self._report(Drift(prompts=prompts), "measuring what freezing costs")
+
+    def _report(self, request: Evaluate | Drift, title: str) -> None:
+        if not self.link.ready:
+            self.say("This needs the engine, which is not ready yet.", warning=True)
+            return
+        if len(self.trained_names) < 2:
+            self.say("This needs a trained gate: ^t trains it.", warning=True)
+            return
+        from dlm_tui.app.screens.report import ReportScreen
+
+        screen = ReportScreen(title, self.names, self.marks)
+        screen.on_line = self.open_line
+        worker = self.run_worker(
+            self._run_report(screen, request),
+            group="report",
+            exclusive=True,
+            exit_on_error=False,
+            description=title,
+        )
+        screen.on_closed = worker.cancel
+        self.app.push_screen(screen)
+
+    async def _run_report(self, screen: object, request: Evaluate | Drift) -> None:
+        from dlm_tui.app.screens.report import ReportScreen
+
+        assert isinstance(screen, ReportScreen)
+        finished = False
+        try:
+            async for event in self.link.stream(request):
+                if isinstance(event, Progress):
+                    screen.show_progress(event)
+                elif isinstance(event, Evaluated):
+                    screen.show_evaluation(event.report)
+                elif isinstance(event, Drifted):
+                    screen.show_drift(event.report)
+                elif isinstance(event, Failed):
+                    screen.show_problem(event.text)
+            finished = True
+        except EngineGone as error:
+            screen.show_problem(str(error))
+            finished = True
+        finally:
+            if not finished:
+                await self.link.cancel(request)
+
+    def open_line(self, line: int) -> None:
+        """Open the document at a line."""
+        raise AssertionError(line)
+
+    # ---- metrics ---------------------------------------------------------------------------------------------------
+
+    _metrics_version: object = None
+
+    def poll_metrics(self) -> None:
+        """Read the history in a thread when the database has changed."""
+        self.run_worker(
+            self._read_metrics(), group="metrics", exclusive=True, exit_on_error=False, description="metrics"
+        )
+
+    async def _read_metrics(self) -> None:
+        reader = MetricsReader(self.store)
+        version = await asyncio.to_thread(reader.data_version)
+        if version == self._metrics_version:
+            return
+        history = await asyncio.to_thread(reader.gate_overview, 400)
+        self._metrics_version = version
+        if history:
+            self.gate_run = history[-1].run_id
+        self.runs.show_history(history, self.names, self.marks)

@@ -1,0 +1,305 @@
+"""An engine and jobs without a model: events are worked out from the request by fixed rules, so every run is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from dlm_tui.engine.client import EngineFailed, EngineGone, ExitInfo
+from dlm_tui.engine.protocol import (
+    Drift,
+    Drifted,
+    Evaluate,
+    Evaluated,
+    Event,
+    ExportJob,
+    Failed,
+    GateTrained,
+    Generate,
+    Generated,
+    Hello,
+    JobDone,
+    Log,
+    Message,
+    Open,
+    Opened,
+    Progress,
+    Reload,
+    Route,
+    Routed,
+    Score,
+    Scored,
+    Stopped,
+    Token,
+    TokenPull,
+    TrainGate,
+    TrainJob,
+    ViewDone,
+    ViewScore,
+)
+from dlm_tui.model.views import resolve_view
+
+NAMES = ("knowledge", "tone", "style")
+
+
+def hints(name: str) -> str:
+    """The letters that pull towards an adapter in this made-up gate."""
+    return {"knowledge": "wht", "tone": "pls", "style": "rim"}[name]
+
+
+def gate(prompt: str, names: Sequence[str], sharpness: float) -> dict[str, float]:
+    """Weights that depend on the letters of the prompt: a stand-in for a gate, smooth in every keystroke."""
+    scores = [
+        sharpness * sum(prompt.lower().count(letter) for letter in hints(name)) / (len(prompt) + 1)
+        for name in names
+    ]
+    total = sum(math.exp(score) for score in scores)
+    return {name: math.exp(score) / total for name, score in zip(names, scores, strict=True)}
+
+
+class World:
+    """What survives an engine: which adapters are trained and how sharp the gate is."""
+
+    def __init__(self, trained: bool = True) -> None:
+        self.trained = trained
+        self.sharpness = 12.0
+        self.runs = 0
+        self.requests: list[Message] = []
+        self.fail_open: str | None = None
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.on_trained: Callable[[], None] = lambda: None
+
+
+class RecordedEngine:
+    """The Engine protocol over a World."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.hello: Hello | None = None
+        self.log: deque[str] = deque(maxlen=100)
+        self._exit: asyncio.Future[ExitInfo] = asyncio.get_running_loop().create_future()
+        self._ids = 0
+        self._cancelled: set[int] = set()
+        self._latest_route = 0
+
+    async def start(self) -> Hello:
+        self.hello = Hello(protocol=1, versions={"torch": "2"}, device="cpu", dtype="float32", pid=1)
+        return self.hello
+
+    def die(self, signal: str = "SIGKILL") -> None:
+        """End as a killed child does."""
+        if not self._exit.done():
+            self._exit.set_result(ExitInfo(None, signal, ["Killed"]))
+
+    async def stream(self, request: Message) -> AsyncIterator[Event]:
+        self._ids += 1
+        request.id = self._ids
+        self.world.requests.append(request)
+        if isinstance(request, Route):
+            self._latest_route = request.id
+        async for event in self._answer(request):
+            if self._exit.done():
+                raise EngineGone("the engine ended by SIGKILL")
+            if request.id in self._cancelled:
+                yield Stopped(id=request.id, reason="cancelled")
+                return
+            if isinstance(request, Route) and request.id < self._latest_route:
+                yield Stopped(id=request.id, reason="superseded")
+                return
+            event.id = request.id
+            yield event
+
+    async def ask(self, request: Message) -> Event:
+        last: Event | None = None
+        async for event in self.stream(request):
+            last = event
+        if isinstance(last, Failed):
+            raise EngineFailed(last.kind, last.text)
+        assert last is not None
+        return last
+
+    async def cancel(self, request: Message) -> None:
+        self._cancelled.add(request.id)
+
+    async def wait_exit(self) -> ExitInfo:
+        return await asyncio.shield(self._exit)
+
+    async def close(self) -> None:
+        if not self._exit.done():
+            self._exit.set_result(ExitInfo(0, None))
+
+    def weights(self, prompt: str) -> dict[str, float]:
+        """The gate's weights of a prompt in this world."""
+        return gate(prompt, NAMES, self.world.sharpness if self.world.trained else 0.0)
+
+    async def _answer(self, request: Message) -> AsyncIterator[Event]:
+        await asyncio.sleep(0)
+        match request:
+            case Open() | Reload():
+                if self.world.fail_open:
+                    yield Failed(kind="MissingModel", text=self.world.fail_open)
+                    return
+                yield Progress(stage="load", text="reading the base", done=1, total=2)
+                yield self._opened()
+            case Route():
+                yield self._routed(request)
+            case Generate():
+                async for event in self._generate(request):
+                    yield event
+            case Score():
+                views = [
+                    ViewScore(view=view.name, kl=0.42 / (1 + index), js=0.1, z=5.1 - 2 * index)
+                    for index, view in enumerate(request.views)
+                ]
+                yield Scored(
+                    prompt=request.prompt, views=views, null_mean=0.012, null_std=0.004, nulls=request.nulls
+                )
+            case TrainGate():
+                for step in range(1, 4):
+                    yield Progress(
+                        stage="gate",
+                        scope="gate",
+                        done=step,
+                        total=3,
+                        loss=1.0 / step,
+                        entropy=0.9 - 0.1 * step,
+                    )
+                    await self.world.hold.wait()
+                self.world.sharpness += 6.0
+                self.world.runs += 1
+                mean = self.weights("what tide")
+                yield GateTrained(
+                    mode="trained", reason="36 probes", run_id=self.world.runs, loss=0.3, entropy=0.6,
+                    mean_weights=mean, seconds=0.8,
+                )  # fmt: skip
+            case Evaluate():
+                yield Progress(stage="fold", done=1, total=5)
+                yield Evaluated(report=EVALUATION)
+            case Drift():
+                yield Drifted(report=DRIFT)
+            case _:
+                yield Failed(kind="UsageError", text=f"not recorded: {type(request).__name__}")
+
+    def _opened(self) -> Opened:
+        trained = self.world.trained
+        return Opened(
+            adapters=list(NAMES) if trained else [],
+            versions=dict.fromkeys(NAMES, 1) if trained else {},
+            gate="trained" if trained else "none",
+            gate_reason="" if trained else "no gate has been trained yet",
+            base="pocket",
+            tier="lean",
+            device="cpu",
+            parameters=2_100_000,
+            static=dict.fromkeys(NAMES, 1 / 3) if trained else {},
+        )
+
+    def _routed(self, request: Route) -> Routed:
+        weights = self.weights(request.prompt)
+        entropy = -sum(w * math.log(w) for w in weights.values())
+        words = request.prompt.split(" ")
+        pulls, trajectory, at = [], [], 0
+        for index, word in enumerate(words):
+            text = word if index == 0 else " " + word
+            pull = {name: 0.05 * sum(word.lower().count(letter) for letter in hints(name)) for name in NAMES}
+            pulls.append(TokenPull(text=text, start=at, end=at + len(text), pull=pull))
+            at += len(text)
+            trajectory.append(self.weights(" ".join(words[: index + 1])))
+        return Routed(
+            prompt=request.prompt,
+            weights=weights,
+            entropy=entropy,
+            normalised_entropy=entropy / math.log(3),
+            mode="trained" if self.world.trained else "none",
+            tokens=len(words),
+            novelty=0.2,
+            unlike="zzz" in request.prompt,
+            pulls=pulls if request.explain else None,
+            trajectory=trajectory if request.explain else None,
+        )
+
+    async def _generate(self, request: Generate) -> AsyncIterator[Event]:
+        weights = self.weights(request.prompt)
+        for step in range(6):
+            await self.world.hold.wait()
+            await asyncio.sleep(0)
+            for view in request.views:
+                text = f"{view.name} word{step} "
+                yield Token(view=view.name, text=text, heat=0.8 * step if request.heat else None)
+        for view in request.views:
+            text = "".join(f"{view.name} word{step} " for step in range(6))
+            mix = resolve_view(view, NAMES if self.world.trained else (), weights)
+            yield ViewDone(view=view.name, text=text, tokens=6, reason="stop", mix=mix)
+        yield Generated(weights=weights, seconds=0.3, seed=request.seed)
+
+
+class RecordedJob:
+    """A training or an export that takes as long as the test wants."""
+
+    def __init__(self, world: World, request: TrainJob | ExportJob) -> None:
+        self.world, self.request = world, request
+        self.log: deque[str] = deque()
+        self._stop = asyncio.Event()
+
+    async def events(self) -> AsyncIterator[Event]:
+        yield Log(text="loading the base")
+        scopes = [*NAMES, "gate"] if isinstance(self.request, TrainJob) else ["weights", "manifest"]
+        for index, scope in enumerate(scopes):
+            loss = 2.0 - 0.4 * index if isinstance(self.request, TrainJob) else None
+            yield Progress(
+                stage="train" if loss else "write",
+                scope=scope,
+                done=index + 1,
+                total=len(scopes),
+                loss=loss,
+                eta=4.0 - index,
+            )
+            yield Log(text=f"{scope}: done")
+            hold = asyncio.ensure_future(self.world.hold.wait())
+            stop = asyncio.ensure_future(self._stop.wait())
+            await asyncio.wait({hold, stop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (hold, stop):
+                task.cancel()
+            if self._stop.is_set():
+                yield Stopped(reason="cancelled")
+                return
+        if isinstance(self.request, TrainJob):
+            self.world.trained = True
+            self.world.runs += 1
+            self.world.sharpness += 3.0
+            self.world.on_trained()
+            yield JobDone(result={"adapters": dict.fromkeys(NAMES, 1)})
+        else:
+            folder = self.request.out or str(Path("exports") / self.request.target)
+            yield JobDone(
+                result={"folder": folder, "next_command": f"vllm serve base --lora-modules mix={folder}"}
+            )
+
+    async def cancel(self) -> str:
+        self._stop.set()
+        return "stopped when asked"
+
+
+EVALUATION = {
+    "accuracy": 0.92,
+    "log_loss": 0.31,
+    "ece": 0.04,
+    "folds": 5,
+    "confusion": {"knowledge": {"knowledge": 12, "tone": 0, "style": 0}, "tone": {"knowledge": 1, "tone": 11, "style": 0},
+                  "style": {"knowledge": 0, "tone": 2, "style": 10}},
+    "mean_weights": {"knowledge": 0.35, "tone": 0.34, "style": 0.31},
+    "mean_entropy": 0.42,
+    "verdict": {"collapsed": False, "text": "healthy"},
+    "misrouted": [{"line": 9, "adapter": "tone", "routed": "knowledge", "prompt": "Say good morning"}],
+}  # fmt: skip
+DRIFT = {
+    "static": {"kl": 0.21, "changed": 0.3, "mix": {"knowledge": 0.35, "tone": 0.34, "style": 0.31}},
+    "uniform": {"kl": 0.25, "changed": 0.36, "mix": {"knowledge": 0.33, "tone": 0.33, "style": 0.33}},
+    "best": {"kl": 0.17, "changed": 0.25, "mix": {"knowledge": 0.5, "tone": 0.3, "style": 0.2}},
+    "prompts": 36,
+    "verdict": "Freezing keeps most of what the gate learned.",
+}
