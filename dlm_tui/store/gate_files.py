@@ -28,9 +28,11 @@ RECORD_KEYS = frozenset(
         "document_sha256",
         "gate_sha256",
         "probes",
+        "probes_sha256",
         "run_id",
         "seed",
         "standardisation",
+        "static_mean",
         "ood",
         "temperature",
     }

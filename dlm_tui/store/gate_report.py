@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from typing import Any
 
-from dlm_tui.document import Document, gate_mode, gate_probes, gate_samples
-from dlm_tui.store.gate_files import read_gate_record
+from dlm_tui.document import Document, gate_probes, gate_samples
+from dlm_tui.files import sha256_file
+from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, read_gate_record
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import MetricsReader, weights_entropy
 from dlm_tui.store.state import GateState, gate_state
 
 # A gate that sends nearly everything one way: share of one adapter, and entropy as a part of ln N.
-COLLAPSED_WEIGHT = 0.95
-COLLAPSED_ENTROPY = 0.1
+COLLAPSED_WEIGHT = 0.9
+COLLAPSED_ENTROPY = 0.25
 
 
 def describe_gate(document: Document, store: Store, recorded_base: str | None = None) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def describe_gate(document: Document, store: Store, recorded_base: str | None = 
         "samples": samples,
         "entropy": entropy[0],
         "normalised_entropy": entropy[1],
-        "warnings": _warnings(store, state, entropy[1]),
+        "warnings": _warnings(store, state, entropy[0]),
     }
 
 
@@ -66,7 +70,7 @@ def _mode_and_reason(
             return "uniform", (
                 f"All adapters weigh the same: a gate needs {floor} tagged sections per adapter and {needs}."
             )
-        return "uniform", f"All adapters weigh the same: the gate was left uniform{run}."
+        return "uniform", f"All adapters weigh the same{run}; enough tagged sections are there now: train the gate."
     probes = sum(state.sample_counts.values())
     over = f" on {probes} prompts" if probes else ""
     return "trained", f"The gate was trained{run}{over}."
@@ -85,36 +89,56 @@ def _why_none(document: Document, store: Store, lacking: dict[str, int]) -> str:
 
 def _what_changed(document: Document, store: Store, state: GateState, recorded_base: str | None) -> str | None:
     """What makes the stored gate out of date, as a clause, or None."""
-    record = read_gate_record(store) or {}
+    if state.config is None:
+        return None
+    record = _matching_record(store, state.config) or {}
     base = record.get("base_model") or recorded_base
     if isinstance(base, str) and base != document.base_model:
         return f"the base was {base} then and is {document.base_model} now"
-    names = state.config.adapter_names if state.config is not None else ()
-    if set(names) != set(document.adapter_names):
+    names = state.config.adapter_names
+    if names != document.adapter_names:
         return f"it knows {', '.join(names)} and the document declares {', '.join(document.adapter_names)}"
-    if record.get("document_sha256") == document.sha256:
-        return None
-    before = record.get("probes")
-    if isinstance(before, dict):
-        now = {probe.section.section_id: probe.adapter for probe in gate_probes(document)}
-        now = {key: name for key, name in now.items() if name in names}
-        added = sum(key not in before for key in now)
-        gone = sum(key not in now for key in before)
-        moved = sum(before[key] != now[key] for key in now if key in before)
-        if added or gone or moved:
-            return f"since then {added} tagged sections came, {gone} went and {moved} changed adapter"
-    else:
-        # Another tool's gate: all that is known of its sections is how many there were per adapter.
-        counts = state.sample_counts
-        now_counts = gate_samples(document)
-        if counts and any(now_counts.get(name, 0) != count for name, count in counts.items()):
-            return "the number of tagged sections per adapter is another one now"
-    if state.config is not None and document.gate_enabled and gate_mode(document) != state.config.mode:
-        return f"with the settings of now it would be {gate_mode(document)} instead of {state.config.mode}"
+    recorded = record.get("probes")
+    before = recorded if isinstance(recorded, dict) else state.sample_counts
+    now = gate_samples(document)
+    changed = [
+        f"{name} had {before[name]} tagged sections and has {now[name]}"
+        for name in names
+        if name in before and before[name] != now[name]
+    ]
+    if changed:
+        return "; ".join(changed)
+    digest = record.get("probes_sha256")
+    if digest is not None and digest != probes_digest(document):
+        return "the prompts of its tagged sections are others now"
     return None
 
 
-def _warnings(store: Store, state: GateState, normalised: float | None) -> list[str]:
+def probes_digest(document: Document) -> str:
+    """SHA-256 of the declared adapters in order and of every (adapter, prompt) that trains the gate.
+
+    As `tui_gate.json` keeps it in `probes_sha256`: the JSON text of [names, [[adapter, prompt], …]].
+    """
+    names = list(document.adapter_names)
+    pairs = [[probe.adapter, probe.prompt] for probe in gate_probes(document) if probe.adapter in names]
+    return hashlib.sha256(json.dumps([names, pairs]).encode()).hexdigest()
+
+
+def _matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
+    """Our record, unless another tool replaced the gate after it was written."""
+    record = read_gate_record(store)
+    if record is None:
+        return None
+    written = record.get("gate_sha256")
+    if config.mode != "trained":
+        return record if written is None else None
+    try:
+        return record if written == sha256_file(store.gate_dir / WEIGHTS_NAME) else None
+    except OSError:
+        return None
+
+
+def _warnings(store: Store, state: GateState, mean_entropy: float | None) -> list[str]:
     found = []
     if state.config is not None and state.config.mode == "trained" and not state.weights_stored:
         found.append("The gate's weights file is missing; train the gate again.")
@@ -122,12 +146,13 @@ def _warnings(store: Store, state: GateState, normalised: float | None) -> list[
         return found
     top = max(state.events, key=lambda event: event.mean_weight, default=None)
     final = MetricsReader(store).gate_steps(state.last_run_id)[-1:]
-    trained_entropy = final[0]["entropy"] if final else None
-    one_sided = top is not None and top.mean_weight >= COLLAPSED_WEIGHT
-    if one_sided and normalised is not None and normalised < COLLAPSED_ENTROPY and top is not None:
-        at_end = f", final entropy {trained_entropy:.3f} nats" if isinstance(trained_entropy, float) else ""
+    # The mean of the prompts' entropies where training recorded it; that of the mean weights is an upper bound.
+    nats = final[0]["entropy"] if final and final[0]["entropy"] is not None else mean_entropy
+    if top is None or nats is None or len(state.events) < 2:
+        return found
+    if top.mean_weight >= COLLAPSED_WEIGHT and nats < COLLAPSED_ENTROPY * math.log(len(state.events)):
         found.append(
-            f"The gate collapsed onto {top.adapter_name} (mean weight {top.mean_weight:.2f}{at_end}): raise "
-            "training.gate.entropy_lambda and balance the number of sections per adapter."
+            f"The gate collapsed onto {top.adapter_name} (mean weight {top.mean_weight:.2f}, entropy {nats:.3f} nats): "
+            "raise training.gate.entropy_lambda and balance the number of sections per adapter."
         )
     return found

@@ -273,6 +273,9 @@ def _gate(folder: Path, adapters: list[str]) -> None:
         shapes = {"0.weight": [hidden, inputs], "0.bias": [hidden], "2.weight": [count, hidden], "2.bias": [count]}
         _that({name: t["shape"] for name, t in tensors.items()} == shapes, weights, "has other tensors")
         _that(all(t["dtype"] == "F32" for t in tensors.values()), weights, "is not float32")
+    for path in folder.iterdir():
+        known = path.name in ("gate_config.json", "gate.safetensors") or path.name.startswith("tui_")
+        _that(known, path, "is no gate file")
     record = folder / "tui_gate.json"
     if record.exists():
         _that(isinstance(_json(record), dict), record, "is no object")

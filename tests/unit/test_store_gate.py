@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dlm_tui.document import Document, gate_probes, parse_bytes
-from dlm_tui.files import json_bytes
+import dlm_tui.gate.probes as gate_probes_module
+from dlm_tui.document import Document, gate_samples, parse_bytes
+from dlm_tui.files import json_bytes, sha256_file
 from dlm_tui.store import (
     GateConfig,
     GateFileError,
@@ -25,6 +26,7 @@ from dlm_tui.store import (
     write_gate_config,
     write_gate_record,
 )
+from dlm_tui.store.gate_report import probes_digest
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 GOOD = {"adapter_names": ["tone", "style"], "hidden_proj_dim": 8, "input_dim": 4, "mode": "trained"}
@@ -35,12 +37,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "home", ID)
 
 
-def document(tone: int = 4, style: int = 4, *, floor: int = 4, base: str = "tiny", enabled: str = "true") -> Document:
+def document(
+    tone: int = 4, style: int = 4, *, floor: int = 4, base: str = "tiny", enabled: str = "true", word: str = "Say"
+) -> Document:
     head = (
         f"---\ndlm_id: {ID}\ndlm_version: 15\nbase_model: {base}\ntraining:\n  adapters:\n    tone: {{}}\n"
         f"    style: {{}}\n  gate:\n    enabled: {enabled}\n    cold_start_floor: {floor}\n---\n"
     )
-    body = [f"::instruction#tone::\n### Q\nSay {k}?\n\n### A\nYes.\n" for k in range(tone)]
+    body = [f"::instruction#tone::\n### Q\n{word} {k}?\n\n### A\nYes.\n" for k in range(tone)]
     body += [f"::instruction#style::\n### Q\nRhyme {k}?\n\n### A\nNo.\n" for k in range(style)]
     return parse_bytes((head + "\n".join(body)).encode())
 
@@ -58,9 +62,14 @@ def train(
         writer.finish_run(run_id)
 
 
-def record_of(doc: Document) -> dict[str, Any]:
-    probes = {probe.section.section_id: probe.adapter for probe in gate_probes(doc)}
-    return {"document_sha256": doc.sha256, "probes": probes, "base_model": doc.base_model}
+def record_of(doc: Document, store: Store) -> dict[str, Any]:
+    return {
+        "gate_sha256": sha256_file(store.gate_dir / "gate.safetensors"),
+        "document_sha256": doc.sha256,
+        "probes": gate_samples(doc),
+        "probes_sha256": probes_digest(doc),
+        "base_model": doc.base_model,
+    }
 
 
 def test_the_configuration_is_read_as_leniently_as_other_readers_do() -> None:
@@ -166,12 +175,14 @@ def test_diverged_with_and_without_a_gate_before(store: Store) -> None:
 def test_stale_when_the_sections_the_adapters_or_the_base_changed(store: Store) -> None:
     train(store, "trained")
     old = document()
-    write_gate_record(store, record_of(old))
+    write_gate_record(store, record_of(old, store))
     assert describe_gate(old, store)["mode"] == "trained"
     more = describe_gate(document(tone=6), store)
     assert more["mode"] == "stale"
-    assert "2 tagged sections came, 0 went and 0 changed adapter" in more["reason"]
+    assert "tone had 4 tagged sections and has 6" in more["reason"]
     assert more["in_force"] == "trained"
+    renamed = document(word="Sing")
+    assert "prompts of its tagged sections are others" in describe_gate(renamed, store)["reason"]
     other_base = describe_gate(document(base="other"), store)
     assert other_base["mode"] == "stale"
     assert "was tiny then and is other now" in other_base["reason"]
@@ -182,7 +193,7 @@ def test_stale_when_the_sections_the_adapters_or_the_base_changed(store: Store) 
 def test_an_edit_that_leaves_the_tagged_sections_alone_is_not_stale(store: Store) -> None:
     train(store, "trained")
     old = document()
-    write_gate_record(store, {**record_of(old), "document_sha256": "0" * 64})
+    write_gate_record(store, {**record_of(old, store), "document_sha256": "0" * 64})
     assert describe_gate(old, store)["mode"] == "trained"
 
 
@@ -192,11 +203,26 @@ def test_another_tools_gate_is_stale_when_the_counts_changed(store: Store) -> No
     assert describe_gate(document(), store, "another-base")["mode"] == "stale"
 
 
-def test_uniform_that_could_be_trained_now_is_stale(store: Store) -> None:
+def test_a_record_of_a_gate_that_was_replaced_is_not_believed(store: Store) -> None:
+    train(store, "trained")
+    write_gate_record(store, {**record_of(document(word="Sing"), store), "base_model": "other"})
+    assert describe_gate(document(), store)["mode"] == "stale"
+    (store.gate_dir / "gate.safetensors").write_bytes(b"another tool's weights")
+    assert describe_gate(document(), store)["mode"] == "trained"
+
+
+def test_the_digest_is_the_one_that_gate_training_records() -> None:
+    doc = document()
+    assert probes_digest(doc) == gate_probes_module.probes_digest(
+        doc.adapter_names, gate_probes_module.trained_probes(doc)
+    )
+
+
+def test_uniform_that_could_be_trained_now_says_so(store: Store) -> None:
     train(store, "uniform")
     found = describe_gate(document(floor=4), store)
-    assert found["mode"] == "stale"
-    assert "trained instead of uniform" in found["reason"]
+    assert found["mode"] == "uniform"
+    assert "enough tagged sections" in found["reason"]
 
 
 def test_collapse_and_missing_weights_are_warned_of(store: Store) -> None:
