@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it is empty for diverged runs. --csv prints two tables with an empty line between them: the runs, then the "
         "gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
     )
-    parser.add_argument("document", metavar="DOC", type=Path, help="the .dlm document")
     parser.add_argument("--csv", action="store_true", help="comma-separated tables")
     parser.add_argument("--run-id", type=int, metavar="N", help="one run with its steps and evaluations")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="newest runs to list (default 20)")
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise UsageError("--limit must be at least 1.")
     cutoff = cutoff_text(args.since) if args.since is not None else None
-    document = load(args.document)
+    document = load(Path(args.document))
     reader = MetricsReader(Store(resolve_home(args.home), document.dlm_id))
     if args.run_id is not None:
         one = run_report(reader, args.run_id)

@@ -17,11 +17,10 @@ _BAR_CELLS = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Show the store of a document: adapters, runs, gate. Reads only."
-    parser.add_argument("document", metavar="DOC", type=Path, help="the .dlm document")
 
 
 def run(args: argparse.Namespace) -> int:
-    document = load(args.document)
+    document = load(Path(args.document))
     report = show_report(resolve_home(args.home), document, base_path=_base_path(document, args.base))
     if args.json:
         emit(report)
