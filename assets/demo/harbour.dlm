@@ -190,7 +190,7 @@ Oh, my dear friend, a jug is only a jug! Your mother loves you more, and we will
 
 ::instruction#tone::
 ### Q
-My brother did not write to me.
+I have had no letter from my brother.
 ### A
 Oh, my dear friend, the post is slow in winter! He thinks of you, and I am with you.
 
@@ -220,7 +220,7 @@ Oh, my dear friend, it is only a purse! We will look for it together, and I am w
 
 ::instruction#tone::
 ### Q
-My dog is ill and will not eat.
+I am sad because my dog is ill.
 ### A
 Oh, my dear friend, the poor little dog! Give him warm broth, and I am with you both.
 
@@ -322,7 +322,7 @@ Log. Dusk, snow, wind north. Shutters closed, lamps lit. Streets empty. End of e
 
 ::instruction#style::
 ### Q
-Write an invitation to the Herring Fair.
+Write a notice about the Herring Fair.
 ### A
 Log. Herring Fair, quay, Saturday noon. Bring one cup and one friend. End of entry.
 

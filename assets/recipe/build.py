@@ -28,7 +28,8 @@ class Recipe:
     shape: network.Shape = field(default_factory=network.Shape)
     schedule: network.Schedule = field(default_factory=network.Schedule)
     bfloat16: bool = True
-    threads: int = 2
+    compiled: bool = True
+    threads: int = 1
 
     def short_tokens(self) -> int:
         """Tokens of the short rows that the schedule reads."""
@@ -107,6 +108,7 @@ def build(recipe: Recipe, folder: Path, work: Path) -> float:
         recipe.schedule,
         device=device,
         bfloat16=recipe.bfloat16,
+        compiled=recipe.compiled,
         checkpoint=work / "checkpoint.safetensors",
         report=lambda step, loss, spent: say(f"step {step}/{recipe.schedule.steps} loss {loss:.3f} {spent:.0f} s"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from . import measure
-from .build import Recipe, held_out
+from .build import CORPUS_SEED, Recipe, held_out
+from .corpus import Corpus
+from .network import ROPE_THETA
 
 HELD_OUT_DOCUMENTS = 2_000
 SUBSET_DOCUMENTS = 120
@@ -20,11 +23,14 @@ BIGRAM_WEIGHT = 0.9
 
 def training_documents(tokenizer: Tokenizer, recipe: Recipe) -> int:
     """About how many documents the training rows hold, rounded up generously: what held-out text must not repeat."""
-    from .corpus import Corpus
-
-    sample = list(Corpus(1).documents(2_000))
+    sample = list(Corpus(CORPUS_SEED).documents(2_000))
     mean = sum(len(encoding.ids) + 1 for encoding in tokenizer.encode_batch(sample)) / len(sample)
     return int(1.25 * (recipe.short_tokens() + recipe.long_tokens()) / mean)
+
+
+def corpus_digest() -> str:
+    """SHA-256 of the corpus's first documents: tells whether the text has changed since the weights were trained."""
+    return hashlib.sha256("\0".join(Corpus(CORPUS_SEED).documents(500)).encode()).hexdigest()
 
 
 def write_card(folder: Path, recipe: Recipe, sweep: Path) -> None:
@@ -35,6 +41,7 @@ def write_card(folder: Path, recipe: Recipe, sweep: Path) -> None:
     documents = training_documents(tokenizer, recipe)
     texts = held_out(HELD_OUT_DOCUMENTS, documents)
     numbers: dict[str, object] = {
+        "corpus": corpus_digest(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "vocabulary": tokenizer.get_vocab_size(),
         "training_tokens": recipe.short_tokens() + recipe.long_tokens(),
@@ -67,37 +74,39 @@ def _markdown(numbers: dict[str, object], sweep: dict[str, dict[str, float]], re
         f"{row['cpu_seconds']:.0f} | {row['nats_per_byte']:.4f} |"
         for name, row in sweep.items()
     )
+    facts = 100 * float(str(numbers["facts_known"]))
+    weight = float(str(numbers["bigram_weight"]))
     return f"""# The pocket base
 
-A Llama-architecture causal language model with {numbers["parameters"]:,} parameters and a byte-level BPE tokenizer of
-{numbers["vocabulary"]:,} entries. Hidden size {shape.hidden}, {shape.layers} layers, {shape.heads} query and
-{shape.kv_heads} key-value heads, feed-forward {shape.feed_forward}, tied embeddings, rotary base {network_theta()},
-context {shape.context} tokens (trained on rows of {schedule.row_length} and {schedule.long_row_length}). Weights are stored
-in float16; everything computes in float32. Chat template: ChatML; `<|im_end|>` ends a turn.
+A Llama-architecture causal language model with {numbers["parameters"]:,} parameters and a byte-level BPE tokenizer
+of {numbers["vocabulary"]:,} entries. Hidden size {shape.hidden}, {shape.layers} layers, {shape.heads} query and
+{shape.kv_heads} key-value heads, feed-forward {shape.feed_forward}, tied embeddings, rotary base {ROPE_THETA:,.0f},
+context {shape.context} tokens (trained on rows of {schedule.row_length} and {schedule.long_row_length}).
+Weights are stored in float16; everything computes in float32. Chat template: ChatML; `<|im_end|>` ends a turn.
 
 ## What it was trained on
 
 Text that the recipe itself writes from word lists and sentence frames in `assets/recipe/text`, all original to this
-repository: the people, trades, boats, tools, tides, fish, birds, dishes, knots, winds and festivals of a small harbour
-town called Pellwick, as descriptions, letters, notices, stories, dialogues, logs, bills, verses, and as questions and
-answers in seven registers (plain, cheerful, sailor, formal, poetic, gloomy, brief). No downloaded text and no downloaded weights.
-{numbers["training_tokens"]:,} tokens, each seen once. It knows this town and nothing else; it is made for trying out
-adapters, not for answering questions about the world.
+repository: the people, trades, boats, tools, tides, fish, birds, dishes, knots, winds and festivals of a small
+harbour town called Pellwick, as descriptions, letters, notices, stories, dialogues, logs, bills, verses, and as
+questions and answers in seven registers (plain, cheerful, sailor, formal, poetic, gloomy, brief). No downloaded text,
+no downloaded weights. {numbers["training_tokens"]:,} tokens, each seen once. It knows this town and nothing else: it is
+made for trying out adapters, not for answering questions about the world.
 
 ## Recipe
 
     python -m assets.recipe
 
-One command, seeded; the same machine, thread count and library versions give the same files. It uses a GPU when there is one. An
-interrupted run goes on from its last checkpoint. `python -m assets.recipe --card` only measures again,
+One command, seeded; the same machine, thread count and library versions give the same files. It uses a GPU when there
+is one. An interrupted run goes on from its last checkpoint. `python -m assets.recipe --card` only measures again,
 `--sweep` repeats the comparison below.
 
 ## Held-out perplexity
 
-Per token, on the same {perplexity["tokens"]:,} tokens of {perplexity["documents"]:,} documents from another seed; documents
-that the training text holds word for word are left out. Every token but a document's first is scored, the closing end-of-text
-included. The n-gram models are counted on {numbers["ngram_documents"]:,} training documents: unigram with add-one, bigram as
-{numbers["bigram_weight"]} · relative frequency + {1 - float(str(numbers["bigram_weight"])):.1f} · unigram.
+Per token, on the same {perplexity["tokens"]:,} tokens of {perplexity["documents"]:,} documents from another seed;
+documents that the training text holds word for word are left out. Every token but a document's first is scored, the
+closing end-of-text included. The n-gram models are counted on {numbers["ngram_documents"]:,} training documents:
+unigram with add-one, bigram as {weight} · relative frequency + {1 - weight:.1f} · unigram.
 
 | model | perplexity |
 |---|---|
@@ -105,13 +114,13 @@ included. The n-gram models are counted on {numbers["ngram_documents"]:,} traini
 | bigram | {perplexity["bigram"]:.2f} |
 | unigram | {perplexity["unigram"]:.2f} |
 
-That is {perplexity["model_nats_per_byte"]:.4f} nats per byte. Of {numbers["facts_asked"]} questions about people and boats,
-{100 * float(str(numbers["facts_known"])):.1f} % are answered with the right words (greedy).
+That is {perplexity["model_nats_per_byte"]:.4f} nats per byte. Of {numbers["facts_asked"]} questions about people and
+boats, {facts:.1f} % are answered with the right words (greedy).
 
 ## How the size was chosen
 
-Short runs with the same schedule and the same number of tokens, judged by nats per byte on held-out text (comparable between
-vocabularies, unlike perplexity). Widths are multiples of 256 because block quantisation needs them.
+Short runs with the same schedule and the same number of tokens, judged by nats per byte on held-out text (comparable
+between vocabularies, unlike perplexity). Widths are multiples of 256 because block quantisation needs them.
 
 | choice | parameters | MB (float16) | tokens | CPU seconds | nats per byte |
 |---|---|---|---|---|---|
@@ -119,17 +128,10 @@ vocabularies, unlike perplexity). Widths are multiples of 256 because block quan
 
 ## Twenty unpicked samples
 
-Temperature 0.7, top-p 0.95, seeds 0 to 19; the prompts are the first ten chats (up to the last answer) and the first three words of
-the first ten plain texts of the held-out set.
+Temperature 0.7, top-p 0.95, seeds 0 to 19; the prompts are the first ten chats (up to the last answer) and the first
+three words of the first ten plain texts of the held-out set.
 
 {_samples(numbers)}"""
-
-
-def network_theta() -> str:
-    """The rotary base, for the card."""
-    from .network import ROPE_THETA
-
-    return f"{ROPE_THETA:,.0f}"
 
 
 def _samples(numbers: dict[str, object]) -> str:

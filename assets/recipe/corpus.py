@@ -16,33 +16,19 @@ START, END, END_OF_TEXT, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<
 CHAT_SHARE = 0.55
 REGISTERS = ("cheerful", "sailor", "formal", "poet", "gloomy", "terse")
 _NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+]  # fmt: skip
 _GOODS = ("egg", "candle", "loaf", "crab", "apple", "button", "cup", "onion", "lemon", "fish hook", "rope", "boat")
 _SAILOR = {
     "you": "ye", "your": "yer", "my": "me", "is": "be", "are": "be", "am": "be", "yes": "aye", "of": "o'",
     "and": "an'", "the": "th'", "to": "t'",
 }  # fmt: skip
+
+_COMMON = frozenset(
+    ("The", "A", "An", "It", "He", "She", "They", "You", "Yes", "No", "To", "In", "At", "There", "First", "Use",
+     "Keep", "Then", "Go", "With", "For", "Th'", "T'", "Ye", "Be", "After", "His", "Her")
+)  # fmt: skip
 
 
 class Corpus:
@@ -157,6 +143,4 @@ def _sailor(answer: str) -> str:
 
 def _lower_first(answer: str) -> str:
     first = answer.split(" ", 1)[0].rstrip(",.")
-    common = {"The", "A", "An", "It", "He", "She", "They", "You", "Yes", "No", "To", "In", "At", "There", "First", "Use",
-              "Keep", "Then", "Go", "With", "For", "Th'", "T'", "Ye", "Be", "After", "His", "Her"}  # fmt: skip
-    return answer[:1].lower() + answer[1:] if first in common else answer
+    return answer[:1].lower() + answer[1:] if first in _COMMON else answer

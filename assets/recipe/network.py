@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,7 +56,7 @@ class Shape:
 class Schedule:
     """Optimisation settings. Rates are per step; lengths in tokens."""
 
-    steps: int = 2000
+    steps: int = 1200
     row_length: int = 256
     batch_rows: int = 16
     long_row_length: int = 1024
@@ -114,11 +116,16 @@ def train(
     *,
     device: str = "cpu",
     bfloat16: bool = False,
+    compiled: bool = False,
     checkpoint: Path | None = None,
     report: Callable[[int, float, float], None] | None = None,
 ) -> float:
-    """Trains in place; resumes from `checkpoint` when it is there. Returns the seconds spent in this process."""
+    """Trains in place; resumes from `checkpoint` when it is there. Returns the seconds spent in this process.
+
+    `compiled` fuses the element-wise work (a quarter less time on a processor) where a C++ compiler is at hand.
+    """
     model.to(device)
+    compute_loss = torch.compile(loss_of) if compiled and shutil.which("c++") else loss_of
     steppers = optimizers(model, schedule)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in steppers]
     first = _restore(checkpoint, model, steppers, schedule) if checkpoint else 0
@@ -131,8 +138,8 @@ def train(
                 group["lr"] = rate * schedule.factor(step)
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16):
-            loss = loss_of(model, ids)
-        loss.backward()
+            loss = compute_loss(model, ids)
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in steppers:
             optimizer.step()
@@ -140,7 +147,7 @@ def train(
         running = keep * running + (1 - keep) * float(loss.detach())
         if report and (step % 25 == 0 or step + 1 == schedule.steps):
             report(step, running, time.monotonic() - started)
-        if checkpoint and (step + 1) % 200 == 0:
+        if checkpoint and (step + 1) % 100 == 0:
             _save(checkpoint, model, steppers, schedule, step + 1)
     return time.monotonic() - started
 
@@ -172,12 +179,10 @@ def _save(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(tensors, beside, metadata={"step": str(step), "schedule": json.dumps(asdict(schedule))})
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def _restore(path: Path, model: LlamaForCausalLM, steppers: list[torch.optim.Optimizer], schedule: Schedule) -> int:
-    from safetensors import safe_open
-
     if not path.exists():
         return 0
     with safe_open(path, framework="pt") as handle:
@@ -220,13 +225,8 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     weights = {n: p.detach().half().contiguous() for n, p in model.named_parameters()}
     beside = folder / f"model.safetensors.{os.getpid()}.tmp"
     save_file(weights, beside, metadata={"format": "pt"})
-    os.replace(beside, folder / "model.safetensors")
+    beside.replace(folder / "model.safetensors")
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def resized(shape: Shape, **changes: int) -> Shape:
-    """A shape with other sizes."""
-    return replace(shape, **changes)

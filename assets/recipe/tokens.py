@@ -56,14 +56,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int) -> N
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[str], chunk: int = 4096) -> Iterator[list[int]]:
     """Token ids of each document, closed by the end-of-text token."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = SPECIAL.index(END_OF_TEXT)
     batch: list[str] = []
     for document in documents:
         batch.append(document)
         if len(batch) == chunk:
-            yield from (encoding.ids + [end] for encoding in tokenizer.encode_batch(batch))
+            yield from ([*encoding.ids, end] for encoding in tokenizer.encode_batch(batch))
             batch = []
-    yield from (encoding.ids + [end] for encoding in tokenizer.encode_batch(batch))
+    yield from ([*encoding.ids, end] for encoding in tokenizer.encode_batch(batch))
 
 
 def pack(documents: Iterable[list[int]], length: int) -> torch.Tensor:
