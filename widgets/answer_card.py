@@ -94,9 +94,7 @@ class AnswerCard(VerticalScroll, can_focus=True):
         body = self.query_one(".answer--body", Line)
         if self.heat and any(heat is not None for _, heat in self._pieces):
             color = self._color if self._color.startswith("#") else "#8aa4c8"
-            tokens = [
-                HeatToken(piece, min(1.0, abs(heat or 0.0) / 5.0), color) for piece, heat in self._pieces
-            ]
+            tokens = [HeatToken(piece, min(1.0, abs(heat or 0.0) / 5.0), color) for piece, heat in self._pieces]
             body.show(heat_content(tokens, background))
         else:
             body.show(Content(plain(self.text)))

@@ -144,9 +144,7 @@ class HistoryChart(Vertical):
                     marker_style=rich_color(series.color),
                 )
             legend.append("  ")
-            legend.append(
-                (f"{series.glyph} {series.label} {points[-1][1]:.2f}{series.unit}".strip(), series.color)
-            )
+            legend.append((f"{series.glyph} {series.label} {points[-1][1]:.2f}{series.unit}".strip(), series.color))
         lower, upper = self._limits
         for event in self._events:
             plot.scatter([event.x], [lower or 0.0], marker=event.glyph, marker_style=rich_color(event.color))

@@ -14,9 +14,7 @@ class Line(Static):
 
     DEFAULT_CSS = "Line { height: auto; }"
 
-    def __init__(
-        self, content: str | Content = "", *, id: str | None = None, classes: str | None = None
-    ) -> None:
+    def __init__(self, content: str | Content = "", *, id: str | None = None, classes: str | None = None) -> None:
         self._shown = _as_content(content)
         super().__init__(self._shown, id=id, classes=classes)
 

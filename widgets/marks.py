@@ -12,9 +12,7 @@ from dataclasses import dataclass
 GLYPHS = "\u25cf\u25c6\u25b2\u25a0\u2605\u25bc\u25b6\u25c0"
 DARK = ("#e69f00", "#56b4e9", "#2fbf91", "#cc79a7", "#f0e442", "#e8743b", "#7a9cf0", "#b8b8b8")
 LIGHT = ("#a35f00", "#0b6fa8", "#00734f", "#a3437c", "#766a00", "#b84300", "#2f4fb0", "#5c5c5c")
-ANSI = tuple(
-    f"ansi_{name}" for name in ("yellow", "cyan", "green", "magenta", "bright_yellow", "red", "blue", "white")
-)
+ANSI = tuple(f"ansi_{name}" for name in ("yellow", "cyan", "green", "magenta", "bright_yellow", "red", "blue", "white"))
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,12 @@ class MixingDesk(Widget, can_focus=True):
         return max(1, len(self.channels) + self._head_rows(width))
 
     def _head_rows(self, width: int) -> int:
-        return 1 if width >= 70 else 0
+        return 1 if width >= 66 else 0
 
     def _columns(self, width: int) -> _Columns:
         longest = max((len(channel.name) for channel in self.channels), default=4)
         name = min(longest, 22 if width >= 100 else 12)
-        fader = _FADER_CELLS if width >= 74 else 0
+        fader = _FADER_CELLS if width >= 66 else 0
         fixed = 2 + 2 + name + 1 + 1 + 5 + 1 + 6 + (fader + 2 if fader else 0) + 1 + 8
         bar = max(4, width - fixed)
         fader_at = 4 + name + 1 + bar + 1 + 5 + 1 + 6 + 1
@@ -139,12 +139,7 @@ class MixingDesk(Widget, can_focus=True):
     def _render_head(self, width: int, base: Style) -> Strip:
         columns = self._columns(width)
         text = (
-            " " * 4
-            + fit("adapter", columns.name)
-            + " "
-            + fit("gate", columns.bar)
-            + " "
-            + fit("share", 5, right=True)
+            " " * 4 + fit("adapter", columns.name) + " " + fit("gate", columns.bar) + " " + fit("share", 5, right=True)
         )
         text += " " + fit("mix \u00d7", 6, right=True) + " "
         if columns.fader:
@@ -188,9 +183,7 @@ class MixingDesk(Widget, can_focus=True):
             segments.append(Segment(" ", base))
         return Strip(segments).adjust_cell_length(width, base)
 
-    def _render_fader(
-        self, channel: Channel, cells: int, base: Style, ink: Style, track: Style
-    ) -> list[Segment]:
+    def _render_fader(self, channel: Channel, cells: int, base: Style, ink: Style, track: Style) -> list[Segment]:
         value = min(FADER_MAX, max(FADER_MIN, channel.coefficient))
         knob = round((value - FADER_MIN) / (FADER_MAX - FADER_MIN) * (cells - 1))
         zero = cells // 2

@@ -73,11 +73,7 @@ def _tame_marks(text: str) -> str:
 
 def literal(text: str, style: str = "", *, one_line: bool = False) -> Content:
     """Foreign text as Content: no markup is read, `style` is ours."""
-    return (
-        Content.styled(plain(text, one_line=one_line), style)
-        if style
-        else Content(plain(text, one_line=one_line))
-    )
+    return Content.styled(plain(text, one_line=one_line), style) if style else Content(plain(text, one_line=one_line))
 
 
 def assemble(*parts: str | tuple[str, str]) -> Content:

@@ -29,16 +29,14 @@ class Splitter(Widget):
         name: str
         delta: int
 
-    def __init__(
-        self, name: str, direction: Literal["vertical", "horizontal"], *, id: str | None = None
-    ) -> None:
+    def __init__(self, name: str, direction: Literal["vertical", "horizontal"], *, id: str | None = None) -> None:
         super().__init__(name=name, id=id, classes=f"-{direction}")
         self._vertical = direction == "vertical"
         self._from: int | None = None
 
     def render_line(self, y: int) -> Strip:
-        """A thin line."""
-        text = "\u2502" if self._vertical else "\u2500" * self.size.width
+        """A thin line down, or a grip in the middle."""
+        text = "\u2502" if self._vertical else "\u2508\u2508\u2508".center(self.size.width)
         return Strip([Segment(text, self.rich_style)], self.size.width)
 
     def on_mouse_down(self, event: events.MouseDown) -> None:

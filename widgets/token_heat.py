@@ -27,9 +27,7 @@ class TokenHeat(Line):
 
     DEFAULT_CSS = "TokenHeat { height: auto; }"
 
-    def show_tokens(
-        self, tokens: Sequence[HeatToken], *, background: str = "#14171c", glyph_from: float = 0.6
-    ) -> None:
+    def show_tokens(self, tokens: Sequence[HeatToken], *, background: str = "#14171c", glyph_from: float = 0.6) -> None:
         """Show these tokens; strengths are clamped to [0, 1], NaN counts as 0."""
         self.show(heat_content(tokens, background, glyph_from))
 

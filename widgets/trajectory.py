@@ -24,23 +24,23 @@ class Layer:
 
 
 class Trajectory(Widget):
-    """Weights over prompt prefixes, stacked to full height; the letters of the layers keep it readable without colour."""
+    """Weights over prompt prefixes, stacked to full height; the glyphs at the end keep it readable without colour."""
 
     DEFAULT_CSS = "Trajectory { height: 4; }"
 
-    layers: reactive[tuple[Layer, ...]] = reactive(())
+    bands: reactive[tuple[Layer, ...]] = reactive(())
     steps: reactive[tuple[Mapping[str, float], ...]] = reactive(())
 
     def show(self, layers: Sequence[Layer], steps: Sequence[Mapping[str, float]]) -> None:
         """Each step is a mapping adapter -> weight in [0, 1] that sums to about one."""
-        self.layers = tuple(layers)
+        self.bands = tuple(layers)
         self.steps = tuple(steps)
 
     def render_line(self, y: int) -> Strip:
         """Row `y` from the top: each column shows the layer that lies at that height."""
         width, height = self.size.width, self.size.height
         base = self.rich_style
-        if not self.steps or not self.layers or not width:
+        if not self.steps or not self.bands or not width:
             return Strip.blank(width, base)
         columns = min(width, max(len(self.steps), 1) * max(1, min(3, width // len(self.steps))))
         level = 1.0 - (y + 0.5) / height
@@ -58,9 +58,9 @@ class Trajectory(Widget):
 
     def _layer_at(self, step: Mapping[str, float], level: float) -> Layer:
         total = 0.0
-        for layer in reversed(self.layers):
+        for layer in reversed(self.bands):
             weight = step.get(layer.name, 0.0)
             total += weight if weight == weight else 0.0
             if level <= total:
                 return layer
-        return self.layers[0]
+        return self.bands[0]

@@ -46,9 +46,7 @@ class Answering(LiveGate):
             self.say("There is no prompt to answer yet.", warning=True)
             return
         if not self.link.ready:
-            self.say(
-                f"The engine is not ready: {self.link.state.text or self.link.state.phase}.", warning=True
-            )
+            self.say(f"The engine is not ready: {self.link.state.text or self.link.state.phase}.", warning=True)
             return
         self.state.remember(text, dict(self.weights or {}), self.gate_run)
         self.save_soon()
@@ -95,9 +93,7 @@ class Answering(LiveGate):
                 why = "" if reason == "stop" else ", cut at the limit"
                 self.answers.finish(view, text, f"{tokens} tokens{why}")
             case Generated(seconds=seconds, seed=seed):
-                self.answers.retitle(
-                    f"{seconds:.1f} s", f"seed {seed}" if self.config.generate.temperature else ""
-                )
+                self.answers.retitle(f"{seconds:.1f} s", f"seed {seed}" if self.config.generate.temperature else "")
                 return True
             case Failed(text=text):
                 self.answers.stop("failed")
@@ -136,15 +132,13 @@ class Answering(LiveGate):
             )
         else:
             self.answers.hint(
-                Content.styled(
-                    "^g answers with the mix above. ^o compares base, gate and every adapter.", "dim"
-                )
+                Content.styled("^g answers with the mix above. ^o compares base, gate and every adapter.", "dim")
             )
 
     # ---- sweep -----------------------------------------------------------------------------------------------------
 
     @on(DeskPane.SweepPressed)
-    def _sweep_pressed(self) -> None:
+    async def _sweep_pressed(self) -> None:
         name = self.desk.strips.selected
         text = self.prompt_pane.text
         if name is None or name not in self.trained_names or not self.link.ready:
@@ -156,7 +150,7 @@ class Answering(LiveGate):
         from dlm_tui.app.screens.sweep import SweepScreen
 
         screen = SweepScreen(name, self.marks[name], SWEEP_STEPS)
-        self.app.push_screen(screen)
+        await self.app.push_screen(screen)
         self.run_worker(
             self._sweep(screen, name, text),
             group="sweep",

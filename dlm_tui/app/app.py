@@ -24,9 +24,7 @@ class WorkbenchApp(App[int], inherit_bindings=False):
     COMMAND_PALETTE_BINDING = "ctrl+p"
     COMMANDS: ClassVar = {WorkbenchCommands}
     CSS_PATH: ClassVar = ["workbench.tcss", *sorted((Path(__file__).parent / "panes").glob("*.tcss"))]
-    BINDINGS: ClassVar[list[BindingType]] = [
-        binding for binding in bindings_for("app") if binding.id == "app.palette"
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [binding for binding in bindings_for("app") if binding.id == "app.palette"]
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()

@@ -50,9 +50,7 @@ class WorkbenchCommands(Provider):
         for mode in ("gate", "uniform", "custom"):
             yield Command(f"gate: {mode} mix", f"Use the {mode} mix", partial(bench.set_mix_mode, mode))
         yield Command("gate: reset the desk", "Back to the gate alone", partial(bench.desk.action_mix_reset))
-        yield Command(
-            "gate: what moved", "Remembered prompts before and after the last training", bench.action_moved
-        )
+        yield Command("gate: what moved", "Remembered prompts before and after the last training", bench.action_moved)
         for name in bench.names:
             yield Command(
                 f"train: only {plain(name, one_line=True)}",
@@ -61,9 +59,7 @@ class WorkbenchCommands(Provider):
             )
         for theme in sorted(app.available_themes):
             yield Command(f"theme: {theme}", "Use these colours", partial(app.choose_theme, theme))
-        yield Command(
-            "view: edit the configuration", "Open config.toml in the editor", bench.action_edit_config
-        )
+        yield Command("view: edit the configuration", "Open config.toml in the editor", bench.action_edit_config)
         yield Command("view: engine log", "The last lines the engine wrote", bench.action_engine_log)
 
     async def discover(self) -> Hits:
@@ -77,6 +73,4 @@ class WorkbenchCommands(Provider):
         for command in self._commands():
             score = matcher.match(command.name)
             if score > 0:
-                yield Hit(
-                    score, matcher.highlight(command.name), command.run, text=command.name, help=command.help
-                )
+                yield Hit(score, matcher.highlight(command.name), command.run, text=command.name, help=command.help)

@@ -117,7 +117,7 @@ def parse_config(data: dict[str, Any], place: str) -> Config:
 
 def check_keys(remapped: dict[str, str], place: str) -> None:
     """Refuse unknown ids, empty keys and two bindings of one place on one key. Raises ConfigError."""
-    for key_id, keys in remapped.items():
+    for key_id in remapped:
         if key_id not in BY_ID:
             raise ConfigError(f"{place}: keys.{key_id}: there is no binding with this id; F1 lists them")
         if not keys_of(BY_ID[key_id], remapped):

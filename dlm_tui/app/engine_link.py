@@ -36,9 +36,7 @@ class EngineLink:
     `changed` is called on the event loop whenever `state` changes. `stream` raises EngineGone while there is no engine.
     """
 
-    def __init__(
-        self, factory: Callable[[], Engine], request: Open, changed: Callable[[LinkState], None]
-    ) -> None:
+    def __init__(self, factory: Callable[[], Engine], request: Open, changed: Callable[[LinkState], None]) -> None:
         self._factory = factory
         self._request = request
         self._changed = changed
@@ -116,9 +114,7 @@ class EngineLink:
         how = f"the engine {info.text}" if info else text or "the engine could not be started"
         log = tuple(info.log_tail) if info else ()
         if len(self._deaths) >= _QUICK_DEATHS:
-            self._set(
-                phase="failed", text=f"{how}; it ended {_QUICK_DEATHS} times in a row", log=log, progress=None
-            )
+            self._set(phase="failed", text=f"{how}; it ended {_QUICK_DEATHS} times in a row", log=log, progress=None)
         else:
             self._set(phase="restarting", text=f"{how}; starting it again", log=log, progress=None)
 

@@ -84,9 +84,7 @@ class JobRecord:
                 self._end("done", f"done in {time_text(self.seconds)}")
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event
-                self._end(
-                    "failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}"
-                )
+                self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
             case Stopped():
                 self._end("cancelled", f"cancelled after {time_text(self.seconds)}; what was in force stays")
             case Failed(text=text):
@@ -119,11 +117,7 @@ class JobBoard:
     def running(self, *kinds: Kind) -> JobRecord | None:
         """The newest running job, of one of `kinds` if given."""
         return next(
-            (
-                record
-                for record in self.records
-                if record.state == "running" and (not kinds or record.kind in kinds)
-            ),
+            (record for record in self.records if record.state == "running" and (not kinds or record.kind in kinds)),
             None,
         )
 

@@ -123,11 +123,7 @@ _NAMES = {
 
 def bindings_for(where: Where) -> list[Binding]:
     """The Textual bindings of one place."""
-    return [
-        Binding(key.keys, key.action, key.description, show=False, id=key.id)
-        for key in KEYS
-        if key.where == where
-    ]
+    return [Binding(key.keys, key.action, key.description, show=False, id=key.id) for key in KEYS if key.where == where]
 
 
 def keys_of(key: Key, remapped: Mapping[str, str]) -> list[str]:

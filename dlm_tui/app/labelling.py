@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from textual import on
 
@@ -13,7 +12,6 @@ from dlm_tui.app.screens.label import Label, LabelScreen
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.app.viewing import Viewing
 from dlm_tui.document.append import AppendResult, append_section, undo_append
-from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import ExportJob
 from dlm_tui.errors import DlmTuiError
 
@@ -39,16 +37,17 @@ class Labelling(Viewing):
             self.say("There is no prompt to label yet.", warning=True)
             return
         if not self.document.adapter_names:
-            self.say(
-                "This document declares no named adapters, so there is nothing to choose from.", warning=True
-            )
+            self.say("This document declares no named adapters, so there is nothing to choose from.", warning=True)
             return
         try:
             data = self.setup.path.read_bytes()
         except OSError as error:
             self.say(f"The document cannot be read: {error}", error=True)
             return
-        guess = max(self.weights or {}, key=lambda name: (self.weights or {})[name], default=None)
+        weights = dict(self.weights or {})
+        ranked = sorted(weights, key=lambda name: -weights[name])
+        # The strongest adapter is what a person who labels disagrees with.
+        guess = ranked[1] if len(ranked) > 1 else None
         screen = LabelScreen(prompt, answer, self.names, self.marks, data, guess)
         self.app.push_screen(screen, self._label_chosen)
 
@@ -98,10 +97,6 @@ class Labelling(Viewing):
         if not self.link.ready or not self.trained_names:
             self.say("The next training uses it; there is no gate to retrain yet.")
             return
-        try:
-            await self.link.reload()
-        except EngineGone:
-            return
         record = await self.retrain_gate()
         if record.trained is None:
             return
@@ -129,7 +124,8 @@ class Labelling(Viewing):
         hand_mix = None
         if self.state.mix.mode == "custom":
             hand_mix = ",".join(f"{name}:{value:g}" for name, value in self.coefficients().items() if value)
-        screen = ExportScreen(self.state.export, hand_mix, self.state.last_export, self.trained_names)
+        last = next((record.result for record in self.board.records if record.kind == "export" and record.result), None)
+        screen = ExportScreen(self.state.export, hand_mix, self.state.last_export, self.trained_names, last)
         self.app.push_screen(screen, self._export_chosen)
 
     def _export_chosen(self, settings: ExportSettings | None) -> None:
@@ -157,9 +153,7 @@ class Labelling(Viewing):
             out=settings.out,
         )
         title = f"export {settings.target}"
-        self.run_worker(
-            self._export(request, title), group="job-export", exit_on_error=False, description=title
-        )
+        self.run_worker(self._export(request, title), group="job-export", exit_on_error=False, description=title)
 
     async def _export(self, request: ExportJob, title: str) -> None:
         record = await self.board.run(request, "export", title)
@@ -211,6 +205,4 @@ class Labelling(Viewing):
 def export_outcome(record: JobRecord) -> tuple[str, str]:
     """The folder and the next command in a finished export's result."""
     result = record.result
-    folder = next((str(result[key]) for key in ("folder", "out", "path", "directory") if result.get(key)), "")
-    command = next((str(result[key]) for key in ("next_command", "command", "next") if result.get(key)), "")
-    return str(Path(folder)) if folder else "", command
+    return str(result.get("folder", "")), str(result.get("next_command", ""))

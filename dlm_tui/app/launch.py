@@ -34,4 +34,4 @@ def run_workbench(document: Path, home: Path, base: str | None, *, train_if_untr
     )
     app = WorkbenchApp(setup)
     result = app.run()
-    return app.return_code if result is None else result
+    return (app.return_code or 0) if result is None else result

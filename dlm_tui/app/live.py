@@ -163,6 +163,8 @@ class LiveGate(WorkbenchBase):
             return Content.styled(f"{state.text or 'starting the engine'}\u2026", "dim")
         if not self.trained_names:
             return self._untrained_note()
+        if not self.prompt_pane.text.strip():
+            return Content.styled("No prompt yet: every adapter counts the same.", "dim")
         if gate in {"uniform", "diverged", "stale", "none"} and reason:
             return assemble((f"gate {gate}: ", "bold $warning"), reason)
         return Content("")

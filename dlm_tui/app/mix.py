@@ -81,10 +81,8 @@ class MixState(msgspec.Struct, kw_only=True):
             self.faders = {name: round(value, 2) for name, value in self.coefficients(names, weights).items()}
         self.mode = mode
 
-    def move_fader(
-        self, name: str, value: float, names: Sequence[str], weights: Mapping[str, float] | None
-    ) -> None:
-        """Set one fader, in [-2, 2]. A pinned adapter's pin moves; otherwise the desk becomes custom and lets go of solo."""
+    def move_fader(self, name: str, value: float, names: Sequence[str], weights: Mapping[str, float] | None) -> None:
+        """Set one fader, in [-2, 2]. A pinned adapter's pin moves; else the desk becomes custom and lets go of solo."""
         value = min(2.0, max(-2.0, value))
         if name in self.pins:
             self.pins[name] = value

@@ -139,7 +139,7 @@ class PromptSets:
         self.path = document.with_name(f"{document.stem}.prompts.json")
 
     def load(self) -> dict[str, list[str]]:
-        """Name -> prompts; a missing file has none. Raises OSError, or ValueError naming what is wrong with the file."""
+        """Name -> prompts; a missing file has none. Raises OSError, or ValueError naming what is wrong."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:

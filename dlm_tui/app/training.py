@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from time import monotonic
 
 from textual import on
 
 from dlm_tui.app.answering import Answering
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.moves import Moved
 from dlm_tui.app.panes.jobs import JobsPane
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import (
@@ -27,25 +27,6 @@ from dlm_tui.store import MetricsReader
 
 _TWICE_SECONDS = 2.0
 _RECHECK = 24
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A prompt's weights before and after a training."""
-
-    text: str
-    before: dict[str, float]
-    after: dict[str, float]
-
-    @property
-    def top_changed(self) -> bool:
-        """Whether another adapter is now the strongest."""
-        return top(self.before) != top(self.after)
-
-
-def top(weights: dict[str, float]) -> str:
-    """The strongest adapter."""
-    return max(weights, key=lambda name: weights[name], default="")
 
 
 class Training(Answering):
@@ -72,9 +53,7 @@ class Training(Answering):
             document=str(self.setup.path), home=str(self.setup.home), base=self.setup.base, adapters=adapters
         )
         self.runs.begin_losses()
-        self.run_worker(
-            self._train(request, title), group="job-train", exit_on_error=False, description="training"
-        )
+        self.run_worker(self._train(request, title), group="job-train", exit_on_error=False, description="training")
 
     async def _train(self, request: TrainJob, title: str) -> None:
         self.remember_current()
@@ -84,9 +63,7 @@ class Training(Answering):
             self.say(f"Trained: {record.summary}.")
             await self._gate_changed()
         elif record.state == "failed":
-            self.say(
-                record.summary, error=True, title="Training failed; the adapters before it stay in force"
-            )
+            self.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
         self.refresh_outline()
 
     def action_train_gate(self) -> None:
@@ -96,9 +73,7 @@ class Training(Answering):
         elif not self.link.ready:
             self.say("The gate trains in the engine, which is not ready yet.", warning=True)
         else:
-            self.run_worker(
-                self.retrain_gate(), group="job-train", exit_on_error=False, description="gate training"
-            )
+            self.run_worker(self.retrain_gate(), group="job-train", exit_on_error=False, description="gate training")
 
     async def retrain_gate(self) -> JobRecord:
         """Train the gate on the document as it is now and use it at once."""
@@ -109,6 +84,8 @@ class Training(Answering):
             self.say(record.summary, error=True, title="The gate was not changed")
         elif record.trained is not None:
             self.gate_run = record.trained.run_id
+            if record.trained.warning:
+                self.say(record.trained.warning, warning=True)
             await self._gate_changed()
         return record
 
@@ -224,16 +201,16 @@ class Training(Answering):
 
     # ---- judging ---------------------------------------------------------------------------------------------------
 
-    def action_evaluate(self) -> None:
+    async def action_evaluate(self) -> None:
         """Judge the gate by folds."""
-        self._report(Evaluate(), "judging the gate")
+        await self._report(Evaluate(), "judging the gate")
 
-    def action_drift(self) -> None:
+    async def action_drift(self) -> None:
         """What freezing costs."""
         prompts = [entry.text for entry in self.state.history if entry.saved][:_RECHECK]
-        self._report(Drift(prompts=prompts), "measuring what freezing costs")
+        await self._report(Drift(prompts=prompts), "measuring what freezing costs")
 
-    def _report(self, request: Evaluate | Drift, title: str) -> None:
+    async def _report(self, request: Evaluate | Drift, title: str) -> None:
         if not self.link.ready:
             self.say("This needs the engine, which is not ready yet.", warning=True)
             return
@@ -244,6 +221,7 @@ class Training(Answering):
 
         screen = ReportScreen(title, self.names, self.marks)
         screen.on_line = self.open_line
+        await self.app.push_screen(screen)
         worker = self.run_worker(
             self._run_report(screen, request),
             group="report",
@@ -252,7 +230,6 @@ class Training(Answering):
             description=title,
         )
         screen.on_closed = worker.cancel
-        self.app.push_screen(screen)
 
     async def _run_report(self, screen: object, request: Evaluate | Drift) -> None:
         from dlm_tui.app.screens.report import ReportScreen

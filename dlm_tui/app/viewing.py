@@ -74,9 +74,7 @@ class Viewing(Training):
         prompt.styles.height = "1fr" if here.zoom == "prompt" else height
         if here.size in {"wide", "ultra"} and here.zoom is None:
             share = 0.40 if here.size == "wide" else 0.30
-            side.styles.width = max(
-                30, min(self.app.size.width - 60, round(self.app.size.width * share) - sizes.width)
-            )
+            side.styles.width = max(30, min(self.app.size.width - 60, round(self.app.size.width * share) - sizes.width))
         else:
             side.styles.width = "1fr"
 
@@ -184,9 +182,7 @@ class Viewing(Training):
         for pane_id in PANES:
             pane = self.query_one(f"#{pane_id}", Pane)
             place = (
-                (pane.region.x, pane.region.y)
-                if pane_id in (self.arrangement or arrange(80, 24, "")).visible
-                else None
+                (pane.region.x, pane.region.y) if pane_id in (self.arrangement or arrange(80, 24, "")).visible else None
             )
             targets.append((pane.JUMP, pane.TITLE, pane_id, place))
         self.app.push_screen(JumpScreen(targets), lambda chosen: self.go_to(chosen) if chosen else None)
@@ -244,13 +240,7 @@ class Viewing(Training):
         pane = self.pane_of(self.focused)
         target = self.query_one(f"#{pane}") if pane else self
         name = event.action.partition("(")[0]
-        here = (
-            target
-            if hasattr(target, f"action_{name}")
-            else self
-            if hasattr(self, f"action_{name}")
-            else self.app
-        )
+        here = target if hasattr(target, f"action_{name}") else self if hasattr(self, f"action_{name}") else self.app
         await self.app.run_action(event.action, default_namespace=here)
 
 

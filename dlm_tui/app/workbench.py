@@ -10,6 +10,7 @@ from textual import on
 from textual.app import ComposeResult, SuspendNotSupported
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
+from textual.worker import Worker, WorkerState
 
 from dlm_tui.app.base import Setup
 from dlm_tui.app.editor import editor_command, run_editor
@@ -31,6 +32,7 @@ from dlm_tui.document.problems import body_problems
 from dlm_tui.document.watch import Change, watch_document
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Open
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import Store
 from widgets.key_bar import KeyBar
 from widgets.line import Line
@@ -50,6 +52,7 @@ class Workbench(Labelling):
         self.link = EngineLink(setup.engine_factory, request, self._engine_changed)
         self.board = JobBoard(setup.job_starter, self.job_changed)
         self._trained_once = False
+        self.failures: list[str] = []
 
     def compose(self) -> ComposeResult:
         """Status, centre, side, outline, footer."""
@@ -120,6 +123,13 @@ class Workbench(Labelling):
             self.link.restart()
         else:
             self.say(f"The engine is {self.link.state.phase}.")
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Nothing fails in silence."""
+        if event.state is WorkerState.ERROR:
+            error = event.worker.error
+            self.failures.append(f"{event.worker.description}: {type(error).__name__}: {error}")
+            self.say(f"{event.worker.description}: {error}", error=True, title="Unexpected")
 
     # ---- document --------------------------------------------------------------------------------------------------
 
@@ -216,6 +226,30 @@ class Workbench(Labelling):
 
         self.app.push_screen(HelpScreen(self.config.keys, str(config_path())))
 
+    def action_edit_config(self) -> None:
+        """Open the configuration file in the editor and use what was saved."""
+        from dlm_tui.app.config import ensure_config_file, load_config
+
+        try:
+            path = ensure_config_file()
+            self.edit_file(path)
+            config = load_config(path)
+        except (DlmTuiError, OSError) as error:
+            self.say(str(error), error=True, title="The configuration is not used")
+            return
+        self.config = self.setup.config = config
+        self.app.set_keymap(config.keys)
+        self.refresh_footer()
+        self.refresh_desk()
+
+    def action_engine_log(self) -> None:
+        """The last lines the engine wrote."""
+        from dlm_tui.app.screens.log import LogScreen
+
+        engine = self.link.engine
+        lines = list(engine.log) if engine is not None else []
+        self.app.push_screen(LogScreen("Engine log", lines or list(self.link.state.log)))
+
     def on_unmount(self) -> None:
         """Nothing typed is lost, however the program ends."""
         self.save_now()
@@ -247,9 +281,7 @@ class Workbench(Labelling):
         from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
         from dlm_tui.app.state import PromptSets
 
-        self.app.push_screen(
-            PromptSetsScreen(PromptSets(self.setup.path), self.prompt_pane.text), self._use_prompt
-        )
+        self.app.push_screen(PromptSetsScreen(PromptSets(self.setup.path), self.prompt_pane.text), self._use_prompt)
 
     def _use_prompt(self, text: str | None) -> None:
         self.save_soon()

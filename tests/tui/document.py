@@ -30,9 +30,7 @@ def write_document(folder: Path, sections: int = 4) -> Path:
         ("style", "Rime me"),
     ):
         for index in range(sections):
-            parts.append(
-                f"::instruction#{name}::\n### Q\n{question} {index + 1}?\n\n### A\nAnswer {index + 1}.\n\n"
-            )
+            parts.append(f"::instruction#{name}::\n### Q\n{question} {index + 1}?\n\n### A\nAnswer {index + 1}.\n\n")
     path = folder / "harbour.dlm"
     path.write_text("".join(parts), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""An engine and jobs without a model: events are worked out from the request by fixed rules, so every run is the same."""
+"""An engine and jobs without a model: events follow from the request by fixed rules, so every run is the same."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ def hints(name: str) -> str:
 def gate(prompt: str, names: Sequence[str], sharpness: float) -> dict[str, float]:
     """Weights that depend on the letters of the prompt: a stand-in for a gate, smooth in every keystroke."""
     scores = [
-        sharpness * sum(prompt.lower().count(letter) for letter in hints(name)) / (len(prompt) + 1)
-        for name in names
+        sharpness * sum(prompt.lower().count(letter) for letter in hints(name)) / (len(prompt) + 1) for name in names
     ]
     total = sum(math.exp(score) for score in scores)
     return {name: math.exp(score) / total for name, score in zip(names, scores, strict=True)}
@@ -155,9 +154,7 @@ class RecordedEngine:
                     ViewScore(view=view.name, kl=0.42 / (1 + index), js=0.1, z=5.1 - 2 * index)
                     for index, view in enumerate(request.views)
                 ]
-                yield Scored(
-                    prompt=request.prompt, views=views, null_mean=0.012, null_std=0.004, nulls=request.nulls
-                )
+                yield Scored(prompt=request.prompt, views=views, null_mean=0.012, null_std=0.004, nulls=request.nulls)
             case TrainGate():
                 for step in range(1, 4):
                     yield Progress(
@@ -275,9 +272,7 @@ class RecordedJob:
             yield JobDone(result={"adapters": dict.fromkeys(NAMES, 1)})
         else:
             folder = self.request.out or str(Path("exports") / self.request.target)
-            yield JobDone(
-                result={"folder": folder, "next_command": f"vllm serve base --lora-modules mix={folder}"}
-            )
+            yield JobDone(result={"folder": folder, "next_command": f"vllm serve base --lora-modules mix={folder}"})
 
     async def cancel(self) -> str:
         self._stop.set()

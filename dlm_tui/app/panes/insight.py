@@ -60,9 +60,7 @@ class InsightPane(Pane):
     def _toggle(self, part: str, on: bool) -> None:
         self.query_one(part).display = on
 
-    def show_route(
-        self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str
-    ) -> None:
+    def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
         """Pulls and trajectory of a prompt that was routed with `explain`."""
         if not routed.pulls:
             return
@@ -92,9 +90,7 @@ class InsightPane(Pane):
             lead = (f"{mark.glyph} {score.view}", mark.color) if mark else (score.view, "bold")
             parts += [lead, f" changes the next token by {score.kl:.2f} nats", sigma_text(score.z), "\n"]
         if scored.null_mean is not None and scored.nulls:
-            parts.append(
-                (f"noise: {scored.nulls} random adapters change it by {scored.null_mean:.3f} nats", "dim")
-            )
+            parts.append((f"noise: {scored.nulls} random adapters change it by {scored.null_mean:.3f} nats", "dim"))
         self.query_one("#effect", Line).show(assemble(*parts))
         self._toggle("#effect-heading", True)
         self._toggle("#effect", True)

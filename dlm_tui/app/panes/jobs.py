@@ -55,14 +55,10 @@ class JobsPane(Pane):
         """Newest first; the log is that of the newest."""
         lines = self.query_one("#job-list", Line)
         if not records:
-            lines.show(
-                Content.styled("Nothing is running. Training and exports appear here with their log.", "dim")
-            )
+            lines.show(Content.styled("Nothing is running. Training and exports appear here with their log.", "dim"))
             self.query_one("#job-log", Line).show("")
             return
-        lines.show(
-            Content("\n").join(job_line(record, max(20, self.size.width - 2)) for record in records[:3])
-        )
+        lines.show(Content("\n").join(job_line(record, max(20, self.size.width - 2)) for record in records[:3]))
         scroll = self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
         self.query_one("#job-log", Line).show(literal("\n".join(records[0].log), "dim"))

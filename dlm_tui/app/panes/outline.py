@@ -72,9 +72,7 @@ class OutlinePane(Pane):
         counts = gate_samples(document)
         floor = document.training.gate.cold_start_floor
         for name in document.routing_names:
-            rows.append(
-                (_adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name)), None)
-            )
+            rows.append((_adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name)), None))
             rows += _section_rows(document, name, trained_sections)
         untagged = _section_rows(document, None, trained_sections)
         if untagged:

@@ -23,12 +23,12 @@ class Pane(Vertical):
 
     def retitle(self, *details: str | Content) -> None:
         """The title, followed by details separated by dots."""
-        title = Content.styled(self.TITLE, "bold")
+        title = Content.styled(f" {self.TITLE}", "bold")
         for detail in details:
             shown = detail if isinstance(detail, Content) else literal(detail, one_line=True)
             if shown.plain:
                 title = title + Content.styled(" \u00b7 ", "dim") + shown
-        self.border_title = title  # type: ignore[assignment]
+        self.border_title = title + Content(" ")
 
     def focus_target(self) -> Widget | None:
         """The widget that takes the focus when a person jumps here."""

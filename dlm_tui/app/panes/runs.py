@@ -53,9 +53,7 @@ class RunsPane(Pane):
         super().on_mount()
         self._summarise()
 
-    def show_history(
-        self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]
-    ) -> None:
+    def show_history(self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
         """Runs with gate events, oldest first."""
         self._history, self._names, self._marks = tuple(history), tuple(names), dict(marks)
         self._summarise()
@@ -77,11 +75,7 @@ class RunsPane(Pane):
     def _summarise(self) -> None:
         line = self.query_one("#runs-summary", Line)
         if not self._history:
-            line.show(
-                Content.styled(
-                    "No gate has been trained yet; the chart begins with the first training.", "dim"
-                )
-            )
+            line.show(Content.styled("No gate has been trained yet; the chart begins with the first training.", "dim"))
             return
         last = self._history[-1]
         line.show(run_summary(last, self._marks))
@@ -119,9 +113,7 @@ class RunsPane(Pane):
         weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
         points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
         events = [
-            Event(float(run.run_id), *_MODE_GLYPHS[run.mode])
-            for run in self._history
-            if run.mode in _MODE_GLYPHS
+            Event(float(run.run_id), *_MODE_GLYPHS[run.mode]) for run in self._history if run.mode in _MODE_GLYPHS
         ]
         ink = self.app.current_theme.primary
         entropy.show([Series("all adapters", ink, points, "", " nats")], events)
@@ -190,7 +182,5 @@ def run_summary(run: GateRun, marks: Mapping[str, Mark]) -> Content:
     for name, weight in run.weights.items():
         mark = marks.get(name)
         parts.append(" ")
-        parts.append(
-            (f"{mark.glyph if mark else ''} {name} {weight:.2f}".strip(), mark.color if mark else "")
-        )
+        parts.append((f"{mark.glyph if mark else ''} {name} {weight:.2f}".strip(), mark.color if mark else ""))
     return assemble(*parts)

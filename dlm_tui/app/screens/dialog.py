@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 
 from dlm_tui.app.keys import BY_ID, bindings_for, display, keys_of
@@ -22,6 +22,7 @@ class Dialog(ModalScreen[Result]):
 
     TITLE_TEXT: ClassVar[str] = ""
     HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.close", "Close"),)
+    SCROLLS: ClassVar[bool] = False
     BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("dialog"))
     CSS_PATH = "dialog.tcss"
 
@@ -33,7 +34,8 @@ class Dialog(ModalScreen[Result]):
         """Title, body, keys."""
         with Vertical(classes="box"):
             yield Line(self.TITLE_TEXT, classes="title")
-            yield from self.compose_body()
+            with VerticalScroll(classes="body", can_focus=self.SCROLLS):
+                yield from self.compose_body()
             yield KeyBar()
 
     def compose_body(self) -> ComposeResult:
@@ -48,6 +50,12 @@ class Dialog(ModalScreen[Result]):
             for key_id, label in self.HINTS
         ]
         self.query_one(KeyBar).show(hints)
+
+    def on_resize(self) -> None:
+        """The body takes what title and keys leave, and scrolls if that is not enough."""
+        height = self.app.size.height
+        self.set_class(height < 30, "-short")
+        self.query_one(".body").styles.max_height = max(3, height - (5 if height < 30 else 8))
 
     async def on_key_bar_pressed(self, event: KeyBar.Pressed) -> None:
         """A click on a key."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import wrap
 
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.content import Content
 
 from dlm_tui.app.keys import GROUPS, KEYS, WHERE_TEXT, display, keys_of
@@ -17,25 +17,37 @@ from widgets.plain import assemble, fit
 class HelpScreen(Dialog[None]):
     """Every key by group, with its id for the configuration file."""
 
+    SCROLLS = True
+
     def __init__(self, remapped: Mapping[str, str], config_file: str) -> None:
         super().__init__()
         self._remapped, self._config_file = remapped, config_file
 
     def compose_body(self) -> ComposeResult:
         """A scrolling table."""
-        with VerticalScroll(classes="scroll"):
-            yield Line(help_content(self._remapped, self._config_file))
+        yield Line(id="help")
 
     def on_mount(self) -> None:
         """Scrollable by keys at once."""
         super().on_mount()
         self.retitle("Keys")
-        self.query_one(VerticalScroll).focus()
+        self.query_one(".body").focus()
+
+    def on_resize(self) -> None:
+        """Fit the table to the width."""
+        super().on_resize()
+        width = min(92, round(self.app.size.width * 0.94)) - 5
+        self.query_one("#help", Line).show(help_content(self._remapped, self._config_file, width))
 
 
-def help_content(remapped: Mapping[str, str], config_file: str) -> Content:
-    """The table as it is shown."""
-    parts: list[str | tuple[str, str]] = []
+def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> Content:
+    """The table as it is shown: keys, what they do, and where there is room the id for the configuration file."""
+    parts: list[str | tuple[str, str]] = [
+        "Single letters work outside the prompt: Esc leaves it, i returns. Tab moves between panes, the mouse works "
+        "everywhere, and the command palette finds everything by name.\n\n"
+    ]
+    room = width - 18
+    id_width = max(len(key.id) for key in KEYS) + 1 if width >= 84 else 0
     for group in GROUPS:
         parts.append((f"{group}\n", "bold $primary"))
         for key in KEYS:
@@ -43,11 +55,11 @@ def help_content(remapped: Mapping[str, str], config_file: str) -> Content:
                 continue
             keys = "  ".join(display(one) for one in keys_of(key, remapped))
             where = WHERE_TEXT[key.where]
+            lines = wrap(f"{key.description}{f' ({where})' if where else ''}", max(20, room - id_width))
             parts.append((f"  {fit(keys, 14)} ", "bold"))
-            parts.append(f"{key.description}{f' ({where})' if where else ''}")
-            parts.append((f"  {key.id}\n", "$foreground 40%"))
-        parts.append("\n")
-    parts.append(("Single letters work outside the prompt: Esc leaves it, i returns. ", ""))
-    parts.append(("Tab moves between panes; the mouse works everywhere; ^p searches all commands.\n", ""))
-    parts.append((f"Keys and colours: {config_file}", "$foreground 60%"))
+            parts.append(fit(lines[0], room - id_width) if id_width else lines[0])
+            parts.append((f" {key.id}\n" if id_width else "\n", "$foreground 45%"))
+            parts += [f"{' ' * 17}{line}\n" for line in lines[1:]]
+    parts.append(("\nKeys, colours and limits are set in ", "$foreground 65%"))
+    parts.append(config_file)
     return assemble(*parts)

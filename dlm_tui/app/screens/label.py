@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.panes.prompt import PromptEditor
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.document import Pair, instruction_content
+from dlm_tui.document import instruction_content
 from dlm_tui.document.append import preview_section
 from dlm_tui.errors import DlmTuiError
 from widgets.line import Line
@@ -37,7 +37,7 @@ class Label:
 def label_section(prompt: str, answer: str) -> tuple[str, str]:
     """Section type and content: an instruction with the answer, else the prompt as prose."""
     if answer.strip():
-        return "instruction", instruction_content([Pair(prompt, answer.strip())])
+        return "instruction", instruction_content(prompt, answer.strip())
     return "prose", prompt
 
 
@@ -70,20 +70,17 @@ class LabelScreen(Dialog[Label]):
         yield Line(assemble(("Prompt  ", "dim"), plain(self._prompt, one_line=True)[:160]))
         yield Line("Belongs to", classes="field")
         options = [
-            Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color)))
-            for name in self._adapters
+            Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color))) for name in self._adapters
         ]
         yield OptionList(*options, id="label-adapter", markup=False)
-        yield Line(
-            "Right answer (optional: without it only the gate learns from the prompt)", classes="field"
-        )
+        yield Line("Right answer (optional: without it only the gate learns from the prompt)", classes="field")
         yield PromptEditor(self._answer, tab_behavior="focus", id="label-answer", soft_wrap=True)
         yield Line("Will be added to the end of the document", classes="field")
         with VerticalScroll(id="label-diff-scroll"):
             yield Line(id="label-diff")
 
     def on_mount(self) -> None:
-        """Start at the gate's second thought: the first is what the person disagrees with."""
+        """Start at the gate's second thought."""
         super().on_mount()
         listing = self.query_one(OptionList)
         listing.highlighted = self._adapters.index(self._guess) if self._guess in self._adapters else 0
@@ -99,16 +96,12 @@ class LabelScreen(Dialog[Label]):
         kind, content = label_section(self._prompt, self.query_one(PromptEditor).text)
         diff = self.query_one("#label-diff", Line)
         try:
-            added = preview_section(
-                self._document, type=kind, adapter=self._adapters[highlighted], content=content
-            )
+            added = preview_section(self._document, type=kind, adapter=self._adapters[highlighted], content=content)
         except DlmTuiError as error:
             self._label = None
             diff.show(literal(str(error), "bold $error"))
             return
-        self._label = Label(
-            self._adapters[highlighted], kind, content, hashlib.sha256(self._document).hexdigest()
-        )
+        self._label = Label(self._adapters[highlighted], kind, content, hashlib.sha256(self._document).hexdigest())
         lines = [literal(f"+ {line}", "$success") for line in added.strip("\n").split("\n")]
         diff.show(Content("\n").join(lines))
 

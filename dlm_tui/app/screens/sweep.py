@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.content import Content
 
 from dlm_tui.app.screens.dialog import Dialog
@@ -31,8 +30,7 @@ class SweepScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """One growing text."""
-        with VerticalScroll(classes="scroll"):
-            yield Line(id="sweep")
+        yield Line(id="sweep")
         yield Line(classes="note", id="sweep-note")
 
     def on_mount(self) -> None:
@@ -75,9 +73,7 @@ class SweepScreen(Dialog[None]):
             bar = bar_text(kl / top, 8) if kl is not None else " " * 8
             shown = f"{kl:6.2f}" if kl is not None else "     \u2026"
             rows.append(
-                assemble(
-                    (f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), " ", text
-                )
+                assemble((f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), " ", text)
             )
         self.query_one("#sweep", Line).show(Content("\n").join(rows))
         self.query_one("#sweep-note", Line).show(fit(self._note, 88).rstrip())

@@ -1,0 +1,152 @@
+"""The export dialog: target, quantisation, mix, destination; what is typed next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.app.state import ExportSettings
+from dlm_tui.document import parse_mix
+from dlm_tui.errors import DlmTuiError
+from widgets.line import Line
+from widgets.plain import literal
+
+TARGETS = ("peft", "ollama", "llama-server", "vllm", "merged")
+QUANTS = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+_TARGET_TEXT = {
+    "peft": "one PEFT folder that transformers and others load",
+    "ollama": "one merged GGUF and a Modelfile",
+    "llama-server": "base, mix and every adapter as GGUF, and a start script",
+    "vllm": "one PEFT folder of uniform rank and the serve command",
+    "merged": "a Hugging Face folder with the mix merged into the weights",
+}
+
+
+class ExportScreen(Dialog[ExportSettings]):
+    """Everything has a default; the accept key exports."""
+
+    TITLE_TEXT = "Export"
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("dialog.accept", "Export"),
+        ("dialog.copy", "Copy command"),
+        ("dialog.close", "Cancel"),
+    )
+
+    def __init__(
+        self,
+        settings: ExportSettings,
+        hand_mix: str | None,
+        last: str | None,
+        names: Sequence[str],
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._settings, self._last, self._names = settings, last, list(names)
+        self._result = result or {}
+        self._mixes: list[tuple[str | None, str]] = [
+            (None, "the gate's static mean"),
+            ("uniform", "uniform"),
+            ("best", "best fixed mix"),
+        ]
+        if hand_mix:
+            self._mixes.append((hand_mix, f"the desk's: {hand_mix}"))
+        if settings.mix not in {mix for mix, _ in self._mixes}:
+            self._mixes.append((settings.mix, f"as last time: {settings.mix}"))
+
+    def compose_body(self) -> ComposeResult:
+        """Three lists, a folder, the last result."""
+        with Horizontal(id="export-lists"):
+            with Vertical():
+                yield Line("Target", classes="field")
+                yield OptionList(
+                    *[Option(literal(target)) for target in TARGETS],
+                    id="export-target",
+                    markup=False,
+                )
+            with Vertical():
+                yield Line("Number format (GGUF)", classes="field")
+                yield OptionList(*[Option(literal(quant)) for quant in QUANTS], id="export-quant", markup=False)
+            with Vertical():
+                yield Line("Mix", classes="field")
+                yield OptionList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
+        yield Line(classes="note", id="export-note")
+        yield Line("Folder (empty: the store's exports)", classes="field")
+        yield Input(value=self._settings.out or "", placeholder="the store's exports folder", id="export-out")
+        yield Line(last_export_text(self._last, self._result), id="export-last")
+
+    def on_mount(self) -> None:
+        """The last used settings."""
+        super().on_mount()
+        target, quant = self._settings.target, self._settings.quant
+        self._lists["target"].highlighted = TARGETS.index(target) if target in TARGETS else 0
+        self._lists["quant"].highlighted = QUANTS.index(quant) if quant in QUANTS else 0
+        self._lists["mix"].highlighted = [mix for mix, _ in self._mixes].index(self._settings.mix)
+        self._lists["target"].focus()
+
+    @property
+    def _lists(self) -> dict[str, OptionList]:
+        return {name: self.query_one(f"#export-{name}", OptionList) for name in ("target", "quant", "mix")}
+
+    def on_option_list_option_highlighted(self) -> None:
+        """Say what the highlighted target writes."""
+        chosen = self._lists["target"].highlighted
+        if chosen is not None:
+            target = TARGETS[chosen]
+            self.query_one("#export-note", Line).show(f"{target}: {_TARGET_TEXT[target]}")
+
+    def on_option_list_option_selected(self) -> None:
+        """Enter goes on to the next field."""
+        self.focus_next()
+
+    def on_input_submitted(self) -> None:
+        """Enter in the last field exports."""
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        """Export with what is chosen."""
+        lists = self._lists
+        mix = self._mixes[lists["mix"].highlighted or 0][0]
+        if mix is not None and ":" in mix:
+            try:
+                parse_mix(mix, self._names, signed=True)
+            except DlmTuiError as error:
+                self.query_one("#export-last", Line).show(literal(str(error), "$error"))
+                return
+        self.dismiss(
+            ExportSettings(
+                target=TARGETS[lists["target"].highlighted or 0],
+                quant=QUANTS[lists["quant"].highlighted or 0],
+                mix=mix,
+                out=self.query_one(Input).value.strip() or None,
+            )
+        )
+
+    def action_copy_command(self) -> None:
+        """Copy the command of the last export."""
+        copy = getattr(getattr(self.app, "workbench", None), "copy_text", None)
+        if self._last and copy is not None:
+            copy(self._last, "the command of the last export")
+
+
+def last_export_text(command: str | None, result: dict[str, Any]) -> str:
+    """The last export's command, parity and drift in a few lines."""
+    if not command:
+        return "Nothing has been exported yet."
+    lines = [f"Last export, to run next:\n  {command}"]
+    manifest = result.get("manifest") or {}
+    parity, drift = manifest.get("parity") or {}, manifest.get("drift") or {}
+    if parity.get("max_abs_logprob_diff") is not None:
+        lines.append(
+            f"Parity with {parity.get('runtime', 'llama.cpp')}: largest log-probability difference "
+            f"{parity['max_abs_logprob_diff']:.1e} nats over {parity.get('prompts', '?')} prompts"
+        )
+    frozen = drift.get("frozen") if isinstance(drift.get("frozen"), dict) else drift
+    if isinstance(frozen, dict) and isinstance(frozen.get("kl"), float):
+        lines.append(f"Freezing the gate costs {frozen['kl']:.3f} nats per prompt (KL at the next token)")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""What a training moved: every remembered prompt before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from textual.app import ComposeResult
+from textual.content import Content
+
+from dlm_tui.app.moves import Moved, top
+from dlm_tui.app.screens.dialog import Dialog
+from widgets.line import Line
+from widgets.marks import Mark
+from widgets.plain import assemble, plain
+
+
+class MovedScreen(Dialog[None]):
+    """Prompts whose strongest adapter changed come first."""
+
+    TITLE_TEXT = "What the last training moved"
+
+    SCROLLS = True
+
+    def __init__(self, moved: Sequence[Moved], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
+        super().__init__()
+        self._moved = sorted(moved, key=lambda change: (not change.top_changed, -change.distance))
+        self._names, self._marks = names, marks
+
+    def compose_body(self) -> ComposeResult:
+        """One block per prompt."""
+        if self._moved:
+            yield Line(Content("\n").join(self._block(change) for change in self._moved))
+        else:
+            yield Line("No remembered prompt has been routed before and after a training yet.")
+
+    def _block(self, change: Moved) -> Content:
+        parts: list[str | tuple[str, str]] = [
+            ("\u2192 " if change.top_changed else "  ", "bold $warning"),
+            (plain(change.text, one_line=True)[:200], "bold" if change.top_changed else ""),
+            "\n    ",
+        ]
+        strongest = top(change.after)
+        for name in self._names:
+            if name in change.after and name in change.before:
+                text = f"{self._marks[name].glyph} {change.before[name]:.2f} \u2192 {change.after[name]:.2f}   "
+                parts.append((text, f"{'bold ' if name == strongest else ''}{self._marks[name].color}"))
+        return assemble(*parts)

@@ -1,0 +1,164 @@
+"""Reports of the gate: how well it routes, and what freezing it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.engine.protocol import Progress
+from widgets.bars import bar_text
+from widgets.confusion_table import ConfusionTable
+from widgets.line import Line
+from widgets.marks import Mark
+from widgets.plain import assemble, literal, plain
+
+_Parts = list[str | tuple[str, str]]
+
+
+class ReportScreen(Dialog[None]):
+    """Progress first, then figures; cells and prompts open the sections behind them."""
+
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.close", "Close"),)
+
+    def __init__(self, title: str, names: Sequence[str], marks: Mapping[str, Mark]) -> None:
+        super().__init__()
+        self._heading, self._names, self._marks = title, list(names), dict(marks)
+        self._cells: dict[str, dict[str, list[int]]] = {}
+        self._lines: list[int | None] = []
+        self.on_line: Callable[[int], None] = lambda line: None
+
+    def compose_body(self) -> ComposeResult:
+        """Figures, table, prompts."""
+        yield Line(f"{self._heading}\u2026", id="report-figures")
+        yield ConfusionTable(self._names, self._marks, id="report-table")
+        yield Line(classes="field", id="report-list-title")
+        yield OptionList(id="report-list", markup=False)
+
+    def on_mount(self) -> None:
+        """Only the progress is shown yet."""
+        super().on_mount()
+        self.retitle(self._heading[:1].upper() + self._heading[1:])
+        for part in ("#report-table", "#report-list", "#report-list-title"):
+            self.query_one(part).display = False
+
+    def show_progress(self, event: Progress) -> None:
+        """How far it is."""
+        share = event.done / event.total if event.total else 0.0
+        text = event.text or event.stage
+        bar = (bar_text(share, 20), "$primary on $foreground 12%")
+        self.query_one("#report-figures", Line).show(assemble(f"{text}  ", bar, f" {share:.0%}"))
+
+    def show_problem(self, text: str) -> None:
+        """Why there is no report."""
+        self.query_one("#report-figures", Line).show(literal(text, "$error"))
+
+    def show_evaluation(self, report: Mapping[str, Any]) -> None:
+        """Accuracy, log loss, calibration, confusion, the worst prompts."""
+        parts: _Parts = []
+        parts += _figure(
+            "accuracy", report.get("accuracy"), "share of held-out prompts routed to their own adapter", "%"
+        )
+        parts += _figure("log loss", report.get("log_loss"), "nats per held-out prompt, lower is better")
+        parts += _figure("calibration", report.get("ece"), "expected calibration error, 0 is perfect")
+        parts += _figure("entropy", report.get("mean_entropy"), "mean of the gate in force, nats")
+        for name, weight in (report.get("mean_weights") or {}).items():
+            mark = self._marks.get(name)
+            if mark and isinstance(weight, float):
+                parts.append((f"{mark.glyph} {name} {weight:.2f}  ", mark.color))
+        parts.append("mean weights\n")
+        verdict = report.get("verdict")
+        text = verdict if isinstance(verdict, str) else str((verdict or {}).get("text", ""))
+        parts.append((text, "bold"))
+        if report.get("cold_start"):
+            parts.append(f"\n{report['cold_start']}")
+        self.query_one("#report-figures", Line).show(assemble(*parts))
+        table = self.query_one(ConfusionTable)
+        table.show(report.get("confusion") or {})
+        table.display = True
+        table.focus()
+        self._cells = report.get("confused_lines") or {}
+        wrong = list(report.get("misrouted") or [])
+        self._list(
+            "Most misrouted (Enter opens the section; choose a cell of the table for its sections)"
+            if wrong
+            else "No held-out prompt is misrouted; choose a cell of the table for its sections",
+            [(self._wrong_row(item), item.get("line")) for item in wrong],
+        )
+
+    def _wrong_row(self, item: Mapping[str, Any]) -> Content:
+        truth, routed = str(item.get("adapter", "")), str(item.get("routed", ""))
+        return assemble(
+            (f"{item.get('line', 0):5d} ", "dim"),
+            (truth, self._marks[truth].color if truth in self._marks else ""),
+            " \u2192 ",
+            (routed, self._marks[routed].color if routed in self._marks else ""),
+            f"  {plain(str(item.get('prompt', '')), one_line=True)}",
+        )
+
+    def show_drift(self, report: Mapping[str, Any]) -> None:
+        """KL to the live gate and changed answers of the frozen, uniform and best mixes."""
+        parts: _Parts = [(f"{'mix':12s} {'KL (nats)':>9s} {'answers changed':>16s}\n", "dim")]
+        for key, label in (("frozen", "static mean"), ("uniform", "uniform"), ("best_static", "best fixed")):
+            item = report.get(key)
+            if not isinstance(item, Mapping):
+                continue
+            changed = item.get("changed_answers")
+            share = f"{changed:.0%}" if isinstance(changed, float) else "\u2013"
+            parts.append(f"{label:12s} {_number(item.get('kl')):>9s} {share:>16s}   ")
+            for name, weight in (item.get("mix") or {}).items():
+                mark = self._marks.get(name)
+                parts.append((f"{mark.glyph if mark else name} {_number(weight)} ", mark.color if mark else ""))
+            parts.append("\n")
+        parts.append((f"over {report.get('prompts', 0)} prompts, against the live gate\n", "dim"))
+        parts.append((str(report.get("verdict", "")), "bold"))
+        self.query_one("#report-figures", Line).show(assemble(*parts))
+        rows = [
+            (
+                assemble(
+                    (f"{_number(item.get('kl')):>6s} nats  ", "dim"), plain(str(item.get("prompt", "")), one_line=True)
+                ),
+                item.get("line"),
+            )
+            for item in report.get("most_changed") or []
+        ]
+        self._list("Prompts that lose most by freezing", rows)
+        self.query_one("#report-list").focus()
+
+    def _list(self, title: str, rows: Sequence[tuple[Content, int | None]]) -> None:
+        self._lines = [line for _, line in rows]
+        listing = self.query_one("#report-list", OptionList)
+        listing.set_options([Option(content) for content, _ in rows])
+        listing.display = bool(rows)
+        heading = self.query_one("#report-list-title", Line)
+        heading.show(title)
+        heading.display = True
+
+    @on(ConfusionTable.Chosen)
+    def _cell(self, event: ConfusionTable.Chosen) -> None:
+        lines = self._cells.get(event.truth, {}).get(event.routed, [])
+        rows = [(assemble((f"{line:5d} ", "dim"), f"line {line}"), line) for line in lines]
+        self._list(f"{event.truth} routed to {event.routed}: {len(lines)} sections", rows)
+        if lines:
+            self.query_one("#report-list").focus()
+
+    @on(OptionList.OptionSelected)
+    def _open(self, event: OptionList.OptionSelected) -> None:
+        line = self._lines[event.option_index]
+        if line is not None:
+            self.on_line(line)
+
+
+def _number(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "\u2013"
+
+
+def _figure(label: str, value: object, meaning: str, unit: str = "") -> _Parts:
+    shown = f"{value:.0%}" if unit == "%" and isinstance(value, float) else _number(value)
+    return [f"{label:12s} ", (f"{shown:>6s}", "bold"), (f"  {meaning}\n", "$foreground 60%")]
