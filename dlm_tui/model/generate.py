@@ -73,15 +73,15 @@ def generate(
     """Answer under several mixes in one batch.
 
     `prompt_ids` is one prompt for all rows, or one per row. A row is a mix (adapter → coefficient) or a coefficient
-    vector [N] for `backbone` (default: the model's fastest). Rows with the same prompt and mix share one prefill. All
-    rows draw from a stream of their own started with `seeds[row]` (default `sampling.seed`), so a row's text does not
-    depend on its neighbours, and views that agree stay together. With `heat` every row is followed by a twin with
-    the adapters off, which gives `base_logprob`.
+    vector [N] for `backbone` (default: the model's `generation`). Rows with the same prompt and mix share one
+    prefill. All rows draw from a stream of their own started with `seeds[row]` (default `sampling.seed`), so a row's
+    text does not depend on its neighbours, and views that agree stay together. With `heat` every row is followed by
+    a twin with the adapters off, which gives `base_logprob`.
 
     Yields Progress("prefill", tokens, total) after each piece of 128 tokens, then a GenerationEvent per token and
     row. Closing the generator stops it. Raises UsageError for an empty prompt or one that leaves no room to answer.
     """
-    engine = backbone or model.backbone
+    engine = backbone or model.generation
     work = _rows(model, engine, prompt_ids, rows, sampling, seeds)
     stops = frozenset(model.base.stop_ids if stop_ids is None else stop_ids)
     batch, cache, hidden = yield from _prefill(engine, work, heat)

@@ -111,8 +111,8 @@ class LeanBackbone:
         y = self._linear(x, group.weight, group.bias)
         if addition is None or ranks is None:
             return y
-        inner = functional.linear(x, addition.down).mul_(ranks[addition.layout])
-        return y.add_(functional.linear(inner, addition.up))
+        inner = self._linear(x, addition.down, None).mul_(ranks[addition.layout])
+        return y.add_(self._linear(inner, addition.up, None))
 
     def _heads(self, qkv: Tensor, layer: LeanLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""

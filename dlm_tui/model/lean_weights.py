@@ -6,6 +6,7 @@ them, so nothing is stored twice.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +30,11 @@ class Fused:
     names: tuple[str, ...]
     widths: tuple[int, ...]
 
+    def converted(self, dtype: torch.dtype) -> Fused:
+        """The same in another dtype."""
+        bias = self.bias.to(dtype) if self.bias is not None else None
+        return Fused(self.weight.to(dtype), bias, self.names, self.widths)
+
 
 @dataclass(frozen=True)
 class LeanLayer:
@@ -46,6 +52,19 @@ class LeanLayer:
     @property
     def groups(self) -> tuple[Fused, Fused, Fused, Fused]:
         return self.qkv, self.out, self.gate_up, self.down
+
+    def converted(self, dtype: torch.dtype) -> LeanLayer:
+        """The same in another dtype."""
+        return LeanLayer(
+            self.qkv.converted(dtype),
+            self.out.converted(dtype),
+            self.gate_up.converted(dtype),
+            self.down.converted(dtype),
+            self.attention_norm.to(dtype),
+            self.mlp_norm.to(dtype),
+            self.query_norm.to(dtype) if self.query_norm is not None else None,
+            self.key_norm.to(dtype) if self.key_norm is not None else None,
+        )
 
 
 class LeanWeights:
@@ -69,6 +88,18 @@ class LeanWeights:
         self._cos = torch.empty(0, self.head_dim, dtype=self.dtype, device=self.device)
         self._sin = self._cos
 
+    def converted(self, dtype: torch.dtype) -> LeanWeights:
+        """A copy of everything in another dtype; it shares nothing with the transformers module."""
+        other = copy.copy(self)
+        other.dtype = dtype
+        other.embedding, other.norm = self.embedding.to(dtype), self.norm.to(dtype)
+        tied = self.head.data_ptr() == self.embedding.data_ptr()
+        other.head = other.embedding if tied else self.head.to(dtype)
+        other.head_bias = self.head_bias.to(dtype) if self.head_bias is not None else None
+        other.layers = [layer.converted(dtype) for layer in self.layers]
+        other._cos = other._sin = torch.empty(0, self.head_dim, dtype=dtype, device=self.device)
+        return other
+
     def rope(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sign-folded sin [≥ length, head_dim]: x·cos + swap(x)·sin, where swap exchanges the halves."""
         if self._cos.shape[0] < length:
@@ -77,8 +108,8 @@ class LeanWeights:
             with torch.no_grad():
                 cos, sin = self._rotary(self.norm, positions)
             half = self.head_dim // 2
-            self._cos = cos[0].contiguous()
-            self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1).contiguous()
+            self._cos = cos[0].to(self.dtype)
+            self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1).to(self.dtype)
         return self._cos, self._sin
 
 

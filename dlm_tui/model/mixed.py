@@ -5,26 +5,43 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model.adapters import Adapter, check_fits
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
 from dlm_tui.model.base import Base
+from dlm_tui.model.lean import LeanBackbone
+from dlm_tui.model.lean_weights import LeanWeights
 from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.threads import bfloat16_pays
 from dlm_tui.model.tiers import fastest
 
 
 class MixedModel:
     """The base and its adapters: `backbone` is the fastest tier that passed its self-check, `reference` the plain one.
 
-    `names` is the order of the coefficient columns. Adapters can be exchanged while the base stays loaded.
+    `generation` is what answers are decoded with: `backbone`, or a bfloat16 copy of it where that was asked for and
+    the base has a lean tier. Gates and scores always use `backbone`. `names` is the order of the coefficient columns.
+    Adapters can be exchanged while the base stays loaded.
     """
 
-    def __init__(self, base: Base, adapters: Mapping[str, Adapter], *, fast: bool = True) -> None:
+    def __init__(
+        self,
+        base: Base,
+        adapters: Mapping[str, Adapter],
+        *,
+        fast: bool = True,
+        generation_dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+    ) -> None:
+        """`generation_dtype` bfloat16 costs half the base's memory again; auto takes it where the CPU gains by it."""
         self.base = base
         self._fast = fast
+        self._half = generation_dtype == "bfloat16" or (generation_dtype == "auto" and bfloat16_pays())
+        self._half_weights: LeanWeights | None = None
         self._adapters = dict(adapters)
         for adapter in self._adapters.values():
             check_fits(adapter, base)
@@ -71,6 +88,15 @@ class MixedModel:
         self.mixer = Mixer(adapters, self.base.device, self.base.dtype, names=self.names)
         self.reference = ReferenceBackbone(self.base, self.mixer)
         self.backbone: Backbone = self._backbone(self.mixer)
+        self.generation: Backbone = self._generation(adapters)
 
     def _backbone(self, mixer: Mixer) -> Backbone:
         return fastest(self.base, mixer) if self._fast else ReferenceBackbone(self.base, mixer)
+
+    def _generation(self, adapters: Sequence[Adapter]) -> Backbone:
+        if not (self._half and isinstance(self.backbone, LeanBackbone) and self.base.dtype == torch.float32):
+            return self.backbone
+        if self._half_weights is None:
+            self._half_weights = self.backbone.weights.converted(torch.bfloat16)
+        mixer = Mixer(adapters, self.base.device, torch.bfloat16, names=self.names)
+        return LeanBackbone(self.base, self._half_weights, mixer)

@@ -1,0 +1,230 @@
+"""Every architecture on its tier against one full pass of the library: caches, crops, unequal rows."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dlm_tui.model import linear, tiers
+from dlm_tui.model.backbone import Backbone, ReferenceBackbone
+from dlm_tui.model.base import Base
+from dlm_tui.model.lean import LeanBackbone
+from dlm_tui.model.linear import onednn_works
+from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.tiers import agrees
+from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, tiny_base
+
+LEAN = {"llama", "llama-scaled", "qwen2", "qwen3"}
+IDS = torch.randint(3, 300, (2, 30), generator=torch.Generator().manual_seed(3))
+
+
+def mixed_model(folder: Path, architecture: str, **changes: object) -> MixedModel:
+    base = tiny_base(folder, architecture, **changes)
+    adapters = {
+        "x": random_adapter(base, "x"),
+        "y": random_adapter(base, "y", rank=2, seed=1, targets=target_names(base)[1::2]),
+    }
+    return MixedModel(base, adapters)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_in_every_way(tmp_path: Path, architecture: str) -> None:
+    model = mixed_model(tmp_path / "m", architecture)
+    assert model.backbone.tier == ("lean" if architecture in LEAN else "onednn")
+    with torch.no_grad():
+        untouched = model.base.model(IDS).logits
+    assert torch.equal(model.reference.logits(model.reference.forward(IDS)), untouched)
+    mix = torch.stack([model.coefficients({"x": 0.4}), model.coefficients({"x": 1.0, "y": -0.5})])
+    wanted = model.reference.forward(IDS, None, mix)
+    for backbone in (model.reference, model.backbone):
+        near(backbone.logits(backbone.forward(IDS)), untouched)
+        near(backbone.forward(IDS, None, mix), wanted)
+        check_pieces(backbone, mix, wanted)
+        check_unequal_rows(backbone, mix, wanted)
+
+
+def near(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, atol=5e-5, rtol=5e-5)
+
+
+def check_pieces(backbone: Backbone, mix: Tensor, wanted: Tensor) -> None:
+    cache = backbone.new_cache(2, 4)
+    pieces = [backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((0, 7), (7, 8), (8, 29), (29, 30))]
+    near(torch.cat(pieces, dim=1), wanted)
+    assert list(cache.lengths) == [30, 30]
+    cache.crop(30)
+    for length in (27, 17, 1, 0):
+        cache.crop(length)
+        assert list(cache.lengths) == [length, length]
+        near(backbone.forward(IDS[:, length : length + 3], cache, mix), wanted[:, length : length + 3])
+        cache.crop(length)
+    single = backbone.new_cache(1, 40)
+    backbone.forward(IDS[:1, :20], single, mix[:1])
+    copies = single.repeat(2)
+    near(backbone.forward(IDS[:1, 20:].repeat(2, 1), copies, mix[:1].repeat(2, 1))[1], wanted[0, 20:])
+    assert list(single.lengths) == [20]
+
+
+def check_unequal_rows(backbone: Backbone, mix: Tensor, wanted: Tensor) -> None:
+    cache = backbone.new_cache(2, 64)
+    first = backbone.forward(IDS[:, :18], cache, mix, lengths=[18, 9])
+    near(first[0], wanted[0, :18])
+    near(first[1, :9], wanted[1, :9])
+    ids = torch.stack([IDS[0, 18:22], IDS[1, 9:13]])
+    second = backbone.forward(ids, cache, mix, lengths=[2, 4])
+    near(second[0, :2], wanted[0, 18:20])
+    near(second[1], wanted[1, 9:13])
+    assert list(cache.lengths) == [20, 13]
+    third = backbone.forward(torch.stack([IDS[0, 20:21], IDS[1, 13:14]]), cache, mix)
+    near(third[:, 0], torch.stack([wanted[0, 20], wanted[1, 13]]))
+    fourth = backbone.forward(torch.stack([IDS[0, 21:25], IDS[1, 14:18]]), cache, mix, lengths=[0, 4])
+    near(fourth[1], wanted[1, 14:18])
+    assert list(cache.lengths) == [21, 18]
+    second_row = cache.select([1])
+    near(backbone.forward(IDS[1:, 18:20], second_row, mix[1:])[0], wanted[1, 18:20])
+    cache.crop(19)
+    assert list(cache.lengths) == [19, 18]
+    cache.crop(6)
+    near(backbone.forward(IDS[:, 6:10], cache, mix), wanted[:, 6:10])
+
+
+@pytest.fixture(scope="module", params=["llama", "mistral"])
+def walked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MixedModel:
+    return mixed_model(tmp_path_factory.mktemp("walk"), request.param)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.integers(0, 25), st.integers(1, 6)), min_size=1, max_size=6), seed=st.integers(0, 9))
+def test_any_walk_of_crops_and_appends_equals_a_full_pass(
+    walked: MixedModel, steps: list[tuple[int, int]], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mix = walked.coefficients({"x": 0.7})[None]
+    for backbone in (walked.backbone, walked.reference):
+        cache = backbone.new_cache(1, 8)
+        held: list[int] = []
+        for keep, more in steps:
+            cache.crop(keep)
+            held = held[:keep]
+            new = torch.randint(3, 300, (1, more), generator=generator)
+            found = backbone.forward(new, cache, mix)
+            held += new[0].tolist()
+            wanted = walked.reference.forward(torch.tensor([held]), None, mix)[:, -more:]
+            near(found, wanted)
+            assert list(cache.lengths) == [len(held)]
+
+
+def test_fusing_copies_nothing(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "llama")
+    parameters = {p.untyped_storage().data_ptr() for p in model.base.model.parameters()}
+    weights = model.base.lean
+    for layer in weights.layers:
+        for group in layer.groups:
+            assert group.weight.untyped_storage().data_ptr() in parameters
+    assert weights.head.data_ptr() == weights.embedding.data_ptr()
+
+
+def test_a_lean_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "m")
+    original = LeanBackbone._norm
+
+    def slightly_off(self: LeanBackbone, x: Tensor, weight: Tensor) -> Tensor:
+        return original(self, x, weight) * 1.0005
+
+    monkeypatch.setattr(LeanBackbone, "_norm", slightly_off)
+    assert MixedModel(base, {}).backbone.tier == "onednn"
+    monkeypatch.setattr(tiers, "onednn_works", lambda dtype: False)
+    assert MixedModel(base, {}).backbone.tier == "reference"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_act": "gelu"}, {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}],
+    ids=["activation", "rope"],
+)
+def test_what_the_lean_forward_does_not_know_goes_to_the_general_tier(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    assert mixed_model(tmp_path / "m", "llama", **changes).backbone.tier == "onednn"
+
+
+def test_biases_everywhere_are_part_of_the_lean_forward(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "llama", attention_bias=True, mlp_bias=True)
+    assert model.backbone.tier == "lean"
+    mix = model.coefficients({"x": 1.0})[None].repeat(2, 1)
+    near(model.backbone.forward(IDS, None, mix), model.reference.forward(IDS, None, mix))
+
+
+def test_without_the_private_operator_plain_products_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> Tensor:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(linear, "onednn_linear", absent)
+    onednn_works.cache_clear()
+    try:
+        assert not onednn_works(torch.float32)
+        model = mixed_model(tmp_path / "m", "llama")
+        assert model.backbone.tier == "lean"
+        near(model.backbone.forward(IDS), model.reference.forward(IDS))
+        assert mixed_model(tmp_path / "n", "olmo2").backbone.tier == "reference"
+    finally:
+        onednn_works.cache_clear()
+
+
+def test_the_middle_tier_leaves_plain_linears_and_gradients(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "olmo2")
+    coefficients = torch.zeros(2, 2, requires_grad=True)
+    model.backbone.forward(IDS, None, coefficients).square().sum().backward()
+    assert coefficients.grad is not None
+    assert float(coefficients.grad.abs().sum()) > 0
+    assert all(type(m) is nn.Linear for m in model.base.model.modules() if isinstance(m, nn.Linear))
+
+
+def test_half_precision_bases_run_and_agree_roughly(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m")
+    half = Base(base.model.bfloat16(), base.tokenizer, base.source, base.identity)
+    model = MixedModel(half, {"x": random_adapter(half, "x")})
+    assert model.backbone.tier == "lean"
+    assert agrees(model.backbone, ReferenceBackbone(half))
+    assert model.backbone.logits(model.backbone.forward(IDS)).dtype == torch.float32
+
+
+def test_a_bfloat16_copy_decodes_while_gates_stay_in_float32(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "llama")
+    quick = MixedModel(model.base, model.adapters, generation_dtype="bfloat16")
+    assert quick.generation is not quick.backbone
+    mix = model.coefficients({"x": 0.5})[None].repeat(2, 1)
+    wanted = model.backbone.forward(IDS, None, mix)
+    assert torch.equal(quick.backbone.forward(IDS, None, mix), wanted)
+    found = quick.generation.forward(IDS, None, mix)
+    assert found.dtype == torch.bfloat16
+    assert float((found.float() - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+    assert model.generation is model.backbone
+
+
+def test_caches_refuse_what_does_not_fit(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "llama")
+    for backbone, other in ((model.backbone, model.reference), (model.reference, model.backbone)):
+        cache = backbone.new_cache(2, 8)
+        with pytest.raises(TypeError):
+            other.forward(IDS, cache)
+        with pytest.raises(ValueError, match=r"3 rows|cache of 2"):
+            backbone.forward(IDS[:1].repeat(3, 1), cache)
+        for lengths in ([0, 1], [31, 1], [1]):
+            with pytest.raises(ValueError, match="lengths"):
+                backbone.forward(IDS, cache, lengths=lengths)
+        with pytest.raises(ValueError, match="one row"):
+            cache.repeat(3)
+
+
+def test_nothing_warns(tmp_path: Path) -> None:
+    model = mixed_model(tmp_path / "m", "gemma2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.backbone.forward(IDS, model.backbone.new_cache(2, 30))

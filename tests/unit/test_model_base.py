@@ -1,0 +1,111 @@
+"""Loading a base: any architecture, exact identity, prompts as tokens, and refusals as one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.model import identity as identities
+from dlm_tui.model.base import load_base
+from dlm_tui.model.download import fetch
+from dlm_tui.model.identity import weights_hash
+from dlm_tui.model.progress import drain
+from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from tests.tiny_models import tiny_base, tiny_tokenizer, write_tiny_base
+
+
+def test_a_base_is_frozen_and_knows_itself(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m")
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert not base.model.training
+    assert (base.hidden_size, base.context_length) == (32, 256)
+    again = tiny_base(tmp_path / "m")
+    assert again.identity == base.identity
+    other = tiny_base(tmp_path / "other", seed=1)
+    assert other.identity.weights_sha256 != base.identity.weights_sha256
+    assert other.identity.tokenizer_sha256 == base.identity.tokenizer_sha256
+
+
+def test_large_weight_files_are_sampled_and_still_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "WHOLE_FILE_LIMIT", 1000)
+    file = tmp_path / "model.safetensors"
+    weights = {"w": torch.randn(600, 1000)}
+    save_file(weights, file)
+    first = weights_hash([file])
+    assert weights_hash([file]) == first
+    save_file({"w": weights["w"] * 1.0001}, file)
+    assert weights_hash([file]) != first
+
+
+def test_chat_renders_the_template_and_raw_prompts_do_not(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m")
+    text = base.tokenizer.decode(base.chat("Hi", system="Be brief."))
+    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert base.tokenizer.decode(base.encode_raw("Hi there")) == "Hi there"
+    assert len(base.encode_raw("word " * 5000)) == 512
+    assert base.tokenizer.convert_tokens_to_ids("<|im_end|>") in base.stop_ids
+    base.tokenizer.chat_template = None
+    assert base.chat("Hi") == base.encode_raw("Hi")
+
+
+def test_load_reports_progress(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    stages = {event.stage for event in load_base(resolve_base("hf:test/llama", folder))}
+    assert {"find", "tokenizer", "weights", "identity"} <= stages
+
+
+def test_a_base_that_cannot_be_fetched_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = resolve_base("hf:org/name")
+    with pytest.raises(BaseUnavailable, match="hf download org/name"):
+        drain(load_base(source))
+    with pytest.raises(BaseUnavailable, match="hf download org/name"):
+        drain(fetch(source))
+
+
+def test_missing_weights_are_refused_instead_of_invented(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.1.mlp.down_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseUnavailable, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
+        drain(load_base(resolve_base("hf:test/llama", folder)))
+
+
+def test_code_from_a_model_folder_is_never_run(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "strange", "auto_map": {"AutoModelForCausalLM": "code.Strange"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    trap = tmp_path / "ran"
+    (folder / "code.py").write_text(f"open({str(trap)!r}, 'w')")
+    with pytest.raises(BaseUnavailable, match="never run"):
+        drain(load_base(resolve_base("hf:test/strange", folder)))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_broken_files_are_one_sentence(tmp_path: Path, broken: str) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    (folder / broken).write_bytes(b"{broken")
+    with pytest.raises(BaseUnavailable) as caught:
+        drain(load_base(resolve_base("hf:test/llama", folder)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_dtype_is_a_usage_error(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    with pytest.raises(DlmTuiError, match="int4"):
+        drain(load_base(resolve_base("hf:test/llama", folder), dtype="int4"))
+
+
+def test_the_test_tokenizer_writes_any_text() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "plain, Grüße, 東京, 🙂 \x07 [bold]"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
