@@ -20,8 +20,8 @@ def plain(value: Any) -> Any:
 
 
 def emit(value: Any) -> None:
-    """One JSON value on one line of stdout."""
-    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+    """One JSON value on one line of stdout, in ASCII: no line separator and no terminal control passes unescaped."""
+    sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, or print it as JSON with the weights that made it."""
     from dlm_tui.engine.session import drain, open_session
-    from dlm_tui.model import Sampling, generate
+    from dlm_tui.model import Sampling
+    from dlm_tui.model.generate import generate
 
     prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
     if not prompt.strip():
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def stream(event: Any) -> None:
-        if event is not None and event.text_delta and not args.json:
+        if not args.json and getattr(event, "text_delta", ""):
             sys.stdout.write(event.text_delta)
             sys.stdout.flush()
 

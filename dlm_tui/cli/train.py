@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     for name, item in outcome.adapters.items():
         say(f"{name}: version {item.version}, {item.steps} steps, loss {item.train_loss:.3f} nats per token")
     if outcome.gate is not None:
-        say(f"gate: {outcome.gate.mode}{', ' + outcome.gate.reason if outcome.gate.reason else ''}")
+        say(f"gate: {outcome.gate.mode}. {outcome.gate.reason} {outcome.gate.warning}".rstrip())
     if args.json:
         emit(outcome_json(document, outcome))
     return 0

@@ -13,9 +13,9 @@ import torch
 from dlm_tui.engine import protocol as p
 from dlm_tui.engine.session import Session
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.gate import drift_report, evaluate_gate, gate_status, train_document_gate
-from dlm_tui.model import Generated, GenerationEvent, Sampling, View, generate
-from dlm_tui.scoring import score_views
+from dlm_tui.gate import gate_status, train_document_gate
+from dlm_tui.model import Generated, GenerationEvent, Progress, Sampling, View
+from dlm_tui.model.generate import generate
 from dlm_tui.store import resolve_home
 
 Work = Generator[p.Event | None, None, p.Event]
@@ -62,7 +62,7 @@ class Handlers:
 
     def _opened(self) -> p.Opened:
         session = self.session
-        status = gate_status(session.document, session.store, session.base.identity)
+        status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
         return p.Opened(
             adapters=list(session.model.names),
             versions=dict(session.versions),
@@ -101,38 +101,33 @@ class Handlers:
         session = self.session
         weights = yield from self._weights(request.prompt, request.views)
         mixes = [session.mix_of(view, weights) for view in request.views]
-        rows = list(mixes)
-        if request.heat and {} not in rows:
-            rows.append({})  # the base row that heat is measured against
         sampling = Sampling(
             max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
         )
         prompt = session.base.chat(request.prompt, session.document.system_prompt)
-        work = generate(session.model, prompt, rows, sampling, heat=request.heat)
-        answers = yield from self._tokens(work, request, mixes)
-        for view, mix, answer in zip(request.views, mixes, answers, strict=False):
+        work = generate(session.model, prompt, mixes, sampling, heat=request.heat)
+        answers = yield from self._tokens(work, request)
+        for view, mix, answer in zip(request.views, mixes, answers, strict=True):
             yield p.ViewDone(
                 view=view.name, text=answer.text, tokens=len(answer.token_ids), reason=answer.reason, mix=mix
             )
         return p.Generated(weights=weights or {}, seconds=time.monotonic() - began, seed=request.seed)
 
     def _tokens(
-        self,
-        work: Generator[GenerationEvent | None, None, list[Generated]],
-        request: p.Generate,
-        mixes: list[dict[str, float]],
+        self, work: Generator[Progress | GenerationEvent, None, list[Generated]], request: p.Generate
     ) -> Generator[p.Event | None, None, list[Generated]]:
-        """Relay the pieces of the shown rows; the extra base row stays inside."""
+        """Relay prefill progress and the pieces of every row."""
         try:
             while True:
                 event = next(work)
-                if event is None or event.row >= len(mixes) or not event.text_delta:
-                    yield None
+                if isinstance(event, Progress):
+                    yield as_progress(event)
                     continue
                 heat = None
-                if request.heat and event.logprob is not None and event.base_logprob is not None:
+                if event.logprob is not None and event.base_logprob is not None:
                     heat = event.logprob - event.base_logprob
-                yield p.Token(view=request.views[event.row].name, text=event.text_delta, heat=heat)
+                if event.text_delta or heat is not None:
+                    yield p.Token(view=request.views[event.row].name, text=event.text_delta, heat=heat)
         except StopIteration as finished:
             answers: list[Generated] = finished.value
             return answers
@@ -147,6 +142,8 @@ class Handlers:
         return dict(result.weights)
 
     def _score(self, request: p.Score) -> Work:
+        from dlm_tui.scoring import score_views  # loaded when first asked for: typing must not wait for it
+
         session = self.session
         weights = yield from self._weights(request.prompt, request.views)
         mixes = {view.name: session.mix_of(view, weights) for view in request.views}
@@ -184,16 +181,21 @@ class Handlers:
             loss=outcome.loss,
             entropy=outcome.entropy,
             mean_weights=dict(outcome.mean_weights),
+            warning=outcome.warning,
             seconds=time.monotonic() - began,
         )
 
     def _evaluate(self, request: p.Evaluate) -> Work:
+        from dlm_tui.gate import evaluate_gate
+
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
         report = yield from _relay(work)
         return p.Evaluated(report=report.as_json())
 
     def _drift(self, request: p.Drift) -> Work:
+        from dlm_tui.gate import drift_report
+
         session = self.session
         work = drift_report(session.document, session.store, session.model, session.gate, prompts=request.prompts)
         report = yield from _relay(work)

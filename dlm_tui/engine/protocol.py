@@ -256,6 +256,7 @@ class GateTrained(Message, tag="gate_trained"):
     entropy: float | None
     mean_weights: dict[str, float]
     seconds: float
+    warning: str = ""
 
 
 class Evaluated(Message, tag="evaluated"):

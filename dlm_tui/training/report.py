@@ -26,6 +26,7 @@ def outcome_json(document: Document, outcome: TrainOutcome) -> dict[str, Any]:
             "loss": gate.loss,
             "entropy": gate.entropy,
             "mean_weights": dict(gate.mean_weights),
+            "warning": gate.warning,
         },
         "gate_error": outcome.gate_error,
         "notes": outcome.notes,
