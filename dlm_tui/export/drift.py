@@ -5,12 +5,38 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import ExportProgress, Session
+
+_TOP = ("kl", "kl_max", "changed_answers")
+_KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept", "verdict")
 
 
 def measure_drift(
-    session: Session, mix: Mapping[str, float] | None
+    session: Session, mix: Mapping[str, float] | None, *, answers: bool = True
 ) -> Generator[ExportProgress, None, dict[str, Any] | None]:
-    """The drift report of `mix` (None: the static mean); None when no trained gate is in force to compare with."""
-    yield ExportProgress("drift")
-    return None
+    """The drift block of `mix` (None: the static mean): `kl`, `kl_max` and `changed_answers` of the frozen mix against
+    the live gate (nats at the next token; share of greedy answers), and the same for the uniform and the best mix.
+
+    None when no trained gate is in force to compare with. The document's prompts stay out of it.
+    """
+    from dlm_tui.gate import drift_report
+
+    gate = session.gate
+    if gate is None or gate.network is None:
+        return None
+    work = drift_report(session.document, session.store, session.model, gate, frozen=mix, answers=answers)
+    try:
+        while True:
+            try:
+                step = next(work)
+            except StopIteration as finished:
+                report = finished.value
+                break
+            yield ExportProgress("drift", step.step, step.steps)
+    except DlmTuiError:
+        return None  # adapters of the gate that are not trained: there is no live routing to compare with
+    finally:
+        work.close()
+    block = {key: report["frozen"][key] for key in _TOP}
+    return {**block, **{key: report[key] for key in _KEPT}}

@@ -46,7 +46,8 @@ class Material:
     def context(self) -> int:
         """Tokens to serve: what the document was trained for, within what the base can."""
         wanted: int = self.session.document.training.sequence_len
-        return min(wanted, self.session.base.context_length)
+        possible: int = self.session.base.context_length
+        return min(wanted, possible)
 
     @property
     def loadable_base(self) -> str:
@@ -81,6 +82,10 @@ class Target(Protocol):
     def notes(self) -> list[str]:
         """What a person should know."""
 
+    @property
+    def window(self) -> int:
+        """How many tokens of prompt and answer the trial may use."""
+
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
         """All files but the manifest. Raises OSError when the disk is full."""
 
@@ -98,6 +103,7 @@ class Common:
     nbytes: int = 0
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    window: int = 128
 
 
 def save_tokenizer(material: Material, folder: Path) -> None:

@@ -25,6 +25,9 @@ from dlm_tui.export.runtimes import Vector
 PATIENCE_SECONDS = 600.0
 """How long the runtime may be silent before it counts as hung."""
 
+ANSWER_TOKENS = 32
+"""How far a prompt is continued greedily."""
+
 MAX_DIFFERENCE = {"f32": 1e-3, "f16": 5e-2, "bf16": 5e-1}
 """Largest accepted |Δ log p| in nats. Small models measure 1e-5, 6e-3 and 5e-2; depth and large logits add to that."""
 
@@ -52,7 +55,7 @@ class ParityJob:
     adapter: Path | None = None
     texts: tuple[str, ...] = ()
     greedy: int = 2
-    tokens: int = 32
+    tokens: int = ANSWER_TOKENS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 COUNT = 16
 _HELD_OUT = 6
-_LONGEST = 96
 
 SENTENCES = (
     "The lighthouse keeper wrote down the weather every morning, and today",
@@ -50,11 +49,10 @@ def _held_out(document: Document) -> list[str]:
     ]
 
 
-def parity_prompts(document: Document, base: Base, count: int = COUNT) -> list[list[int]]:
-    """`count` prompts as token ids of at most 96: held-out questions in the chat form, sentences as they are."""
+def parity_prompts(document: Document, base: Base, longest: int, count: int = COUNT) -> list[list[int]]:
+    """`count` prompts as token ids of at most `longest`: held-out questions in the chat form, sentences as they are."""
     questions = _held_out(document)[:_HELD_OUT]
     asked = [base.chat(question, document.system_prompt) for question in questions]
     texts = SENTENCES * (count // len(SENTENCES) + 1)
-    asked += [base.encode_raw(text, limit=_LONGEST) for text in texts[: count - len(asked)]]
-    longest = min(_LONGEST, max(1, base.context_length // 2))
+    asked += [base.encode_raw(text, limit=longest) for text in texts[: count - len(asked)]]
     return [ids[-longest:] for ids in asked if ids]

@@ -43,6 +43,7 @@ class _Gguf(Common):
         needed = {f"{module}.weight" for module in material.pairs} | {"model.embed_tokens.weight"}
         self.source = open_weights(base.source.path, base.model, needed)
         self.quant = material.request.quant
+        self.window = min(self.window, self.architecture.context)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
     def job(self, model: Path, prompts: list[list[int]], loras: list[tuple[Path, float]]) -> ParityJob:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.export.material import Material, Target
 from dlm_tui.export.parity import (
+    ANSWER_TOKENS,
     ParityJob,
     check_tokenizer,
     compare,
@@ -30,7 +32,10 @@ def verify(
     wanted = material.request.verify
     if wanted is False:
         return None
-    jobs = target.jobs(folder, parity_prompts(material.session.document, material.session.base))
+    window = min(target.window, material.session.base.context_length)
+    tokens = min(ANSWER_TOKENS, window // 2)
+    prompts = parity_prompts(material.session.document, material.session.base, window - tokens)
+    jobs = [replace(job, tokens=tokens) for job in target.jobs(folder, prompts)]
     missing = [job.runtime for job in jobs if not runtime_installed(job.runtime)]
     if missing or not jobs:
         reason = f"{missing[0]} is not installed (extra [llama])" if missing else "the base has no folder of its own"
