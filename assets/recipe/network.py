@@ -118,6 +118,7 @@ def train(
     bfloat16: bool = False,
     compiled: bool = False,
     checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
     report: Callable[[int, float, float], None] | None = None,
 ) -> float:
     """Trains in place; resumes from `checkpoint` when it is there. Returns the seconds spent in this process.
@@ -147,7 +148,7 @@ def train(
         running = keep * running + (1 - keep) * float(loss.detach())
         if report and (step % 25 == 0 or step + 1 == schedule.steps):
             report(step, running, time.monotonic() - started)
-        if checkpoint and (step + 1) % 100 == 0:
+        if checkpoint and (step + 1) % checkpoint_every == 0:
             _save(checkpoint, model, steppers, schedule, step + 1)
     return time.monotonic() - started
 
