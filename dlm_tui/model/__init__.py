@@ -1,4 +1,7 @@
-"""The base, its adapters, and the mixer. Names are loaded on first use, so that plain-data parts never import torch."""
+"""The base, its adapters, and the mixer. Names are loaded on first use, so that plain-data parts never import torch.
+
+The function `generate` is imported from the module of that name.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,6 @@ _HOMES = {
     "View": "views",
     "custom": "views",
     "drain": "progress",
-    "generate": "generate",
     "load_base": "base",
     "load_peft_adapter": "adapters",
     "missing_message": "registry",

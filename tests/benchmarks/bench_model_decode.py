@@ -1,0 +1,180 @@
+"""Mixing and decoding against PEFT and against merged weights, on the 135M shape in float32."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_tui.model.base import Base
+from dlm_tui.model.generate import Generated, generate
+from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.progress import drain
+from dlm_tui.model.sampling import Sampling
+from tests.benchmarks import peers
+from tests.benchmarks.harness import Row, Timing, adapters, at_most, faster, paired, reported, seconds, smol_base
+
+PROMPT = [5 + 37 * n % 3000 for n in range(64)]
+TOKEN = 77
+
+
+def rows(quick: bool) -> list[Row]:
+    """Set a mix; one-row decode against PEFT, merged weights, X-LoRA, Arrow; eight rows against eight decodes."""
+    rounds = 7 if quick else 21
+    peft = peers.peft_model(adapters(8))
+    found = [
+        set_mix(peft, 2 if quick else 3),
+        against_peft(peft, rounds),
+        eight_rows(peft, 8 if quick else 32, 1 if quick else 3),
+    ]
+    del peft
+    found += [against_merged(rounds), *against_routers(rounds), half_precision(rounds)]
+    return found
+
+
+@functools.cache
+def model(count: int) -> MixedModel:
+    return MixedModel(smol_base(), adapters(count))
+
+
+def mix_of(count: int) -> dict[str, float]:
+    """Different weights, none zero, one negative."""
+    return {f"a{n}": (0.5 - 0.1 * n) or 0.05 for n in range(count)}
+
+
+class OurDecoder:
+    """The same step as `peers.Decoder`, with our engine."""
+
+    def __init__(self, engine: MixedModel, mix: dict[str, float], dtype: str = "float32") -> None:
+        self._backbone = engine.generation if dtype == "bfloat16" else engine.backbone
+        self._mix = engine.coefficients(mix)[None] if mix else None
+        self._cache = self._backbone.new_cache(1, 128)
+        self._backbone.forward(torch.tensor([PROMPT]), self._cache, self._mix)
+
+    def step(self) -> Tensor:
+        hidden = self._backbone.forward(torch.tensor([[TOKEN]]), self._cache, self._mix)
+        logits = self._backbone.logits(hidden[0, -1])
+        self._cache.crop(len(PROMPT))
+        return logits
+
+
+def difference(first: Tensor, second: Tensor) -> str:
+    return f"logits differ by at most {float((first.float() - second.float()).abs().max()):.1e}"
+
+
+def close(first: Tensor, second: Tensor) -> str:
+    """Assert equality up to float32 rounding and say how close it was."""
+    torch.testing.assert_close(first.float(), second.float(), atol=2e-3, rtol=2e-3)
+    return difference(first, second)
+
+
+def set_mix(peft: Any, rounds: int) -> Row:
+    ours, mix = model(8), mix_of(8)
+
+    def set_ours() -> object:
+        return ours.mixer.expand(ours.coefficients(mix)[None])
+
+    times: list[tuple[float, float]] = []
+    exact = ""
+    for _ in range(rounds):
+        slow = seconds(lambda: peft.add_weighted_adapter(list(mix), list(mix.values()), "mix", combination_type="cat"))
+        if not exact:
+            peft.set_adapter("mix")
+            exact = close(peers.Decoder(peft, PROMPT, TOKEN).step(), OurDecoder(ours, mix).step())
+            peft.set_adapter("a0")
+        peft.delete_adapter("mix")
+        times.append((seconds(set_ours, 200), slow))
+    times.sort(key=lambda pair: pair[1] / pair[0])
+    quick, slow = times[len(times) // 2]
+    timing = Timing(quick, slow, slow / quick, rounds)
+    return faster("set a new mix, N = 8", timing, 'PEFT add_weighted_adapter("cat")', 5000, exact)
+
+
+def against_peft(peft: Any, rounds: int) -> Row:
+    mix = mix_of(8)
+    peers.activate(peft, mix)
+    theirs, ours = peers.Decoder(peft, PROMPT, TOKEN), OurDecoder(model(8), mix)
+    exact = close(ours.step(), theirs.step())
+    timing = paired(ours.step, theirs.step, rounds=rounds)
+    return faster("decode with N = 8 mixed, one row", timing, "PEFT, 8 adapters active, scalings set", 2, exact)
+
+
+def against_merged(rounds: int) -> Row:
+    base, mix = smol_base(), mix_of(8)
+    module = copy.deepcopy(base.model)
+    for name, weight in mix.items():
+        for target, pair in adapters(8)[name].modules.items():
+            module.get_submodule(target).weight.data += pair.up @ pair.down * (pair.scale * weight)
+    merged = OurDecoder(MixedModel(Base(module, base.tokenizer, base.source, base.identity), {}), {})
+    ours = OurDecoder(model(8), mix)
+    exact = close(ours.step(), merged.step())
+    timing = paired(ours.step, merged.step, rounds=2 * rounds)
+    return at_most(
+        "decode with N = 8 mixed, one row", timing, "the same engine, mix merged into its weights", 1.2, exact
+    )
+
+
+def against_routers(rounds: int) -> list[Row]:
+    mix = mix_of(3)
+    ours = OurDecoder(model(3), mix)
+    peft = peers.peft_model(adapters(3))
+    peers.activate(peft, mix)
+    exact = "against PEFT with this mix: " + close(ours.step(), peers.Decoder(peft, PROMPT, TOKEN).step())
+    del peft
+    name = "decode with N = 3 mixed, one row"
+    arrow = peers.Decoder(peers.arrow(adapters(3)), PROMPT, TOKEN)
+    found = [faster(name, paired(ours.step, arrow.step, rounds=rounds), "PEFT Arrow", 2.5, exact)]
+    xlora = peers.xlora(adapters(3))
+    whole = torch.tensor([[*PROMPT, TOKEN]])
+
+    def xlora_step() -> Tensor:
+        # X-LoRA classifies on a first pass over what it is given and has no cache of its own
+        with torch.no_grad():
+            logits: Tensor = xlora(input_ids=whole[:, -1:]).logits
+        return logits
+
+    timing = paired(ours.step, xlora_step, rounds=rounds)
+    return [faster(name, timing, "PEFT X-LoRA", 10, exact), *found]
+
+
+def eight_rows(peft: Any, tokens: int, rounds: int) -> Row:
+    ours = model(8)
+    prompts = [[5 + (37 + row) * n % 3000 for n in range(24)] for row in range(8)]
+    mixes = [{f"a{row}": 1.0, f"a{(row + 3) % 8}": 0.5} for row in range(8)]
+    answers: dict[str, list[list[int]]] = {}
+
+    def together() -> None:
+        out: list[Generated] = drain(generate(ours, prompts, mixes, Sampling(max_tokens=tokens), stop_ids=()))
+        answers["ours"] = [row.token_ids for row in out]
+
+    def one_by_one() -> None:
+        answers["theirs"] = []
+        for prompt, mix in zip(prompts, mixes, strict=True):
+            peers.activate(peft, mix)
+            with torch.no_grad():
+                out = peft.generate(
+                    input_ids=torch.tensor([prompt]),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                    max_new_tokens=tokens,
+                    min_new_tokens=tokens,
+                    do_sample=False,
+                    pad_token_id=2,
+                )
+            answers["theirs"].append(out[0, len(prompt) :].tolist())
+
+    timing = paired(together, one_by_one, rounds=rounds, warmup=0)
+    same = sum(a == b for a, b in zip(answers["ours"], answers["theirs"], strict=True))
+    exact = f"greedy tokens of {same} of 8 rows identical over {tokens} tokens"
+    return faster(f"8 rows with 8 mixes, {tokens} tokens each", timing, "8 sequential PEFT decodes", 10, exact)
+
+
+def half_precision(rounds: int) -> Row:
+    mix = mix_of(8)
+    engine = MixedModel(smol_base(), adapters(8), generation_dtype="bfloat16")
+    half, full = OurDecoder(engine, mix, "bfloat16"), OurDecoder(engine, mix)
+    exact = difference(half.step(), full.step()) + " (bfloat16 rounding; gates stay in float32)"
+    timing = paired(half.step, full.step, rounds=rounds)
+    return reported("decode with N = 8 mixed, one row, bfloat16", timing, "the same engine in float32", exact)

@@ -1,0 +1,205 @@
+"""Rows, paired timing, the machine, and the base the benchmarks run on.
+
+A module `bench_<topic>.py` in this folder has a function `rows(quick: bool) -> list[Row]`; `python -m
+tests.benchmarks.run` collects them. Ours and the baseline are timed in turns, in one process, and the ratio is the
+median over the pairs: whatever disturbs the machine disturbs both.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
+from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.progress import drain
+from dlm_tui.model.registry import resolve_base
+
+SMOL: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report. `ours` and `baseline` are in `unit`; `ratio` is the better-is-larger speed-up or, for
+    goals that begin with ≤, ours over baseline. `met` is None where there is no goal or nothing was measured;
+    `exact` says what was compared beside the timing and how far apart it was."""
+
+    name: str
+    ours: float | None
+    baseline: float | None
+    baseline_name: str
+    ratio: float | None
+    goal: str
+    met: bool | None
+    exact: str
+    unit: str = "ms"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians in seconds over the rounds, and the median of the per-round ratios baseline / ours."""
+
+    ours: float
+    baseline: float
+    speedup: float
+    rounds: int
+
+
+def paired(
+    ours: Callable[[], object],
+    baseline: Callable[[], object],
+    *,
+    rounds: int = 15,
+    warmup: int = 2,
+    repeat: int = 1,
+) -> Timing:
+    """Time both in turns, the order alternating; `repeat` runs of `ours` count as one measurement each round."""
+    for _ in range(warmup):
+        ours()
+        baseline()
+    pairs: list[tuple[float, float]] = []
+    for number in range(rounds):
+        if number % 2:
+            slow = seconds(baseline)
+            quick = seconds(ours, repeat)
+        else:
+            quick = seconds(ours, repeat)
+            slow = seconds(baseline)
+        pairs.append((quick, slow))
+    return Timing(
+        statistics.median(quick for quick, _ in pairs),
+        statistics.median(slow for _, slow in pairs),
+        statistics.median(slow / quick for quick, slow in pairs),
+        rounds,
+    )
+
+
+def seconds(work: Callable[[], object], repeat: int = 1) -> float:
+    """Wall-clock seconds of one run of `work`, averaged over `repeat`."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        work()
+    return (time.perf_counter() - start) / repeat
+
+
+def faster(name: str, timing: Timing, baseline_name: str, goal: float, exact: str) -> Row:
+    """A row whose goal is to be at least `goal` times faster than the baseline."""
+    met = timing.speedup >= goal
+    return _row(name, timing, baseline_name, timing.speedup, f"≥ {goal:,g}×", met, exact)
+
+
+def at_most(name: str, timing: Timing, baseline_name: str, goal: float, exact: str) -> Row:
+    """A row whose goal is to take at most `goal` times as long as the baseline."""
+    ratio = 1.0 / timing.speedup
+    return _row(name, timing, baseline_name, ratio, f"≤ {goal:g}×", ratio <= goal, exact)
+
+
+def reported(name: str, timing: Timing, baseline_name: str, exact: str) -> Row:
+    """A row without a goal."""
+    return _row(name, timing, baseline_name, timing.speedup, "report", None, exact)
+
+
+def skipped(name: str, baseline_name: str, goal: str, reason: str) -> Row:
+    """A row that could not be measured here, and why."""
+    return Row(name, None, None, baseline_name, None, goal, None, f"not measured: {reason}")
+
+
+def _row(name: str, timing: Timing, baseline_name: str, ratio: float, goal: str, met: bool | None, exact: str) -> Row:
+    ours, baseline = timing.ours * 1e3, timing.baseline * 1e3
+    return Row(name, ours, baseline, baseline_name, ratio, goal, met, exact)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines: Iterator[str] = iter(info.read_text().splitlines()) if info.is_file() else iter(())
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+@functools.cache
+def scratch() -> Path:
+    """A folder for this benchmark run, removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="dlm-bench-")
+    _KEPT.append(folder)
+    return Path(folder.name)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@functools.cache
+def smol_folder() -> Path:
+    """A random model of the SmolLM2-135M shape, saved as a model folder with the embedded base's tokenizer."""
+    folder = scratch() / "smol"
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMOL))
+    model.save_pretrained(folder)
+    pocket = resolve_base("pocket").path
+    PreTrainedTokenizerFast.from_pretrained(str(pocket)).save_pretrained(folder)
+    return folder
+
+
+def load_smol() -> Base:
+    """A fresh copy of the benchmark base."""
+    return drain(load_base(resolve_base("hf:bench/smol", smol_folder()), device="cpu"))
+
+
+@functools.cache
+def smol_base() -> Base:
+    """The benchmark base that all modules share."""
+    return load_smol()
+
+
+@functools.cache
+def adapters(count: int, rank: int = 8) -> dict[str, Adapter]:
+    """Random adapters on the attention projections of the benchmark base, large enough to change its answers."""
+    base = smol_base()
+    names = [n for n, _ in base.model.named_modules() if n.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))]
+    made = {}
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        modules = {}
+        for name in names:
+            out_features, in_features = layer_shape(base.target_module(name))
+            down = torch.randn(rank, in_features, generator=generator) * 0.05
+            up = torch.randn(out_features, rank, generator=generator) * 0.05
+            modules[name] = LowRank(down, up, 2.0)
+        made[f"a{number}"] = Adapter(f"a{number}", modules)
+    return made
