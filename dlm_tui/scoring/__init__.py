@@ -30,7 +30,7 @@ _HOMES = {
     "TokenDist": "protocols",
     "TorchDifferentialBackend": "torch_backend",
     "ViewActive": "errors",
-    "effect_distance": "zscore",
+    "log_effect": "zscore",
     "js_divergence": "divergence",
     "kl_divergence": "divergence",
     "score_suite": "suite",

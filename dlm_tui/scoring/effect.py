@@ -13,10 +13,14 @@ from torch import Tensor
 from dlm_tui.model import Backbone, MixedModel, Progress
 from dlm_tui.scoring.errors import EmptyText
 from dlm_tui.scoring.nulls import matched_nulls, null_seeds
-from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities, rows_of
+from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities
 from dlm_tui.scoring.zscore import summarise_nulls, z_score
 
-DEFAULT_NULLS = 16
+DEFAULT_NULLS = 32
+"""Enough for a real effect to reach five sigmas on one prompt; see `zscore`."""
+
+
+NULLS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def score_views(
     seed: int = 0,
     null_views: Mapping[str, int] | None = None,
 ) -> Generator[Progress, None, Scores]:
-    """Score views of one prompt; all views, the base and the nulls are rows of the same batches.
+    """Score views of one prompt; the base and all views are rows of one batch, the nulls of others.
 
     `views_mixes` gives each view's mix (adapter → coefficient, {} is the base); a view in `null_views` (name → seed)
     is a null adapter instead, of the family that the `nulls` reference nulls grown from `seed` belong to. Nulls are
@@ -70,21 +74,21 @@ def score_views(
     check_length(model, len(prompt_ids) + len(answer))
     own = dict(null_views or {}) if model.names else {}
     mixes = {name: mix for name, mix in views_mixes.items() if name not in own}
-    view_nulls = matched_nulls(model, list(own.values()))
-    reference = matched_nulls(model, null_seeds(seed, nulls))
-    names = ["base", *mixes, *own]
-    with model.with_extra([*view_nulls, *reference]) as backbone:
-        rows = rows_of(model, [{}, *mixes.values()], len(view_nulls) + len(reference))
-        shown, noise = rows[: len(names)], rows[len(names) :]
-        next_token, tokens = yield from _read(backbone, prompt_ids, answer, shown, names)
-        null_names = [f"null {number}" for number in range(len(noise))]
-        null_next, _ = yield from _read(backbone, prompt_ids, [], noise, null_names)
+    names = ["base", *mixes]
+    rows = torch.stack([model.coefficients(mix) for mix in ({}, *mixes.values())])
+    next_token, tokens = yield from _read(model.backbone, prompt_ids, answer, rows, names)
+    if own:
+        read = yield from _read_nulls(model, prompt_ids, answer, list(own.values()), list(own))
+        next_token, tokens, names = torch.cat([next_token, read[0]]), torch.cat([tokens, read[1]]), [*names, *own]
+    reference = null_seeds(seed, nulls)
+    labels = [f"null {number}" for number in range(nulls)]
+    null_next, _ = yield from _read_nulls(model, prompt_ids, [], reference, labels)
     base = next_token[0]
-    null_kls = tuple(kl_rows(null_next, base).tolist()) if len(noise) else ()
+    null_kls = tuple(kl_rows(null_next, base).tolist()) if len(null_next) else ()
     kls, jss = kl_rows(next_token, base).tolist(), js_rows(next_token, base).tolist()
     scores = {}
     for row, name in enumerate(names[1:], start=1):
-        changed = bool(shown[row].any())
+        changed = name in own or bool(rows[row].any())
         scores[name] = Score(
             view=name,
             kl=kls[row],
@@ -112,12 +116,30 @@ def token_heat(
     return list(scores.views["view"].heat or ())
 
 
+def _read_nulls(
+    model: MixedModel, prompt: Sequence[int], answer: Sequence[int], seeds: Sequence[int], names: Sequence[str]
+) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
+    """`_read` of null adapters, each alone. Few at a time: every row pays for the ranks of all adapters in the
+    mixer.
+    """
+    found = []
+    for first in range(0, len(seeds), NULLS_AT_ONCE):
+        group = matched_nulls(model, seeds[first : first + NULLS_AT_ONCE])
+        if not group:
+            break
+        with model.with_extra(group) as backbone:
+            rows = torch.zeros(len(group), backbone.columns)
+            rows[torch.arange(len(group)), len(model.names) + torch.arange(len(group))] = 1.0
+            found.append((yield from _read(backbone, prompt, answer, rows, names[first : first + NULLS_AT_ONCE])))
+    if not found:
+        return torch.empty(0), torch.empty(0)
+    return torch.cat([next_token for next_token, _ in found]), torch.cat([tokens for _, tokens in found])
+
+
 def _read(
     backbone: Backbone, prompt: Sequence[int], answer: Sequence[int], rows: Tensor, names: Sequence[str]
 ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
     """Per row: log-probabilities [B, V] of the token after the prompt, and those [B, A] of the answer's tokens."""
-    if not len(rows):
-        return torch.empty(0), torch.empty(0)
     ids = [*prompt, *answer[:-1]]
     hidden = yield from last_hidden(backbone, ids, rows, max(1, len(answer)))
     next_token, tokens = [], []

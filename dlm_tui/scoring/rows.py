@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,17 +13,6 @@ from dlm_tui.scoring.errors import EmptyText, NonFiniteScores
 
 ROWS_PER_STEP = 8
 TOKENS_PER_PIECE = 32
-
-
-def rows_of(model: MixedModel, mixes: Sequence[Mapping[str, float]], extra: int) -> Tensor:
-    """Coefficients [len(mixes) + extra, N + extra]: the mixes, then one row for each extra adapter alone."""
-    known = len(model.names)
-    rows = torch.zeros(len(mixes) + extra, known + extra)
-    for row, mix in enumerate(mixes):
-        rows[row, :known] = model.coefficients(mix).cpu()
-    for number in range(extra):
-        rows[len(mixes) + number, known + number] = 1.0
-    return rows
 
 
 @torch.no_grad()

@@ -1,0 +1,230 @@
+"""`dlm-tui score DOC PROMPT`: does an adapter change anything, and more than noise would?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dlm_tui.cli.output import emit, say
+from dlm_tui.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The prompt, the views, the nulls, and the two other reports."""
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: standard input")
+    parser.add_argument("--completion", metavar="TEXT", help="also the log-probability of this answer, token by token")
+    parser.add_argument(
+        "--views",
+        metavar="LIST",
+        help="of base, gated, uniform, static and adapter names; default: gated and each adapter",
+    )
+    parser.add_argument(
+        "--mix", metavar="SPEC", action="append", default=[], help="one more view, such as a:1.5,b:-0.5; repeatable"
+    )
+    parser.add_argument("--null", type=int, default=32, metavar="K", help="random adapters to compare with (32)")
+    parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
+    parser.add_argument("--heat", action="store_true", help="answer under the first view, score that answer")
+    parser.add_argument("--suite", action="store_true", help="instead of a prompt: every adapter over all sections")
+    parser.add_argument("--sweep", metavar="ADAPTER", help="answers and effects over a grid of coefficients")
+    parser.add_argument("--grid", metavar="LIST", default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2", help="of --sweep")
+    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of --sweep and --heat (64)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores; all values are nats, z is in standard deviations of null adapters."""
+    from dlm_tui.engine.session import open_session
+
+    if args.null < 0:
+        raise UsageError("--null must not be negative")
+    if args.suite and (args.prompt is not None or args.completion or args.sweep or args.heat):
+        raise UsageError("--suite takes no prompt: it runs over the sections of the document")
+    if args.sweep and (args.completion or args.views or args.mix or args.heat):
+        raise UsageError("--sweep shows one adapter: it takes no views, mixes, completion or heat")
+    if args.heat and args.completion is not None:
+        raise UsageError("--completion has its heat shown already")
+    if args.completion == "":
+        raise UsageError("the completion is empty")
+    grid = _grid(args.grid)
+    prompt = None if args.suite else _prompt(args)
+    session = open_session(args)
+    seed = (session.document.training.seed if args.seed is None else args.seed) % 2**64
+    if args.suite:
+        return _suite(args, session, seed)
+    if args.sweep:
+        return _sweep(args, session, str(prompt), grid)
+    return _views(args, session, str(prompt), seed)
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
+    if not prompt.strip():
+        raise UsageError("the prompt is empty")
+    return str(prompt)
+
+
+def _grid(text: str) -> list[float]:
+    try:
+        grid = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--grid must be numbers separated by commas, not {text!r}") from None
+    if not all(abs(c) < float("inf") for c in grid):
+        raise UsageError("--grid must hold finite numbers")
+    return grid
+
+
+def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> int:
+    from dlm_tui.engine.session import drain
+    from dlm_tui.scoring import score_views
+
+    views = _chosen(args, session)
+    routed = drain(session.router.route(prompt)) if any(view.kind == "gated" for view in views) else None
+    if routed is not None and routed.mode != "trained":
+        say(f"the gate is {routed.mode}: uniform weights")
+    mixes = {view.name: session.mix_of(view, routed.weights if routed else None) for view in views}
+    ids = session.base.chat(prompt, session.document.system_prompt)
+    completion = args.completion
+    if args.heat:
+        completion = _answer(args, session, ids, next(iter(mixes.values())), seed)
+        say(f"answer of {views[0].name}: {completion}" if completion else f"{views[0].name} answers nothing")
+    tokens = _tokens(session, completion) if completion else None
+    if completion and not tokens:
+        raise UsageError("the completion is empty")
+    scores = drain(score_views(session.model, ids, mixes, tokens, nulls=args.null, seed=seed))
+    pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
+    if args.json:
+        emit(
+            {
+                "prompt": prompt,
+                "tokens": len(ids),
+                "completion": completion or None,
+                "completion_tokens": len(pieces) if completion else None,
+                "nulls": len(scores.null_kls),
+                "seed": seed,
+                "null_mean": scores.null_mean,
+                "null_std": scores.null_std,
+                "views": [_as_json(score, mixes[name], pieces) for name, score in scores.views.items()],
+            }
+        )
+        return 0
+    for score in scores.views.values():
+        print(_sentence(score))
+        if score.logprob is not None:
+            print(f"  completion: {score.logprob:.2f} nats, {score.logprob - score.base_logprob:+.2f} against the base")
+            print("  " + " ".join(f"{shown(p)!r}{h:+.2f}" for p, h in zip(pieces, score.heat or (), strict=True)))
+    if scores.null_kls:
+        print(
+            f"noise: {len(scores.null_kls)} random adapters of the same shape and size change it by "
+            f"{scores.null_mean:.4f} ± {scores.null_std:.4f} nats"
+        )
+    return 0
+
+
+def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
+    from dlm_tui.document import parse_mix
+    from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, custom, solo
+
+    names = list(session.model.names)
+    fixed = {view.name: view for view in (BASE, GATED, UNIFORM, STATIC)}
+    if args.views:
+        wanted = [name.strip() for name in args.views.split(",")]
+        for name in wanted:
+            if name not in fixed and name not in names:
+                known = ", ".join([*fixed, *names])
+                raise UsageError(f"there is no view {name!r} (known: {known})")
+        views = [fixed[name] if name in fixed else solo(name) for name in wanted]
+    else:
+        gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
+        views = [*gated, *(solo(name) for name in names)]
+    for spec in args.mix:
+        views.append(custom(dict(parse_mix(spec, names, signed=True)), name=spec))
+    if not views:
+        say("no adapter is trained yet: this is the base alone")
+        views = [BASE]
+    return list({view.name: view for view in views}.values())
+
+
+def _answer(args: argparse.Namespace, session: Any, ids: list[int], mix: dict[str, float], seed: int) -> str:
+    from dlm_tui.engine.session import drain
+    from dlm_tui.model import Sampling
+    from dlm_tui.model.generate import generate
+
+    sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0, seed=seed % 2**63)
+    return str(drain(generate(session.model, ids, [mix], sampling))[0].text)
+
+
+def _tokens(session: Any, text: str) -> list[int]:
+    return list(session.base.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _as_json(score: Any, mix: dict[str, float], pieces: list[str]) -> dict[str, Any]:
+    heat = None
+    if score.heat is not None:
+        heat = [{"token": piece, "nats": value} for piece, value in zip(pieces, score.heat, strict=True)]
+    return {
+        "view": score.view,
+        "mix": mix,
+        "kl": score.kl,
+        "js": score.js,
+        "z": score.z,
+        "logprob": score.logprob,
+        "base_logprob": score.base_logprob,
+        "heat": heat,
+    }
+
+
+def _sentence(score: Any) -> str:
+    sigmas = "" if score.z is None else f", {_sigmas(score.z)}"
+    return f"{shown(score.view)} changes the next token by {score.kl:.3f} nats{sigmas} (JS {score.js:.3f})"
+
+
+def _sigmas(z: float) -> str:
+    return f"{z:.1f}σ above noise" if z >= 0 else f"{-z:.1f}σ below noise"
+
+
+def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
+    from dlm_tui.engine.session import drain
+    from dlm_tui.scoring import score_suite
+
+    def report(step: Any) -> None:
+        if step.stage == "suite" and sys.stderr.isatty():
+            sys.stderr.write(f"\rprompt {step.done}/{step.total}\033[K" + ("\n" if step.done == step.total else ""))
+
+    result = drain(score_suite(session, nulls=args.null, seed=seed), report)
+    if args.json:
+        emit(result)
+        return 0
+    for item in result["skipped"]:
+        say(f"line {item['line']}: not scored, {item['reason']}")
+    for name, groups in result["adapters"].items():
+        for group, tally in groups.items():
+            if tally is None:
+                continue
+            z = "" if tally["z"] is None else f", {_sigmas(tally['z'])}"
+            gain = "" if tally["gain"] is None else f", answers {tally['gain']:+.3f} nats a token"
+            print(f"{shown(name)} on {group} sections: {tally['kl']:.3f} nats{z}{gain} ({tally['prompts']} prompts)")
+    return 0
+
+
+def _sweep(args: argparse.Namespace, session: Any, prompt: str, grid: list[float]) -> int:
+    from dlm_tui.engine.session import drain
+    from dlm_tui.model import Sampling
+    from dlm_tui.scoring import sweep
+
+    ids = session.base.chat(prompt, session.document.system_prompt)
+    sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0)
+    points = drain(sweep(session.model, ids, args.sweep, grid, sampling))
+    if args.json:
+        rows = [
+            {"c": p.c, "kl": p.kl, "js": p.js, "text": p.text, "tokens": p.tokens, "reason": p.reason} for p in points
+        ]
+        emit({"prompt": prompt, "adapter": args.sweep, "points": rows})
+        return 0
+    for point in points:
+        print(f"c = {point.c:+g}  {point.kl:.3f} nats  {shown(point.text)}")
+    return 0
+
+
+def shown(text: str) -> str:
+    """One line that a terminal cannot take for anything but text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
