@@ -113,9 +113,10 @@ def _best(session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
 
     _require_gate(session)
     report = yield from measure_drift(session, None)
-    best = report.get("best_static") if report is not None else None
-    if best is None:
+    best = report["best_static"] if report is not None else None
+    if report is None or best is None:
         raise ExportRefused(f"no best static mix is known, because the gate is not a trained one: {_INSTEAD}")
     weights = dict(best["mix"])
     names = session.document.routing_names
-    return ResolvedMix([(name, float(weights.get(name, 0.0))) for name in names], "best_static", [], report)
+    figures = {**report, **{key: value for key, value in best.items() if key != "mix"}}
+    return ResolvedMix([(name, float(weights.get(name, 0.0))) for name in names], "best_static", [], figures)

@@ -1,0 +1,119 @@
+"""Modelfiles and scripts: what a document or a tokenizer says stays text."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_tui.export.modelfile import (
+    CONVERSATION,
+    Parameters,
+    comment,
+    go_template,
+    modelfile,
+    quoted,
+    stop_words,
+)
+from dlm_tui.export.scripts import llama_server_script, shell, vllm_script, vllm_words
+
+
+def read_value(text: str) -> tuple[str, str]:
+    """A value as Ollama's parser reads it: at each line end it is complete once it starts and ends in three quotes."""
+    for end in [index for index, char in enumerate(text) if char == "\n"] + [len(text)]:
+        taken = text[:end]
+        if len(taken) >= 6 and taken.startswith('"""') and taken.endswith('"""'):
+            return taken[3:-3], text[end:]
+    raise AssertionError("the value never ends")
+
+
+@given(st.text(alphabet=st.sampled_from('"ab \n#\\{}'), max_size=40))
+def test_quoted_text_comes_back_whole(text: str) -> None:
+    value, rest = read_value(quoted(text) + "\nFROM x\n")
+    assert rest == "\nFROM x\n"
+    assert value.replace('""" \n', '"""\n').removesuffix(" ") == text.replace('""" \n', '"""\n').removesuffix(" ")
+    if '"""' not in text:
+        assert value == text
+
+
+@given(st.text(max_size=60))
+def test_a_comment_is_one_line(text: str) -> None:
+    line = comment(text)
+    assert line.startswith("# ")
+    assert line.isprintable()
+    assert len(line.splitlines()) == 1
+
+
+def test_the_parts_stand_in_order() -> None:
+    parameters = Parameters(temperature=0.7, top_p=0.9, num_ctx=512, stops=("<|im_end|>", "</s>"))
+    text = modelfile(["by us"], "model.f16.gguf", parameters, template="T", system="  be\nkind  ")
+    assert text == (
+        '# by us\n\nFROM ./model.f16.gguf\n\nTEMPLATE """T"""\n\nPARAMETER stop "<|im_end|>"\nPARAMETER stop "</s>"\n'
+        'PARAMETER temperature 0.7\nPARAMETER top_p 0.9\nPARAMETER num_ctx 512\n\nSYSTEM """be\nkind"""\n'
+    )
+    legacy = modelfile([], "base.f16.gguf", parameters, adapter="adapter.gguf", system=" ")
+    assert "FROM ./base.f16.gguf\nADAPTER ./adapter.gguf\n" in legacy
+    assert "SYSTEM" not in legacy
+
+
+def test_stop_words_have_no_repeats_and_nothing_that_breaks_out() -> None:
+    words = stop_words("chatml", ["<|im_end|>", 'a"b', "line\nfeed", "", "<|extra|>"])
+    assert words == ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|extra|>")
+    assert stop_words("unknown", []) == ()
+
+
+def test_a_template_is_written_only_where_it_was_seen_to_be_the_same() -> None:
+    shape = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in CONVERSATION)
+    assert go_template(shape + "<|im_start|>assistant\n") is not None
+    assert go_template("<|im_start|>system\nBe kind.<|im_end|>\n" + shape + "<|im_start|>assistant\n") is None
+    assert go_template(None) is None
+
+
+def run_script(binaries: Path, folder: Path, program: str, script: str, *arguments: str) -> tuple[str, list[str]]:
+    """Run a script with a stand-in for its program; returns the working folder and the words it was given."""
+    binaries.mkdir()
+    stand_in = binaries / program
+    stand_in.write_text('#!/bin/bash\npwd\nprintf "%s\\n" "$@"\n')
+    stand_in.chmod(0o755)
+    path = folder / "start.sh"
+    path.write_text(script)
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", path, *arguments], cwd="/", env=environment, capture_output=True, text=True, check=True
+    )
+    where, *words = done.stdout.splitlines()
+    return where, words
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "with blank", "quote'and\"more", "$(touch hurt)", "-dash; rm x", "ünï,co:de"]
+)
+def test_scripts_run_from_any_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    script = llama_server_script("base.f16.gguf", [("mix.gguf", 1.0), ("adapter.tone.gguf", 0.0)], 512)
+    where, words = run_script(tmp_path / "bin", folder, "llama-server", script, "--verbose", "a b")
+    assert Path(where).samefile(folder)
+    assert words[:4] == ["-m", "base.f16.gguf", "--lora-scaled", "mix.gguf:1.0,adapter.tone.gguf:0.0"]
+    assert words[-4:] == ["--port", "8080", "--verbose", "a b"]
+    assert sorted(path.name for path in folder.iterdir()) == ["start.sh"]
+
+
+def test_the_vllm_script_quotes_the_base(tmp_path: Path) -> None:
+    hostile = "/models/$(touch hurt) 'x'"
+    words = vllm_words(hostile, None, "adapters/mixed", 16, 256, "mixed")
+    _, given_ = run_script(tmp_path / "bin", tmp_path, "vllm", vllm_script(words))
+    assert given_[:2] == ["serve", hostile]
+    assert given_[given_.index("--max-lora-rank") + 1] == "16"
+    assert "mixed=adapters/mixed" in given_
+    assert not (tmp_path / "hurt").exists()
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20), min_size=1))
+def test_shell_words_come_back(words: list[str]) -> None:
+    assert shlex.split(shell(words)) == words

@@ -1,0 +1,147 @@
+"""An export takes its place whole or not at all, and never over somebody else's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.export import publish as publishing
+from dlm_tui.export.publish import check_destination, check_space, publish, read_manifest, recover
+from dlm_tui.export.requests import ExportRefused
+
+OURS = {"created_by": "dlm-tui-0.1.0"}
+
+
+def fill(folder: Path, text: str, creator: str = "dlm-tui-0.1.0") -> None:
+    (folder / "data").write_text(text)
+    (folder / "export_manifest.json").write_text(json.dumps({"created_by": creator}))
+
+
+def siblings(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if path != target)
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_a_new_and_a_replaced_export(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    for text in ("first", "second"):
+        with publish(target) as scratch:
+            fill(scratch, text)
+            assert not (target / "data").exists() or (target / "data").read_text() == "first"
+        assert (target / "data").read_text() == text
+    assert siblings(target) == []
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_failure_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(publishing, "_exchange_call", lambda: None)
+    target = tmp_path / "out"
+    with publish(target) as scratch:
+        fill(scratch, "first")
+    with pytest.raises(RuntimeError), publish(target) as scratch:
+        fill(scratch, "second")
+        raise RuntimeError
+    assert (target / "data").read_text() == "first"
+    assert siblings(target) == []
+    with publish(target) as scratch:
+        fill(scratch, "third")
+    assert (target / "data").read_text() == "third"
+    assert siblings(target) == []
+
+
+def test_the_swap_in_steps_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_exchange_call", lambda: None)
+    target = tmp_path / "out"
+    with publish(target) as scratch:
+        fill(scratch, "first")
+    with pytest.raises(OSError), publish(target) as scratch:
+        fill(scratch, "second")
+        moved = Path.replace
+
+        def once(self: Path, other: Path) -> Path:
+            if self == scratch:
+                raise OSError(5, "no")
+            return moved(self, other)
+
+        monkeypatch.setattr(Path, "replace", once)
+    assert (target / "data").read_text() == "first"
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="names can be exchanged at once there only")
+def test_names_are_exchanged_in_one_step_here(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    assert publishing._exchange(one, other)
+    assert ((one / "name").read_text(), (other / "name").read_text()) == ("other", "one")
+    assert not publishing._exchange(one, tmp_path / "absent")
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    check_destination(folder)
+    check_destination(tmp_path / "absent")
+    fill(folder, "x")
+    check_destination(folder)
+    for content in ("{}", "[]", "no json", json.dumps({"created_by": "dlm-0.10.0"}), json.dumps({"created_by": 3})):
+        (folder / "export_manifest.json").write_text(content)
+        with pytest.raises(ExportRefused, match="not empty"):
+            check_destination(folder)
+        assert read_manifest(folder) is None
+    (folder / "export_manifest.json").unlink()
+    with pytest.raises(ExportRefused, match="not empty"):
+        check_destination(folder)
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(ExportRefused, match="not a folder"):
+        check_destination(file)
+    broken = tmp_path / "link"
+    broken.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ExportRefused, match="not a folder"):
+        check_destination(broken)
+
+
+def test_somebody_who_comes_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(ExportRefused), publish(target) as scratch:
+        fill(scratch, "ours")
+        target.mkdir()
+        (target / "letter.txt").write_text("theirs")
+    assert (target / "letter.txt").read_text() == "theirs"
+    assert siblings(target) == []
+
+
+def test_leftovers_of_killed_exports_are_cleared_and_halved_swaps_undone(tmp_path: Path) -> None:
+    target, pid = tmp_path / "out", dead_pid()
+    half, whole = tmp_path / f"out.tmp.{pid}.00000000", tmp_path / f"out.tmp.{pid}.11111111"
+    live, other = tmp_path / f"out.tmp.{os.getpid()}.22222222", tmp_path / f"outer.tmp.{pid}.33333333"
+    for folder in (half, whole, live, other):
+        folder.mkdir()
+    (half / "data").write_text("half")
+    fill(whole, "whole")
+    recover(target)
+    assert (target / "data").read_text() == "whole"
+    assert siblings(target) == sorted([live.name, other.name])
+    shutil.copytree(target, whole)
+    recover(target)
+    assert siblings(target) == sorted([live.name, other.name])
+
+
+def test_a_disk_without_room_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match="too full"):
+        check_space(tmp_path / "a" / "b", 1 << 60)
+    check_space(tmp_path / "a" / "b", 1)
