@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heat", action="store_true", help="answer under the first view, score that answer")
     parser.add_argument("--suite", action="store_true", help="instead of a prompt: every adapter over all sections")
     parser.add_argument("--sweep", metavar="ADAPTER", help="answers and effects over a grid of coefficients")
-    parser.add_argument("--grid", metavar="LIST", default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2", help="of --sweep")
+    parser.add_argument(
+        "--grid", metavar="LIST", default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2", help="of --sweep, as --grid=-1,0,1"
+    )
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of --sweep and --heat (64)")
 
 
