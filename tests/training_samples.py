@@ -14,7 +14,7 @@ def write_document(
     *,
     extra: str = "",
     sections: int = 5,
-    training: str = "",
+    epochs: int = 2,
     facts: str = "lora_r: 4, learning_rate: 0.01",
 ) -> Path:
     """Two adapters, `sections` tagged instruction sections each, some prose for both, the gate on."""
@@ -39,10 +39,10 @@ dlm_id: {_ID}
 dlm_version: 15
 base_model: peer-tiny
 training:
-  num_epochs: 2
+  num_epochs: {epochs}
   micro_batch_size: 4
   sequence_len: 64
-{training}  adapters:
+  adapters:
     facts: {{{facts}}}
     manners: {{lora_r: 2, learning_rate: 0.01}}
   gate:

@@ -21,7 +21,7 @@ from dlm_tui.store import (
     utc_seconds,
     write_lock_record,
 )
-from dlm_tui.training.finetune import Finetuned
+from dlm_tui.training.phases import Finetuned
 from dlm_tui.training.rows import AdapterRows
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
-from dlm_tui.training.finetune import Diverged, Finetuned, Step, finetune
+from dlm_tui.training.finetune import finetune
+from dlm_tui.training.phases import Diverged, Finetuned, Step
 from dlm_tui.training.progress import Report, TrainProgress, note
 from dlm_tui.training.rows import AdapterRows, adapter_rows
 from dlm_tui.training.settings import (
@@ -226,6 +227,7 @@ def _train_one(
         adapter_version=target.version,
         adapter_name=name,
         parameterization=request.parameterization,
+        details={"selection": request.selection} if request.parameterization == "pissa" else None,
     )
     began = time.monotonic()
     with RunLog(store, run_id) as log:
@@ -296,7 +298,9 @@ def _fit(request: TrainRequest, name: str, rows: AdapterRows, on_step: Any) -> F
     if request.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 
-        return finetune_pissa(request.base, document, name, settings, rows, on_step, selection=request.selection)
+        return finetune_pissa(
+            request.base, document, settings, rows, on_step, selection=request.selection, preferences=preferences
+        )
     return finetune(request.base, document, settings, rows, on_step, preferences=preferences)
 
 

@@ -13,7 +13,7 @@ from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.store import MetricsReader, Store, adapter_versions, current_version, read_gate_config, read_manifest
 from dlm_tui.training import TrainProgress, TrainRequest, train_document
-from dlm_tui.training.finetune import Diverged
+from dlm_tui.training.phases import Diverged
 from tests.interop.peer_fixture import peer_root
 from tests.interop.store_checker import check_store
 from tests.training_samples import sample
@@ -198,3 +198,42 @@ def test_the_stored_config_is_what_peft_reads(base: Base, tmp_path: Path) -> Non
     assert (config.r, config.lora_alpha, config.use_dora) == (4, 16, False)
     raw = json.loads((version.path / "adapter_config.json").read_text())
     assert raw["target_modules"] == sorted(raw["target_modules"])
+
+
+@pytest.mark.parametrize("selection", ["s_only", "wanda", "cho_rej_min_std"])
+def test_a_pissa_adapter_is_stored_as_an_ordinary_lora(base: Base, tmp_path: Path, selection: str) -> None:
+    from dlm_tui.model import load_peft_adapter
+
+    document = sample(tmp_path, extra=PREFERENCE, epochs=8)
+    store = Store(tmp_path, document.dlm_id)
+    request = TrainRequest(
+        document=document,
+        store=store,
+        base=base,
+        adapters=["manners"],
+        parameterization="pissa",
+        selection=selection,
+    )
+    losses: list[float] = []
+    train_document(request, lambda step: losses.append(step.loss) if step.stage == "sft" and step.loss else None)
+    assert sum(losses[-4:]) < sum(losses[:4])
+    version = current_version(store, "manners")
+    assert version is not None
+    adapter = load_peft_adapter(version.path, "manners", base)
+    assert adapter.rank == 2 and len(adapter.modules) == 4 * base.model.config.num_hidden_layers
+    extras = MetricsReader(store).run_extras(1)
+    assert extras["parameterization"] == "pissa" and selection in str(extras)
+
+
+def test_a_score_that_needs_preferences_says_so(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    request = TrainRequest(
+        document=document,
+        store=Store(tmp_path, document.dlm_id),
+        base=base,
+        adapters=["manners"],
+        parameterization="pissa",
+        selection="cho_rej_min_std",
+    )
+    with pytest.raises(UsageError, match="preference rows"):
+        train_document(request, quiet)

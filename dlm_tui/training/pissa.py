@@ -1,0 +1,118 @@
+"""One adapter in singular-value space: the same phases, trained on the deltas of chosen singular values."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import set_seed
+
+from dlm_tui.document import Document
+from dlm_tui.errors import UsageError
+from dlm_tui.model.modulated_calibration import build_pissa, collect_calibration
+from dlm_tui.model.modulated_convert import save_peft
+from dlm_tui.training.finetune import finite_tensors
+from dlm_tui.training.phases import Finetuned, OnStep, run_preferences, run_sft
+from dlm_tui.training.rows import AdapterRows, filler_id, pad
+from dlm_tui.training.settings import AdapterSettings, preference_phase, sft_phase, target_modules
+
+if TYPE_CHECKING:
+    from dlm_tui.model import Base
+
+_CALIBRATION_BATCH = 8
+
+
+class _Steered(nn.Module):
+    """The frozen base as a module whose only trainable parameters are the deltas that hooks add to it."""
+
+    def __init__(self, model: Any, parameters: Sequence[nn.Parameter]):
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self.deltas = nn.ParameterList(parameters)
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+
+def finetune_pissa(
+    base: Base,
+    document: Document,
+    settings: AdapterSettings,
+    rows: AdapterRows,
+    on_step: OnStep,
+    *,
+    selection: str,
+    preferences: bool,
+) -> Finetuned:
+    """Train Δs of the `lora_r` singular directions chosen by `selection`; the result is an ordinary LoRA.
+
+    Raises UsageError when `cho_rej_min_std` finds no preference rows, Diverged, and whatever `on_step` raises.
+    """
+    set_seed(document.training.seed)
+    targets = target_modules(settings, base.source.target_modules)
+    pissa = build_pissa(
+        base.model,
+        targets,
+        settings.lora_r,
+        selection,
+        _calibration(base, rows, targets, selection),
+        seed=document.training.seed,
+    )
+    result = Finetuned(tensors={}, config={}, phases=[])
+    model = _Steered(base.model, list(pissa.parameters()))
+
+    @contextlib.contextmanager
+    def adapter_off() -> Iterator[None]:
+        coefficient = pissa.c
+        pissa.set_coeff(0.0)
+        try:
+            yield
+        finally:
+            pissa.set_coeff(coefficient)
+
+    try:
+        with pissa(base.model, c=1.0):
+            if rows.train:
+                run_sft(model, base, document, sft_phase(document, settings), rows, on_step, result)
+            if preferences and rows.preference:
+                phase = preference_phase(document)
+                run_preferences(model, base, document, phase, rows, on_step, result, adapter_off=adapter_off)
+    finally:
+        base.model.eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory(prefix="dlm-tui-pissa-") as folder:
+        save_peft(pissa, Path(folder), base.identity.id)
+        result.tensors = finite_tensors(load_file(Path(folder) / "adapter_model.safetensors"))
+        result.config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    return result
+
+
+def _calibration(base: Base, rows: AdapterRows, targets: list[str], selection: str) -> Any:
+    """Layer inputs on the adapter's own rows, when the score looks at them."""
+    if selection == "s_only":
+        return None
+    filler = filler_id(base)
+    if selection == "cho_rej_min_std":
+        if not rows.preference:
+            raise UsageError("selection cho_rej_min_std compares chosen and rejected answers: it needs preference rows")
+        sides = {
+            "cho": _batches([pair.chosen for pair in rows.preference], filler),
+            "rej": _batches([pair.rejected for pair in rows.preference], filler),
+        }
+        return collect_calibration(base.model, sides, targets)
+    return collect_calibration(base.model, _batches(rows.train, filler), targets)
+
+
+def _batches(sequences: Sequence[list[int]], filler: int) -> list[dict[str, torch.Tensor]]:
+    batches = []
+    for start in range(0, len(sequences), _CALIBRATION_BATCH):
+        ids, mask = pad(sequences[start : start + _CALIBRATION_BATCH], filler)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
