@@ -34,7 +34,7 @@ def write_atomic(target: Path, data: bytes) -> None:
             os.fsync(handle.fileno())
         with contextlib.suppress(FileNotFoundError):
             shutil.copymode(target, scratch)
-        os.replace(scratch, target)
+        scratch.replace(target)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
@@ -77,12 +77,12 @@ def replace_directory(target: Path) -> Iterator[Path]:
         aside = scratch_sibling(target)
         existed = target.exists()
         if existed:
-            os.replace(target, aside)
+            target.replace(aside)
         try:
-            os.replace(scratch, target)
+            scratch.replace(target)
         except BaseException:
             if existed:
-                os.replace(aside, target)
+                aside.replace(target)
             raise
         sync_directory(target.parent)
         if existed:

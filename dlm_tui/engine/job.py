@@ -144,7 +144,17 @@ def run_export(job: _Job) -> dict[str, Any]:
     assert isinstance(request, ExportJob)
     override = Path(request.base) if request.base else None
     session = drain(Session.open(Path(request.document), resolve_home(request.home), override), job.step)
-    result = drain(export_document(ExportRequest.from_wire(request), session), job.step)
+    wanted = ExportRequest(
+        target=request.target,
+        quant=request.quant,
+        mix=request.mix,
+        adapter=request.adapter,
+        signed=request.signed,
+        out=request.out,
+        verify=request.verify,
+        legacy_adapter=request.legacy_adapter,
+    )
+    result = drain(export_document(wanted, session), job.step)
     return {
         "manifest": result.manifest,
         "folder": str(result.folder),

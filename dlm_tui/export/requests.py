@@ -10,7 +10,6 @@ from dlm_tui.errors import DlmTuiError, UsageError
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
-    from dlm_tui.engine.protocol import ExportJob
     from dlm_tui.gate import Gate
     from dlm_tui.model import Base, MixedModel
     from dlm_tui.store import Store
@@ -41,20 +40,6 @@ class ExportRequest:
     verify: bool | None = None
     drift: bool = True
     legacy_adapter: bool = False
-
-    @classmethod
-    def from_wire(cls, job: ExportJob) -> ExportRequest:
-        """The request that a job child is sent."""
-        return cls(
-            target=job.target,
-            quant=job.quant,
-            mix=job.mix,
-            adapter=job.adapter,
-            signed=job.signed,
-            out=job.out,
-            verify=job.verify,
-            legacy_adapter=job.legacy_adapter,
-        )
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""
