@@ -1,0 +1,107 @@
+"""What people type wrongly: a sentence on stderr, the right exit code, nothing on stdout, no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.cli.main import main
+from tests.interop.peer_fixture import PEER_IDS, copy_peer, make_writable, peer_root
+from tests.training_samples import write_document
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    return write_document(tmp_path)
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, words: str, *arguments: str) -> str:
+    """Run a command that must fail; returns what it said."""
+    assert main(arguments) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    assert words in output.err, output.err
+    assert len(output.err.strip().splitlines()) == 1, output.err
+    return output.err
+
+
+@pytest.mark.parametrize("command", ["show", "train", "metrics"])
+def test_a_document_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    refused(capsys, 1, "nowhere.dlm", command, str(tmp_path / "nowhere.dlm"))
+
+
+@pytest.mark.parametrize("command", ["show", "train", "metrics"])
+def test_a_folder_instead_of_a_document(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
+    refused(capsys, 1, str(tmp_path), command, str(tmp_path))
+
+
+def test_text_that_is_not_utf8(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "latin.dlm"
+    path.write_bytes(b"---\n\xff\xfe")
+    refused(capsys, 3, "latin.dlm", "show", str(path))
+
+
+def test_an_invalid_document_names_line_and_reason(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    document.write_text(document.read_text().replace("steps: 20", "steps: none"))
+    refused(capsys, 3, "training.gate.steps", "train", str(document))
+
+
+def test_an_unknown_base(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    refused(capsys, 1, "peer-tiny", "train", str(document))
+
+
+def test_a_base_folder_that_is_none(capsys: pytest.CaptureFixture[str], document: Path, tmp_path: Path) -> None:
+    refused(capsys, 1, "empty", "train", str(document), "--base", str(tmp_path / "empty"))
+
+
+def test_an_adapter_nobody_declared(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    base = str(peer_root() / "base")
+    refused(capsys, 2, "no adapter 'nobody'", "train", str(document), "--base", base, "--adapter", "nobody")
+    refused(capsys, 2, "nobody", "prompt", str(document), "hi", "--base", base, "--adapter", "nobody")
+    refused(capsys, 2, "nobody", "prompt", str(document), "hi", "--base", base, "--mix", "nobody:1")
+
+
+def test_an_empty_prompt(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    refused(capsys, 2, "empty", "prompt", str(document), "   ", "--base", str(peer_root() / "base"))
+
+
+def test_unknown_options_are_usage_errors(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    assert main(["show", str(document), "--colour"]) == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+def test_the_screen_needs_a_terminal(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    refused(capsys, 2, "needs a terminal", str(document))
+
+
+def test_hostile_names_reach_the_terminal_as_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = refused(capsys, 1, "\\x1b]0;pwned\\x07", "show", str(tmp_path / "\x1b]0;pwned\x07.dlm"))
+    assert "\x1b" not in error
+
+
+def test_untrained_and_long_and_empty_prompts_route_uniformly_or_in_full(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import json
+
+    home = copy_peer(tmp_path / "peer", base=False)
+    make_writable(home)
+    arguments = ["--home", str(home / "home"), "--base", str(peer_root() / "base"), "--json"]
+    assert main(["route", str(home / "routed.dlm"), "x" * 100_000, *arguments]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]
+    assert result["tokens"] == 512 and sum(result["weights"].values()) == pytest.approx(1, abs=1e-6)
+    assert main(["route", str(home / "routed.dlm"), "", *arguments]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]
+    assert set(result["weights"].values()) == {1 / 3} and result["tokens"] == 0
+
+
+def test_a_store_of_another_base_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    home = copy_peer(tmp_path / "peer", base=False)
+    make_writable(home)
+    document = home / "routed.dlm"
+    document.write_text(document.read_text().replace("base_model: peer-tiny", "base_model: hf:someone/else"))
+    base = str(peer_root() / "base")
+    refused(capsys, 1, "made for base", "train", str(document), "--home", str(home / "home"), "--base", base)
+    assert (home / "home" / "store" / PEER_IDS["routed"] / "manifest.json").exists()
