@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlm_tui.export.concatenate import Pair, concatenate
     from dlm_tui.export.mix import ResolvedMix, resolve_mix
     from dlm_tui.export.ollama import create_model, find_ollama
     from dlm_tui.export.pipeline import destination, export_document
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "concatenate": ("Pair", "concatenate"),
     "mix": ("ResolvedMix", "resolve_mix"),
     "ollama": ("create_model", "find_ollama"),
     "pipeline": ("destination", "export_document"),
@@ -35,9 +33,7 @@ __all__ = [
     "ExportRefused",
     "ExportRequest",
     "ExportResult",
-    "Pair",
     "ResolvedMix",
-    "concatenate",
     "create_model",
     "destination",
     "export_document",

@@ -1,0 +1,219 @@
+"""The exported files in a real llama.cpp, against the workbench's own frozen mix, over the full vocabulary."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from dlm_tui.engine.session import Session
+from dlm_tui.export import architectures, concatenate, gguf_adapter, gguf_model
+from dlm_tui.export.architectures import Architecture, read_architecture
+from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.parity import ParityJob, runtime_answers
+from dlm_tui.export.requests import ExportRefused
+from tests.export_sessions import export, open_tiny
+from tests.tiny_models import LLAMA3_ROPE
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
+)
+
+F32, F16 = 1e-4, 2e-2
+PLAIN = {"tie_word_embeddings": False, "vocab_size": 387}
+BASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, untied, vocabulary of 387, grouped queries": ("llama", PLAIN),
+    "llama, tied": ("llama", {}),
+    "llama, full heads": ("llama", {"num_key_value_heads": 4}),
+    "llama, one key head, wide heads": ("llama", {"num_key_value_heads": 1, "head_dim": 16}),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True, **PLAIN}),
+    "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}}),
+    "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral, short window": ("mistral", {"sliding_window": 64}),
+    "qwen2": ("qwen2", {"vocab_size": 400}),
+    "qwen3": ("qwen3", {"vocab_size": 401, "tie_word_embeddings": False}),
+}
+
+# what an adapter file of its own has to get right beside the merged weights: permutation per family and head count
+APART = ("llama, tied", "llama, one key head, wide heads", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Unequal ranks, q and v only, rsLoRA-like scales; llama3 rope, untied, 387 tokens, grouped queries."""
+    folder = tmp_path_factory.mktemp("llama")
+    return open_tiny(folder, "llama", rope_parameters=LLAMA3_ROPE, **PLAIN)
+
+
+def assert_exact(parity: dict[str, Any], bound: float) -> None:
+    assert parity["prompts"] >= 16
+    assert parity["max_abs_logprob_diff"] <= bound
+    assert parity["runtime"].startswith("llama.cpp (xllamacpp")
+
+
+def test_f32_base_and_mix_and_the_adapters_apart(session: Session) -> None:
+    parity = export(session, target="llama-server", quant="f32").manifest["parity"]
+    assert_exact(parity, F32)
+    assert parity["vocabulary"] == 387
+    assert parity["dtype"] == "f32"
+    assert (parity["greedy_agree"], parity["greedy_tokens"]) == (1.0, 2 * 32)
+    apart = parity["separate_adapters"]
+    assert apart["max_abs_logprob_diff"] <= F32
+    assert apart["greedy_agree"] == 1.0
+
+
+def test_f32_merged_and_the_legacy_variant(session: Session) -> None:
+    for legacy in (False, True):
+        parity = export(session, target="ollama", quant="f32", legacy_adapter=legacy).manifest["parity"]
+        assert_exact(parity, F32)
+        assert parity["greedy_agree"] == 1.0
+
+
+@pytest.mark.parametrize("target", ["ollama", "llama-server"])
+def test_f16(session: Session, target: str) -> None:
+    parity = export(session, target=target, quant="f16").manifest["parity"]
+    assert_exact(parity, F16)
+    assert parity["dtype"] == "f16"
+
+
+@pytest.mark.parametrize("quant", ["bf16", "q8_0", "q5_1", "q4_0"])
+def test_every_quantisation_loads_and_stays_near(session: Session, quant: str) -> None:
+    manifest = export(session, target="ollama", quant=quant).manifest
+    assert manifest["quant"] == quant
+    assert 0 < manifest["parity"]["mean_kl"] < 1.0
+    assert [a["path"] for a in manifest["artifacts"]] == ["Modelfile", f"model.{quant}.gguf"]
+
+
+@pytest.mark.parametrize("mix", ["tone:1.5,facts:-0.5,style:0.1", "facts:1"])
+def test_other_mixes(session: Session, mix: str) -> None:
+    parity = export(session, target="llama-server", quant="f32", mix=mix, signed=True).manifest["parity"]
+    assert_exact(parity, F32)
+    assert parity["separate_adapters"]["max_abs_logprob_diff"] <= F32
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_checked_kind_of_base(tmp_path: Path, name: str) -> None:
+    architecture, changes = BASES[name]
+    session = open_tiny(tmp_path, architecture, seed=3, **changes)
+    parity = export(session, target="ollama", quant="f32").manifest["parity"]
+    assert_exact(parity, F32)
+    assert parity["greedy_agree"] == 1.0
+    if name in APART:
+        assert_exact(export(session, target="llama-server", quant="f32").manifest["parity"], F32)
+
+
+@pytest.mark.parametrize("target", ["ollama", "llama-server"])
+def test_a_forgotten_permutation_is_seen(session: Session, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setattr(gguf_model, "permute_rows", lambda rows, heads: rows)
+    with pytest.raises(ExportRefused, match="does not answer as the workbench"):
+        export(session, target=target, quant="f32")
+
+
+def test_a_permutation_forgotten_only_in_the_adapter_is_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_adapter, "permute_rows", lambda rows, heads: rows)
+    with pytest.raises(ExportRefused, match="does not answer as the workbench"):
+        export(session, target="llama-server", quant="f32")
+
+
+def test_a_forgotten_alpha_is_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unscaled(adapter: Any, weight: float = 1.0) -> dict[str, Pair]:
+        return {module: Pair(low.down, low.up * weight) for module, low in adapter.modules.items()}
+
+    monkeypatch.setattr(concatenate, "folded", unscaled)
+    for target, quant in (("ollama", "f16"), ("llama-server", "f32")):
+        with pytest.raises(ExportRefused, match="does not answer as the workbench"):
+            export(session, target=target, quant=quant)
+
+
+def test_forgotten_rope_factors_are_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Architecture, "rope_factors", lambda self: None)
+    with pytest.raises(ExportRefused, match="does not answer as the workbench"):
+        export(session, target="ollama", quant="f32")
+
+
+def test_an_adapter_whose_own_scale_is_used_twice_is_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that says alpha = 1 would be scaled by 1/rank once more."""
+    writer = gguf_adapter.new_writer
+
+    def with_alpha(*arguments: Any) -> Any:
+        made = writer(*arguments)
+        plain = made.add_float32
+        made.add_float32 = lambda key, value: plain(key, 1.0 if key == "adapter.lora.alpha" else value)
+        return made
+
+    monkeypatch.setattr(gguf_adapter, "new_writer", with_alpha)
+    with pytest.raises(ExportRefused, match="does not answer as the workbench"):
+        export(session, target="llama-server", quant="f32")
+
+
+def test_rope_factors_are_those_of_transformers() -> None:
+    config = AutoConfig.for_model(
+        "llama", hidden_size=64, num_attention_heads=2, max_position_embeddings=2048, rope_parameters=LLAMA3_ROPE
+    )
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    factors = read_architecture(config.to_dict()).rope_factors()
+    assert factors is not None
+    plain = 1.0 / (10000.0 ** (torch.arange(0, 32, 2, dtype=torch.float64) / 32))
+    torch.testing.assert_close(plain / factors.double(), scaled.double(), rtol=1e-6, atol=0)
+    assert factors.min() == 1.0
+    assert factors.max() == 8.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "gemma2"}, "gemma2"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotates only a part"),
+        ({"quantization_config": {"bits": 4}}, "quantised"),
+    ],
+)
+def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any], words: str) -> None:
+    config = {**AutoConfig.for_model("llama").to_dict(), **change}
+    with pytest.raises(ExportRefused, match=words) as caught:
+        read_architecture(config)
+    assert "peft, vllm and merged" in str(caught.value)
+    assert architectures.FAMILIES["llama"].gguf == "llama"
+
+
+def test_other_architectures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, "phi3")
+    for target in ("ollama", "llama-server"):
+        with pytest.raises(ExportRefused, match="'phi3' cannot be written as GGUF"):
+            export(session, target=target)
+    assert not session.store.exports_dir.exists()
+
+
+def job(model: Path) -> ParityJob:
+    return ParityJob(runtime="llama.cpp", model=model, prompts=[[1, 2, 3]], dtype="f32", vocab=387)
+
+
+def finish(work: Any) -> None:
+    for _ in work:
+        pass
+
+
+def test_files_that_the_runtime_refuses(tmp_path: Path, session: Session) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 200)
+    with pytest.raises(ExportRefused, match="the runtime"):
+        finish(runtime_answers(job(broken)))
+    with pytest.raises(ExportRefused, match="the runtime"):
+        finish(runtime_answers(job(tmp_path / "absent.gguf")))
+
+
+def test_a_runtime_that_hangs_is_left(tmp_path: Path) -> None:
+    import os
+
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)  # reading it waits for a writer that never comes
+    with pytest.raises(ExportRefused, match="said nothing for 2 s"):
+        finish(runtime_answers(job(pipe), patience=2.0))
