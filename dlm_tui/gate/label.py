@@ -44,7 +44,7 @@ class LabelOutcome:
 def label_content(prompt: str, answer: str | None) -> tuple[str, str]:
     """(section type, content): an instruction with an answer, without one a prose section that is the prompt itself.
 
-    Raises UsageError for an empty prompt or answer, and for text that would not be the gate's probe again.
+    Raises UsageError for an empty prompt or answer.
     """
     from dlm_tui.document import instruction_content
 

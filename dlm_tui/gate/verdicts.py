@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 COLLAPSE_ENTROPY = 0.25
 COLLAPSE_WEIGHT = 0.9
@@ -73,9 +73,9 @@ def verdict_text(accuracy: float, adapters: int, collapse: str | None, ece: floa
 
 
 def frozen_text(kept: float | None, frozen: float, uniform: float, best: float) -> str:
-    """What freezing costs: KL to the live gate, nats, of the frozen, uniform and best mix; `kept` = 1 − frozen / uniform.
+    """What freezing costs: KL to the live gate in nats of the frozen, uniform and best mix.
 
-    `kept` is None when not even the uniform mix differs from the live gate.
+    `kept` = 1 − frozen / uniform, None when not even the uniform mix differs from the live gate.
     """
     if kept is None:
         return "Freezing changes nothing that can be measured: a uniform mix already answers as the live gate does."

@@ -1,0 +1,72 @@
+"""`dlm-tui label DOC PROMPT --adapter NAME`: a prompt becomes a section of the document, and the gate learns it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dlm_tui.cli.output import emit, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to label, and as what."""
+    parser.add_argument("prompt", metavar="PROMPT")
+    parser.add_argument("--adapter", metavar="NAME", required=True, help="the adapter that this prompt belongs to")
+    parser.add_argument("--answer", metavar="TEXT", help="also a wanted answer; without it the prompt alone is added")
+
+
+def run(args: argparse.Namespace) -> int:
+    """What was added and what moved, on stdout."""
+    from dlm_tui.engine.drain import drain
+    from dlm_tui.engine.session import open_session
+    from dlm_tui.gate import label_prompt
+    from dlm_tui.gate.saved import saved_prompts
+
+    path = Path(args.document)
+    saved = saved_prompts(path)
+    session = open_session(args, adapters=False)
+    outcome = drain(
+        label_prompt(
+            path,
+            session.document,
+            session.store,
+            session.model,
+            args.prompt,
+            args.adapter,
+            answer=args.answer,
+            saved=saved,
+        )
+    )
+    gate = outcome.gate
+    say(f"added at line {outcome.appended.line} of {path}; {gate.mode} gate, run {gate.run_id}. {gate.reason}")
+    if gate.warning:
+        say(gate.warning)
+    if args.json:
+        emit(
+            {
+                "document": str(path),
+                "prompt": args.prompt,
+                "adapter": args.adapter,
+                "line": outcome.appended.line,
+                "added": outcome.appended.added_text,
+                "mode": gate.mode,
+                "reason": gate.reason,
+                "run_id": gate.run_id,
+                "before": outcome.before,
+                "after": outcome.after,
+                "saved_prompts": len(saved),
+                "changed": [
+                    {"prompt": moved.prompt, "before": moved.before, "after": moved.after} for moved in outcome.changed
+                ],
+                "seconds": gate.seconds,
+            }
+        )
+        return 0
+    for name, weight in outcome.after.items():
+        before = "" if outcome.before is None else f"{outcome.before.get(name, 0.0):.4f} → "
+        sys.stdout.write(f"{name}  {before}{weight:.4f}\n")
+    for moved in outcome.changed:
+        prompt = "".join(char if char.isprintable() else " " for char in moved.prompt)[:100]
+        sys.stdout.write(f"changed: {moved.before} → {moved.after}  {prompt}\n")
+    return 0

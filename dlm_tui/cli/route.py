@@ -1,0 +1,97 @@
+"""`dlm-tui route DOC [PROMPT]`: the gate's weights of one prompt, or of every line of standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dlm_tui.cli.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.gate import RouteResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The prompt, and whether to explain."""
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: one prompt per line of standard input")
+    parser.add_argument(
+        "--explain", action="store_true", help="also the pull of every token and the weights on the way"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Weights on stdout: one JSON object, or a line per prompt. The gate needs no adapters, so none are loaded."""
+    from dlm_tui.engine.drain import drain
+    from dlm_tui.engine.session import open_session
+    from dlm_tui.gate import gate_status
+
+    session = open_session(args, adapters=False)
+    names = session.document.adapter_names
+    session.router.set_gate(session.gate, names)
+    status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
+    reason = session.gate_error or status.reason
+    if reason:
+        say(reason)
+    results = []
+    for prompt in _prompts(args):
+        result = drain(session.router.route(prompt, explain=args.explain))
+        if args.json:
+            results.append(as_json(prompt, result))
+        else:
+            _print(prompt, result)
+    if args.json:
+        mode = session.gate.mode if session.gate is not None else "none"
+        emit({"adapters": list(names), "mode": mode, "reason": reason, "results": results})
+    return 0
+
+
+def as_json(prompt: str, result: RouteResult) -> dict[str, Any]:
+    """One result: weights sum to 1, entropy in nats, tokens used (at most 512)."""
+    row: dict[str, Any] = {
+        "prompt": prompt,
+        "weights": result.weights,
+        "entropy": result.entropy,
+        "normalised_entropy": result.normalised_entropy,
+        "tokens": result.tokens,
+        "truncated": result.truncated,
+        "mode": result.mode,
+        "novelty": result.novelty,
+        "unlike": result.unlike,
+        "reason": result.reason,
+    }
+    if result.pulls is not None and result.trajectory is not None:
+        row["pulls"] = [
+            {"text": pull.text, "start": pull.start, "end": pull.end, "pull": pull.pull} for pull in result.pulls
+        ]
+        row["trajectory"] = result.trajectory
+    return row
+
+
+def _prompts(args: argparse.Namespace) -> Iterator[str]:
+    if args.prompt is not None:
+        yield args.prompt
+        return
+    for line in sys.stdin:
+        yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _print(prompt: str, result: RouteResult) -> None:
+    weights = "  ".join(f"{name} {weight:.4f}" for name, weight in result.weights.items())
+    notes = f"{result.entropy:.3f} nats  {result.tokens} tokens"
+    if result.truncated:
+        notes += " (cut)"
+    if result.unlike:
+        notes += "  unlike anything trained"
+    sys.stdout.write(f"{weights}  {notes}  {_shown(prompt)}\n")
+    for pull in result.pulls or ():
+        pulls = "  ".join(f"{name} {value:+.4f}" for name, value in pull.pull.items())
+        sys.stdout.write(f"    {pulls}  {_shown(pull.text)}\n")
+    sys.stdout.flush()
+
+
+def _shown(text: str, limit: int = 100) -> str:
+    """One printable line: control characters are shown, never sent to the terminal."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
