@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
 from dlm_tui.scoring.divergence import align
 from dlm_tui.scoring.errors import EmptyText, NullScaleError
-from dlm_tui.scoring.protocols import RollingLogprob, TokenDist
+from dlm_tui.scoring.protocols import RollingLogprob, TokenDist, null_scale
 
 DEFAULT_LOGPROB = -10.0
 DEFAULT_NULL_SCALE = 0.02
@@ -199,14 +199,6 @@ class DummyView:
     def _draw(self, *key: str, count: int) -> NDArray[np.float64]:
         seed, scale = self._noise or (0, 0.0)
         return np.random.default_rng(stable_seed("null", str(seed), *key)).normal(0.0, scale, count)
-
-
-def null_scale(init_scale: float, rank_scale: float) -> float:
-    """init_scale · √rank_scale. Raises NullScaleError unless both are positive and finite."""
-    for name, value in (("init_scale", init_scale), ("rank_scale", rank_scale)):
-        if not (math.isfinite(value) and value > 0):
-            raise NullScaleError(f"{name} must be positive and finite, not {value}")
-    return init_scale * math.sqrt(rank_scale)
 
 
 def stable_seed(*parts: str) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.model import Adapter, LowRank, MixedModel
-from dlm_tui.scoring.dummy import null_scale
+from dlm_tui.scoring.protocols import null_scale
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 

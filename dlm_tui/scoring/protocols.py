@@ -7,6 +7,7 @@ raises ViewActive (a RuntimeError), and so does using a view after its block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dlm_tui.scoring.errors import NullScaleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +151,11 @@ class PreflightCheckable(Protocol):
     def preflight_finite_check(self) -> tuple[bool, str]:
         """(True, "") or (False, one sentence naming the view whose logits are not finite)."""
         ...
+
+
+def null_scale(init_scale: float, rank_scale: float) -> float:
+    """init_scale · √rank_scale. Raises NullScaleError unless both are positive and finite."""
+    for name, value in (("init_scale", init_scale), ("rank_scale", rank_scale)):
+        if not (math.isfinite(value) and value > 0):
+            raise NullScaleError(f"{name} must be positive and finite, not {value}")
+    return init_scale * math.sqrt(rank_scale)
