@@ -48,8 +48,8 @@ def check_destination(target: Path) -> None:
 def check_space(target: Path, needed: int) -> None:
     """Raises ExportRefused when the file system of `target` has fewer than `needed` bytes left."""
     existing = next(folder for folder in (target, *target.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
+    total, _, free = shutil.disk_usage(existing)
+    if total > 0 and free < needed:  # a file system without a size cannot say: writing will
         raise ExportRefused(
             f"the disk of {target} is too full: the export takes about {needed / 1e6:.0f} MB, "
             f"{free / 1e6:.0f} MB are free"

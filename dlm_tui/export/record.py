@@ -8,6 +8,9 @@ from typing import Any
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import Session
 
+LOCK_WAIT_SECONDS = 10.0
+"""How long the store's manifest is waited for. The export itself is complete by then."""
+
 
 def _hash_of(manifest: dict[str, Any], *prefixes: str) -> str | None:
     for artifact in manifest["artifacts"]:
@@ -41,7 +44,7 @@ def _into_manifest(session: Session, manifest: dict[str, Any]) -> list[str]:
         stored.exports = [*stored.exports, record]
 
     try:
-        update_manifest(session.store, add, base_model=session.document.base_model)
+        update_manifest(session.store, add, base_model=session.document.base_model, timeout=LOCK_WAIT_SECONDS)
     except (DlmTuiError, OSError) as error:
         return [f"the export is complete, but the store's manifest does not list it: {error}"]
     return []
