@@ -79,6 +79,11 @@ class AnswerCard(VerticalScroll, can_focus=True):
         self.busy = False
         self.note(note)
 
+    def halt(self, note: str) -> None:
+        """The answer ends here, unfinished."""
+        self.busy = False
+        self.note(note)
+
     def set_heat(self, on: bool) -> None:
         """Tint tokens by how much the view prefers them over the base."""
         self.heat = on

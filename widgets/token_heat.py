@@ -41,7 +41,8 @@ def heat_content(tokens: Sequence[HeatToken], background: str, glyph_from: float
         if strength < 0.05:
             parts.append(text)
             continue
-        if token.glyph and strength >= glyph_from:
+        starts_word = not parts or text[:1].isspace()
+        if token.glyph and strength >= glyph_from and starts_word:
             lead = len(text) - len(text.lstrip())
             text = text[:lead] + token.glyph + text[lead:]
         parts.append((text, _tint(token.color, strength, background)))

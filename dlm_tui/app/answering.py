@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from textual import on
 from textual.content import Content
 
@@ -51,13 +53,7 @@ class Answering(LiveGate):
         self.state.remember(text, dict(self.weights or {}), self.gate_run)
         self.save_soon()
         self.show_page("answers")
-        self.run_worker(
-            self._generate(text, views),
-            group="generate",
-            exclusive=True,
-            exit_on_error=False,
-            description="answer",
-        )
+        self.background(partial(self._generate, text, views), "generate", "answer", exclusive=True)
 
     async def _generate(self, text: str, views: list[View]) -> None:
         options = self.config.generate
@@ -151,13 +147,7 @@ class Answering(LiveGate):
 
         screen = SweepScreen(name, self.marks[name], SWEEP_STEPS)
         await self.app.push_screen(screen)
-        self.run_worker(
-            self._sweep(screen, name, text),
-            group="sweep",
-            exclusive=True,
-            exit_on_error=False,
-            description="sweep",
-        )
+        self.background(partial(self._sweep, screen, name, text), "sweep", "sweep", exclusive=True)
         screen.on_closed = lambda: self.workers.cancel_group(self, "sweep")
 
     async def _sweep(self, screen: object, name: str, text: str) -> None:

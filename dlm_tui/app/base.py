@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.worker import Worker
 
 from dlm_tui.app.config import Config
 from dlm_tui.app.engine_link import EngineLink
@@ -143,6 +145,14 @@ class WorkbenchBase(Screen[None]):
         """A toast; foreign text in it is shown literally."""
         severity = "error" if error else "warning" if warning else "information"
         self.notify(plain(text), title=plain(title), severity=severity, markup=False)  # type: ignore[arg-type]
+
+    def background(
+        self, work: Callable[[], Coroutine[Any, Any, Any]], group: str, description: str, *, exclusive: bool = False
+    ) -> Worker[Any]:
+        """Run work beside the screen; `exclusive` ends what runs in the group. Failures are shown by the workbench."""
+        return self.run_worker(
+            cast("Any", work), group=group, description=description, exclusive=exclusive, exit_on_error=False
+        )
 
     def save_soon(self) -> None:
         """Write the state in a moment; many calls make one write."""

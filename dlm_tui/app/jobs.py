@@ -76,7 +76,10 @@ class JobRecord:
         """Note an event."""
         match event:
             case Progress():
-                self.progress = event
+                before, self.progress = self.progress, event
+                if before is None or (before.stage, before.scope) != (event.stage, event.scope):
+                    where = " ".join(part for part in (event.stage, event.scope) if part)
+                    self.log.append(f"{time_text(self.seconds):>6s}  {where}")
             case Log(text=text):
                 self.log.append(text)
             case JobDone(result=result):
@@ -102,7 +105,8 @@ def time_text(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class JobBoard:

@@ -41,7 +41,8 @@ class Key:
 
 
 KEYS: tuple[Key, ...] = (
-    Key("prompt.answer", "ctrl+g", "answer", "Answer", "Answer the prompt with the mix on the desk", "Prompt", footer=0),
+    Key("prompt.answer", "ctrl+g", "answer", "Answer", "Answer the prompt with the mix on the desk", "Prompt",
+        footer=0),
     Key("prompt.compare", "ctrl+o", "compare", "Compare", "Answer under base, gated and every adapter at once",
         "Prompt", footer=1),
     Key("prompt.label", "ctrl+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section and "

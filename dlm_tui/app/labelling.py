@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from textual import on
 
@@ -53,7 +54,7 @@ class Labelling(Viewing):
 
     def _label_chosen(self, label: Label | None) -> None:
         if label is not None:
-            self.run_worker(self._add_label(label), group="label", exit_on_error=False, description="label")
+            self.background(partial(self._add_label, label), "label", "label")
 
     async def _add_label(self, label: Label) -> None:
         try:
@@ -77,7 +78,7 @@ class Labelling(Viewing):
         if not self._labels:
             self.say("No label was added since the start.", warning=True)
             return
-        self.run_worker(self._undo_label(), group="label", exit_on_error=False, description="undo label")
+        self.background(self._undo_label, "label", "undo label")
 
     async def _undo_label(self) -> None:
         result = self._labels[-1]
@@ -153,7 +154,7 @@ class Labelling(Viewing):
             out=settings.out,
         )
         title = f"export {settings.target}"
-        self.run_worker(self._export(request, title), group="job-export", exit_on_error=False, description=title)
+        self.background(partial(self._export, request, title), "job-export", title)
 
     async def _export(self, request: ExportJob, title: str) -> None:
         record = await self.board.run(request, "export", title)
@@ -190,7 +191,7 @@ class Labelling(Viewing):
             way = f"through {tool} and the terminal (OSC 52)" if tool else "through the terminal (OSC 52)"
             self.say(f"Copied {what} {way}.")
 
-        self.run_worker(also(), group="copy", exclusive=True, exit_on_error=False, description="copy")
+        self.background(also, "copy", "copy", exclusive=True)
 
     def action_save_screenshot(self) -> None:
         """The screen as SVG."""

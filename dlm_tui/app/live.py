@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from textual import on
 from textual.content import Content
@@ -17,7 +18,7 @@ from dlm_tui.engine.protocol import Failed, Route, Routed, Score, Scored
 from dlm_tui.model.views import GATED, solo
 from widgets.bars import bar_text
 from widgets.mixing_desk import Channel, MixingDesk
-from widgets.plain import assemble
+from widgets.plain import assemble, literal
 
 _EXPLAIN_AFTER = 0.12  # seconds; pulls cost a backward pass through the small network only
 
@@ -38,13 +39,7 @@ class LiveGate(WorkbenchBase):
         """Ask for the gate's weights of what is typed now; an older question is dropped."""
         if not self.link.ready:
             return
-        self.run_worker(
-            self._route(self.prompt_pane.text),
-            group="route",
-            exclusive=True,
-            exit_on_error=False,
-            description="route",
-        )
+        self.background(partial(self._route, self.prompt_pane.text), "route", "route", exclusive=True)
         self.explain_soon()
 
     async def _route(self, text: str) -> None:
@@ -65,9 +60,7 @@ class LiveGate(WorkbenchBase):
             if not self.prompt_pane.text.strip():
                 self.insight.clear("Type a prompt to see which words move the gate.")
             return
-        self.run_worker(
-            self._explain(self.prompt_pane.text), group="explain", exit_on_error=False, description="explain"
-        )
+        self.background(partial(self._explain, self.prompt_pane.text), "explain", "explain")
 
     async def _explain(self, text: str) -> None:
         live = self.config.live
@@ -137,7 +130,7 @@ class LiveGate(WorkbenchBase):
     def _gate_words(self, routed: Routed | None) -> list[str | Content]:
         if self.opened is None or not self.trained_names:
             return []
-        words: list[str | Content] = [f"gate {self.opened.gate}"]
+        words: list[str | Content] = [f"{'' if self.state.mix.title() == 'gate' else 'gate '}{self.opened.gate}"]
         if routed is None:
             return words
         entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
@@ -160,7 +153,7 @@ class LiveGate(WorkbenchBase):
                 return assemble(
                     f"{state.text}  ", (bar_text(share, 20), "$primary on $foreground 12%"), f" {share:.0%}"
                 )
-            return Content.styled(f"{state.text or 'starting the engine'}\u2026", "dim")
+            return literal(f"{state.text or 'starting the engine'}\u2026", "dim")
         if not self.trained_names:
             return self._untrained_note()
         if not self.prompt_pane.text.strip():

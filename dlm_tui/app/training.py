@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import monotonic
 
 from textual import on
+from textual.widget import Widget
 
 from dlm_tui.app.answering import Answering
 from dlm_tui.app.jobs import JobRecord
@@ -53,7 +55,7 @@ class Training(Answering):
             document=str(self.setup.path), home=str(self.setup.home), base=self.setup.base, adapters=adapters
         )
         self.runs.begin_losses()
-        self.run_worker(self._train(request, title), group="job-train", exit_on_error=False, description="training")
+        self.background(partial(self._train, request, title), "job-train", "training")
 
     async def _train(self, request: TrainJob, title: str) -> None:
         self.remember_current()
@@ -62,6 +64,8 @@ class Training(Answering):
             self.state.trained_sections = [section.section_id for section in self.document.sections]
             self.say(f"Trained: {record.summary}.")
             await self._gate_changed()
+            if self.state.page == "jobs" and self.pane_of(self.focused) != "jobs":
+                self.show_page("answers")
         elif record.state == "failed":
             self.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
         self.refresh_outline()
@@ -73,7 +77,7 @@ class Training(Answering):
         elif not self.link.ready:
             self.say("The gate trains in the engine, which is not ready yet.", warning=True)
         else:
-            self.run_worker(self.retrain_gate(), group="job-train", exit_on_error=False, description="gate training")
+            self.background(self.retrain_gate, "job-train", "gate training")
 
     async def retrain_gate(self) -> JobRecord:
         """Train the gate on the document as it is now and use it at once."""
@@ -165,6 +169,10 @@ class Training(Answering):
         """The status line."""
         raise AssertionError
 
+    def pane_of(self, widget: Widget | None) -> str | None:
+        """The id of the pane a widget is in."""
+        raise AssertionError(widget)
+
     def refresh_outline(self) -> None:
         """The outline."""
         raise AssertionError
@@ -184,7 +192,7 @@ class Training(Answering):
             how = await self.board.cancel(record)
             self.say(f"{record.title}: {how}.")
 
-        self.run_worker(stop(), group="job-cancel", exit_on_error=False, description="cancel job")
+        self.background(stop, "job-cancel", "cancel job")
 
     def ask_cancel_job(self) -> bool:
         """Esc with a job running: the second press within two seconds stops it. False when no job runs."""
@@ -222,13 +230,7 @@ class Training(Answering):
         screen = ReportScreen(title, self.names, self.marks)
         screen.on_line = self.open_line
         await self.app.push_screen(screen)
-        worker = self.run_worker(
-            self._run_report(screen, request),
-            group="report",
-            exclusive=True,
-            exit_on_error=False,
-            description=title,
-        )
+        worker = self.background(partial(self._run_report, screen, request), "report", title, exclusive=True)
         screen.on_closed = worker.cancel
 
     async def _run_report(self, screen: object, request: Evaluate | Drift) -> None:
@@ -264,9 +266,7 @@ class Training(Answering):
 
     def poll_metrics(self) -> None:
         """Read the history in a thread when the database has changed."""
-        self.run_worker(
-            self._read_metrics(), group="metrics", exclusive=True, exit_on_error=False, description="metrics"
-        )
+        self.background(self._read_metrics, "metrics", "metrics", exclusive=True)
 
     async def _read_metrics(self) -> None:
         reader = MetricsReader(self.store)

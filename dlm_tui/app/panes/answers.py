@@ -110,7 +110,7 @@ class AnswersPane(Pane):
         """Whatever is still being written has ended."""
         for card in self.cards:
             if card.busy:
-                card.note(note)
+                card.halt(note)
 
     def flush(self) -> None:
         """Draw, if anybody can see it."""

@@ -12,7 +12,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.engine.protocol import Routed, Scored
 from widgets.line import Line
 from widgets.marks import Mark
-from widgets.plain import assemble
+from widgets.plain import assemble, literal
 from widgets.token_heat import HeatToken, TokenHeat
 from widgets.trajectory import Layer, Trajectory
 
@@ -32,10 +32,10 @@ class InsightPane(Pane):
             yield Line(id="insight-hint")
             yield Line("Which words pull where", classes="heading", id="heat-heading")
             yield TokenHeat(id="pulls")
-            yield Line("How the gate moved while the prompt grew", classes="heading", id="trajectory-heading")
-            yield Trajectory(id="trajectory")
             yield Line("Does it change the answer?", classes="heading", id="effect-heading")
             yield Line(id="effect")
+            yield Line("How the gate moved while the prompt grew", classes="heading", id="trajectory-heading")
+            yield Trajectory(id="trajectory")
 
     def on_mount(self) -> None:
         """Nothing to explain yet."""
@@ -44,7 +44,7 @@ class InsightPane(Pane):
 
     def clear(self, hint: str) -> None:
         """Say why there is nothing to see."""
-        self.query_one("#insight-hint", Line).show(Content.styled(hint, "dim"))
+        self.query_one("#insight-hint", Line).show(literal(hint, "dim"))
         self._toggle("#insight-hint", True)
         for part in (
             "#heat-heading",
@@ -97,7 +97,7 @@ class InsightPane(Pane):
 
     def effect_pending(self, text: str) -> None:
         """The effect size is being worked out, or cannot be."""
-        self.query_one("#effect", Line).show(Content.styled(text, "dim"))
+        self.query_one("#effect", Line).show(literal(text, "dim"))
         self._toggle("#effect", True)
         self._toggle("#effect-heading", True)
 

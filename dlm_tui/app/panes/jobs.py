@@ -58,7 +58,7 @@ class JobsPane(Pane):
             lines.show(Content.styled("Nothing is running. Training and exports appear here with their log.", "dim"))
             self.query_one("#job-log", Line).show("")
             return
-        lines.show(Content("\n").join(job_line(record, max(20, self.size.width - 2)) for record in records[:3]))
+        lines.show(Content("\n").join(job_line(record, max(20, self.content_size.width)) for record in records[:3]))
         scroll = self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
         self.query_one("#job-log", Line).show(literal("\n".join(records[0].log), "dim"))
@@ -75,11 +75,11 @@ class JobsPane(Pane):
 
 
 def job_line(record: JobRecord, width: int) -> Content:
-    """State, title, bar, numbers and time left on one line."""
+    """State and title; for a running job a second line with bar, numbers and time left."""
     lead = (f"{_GLYPHS[record.state]} {record.title}", _STYLES[record.state])
     if record.state != "running":
         return assemble(lead, f"  {record.summary}")
     detail = record.detail()
-    room = width - len(lead[0]) - len(detail) - 4
-    bar = bar_text(record.fraction, min(24, room)) if record.fraction is not None and room >= 6 else ""
-    return assemble(lead, "  ", (bar, "$primary on $foreground 12%"), "  " if bar else "", detail)
+    room = width - len(detail) - 5
+    bar = bar_text(record.fraction, min(40, room)) if record.fraction is not None and room >= 6 else ""
+    return assemble(lead, "\n  ", (bar, "$primary on $foreground 12%"), "  " if bar else "", detail)

@@ -23,7 +23,8 @@ class PromptEditor(TextArea):
         text = line.plain
         if text.isprintable():
             return line
-        line.plain = "".join(char if len(plain(char)) == 1 and char != "\t" else "\u00b7" for char in text)
+        shown = (char if char == "\t" else plain(char) for char in text)
+        line.plain = "".join(char if len(char) == 1 else "\u00b7" for char in shown)
         return line
 
 
@@ -63,8 +64,8 @@ class PromptPane(Pane):
 
     @property
     def text(self) -> str:
-        """What is typed."""
-        return self.editor.text
+        """What is typed, as text that can be encoded."""
+        return self.editor.text.encode("utf-8", "replace").decode()
 
     def set_text(self, text: str) -> None:
         """Replace the prompt; undo brings the old one back."""

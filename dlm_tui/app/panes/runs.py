@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -109,7 +110,7 @@ class RunsPane(Pane):
     async def _draw_history(self, area: ChartArea) -> None:
         from widgets.history_chart import Event, Series
 
-        entropy = await self._chart(area, "entropy-chart", "entropy", None)
+        entropy = await self._chart(area, "entropy-chart", "entropy", math.log(max(2, len(self._names))) * 1.05)
         weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
         points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
         events = [

@@ -36,6 +36,9 @@ class HelpScreen(Dialog[None]):
     def on_resize(self) -> None:
         """Fit the table to the width."""
         super().on_resize()
+        self.call_after_refresh(self._fill)
+
+    def _fill(self) -> None:
         width = min(92, round(self.app.size.width * 0.94)) - 5
         self.query_one("#help", Line).show(help_content(self._remapped, self._config_file, width))
 

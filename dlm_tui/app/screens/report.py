@@ -135,6 +135,7 @@ class ReportScreen(Dialog[None]):
         self._lines = [line for _, line in rows]
         listing = self.query_one("#report-list", OptionList)
         listing.set_options([Option(content) for content, _ in rows])
+        listing.highlighted = 0 if rows else None
         listing.display = bool(rows)
         heading = self.query_one("#report-list-title", Line)
         heading.show(title)

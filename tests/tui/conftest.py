@@ -1,0 +1,171 @@
+"""A workbench on a recorded engine, with everything that moves by itself held still."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+from textual.pilot import Pilot
+
+from dlm_tui.app.app import WorkbenchApp
+from dlm_tui.app.base import Setup
+from dlm_tui.app.config import Config
+from dlm_tui.app.state import StateFile
+from dlm_tui.app.workbench import Workbench
+from dlm_tui.document import load
+from dlm_tui.engine.protocol import ExportJob, TrainJob
+from tests.tui.document import write_document
+from tests.tui.recorded import RecordedEngine, RecordedJob, World
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No blinking, no animation, no running clock; nobody's editor or clipboard."""
+    from textual.widgets import Input, TextArea
+
+    monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
+    monkeypatch.setattr(Input.cursor_blink, "_default", False)
+    monkeypatch.setattr("dlm_tui.app.jobs.monotonic", lambda: 100.0)
+    monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
+    for name in ("VISUAL", "EDITOR", "DISPLAY", "WAYLAND_DISPLAY", "TMUX", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@dataclass
+class Bench:
+    """A running workbench and everything a test may want to touch."""
+
+    app: WorkbenchApp
+    pilot: Pilot[int]
+    world: World
+    engines: list[RecordedEngine]
+    jobs: list[RecordedJob]
+    path: Path
+
+    @property
+    def screen(self) -> Workbench:
+        return self.app.workbench
+
+    async def type(self, text: str) -> None:
+        """Type into whatever has the focus."""
+        names = {" ": "space", "?": "question_mark", ",": "comma", ".": "full_stop", "\n": "enter"}
+        await self.pilot.press(*[names.get(char, char) for char in text])
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def until(self, condition: Callable[[], Any], what: str = "", seconds: float = 10.0) -> None:
+        """Wait for a condition, letting the app work."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not condition():
+            assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}\n{self.text}"
+            await self.pilot.pause(0.005)
+        await self.pilot.pause()
+
+    async def idle(self) -> None:
+        """Until no worker that ends by itself is left."""
+        lasting = {"engine", "watch"}
+        await self.until(
+            lambda: all(worker.is_finished or worker.group in lasting for worker in self.app.workers), "idle"
+        )
+
+    async def leave_prompt(self) -> None:
+        """Where single letters are keys."""
+        self.screen.focus_pane("desk")
+        await self.pilot.pause()
+
+    @property
+    def toasts(self) -> list[str]:
+        """What was said, oldest first."""
+        return [f"{note.title} {note.message}".strip() for note in self.app._notifications]
+
+    @property
+    def text(self) -> str:
+        """The screen as plain text."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
+
+
+Opener = Callable[..., AbstractAsyncContextManager[Bench]]
+
+
+@pytest.fixture
+def workbench(tmp_path: Path) -> Opener:
+    """Open a workbench: `async with workbench(size=(80, 24), trained=True) as bench`."""
+
+    @asynccontextmanager
+    async def opened(
+        *,
+        size: tuple[int, int] = (80, 24),
+        world: World | None = None,
+        trained: bool = True,
+        config: Config | None = None,
+        path: Path | None = None,
+        wait: bool = True,
+        **more: Any,
+    ) -> AsyncIterator[Bench]:
+        path = path or (
+            write_document(tmp_path) if not (tmp_path / "harbour.dlm").exists() else tmp_path / "harbour.dlm"
+        )
+        world = world or World(trained=trained)
+        engines: list[RecordedEngine] = []
+        jobs: list[RecordedJob] = []
+
+        def engine() -> RecordedEngine:
+            engines.append(RecordedEngine(world))
+            return engines[-1]
+
+        async def start(request: TrainJob | ExportJob) -> RecordedJob:
+            jobs.append(RecordedJob(world, request))
+            return jobs[-1]
+
+        setup = Setup(
+            document=load(path),
+            path=path,
+            home=tmp_path / "home",
+            base=None,
+            config=config or Config(),
+            state_file=StateFile(path, tmp_path / "state"),
+            engine_factory=engine,
+            job_starter=start,
+            screenshot_folder=tmp_path,
+        )
+        app = WorkbenchApp(replace(setup, **more))
+        app.animation_level = "none"
+        async with app.run_test(size=size, notifications=True) as pilot:
+            bench = Bench(app, pilot, world, engines, jobs, path)
+            if wait:
+                await bench.until(lambda: app.workbench.link.state.phase in {"ready", "failed"}, "engine ready")
+                await bench.idle()
+            yield bench
+            failures = list(app.workbench.failures)
+        assert failures == []
+
+    return opened
+
+
+class ScreenExtension(SingleFileSnapshotExtension):
+    """One readable text file per screen."""
+
+    _write_mode = WriteMode.TEXT
+    file_extension = "txt"
+
+
+@pytest.fixture
+def screens(snapshot: SnapshotAssertion) -> SnapshotAssertion:
+    """Compare `bench.text` with the stored screen."""
+    return snapshot.use_extension(ScreenExtension)
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)

@@ -1,0 +1,105 @@
+"""Foreign text is shown literally everywhere: no markup, no escapes, no bidi, nothing hidden, no broken columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.cells import cell_len
+
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.moves import Moved
+from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.app.screens.log import LogScreen
+from dlm_tui.app.screens.moved import MovedScreen
+from dlm_tui.engine.protocol import Progress, Routed, TokenPull
+from tests.tui.conftest import Bench, Opener
+from tests.tui.document import HEAD
+
+HOSTILE = "[bold red]x[/] [@click=app.quit]q[/] \x1b[31m\x1b]0;t\x07 \u202egnp\u2066 z\u200bw\ufeff 日本語 e\u0301\u0301\u0301\u0301\u0301 \x9b \ud800"  # noqa: E501
+FORBIDDEN = set("\x1b\x07\x9b\u202e\u2066\u200b\ufeff\r\ud800")
+
+
+def assert_tame(bench: Bench) -> None:
+    width = bench.app.size.width
+    for strip in bench.app.screen._compositor.render_strips():
+        text = "".join(segment.text for segment in strip)
+        assert not FORBIDDEN & set(text), ascii(text)
+        assert cell_len(text) <= width
+        for segment in strip:
+            assert not (segment.style and segment.style.meta.get("@click")), segment
+
+
+async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_path: Path) -> None:
+    body = HOSTILE.replace("\ud800", "").replace("\n", " ")
+    path = tmp_path / "h[bold]\u202ex.dlm"
+    path.write_text(HEAD + f"::instruction#tone::\n{body}\n### Q\n{body}\n### A\n{body}\n", encoding="utf-8")
+    async with workbench(path=path, size=(200, 60)) as bench:
+        screen = bench.screen
+        screen.prompt_pane.set_text(HOSTILE)
+        await bench.idle()
+        pulls = [TokenPull(text=HOSTILE, start=0, end=1, pull={"tone": 1.0})]
+        routed = Routed(prompt="p", weights={"tone": 1.0}, entropy=0, normalised_entropy=0, mode="trained", tokens=1,
+                        pulls=pulls, trajectory=[{"tone": 1.0}] * 3)  # fmt: skip
+        screen.insight.show_route(routed, screen.names, screen.marks, screen.ground)
+        screen.insight.effect_pending(HOSTILE)
+        await screen.answers.begin([HOSTILE, "base"], {})
+        screen.answers.add(HOSTILE, HOSTILE, None)
+        screen.answers.add("base", HOSTILE, 3.0)
+        screen.answers.action_toggle_heat()
+        screen.answers.flush()
+        record = JobRecord("train", HOSTILE)
+        record.take(Progress(stage=HOSTILE, scope=HOSTILE, done=1, total=2, text=HOSTILE))
+        record.log.append(HOSTILE)
+        screen.board.records.appendleft(record)
+        screen.outline.show_error(HOSTILE)
+        screen.document_error = HOSTILE
+        screen.refresh_status()
+        screen.say(HOSTILE, title=HOSTILE)
+        screen.show_page("jobs")
+        await bench.pilot.pause()
+        assert_tame(bench)
+        shown = bench.text
+        assert "[bold red]x[/]" in shown and "[@click=app.quit]" in shown and "‹U+202E›" in shown and "␛" in shown
+        screen.board.records.clear()
+        screen.document_error = None
+
+
+async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        screen = bench.screen
+        text = HOSTILE.replace("\ud800", "")
+        screen.prompt_pane.set_text(text)
+        await bench.idle()
+        screen.state.remember(text, {"tone": 1.0, "knowledge": 0.0, "style": 0.0}, 1)
+        moved = MovedScreen([Moved(HOSTILE, {"tone": 1.0}, {"tone": 0.0})], screen.names, screen.marks)
+        openers = [
+            lambda: bench.app.push_screen(ConfirmScreen(HOSTILE, HOSTILE)),
+            lambda: bench.app.push_screen(LogScreen(HOSTILE, [HOSTILE])),
+            lambda: bench.app.push_screen(moved),
+            screen.action_label,
+            screen.action_history,
+            screen.action_prompt_sets,
+        ]
+        for opener in openers:
+            opener()
+            await bench.until(lambda: bench.app.screen is not screen, "dialog")
+            await bench.pilot.pause()
+            assert_tame(bench)
+            assert "[@click=app.quit]" in bench.text
+            await bench.press("escape")
+            await bench.until(lambda: bench.app.screen is screen, "closed")
+        screen.state.export.mix = "tone:0.5,[bold]:1"
+        screen.state.last_export = text
+        screen.action_export_dialog()
+        await bench.until(lambda: "[bold red]x[/]" in bench.text, "export dialog")
+        assert_tame(bench)
+
+
+async def test_hostile_engine_words(workbench: Opener) -> None:
+    from tests.tui.recorded import World
+
+    world = World()
+    world.fail_open = HOSTILE
+    async with workbench(world=world) as bench:
+        assert_tame(bench)
+        assert "[bold red]x[/]" in bench.text

@@ -1,0 +1,222 @@
+"""The live gate, answers and the desk, by key and by mouse."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlm_tui.engine.protocol import Generate, Route, Score
+from tests.tui.conftest import Opener
+from widgets.mixing_desk import MixingDesk
+
+
+def weights(bench) -> dict[str, float | None]:  # type: ignore[no-untyped-def]
+    return {channel.name: channel.weight for channel in bench.screen.desk.strips.channels}
+
+
+async def test_bars_follow_every_keystroke(workbench: Opener) -> None:
+    async with workbench() as bench:
+        seen = []
+        for text in ("w", "h", "a", "t"):
+            await bench.type(text)
+            await bench.idle()
+            seen.append(tuple(weights(bench).values()))
+        assert len(set(seen)) > 1
+        assert max(weights(bench), key=weights(bench).get) == "knowledge"  # type: ignore[arg-type]
+        assert [r.prompt for r in bench.world.requests if isinstance(r, Route)][-1] == "what"
+        assert "entropy" in bench.text
+
+
+async def test_a_stale_answer_is_dropped(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("please")
+        await bench.idle()
+        shown = bench.screen.routed
+        assert shown is not None and shown.prompt == "please"
+        await bench.screen._route("an older prompt")
+        assert bench.screen.routed is shown
+
+
+async def test_answer_streams_and_is_kept(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        await bench.idle()
+        await bench.press("ctrl+g")
+        await bench.idle()
+        card = bench.screen.answers.current
+        assert card is not None and card.view == "gated" and card.text.endswith("word5 ")
+        assert bench.screen.state.history[0].text == "what is"
+        assert set(bench.screen.state.history[0].weights) == {"knowledge", "tone", "style"}
+
+
+async def test_compare_is_one_request_with_all_views(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await bench.type("what is")
+        await bench.press("ctrl+o")
+        await bench.idle()
+        requests = [r for r in bench.world.requests if isinstance(r, Generate)]
+        assert [view.name for view in requests[-1].views] == ["base", "gated", "knowledge", "tone", "style"]
+        assert all(card.text for card in bench.screen.answers.cards)
+        bench.screen.answers.flush()
+        await bench.pilot.pause()
+        assert "tone word0" in bench.text
+
+
+async def test_escape_stops_an_answer_and_says_so(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        bench.world.hold.clear()
+        await bench.press("ctrl+g")
+        await bench.until(lambda: bench.screen.generating, "generating")
+        await bench.press("escape")
+        bench.world.hold.set()
+        await bench.idle()
+        assert not bench.screen.generating
+        assert any("Stopped the answer" in toast for toast in bench.toasts)
+        assert bench.screen.answers.current is not None and not bench.screen.answers.current.busy
+
+
+async def test_an_empty_prompt_is_not_asked(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("ctrl+g", "ctrl+o")
+        assert not any(isinstance(r, Generate) for r in bench.world.requests)
+        assert any("no prompt" in toast for toast in bench.toasts)
+        assert "every adapter counts the same" in bench.text
+
+
+async def test_solo_mute_pin_by_key(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        await bench.idle()
+        await bench.leave_prompt()
+        await bench.press("down", "s")
+        assert bench.screen.coefficients() == {"knowledge": 0.0, "tone": 1.0, "style": 0.0}
+        await bench.press("ctrl+g")
+        await bench.idle()
+        assert [r for r in bench.world.requests if isinstance(r, Generate)][-1].views[0].kind == "solo"
+        await bench.press("s", "m")
+        assert bench.screen.coefficients()["tone"] == 0.0
+        await bench.press("m", "up", "p")
+        pinned = bench.screen.coefficients()["knowledge"]
+        bench.screen.prompt_pane.set_text("please please")
+        await bench.idle()
+        assert bench.screen.coefficients()["knowledge"] == pinned
+        assert bench.screen.coefficients()["tone"] != 0.0
+        await bench.press("r")
+        assert bench.screen.state.mix.pins == {}
+
+
+async def test_faders_go_from_minus_two_to_two(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what")
+        await bench.idle()
+        await bench.leave_prompt()
+        await bench.press(*["shift+left"] * 9)
+        assert bench.screen.coefficients()["knowledge"] == -2.0
+        assert bench.screen.state.mix.mode == "custom"
+        await bench.press(*["shift+right"] * 12, "left")
+        assert bench.screen.coefficients()["knowledge"] == pytest.approx(1.9)
+        await bench.press("ctrl+g")
+        await bench.idle()
+        view = [r for r in bench.world.requests if isinstance(r, Generate)][-1].views[0]
+        assert view.kind == "custom" and view.mix is not None and view.mix["knowledge"] == pytest.approx(1.9)
+
+
+async def test_modes_by_key(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what")
+        await bench.idle()
+        await bench.leave_prompt()
+        await bench.press("x")
+        assert set(bench.screen.coefficients().values()) == {1 / 3}
+        await bench.press("x")
+        assert bench.screen.state.mix.mode == "custom"
+        await bench.press("x")
+        assert bench.screen.state.mix.mode == "gate"
+
+
+async def test_the_desk_by_mouse(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what")
+        await bench.idle()
+        desk = bench.screen.query_one(MixingDesk)
+        columns = desk._columns(desk.content_size.width)
+        head = desk._head_rows(desk.content_size.width)
+        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 1, head + 2))
+        assert bench.screen.state.mix.solos == ["style"]
+        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 3, head + 1))
+        assert bench.screen.state.mix.mutes == ["tone"]
+        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 5, head))
+        assert list(bench.screen.state.mix.pins) == ["knowledge"]
+        await bench.press("r")
+        await bench.pilot.click(MixingDesk, offset=(columns.fader_at + 16, head + 1))
+        assert bench.screen.coefficients()["tone"] == 2.0
+        await bench.pilot.mouse_down(MixingDesk, offset=(columns.fader_at + 16, head + 1))
+        await bench.pilot.hover(MixingDesk, offset=(columns.fader_at + 4, head + 1))
+        await bench.pilot.mouse_up(MixingDesk, offset=(columns.fader_at + 4, head + 1))
+        assert bench.screen.coefficients()["tone"] == -1.0
+
+
+async def test_sweep_shows_answers_and_divergence(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await bench.type("what")
+        await bench.idle()
+        await bench.leave_prompt()
+        await bench.press("w")
+        await bench.idle()
+        requests = [r for r in bench.world.requests if isinstance(r, Score) and len(r.views) == 9]
+        assert [view.mix["knowledge"] for view in requests[0].views if view.mix] == [
+            -2,
+            -1.5,
+            -1,
+            -0.5,
+            0,
+            0.5,
+            1,
+            1.5,
+            2,
+        ]
+        await bench.until(lambda: "+2.0 word5" in bench.text, "the sweep is written")
+        assert "0.42" in bench.text
+        await bench.press("escape")
+        assert bench.app.screen is bench.screen
+
+
+async def test_insight_only_works_when_it_can_be_seen(workbench: Opener) -> None:
+    from dlm_tui.app.config import Config, Live
+
+    async with workbench(config=Config(live=Live(pause=0.05))) as bench:
+        await bench.type("what tide")
+        await bench.idle()
+        assert not any(isinstance(r, Score) or (isinstance(r, Route) and r.explain) for r in bench.world.requests)
+        await bench.press("f4")
+        await bench.idle()
+        assert any(isinstance(r, Route) and r.explain for r in bench.world.requests)
+        assert "5.1σ above noise" in bench.text
+        assert "Which words pull where" in bench.text
+
+
+async def test_unlike_anything_trained_is_said(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("zzz")
+        await bench.idle()
+        assert "unlike anything trained" in bench.text
+
+
+async def test_heat_columns_and_next_answer(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await bench.type("what")
+        await bench.press("ctrl+o")
+        await bench.idle()
+        bench.screen.focus_pane("answers")
+        await bench.press("h")
+        assert bench.screen.state.heat
+        await bench.press("ctrl+o")
+        await bench.idle()
+        assert [r for r in bench.world.requests if isinstance(r, Generate)][-1].heat
+        await bench.press("c")
+        assert sum(card.display for card in bench.screen.answers.cards) == 1
+        await bench.press("n")
+        shown = [card.view for card in bench.screen.answers.cards if card.display]
+        assert shown == ["gated"]
+        await bench.press("left")
+        assert [card.view for card in bench.screen.answers.cards if card.display] == ["base"]

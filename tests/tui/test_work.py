@@ -1,0 +1,312 @@
+"""Training, jobs, labels, exports, the document, the engine's death: what a person does over a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.engine.protocol import ExportJob, Generate, TrainGate, TrainJob
+from dlm_tui.store import MetricsWriter, Store
+from tests.tui.conftest import Bench, Opener
+from tests.tui.recorded import World
+
+
+def requests(bench: Bench, kind: type) -> list:  # type: ignore[type-arg]
+    return [request for request in bench.world.requests if isinstance(request, kind)]
+
+
+async def test_untrained_document_offers_training_and_trains(workbench: Opener) -> None:
+    async with workbench(trained=False) as bench:
+        assert "Nothing is trained yet" in bench.text and "^t trains 3 adapters" in bench.text
+        await bench.type("what")
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.until(lambda: "25%" in bench.text and "loss 2.000" in bench.text, "progress is shown")
+        bench.world.hold.set()
+        await bench.idle()
+        assert bench.screen.trained_names == ("knowledge", "tone", "style")
+        assert bench.screen.routed is not None and bench.screen.routed.mode == "trained"
+        assert isinstance(bench.jobs[0].request, TrainJob)
+
+
+async def test_training_starts_by_itself_when_asked(workbench: Opener) -> None:
+    world = World(trained=False)
+    world.hold.clear()
+    async with workbench(world=world, train_if_untrained=True, wait=False) as bench:
+        await bench.until(lambda: bench.screen.board.running("train"), "training by itself")
+        assert bench.screen.state.page == "jobs"
+        await bench.until(lambda: "train knowledge" in bench.text, "shown")
+        world.hold.set()
+        await bench.idle()
+        assert bench.screen.state.page == "answers"
+    async with workbench(world=world, train_if_untrained=True) as bench:
+        await bench.idle()
+        assert bench.jobs == []
+
+
+async def test_one_training_at_a_time_and_escape_twice_stops_it(workbench: Opener) -> None:
+    async with workbench() as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.press("ctrl+t")
+        assert len(bench.jobs) == 1
+        await bench.press("escape")
+        assert any("Esc again stops" in toast for toast in bench.toasts)
+        assert bench.screen.board.running("train")
+        await bench.press("escape")
+        await bench.until(lambda: not bench.screen.board.running(), "stopped")
+        assert any("stopped when asked" in toast for toast in bench.toasts)
+        assert bench.screen.board.records[0].state == "cancelled"
+
+
+async def test_cancel_from_the_jobs_pane(workbench: Opener) -> None:
+    async with workbench() as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        bench.screen.go_to("jobs")
+        await bench.pilot.pause()
+        await bench.press("x")
+        await bench.until(lambda: not bench.screen.board.running(), "stopped")
+        assert "what was in force stays" in bench.screen.board.records[0].summary
+        assert "– train 3 adapters" in bench.text
+
+
+async def test_gate_alone_trains_in_the_engine_and_shows_what_moved(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what rim is")
+        await bench.idle()
+        before = dict(bench.screen.weights or {})
+        await bench.press("f5")
+        await bench.idle()
+        assert requests(bench, TrainGate) and bench.jobs == []
+        assert bench.screen.weights != before
+        assert bench.screen.ghost == before
+        assert bench.screen.moved[0].before == before
+        bench.screen.action_moved()
+        await bench.until(lambda: "What the last training moved" in bench.text, "moved screen")
+        assert "what rim is" in bench.text and "→" in bench.text
+
+
+async def test_label_shows_the_diff_writes_it_retrains_and_undoes(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        original = bench.path.read_bytes()
+        await bench.type("please hand me the oar")
+        await bench.idle()
+        await bench.press("ctrl+l")
+        await bench.until(lambda: "Label this prompt" in bench.text, "label screen")
+        assert "+ ::prose#" in bench.text and "+ please hand me the oar" in bench.text
+        await bench.press("home", "down")
+        await bench.press("tab")
+        await bench.type("Here it is")
+        await bench.until(lambda: "+ ::instruction#" in bench.text and "+ Here it is" in bench.text, "diff follows")
+        await bench.press("ctrl+g")
+        await bench.until(lambda: requests(bench, TrainGate), "gate retrained")
+        await bench.idle()
+        added = bench.path.read_bytes()
+        assert added.startswith(original.rstrip(b"\n")) and b"::instruction#tone::" in added[len(original) - 2 :]
+        assert any("→" in toast for toast in bench.toasts)
+        await bench.leave_prompt()
+        await bench.press("u")
+        await bench.idle()
+        assert bench.path.read_bytes() == original
+        assert len(requests(bench, TrainGate)) == 2
+        await bench.press("u")
+        assert any("No label was added" in toast for toast in bench.toasts)
+
+
+async def test_label_from_an_answer(workbench: Opener) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        await bench.type("what is")
+        await bench.press("ctrl+g")
+        await bench.idle()
+        bench.screen.focus_pane("answers")
+        await bench.press("l")
+        await bench.until(lambda: "Label this prompt" in bench.text, "label screen")
+        assert "gated word0" in bench.text
+        await bench.press("escape")
+        assert requests(bench, TrainGate) == []
+
+
+async def test_a_label_never_overwrites_a_newer_save(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.type("please")
+        await bench.press("ctrl+l")
+        await bench.until(lambda: "Label this prompt" in bench.text, "label screen")
+        newer = bench.path.read_text().replace("tide table", "tide chart")
+        bench.path.write_text(newer)
+        await bench.press("ctrl+g")
+        await bench.until(lambda: any("Nothing was added" in toast for toast in bench.toasts), "refused")
+        assert bench.path.read_text() == newer
+
+
+async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.press("f8")
+        await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")
+        assert isinstance(bench.jobs[0].request, ExportJob) and bench.jobs[0].request.target == "peft"
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "Last export" in bench.text, "dialog")
+        assert "vllm serve" in bench.text
+        await bench.press("down", "tab", "down", "down", "tab", "down", "ctrl+g")
+        await bench.until(lambda: len(bench.jobs) == 2, "second export")
+        request = bench.jobs[1].request
+        assert isinstance(request, ExportJob)
+        assert (request.target, request.quant, request.mix) == ("ollama", "bf16", "uniform")
+        await bench.idle()
+        await bench.press("e")
+        await bench.until(lambda: len(bench.jobs) == 3, "third export")
+        again = bench.jobs[2].request
+        assert isinstance(again, ExportJob) and again.target == "ollama"
+        await bench.idle()
+        await bench.press("y")
+        await bench.idle()
+        assert "vllm serve" in bench.app.clipboard
+        assert any("OSC 52" in toast for toast in bench.toasts)
+
+
+async def test_judging_the_gate_opens_sections(
+    workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        await bench.leave_prompt()
+        opened: list[int] = []
+        monkeypatch.setattr(bench.screen, "open_line", opened.append)
+        await bench.press("v")
+        await bench.until(lambda: "92%" in bench.text, "report")
+        await bench.press("down", "enter")
+        await bench.until(lambda: "tone routed to knowledge: 1" in bench.text, "cell")
+        await bench.press("enter")
+        assert opened == [9]
+        await bench.press("escape")
+        await bench.press("d")
+        await bench.until(lambda: "static mean" in bench.text and "0.21" in bench.text, "drift")
+
+
+async def test_saves_are_picked_up_and_broken_ones_keep_the_last_good_state(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        text = bench.path.read_text()
+        bench.path.write_text(text + "::instruction#tone::\n### Q\nA new one?\n\n### A\nYes.\n")
+        await bench.until(lambda: len(bench.screen.document.sections) == 14, "picked up")
+        bench.path.write_text(text.replace("dlm_version: 15", "dlm_version: [", 1))
+        await bench.until(lambda: bench.screen.document_error is not None, "broken")
+        assert len(bench.screen.document.sections) == 14
+        await bench.press("f2", "d")
+        await bench.until(lambda: "last good state" in bench.text, "shown")
+        replacement = bench.path.with_suffix(".new")
+        replacement.write_text(text)
+        replacement.replace(bench.path)
+        await bench.until(lambda: bench.screen.document_error is None, "good again")
+        assert len(bench.screen.document.sections) == 13
+
+
+async def test_engine_death_is_shown_and_the_prompt_stays(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        await bench.idle()
+        before = dict(bench.screen.weights or {})
+        bench.engines[0].die()
+        await bench.until(lambda: len(bench.engines) == 2 and bench.screen.link.ready, "restarted")
+        assert any("SIGKILL" in toast and "your prompt is kept" in toast for toast in bench.toasts)
+        assert bench.screen.prompt_pane.text == "what is"
+        await bench.idle()
+        assert bench.screen.weights == before
+        await bench.press("ctrl+g")
+        await bench.idle()
+        assert requests(bench, Generate)
+
+
+async def test_an_engine_that_keeps_dying_is_not_started_for_ever(workbench: Opener) -> None:
+    async with workbench() as bench:
+        for count in range(3):
+            await bench.until(lambda count=count: len(bench.engines) == count + 1 and bench.screen.link.ready, "up")  # type: ignore[misc]
+            bench.engines[-1].die("SIGSEGV")
+        await bench.until(lambda: bench.screen.link.state.phase == "failed", "given up")
+        assert "3 times in a row" in bench.text
+        await bench.leave_prompt()
+        await bench.press("R")
+        await bench.until(lambda: bench.screen.link.ready, "started by hand")
+
+
+async def test_a_missing_model_is_one_sentence_and_can_be_tried_again(workbench: Opener) -> None:
+    world = World()
+    world.fail_open = "the base smollm2-135m is not here; `hf download HuggingFaceTB/SmolLM2-135M-Instruct` fetches it"
+    async with workbench(world=world) as bench:
+        assert "hf download" in bench.text
+        await bench.type("kept")
+        world.fail_open = None
+        await bench.leave_prompt()
+        await bench.press("R")
+        await bench.until(lambda: bench.screen.link.ready, "opened")
+        assert bench.screen.prompt_pane.text == "kept"
+
+
+async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        store = Store(tmp_path / "home", bench.screen.document.dlm_id)
+        store.create()
+        writer = MetricsWriter(store)
+        for run, (mode, weight) in enumerate([("uniform", 1 / 3), ("trained", 0.5), ("trained", 0.6)], 1):
+            writer.start_run(run, "sft", 42)
+            rest = (1 - weight) / 2
+            writer.record_gate_events(run, [("knowledge", weight, 4), ("tone", rest, 4), ("style", rest, 4)], mode)
+            writer.finish_run(run, "ok")
+        await bench.press("f2", "r")
+        bench.screen.poll_metrics()
+        await bench.until(lambda: "run 3 trained" in bench.text, "summary")
+        await bench.until(lambda: "knowledge 0.60" in bench.text and "mean weights" in bench.text, "charts")
+        assert "entropy" in bench.text
+        assert bench.screen.gate_run == 3
+
+
+async def test_typed_text_survives(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("never lost")
+        await bench.until(lambda: bench.screen.setup.state_file.load().prompt == "never lost", "written while typing")
+    async with workbench() as bench:
+        assert bench.screen.prompt_pane.text == "never lost"
+        await bench.press("ctrl+n")
+        assert bench.screen.prompt_pane.text == ""
+        await bench.press("ctrl+r")
+        await bench.type("lost")
+        await bench.press("enter")
+        assert bench.screen.prompt_pane.text == "never lost"
+
+
+async def test_prompt_sets_are_kept_beside_the_document(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.type("what is")
+        await bench.press("f9")
+        await bench.until(lambda: "Prompt sets" in bench.text, "sets")
+        await bench.press("enter")
+        await bench.until(lambda: "Saved in saved." in bench.text, "saved")
+        file = bench.path.with_name("harbour.prompts.json")
+        assert "what is" in file.read_text()
+        await bench.press("escape", "ctrl+n", "f9")
+        await bench.until(lambda: "Prompt sets" in bench.text, "sets")
+        await bench.press("down", "down", "enter")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "what is", "taken")
+        await bench.press("f9")
+        await bench.until(lambda: "Prompt sets" in bench.text, "sets")
+        await bench.press("down", "down", "delete")
+        await bench.until(lambda: "Removed." in bench.text, "removed")
+        assert file.read_text().strip() == "{}"
+
+
+async def test_quit_asks_once_while_a_job_runs(workbench: Opener) -> None:
+    async with workbench() as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.press("f10")
+        await bench.until(lambda: "Are you sure?" in bench.text, "asked")
+        await bench.press("escape")
+        assert bench.app._exit is False
+        await bench.press("f10")
+        await bench.until(lambda: "Are you sure?" in bench.text, "asked")
+        await bench.pilot.click("#yes")
+        await bench.until(lambda: bench.app._exit, "left")
