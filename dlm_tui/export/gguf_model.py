@@ -20,9 +20,10 @@ from dlm_tui.export.weights import WeightSource, blocks
 def merged_rows(source: WeightSource, name: str, start: int, stop: int, pair: Pair | None) -> Tensor:
     """Rows `start` to `stop` of W + up·down in float32; `pair` has its scale folded into up."""
     rows = source.rows(name, start, stop).float()
-    if pair is not None:
-        rows += pair.up[start:stop] @ pair.down
-    return rows
+    if pair is None:
+        return rows
+    # never in place: the rows may be the loaded model's own
+    return rows + pair.up[start:stop] @ pair.down
 
 
 def _row_blocks(
