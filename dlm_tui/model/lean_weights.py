@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.model.base import Base
+from dlm_tui.model.pages import release_pages
 
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 # rotary tables of these kinds depend only on the position, not on how long the text is
@@ -152,6 +153,7 @@ def _fuse(parts: dict[str, nn.Linear]) -> Fused:
         return Fused(only.weight.detach(), _detached(only.bias), tuple(parts), widths)
     weight = torch.cat([linear.weight.detach() for linear in linears])
     for linear, view in zip(linears, weight.split(list(widths)), strict=True):
+        release_pages(linear.weight)
         linear.weight.data = view
     biases = [_detached(linear.bias) for linear in linears]
     bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None

@@ -52,7 +52,8 @@ def activate(model: Any, mix: Mapping[str, float]) -> None:
 
 def xlora(adapters: Mapping[str, Adapter]) -> Any:
     """PEFT's X-LoRA over the same adapters, its classifier as small as it gets."""
-    paths = {name: str(path) for name, path in folders(adapters).items()}
+    # it loads its adapters under the names "0", "1", … whatever they are called, and then looks for those given
+    paths = {str(number): str(path) for number, path in enumerate(folders(adapters).values())}
     config = XLoraConfig(task_type="CAUSAL_LM", hidden_size=smol_base().hidden_size, xlora_depth=1, adapters=paths)
     model = plain_copy()
     model.config.use_cache = False

@@ -1,4 +1,4 @@
-"""All benchmarks, as JSON and as a table: `python -m tests.benchmarks.run --out bench.json [--quick] [--only TOPIC]`."""
+"""All benchmarks, as JSON and a table: `python -m tests.benchmarks.run --out bench.json [--quick] [--only TOPIC]`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,28 @@
+"""Giving memory-mapped pages back to the system once their content has been copied."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import sys
+
+from torch import Tensor
+
+_MADV_PAGEOUT = 21
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Let the system drop the pages under `tensor`, which stays valid: what is read again comes from the file.
+
+    Weight files are mapped as a whole, so a weight that is no longer used would otherwise stay resident as long as any
+    other weight of its file is. Only whole pages inside the tensor are named; elsewhere than on Linux nothing happens.
+    """
+    if not sys.platform.startswith("linux") or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.numel() * tensor.element_size()) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
