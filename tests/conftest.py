@@ -13,6 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo import Demo, shared_folder, trained_demo
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The trained demo document; read only."""
+    return trained_demo(shared_folder(tmp_path_factory))
+
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

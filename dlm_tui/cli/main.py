@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"dlm_tui.cli.{command}")
     module.add_arguments(parser)
     try:
-        args = parser.parse_args(arguments)
+        args = parser.parse_intermixed_args(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     return _run(module.run, args)

@@ -49,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def stream(event: Any) -> None:
-        if not args.json and getattr(event, "text_delta", ""):
-            sys.stdout.write(event.text_delta)
+        piece = getattr(event, "text_delta", "")
+        if piece and not args.json:
+            sys.stdout.write(piece)
             sys.stdout.flush()
 
     tokens = session.base.chat(prompt, session.document.system_prompt)

@@ -153,7 +153,13 @@ class Handlers:
             completion = list(session.base.tokenizer(request.completion, add_special_tokens=False)["input_ids"])
         scores = yield from _relay(
             score_views(
-                session.model, prompt, mixes, completion, nulls=request.nulls, seed=session.document.training.seed
+                session.model,
+                prompt,
+                mixes,
+                completion,
+                nulls=request.nulls,
+                seed=session.document.training.seed,
+                null_views={view.name: view.seed for view in request.views if view.kind == "null"},
             )
         )
         return p.Scored(

@@ -62,7 +62,7 @@ class Score(Message, tag="score"):
     prompt: str
     views: list[View]
     completion: str | None = None
-    nulls: int = 8
+    nulls: int = 16
 
 
 class TrainGate(Message, tag="train_gate"):

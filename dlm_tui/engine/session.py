@@ -96,7 +96,8 @@ class Session:
         names = self.model.names
         live = {name: weights[name] for name in names if name in weights} if weights else None
         static = {name: weight for name, weight in self.static.items() if name in names}
-        return resolve_view(view, names, live, static)
+        mix: dict[str, float] = resolve_view(view, names, live, static)
+        return mix
 
     def _load_adapters(self) -> Generator[Progress, None, None]:
         names = self.document.adapter_names or ("default",)

@@ -9,11 +9,11 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import set_seed
 
-from dlm_tui.document import Document
+from dlm_tui.document import AdapterSettings, Document
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_preferences, run_sft
 from dlm_tui.training.rows import AdapterRows
-from dlm_tui.training.settings import AdapterSettings, preference_phase, sft_phase, target_modules
+from dlm_tui.training.settings import preference_phase, sft_phase, target_modules
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base

@@ -64,7 +64,8 @@ class _Watch(TrainerCallback):
     def __init__(self, phase: str, on_step: OnStep):
         self.phase, self.on_step = phase, on_step
         self.tokens, self.since = 0, time.monotonic()
-        self.steps, self.last_loss, self.val_loss = 0, math.nan, None
+        self.steps, self.last_loss = 0, math.nan
+        self.val_loss: float | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}

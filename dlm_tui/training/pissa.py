@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import set_seed
 
-from dlm_tui.document import Document
+from dlm_tui.document import AdapterSettings, Document
 from dlm_tui.errors import UsageError
 from dlm_tui.model.modulated_calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated_convert import save_peft
 from dlm_tui.training.finetune import finite_tensors
 from dlm_tui.training.phases import Finetuned, OnStep, run_preferences, run_sft
 from dlm_tui.training.rows import AdapterRows, filler_id, pad
-from dlm_tui.training.settings import AdapterSettings, preference_phase, sft_phase, target_modules
+from dlm_tui.training.settings import preference_phase, sft_phase, target_modules
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -88,7 +88,7 @@ def finetune_pissa(
     finally:
         base.model.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="dlm-tui-pissa-") as folder:
-        save_peft(pissa, Path(folder), base.identity.id)
+        save_peft(pissa, Path(folder), base.identity.id, extra={"dlm_parameterization": "pissa"})
         result.tensors = finite_tensors(load_file(Path(folder) / "adapter_model.safetensors"))
         result.config = json.loads((Path(folder) / "adapter_config.json").read_text())
     return result

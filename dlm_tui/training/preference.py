@@ -62,11 +62,13 @@ class PreferenceTrainer(Trainer):
         self._method, self._beta, self._alpha, self._loss_type = method, beta, alpha, loss_type
         self._reference = reference
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **more: Any
+    ) -> Any:
         """The preference loss of one batch, in nats."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
+        features = dict(inputs)
+        labels = features.pop("labels")
+        outputs = model(**features)
         sums, lengths = answer_logprobs(outputs.logits, labels)
         chosen, rejected = sums.chunk(2)
         if self._method == "orpo":
@@ -74,7 +76,7 @@ class PreferenceTrainer(Trainer):
             loss = orpo_loss(chosen / chosen_length, rejected / rejected_length, alpha=self._alpha)
         else:
             with torch.no_grad(), self._reference():
-                reference_sums, _ = answer_logprobs(model(**inputs).logits, labels)
+                reference_sums = answer_logprobs(model(**features).logits, labels)[0]
             ref_chosen, ref_rejected = reference_sums.chunk(2)
             loss = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=self._beta, loss_type=self._loss_type)
         return (loss, outputs) if return_outputs else loss

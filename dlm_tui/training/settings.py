@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from dlm_tui.document import Document
+from dlm_tui.document import AdapterSettings, Document
 from dlm_tui.errors import DlmTuiError
 
 # Optimiser of the schema -> (Trainer's name, package it needs).
@@ -23,17 +24,6 @@ _OPTIMISERS = {
     "galore_adamw_8bit": ("galore_adamw_8bit", "galore_torch"),
 }
 _AUTO_MICRO_BATCH = 4
-
-
-class AdapterSettings(Protocol):
-    """The keys a named adapter has, or the flat ones."""
-
-    adapter: str
-    lora_r: int
-    lora_alpha: int
-    lora_dropout: float
-    target_modules: str | list[str]
-    learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +128,7 @@ def unused_settings(document: Document) -> list[str]:
     return notes
 
 
-def target_modules(settings: AdapterSettings, defaults: list[str]) -> list[str]:
+def target_modules(settings: AdapterSettings, defaults: Sequence[str]) -> list[str]:
     """Names of the layers to adapt: the document's list when it gives one, else the base's own."""
     if settings.target_modules == "auto":
         return sorted(defaults)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,21 +10,15 @@ from dlm_tui.cli.main import main
 from dlm_tui.engine.session import Session
 from dlm_tui.model import drain
 from dlm_tui.scoring import score_views
-from tests.trained_demo import trained_demo
+from tests.demo import Demo
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trained-demo")]
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return trained_demo(tmp_path_factory)
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
 
 def test_trained_adapters_are_five_sigmas_above_noise_on_their_own_sections(
-    demo: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    demo: Demo, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document, home = demo
-    assert main(["score", str(document), "--suite", "--json", "--home", str(home)]) == 0
+    assert main(["score", str(demo.document), "--suite", "--json", "--home", str(demo.home)]) == 0
     adapters = json.loads(capsys.readouterr().out)["adapters"]
     assert set(adapters) == {"knowledge", "tone", "style"}
     for name, groups in adapters.items():
@@ -34,8 +27,8 @@ def test_trained_adapters_are_five_sigmas_above_noise_on_their_own_sections(
 
 
 @pytest.mark.parametrize("prompt", ["Who built the old bridge?", "I am so tired after this long day."])
-def test_null_adapters_lie_within_three_sigmas(demo: tuple[Path, Path], prompt: str) -> None:
-    session = drain(Session.open(*demo))
+def test_null_adapters_lie_within_three_sigmas(demo: Demo, prompt: str) -> None:
+    session = drain(Session.open(demo.document, demo.home))
     ids = session.base.chat(prompt, session.document.system_prompt)
     views = {f"null {seed}": seed for seed in range(100)}
     scores = drain(score_views(session.model, ids, {}, null_views=views, seed=session.document.training.seed))
