@@ -47,6 +47,7 @@ FAMILIES = {
     "mistral": Family("llama", interleaved=True),
     "qwen2": Family("qwen2", interleaved=False),
     "qwen3": Family("qwen3", interleaved=False),
+    "smollm3": Family("smollm3", interleaved=True),
 }
 
 

@@ -36,6 +36,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral, short window": ("mistral", {"sliding_window": 64}),
     "qwen2": ("qwen2", {"vocab_size": 400}),
+    "smollm3, every fourth layer without rotation": ("smollm3", {"num_hidden_layers": 5}),
     "qwen3": ("qwen3", {"vocab_size": 401, "tie_word_embeddings": False}),
 }
 
@@ -182,6 +183,18 @@ def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any],
         read_architecture(config)
     assert "peft, vllm and merged" in str(caught.value)
     assert architectures.FAMILIES["llama"].gguf == "llama"
+
+
+def test_adapters_that_the_runtime_would_ignore_or_confuse_are_refused() -> None:
+    config = {**AutoConfig.for_model("llama", hidden_size=32, num_attention_heads=4).to_dict()}
+    pair = Pair(torch.ones(1, 32), torch.ones(32, 1))
+    for module in ("model.norm", "model.layers.0.input_layernorm", "model.embed_tokens", "visual.proj"):
+        with pytest.raises(ExportRefused, match=r"ignored by llama\.cpp"):
+            gguf_adapter.plan_adapter({module: pair}, read_architecture(config))
+    with pytest.raises(ExportRefused, match="tied embedding"):
+        gguf_adapter.plan_adapter({"lm_head": pair}, read_architecture({**config, "tie_word_embeddings": True}))
+    names = [t.name for t in gguf_adapter.plan_adapter({"lm_head": pair}, read_architecture(config))]
+    assert names == ["output.weight.lora_a", "output.weight.lora_b"]
 
 
 def test_other_architectures_are_refused_before_anything_is_written(tmp_path: Path) -> None:

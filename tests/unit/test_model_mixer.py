@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.errors import UsageError
-from dlm_tui.model.adapters import Adapter
+from dlm_tui.model.adapters import Adapter, load_peft_adapter, save_peft_adapter
 from dlm_tui.model.base import Base
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.mixer import Mixer
@@ -176,3 +176,15 @@ def test_stacks_fold_the_scales_in(base: Base, adapters: dict[str, Adapter]) -> 
         x_pair.up @ x_pair.down * x_pair.scale + z_pair.up @ z_pair.down * z_pair.scale,
     )
     assert mixer.layouts[stack.layout].tolist() == [0] * 4 + [2] * 7
+
+
+def test_a_loaded_adapter_survives_giving_its_pages_back(
+    base: Base, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    save_peft_adapter(adapters["x"], tmp_path / "x", "test/llama")
+    loaded = load_peft_adapter(tmp_path / "x", "x", base)
+    MixedModel(base, {"x": loaded})
+    (tmp_path / "x" / "adapter_model.safetensors").unlink()
+    for module, pair in adapters["x"].modules.items():
+        assert torch.equal(loaded.modules[module].down, pair.down)
+        assert torch.equal(loaded.modules[module].up, pair.up)

@@ -1,0 +1,161 @@
+"""The parts of the screen that need no screen: mix, layout, state, configuration, jobs, editor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_tui.app.config import ConfigError, load_config, parse_config
+from dlm_tui.app.editor import editor_command
+from dlm_tui.app.jobs import JobRecord, time_text
+from dlm_tui.app.keys import display
+from dlm_tui.app.layout import PANES, arrange, size_class
+from dlm_tui.app.mix import MixState
+from dlm_tui.app.state import PromptSets, State, StateFile, note_recent, recent_documents
+from dlm_tui.engine.protocol import Failed, JobDone, Progress, Stopped
+from dlm_tui.model.views import resolve_view
+
+NAMES = ("a", "b", "c")
+WEIGHTS = {"a": 0.7, "b": 0.2, "c": 0.1}
+PRESSES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["solo", "mute", "pin"]), st.sampled_from(NAMES)),
+        st.tuples(st.just("fader"), st.sampled_from(NAMES), st.floats(-3, 3)),
+        st.tuples(st.just("mode"), st.sampled_from(["gate", "uniform", "custom"])),
+    ),
+    max_size=12,
+)
+
+
+@given(PRESSES)
+def test_the_view_asks_for_what_the_desk_shows(presses: list[tuple]) -> None:  # type: ignore[type-arg]
+    mix = MixState()
+    for press in presses:
+        if press[0] == "fader":
+            mix.move_fader(press[1], press[2], NAMES, WEIGHTS)
+        elif press[0] == "mode":
+            mix.set_mode(press[1], NAMES, WEIGHTS)
+        else:
+            mix.toggle(press[1], press[0], mix.coefficients(NAMES, WEIGHTS)[press[1]])
+    shown = mix.coefficients(NAMES, WEIGHTS)
+    asked = resolve_view(mix.view(NAMES, WEIGHTS), NAMES, WEIGHTS)
+    assert {name: asked.get(name, 0.0) for name in NAMES} == pytest.approx(shown)
+    assert all(-2.0 <= value <= 2.0 for value in shown.values())
+
+
+def test_a_pin_holds_while_the_gate_moves() -> None:
+    mix = MixState()
+    mix.toggle("a", "pin", 0.7)
+    assert mix.coefficients(NAMES, {"a": 0.1, "b": 0.8, "c": 0.1}) == {"a": 0.7, "b": 0.8, "c": 0.1}
+    mix.keep_only(["b", "c"])
+    assert mix.pins == {}
+
+
+@given(st.integers(20, 400), st.integers(8, 120), st.sampled_from([*PANES, "?"]), st.sampled_from([None, *PANES]))
+def test_every_arrangement_is_usable(width: int, height: int, page: str, zoom: str | None) -> None:
+    here = arrange(width, height, page, zoom)
+    assert here.page in here.tabs
+    if zoom:
+        assert here.visible == {zoom}
+    else:
+        assert {"prompt", "desk"} <= here.visible and here.page in here.visible
+        # Every pane is on the screen or one tab away.
+        assert set(PANES) == here.visible | set(here.tabs)
+
+
+def test_breakpoints() -> None:
+    sizes = [(60, 18), (79, 24), (80, 24), (119, 40), (120, 40), (200, 60), (200, 20)]
+    assert [size_class(*size) for size in sizes] == ["narrow", "narrow", "normal", "normal", "wide", "ultra", "narrow"]
+
+
+def test_state_survives_and_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "x.dlm", tmp_path / "state")
+    state = State(prompt="hello \u202e", theme="dlm-light")
+    state.remember("hello", {"a": 1.0}, 3)
+    state.remember("other", {"a": 0.5}, 3)
+    state.remember("hello", {"a": 0.2}, 4)
+    file.write(file.encode(state))
+    back = file.load()
+    assert back == state and [entry.text for entry in back.history] == ["hello", "other"]
+    file.path.write_text("{ broken")
+    assert file.load() == State() and file.path.with_suffix(".damaged.json").exists()
+
+
+def test_recent_documents(tmp_path: Path) -> None:
+    for name in ("a.dlm", "b.dlm"):
+        (tmp_path / name).touch()
+        note_recent(tmp_path / name, tmp_path / "state")
+    note_recent(tmp_path / "a.dlm", tmp_path / "state")
+    (tmp_path / "b.dlm").unlink()
+    assert recent_documents(tmp_path / "state") == [tmp_path / "a.dlm"]
+    assert recent_documents(tmp_path / "nowhere") == []
+
+
+def test_prompt_sets_file(tmp_path: Path) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    assert sets.load() == {}
+    sets.save({"mine": ["p"]})
+    assert sets.load() == {"mine": ["p"]} and sets.path.name == "x.prompts.json"
+    sets.path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"x\.prompts\.json"):
+        sets.load()
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ({"generate": {"max_tokens": 0}}, "generate.max_tokens"),
+        ({"generate": {"max_token": 3}}, "generate"),
+        ({"theme": 3}, "theme"),
+        ({"look": {"palette": ["#12"]}}, "look.palette"),
+        ({"keys": {"no.such": "a"}}, "keys.no.such"),
+        ({"keys": {"prompt.answer": ""}}, "keys.prompt.answer"),
+        ({"keys": {"prompt.answer": "ctrl+o"}}, "keys.prompt.answer"),
+    ],
+)
+def test_a_wrong_configuration_names_the_key(data: dict, names: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data, "config.toml")
+    assert str(caught.value).startswith(f"config.toml: {names}")
+    assert caught.value.exit_code == 2
+
+
+def test_broken_toml_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert load_config(path).generate.max_tokens == 128
+    path.write_text("theme = \nx = 1\n")
+    with pytest.raises(ConfigError, match=r"config\.toml.*line 1"):
+        load_config(path)
+
+
+def test_job_records_say_how_it_went() -> None:
+    record = JobRecord("train", "train")
+    record.take(Progress(stage="sft", scope="tone", done=5, total=10, loss=1.5, eta=75.0))
+    assert record.fraction == 0.5 and record.detail() == "sft tone · 50% · loss 1.500 · 75 s left"
+    record.take(Stopped(reason="cancelled"))
+    assert record.state == "cancelled" and "what was in force stays" in record.summary
+    other = JobRecord("export", "export")
+    other.take(Failed(kind="X", text="disk full"))
+    assert (other.state, other.summary) == ("failed", "disk full")
+    done = JobRecord("export", "export")
+    done.take(JobDone(result={"folder": "f"}))
+    assert done.state == "done" and done.result == {"folder": "f"}
+    assert [time_text(s) for s in (0.4, 12, 150, 7300)] == ["0.4 s", "12 s", "2 min 30 s", "2 h 01 min"]
+
+
+def test_editor_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("/d/x.dlm")
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "nano -w")
+    assert editor_command("", path, 7) == ["nano", "-w", "+7", "/d/x.dlm"]
+    assert editor_command("code", path, 7) == ["code", "--wait", "--goto", "/d/x.dlm:7"]
+    assert editor_command("ed {file} {line}", path, 7) == ["ed", "/d/x.dlm", "7"]
+    assert editor_command("hx", path, 7) == ["hx", "/d/x.dlm:7"]
+    assert editor_command("gedit", path, 7) == ["gedit", "/d/x.dlm"]
+
+
+def test_keys_are_shown_as_people_write_them() -> None:
+    assert [display(key) for key in ("ctrl+g", "f8", "alt+left", "slash", "E")] == ["^g", "F8", "alt+←", "/", "E"]
