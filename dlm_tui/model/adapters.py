@@ -141,8 +141,8 @@ def save_peft_adapter(
     for module, pair in adapter.modules.items():
         if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
             raise AdapterError(f"adapter {adapter.name} has weights that are not finite in {module}")
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.down.detach().cpu().contiguous()
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.up.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.down.detach().cpu().clone()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.up.detach().cpu().clone()
         alphas[module] = _whole(pair.scale * pair.rank)
     ranks = {module: pair.rank for module, pair in adapter.modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]

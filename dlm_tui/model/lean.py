@@ -19,6 +19,7 @@ from dlm_tui.model.lean_cache import LeanCache, Plan
 from dlm_tui.model.lean_weights import Fused, LeanLayer, LeanWeights
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.pages import release_pages
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,10 @@ class LeanBackbone:
                 column += pair.rank
             row += width
         down = torch.cat([pair.down.detach().float() for pair in pairs])
+        for pair in pairs:
+            # the adapter file's pages are not needed again until the next swap
+            release_pages(pair.down)
+            release_pages(pair.up)
         columns = [number for part in members for number, pair in part for _ in range(pair.rank)]
         device, dtype = self.weights.device, self.weights.dtype
         return Addition(down.to(device, dtype), up.to(device, dtype), self.mixer.layout(columns))

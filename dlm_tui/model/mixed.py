@@ -84,19 +84,19 @@ class MixedModel:
         yield self._backbone(self.mixer.extended(extra))
 
     def _build(self) -> None:
-        adapters = tuple(self._adapters.values())
-        self.mixer = Mixer(adapters, self.base.device, self.base.dtype, names=self.names)
-        self.reference = ReferenceBackbone(self.base, self.mixer)
+        device, dtype = self.base.device, self.base.dtype
+        self.mixer = Mixer(tuple(self._adapters.values()), device, dtype, names=self.names)
         self.backbone: Backbone = self._backbone(self.mixer)
-        self.generation: Backbone = self._generation(adapters)
+        self.reference = ReferenceBackbone(self.base, self.mixer)
+        self.generation: Backbone = self._generation()
 
     def _backbone(self, mixer: Mixer) -> Backbone:
         return fastest(self.base, mixer) if self._fast else ReferenceBackbone(self.base, mixer)
 
-    def _generation(self, adapters: Sequence[Adapter]) -> Backbone:
+    def _generation(self) -> Backbone:
         if not (self._half and isinstance(self.backbone, LeanBackbone) and self.base.dtype == torch.float32):
             return self.backbone
         if self._half_weights is None:
             self._half_weights = self.backbone.weights.converted(torch.bfloat16)
-        mixer = Mixer(adapters, self.base.device, torch.bfloat16, names=self.names)
+        mixer = Mixer(self.mixer.adapters, self.base.device, torch.bfloat16, names=self.names)
         return LeanBackbone(self.base, self._half_weights, mixer)
