@@ -32,9 +32,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to mark at `x`, such as a run whose gate diverged."""
+    """Something to mark at (x, y), such as a run whose gate diverged."""
 
     x: float
+    y: float
     glyph: str
     color: str
 
@@ -147,7 +148,7 @@ class HistoryChart(Vertical):
             legend.append((f"{series.glyph} {series.label} {points[-1][1]:.2f}{series.unit}".strip(), series.color))
         lower, upper = self._limits
         for event in self._events:
-            plot.scatter([event.x], [lower or 0.0], marker=event.glyph, marker_style=rich_color(event.color))
+            plot.scatter([event.x], [event.y], marker=event.glyph, marker_style=rich_color(event.color))
         if xs:
             low, high = min(xs), max(xs)
             plot.set_xlimits(low - 0.5, high + 0.5) if high - low < 1 else plot.set_xlimits(low, high)

@@ -42,7 +42,7 @@ class Trajectory(Widget):
         base = self.rich_style
         if not self.steps or not self.bands or not width:
             return Strip.blank(width, base)
-        columns = min(width, max(len(self.steps), 1) * max(1, min(3, width // len(self.steps))))
+        columns = min(width, max(len(self.steps), 1) * max(1, min(8, width // len(self.steps))))
         level = 1.0 - (y + 0.5) / height
         segments: list[Segment] = []
         for column in range(columns):

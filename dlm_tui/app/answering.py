@@ -122,14 +122,12 @@ class Answering(LiveGate):
 
     def show_answers_hint(self) -> None:
         """What the empty answers pane says."""
+        one, all_views = self.key("prompt.answer"), self.key("prompt.compare")
         if not self.trained_names:
-            self.answers.hint(
-                Content.styled("After training, ^g answers and ^o compares base, gate and adapters.", "dim")
-            )
+            hint = f"After training, {one} answers and {all_views} compares base, gate and adapters."
         else:
-            self.answers.hint(
-                Content.styled("^g answers with the mix above. ^o compares base, gate and every adapter.", "dim")
-            )
+            hint = f"{one} answers with the mix above. {all_views} compares base, gate and every adapter."
+        self.answers.hint(Content.styled(hint, "dim"))
 
     # ---- sweep -----------------------------------------------------------------------------------------------------
 

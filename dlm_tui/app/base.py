@@ -16,6 +16,7 @@ from textual.worker import Worker
 from dlm_tui.app.config import Config
 from dlm_tui.app.engine_link import EngineLink
 from dlm_tui.app.jobs import JobBoard, JobStarter
+from dlm_tui.app.keys import BY_ID, display, keys_of
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.app.panes.insight import InsightPane
@@ -140,6 +141,10 @@ class WorkbenchBase(Screen[None]):
         return self.query_one(OutlinePane)
 
     # ---- helpers ---------------------------------------------------------------------------------------------------
+
+    def key(self, key_id: str) -> str:
+        """The key in force for a binding, as it is shown."""
+        return display(keys_of(BY_ID[key_id], self.config.keys)[0])
 
     def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
         """A toast; foreign text in it is shown literally."""

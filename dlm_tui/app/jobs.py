@@ -37,7 +37,7 @@ class JobRecord:
     kind: Kind
     title: str
     state: JobState = "running"
-    started: float = field(default_factory=monotonic)
+    started: float = field(default_factory=lambda: monotonic())
     ended: float | None = None
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))

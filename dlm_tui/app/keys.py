@@ -101,7 +101,7 @@ KEYS: tuple[Key, ...] = (
     Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
         "View", "runs", footer=0),
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0),
-    Key("engine.restart", "R", "restart_engine", "Restart engine", "Start the engine again after it failed",
+    Key("engine.restart", "f12,R", "restart_engine", "Restart engine", "Start the engine again after it failed",
         "Program"),
     Key("app.cancel", "escape", "cancel", "", "Stop what is running and say so; else leave the prompt", "Program"),
     Key("app.palette", "ctrl+p", "command_palette", "Commands", "Search all commands", "Program", footer=11),

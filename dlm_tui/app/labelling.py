@@ -70,7 +70,9 @@ class Labelling(Viewing):
             self.say(str(error), error=True, title="Nothing was added")
             return
         self._labels.append(result)
-        self.say(f"Added a section for {label.adapter} at line {result.line}; u takes it back.")
+        self.say(
+            f"Added a section for {label.adapter} at line {result.line}; {self.key('prompt.undo_label')} takes it back."
+        )
         await self._after_edit(f"labelled as {label.adapter}")
 
     def action_undo_label(self) -> None:
@@ -141,7 +143,7 @@ class Labelling(Viewing):
             self.say("An export is already running; it is in the jobs pane.", warning=True)
             return
         if not self.trained_names:
-            self.say("There is nothing to export yet: ^t trains the adapters.", warning=True)
+            self.say(f"There is nothing to export yet: {self.key('train.all')} trains the adapters.", warning=True)
             return
         request = ExportJob(
             document=str(self.setup.path),
@@ -163,7 +165,7 @@ class Labelling(Viewing):
             self.state.last_export = command or folder
             record.summary = f"{record.summary} \u00b7 {folder}"
             self.save_soon()
-            self.say(f"{folder}\n{command}".strip(), title="Exported; y copies the command")
+            self.say(f"{folder}\n{command}".strip(), title=f"Exported; {self.key('view.copy')} copies the command")
             self.draw_jobs_if_dirty()
         elif record.state == "failed":
             self.say(record.summary, error=True, title="Nothing was exported")

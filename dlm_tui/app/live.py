@@ -143,7 +143,11 @@ class LiveGate(WorkbenchBase):
     def _desk_note(self, gate: str, reason: str) -> Content:
         state = self.link.state
         if state.phase == "failed":
-            return assemble(("\u2717 ", "bold $error"), state.text, ("  R starts the engine again", "dim"))
+            return assemble(
+                ("\u2717 ", "bold $error"),
+                state.text,
+                (f"  {self.key('engine.restart')} starts the engine again", "dim"),
+            )
         if state.phase == "restarting":
             return assemble(("\u21bb ", "bold $warning"), state.text)
         if state.phase in {"starting", "loading"}:
@@ -168,7 +172,9 @@ class LiveGate(WorkbenchBase):
             return assemble(("training: ", "bold"), record.detail())
         count = len(self.names)
         what = f"{count} adapters and the gate" if count > 1 else "the adapter"
-        return assemble(("Nothing is trained yet. ", "bold"), f"^t trains {what} in the background.")
+        return assemble(
+            ("Nothing is trained yet. ", "bold"), f"{self.key('train.all')} trains {what} in the background."
+        )
 
     @on(MixingDesk.FaderMoved)
     def _fader_moved(self, event: MixingDesk.FaderMoved) -> None:

@@ -18,11 +18,11 @@ from dlm_tui.errors import DlmTuiError
 HOST = "127.0.0.1"
 
 
-class LocalServer(Server):
-    """textual-serve with our page, which asks no other host for anything, and refuses requests that name another host."""
+class LocalServer(Server):  # type: ignore[misc]
+    """textual-serve with our page, which asks no other host for anything; requests that name one are refused."""
 
     async def _make_app(self) -> web.Application:
-        app = await super()._make_app()
+        app: web.Application = await super()._make_app()
         app.middlewares.append(_only_local)
         return app
 

@@ -223,7 +223,7 @@ class Training(Answering):
             self.say("This needs the engine, which is not ready yet.", warning=True)
             return
         if len(self.trained_names) < 2:
-            self.say("This needs a trained gate: ^t trains it.", warning=True)
+            self.say(f"This needs a trained gate: {self.key('train.all')} trains it.", warning=True)
             return
         from dlm_tui.app.screens.report import ReportScreen
 

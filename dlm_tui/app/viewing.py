@@ -55,28 +55,36 @@ class Viewing(Training):
             self.jobs_pane.show(list(self.board.records))
 
     def _arrange_columns(self, here: Arrangement) -> None:
-        centre_panes, side_panes = {"prompt", "desk", "answers"}, {"insight", "runs", "jobs", "outline"}
+        stacked, zoomed, ultra = here.size in {"narrow", "normal"}, here.zoom is not None, here.size == "ultra"
         centre, side = self.query_one("#centre"), self.query_one("#side")
-        stacked = here.size in {"narrow", "normal"}
-        centre.display = bool(here.visible & centre_panes)
-        side_shown = bool(here.visible & (side_panes - ({"outline"} if here.size == "ultra" else set())))
-        side.display = side_shown
-        self.query_one("#tabs-top").display = stacked and here.zoom is None
-        self.query_one("#tabs-side").display = not stacked and here.zoom is None
-        self.query_one("#split-width").display = not stacked and here.zoom is None
-        self.query_one("#split-height").display = not stacked and here.zoom is None
-        centre.set_class(stacked and "answers" not in here.visible and here.zoom is None, "-compact")
+        outline_shown = "outline" in here.visible
+        centre.display = bool(here.visible & {"prompt", "desk", "answers"})
+        side.display = bool(here.visible & {"insight", "runs", "jobs"})
+        self.query_one("#outline-column").display = outline_shown
+        for tabs, shown in (
+            ("#tabs-top", stacked),
+            ("#tabs-side", here.size == "wide"),
+            ("#tabs-outline", here.size == "wide"),
+            ("#tabs-lower", ultra),
+            ("#split-width", not stacked),
+            ("#split-height", not stacked),
+        ):
+            self.query_one(tabs).display = shown and not zoomed
+        centre.set_class(stacked and "answers" not in here.visible and not zoomed, "-compact")
 
     def _apply_sizes(self, here: Arrangement) -> None:
-        prompt, side, sizes = self.query_one("#prompt"), self.query_one("#side"), self.state.sizes
-        usual = {"narrow": 4, "normal": 5, "wide": 8, "ultra": 11}[here.size]
+        prompt, sizes, width = self.query_one("#prompt"), self.state.sizes, self.app.size.width
+        usual = {"narrow": 4, "normal": 5, "wide": 7, "ultra": 9}[here.size]
         height = max(3, min(self.app.size.height - 12, usual + sizes.height))
         prompt.styles.height = "1fr" if here.zoom == "prompt" else height
+        side, outline = self.query_one("#side"), self.query_one("#outline-column")
+        outline.styles.dock = "left" if here.size == "ultra" and here.zoom is None else "none"
         if here.size in {"wide", "ultra"} and here.zoom is None:
             share = 0.40 if here.size == "wide" else 0.30
-            side.styles.width = max(30, min(self.app.size.width - 60, round(self.app.size.width * share) - sizes.width))
+            side.styles.width = max(30, min(width - 60, round(width * share) - sizes.width))
+            outline.styles.width = 38 if here.size == "ultra" else side.styles.width
         else:
-            side.styles.width = "1fr"
+            side.styles.width = outline.styles.width = "1fr"
 
     def _draw_tabs(self) -> None:
         here = self.arrangement

@@ -70,8 +70,11 @@ class Workbench(Labelling):
             with Vertical(id="side"):
                 yield PageTabs(id="tabs-side")
                 yield InsightPane()
+                yield PageTabs(id="tabs-lower")
                 yield RunsPane()
                 yield JobsPane()
+            with Vertical(id="outline-column"):
+                yield PageTabs(id="tabs-outline")
                 yield OutlinePane()
         yield KeyBar(id="footer")
 

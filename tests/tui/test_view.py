@@ -10,6 +10,7 @@ from textual.widgets import Input
 
 from dlm_tui.app.config import Config, config_path, parse_config
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, keys_of
+from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.help import help_content
 from dlm_tui.app.screens.jump import JumpScreen
 from tests.tui.conftest import Bench, Opener
@@ -19,8 +20,7 @@ from widgets.splitter import Splitter
 
 
 def visible(bench: Bench) -> set[str]:
-    return {pane for pane in ("prompt", "desk", "answers", "insight", "runs", "jobs", "outline")
-            if bench.screen.query_one(f"#{pane}").region.area and bench.screen.query_one(f"#{pane}").display}  # fmt: skip
+    return {pane.id or "" for pane in bench.screen.query(Pane) if pane.region.area and pane.display}
 
 
 async def test_arrangements_follow_the_size(workbench: Opener) -> None:

@@ -116,7 +116,7 @@ def _problem_row(problem: Problem) -> tuple[Content, int]:
 
 def _adapter_row(name: str, mark: Mark | None, probes: int, floor: int, version: int | None) -> Content:
     enough = probes >= floor
-    count = f"{probes}/{floor} probes" if not enough else f"{probes} probes"
+    count = f"{probes} probes, floor {floor}"
     return assemble(
         (f"{mark.glyph if mark else ' '} {name}", f"bold {mark.color}" if mark else "bold"),
         "  ",

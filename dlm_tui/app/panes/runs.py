@@ -114,7 +114,9 @@ class RunsPane(Pane):
         weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
         points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
         events = [
-            Event(float(run.run_id), *_MODE_GLYPHS[run.mode]) for run in self._history if run.mode in _MODE_GLYPHS
+            Event(float(run.run_id), run.entropy or 0.0, *_MODE_GLYPHS[run.mode])
+            for run in self._history
+            if run.mode in _MODE_GLYPHS
         ]
         ink = self.app.current_theme.primary
         entropy.show([Series("all adapters", ink, points, "", " nats")], events)
@@ -132,7 +134,6 @@ class RunsPane(Pane):
                 )
                 for name in self._names
             ],
-            events,
         )
 
     async def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:

@@ -1,0 +1,133 @@
+"""The program in a real browser: headless Chromium opens it, types, and never asks another host for anything."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm_tui.app.state import StateFile
+from tests.tui.document import write_document
+
+aiohttp = pytest.importorskip("aiohttp", reason="the serve extra is not installed")
+pytest.importorskip("textual_serve", reason="the serve extra is not installed")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def running(*command: str, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **env},
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+async def wait_for(condition: Any, what: str, seconds: float = 40.0) -> Any:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (result := condition()):
+        assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}"
+        await asyncio.sleep(0.05)
+    return result
+
+
+class Page:
+    """A browser tab over the DevTools protocol: what it asked for, what came over its web sockets."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._next = socket, 0
+        self.urls: list[str] = []
+        self.terminal = ""
+
+    async def send(self, method: str, **params: Any) -> None:
+        self._next += 1
+        await self._socket.send_json({"id": self._next, "method": method, "params": params})
+
+    async def listen(self) -> None:
+        async for message in self._socket:
+            event = json.loads(message.data)
+            params = event.get("params", {})
+            match event.get("method"):
+                case "Network.requestWillBeSent":
+                    self.urls.append(params["request"]["url"])
+                case "Network.webSocketCreated":
+                    self.urls.append(params["url"])
+                case "Network.webSocketFrameReceived":
+                    frame = params["response"]
+                    if frame["opcode"] == 2:
+                        self.terminal += base64.b64decode(frame["payloadData"]).decode(errors="replace")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
+async def test_in_a_browser(tmp_path: Path) -> None:
+    path = write_document(tmp_path)
+    port = free_port()
+    serve = (sys.executable, "-m", "dlm_tui.cli.main", "serve", str(path), "--port", str(port), "--home", str(tmp_path))
+    chromium = (str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+                f"--user-data-dir={tmp_path / 'browser'}", "--no-first-run", "about:blank")  # fmt: skip
+    async with running(*serve) as server, running(*chromium) as browser, aiohttp.ClientSession() as http:
+        assert server.stderr is not None and browser.stderr is not None
+        assert b"http://127.0.0.1" in await asyncio.wait_for(server.stderr.readline(), 60)
+        while not (found := re.search(rb"DevTools listening on ws://([^/]+)/", await browser.stderr.readline())):
+            pass
+        devtools = f"http://{found[1].decode()}"
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"}) as refused:
+                    assert refused.status == 403
+                    break
+            await asyncio.sleep(0.1)
+        async with http.put(f"{devtools}/json/new?about:blank") as answer:
+            tab = await answer.json()
+        async with http.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as tab_socket:
+            page = Page(tab_socket)
+            listening = asyncio.create_task(page.listen())
+            await page.send("Network.enable")
+            await page.send("Page.navigate", url=f"http://127.0.0.1:{port}/")
+            await wait_for(lambda: "harbour.dlm" in page.terminal and "Prompt" in page.terminal, "the first screen")
+            await page.send("Page.bringToFront")
+            await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
+            for kind in ("mousePressed", "mouseReleased"):
+                await page.send("Input.dispatchMouseEvent", type=kind, x=60, y=45, button="left", clickCount=1)
+            for char in "what is the tide":
+                await page.send("Input.dispatchKeyEvent", type="keyDown", text=char, key=char)
+                await page.send("Input.dispatchKeyEvent", type="keyUp", key=char)
+            state = StateFile(path)
+            await wait_for(lambda: state.load().prompt == "what is the tide", "typed in the browser")
+            listening.cancel()
+        foreign = [
+            url for url in page.urls if f"127.0.0.1:{port}" not in url and not url.startswith(("data:", "about:"))
+        ]
+        assert foreign == []
+        assert any(url.endswith("RobotoMono-VariableFont_wght.ttf") or "textual.js" in url for url in page.urls)
