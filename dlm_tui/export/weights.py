@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dlm_tui.export.requests import ExportRefused
 
-BLOCK_ELEMENTS = 4 << 20
-"""Numbers handled at once: 16 MiB of float32."""
+BLOCK_ELEMENTS = 1 << 20
+"""Numbers handled at once: 4 MiB of float32, of which about six copies live while they are merged and rounded."""
 
 
 class WeightSource(Protocol):

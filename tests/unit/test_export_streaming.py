@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ class Peak:
     """The most anonymous memory above the start, sampled every few milliseconds: mapped files are not counted."""
 
     def __enter__(self) -> Peak:
+        # what earlier tests freed but kept would hide the growth
+        ctypes.CDLL(None).malloc_trim(0)
         self.start = self.now()
         self.bytes = 0
         self._stop = threading.Event()
@@ -223,7 +226,7 @@ class Peak:
         raise AssertionError
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell mapped from own memory")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs Linux to tell mapped from own memory")
 @pytest.mark.parametrize("kind", ["gguf f16", "gguf q8_0", "merged"])
 def test_memory_stays_under_one_layer(tmp_path: Path, kind: str) -> None:
     shape = config(3, 1024, 4096, vocab=2)
@@ -248,4 +251,4 @@ def test_memory_stays_under_one_layer(tmp_path: Path, kind: str) -> None:
             drain(write_model(path, source, architecture, TOKENIZER, kind[5:], name="x", mix=pairs))
             size = path.stat().st_size
     assert size > layer_bytes * 0.7
-    assert 0 < peak.bytes < layer_bytes, f"{peak.bytes / 1e6:.0f} MB for layers of {layer_bytes / 1e6:.0f} MB"
+    assert 3e6 < peak.bytes < layer_bytes, f"{peak.bytes / 1e6:.0f} MB for layers of {layer_bytes / 1e6:.0f} MB"
