@@ -46,7 +46,8 @@ def _print(report: dict[str, Any]) -> None:
     out(f"prompts      {report['prompts']} in {report['folds']} folds\n")
     out(f"accuracy     {report['accuracy']:.3f} of held-out prompts\n")
     out(f"log loss     {report['log_loss']:.4f} nats\n")
-    out(f"calibration  {report['ece']:.4f} expected error, temperature {report['temperature']:.2f}\n")
+    advice = "" if report["temperature"] is None else f", temperature {report['temperature']:.2f} would correct it"
+    out(f"calibration  {report['ece']:.4f} expected error{advice}\n")
     out(f"entropy      {report['mean_entropy']:.4f} nats, {report['normalised_entropy']:.2f} of ln N\n")
     out("mean weight  " + "  ".join(f"{name} {weight:.3f}" for name, weight in report["mean_weights"].items()) + "\n")
     width = max(len(name) for name in names)

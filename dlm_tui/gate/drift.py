@@ -73,13 +73,13 @@ def drift_report(
     divergences: dict[str, Tensor] = {}
     for name, mix in mixes.items():
         divergences[name] = yield from frozen_divergence(model.backbone, batches, live, mix, len(chosen))
-    start = min(("frozen", "uniform"), key=lambda name: _rank(mixes[name], divergences[name]))
-    searched, targets = _part(batches, live)
-    found = (yield from best_mix(model.reference, searched, targets, mixes[start])).cpu()
-    at_found = yield from frozen_divergence(model.backbone, batches, live, found, len(chosen))
-    better = float(at_found.mean()) < float(divergences[start].mean())
-    mixes["best_static"] = found if better else mixes[start]
-    divergences["best_static"] = at_found if better else divergences[start]
+    mixes["best_static"] = yield from _search(model, batches, live, mixes)
+    divergences["best_static"] = yield from frozen_divergence(
+        model.backbone, batches, live, mixes["best_static"], len(chosen)
+    )
+    for name in ("frozen", "uniform"):
+        if _on_simplex(mixes[name]) and divergences[name].mean() < divergences["best_static"].mean():
+            mixes["best_static"], divergences["best_static"] = mixes[name], divergences[name]
 
     changed = (yield from _changed(model, chosen, weights, mixes)) if answers else dict.fromkeys(mixes, None)
     report: dict[str, Any] = {
@@ -196,17 +196,26 @@ def _most_changed(
     ]
 
 
-def _part(batches: Sequence[Batch], live: Sequence[Tensor]) -> tuple[list[Batch], list[Tensor]]:
-    """About 32 prompts for the search, every k-th row of every batch."""
+def _search(
+    model: MixedModel, batches: Sequence[Batch], live: Sequence[Tensor], mixes: Mapping[str, Tensor]
+) -> Generator[GateProgress, None, Tensor]:
+    """The best frozen mix on about 32 prompts: descent from the best of the given mixes and the single adapters."""
     stride = max(1, -(-sum(len(batch.places) for batch in batches) // MOST_SEARCHED))
-    part = [Batch(batch.places[::stride], batch.ids[::stride], batch.last[::stride]) for batch in batches]
-    return part, [rows[::stride] for rows in live]
+    places = [torch.arange(0, len(batch.places), stride) for batch in batches]
+    part = [Batch(batch.places[at], batch.ids[at], batch.last[at]) for batch, at in zip(batches, places, strict=True)]
+    targets = [rows[at.to(rows.device)] for rows, at in zip(live, places, strict=True)]
+    size = sum(len(batch.places) for batch in batches)
+    starts = [mix for mix in mixes.values() if _on_simplex(mix)] + list(torch.eye(len(model.names)))
+    costs = []
+    for start in starts:
+        divergences = yield from frozen_divergence(model.backbone, part, targets, start, size)
+        costs.append(float(divergences.sum()))
+    return (yield from best_mix(model.reference, part, targets, starts[costs.index(min(costs))]))
 
 
-def _rank(mix: Tensor, divergences: Tensor) -> tuple[bool, float]:
-    """Mixes on the simplex first (the search starts on it), then by what they cost."""
-    on_simplex = bool((mix >= 0).all()) and abs(float(mix.sum()) - 1.0) < 1e-3
-    return not on_simplex, float(divergences.mean())
+def _on_simplex(mix: Tensor) -> bool:
+    """Whether a mix [N] has no negative coefficient and sums to 1."""
+    return bool((mix >= 0).all()) and abs(float(mix.sum()) - 1.0) < 1e-3
 
 
 def _columns(weights: Tensor, names: Sequence[str], order: Sequence[str]) -> Tensor:

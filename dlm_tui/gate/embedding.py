@@ -58,8 +58,7 @@ def prompt_tokens(base: RawEncoder, prompt: str) -> PromptTokens:
     """
     if not prompt:
         return PromptTokens((), False)
-    # Lone surrogates have no UTF-8 form and no tokenizer takes them.
-    prompt = prompt.encode("utf-8", "replace").decode("utf-8")
+    prompt = encodable(prompt)
     head = _HEAD
     from_the_left = getattr(getattr(base, "tokenizer", None), "truncation_side", "right") == "left"
     while head < len(prompt) and not from_the_left:
@@ -69,6 +68,11 @@ def prompt_tokens(base: RawEncoder, prompt: str) -> PromptTokens:
     ids = base.encode_raw(prompt, LIMIT)
     truncated = len(ids) == LIMIT and len(base.encode_raw(prompt, LIMIT + 1)) > LIMIT
     return PromptTokens(tuple(ids), truncated)
+
+
+def encodable(prompt: str) -> str:
+    """The prompt with `?` for lone surrogates, which have no UTF-8 form and which no tokenizer takes; same length."""
+    return prompt.encode("utf-8", "replace").decode("utf-8")
 
 
 def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:

@@ -16,7 +16,14 @@ from dlm_tui.gate.novelty import fit_novelty
 from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
 from dlm_tui.gate.report import Report
 from dlm_tui.gate.training import GateProgress, cached_embeddings, fit_document
-from dlm_tui.gate.verdicts import cold_start_text, collapse_floor, collapse_text, collapsed_onto, verdict_text
+from dlm_tui.gate.verdicts import (
+    BADLY_CALIBRATED,
+    cold_start_text,
+    collapse_floor,
+    collapse_text,
+    collapsed_onto,
+    verdict_text,
+)
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -32,10 +39,10 @@ def evaluate_gate(
 ) -> Generator[GateProgress, None, Report]:
     """Train on k − 1 parts of the probes, judge on the rest, k times; nothing is stored. The report of `eval --json`.
 
-    Held-out figures: accuracy, log_loss (nats), ece, confusion {true: {top: count}}, temperature. Of the gate in force
-    (or, where none is trained, the mean of the folds): mean_weights, mean_entropy (nats). Folds are reduced to the
-    smallest adapter's number of probes. Raises UsageError without two adapters or with fewer than two folds, and
-    DlmTuiError when an adapter has fewer than two probes or a fold's training diverges.
+    Held-out figures: accuracy, log_loss (nats), ece, confusion {true: {top: count}}, temperature (None unless the ece
+    is 0.1 or more). Of the gate in force (or, where none is trained, of the folds): mean_weights, mean_entropy (nats).
+    Folds are reduced to the smallest adapter's number of probes. Raises UsageError without two adapters or with fewer
+    than two folds, and DlmTuiError when an adapter has fewer than two probes or a fold's training diverges.
     """
     names = document.adapter_names
     if len(names) < 2:
@@ -84,7 +91,7 @@ def evaluate_gate(
         "collapsed": onto,
         "collapse_floor": collapse_floor(len(names)),
         "cold_start": cold_start_text(missing, floor) if missing else None,
-        "temperature": temperature,
+        "temperature": temperature if held_out.ece >= BADLY_CALIBRATED else None,
         "novelty": _novelty_rates(embeddings, probes, chosen),
         "verdict": verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
         "misrouted": _misrouted(names, probes, logits),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dlm_tui.gate.embedding import encodable
 from dlm_tui.gate.gate import Gate
 
 
@@ -67,7 +68,7 @@ def token_places(base: HasTokenizer, prompt: str, ids: tuple[int, ...]) -> list[
 
     From the tokenizer's own offsets where it has them, else by decoding ever longer prefixes.
     """
-    tokenizer = base.tokenizer
+    tokenizer, prompt = base.tokenizer, encodable(prompt)
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(prompt, truncation=True, max_length=len(ids), return_offsets_mapping=True)
         if tuple(encoded["input_ids"]) == ids:

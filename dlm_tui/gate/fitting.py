@@ -68,8 +68,8 @@ def fit_gate(embeddings: Tensor, labels: Tensor, adapters: int, settings: FitSet
     Loss: cross entropy − entropy_lambda · mean entropy; AdamW with library defaults and constant lr.
     The scaling is folded into the first layer at the end. A non-finite loss or weight ends the training as diverged.
     """
-    # Embeddings may come out of inference mode; a copy made here can be trained on.
-    raw = embeddings.detach().float().clone()
+    # What comes out of inference mode cannot be trained on; a copy made here can.
+    raw, labels = embeddings.detach().float().clone(), labels.clone()
     standardiser = Standardiser.fit(raw)
     inputs = standardiser.apply(raw)
     network = seeded_network(raw.shape[1], settings.hidden_dim, adapters, settings.seed)

@@ -38,10 +38,10 @@ def collapse_text(
 
 def cold_start_text(missing: Mapping[str, int], floor: int) -> str:
     """Which adapters need how many more sections."""
-    needs = ", ".join(f"{name} needs {count} more" for name, count in missing.items())
+    needs = ", ".join(f"{name} {count}" for name, count in missing.items())
     return (
-        f"Not enough prompts to train a gate (cold_start_floor is {floor}): {needs} "
-        f"{'section' if sum(missing.values()) == 1 else 'sections'}; until then every adapter has the same weight."
+        f"Too few prompts to train a gate (cold_start_floor is {floor}): sections still needed: {needs}. "
+        "Until then every adapter has the same weight."
     )
 
 
