@@ -220,6 +220,10 @@ class ChildProcess:
             self.log.append(f"the engine's output broke off: {error}")
             self.signal_group(signal.SIGKILL)
         code = await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()  # else the pipe outlives the event loop
+            with contextlib.suppress(OSError):
+                await process.stdin.wait_closed()
         await self._tasks[1]
         name = signal.Signals(-code).name if code < 0 else None
         if self._exit is not None and not self._exit.done():
