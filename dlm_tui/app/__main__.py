@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from dlm_tui.app import run
-from dlm_tui.cli.output import say
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.output import say
 from dlm_tui.store import resolve_home
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from aiohttp import web
 from textual_serve.server import Server
 
-from dlm_tui.cli.output import say
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.output import say
 
 HOST = "127.0.0.1"
 

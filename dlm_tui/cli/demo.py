@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from dlm_tui.assets import asset
-from dlm_tui.cli.output import emit, say
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
+from dlm_tui.output import emit, say
 
 _NAME = "harbour.dlm"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui import __version__
-from dlm_tui.cli.output import emit
+from dlm_tui.output import emit
 
 _OPTIONAL = {
     "xllamacpp": "checks exports on a real llama.cpp: pip install 'dlm-tui[llama]'",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.cli.output import emit
+from dlm_tui.output import emit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from dlm_tui.cli.output import emit, say
+from dlm_tui.output import emit, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from dlm_tui.cli.output import emit, say
+from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
     from dlm_tui.export import ExportProgress, ExportResult

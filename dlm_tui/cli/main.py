@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from dlm_tui import __version__
-from dlm_tui.cli.output import say
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.output import say
 
 COMMANDS = {
     "open": "open the workbench on a document (the default; without DOC: the most recent, else the demo)",

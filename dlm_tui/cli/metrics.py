@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.cli.output import emit
 from dlm_tui.document import load
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.output import emit
 from dlm_tui.store import GateRun, MetricsReader, Store, resolve_home
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

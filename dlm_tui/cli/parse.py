@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.cli.output import say
 from dlm_tui.document import (
     InvalidMixSpecError,
     describe_document,
@@ -19,6 +18,7 @@ from dlm_tui.document import (
 from dlm_tui.document.describe import describe_path, tagged_floats
 from dlm_tui.document.errors import printable
 from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
+from dlm_tui.output import say
 
 _INVALID = InvalidDocument.exit_code
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from dlm_tui.cli.output import emit, say
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.output import emit, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

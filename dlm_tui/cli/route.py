@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.cli.output import emit, say
+from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
     from dlm_tui.gate import RouteResult

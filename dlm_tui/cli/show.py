@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.cli.output import emit
 from dlm_tui.document import Document, load
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.output import emit
 from dlm_tui.store import resolve_home, show_report
 
 _BAR_CELLS = 20

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_tui.cli.output import emit, say
+from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
     from dlm_tui.training.progress import TrainProgress
