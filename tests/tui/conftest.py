@@ -72,10 +72,23 @@ class Bench:
 
     async def idle(self) -> None:
         """Until no worker that ends by itself is left."""
-        lasting = {"engine", "watch"}
+        lasting = {"engine", "watch", *(["job-train"] if not self.world.hold.is_set() else [])}
         await self.until(
             lambda: all(worker.is_finished or worker.group in lasting for worker in self.app.workers), "idle"
         )
+
+    async def settled(self) -> str:
+        """The screen once everything that was asked for is drawn and nothing changes any more."""
+        await self.idle()
+        self.screen.draw_jobs_if_dirty()
+        self.screen.answers.flush()
+        before, same = "", 0
+        while same < 3:
+            await self.pilot.pause(0.01)
+            now = self.text
+            same = same + 1 if now == before else 0
+            before = now
+        return before
 
     async def leave_prompt(self) -> None:
         """Where single letters are keys."""

@@ -24,9 +24,7 @@ class Recording:
     async def frame(self, title: str) -> None:
         self.bench.app.clear_notifications()
         await self.bench.until(lambda: not self.bench.toasts, "toasts gone")
-        self.bench.screen.answers.flush()
-        await self.bench.pilot.pause()
-        self.frames.append(f"== {title}\n{self.bench.text}")
+        self.frames.append(f"== {title}\n{await self.bench.settled()}")
 
     @property
     def text(self) -> str:

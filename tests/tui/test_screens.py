@@ -32,7 +32,7 @@ def record_runs(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_IDS)
 async def test_empty(workbench: Opener, screens: SnapshotAssertion, size: tuple[int, int]) -> None:
     async with workbench(size=size, trained=False) as bench:
-        assert bench.text == screens
+        assert await bench.settled() == screens
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_IDS)
@@ -46,9 +46,7 @@ async def test_live(workbench: Opener, screens: SnapshotAssertion, size: tuple[i
         await bench.idle()
         await bench.press("ctrl+o")
         await bench.idle()
-        bench.screen.answers.flush()
-        await bench.pilot.pause()
-        assert bench.text == screens
+        assert await bench.settled() == screens
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_IDS)
@@ -61,7 +59,7 @@ async def test_training(workbench: Opener, screens: SnapshotAssertion, size: tup
         await bench.until(lambda: bench.screen.board.running("train"), "job runs")
         bench.screen.show_page("jobs")
         await bench.until(lambda: "knowledge: done" in bench.text, "log")
-        assert bench.text == screens
+        assert await bench.settled() == screens
         bench.world.hold.set()
         await bench.until(lambda: not bench.screen.board.running(), "over")
 
@@ -75,8 +73,7 @@ async def test_error(workbench: Opener, screens: SnapshotAssertion, size: tuple[
         await bench.until(lambda: not bench.toasts, "toasts gone")
         bench.screen.document_error = "line 4, column 3: mapping values are not allowed here."
         bench.screen.refresh_status()
-        await bench.pilot.pause()
-        assert bench.text == screens
+        assert await bench.settled() == screens
 
 
 @pytest.mark.parametrize("page", ["insight", "runs", "jobs", "outline"])
@@ -90,8 +87,7 @@ async def test_pages_at_80x24(workbench: Opener, screens: SnapshotAssertion, pag
         await bench.idle()
         if page == "runs":
             await bench.until(lambda: "all adapters 0.95" in bench.text, "chart")
-        await bench.pilot.pause()
-        assert bench.text == screens
+        assert await bench.settled() == screens
 
 
 @pytest.mark.parametrize("dialog", ["label", "export_dialog", "evaluate", "history", "help", "jump"])
@@ -103,6 +99,4 @@ async def test_dialogs(workbench: Opener, screens: SnapshotAssertion, dialog: st
         bench.screen.remember_current()
         await bench.screen.run_action(dialog)
         await bench.until(lambda: bench.app.screen is not bench.screen, "dialog")
-        await bench.pilot.pause()
-        await bench.idle()
-        assert bench.text == screens
+        assert await bench.settled() == screens
