@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(prompt, result)
     if args.json:
-        mode = session.gate.mode if session.gate is not None else "none"
-        emit({"adapters": list(names), "mode": mode, "reason": reason, "results": results})
+        emit({"adapters": list(names), "mode": status.mode, "reason": reason, "results": results})
     return 0
 
 
