@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,11 @@ _NETWORK = "softmax(2.weight @ gelu(0.weight @ x + 0.bias) + 2.bias), exact gelu
 
 
 def write_gate(
-    folder: Path, gate: Gate, identity: BaseIdentity, loras: Sequence[str], static: Mapping[str, float]
+    folder: Path, gate: Gate, identity: BaseIdentity, lora_ids: Mapping[str, int], static: Mapping[str, float]
 ) -> None:
     """`gate.json` and, for a trained gate, `gate.safetensors` as the store keeps it.
 
-    `loras` are the names behind llama-server's adapter ids in order: `mix` first, then the adapters.
+    `lora_ids` maps adapter names to llama-server's numbers; number 0 is the whole mix.
     """
     trained = gate.network is not None
     description = {
@@ -42,7 +42,8 @@ def write_gate(
             "tokenizer_sha256": identity.tokenizer_sha256,
         },
         "static_mix": dict(static),
-        "lora_ids": {name: number for number, name in enumerate(loras)},
+        "mix_lora_id": 0,
+        "lora_ids": dict(lora_ids),
     }
     if gate.network is not None:
         from safetensors.torch import save

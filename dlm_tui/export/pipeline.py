@@ -32,7 +32,8 @@ _TARGETS: dict[str, Callable[[Material], Target]] = {
 def destination(request: ExportRequest, session: Session) -> Path:
     """Where the export goes: `--out`, else the store's folder of the target (GGUF: of the quantisation)."""
     if request.out:
-        return Path(request.out).expanduser().absolute()
+        chosen = Path(request.out).expanduser().absolute()
+        return chosen.resolve() if chosen.is_symlink() else chosen
     name = {"ollama": request.quant, "llama-server": f"llama-server-{request.quant}"}.get(
         request.target, request.target
     )

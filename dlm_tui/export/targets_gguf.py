@@ -165,7 +165,8 @@ class LlamaServerTarget(_Gguf):
             self.notes.append("no gate lies beside the files, because the document has none that can be used")
 
     def _ids(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(["mix", *self.names])}
+        """llama-server's numbers of the adapters, in the order of the start script; the mix before them is 0."""
+        return {name: number for number, name in enumerate(self.names, start=1)}
 
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
         """Base, mix, adapters, gate, script."""
@@ -177,7 +178,7 @@ class LlamaServerTarget(_Gguf):
         session = self.material.session
         if session.gate is not None:
             static = self.material.mix.mapping()
-            write_gate(folder, session.gate, session.base.identity, ["mix", *self.names], static)
+            write_gate(folder, session.gate, session.base.identity, self._ids(), static)
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.names)]
         path = folder / self.script
         write_atomic(path, llama_server_script(self.weights, loras, self.material.context).encode())

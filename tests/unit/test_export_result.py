@@ -117,7 +117,8 @@ def test_the_gate_beside_the_files_gives_the_same_weights(session: Session) -> N
     assert session.gate is not None
     np.testing.assert_allclose(weights, session.gate.weights(torch.tensor(x).float()).numpy(), atol=1e-6)
     assert description["adapter_names"] == list(NAMES)
-    assert description["lora_ids"] == {"mix": 0, "tone": 1, "facts": 2, "style": 3}
+    assert description["mix_lora_id"] == 0
+    assert description["lora_ids"] == {"tone": 1, "facts": 2, "style": 3}
     script = (folder / "llama-server_launch.sh").read_text()
     assert "mix.gguf:1.0,adapter.tone.gguf:0.0,adapter.facts.gguf:0.0,adapter.style.gguf:0.0" in script
 
@@ -143,6 +144,16 @@ def test_the_modelfile_carries_the_document(session: Session) -> None:
     text = (legacy.folder / "Modelfile").read_text(encoding="utf-8")
     assert "FROM ./base.f16.gguf\nADAPTER ./adapter.gguf\n" in text
     assert any("ADAPTER" in note for note in legacy.notes)
+
+
+def test_a_link_to_a_folder_is_followed(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        result = export(session, out=str(tmp_path / "link"), adapter="tone", verify=False)
+        assert result.folder == tmp_path / "real"
+        assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
 def run(session: Session, *words: str) -> int:
