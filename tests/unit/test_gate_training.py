@@ -1,0 +1,393 @@
+"""The whole way from a document to a stored gate, its states, and what stays in force when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlm_tui.document import Document, load
+from dlm_tui.engine.drain import drain
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.evaluation import evaluate_gate
+from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
+from dlm_tui.gate.label import label_prompt
+from dlm_tui.gate.network import entropy, seeded_network
+from dlm_tui.gate.probes import ForeignGate
+from dlm_tui.gate.saved import saved_prompts
+from dlm_tui.gate.static import (
+    mean_gate_weights,
+    resolve_and_announce,
+    resolve_gate_mix,
+    static_mix,
+    uniform_adapter_mix,
+)
+from dlm_tui.gate.status import gate_status
+from dlm_tui.gate.training import GateProgress, train_document_gate
+from dlm_tui.model import MixedModel
+from dlm_tui.store import GateConfig, GateFileError, MetricsReader, MetricsWriter, Store, read_gate_record
+from tests.benchmarks.gate_reference import reference_embedding
+from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
+
+NAMES = tuple(PROMPTS)
+EASY = "lr: 0.01\nsteps: 60"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> MixedModel:
+    return tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home", DLM_ID)
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Document:
+    return write_document(tmp_path / "d.dlm", gate=EASY)
+
+
+def files(store: Store) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(store.gate_dir.glob("*"))}
+
+
+def test_training_writes_the_shared_files_and_the_events(store: Store, document: Document, model: MixedModel) -> None:
+    steps: list[GateProgress] = []
+    outcome = drain(train_document_gate(document, store, model), steps.append)
+    assert (outcome.mode, outcome.run_id, outcome.embedded) == ("trained", 1, 18)
+    assert outcome.samples == dict.fromkeys(NAMES, 6) and not outcome.warning
+    config = json.loads((store.gate_dir / "gate_config.json").read_text())
+    assert config == {
+        "adapter_names": list(NAMES),
+        "entropy_lambda": 0.01,
+        "hidden_proj_dim": 64,
+        "input_dim": model.base.hidden_size,
+        "mode": "trained",
+    }
+    tensors = load_file(store.gate_dir / "gate.safetensors")
+    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
+        "0.weight": (64, 32),
+        "0.bias": (64,),
+        "2.weight": (3, 64),
+        "2.bias": (3,),
+    }
+    # What any reader of the two files computes from raw embeddings.
+    prompts = [prompt for turn in range(6) for prompt in (PROMPTS[name][turn] for name in NAMES)]
+    rows = torch.stack([reference_embedding(model.base.model, model.base.tokenizer, text) for text in prompts])
+    hidden = torch.nn.functional.gelu(rows @ tensors["0.weight"].T + tensors["0.bias"])
+    weights = torch.softmax(hidden @ tensors["2.weight"].T + tensors["2.bias"], dim=-1)
+    assert outcome.mean_weights == pytest.approx(dict(zip(NAMES, weights.mean(0).tolist(), strict=True)), abs=1e-5)
+    assert outcome.entropy == pytest.approx(float(entropy(weights.double()).mean()), abs=1e-5)
+    assert (weights.argmax(-1) == torch.arange(18) % 3).double().mean() > 0.9
+
+    reader = MetricsReader(store)
+    run = reader.run(1)
+    assert run is not None and (run["phase"], run["seed"], run["status"]) == ("gate", 7, "ok")
+    (history,) = reader.gate_history()
+    assert history.weights == pytest.approx(outcome.mean_weights) and history.samples == outcome.samples
+    recorded = reader.gate_steps(1)
+    trained = [step for step in steps if step.stage == "train"]
+    assert [(row["step"], row["loss"]) for row in recorded] == [(step.step, step.loss) for step in trained]
+    record = read_gate_record(store)
+    assert record is not None and record["weights_sha256"] == model.base.identity.weights_sha256
+    assert record["document_sha256"] == document.sha256 and record["probes"] == outcome.samples
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path, document: Document, model: MixedModel) -> None:
+    stores = [Store(tmp_path / name, DLM_ID) for name in ("one", "two")]
+    for store in stores:
+        drain(train_document_gate(document, store, model))
+    assert files(stores[0]) == files(stores[1])
+    drain(train_document_gate(document, stores[1], model, seed=8))
+    assert files(stores[0])["gate.safetensors"] != files(stores[1])["gate.safetensors"]
+
+
+def test_an_edit_embeds_only_what_changed(tmp_path: Path, store: Store, document: Document, model: MixedModel) -> None:
+    drain(train_document_gate(document, store, model))
+    assert drain(train_document_gate(document, store, model)).embedded == 0
+    changed = {**PROMPTS, "sea": ["The storm took the mast.", *PROMPTS["sea"][1:]]}
+    edited = write_document(tmp_path / "d.dlm", changed, gate=EASY)
+    outcome = drain(train_document_gate(edited, store, model))
+    assert (outcome.embedded, outcome.run_id) == (1, 3)
+
+
+def test_cold_start_is_uniform_and_says_what_is_missing(tmp_path: Path, store: Store, model: MixedModel) -> None:
+    few = {"sea": PROMPTS["sea"], "bread": PROMPTS["bread"][:1], "letters": PROMPTS["letters"][:3]}
+    document = write_document(tmp_path / "d.dlm", few)
+    outcome = drain(train_document_gate(document, store, model))
+    assert outcome.mode == "uniform" and "bread 3" in outcome.reason and "letters 1" in outcome.reason
+    assert "sea" not in outcome.reason
+    gate = load_document_gate(document, store, model.base)
+    assert gate is not None and gate.mode == "uniform"
+    assert gate.weights(torch.zeros(2, 32)).tolist() == [[pytest.approx(1 / 3)] * 3] * 2
+    events = MetricsReader(store).gate_events(1)
+    assert {event.adapter_name: (event.mean_weight, event.sample_count) for event in events} == {
+        "sea": (pytest.approx(1 / 3), 6),
+        "bread": (pytest.approx(1 / 3), 1),
+        "letters": (pytest.approx(1 / 3), 3),
+    }
+    assert gate_status(document, store).mode == "uniform" and "bread 3" in gate_status(document, store).reason
+    assert resolve_gate_mix(store, document) == uniform_adapter_mix(NAMES)
+
+
+def test_divergence_keeps_the_previous_gate(
+    tmp_path: Path, store: Store, document: Document, model: MixedModel
+) -> None:
+    drain(train_document_gate(document, store, model))
+    before, mix = files(store), resolve_gate_mix(store, document)
+    embedding = model.base.model.get_input_embeddings()
+    kept = embedding.weight.detach().clone()
+    changed = {name: [f"{prompt} Again." for prompt in rows] for name, rows in PROMPTS.items()}
+    second = write_document(tmp_path / "d.dlm", changed, gate=EASY)
+    try:
+        with torch.no_grad():
+            embedding.weight.fill_(float("nan"))
+        sick = MixedModel(model.base, {}, fast=False)
+        outcome = drain(train_document_gate(second, store, sick))
+    finally:
+        with torch.no_grad():
+            embedding.weight.copy_(kept)
+    assert (outcome.mode, outcome.gate, outcome.mean_weights) == ("diverged", None, {})
+    assert "previous trained gate stays" in outcome.reason
+    assert files(store) == before
+    run = MetricsReader(store).run(2)
+    assert run is not None and run["status"] == "failed"
+    assert all(event.mode == "diverged" for event in MetricsReader(store).gate_events(2))
+    status = gate_status(second, store, model.base.identity, 32)
+    assert status.mode == "diverged" and "stays in force" in status.reason
+    # Never an export of zeros: the mix is still the previous gate's, and the broken rows were not kept.
+    assert resolve_gate_mix(store, document) == mix
+    assert drain(train_document_gate(second, store, model)).embedded == 18
+
+
+def test_a_closed_or_failing_training_leaves_everything(store: Store, document: Document, model: MixedModel) -> None:
+    drain(train_document_gate(document, store, model))
+    before = files(store)
+    work = train_document_gate(document, store, model, seed=99)
+    for _ in range(5):
+        next(work)
+    work.close()
+    run = MetricsReader(store).run(2)
+    assert run is not None and run["status"] == "cancelled" and files(store) == before
+
+
+def test_a_run_of_somebody_else_is_not_finished_here(store: Store, document: Document, model: MixedModel) -> None:
+    with MetricsWriter(store.create()) as metrics:
+        metrics.start_run(5, "sft", 1)
+    outcome = drain(train_document_gate(document, store, model, run_id=5))
+    run = MetricsReader(store).run(5)
+    assert outcome.run_id == 5 and run is not None and run["status"] == "running"
+    assert MetricsReader(store).latest_gate_run() == 5
+
+
+def test_a_full_disk_leaves_the_previous_gate(
+    store: Store, document: Document, model: MixedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain(train_document_gate(document, store, model))
+    before = files(store)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dlm_tui.gate.gate.write_gate_record", full)
+    with pytest.raises(OSError, match="No space"):
+        drain(train_document_gate(document, store, model, seed=99))
+    assert files(store) == before
+    assert [path.name for path in store.adapters_dir.iterdir() if path.name.startswith("_gate")] == ["_gate"]
+
+
+def test_status_tells_stale_and_foreign(tmp_path: Path, store: Store, document: Document, model: MixedModel) -> None:
+    identity, size = model.base.identity, model.base.hidden_size
+    assert gate_status(document, store).mode == "none"
+    drain(train_document_gate(document, store, model))
+    assert gate_status(document, store, identity, size).mode == "trained"
+    path = tmp_path / "d.dlm"
+    path.write_text(path.read_text() + "\nprose without an adapter changes nothing for the gate\n")
+    assert gate_status(load(path), store, identity, size).mode == "trained"
+    reworded = write_document(path, {**PROMPTS, "sea": ["Other words.", *PROMPTS["sea"][1:]]})
+    status = gate_status(reworded, store, identity, size)
+    assert status.mode == "stale" and "prompts changed" in status.reason
+    more = write_document(path, {**PROMPTS, "sea": [*PROMPTS["sea"], "One more."]})
+    assert "sea had 6 prompts and has 7" in gate_status(more, store, identity, size).reason
+    stale = load_document_gate(more, store, model.base)
+    assert stale is not None and stale.mode == "stale" and stale.network is not None
+    renamed = write_document(path, {"ocean": PROMPTS["sea"], "bread": PROMPTS["bread"]})
+    assert "declares ocean, bread" in gate_status(renamed, store, identity, size).reason
+    other = type(identity)("other", None, "0" * 64, identity.tokenizer_sha256)
+    foreign = gate_status(document, store, other, size)
+    assert foreign.mode == "foreign" and "other weights" in foreign.reason
+    with pytest.raises(ForeignGate, match="other weights"):
+        load_gate(store, other, size)
+    with pytest.raises(ForeignGate, match="32 numbers"):
+        load_gate(store, identity, 64)
+
+
+def test_damaged_gate_files_are_one_sentence(store: Store, document: Document, model: MixedModel) -> None:
+    drain(train_document_gate(document, store, model))
+    weights = store.gate_dir / "gate.safetensors"
+    tensors = load_file(weights)
+    save_file({**tensors, "2.bias": torch.tensor([0.0, float("nan"), 0.0])}, weights)
+    with pytest.raises(GateFileError, match="not finite"):
+        load_gate(store)
+    save_file({**tensors, "2.bias": torch.zeros(4)}, weights)
+    with pytest.raises(GateFileError, match=r"2\.bias should have the shape \(3,\), found \(4,\)"):
+        load_gate(store)
+    save_file({name: value for name, value in tensors.items() if name != "0.bias"}, weights)
+    with pytest.raises(GateFileError, match="found nothing"):
+        load_gate(store)
+    weights.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(GateFileError, match="not a safetensors file"):
+        load_gate(store)
+    weights.unlink()
+    with pytest.raises(GateFileError, match="missing"):
+        load_gate(store)
+
+
+def test_a_gate_that_another_tool_replaced_has_no_record(store: Store, document: Document, model: MixedModel) -> None:
+    drain(train_document_gate(document, store, model))
+    gate = load_gate(store)
+    assert gate is not None and gate.record is not None and gate.novelty is not None
+    save_file(seeded_network(32, 64, 3, 1).state_dict(), store.gate_dir / "gate.safetensors")
+    (store.gate_dir / "notes.txt").write_text("kept")
+    other = load_gate(store)
+    assert other is not None and other.record is None and other.novelty is None
+    save_gate(store, gate)
+    assert (store.gate_dir / "notes.txt").read_text() == "kept"
+    with pytest.raises(GateFileError, match="never written"):
+        poisoned = seeded_network(32, 64, 3, 1)
+        with torch.no_grad():
+            poisoned.first.bias.fill_(float("inf"))
+        save_gate(store, replace(gate, network=poisoned))
+
+
+def test_mean_gate_weights() -> None:
+    network = seeded_network(5, 8, 3, 2)
+    config = GateConfig(("a", "b", "c"), 0.01, 8, 5, "trained")
+    rows = list(torch.randn(7, 5) * 4)
+    mix = mean_gate_weights(network, config, rows)
+    expected = torch.stack([network(row) for row in rows]).double().mean(0).tolist()
+    assert mix == [(name, pytest.approx(value, abs=1e-7)) for name, value in zip("abc", expected, strict=True)]
+    assert sum(weight for _, weight in mix) == pytest.approx(1.0, abs=1e-6)
+    assert mean_gate_weights(Gate(("a", "b", "c"), config, network), config, rows) == mix
+    with pytest.raises(ValueError, match=r"at least 1 .* got 0"):
+        mean_gate_weights(network, config, [])
+    with pytest.raises(ValueError, match=r"has 6 numbers.* is 5"):
+        mean_gate_weights(network, config, [torch.zeros(6)])
+    assert uniform_adapter_mix(["x", "y"]) == [("x", 0.5), ("y", 0.5)] and uniform_adapter_mix([]) == []
+
+
+def test_the_resolved_mix_follows_the_state(tmp_path: Path, store: Store, model: MixedModel) -> None:
+    document = write_document(tmp_path / "d.dlm", gate=EASY)
+    assert resolve_and_announce(store, document) == (None, "")
+    outcome = drain(train_document_gate(document, store, model))
+    mix = resolve_gate_mix(store, document)
+    assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights, abs=1e-6)
+    assert [name for name, _ in mix] == list(NAMES)
+    frozen = drain(static_mix(document, store, model))
+    assert frozen.mode == "static_mean" and frozen.weights() == pytest.approx(outcome.mean_weights, abs=1e-6)
+    # Without kept embeddings the recorded mean serves, without our record the events do.
+    recorded = Store(store.home, store.dlm_id)
+    for path in recorded.cache_dir.rglob("*.safetensors"):
+        path.unlink()
+    mix, line = resolve_and_announce(store, document)
+    assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights) and "as recorded" in line
+    (store.gate_dir / "tui_gate.json").unlink()
+    mix, line = resolve_and_announce(store, document)
+    assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights) and "gate events" in line
+    store.metrics_path.unlink()
+    assert resolve_gate_mix(store, document) == uniform_adapter_mix(NAMES)
+    renamed = write_document(tmp_path / "e.dlm", {"ocean": PROMPTS["sea"], "bread": PROMPTS["bread"]})
+    assert resolve_gate_mix(store, renamed) == [("ocean", 0.5), ("bread", 0.5)]
+    off = write_document(tmp_path / "f.dlm")
+    off.path and off.path.write_text(off.path.read_text().replace("enabled: true", "enabled: false"))
+    assert resolve_gate_mix(store, load(tmp_path / "f.dlm")) is None
+    with pytest.raises(UsageError, match="no gate to train"):
+        drain(train_document_gate(load(tmp_path / "f.dlm"), store, model))
+
+
+def test_evaluation_has_the_promised_figures(store: Store, document: Document, model: MixedModel) -> None:
+    report = drain(evaluate_gate(document, store, model, folds=3)).as_json()
+    assert {"accuracy", "log_loss", "ece", "confusion", "mean_weights", "mean_entropy", "verdict", "misrouted"} <= set(
+        report
+    )
+    json.dumps(report, allow_nan=False)
+    assert report["gate"] == "folds" and not store.gate_dir.exists()
+    assert sum(sum(row.values()) for row in report["confusion"].values()) == report["prompts"] == 18
+    wrong = sum(row[top] for truth, row in report["confusion"].items() for top in row if top != truth)
+    assert report["accuracy"] == pytest.approx(1 - wrong / 18) and len(report["misrouted"]) == min(10, wrong)
+    lines = {section.start_line: section.adapter for section in document.sections}
+    for truth, row in report["confused_lines"].items():
+        for top, at in row.items():
+            assert len(at) == report["confusion"][truth][top] and all(lines[line] == truth for line in at)
+    drain(train_document_gate(document, store, model))
+    again = drain(evaluate_gate(document, store, model, folds=50))
+    assert again["gate"] == "trained" and again["folds"] == 6
+    with pytest.raises(UsageError, match="at least 2"):
+        drain(evaluate_gate(document, store, model, folds=1))
+
+
+def test_a_collapsed_gate_is_called_so(tmp_path: Path, store: Store, model: MixedModel) -> None:
+    lopsided = {
+        "sea": [f"The boat number {n} left the harbour with the tide." for n in range(60)],
+        "bread": [f"The boat number {n} left the harbour with the tide." for n in (1, 2)],
+    }
+    document = write_document(
+        tmp_path / "d.dlm", lopsided, gate="cold_start_floor: 2\nlr: 0.01\nentropy_lambda: 0\nsteps: 300"
+    )
+    outcome = drain(train_document_gate(document, store, model))
+    assert outcome.mode == "trained" and "collapsed onto sea" in outcome.warning
+    assert "entropy_lambda" in outcome.warning and "bread 2" in outcome.warning
+    report = drain(evaluate_gate(document, store, model))
+    assert report["collapsed"] == "sea" and report["verdict"] == outcome.warning
+
+
+def test_too_few_to_judge(tmp_path: Path, store: Store, model: MixedModel) -> None:
+    document = write_document(tmp_path / "d.dlm", {"sea": PROMPTS["sea"], "bread": PROMPTS["bread"][:1]})
+    with pytest.raises(DlmTuiError, match="bread needs at least 2"):
+        drain(evaluate_gate(document, store, model))
+
+
+def test_a_labelled_prompt_is_learned_at_once(
+    tmp_path: Path, store: Store, document: Document, model: MixedModel
+) -> None:
+    path = tmp_path / "d.dlm"
+    drain(train_document_gate(document, store, model))
+    prompt = "How do I bake a boat that left the harbour?"
+    before = drain(label_prompt(path, document, store, model, prompt, "letters", saved=PROMPTS["sea"]))
+    assert before.before is not None and before.after["letters"] > before.before["letters"]
+    assert before.gate.embedded == 0 and before.appended.line == before.document.sections[-1].start_line
+    assert before.document.sections[-1].adapter == "letters" and before.document.sections[-1].content == prompt
+    for moved in before.changed:
+        assert moved.prompt in PROMPTS["sea"] and moved.before != moved.after
+    answered = drain(
+        label_prompt(path, before.document, store, model, "Where is the ladder?", "sea", answer="Behind the shed.")
+    )
+    assert load(path).sections[-1].content.splitlines()[1] == "Where is the ladder?"
+    assert answered.after["sea"] > (answered.before or {})["sea"]
+    text = path.read_text()
+    with pytest.raises(DlmTuiError, match="changed since"):
+        drain(label_prompt(path, document, store, model, "Late.", "sea"))
+    with pytest.raises(UsageError, match="no adapter 'sky'"):
+        drain(label_prompt(path, answered.document, store, model, "Late.", "sky"))
+    with pytest.raises(UsageError, match="empty"):
+        drain(label_prompt(path, answered.document, store, model, " \n", "sea"))
+    with pytest.raises(UsageError, match="fence"):
+        drain(label_prompt(path, answered.document, store, model, "a\n::prose::\nb", "sea"))
+    assert path.read_text() == text
+
+
+def test_saved_prompts_come_from_beside_the_document(tmp_path: Path) -> None:
+    path = tmp_path / "d.dlm"
+    assert saved_prompts(path) == []
+    beside = tmp_path / "d.prompts.json"
+    beside.write_text(json.dumps({"one": ["a", "b"], "two": ["b", "", "c"]}))
+    assert saved_prompts(path) == ["a", "b", "c"]
+    beside.write_text('{"one": [1]}')
+    with pytest.raises(DlmTuiError, match="does not hold sets"):
+        saved_prompts(path)
