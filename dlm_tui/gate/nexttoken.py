@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 1024
 STEPS = 40
-_RATE = 0.25
-_PATIENCE = 6
+_FIRST_STEP = 0.5
+_LAST_STEP = 0.01
 _FLOOR = 1e-3
 
 
@@ -86,28 +86,39 @@ def best_mix(
 ) -> Generator[GateProgress, None, Tensor]:
     """The mix on the simplex that minimises the mean KL(live ‖ mix); `start` [N] is a mix on it. Returns [N].
 
-    Gradient descent (Adam) on θ with mix = softmax(θ), through a backbone that is differentiable in its coefficients;
-    the best mix seen is returned, and the search stops after six steps without a gain of 0.1 %.
+    Steepest descent on θ with mix = softmax(θ), through a backbone that is differentiable in its coefficients: a step
+    that helps makes the next one 1.5 times longer, one that does not is undone and halved.
     """
-    count = sum(len(batch.places) for batch in batches)
-    theta = start.clamp_min(_FLOOR).log().clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([theta], lr=_RATE)
-    best, best_loss, stalled = start.clone(), float("inf"), 0
-    for step in range(STEPS):
-        optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        for batch, target in zip(batches, live, strict=True):
-            with torch.enable_grad():
-                mix = torch.softmax(theta, dim=0)
-                frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
-                loss = divergence(target, frozen).sum() / count
-                loss.backward()
-            total += float(loss.detach())
-            yield GateProgress("best", step, STEPS, total)
-        stalled = 0 if total < best_loss * 0.999 else stalled + 1
-        if total < best_loss:
-            best_loss, best = total, torch.softmax(theta.detach(), dim=0)
-        if stalled >= _PATIENCE:
+    best = start.clamp_min(_FLOOR).log()
+    best_loss, slope = yield from _loss_and_slope(backbone, batches, live, best, 0)
+    length = _FIRST_STEP
+    for step in range(1, STEPS + 1):
+        size = float(slope.norm())
+        if length < _LAST_STEP or size == 0.0:
             break
-        optimiser.step()
-    return best
+        tried = best - length * slope / size
+        loss, there = yield from _loss_and_slope(backbone, batches, live, tried, step)
+        if loss < best_loss:
+            best, best_loss, slope, length = tried, loss, there, length * 1.5
+        else:
+            length /= 2
+    return torch.softmax(best, dim=0)
+
+
+def _loss_and_slope(
+    backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], theta: Tensor, step: int
+) -> Generator[GateProgress, None, tuple[float, Tensor]]:
+    """Mean KL(live ‖ softmax(θ)) in nats and its gradient [N] in θ."""
+    count = sum(len(batch.places) for batch in batches)
+    point = theta.detach().clone().requires_grad_(True)
+    total = 0.0
+    for batch, target in zip(batches, live, strict=True):
+        with torch.enable_grad():
+            mix = torch.softmax(point, dim=0)
+            frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
+            loss = divergence(target, frozen).sum() / count
+            loss.backward()
+        total += float(loss.detach())
+        yield GateProgress("best", step, STEPS, total)
+    assert point.grad is not None
+    return total, point.grad.detach()
