@@ -1,52 +1,117 @@
-"""The Textual app: themes, key map, command palette. Everything else lives on the workbench screen."""
+"""The Textual app: themes, key map, command palette. Everything else lives on the workbench screen.
+
+What is imported here is what the first frame needs; the document and the panes are read behind it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
 from textual.screen import Screen
 
-from dlm_tui.app.base import Setup
-from dlm_tui.app.commands import WorkbenchCommands
+from dlm_tui.app.config import Config
 from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.screens.opening import OpeningScreen
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
-from dlm_tui.app.workbench import Workbench
+from dlm_tui.errors import DlmTuiError
+
+if TYPE_CHECKING:
+    from textual.command import Provider
+
+    from dlm_tui.app.base import Setup
+    from dlm_tui.app.workbench import Workbench
+
+
+@dataclass
+class Opening:
+    """What is known before the document is read; `open` reads it, in a thread, and raises DlmTuiError if it cannot."""
+
+    name: str
+    config: Config
+    theme: str
+    open: Callable[[], Setup]
+
+
+def _commands() -> type[Provider]:
+    from dlm_tui.app.commands import WorkbenchCommands
+
+    return WorkbenchCommands
 
 
 class WorkbenchApp(App[int], inherit_bindings=False):
-    """Only wires."""
+    """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened."""
 
     TITLE = "dlm-tui"
-    ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    COMMANDS: ClassVar = {WorkbenchCommands}
+    COMMANDS: ClassVar[Any] = {_commands}
     CSS_PATH: ClassVar = ["workbench.tcss", *sorted((Path(__file__).parent / "panes").glob("*.tcss"))]
-    BINDINGS: ClassVar[list[BindingType]] = [binding for binding in bindings_for("app") if binding.id == "app.palette"]
+    BINDINGS: ClassVar[list[BindingType]] = [key for key in bindings_for("app") if key.id == "app.palette"]
 
-    def __init__(self, setup: Setup) -> None:
+    workbench: Workbench
+
+    def __init__(self, opening: Opening) -> None:
         super().__init__()
-        self.setup = setup
-        self.config = setup.config
+        self.opening = opening
+        self.problem: DlmTuiError | None = None
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
-        self.workbench = Workbench(setup)
-        wanted = self.workbench.state.theme or setup.config.theme
-        self.theme = wanted if wanted in self.available_themes else DLM_DARK.name
-        self.set_keymap(setup.config.keys)
+        self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name
+        self.set_keymap(opening.config.keys)
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.workbench.config if self.is_open else self.opening.config
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the document is open."""
+        return hasattr(self, "workbench")
 
     def get_default_screen(self) -> Screen[None]:
-        """The workbench."""
-        return self.workbench
+        """The first frame."""
+        return OpeningScreen(self.opening.name)
 
     def on_mount(self) -> None:
         """Colours that are not in the stylesheets follow the theme."""
         self.theme_changed_signal.subscribe(self, lambda _: self._theme_changed())
 
+    def on_ready(self) -> None:
+        """The first frame is out: now the rest."""
+        self.call_after_refresh(self._start_opening)
+
+    def _start_opening(self) -> None:
+        self.run_worker(self._open(), description="open")
+
+    async def _open(self) -> None:
+        try:
+            setup = await asyncio.to_thread(self._read)
+        except DlmTuiError as error:
+            self.problem = error
+            self.exit(error.exit_code)
+            return
+        from dlm_tui.app.workbench import Workbench
+
+        self.workbench = Workbench(setup)
+        if (theme := self.workbench.state.theme) in self.available_themes:
+            self.theme = theme
+        await self.push_screen(self.workbench)
+
+    def _read(self) -> Setup:
+        """In a thread: reading the document, and bringing the panes in."""
+        setup = self.opening.open()
+        import dlm_tui.app.workbench  # noqa: F401
+
+        return setup
+
     def _theme_changed(self) -> None:
-        if self.workbench.is_mounted:
+        if self.is_open and self.workbench.is_mounted:
             self.workbench.theme_changed()
 
     def choose_theme(self, name: str) -> None:

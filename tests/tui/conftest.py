@@ -15,7 +15,7 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from textual.pilot import Pilot
 
-from dlm_tui.app.app import WorkbenchApp
+from dlm_tui.app.app import Opening, WorkbenchApp
 from dlm_tui.app.base import Setup
 from dlm_tui.app.config import Config
 from dlm_tui.app.state import StateFile
@@ -151,10 +151,12 @@ def workbench(tmp_path: Path) -> Opener:
             job_starter=start,
             screenshot_folder=tmp_path,
         )
-        app = WorkbenchApp(replace(setup, **more))
+        setup = replace(setup, **more)
+        app = WorkbenchApp(Opening(path.name, setup.config, setup.config.theme, lambda: setup))
         app.animation_level = "none"
         async with app.run_test(size=size, notifications=True) as pilot:
             bench = Bench(app, pilot, world, engines, jobs, path)
+            await bench.until(lambda: app.is_open and app.workbench.is_mounted, "open")
             if wait:
                 await bench.until(lambda: app.workbench.link.state.phase in {"ready", "failed"}, "engine ready")
                 await bench.idle()

@@ -9,7 +9,7 @@ from pathlib import Path
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from dlm_tui.app import WorkbenchApp
+from dlm_tui.app.app import Opening, WorkbenchApp
 from dlm_tui.app.base import Setup
 from dlm_tui.app.config import load_config
 from dlm_tui.app.state import StateFile
@@ -22,9 +22,9 @@ async def main(path):
     setup = Setup(document=load(path), path=path, home=path.parent / "home", base=None, config=load_config(),
                   state_file=StateFile(path, path.parent / "state"),
                   engine_factory=lambda: RecordedEngine(world), job_starter=start_job)
-    app = WorkbenchApp(setup)
+    app = WorkbenchApp(Opening(path.name, setup.config, setup.config.theme, lambda: setup))
     async with app.run_test(size=(200, 60)) as pilot:
-        while not app.workbench.link.ready:
+        while not (app.is_open and app.workbench.link.ready):
             await pilot.pause(0.01)
         await pilot.press("w", "ctrl+o", "f4", "f4")
         await pilot.pause(0.2)
