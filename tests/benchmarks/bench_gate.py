@@ -1,0 +1,267 @@
+"""Live routing, corpus embedding and gate training, against what the `dlm` tool does for the same result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_tui.assets import asset
+from dlm_tui.document import Document, load, parse_bytes
+from dlm_tui.engine.drain import drain
+from dlm_tui.gate.cache import EmbeddingCache
+from dlm_tui.gate.calibration import Scores, scores, stratified_folds
+from dlm_tui.gate.embedding import embed_prompts
+from dlm_tui.gate.evaluation import held_out_logits
+from dlm_tui.gate.gate import Gate
+from dlm_tui.gate.label import label_prompt
+from dlm_tui.gate.network import seeded_network
+from dlm_tui.gate.probes import trained_probes
+from dlm_tui.gate.router import PromptRouter
+from dlm_tui.gate.training import cached_embeddings, train_document_gate
+from dlm_tui.model import MixedModel, load_base, resolve_base
+from dlm_tui.store import GateConfig, Store
+from tests.benchmarks.gate_reference import held_out, reference_embedding, reference_gate
+from tests.benchmarks.harness import Row, Timing, at_most, faster, paired, reported, scratch, seconds, smol_base
+
+NAMES = ("a", "b", "c")
+FULL = "full re-embed with output_hidden_states and the LM head"
+WORDS = "The harbour master counts the boats when the tide turns and the bell rings twice over the wet roofs. "
+TOKENS = {512: 25.0, 256: 12.0, 64: 4.0}
+
+
+def rows(quick: bool) -> list[Row]:
+    """All rows; `quick` takes fewer rounds and a smaller corpus."""
+    rounds = 5 if quick else 15
+    model = MixedModel(smol_base(), {})
+    found = [_append(model, length, goal, rounds) for length, goal in TOKENS.items()]
+    found += [_delete(model, rounds), _floor(model, rounds)]
+    found += _corpus(model, 60 if quick else 600)
+    found += [_lookups(rounds), _label(), *_quality()]
+    return found
+
+
+def _gate(size: int) -> Gate:
+    network = seeded_network(size, 64, len(NAMES), 3).requires_grad_(False)
+    return Gate(NAMES, GateConfig(NAMES, 0.01, 64, size, "trained"), network)
+
+
+def _prompt(model: MixedModel, tokens: int) -> tuple[str, str]:
+    """A prompt of `tokens` − 1 tokens and the same with one more token."""
+    ids = model.base.encode_raw(WORDS * 60, tokens)
+    texts: list[str] = [model.base.tokenizer.decode(ids[:count]) for count in (tokens - 1, tokens)]
+    counts = [len(model.base.encode_raw(text)) for text in texts]
+    if counts != [tokens - 1, tokens]:
+        raise AssertionError(f"the prompts have {counts} tokens")
+    return texts[0], texts[1]
+
+
+def _full(model: MixedModel, gate: Gate, prompt: str) -> Tensor:
+    return gate.weights(reference_embedding(model.base.model, model.base.tokenizer, prompt))
+
+
+def _difference(model: MixedModel, router: PromptRouter, prompt: str) -> str:
+    assert router.gate is not None
+    ours = torch.tensor(list(drain(router.route(prompt)).weights.values()))
+    apart = float((ours - _full(model, router.gate, prompt)).abs().max())
+    if apart > 1e-5:
+        raise AssertionError(f"weights differ by {apart}")
+    return f"weights differ by {apart:.1e}"
+
+
+def _appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
+    """A router, the longer prompt, and a function that appends its last token, over and over."""
+    router = PromptRouter(model.backbone, model.base, _gate(model.base.hidden_size))
+    _, long = _prompt(model, tokens)
+    drain(router.route(long))
+
+    def back() -> None:
+        router._memory.cache.crop(tokens - 1)
+        router._memory.ids = router._memory.ids[: tokens - 1]
+
+    def append() -> None:
+        back()
+        drain(router.route(long))
+
+    return router, long, append
+
+
+def _append(model: MixedModel, tokens: int, goal: float, rounds: int) -> Row:
+    router, long, append = _appending(model, tokens)
+    assert router.gate is not None
+    gate = router.gate
+    timing = paired(append, lambda: _full(model, gate, long), rounds=rounds, repeat=3)
+    name = f"append one token to a {tokens}-token prompt → weights, float32"
+    return faster(name, timing, FULL, goal, _difference(model, router, long))
+
+
+def _delete(model: MixedModel, rounds: int) -> Row:
+    router, _, _ = _appending(model, 512)
+    short, long = _prompt(model, 512)
+    gate = router.gate
+    assert gate is not None
+    exact = _difference(model, router, short)
+
+    def delete() -> None:
+        drain(router.route(short))
+
+    drain(router.route(long))
+    timing = paired(delete, lambda: _full(model, gate, short), rounds=rounds, repeat=5)
+    return faster("delete at the end of 512 tokens", timing, FULL, 1000.0, exact)
+
+
+def _floor(model: MixedModel, rounds: int) -> Row:
+    router, long, append = _appending(model, 512)
+    weights = list({p.data_ptr(): p for p in model.base.model.parameters()}.values())
+
+    def read() -> None:
+        for weight in weights:
+            torch.sum(weight)
+
+    timing = paired(append, read, rounds=rounds, repeat=3)
+    exact = _difference(model, router, long)
+    return at_most(
+        "append one token, distance from the floor", timing, "one read of all weights (torch.sum)", 2.5, exact
+    )
+
+
+def _corpus(model: MixedModel, count: int) -> list[Row]:
+    """Embedding a corpus, and training again after one of its sections changed; the baselines run once each."""
+    document = _document(count)
+    prompts = [probe.prompt for probe in trained_probes(document)]
+    base = model.base
+    store = Store(scratch() / "corpus", document.dlm_id)
+
+    ours, fresh = _timed(lambda: drain(embed_prompts(model.backbone, base, prompts, hidden_size=base.hidden_size)))
+    plain, singly = _timed(lambda: torch.stack([reference_embedding(base.model, base.tokenizer, p) for p in prompts]))
+    apart = float((fresh - singly).abs().max())
+    embed = faster(
+        f"embed {count} training prompts",
+        Timing(ours, plain, plain / ours, 1),
+        "one by one, as the dlm tool does",
+        2.0,
+        f"embeddings differ by {apart:.1e}",
+    )
+    if apart > 1e-5:
+        raise AssertionError(f"embeddings differ by {apart}")
+
+    drain(train_document_gate(document, store, model))
+    changed = _document(count, "A changed question about the weather?")
+    again, outcome = _timed(lambda: drain(train_document_gate(changed, store, model)))
+    labels = torch.tensor([probe.label for probe in trained_probes(changed)])
+    gate_seconds, _ = _timed(lambda: reference_gate(singly, labels, len(NAMES)))
+    whole = plain + gate_seconds
+    retrain = faster(
+        f"retrain the gate after one of {count} sections changed",
+        Timing(again, whole, whole / again, 1),
+        "all prompts one by one and the gate again, as the dlm tool does",
+        50.0,
+        f"{outcome.embedded} prompt embedded",
+    )
+    return [embed, retrain]
+
+
+def _timed(work: Any) -> tuple[float, Any]:
+    kept: list[Any] = []
+    taken = seconds(lambda: kept.append(work()))
+    return taken, kept[0]
+
+
+def _document(count: int, first: str | None = None) -> Document:
+    """`count` instruction sections for three adapters, questions of 5 to 40 words."""
+    words = WORDS.split()
+    adapters = "".join(f"    {name}: {{}}\n" for name in NAMES)
+    sections = []
+    for number in range(count):
+        question = " ".join(words[(number * 7 + word) % len(words)] for word in range(5 + number % 36))
+        question = first if number == 0 and first else f"{question} {number}?"
+        sections.append(f"::instruction#{NAMES[number % 3]}::\n### Q\n{question}\n### A\nYes.\n")
+    head = (
+        "---\ndlm_id: 01KBENCHBENCHBENCHBENCHBEN\ndlm_version: 15\nbase_model: hf:bench/smol\ntraining:\n"
+        f"  adapters:\n{adapters}  gate:\n    enabled: true\n---\n\n"
+    )
+    return parse_bytes((head + "\n".join(sections)).encode())
+
+
+def _lookups(rounds: int) -> Row:
+    """6,000 kept embeddings found by their text, the file read afresh each time."""
+    prompts = [f"{WORDS} {number}" for number in range(6000)]
+    folder = scratch() / "lookups"
+    EmbeddingCache(folder, "bench", 576).add(prompts, torch.randn(6000, 576))
+
+    def find() -> None:
+        found = EmbeddingCache(folder, "bench", 576).find(prompts)
+        assert all(row is not None for row in found)
+
+    timing = paired(find, lambda: [hash(prompt) for prompt in prompts], rounds=rounds)
+    return reported("find 6,000 kept embeddings, file read afresh", timing, "hash the texts in Python", "all found")
+
+
+def _demo() -> tuple[MixedModel, Document]:
+    model = MixedModel(drain(load_base(resolve_base("pocket"), device="cpu")), {})
+    return model, load(asset("demo") / "harbour.dlm")
+
+
+def _label() -> Row:
+    """From the key press to the new weights on the demo, after the first cold embedding."""
+    model, document = _demo()
+    path: Path = scratch() / "harbour.dlm"
+    path.write_bytes((asset("demo") / "harbour.dlm").read_bytes())
+    store = Store(scratch() / "label", document.dlm_id)
+    drain(train_document_gate(document, store, model))
+    document = load(path)
+    work = label_prompt(path, document, store, model, "Where do the gulls sleep?", "knowledge", saved=["Hello there."])
+    taken, outcome = _timed(lambda: drain(work))
+    rose = (outcome.before or {})["knowledge"], outcome.after["knowledge"]
+    return Row(
+        "label a prompt on the demo → new weights",
+        taken * 1e3,
+        None,
+        "–",
+        None,
+        "≤ 3,000 ms",
+        taken <= 3.0,
+        f"its weight went from {rose[0]:.3f} to {rose[1]:.3f}",
+    )
+
+
+def _quality() -> list[Row]:
+    """5-fold figures on the demo, mean of three seeds, against the loop on raw inputs."""
+    model, document = _demo()
+    probes = trained_probes(document)
+    store = Store(scratch() / "quality", document.dlm_id)
+    embeddings, _ = drain(cached_embeddings(model, store, [probe.prompt for probe in probes]))
+    labels = torch.tensor([probe.label for probe in probes])
+    ours: list[Scores] = []
+    plain: list[Scores] = []
+    for seed in (9, 1, 2):
+        ours.append(scores(drain(held_out_logits(document, embeddings, probes, 5, seed)), labels))
+        assigned = stratified_folds(labels.tolist(), 5, seed)
+        logits = held_out(
+            lambda x, y, seed=seed: reference_gate(x, y, len(document.adapter_names), seed=seed),
+            embeddings,
+            labels,
+            assigned,
+        )
+        plain.append(scores(logits, labels))
+    result = []
+    for name, unit in (("accuracy", "share"), ("log_loss", "nats")):
+        mine, other = (sum(getattr(s, name) for s in found) / len(found) for found in (ours, plain))
+        met = mine >= other if name == "accuracy" else mine < other
+        goal = "≥ baseline" if name == "accuracy" else "< baseline"
+        result.append(
+            Row(
+                f"held-out {name.replace('_', ' ')} of the gate on the demo, 5 folds, 3 seeds",
+                mine,
+                other,
+                "the same loop on inputs that are not standardised",
+                mine / other,
+                goal,
+                met,
+                f"{len(probes)} prompts, same folds, seeds and settings",
+                unit,
+            )
+        )
+    return result

@@ -1,0 +1,119 @@
+"""The gate on the demo document and the embedded base: better than the plain loop, and honest about strange prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlm_tui.assets import asset
+from dlm_tui.document import Document, load
+from dlm_tui.engine.drain import drain
+from dlm_tui.gate.calibration import Scores, scores, stratified_folds
+from dlm_tui.gate.evaluation import held_out_logits
+from dlm_tui.gate.explain import dropped_changes, pull_values
+from dlm_tui.gate.gate import Gate
+from dlm_tui.gate.probes import GateProbe, trained_probes
+from dlm_tui.gate.router import PromptRouter
+from dlm_tui.gate.training import cached_embeddings, train_document_gate
+from dlm_tui.model import MixedModel, load_base, resolve_base
+from dlm_tui.store import Store
+from tests.benchmarks.gate_reference import held_out, reference_gate
+
+SEEDS = (9, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def model() -> MixedModel:
+    return MixedModel(drain(load_base(resolve_base("pocket"), device="cpu")), {})
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    return load(asset("demo") / "harbour.dlm")
+
+
+@pytest.fixture(scope="module")
+def probes(document: Document) -> list[GateProbe]:
+    return trained_probes(document)
+
+
+@pytest.fixture(scope="module")
+def store(document: Document, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("home"), document.dlm_id)
+
+
+@pytest.fixture(scope="module")
+def rows(model: MixedModel, probes: list[GateProbe], store: Store) -> Tensor:
+    found, _ = drain(cached_embeddings(model, store, [probe.prompt for probe in probes]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def gate(document: Document, model: MixedModel, store: Store, rows: Tensor) -> Gate:
+    found = drain(train_document_gate(document, store, model)).gate
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def router(model: MixedModel, gate: Gate) -> PromptRouter:
+    return PromptRouter(model.backbone, model.base, gate)
+
+
+def test_held_out_at_least_as_good_as_the_plain_loop(document: Document, probes: list[GateProbe], rows: Tensor) -> None:
+    labels = torch.tensor([probe.label for probe in probes])
+    names = document.adapter_names
+    ours: list[Scores] = []
+    plain: list[Scores] = []
+    for seed in SEEDS:
+        ours.append(scores(drain(held_out_logits(document, rows, probes, 5, seed)), labels))
+
+        def train(inside: Tensor, truth: Tensor, seed: int = seed) -> nn.Sequential:
+            return reference_gate(inside, truth, len(names), seed=seed)
+
+        plain.append(scores(held_out(train, rows, labels, stratified_folds(labels.tolist(), 5, seed)), labels))
+
+    def mean(of: Callable[[Scores], float], found: list[Scores]) -> float:
+        return sum(map(of, found)) / len(found)
+
+    assert mean(lambda s: s.accuracy, ours) >= max(0.95, mean(lambda s: s.accuracy, plain))
+    assert mean(lambda s: s.log_loss, ours) < mean(lambda s: s.log_loss, plain)
+
+
+def test_noise_is_unlike_anything_and_own_prompts_are_not(
+    router: PromptRouter, probes: list[GateProbe], gate: Gate
+) -> None:
+    chance = random.Random(0)
+    noise = [
+        "".join(chance.choice("qwxzjkv#%@&;[]{}0123456789") for _ in range(chance.randint(10, 60))) for _ in range(30)
+    ]
+    assert sum(drain(router.route(text)).unlike for text in noise) / len(noise) >= 0.95
+    assert not any(drain(router.route(probe.prompt)).unlike for probe in probes)
+    assert gate.novelty is not None
+    assert float((gate.novelty.held_out > gate.novelty.limit).double().mean()) <= 0.04
+
+
+def test_pulls_predict_what_dropping_a_token_does(router: PromptRouter, probes: list[GateProbe], gate: Gate) -> None:
+    for probe in probes:
+        drain(router.route(probe.prompt))
+        predicted, measured = pull_values(gate, router.states), dropped_changes(gate, router.states)
+        for column in range(len(gate.names)):
+            ranks = torch.stack([predicted[:, column], measured[:, column]]).argsort(dim=1).argsort(dim=1)
+            assert float(torch.corrcoef(ranks.double())[0, 1]) >= 0.9, (probe.prompt, column)
+
+
+def test_editing_one_section_embeds_one(
+    tmp_path: Path, document: Document, model: MixedModel, rows: Tensor, store: Store
+) -> None:
+    text = (asset("demo") / "harbour.dlm").read_text()
+    edited = tmp_path / "harbour.dlm"
+    edited.write_text(
+        text.replace("How many steps are in the lighthouse?", "How many steps has the lighthouse got?", 1)
+    )
+    assert len(rows) == len(trained_probes(load(edited)))
+    assert drain(train_document_gate(load(edited), store, model)).embedded == 1
