@@ -226,6 +226,7 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
     weights = {n: p.detach().half().contiguous() for n, p in model.named_parameters()}
     beside = folder / f"model.safetensors.{os.getpid()}.tmp"
     save_file(weights, beside, metadata={"format": "pt"})
+    beside.chmod(0o644)
     beside.replace(folder / "model.safetensors")
 
 
