@@ -164,7 +164,8 @@ def cache_root() -> Path:
 def find_cached(hf_id: str, revision: str | None = None) -> Path | None:
     """The folder of a complete snapshot in the hub cache, or None.
 
-    With `revision` (full or shortened) that one is preferred; else, or where it is absent, what `main` points to.
+    With `revision` (full or shortened) that one is preferred; else, or where it is absent, what `main` points to, and
+    without that the one that was fetched last.
     """
     folder = cache_root() / f"models--{hf_id.replace('/', '--')}"
     snapshots = folder / "snapshots"
@@ -176,6 +177,7 @@ def find_cached(hf_id: str, revision: str | None = None) -> Path | None:
     main = folder / "refs" / "main"
     if main.is_file():
         candidates.append(snapshots / main.read_text(encoding="utf-8").strip())
+    candidates += sorted(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     return next((path for path in candidates if _complete(path)), None)
 
 

@@ -1,0 +1,147 @@
+"""Decoding with three mixed adapters against llama.cpp with the same adapters and runtime scales, both in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlm_tui.export.architectures import read_architecture
+from dlm_tui.export.concatenate import folded
+from dlm_tui.export.gguf_adapter import write_adapter
+from dlm_tui.export.gguf_model import write_model
+from dlm_tui.export.gguf_tokenizer import read_tokenizer
+from dlm_tui.export.weights import open_weights
+from dlm_tui.model.generate import generate
+from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.progress import drain
+from dlm_tui.model.sampling import Sampling
+from tests.benchmarks.harness import Row, Timing, adapters, at_most, scratch, seconds, skipped, smol_base
+
+NAME = "decode with N = 3 mixed, one row, float32"
+BASELINE = "llama.cpp, 3 adapters, runtime scales"
+PROMPT = [5 + 37 * n % 3000 for n in range(64)]
+SCALES = {"a0": 0.5, "a1": 0.4, "a2": 0.3}
+
+# a process of its own: llama.cpp's threads must not spin beside torch's while torch is timed
+_CHILD = """
+import json, sys, urllib.request
+import xllamacpp
+job = json.loads(sys.stdin.readline())
+params = xllamacpp.CommonParams()
+params.model.path = job["model"]
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, scale) for path, scale in job["loras"]]
+params.n_ctx = 256
+params.n_parallel = 1
+params.n_gpu_layers = 0
+params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+params.fit_params = False
+params.cpuparams.n_threads = job["threads"]
+params.verbosity = 0
+server = xllamacpp.Server(params)
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+for line in sys.stdin:
+    body = {"prompt": job["prompt"], "n_predict": job["tokens"], "temperature": 0.0, "cache_prompt": False}
+    body |= {"ignore_eos": True, "return_tokens": True}
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(
+        server.listening_address + "/completion", data, {"Content-Type": "application/json"}
+    )
+    answer = json.load(opener.open(request, timeout=600))
+    print(json.dumps({"tokens": answer["tokens"], "ms": answer["timings"]["predicted_per_token_ms"]}), flush=True)
+"""
+
+
+def rows(quick: bool) -> list[Row]:
+    """One row: time per decoded token, ours over llama.cpp's own figure, in alternating rounds."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        return [skipped(NAME, BASELINE, "≤ 1.4×", "xllamacpp is not installed")]
+    rounds, tokens = (3, 16) if quick else (9, 32)
+    model = MixedModel(smol_base(), {name: adapters(8)[name] for name in SCALES})
+    said: list[list[int]] = []
+
+    def ours() -> float:
+        return _our_token(model, tokens, said)
+
+    with _llama(tokens) as child:
+        theirs = _Llama(child)
+        theirs.token_ms()
+        ours()
+        pairs = [(ours(), theirs.token_ms()) for _ in range(rounds)]
+    same = sum(a == b for a, b in zip(said[-1], theirs.said, strict=False))
+    quick_ms = statistics.median(a for a, _ in pairs)
+    slow_ms = statistics.median(b for _, b in pairs)
+    ratio = statistics.median(b / a for a, b in pairs)
+    exact = f"{same} of {tokens} greedy tokens identical"
+    return [at_most(NAME, Timing(quick_ms / 1e3, slow_ms / 1e3, ratio, rounds), BASELINE, 1.4, exact)]
+
+
+def _our_token(model: MixedModel, tokens: int, said: list[list[int]]) -> float:
+    """Milliseconds per token after the first, as llama.cpp counts them."""
+    steps = generate(model, PROMPT, [SCALES], Sampling(max_tokens=tokens), stop_ids=())
+    for event in steps:
+        if hasattr(event, "token_id"):
+            break
+    spent = seconds(lambda: said.append(drain(steps)[0].token_ids))
+    return spent / (tokens - 1) * 1e3
+
+
+class _Llama:
+    """The child that serves llama.cpp."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._child = child
+        self.said: list[int] = []
+
+    def token_ms(self) -> float:
+        """Milliseconds per decoded token of one answer."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write("go\n")
+        self._child.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        self.said = answer["tokens"]
+        return float(answer["ms"])
+
+
+def _llama(tokens: int) -> subprocess.Popen[str]:
+    model, loras = _files()
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    job = {
+        "model": str(model),
+        "loras": [(str(path), SCALES[name]) for name, path in loras.items()],
+        "prompt": PROMPT,
+        "tokens": tokens,
+        "threads": torch.get_num_threads(),
+    }
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(job) + "\n")
+    child.stdin.flush()
+    return child
+
+
+def _files() -> tuple[Path, dict[str, Path]]:
+    """The base and its three adapters as GGUF files, written by our own exporter."""
+    base = smol_base()
+    architecture = read_architecture(base.config.to_dict())
+    tokenizer = read_tokenizer(base.tokenizer, architecture.vocab)
+    source = open_weights(base.source.path, base.model, ["model.embed_tokens.weight"])
+    model = scratch() / "smol.gguf"
+    drain(write_model(model, source, architecture, tokenizer, "f32", name="smol"))
+    loras = {name: scratch() / f"{name}.gguf" for name in SCALES}
+    for name, path in loras.items():
+        drain(write_adapter(path, folded(adapters(8)[name]), architecture, name=name))
+    return model, loras

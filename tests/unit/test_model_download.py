@@ -1,0 +1,160 @@
+"""Downloading a base from a hub that this test serves itself on the loopback: real client, files and progress."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_models import write_tiny_base
+
+REVISION = "12fd25f77366" + "a" * 28
+CLIENT = """
+import json, sys
+from dlm_tui.model.download import fetch
+from dlm_tui.model.progress import drain
+from dlm_tui.model.registry import BaseSource, BaseUnavailable, resolve_base
+source = resolve_base(sys.argv[1]) if len(sys.argv) == 2 else BaseSource(
+    key=sys.argv[1], kind="hub", path=None, hf_id=sys.argv[1].removeprefix("hf:"), revision=sys.argv[2])
+stages = []
+steps = fetch(source)
+try:
+    while True:
+        stages.append(next(steps))
+except StopIteration as stop:
+    found = stop.value
+except BaseUnavailable as error:
+    print(json.dumps({"error": str(error)}))
+    sys.exit()
+last = [s for s in stages if s.total]
+print(json.dumps({"path": str(found.path), "revision": found.revision, "total": last[-1].total,
+    "done": last[-1].done, "files": sorted(p.name for p in found.path.iterdir()),
+    "again": str(resolve_base("hf:" + found.hf_id).path)}))
+"""
+
+
+class Hub:
+    """The few answers of the hub that a download needs."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.asked: list[str] = []
+        self.gated = False
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                hub.answer(self, body=False)
+
+            def do_GET(self) -> None:
+                hub.answer(self, body=True)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                hub.asked.append(self.path)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler, body: bool) -> None:
+        path = request.path.split("?")[0]
+        headers = {"Content-Type": "application/json"}
+        status = 200
+        if self.gated:
+            status, data = 401, b"{}"
+            headers["X-Error-Code"] = "GatedRepo"
+            headers["X-Error-Message"] = "Access to this model is restricted."
+        elif "/commits/" in path:
+            data = json.dumps([{"id": REVISION, "title": "t", "message": "", "authors": [], "date": DATE}]).encode()
+        elif path.startswith("/api/models/"):
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in self.files.items()]
+            data = json.dumps({"id": "org/name", "sha": REVISION, "siblings": siblings}).encode()
+        elif (name := path.rsplit("/", 1)[-1]) not in self.files:
+            status, data = 404, b"{}"
+        else:
+            data = self.files[name]
+            digest = hashlib.sha256(data).hexdigest()
+            headers |= {"ETag": f'"{digest}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"}
+        request.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            request.send_header(key, value)
+        request.end_headers()
+        if body:
+            request.wfile.write(data)
+
+
+DATE = "2024-01-01T00:00:00.000Z"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    folder = write_tiny_base(tmp_path / "m")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub = Hub({**files, "pytorch_model.bin": b"never", "original.py": b"never"})
+    thread = threading.Thread(target=hub.server.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()
+
+
+def client(hub: Hub, tmp_path: Path, *arguments: str, **environment: str) -> dict[str, Any]:
+    settings = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        **environment,
+    }
+    out = subprocess.run(
+        [sys.executable, "-c", CLIENT, *arguments], env=settings, check=True, capture_output=True, text=True
+    )
+    found: dict[str, Any] = json.loads(out.stdout)
+    return found
+
+
+def test_a_short_revision_is_found_and_only_safe_files_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    found = client(hub, tmp_path, "hf:org/name", REVISION[:12])
+    assert found["revision"] == REVISION
+    assert Path(found["path"]).name == REVISION
+    assert "model.safetensors" in found["files"]
+    assert not {"pytorch_model.bin", "original.py"} & set(found["files"])
+    wanted = sum(len(data) for name, data in hub.files.items() if not name.endswith((".bin", ".py")))
+    assert found["total"] == wanted
+    assert found["done"] <= found["total"]
+
+
+def test_the_newest_revision_is_what_main_is_and_is_then_found_offline(hub: Hub, tmp_path: Path) -> None:
+    found = client(hub, tmp_path, "hf:org/name")
+    assert (found["revision"], found["again"]) == (REVISION, found["path"])
+
+
+def test_a_gated_base_says_so_with_the_command(hub: Hub, tmp_path: Path) -> None:
+    hub.gated = True
+    found = client(hub, tmp_path, "hf:org/name")
+    assert "hf download org/name" in found["error"]
+    assert "\n" not in found["error"]
+
+
+def test_weights_without_safetensors_are_refused(hub: Hub, tmp_path: Path) -> None:
+    del hub.files["model.safetensors"]
+    assert "pickled" in client(hub, tmp_path, "hf:org/name")["error"]
+
+
+def test_offline_nothing_is_asked(hub: Hub, tmp_path: Path) -> None:
+    found = client(hub, tmp_path, "hf:org/name", HF_HUB_OFFLINE="1")
+    assert "hf download org/name" in found["error"]
+    assert hub.asked == []
