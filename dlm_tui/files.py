@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 _CHUNK = 1 << 20
+_AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
 
 def scratch_sibling(target: Path) -> Path:
@@ -66,7 +69,7 @@ def sync_tree(folder: Path) -> None:
 def replace_directory(target: Path) -> Iterator[Path]:
     """Fill a sibling folder, then put it in the place of `target`; any failure leaves `target` untouched.
 
-    Yields the empty folder to write into. The old folder, if any, is moved aside for the swap and removed after it.
+    Yields the empty folder to write into.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_sibling(target)
@@ -74,21 +77,55 @@ def replace_directory(target: Path) -> Iterator[Path]:
     try:
         yield scratch
         sync_tree(scratch)
-        aside = scratch_sibling(target)
-        existed = target.exists()
-        if existed:
-            target.replace(aside)
-        try:
-            scratch.replace(target)
-        except BaseException:
-            if existed:
-                aside.replace(target)
-            raise
-        sync_directory(target.parent)
-        if existed:
-            shutil.rmtree(aside, ignore_errors=True)
+        put_in_place(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def put_in_place(scratch: Path, target: Path) -> None:
+    """Give the finished folder `scratch` the name `target`; a folder that had the name is removed afterwards.
+
+    Where the system can exchange two names at once (Linux, macOS) there is no moment without a whole folder at
+    `target`; elsewhere the old one is moved aside for the swap.
+    """
+    if not target.exists():
+        scratch.replace(target)
+    elif _exchange(scratch, target):
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        _swap_in_steps(scratch, target)
+    sync_directory(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    call = _exchange_call()
+    return call is not None and call(os.fsencode(one), os.fsencode(other)) == 0
+
+
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            rename = library.renameat2
+            return lambda a, b: int(rename(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE_LINUX))
+        if sys.platform == "darwin":
+            swap = library.renamex_np
+            return lambda a, b: int(swap(a, b, _EXCHANGE_DARWIN))
+    except (OSError, AttributeError, TypeError):
+        return None
+    return None
+
+
+def _swap_in_steps(scratch: Path, target: Path) -> None:
+    aside = scratch_sibling(target)
+    target.replace(aside)
+    try:
+        scratch.replace(target)
+    except BaseException:
+        aside.replace(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def json_bytes(value: Any) -> bytes:

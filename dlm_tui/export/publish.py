@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.files import scratch_sibling, sync_directory, sync_tree
+from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
 
 MANIFEST = "export_manifest.json"
 CREATOR = "dlm-tui-"
-_AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -99,41 +96,6 @@ def publish(target: Path) -> Iterator[Path]:
         yield scratch
         sync_tree(scratch)
         check_destination(target)  # somebody may have come meanwhile
-        if not target.exists():
-            scratch.replace(target)
-        elif not _exchange(scratch, target):
-            _swap_in_steps(scratch, target)
-        sync_directory(target.parent)
+        put_in_place(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot."""
-    call = _exchange_call()
-    return call is not None and call(os.fsencode(one), os.fsencode(other)) == 0
-
-
-def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    try:
-        library = ctypes.CDLL(None, use_errno=True)
-        if sys.platform == "linux":
-            rename = library.renameat2
-            return lambda a, b: int(rename(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE_LINUX))
-        if sys.platform == "darwin":
-            swap = library.renamex_np
-            return lambda a, b: int(swap(a, b, _EXCHANGE_DARWIN))
-    except (OSError, AttributeError, TypeError):
-        return None
-    return None
-
-
-def _swap_in_steps(scratch: Path, target: Path) -> None:
-    aside = scratch_sibling(target)
-    target.replace(aside)
-    try:
-        scratch.replace(target)
-    except BaseException:
-        aside.replace(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -108,7 +108,7 @@ def test_killed_where_names_cannot_be_exchanged_at_once(
     """There a kill between the two renames leaves no folder; the next export finds the old one first."""
     from dlm_tui.export import publish
 
-    monkeypatch.setattr(publish, "_exchange_call", lambda: None)
+    monkeypatch.setattr("dlm_tui.files._exchange_call", lambda: None)
     out = tmp_path / "out"
     export(session, out=str(out), adapter="tone", verify=False)
     missing = 0
