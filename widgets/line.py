@@ -12,7 +12,7 @@ from widgets.plain import literal
 class Line(Static):
     """A Static whose strings are made safe and shown literally; unchanged content costs no refresh."""
 
-    DEFAULT_CSS = "Line { height: auto; }"
+    DEFAULT_CSS = "Line { width: 1fr; height: auto; }"
 
     def __init__(self, content: str | Content = "", *, id: str | None = None, classes: str | None = None) -> None:
         self._shown = _as_content(content)
@@ -23,9 +23,17 @@ class Line(Static):
         made = _as_content(content)
         if made.is_same(self._shown):
             return
-        relayout = made.plain.count("\n") != self._shown.plain.count("\n") or len(made) != len(self._shown)
         self._shown = made
-        super().update(made, layout=relayout)
+        super().update(made, layout=self._needs_room(made))
+
+    def _needs_room(self, made: Content) -> bool:
+        """Whether the new text has another height: laying out the whole screen costs more than drawing a line."""
+        height, width = self.styles.height, self.content_size.width
+        if height is not None and not height.is_auto and self.styles.width is not None and not self.styles.width.is_auto:
+            return False
+        if not width or (self.styles.width is not None and self.styles.width.is_auto):
+            return True
+        return made.get_height(self.styles, width) != self.content_size.height
 
     def update(self, content: VisualType = "", *, layout: bool = True) -> None:
         """As Static.update, with strings shown literally."""

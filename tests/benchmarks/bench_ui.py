@@ -1,0 +1,163 @@
+"""The screen: first paint, event-loop lag while children work, redrawing the bars; each in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.assets import asset
+from tests.benchmarks.harness import Row
+
+EMPTY = """
+import time; began = time.perf_counter()
+from textual.app import App
+class Empty(App):
+    def on_ready(self): self.call_after_refresh(self.painted)
+    def painted(self): print(time.perf_counter() - began); self.exit()
+Empty().run(headless=True)
+"""
+OURS = """
+import sys, time; began = time.perf_counter()
+from pathlib import Path
+from dlm_tui.app.launch import make_app
+app = make_app(Path(sys.argv[1]), Path(sys.argv[2]), None)
+def painted(): print(time.perf_counter() - began); app.exit(0)
+app._start_opening = painted  # called once the first frame is out
+app.run(headless=True)
+"""
+LAG = """
+import asyncio, json, sys, time
+from pathlib import Path
+from dlm_tui.app.launch import make_app
+
+async def lags(seconds):
+    found, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        await asyncio.sleep(0.005)
+        found.append(time.perf_counter() - began - 0.005)
+    return sorted(found)
+
+async def main():
+    app = make_app(Path(sys.argv[1]), Path(sys.argv[2]), None)
+    seconds = float(sys.argv[3])
+    async with app.run_test(size=(200, 60)) as pilot:
+        while not (app.is_open and app.workbench.link.ready):
+            await pilot.pause(0.05)
+        bench = app.workbench
+        await pilot.pause(1.0)
+        idle = await lags(seconds)
+        bench.start_training(None)
+        bench.prompt_pane.set_text("What does the harbour master write down?")
+        while not bench.board.records or bench.board.records[0].progress is None:
+            await pilot.pause(0.05)
+        async def ask():
+            while True:
+                bench.action_compare()
+                while bench.generating:
+                    await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)
+        asking = asyncio.create_task(ask())
+        busy = await lags(seconds)
+        asking.cancel()
+        for record in list(bench.board.records):
+            await bench.board.cancel(record)
+        app.exit(0)
+    assert "torch" not in sys.modules
+    p99 = lambda values: values[int(len(values) * 0.99)]
+    print(json.dumps({"idle": p99(idle), "busy": p99(busy), "worst": busy[-1], "samples": len(busy)}))
+
+asyncio.run(main())
+"""
+BARS = """
+import asyncio, json, time
+from textual.app import App
+from textual.containers import Vertical
+from textual.widgets import ProgressBar
+from widgets.mixing_desk import Channel, MixingDesk
+
+ROUNDS = 60
+
+class One(App):
+    def compose(self): yield MixingDesk()
+
+class Eight(App):
+    def compose(self):
+        with Vertical():
+            for _ in range(8): yield ProgressBar(total=1.0, show_eta=False)
+
+def channels(step):
+    return [Channel(f"a{i}", "*", "#e69f00", weight=((step * 7 + i * 13) % 100) / 100) for i in range(8)]
+
+async def timed(app, change):
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        began = time.process_time()
+        for step in range(ROUNDS):
+            change(app, step)
+            app.screen._on_timer_update()
+            await asyncio.sleep(0)
+            app.screen._on_timer_update()
+        return (time.process_time() - began) / ROUNDS
+
+def eight(app, step):
+    for i, bar in enumerate(app.query(ProgressBar)):
+        bar.update(progress=((step * 7 + i * 13) % 100) / 100)
+
+ours = asyncio.run(timed(One(), lambda app, step: app.query_one(MixingDesk).set_channels(channels(step))))
+base = asyncio.run(timed(Eight(), eight))
+print(json.dumps({"ours": ours, "baseline": base}))
+"""
+
+
+def run(script: str, *arguments: str) -> str:
+    """The last line a fresh interpreter prints."""
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if result.returncode:
+        raise RuntimeError(result.stderr[-2000:])
+    return result.stdout.strip().splitlines()[-1]
+
+
+def rows(quick: bool) -> list[Row]:
+    """First paint, lag, bars."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        document = Path(shutil.copy(asset("demo") / "harbour.dlm", folder))
+        return [first_paint(document, folder, 3 if quick else 9), lag(document, folder, 3.0 if quick else 10.0), bars()]
+
+
+def first_paint(document: Path, folder: Path, rounds: int) -> Row:
+    """Process start of Python code to the first frame, against an app without widgets."""
+    pairs = []
+    for _ in range(rounds):
+        pairs.append((float(run(OURS, str(document), str(folder))), float(run(EMPTY))))
+    ours, empty = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(a / b for a, b in pairs)
+    return Row("first paint", ours * 1e3, empty * 1e3, "an empty Textual app", ratio, "≤ 1.3×", ratio <= 1.3, "")
+
+
+def lag(document: Path, folder: Path, seconds: float) -> Row:
+    """p99 of how late a 5 ms timer fires while the engine decodes all views and a job trains, against idle."""
+    found: dict[str, Any] = json.loads(run(LAG, str(document), str(folder / "home"), str(seconds)))
+    busy, idle = found["busy"] * 1e3, found["idle"] * 1e3
+    note = f"worst {found['worst'] * 1e3:.1f} ms of {found['samples']} ticks"
+    return Row("event-loop lag p99, training and decoding", busy, idle, "idle", busy / idle, "< 16 ms", busy < 16, note)
+
+
+def bars() -> Row:
+    """CPU time of redrawing eight gate bars."""
+    found = json.loads(run(BARS))
+    ours, base = found["ours"] * 1e3, found["baseline"] * 1e3
+    return Row("redraw 8 gate bars", ours, base, "eight ProgressBar widgets", base / ours, "report", None, "")
+
+
+if __name__ == "__main__":
+    for row in rows("--quick" in sys.argv):
+        print(row)
