@@ -1,0 +1,77 @@
+"""Screenshots of the running program: opens the demo, trains it if its store is empty, and saves SVG files here.
+
+    python assets/screenshots/make.py [--home DIR]
+
+With a home in which the demo is already trained this takes seconds; otherwise it trains first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+PROMPT = "When does the tide turn at the old pier?"
+
+
+def tidy(path: Path) -> None:
+    """Fonts come from the reader's machine, not from the internet; random ids become fixed."""
+    text = re.sub(r"@font-face \{.*?\}\s*", "", path.read_text(), flags=re.S)
+    path.write_text(re.sub(r"terminal-\d+", f"terminal-{path.stem}", text))
+
+
+async def shoot(document: Path, home: Path) -> None:
+    """Drive the real program at two sizes and both themes."""
+    from dlm_tui.app.launch import make_app
+
+    for name, size, theme in (
+        ("workbench", (120, 38), "dlm-dark"),
+        ("workbench-light", (120, 38), "dlm-light"),
+        ("workbench-80x24", (80, 24), "dlm-dark"),
+    ):
+        app = make_app(document, home, None)
+        async with app.run_test(size=size) as pilot:
+            while not (app.is_open and app.workbench.link.ready):
+                await pilot.pause(0.05)
+            bench = app.workbench
+            app.choose_theme(theme)
+            if not bench.trained_names:
+                bench.start_training(None)
+                while not bench.trained_names:
+                    await pilot.pause(0.5)
+            bench.prompt_pane.set_text(PROMPT)
+            await pilot.pause(2.5)
+            bench.action_compare()
+            await pilot.pause(0.2)
+            while bench.generating:
+                await pilot.pause(0.05)
+            app.clear_notifications()
+            await pilot.pause(0.5)
+            path = Path(app.save_screenshot(f"{name}.svg", path=str(HERE)))
+            tidy(path)
+            print(path.name)
+
+
+def main() -> None:
+    """Work on a copy of the demo with throw-away settings."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+            os.environ[variable] = str(folder / variable)
+        document = Path(shutil.copy(HERE.parent / "demo" / "harbour.dlm", folder))
+        asyncio.run(shoot(document, args.home or folder / "home"))
+
+
+if __name__ == "__main__":
+    main()
