@@ -13,7 +13,7 @@ from dlm_tui.gate.calibration import stratified_folds
 COMPONENTS = 32
 FOLDS = 5
 MINIMUM = 8
-_DEVIATIONS = 3.0
+_DEVIATIONS = 2.326  # one in a hundred of normally spread values lies above
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Novelty:
 def fit_novelty(embeddings: Tensor, labels: list[int], seed: int) -> Novelty | None:
     """Fit on all rows of [n, H]; calibrate on stratified folds. None with fewer than 8 prompts or without any spread.
 
-    The limit is three standard deviations above the mean of the logarithms of the held-out distances.
+    The limit is 2.326 standard deviations above the mean of the logarithms of the held-out distances: about one in a
+    hundred prompts like the training ones is called unlike.
     """
     rows = embeddings.detach().double()
     if len(rows) < MINIMUM:
