@@ -74,15 +74,15 @@ def _endless(corpus: Corpus) -> Iterator[str]:
         index += 1
 
 
-def held_out(count: int, training_documents: int) -> list[str]:
-    """`count` documents of another seed; those that the training documents hold word for word are left out."""
+def held_out(count: int, training_documents: int) -> dict[int, str]:
+    """`count` documents of another seed by index; those that the training documents hold word for word are left out."""
     seen = {_digest(text) for text in Corpus(CORPUS_SEED).documents(training_documents)}
-    found: list[str] = []
-    for text in _endless(Corpus(HELD_OUT_SEED)):
+    found: dict[int, str] = {}
+    for index, text in enumerate(_endless(Corpus(HELD_OUT_SEED))):
         if _digest(text) not in seen:
-            found.append(text)
+            found[index] = text
             if len(found) == count:
-                return found
+                break
     return found
 
 

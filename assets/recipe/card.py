@@ -39,7 +39,8 @@ def write_card(folder: Path, recipe: Recipe, sweep: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     documents = training_documents(tokenizer, recipe)
-    texts = held_out(HELD_OUT_DOCUMENTS, documents)
+    indexed = held_out(HELD_OUT_DOCUMENTS, documents)
+    texts = list(indexed.values())
     numbers: dict[str, object] = {
         "corpus": corpus_digest(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -52,6 +53,7 @@ def write_card(folder: Path, recipe: Recipe, sweep: Path) -> None:
         "perplexity_subset": measure.perplexities(
             model, tokenizer, texts[:SUBSET_DOCUMENTS], NGRAM_DOCUMENTS, BIGRAM_WEIGHT
         ),
+        "subset_documents": list(indexed)[:SUBSET_DOCUMENTS],
         "facts_asked": len(measure.fact_questions()),
         "facts_known": measure.facts_known(model, tokenizer),
         "samples": [list(pair) for pair in measure.samples(model, tokenizer, texts)],

@@ -29,7 +29,7 @@ TEXTS = 600
 def run(path: Path, recipe: build.Recipe, only: list[str] | None = None) -> None:
     """Measures every choice and writes the table to `path` after each."""
     torch.set_num_threads(recipe.threads)
-    texts = build.held_out(TEXTS, 20_000)
+    texts = list(build.held_out(TEXTS, 20_000).values())
     size = sum(len(text.encode()) for text in texts)
     table: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
     for name, (shape_changes, schedule_changes) in CHOICES.items():
