@@ -85,11 +85,11 @@ class ConfusionTable(Widget, can_focus=True):
         for column, count in enumerate(self.counts[row]):
             style = base
             if count == 0:
-                style = base + self.get_component_rich_style("confusion--zero", partial=True)
+                style = base + self.get_component_rich_style("confusion--zero")
             elif row == column:
                 style = base + Style(color=rich_color(mark.color), bold=True)
             if self.has_focus and self.cursor == (row, column):
-                style = style + self.get_component_rich_style("confusion--cursor", partial=True)
+                style = style + self.get_component_rich_style("confusion--cursor")
             segments.append(Segment(f"{count:>{self._cell - 1}d} ", style))
         return Strip(segments).adjust_cell_length(width, base)
 

@@ -69,8 +69,8 @@ class KeyBar(Widget):
     def render_line(self, y: int) -> Strip:
         """The hints."""
         base = self.rich_style
-        key = base + self.get_component_rich_style("keybar--key", partial=True)
-        label = base + self.get_component_rich_style("keybar--label", partial=True)
+        key = base + self.get_component_rich_style("keybar--key")
+        label = base + self.get_component_rich_style("keybar--label")
         segments: list[Segment] = []
         for _, hint in self._placed():
             segments.append(Segment(f" {hint.key} ", key))

@@ -29,11 +29,16 @@ class Line(Static):
     def _needs_room(self, made: Content) -> bool:
         """Whether the new text has another height: laying out the whole screen costs more than drawing a line."""
         height, width = self.styles.height, self.content_size.width
-        if height is not None and not height.is_auto and self.styles.width is not None and not self.styles.width.is_auto:
+        if (
+            height is not None
+            and not height.is_auto
+            and self.styles.width is not None
+            and not self.styles.width.is_auto
+        ):
             return False
         if not width or (self.styles.width is not None and self.styles.width.is_auto):
             return True
-        return made.get_height(self.styles, width) != self.content_size.height
+        return made.get_height(self.styles.get_rules(), width) != self.content_size.height
 
     def update(self, content: VisualType = "", *, layout: bool = True) -> None:
         """As Static.update, with strings shown literally."""

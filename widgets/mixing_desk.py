@@ -134,7 +134,7 @@ class MixingDesk(Widget, can_focus=True):
         return self._render_channel(row, width, base)
 
     def _part(self, name: str) -> Style:
-        return self.get_component_rich_style(f"desk--{name}", partial=True)
+        return self.get_component_rich_style(f"desk--{name}")
 
     def _render_head(self, width: int, base: Style) -> Strip:
         columns = self._columns(width)

@@ -63,7 +63,7 @@ class PageTabs(Widget):
         """The tabs, then a rule."""
         base = self.rich_style
         styles: dict[str, Style] = {
-            part: base + self.get_component_rich_style(f"tabs--{part}", partial=True)
+            part: base + self.get_component_rich_style(f"tabs--{part}")
             for part in ("current", "other", "attention", "rule")
         }
         segments = [Segment("\u2500", styles["rule"])]

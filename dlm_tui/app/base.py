@@ -33,6 +33,9 @@ from dlm_tui.store import Store
 from widgets.marks import Mark, marks_for
 from widgets.plain import plain
 
+NO_GATE = {"none", "foreign"}
+"""Modes in which no gate answers: its weights would only be a fallback."""
+
 
 @dataclass
 class Setup:
@@ -91,7 +94,7 @@ class WorkbenchBase(Screen[None]):
     @property
     def weights(self) -> Mapping[str, float] | None:
         """The gate's last weights, None before any."""
-        return self.routed.weights if self.routed and self.routed.mode != "none" else None
+        return self.routed.weights if self.routed and self.routed.weights and self.routed.mode not in NO_GATE else None
 
     @property
     def marks(self) -> dict[str, Mark]:

@@ -109,7 +109,7 @@ KEYS: tuple[Key, ...] = (
     Key("app.help", "f1,question_mark", "help", "Help", "All keys", "Program", footer=99),
     Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
     Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
-    Key("dialog.delete", "delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
+    Key("dialog.delete", "f4,delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

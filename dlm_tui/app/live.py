@@ -131,7 +131,7 @@ class LiveGate(WorkbenchBase):
         if self.opened is None or not self.trained_names:
             return []
         words: list[str | Content] = [f"{'' if self.state.mix.title() == 'gate' else 'gate '}{self.opened.gate}"]
-        if routed is None:
+        if routed is None or self.weights is None:
             return words
         entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
         words.append(Content.styled(entropy, "dim") if not self.link.ready else entropy)
@@ -162,7 +162,7 @@ class LiveGate(WorkbenchBase):
             return self._untrained_note()
         if not self.prompt_pane.text.strip():
             return Content.styled("No prompt yet: every adapter counts the same.", "dim")
-        if gate in {"uniform", "diverged", "stale", "none"} and reason:
+        if gate != "trained" and reason:
             return assemble((f"gate {gate}: ", "bold $warning"), reason)
         return Content("")
 

@@ -92,6 +92,7 @@ class InsightPane(Pane):
         if scored.null_mean is not None and scored.nulls:
             parts.append((f"noise: {scored.nulls} random adapters change it by {scored.null_mean:.3f} nats", "dim"))
         self.query_one("#effect", Line).show(assemble(*parts))
+        self._toggle("#insight-hint", False)
         self._toggle("#effect-heading", True)
         self._toggle("#effect", True)
 
