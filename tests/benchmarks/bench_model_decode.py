@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from dlm_tui.model.base import Base
 from dlm_tui.model.generate import Generated, generate
@@ -15,7 +17,18 @@ from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling
 from tests.benchmarks import peers
-from tests.benchmarks.harness import Row, Timing, adapters, at_most, faster, paired, reported, seconds, smol_base
+from tests.benchmarks.harness import (
+    Row,
+    Timing,
+    adapters,
+    at_most,
+    faster,
+    paired,
+    reported,
+    seconds,
+    shared_base,
+    smol_base,
+)
 
 PROMPT = [5 + 37 * n % 3000 for n in range(64)]
 TOKEN = 77
@@ -24,20 +37,24 @@ TOKEN = 77
 def rows(quick: bool) -> list[Row]:
     """Set a mix; one-row decode against PEFT, merged weights, X-LoRA, Arrow; eight rows against eight decodes."""
     rounds = 7 if quick else 21
+    tokens, batches = (8, 1) if quick else (32, 3)
     peft = peers.peft_model(adapters(8))
-    found = [
-        set_mix(peft, 2 if quick else 3),
-        against_peft(peft, rounds),
-        eight_rows(peft, 8 if quick else 32, 1 if quick else 3),
-    ]
+    found = [set_mix(peft, 2 if quick else 3), against_peft(peft, rounds), eight_rows(peft, tokens, batches)]
     del peft
     found += [against_merged(rounds), *against_routers(rounds), half_precision(rounds)]
-    return found
+    pocket = peers.peft_model(adapters(8, kind="pocket"), "pocket")
+    # the goals are for the larger shape; on the small one Python itself is most of the time, on either side
+    others = [
+        against_peft(pocket, 3 * rounds, "pocket"),
+        eight_rows(pocket, tokens, batches, "pocket"),
+        against_merged(3 * rounds, "pocket"),
+    ]
+    return found + [replace(row, name=f"{row.name}, embedded base", goal="report", met=None) for row in others]
 
 
 @functools.cache
-def model(count: int) -> MixedModel:
-    return MixedModel(smol_base(), adapters(count))
+def model(count: int, kind: str = "smol") -> MixedModel:
+    return MixedModel(shared_base(kind), adapters(count, kind=kind))
 
 
 def mix_of(count: int) -> dict[str, float]:
@@ -93,23 +110,23 @@ def set_mix(peft: Any, rounds: int) -> Row:
     return faster("set a new mix, N = 8", timing, 'PEFT add_weighted_adapter("cat")', 5000, exact)
 
 
-def against_peft(peft: Any, rounds: int) -> Row:
+def against_peft(peft: Any, rounds: int, kind: str = "smol") -> Row:
     mix = mix_of(8)
     peers.activate(peft, mix)
-    theirs, ours = peers.Decoder(peft, PROMPT, TOKEN), OurDecoder(model(8), mix)
+    theirs, ours = peers.Decoder(peft, PROMPT, TOKEN), OurDecoder(model(8, kind), mix)
     exact = close(ours.step(), theirs.step())
     timing = paired(ours.step, theirs.step, rounds=rounds)
     return faster("decode with N = 8 mixed, one row", timing, "PEFT, 8 adapters active, scalings set", 2, exact)
 
 
-def against_merged(rounds: int) -> Row:
-    base, mix = smol_base(), mix_of(8)
+def against_merged(rounds: int, kind: str = "smol") -> Row:
+    base, mix = shared_base(kind), mix_of(8)
     module = copy.deepcopy(base.model)
     for name, weight in mix.items():
-        for target, pair in adapters(8)[name].modules.items():
+        for target, pair in adapters(8, kind=kind)[name].modules.items():
             module.get_submodule(target).weight.data += pair.up @ pair.down * (pair.scale * weight)
     merged = OurDecoder(MixedModel(Base(module, base.tokenizer, base.source, base.identity), {}), {})
-    ours = OurDecoder(model(8), mix)
+    ours = OurDecoder(model(8, kind), mix)
     exact = close(ours.step(), merged.step())
     timing = paired(ours.step, merged.step, rounds=2 * rounds)
     return at_most(
@@ -140,8 +157,8 @@ def against_routers(rounds: int) -> list[Row]:
     return [faster(name, timing, "PEFT X-LoRA (it has no cache)", 10, exact), *found]
 
 
-def eight_rows(peft: Any, tokens: int, rounds: int) -> Row:
-    ours = model(8)
+def eight_rows(peft: Any, tokens: int, rounds: int, kind: str = "smol") -> Row:
+    ours = model(8, kind)
     prompts = [[5 + (37 + row) * n % 3000 for n in range(24)] for row in range(8)]
     mixes = [{f"a{row}": 1.0, f"a{(row + 3) % 8}": 0.5} for row in range(8)]
     answers: dict[str, list[list[int]]] = {}
@@ -150,19 +167,15 @@ def eight_rows(peft: Any, tokens: int, rounds: int) -> Row:
         out: list[Generated] = drain(generate(ours, prompts, mixes, Sampling(max_tokens=tokens), stop_ids=()))
         answers["ours"] = [row.token_ids for row in out]
 
+    greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=2)
+
     def one_by_one() -> None:
         answers["theirs"] = []
         for prompt, mix in zip(prompts, mixes, strict=True):
             peers.activate(peft, mix)
+            ids = torch.tensor([prompt])
             with torch.no_grad():
-                out = peft.generate(
-                    input_ids=torch.tensor([prompt]),
-                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                    max_new_tokens=tokens,
-                    min_new_tokens=tokens,
-                    do_sample=False,
-                    pad_token_id=2,
-                )
+                out = peft.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
             answers["theirs"].append(out[0, len(prompt) :].tolist())
 
     timing = paired(together, one_by_one, rounds=rounds, warmup=0)

@@ -188,9 +188,20 @@ def smol_base() -> Base:
 
 
 @functools.cache
-def adapters(count: int, rank: int = 8) -> dict[str, Adapter]:
-    """Random adapters on the attention projections of the benchmark base, large enough to change its answers."""
-    base = smol_base()
+def pocket_base() -> Base:
+    """The embedded base that all modules share."""
+    return drain(load_base(resolve_base("pocket"), device="cpu"))
+
+
+def shared_base(kind: str) -> Base:
+    """The base called `smol` (the 135M shape, random) or `pocket` (the embedded one)."""
+    return smol_base() if kind == "smol" else pocket_base()
+
+
+@functools.cache
+def adapters(count: int, rank: int = 8, kind: str = "smol") -> dict[str, Adapter]:
+    """Random adapters on the attention projections of a shared base, large enough to change its answers."""
+    base = shared_base(kind)
     names = [n for n, _ in base.model.named_modules() if n.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))]
     made = {}
     for number in range(count):

@@ -13,29 +13,29 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dlm_tui.model.adapters import Adapter, save_peft_adapter
-from tests.benchmarks.harness import scratch, smol_base
+from tests.benchmarks.harness import scratch, shared_base, smol_base
 
 
-def folders(adapters: Mapping[str, Adapter]) -> dict[str, Path]:
-    """The adapters as PEFT directories."""
-    found = {name: scratch() / "adapters" / name for name in adapters}
+def folders(adapters: Mapping[str, Adapter], kind: str = "smol") -> dict[str, Path]:
+    """The adapters of a shared base as PEFT directories."""
+    found = {name: scratch() / f"adapters-{kind}" / name for name in adapters}
     for name, folder in found.items():
         if not folder.exists():
             modules = ("q_proj", "k_proj", "v_proj", "o_proj")
-            save_peft_adapter(adapters[name], folder, "bench/smol", target_modules=modules)
+            save_peft_adapter(adapters[name], folder, f"bench/{kind}", target_modules=modules)
     return found
 
 
-def plain_copy() -> Any:
-    """A transformers model of its own with the benchmark base's weights."""
-    return copy.deepcopy(smol_base().model)
+def plain_copy(kind: str = "smol") -> Any:
+    """A transformers model of its own with a shared base's weights."""
+    return copy.deepcopy(shared_base(kind).model)
 
 
-def peft_model(adapters: Mapping[str, Adapter]) -> Any:
+def peft_model(adapters: Mapping[str, Adapter], kind: str = "smol") -> Any:
     """PEFT with all adapters loaded."""
-    places = folders(adapters)
+    places = folders(adapters, kind)
     first, *others = places
-    model: Any = PeftModel.from_pretrained(plain_copy(), str(places[first]), adapter_name=first)
+    model: Any = PeftModel.from_pretrained(plain_copy(kind), str(places[first]), adapter_name=first)
     for name in others:
         model.load_adapter(str(places[name]), adapter_name=name)
     return model.eval()
