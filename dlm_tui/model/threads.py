@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from dlm_tui.model.backbone import Backbone
 from dlm_tui.model.linear import linear_for
 
 # one decoder layer of a small model: enough memory per round that caches do not flatter a thread count
@@ -31,7 +32,26 @@ def available_cores() -> int:
 
 @functools.cache
 def choose_threads(limit: int | None = None) -> int:
-    """The thread count, at most `limit`, that runs one-token steps quickest. Takes about 50 ms, once per process.
+    """The thread count, at most `limit`, that runs one-token steps of a small model quickest; measured once."""
+    return measure_threads(_workload(torch.float32), limit)
+
+
+def threads_for(backbone: Backbone, limit: int | None = None) -> int:
+    """The thread count, at most `limit`, that runs one-token steps of this very model quickest."""
+    cache = backbone.new_cache(1, 64)
+    backbone.forward(torch.zeros(1, 32, dtype=torch.long), cache)
+    token = torch.zeros(1, 1, dtype=torch.long)
+
+    def step() -> Tensor:
+        hidden = backbone.forward(token, cache)
+        cache.crop(32)
+        return hidden
+
+    return measure_threads(step, limit)
+
+
+def measure_threads(step: Callable[[], Tensor], limit: int | None = None) -> int:
+    """The thread count, at most `limit`, with which `step` is quickest. Nine steps per count, about half a second at most.
 
     The counts are timed in turns and judged by their best round, so that a busy moment hits all of them alike.
     `torch.set_num_threads` is left as it was.
@@ -40,7 +60,6 @@ def choose_threads(limit: int | None = None) -> int:
     candidates = sorted({1, *(count for count in (2, 4, 8, 16, 32) if count < cores), cores})
     if len(candidates) == 1:
         return candidates[0]
-    step = _workload(torch.float32)
     before = torch.get_num_threads()
     best = dict.fromkeys(candidates, float("inf"))
     try:
