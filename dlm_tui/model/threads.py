@@ -51,7 +51,7 @@ def threads_for(backbone: Backbone, limit: int | None = None) -> int:
 
 
 def measure_threads(step: Callable[[], Tensor], limit: int | None = None) -> int:
-    """The thread count, at most `limit`, with which `step` is quickest. Nine steps per count, about half a second at most.
+    """The thread count, at most `limit`, with which `step` is quickest: nine steps per count, about 0.5 s at most.
 
     The counts are timed in turns and judged by their best round, so that a busy moment hits all of them alike.
     `torch.set_num_threads` is left as it was.
