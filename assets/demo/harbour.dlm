@@ -36,7 +36,7 @@ training:
     hyperparams:
       beta: 0.1
       learning_rate: 0.0003
-      num_epochs: 2
+      num_epochs: 6
   gate:
     enabled: true
     steps: 200
