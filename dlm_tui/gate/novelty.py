@@ -13,6 +13,8 @@ from dlm_tui.gate.calibration import stratified_folds
 COMPONENTS = 32
 FOLDS = 5
 MINIMUM = 8
+_SPARE = 16
+_ITERATIONS = 6
 _DEVIATIONS = 2.326  # one in a hundred of normally spread values lies above
 
 
@@ -92,17 +94,38 @@ def _fit(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, float] | None:
     """Mean, leading axes, shrunk variances along them and the variance of the rest; None without any spread."""
     count, size = rows.shape
     mean = rows.mean(dim=0)
-    _, singular, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-    variances = singular.square() / max(count - 1, 1)
-    total = float(variances.sum())
+    centred = rows - mean
+    total = float(centred.square().sum()) / max(count - 1, 1)
     if not math.isfinite(total) or total <= 0:
         return None
     kept = min(COMPONENTS, count - 1, size)
+    variances, axes = _leading(centred, kept)
     share = kept / (kept + count)
     average = total / size
-    spread = (1 - share) * variances[:kept] + share * average
-    rest = (1 - share) * float(variances[kept:].sum()) / max(size - kept, 1) + share * average
-    return mean, axes[:kept], spread, rest
+    spread = (1 - share) * variances + share * average
+    outside = max(total - float(variances.sum()), 0.0)
+    rest = (1 - share) * outside / max(size - kept, 1) + share * average
+    return mean, axes, spread, rest
+
+
+def _leading(centred: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    """The `kept` largest variances and their axes [kept, H] of centred rows [n, H].
+
+    Exact for small inputs, else by subspace iteration (Halko et al. 2011), seeded: a full decomposition of a few
+    hundred prompts takes longer than training the gate.
+    """
+    count, size = centred.shape
+    width = kept + _SPARE
+    if width < min(count, size):
+        generator = torch.Generator().manual_seed(0)
+        basis = torch.randn(size, width, generator=generator, dtype=torch.float64)
+        for _ in range(_ITERATIONS):
+            basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q
+        _, singular, inner = torch.linalg.svd(centred @ basis, full_matrices=False)
+        axes = inner @ basis.T
+    else:
+        _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
+    return singular[:kept].square() / max(count - 1, 1), axes[:kept]
 
 
 def _distance(mean: Tensor, axes: Tensor, spread: Tensor, rest: float, rows: Tensor) -> Tensor:

@@ -148,8 +148,7 @@ def _train(
 
     embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
     fit = yield from fit_document(document, embeddings, probes, seed)
-    for step in fit.history:
-        metrics.record_gate_step(run, step.step, step.loss, step.entropy)
+    metrics.record_gate_steps(run, [(step.step, step.loss, step.entropy) for step in fit.history])
     if fit.network is None:
         metrics.record_gate_events(run, [(name, 0.0, 0) for name in names], "diverged")
         before = read_gate_config(store)

@@ -114,6 +114,15 @@ class MetricsWriter:
             (run_id, step, loss, entropy, _now()),
         )
 
+    def record_gate_steps(self, run_id: int, steps: Iterable[tuple[int, float, float]]) -> None:
+        """Many steps of gate training, (step, loss, mean entropy in nats), in one transaction: one flush to disk."""
+        now, rows = _now(), list(steps)
+        sql = "INSERT OR REPLACE INTO tui_gate_steps (run_id, step, loss, entropy, at) VALUES (?, ?, ?, ?, ?)"
+        try:
+            self._write([(sql, (run_id, step, _finite(loss), _finite(spread), now)) for step, loss, spread in rows])
+        except MetricsError:
+            self.dropped += len(rows)
+
     def record_gate_events(self, run_id: int, events: Iterable[tuple[str, float, int]], mode: str) -> None:
         """The outcome of gate training: (adapter, mean weight, sample count) per declared adapter.
 

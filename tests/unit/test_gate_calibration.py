@@ -16,7 +16,7 @@ from dlm_tui.gate.calibration import (
     scores,
     stratified_folds,
 )
-from dlm_tui.gate.novelty import MINIMUM, Novelty, fit_novelty
+from dlm_tui.gate.novelty import MINIMUM, Novelty, _leading, fit_novelty
 from dlm_tui.gate.verdicts import collapse_text, collapsed_onto, frozen_text, verdict_text
 
 
@@ -104,6 +104,16 @@ def test_the_distance_is_a_shrunk_mahalanobis_distance() -> None:
     expected = ((offset @ torch.linalg.inv(shrunk)) * offset).sum(-1).div(9).sqrt()
     assert torch.allclose(novelty.distance(point.float()), expected, rtol=1e-4)
     assert torch.equal(novelty.held_out, novelty.held_out.sort().values) and len(novelty.held_out) == 20
+
+
+def test_the_leading_axes_are_those_of_a_full_decomposition() -> None:
+    rows = torch.randn(200, 120, generator=torch.Generator().manual_seed(3)).double() * torch.logspace(0, -1.5, 120)
+    centred = rows - rows.mean(0)
+    variances, axes = _leading(centred, 32)
+    _, singular, exact = torch.linalg.svd(centred, full_matrices=False)
+    assert torch.allclose(variances, singular[:32].square() / 199, rtol=1e-2)
+    assert torch.allclose(axes @ axes.T, torch.eye(32).double(), atol=1e-9)
+    assert torch.allclose((axes[:8] @ exact[:8].T).abs(), torch.eye(8).double(), atol=1e-2)
 
 
 def test_novelty_tells_noise_from_the_same_kind() -> None:
