@@ -39,7 +39,7 @@ def trained_demo(shared: Path) -> Demo:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             command = [sys.executable, "-m", "dlm_tui", "train", str(demo.document), "--home", str(demo.home), "--json"]
-            result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+            result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             if result.returncode:
                 pytest.fail(f"training the demo failed: {result.stderr[-2000:]}")
             done.write_text(result.stdout)

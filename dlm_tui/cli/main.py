@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dlm_tui import __version__
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.output import say
 
 COMMANDS = {
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(run: object, args: argparse.Namespace) -> int:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in CHILD_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(run(args))  # type: ignore[operator]

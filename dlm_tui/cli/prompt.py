@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, or print it as JSON with the weights that made it."""
     from dlm_tui.engine.session import drain, open_session
     from dlm_tui.model import Sampling
-    from dlm_tui.model.generate import generate
+    from dlm_tui.model.generation import generate
 
     prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
     if not prompt.strip():

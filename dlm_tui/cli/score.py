@@ -149,7 +149,7 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
 def _answer(args: argparse.Namespace, session: Any, ids: list[int], mix: dict[str, float], seed: int) -> str:
     from dlm_tui.engine.session import drain
     from dlm_tui.model import Sampling
-    from dlm_tui.model.generate import generate
+    from dlm_tui.model.generation import generate
 
     sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0, seed=seed % 2**63)
     return str(drain(generate(session.model, ids, [mix], sampling))[0].text)

@@ -22,8 +22,6 @@ def main() -> None:
     from dlm_tui.engine.handlers import Handlers
     from dlm_tui.engine.scheduler import Scheduler
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     channel.send(
         Hello(
             protocol=PROTOCOL,
@@ -34,7 +32,7 @@ def main() -> None:
         )
     )
     channel.listen()
-    Scheduler(channel, Handlers()).run()
+    Scheduler(channel, Handlers(arguments.threads)).run()
     # Daemon threads of libraries must not delay the end of a child whose screen is gone.
     os._exit(0)
 

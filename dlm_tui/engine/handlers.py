@@ -14,8 +14,8 @@ from dlm_tui.engine import protocol as p
 from dlm_tui.engine.session import Session
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import gate_status, train_document_gate
-from dlm_tui.model import Generated, GenerationEvent, Progress, Sampling, View
-from dlm_tui.model.generate import generate
+from dlm_tui.model import Generated, GenerationEvent, Progress, Sampling, View, threads_for
+from dlm_tui.model.generation import generate
 from dlm_tui.store import resolve_home
 
 Work = Generator[p.Event | None, None, p.Event]
@@ -24,7 +24,11 @@ Work = Generator[p.Event | None, None, p.Event]
 class Handlers:
     """Holds the open session; `__call__` turns a request into its work."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
+        """`threads`: compute threads; None measures which count suits the base that is opened."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._threads = threads
         self._session: Session | None = None
         self._began = time.monotonic()
 
@@ -54,6 +58,8 @@ class Handlers:
         base = Path(request.base) if request.base else None
         opening = Session.open(Path(request.document), resolve_home(request.home), base)
         self._session = yield from _relay(opening)
+        if self._threads is None:
+            torch.set_num_threads(threads_for(self._session.model.backbone))
         return self._opened()
 
     def _reload(self, _: p.Reload) -> Work:

@@ -34,6 +34,7 @@ from dlm_tui.engine.protocol import (
     encode,
 )
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 
 _LINE_LIMIT = 64 * 1024 * 1024
 _LOG_LINES = 500
@@ -114,7 +115,7 @@ class ChildProcess:
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,
             start_new_session=True,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+            env={**CHILD_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **os.environ},
         )
         self._tasks = [
             asyncio.create_task(self._read_events(), name=f"{self.module} events"),

@@ -164,7 +164,7 @@ def _changed(
 def _answers(
     model: MixedModel, prompts: Sequence[_Prompt], places: Sequence[int], rows: Sequence[Tensor], done: int, total: int
 ) -> Generator[GateProgress, None, list[list[int]]]:
-    from dlm_tui.model.generate import generate
+    from dlm_tui.model.generation import generate
     from dlm_tui.model.sampling import Sampling
 
     texts: list[list[int]] = []

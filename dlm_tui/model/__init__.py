@@ -1,7 +1,4 @@
-"""The base, its adapters, and the mixer. Names are loaded on first use, so that plain-data parts never import torch.
-
-The function `generate` is imported from the module of that name.
-"""
+"""The base, its adapters, and the mixer. Names are loaded on first use, so that plain-data parts never import torch."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ _HOMES = {
     "BaseSource": "registry",
     "BaseUnavailable": "registry",
     "GATED": "views",
-    "Generated": "generate",
-    "GenerationEvent": "generate",
+    "Generated": "generation",
+    "GenerationEvent": "generation",
     "HistoryBake": "history",
     "KVCache": "backbone",
     "LowRank": "adapters",
@@ -37,6 +34,7 @@ _HOMES = {
     "View": "views",
     "custom": "views",
     "drain": "progress",
+    "generate": "generation",
     "load_base": "base",
     "load_peft_adapter": "adapters",
     "missing_message": "registry",
@@ -44,6 +42,7 @@ _HOMES = {
     "resolve_view": "views",
     "save_peft_adapter": "adapters",
     "solo": "views",
+    "threads_for": "threads",
     "uniform_mix": "views",
 }
 

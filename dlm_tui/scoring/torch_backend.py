@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model import Adapter, Backbone, MixedModel, Sampling, drain, uniform_mix
-from dlm_tui.model.generate import generate
+from dlm_tui.model.generation import generate
 from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores, ScoringError, ViewActive
 from dlm_tui.scoring.nulls import Fingerprint, fingerprint, null_adapter, null_shapes

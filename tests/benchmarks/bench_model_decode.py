@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from dlm_tui.model.base import Base
-from dlm_tui.model.generate import Generated, generate
+from dlm_tui.model.generation import Generated, generate
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling

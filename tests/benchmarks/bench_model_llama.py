@@ -18,7 +18,7 @@ from dlm_tui.export.gguf_adapter import write_adapter
 from dlm_tui.export.gguf_model import write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
 from dlm_tui.export.weights import open_weights
-from dlm_tui.model.generate import generate
+from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from dlm_tui.model.adapters import load_peft_adapter
 from dlm_tui.model.base import load_base
-from dlm_tui.model.generate import generate
+from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.progress import drain
 from dlm_tui.model.registry import resolve_base

@@ -11,7 +11,7 @@ from dlm_tui.cli.main import main
 from dlm_tui.document import instruction_pairs, load
 from dlm_tui.engine.drain import drain
 from dlm_tui.engine.session import Session
-from dlm_tui.model.generate import generate
+from dlm_tui.model.generation import generate
 from dlm_tui.model.sampling import Sampling
 from tests.demo import Demo
 from tests.interop.store_checker import check_store

@@ -128,7 +128,7 @@ def test_it_reports_progress_and_can_be_stopped(base: Base, model: MixedModel) -
 
 
 def test_sweep_is_one_answer_and_one_effect_per_coefficient(base: Base, model: MixedModel) -> None:
-    from dlm_tui.model.generate import generate
+    from dlm_tui.model.generation import generate
 
     prompt = base.chat("Hello")
     grid = [-2.0, 0.0, 0.5, 2.0]
