@@ -25,7 +25,7 @@ Part = Literal["name", "fader", "solo", "mute", "pin"]
 
 @dataclass(frozen=True)
 class Channel:
-    """One strip. `weight` is the gate's (None: no gate), `coefficient` what an answer would use now."""
+    """One strip. `weight` is the gate's (None: `note` says why), `coefficient` what an answer would use now."""
 
     name: str
     glyph: str
@@ -37,6 +37,7 @@ class Channel:
     mute: bool = False
     pin: bool = False
     trained: bool = True
+    note: str = "no gate"
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ class MixingDesk(Widget, can_focus=True):
             Segment(fit(channel.name, columns.name) + " ", base + Style(dim=quiet, bold=here)),
         ]
         if channel.weight is None:
-            note = "not trained" if not channel.trained else "no gate"
-            filler = fit(note, min(len(note), columns.bar)) + " "
+            filler = fit(channel.note, min(len(channel.note), columns.bar)) + " "
             text = filler[: columns.bar]
             segments.append(Segment(text, base + self._part("off")))
             segments.append(Segment("\u2500" * (columns.bar - len(text)), track))

@@ -123,7 +123,11 @@ class Answering(LiveGate):
     def show_answers_hint(self) -> None:
         """What the empty answers pane says."""
         one, all_views = self.key("prompt.answer"), self.key("prompt.compare")
-        if not self.trained_names:
+        if self.opened is None and self.link.state.phase == "failed":
+            hint = "Answers need the engine; why it cannot work is said above."
+        elif self.opened is None:
+            hint = "The engine is opening the document; you can type already."
+        elif not self.trained_names:
             hint = f"After training, {one} answers and {all_views} compares base, gate and adapters."
         else:
             hint = f"{one} answers with the mix above. {all_views} compares base, gate and every adapter."

@@ -77,7 +77,7 @@ class EngineLink:
         engine = self._engine = self._factory()
         try:
             hello = await engine.start()
-            self._set(phase="loading", text="opening the document", device=hello.device, progress=None)
+            self._set(phase="loading", text="the document", device=hello.device, progress=None)
             death = asyncio.ensure_future(engine.wait_exit())
             try:
                 await self._open()

@@ -67,6 +67,7 @@ class LiveGate(WorkbenchBase):
         try:
             if live.explain:
                 await asyncio.sleep(_EXPLAIN_AFTER)
+                await self._route_answered()
                 await self._explain_route(text)
             if live.score and self.trained_names:
                 await asyncio.sleep(max(0.0, live.pause - _EXPLAIN_AFTER))
@@ -74,9 +75,16 @@ class LiveGate(WorkbenchBase):
         except EngineGone:
             return
 
+    async def _route_answered(self) -> None:
+        """Until the route of what is typed is answered: a newer request would overtake it."""
+        while any(worker.group == "route" and not worker.is_finished for worker in self.workers):
+            await asyncio.sleep(0.02)
+
     async def _explain_route(self, text: str) -> None:
         async for event in self.link.stream(Route(prompt=text, explain=True)):
             if isinstance(event, Routed) and event.prompt == self.prompt_pane.text:
+                self.routed = event
+                self.refresh_desk()
                 self.insight.show_route(event, self.names, self.marks, self.ground)
 
     async def _score(self, text: str) -> None:
@@ -119,6 +127,7 @@ class LiveGate(WorkbenchBase):
                 mute=name in mix.mutes,
                 pin=name in mix.pins,
                 trained=name in trained,
+                note=self._channel_note(name),
             )
             for name in self.names
         ]
@@ -126,6 +135,11 @@ class LiveGate(WorkbenchBase):
         desk.strips.set_channels(channels)
         desk.retitle(mix.title(), *self._gate_words(routed))
         desk.note(self._desk_note(opened.gate if opened else "none", opened.gate_reason if opened else ""))
+
+    def _channel_note(self, name: str) -> str:
+        if self.opened is None:
+            return "no engine" if self.link.state.phase == "failed" else "loading"
+        return "no gate" if name in self.trained_names else "not trained"
 
     def _gate_words(self, routed: Routed | None) -> list[str | Content]:
         if self.opened is None or not self.trained_names:
@@ -157,7 +171,7 @@ class LiveGate(WorkbenchBase):
                 return assemble(
                     f"{state.text}  ", (bar_text(share, 20), "$primary on $foreground 12%"), f" {share:.0%}"
                 )
-            return literal(f"{state.text or 'starting the engine'}\u2026", "dim")
+            return literal(f"opening: {state.text}\u2026" if state.text else "starting the engine\u2026", "dim")
         if not self.trained_names:
             return self._untrained_note()
         if not self.prompt_pane.text.strip():
@@ -210,8 +224,7 @@ class LiveGate(WorkbenchBase):
     async def weights_of(self, text: str) -> Mapping[str, float] | None:
         """The gate's weights of another prompt; waits while typing is being answered, so that typing comes first."""
         for _ in range(20):
-            while any(worker.group == "route" and not worker.is_finished for worker in self.workers):
-                await asyncio.sleep(0.02)
+            await self._route_answered()
             try:
                 async for event in self.link.stream(Route(prompt=text)):
                     if isinstance(event, Routed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual import events, on
 from textual.widget import Widget
 
+from dlm_tui.app.engine_link import LinkState
 from dlm_tui.app.keys import KEYS, Where, display, keys_of
 from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
@@ -215,7 +216,7 @@ class Viewing(Training):
         parts += [
             "  ",
             (f"{glyph} ", style),
-            (state.text if state.phase != "ready" else f"{state.device}", "$foreground 65%"),
+            (_engine_words(state), "$foreground 65%"),
         ]
         record = self.board.running()
         if record:
@@ -250,6 +251,12 @@ class Viewing(Training):
         name = event.action.partition("(")[0]
         here = target if hasattr(target, f"action_{name}") else self if hasattr(self, f"action_{name}") else self.app
         await self.app.run_action(event.action, default_namespace=here)
+
+
+def _engine_words(state: LinkState) -> str:
+    if state.phase == "ready":
+        return state.device
+    return f"opening: {state.text}" if state.phase == "loading" else state.text or state.phase
 
 
 def _rank(key: object) -> int:

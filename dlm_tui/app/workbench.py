@@ -108,6 +108,7 @@ class Workbench(Labelling):
         elif state.phase == "restarting":
             self.say(state.text, warning=True, title="The engine is gone; your prompt is kept")
         elif state.phase == "failed":
+            self.show_answers_hint()
             self.say(state.text, error=True, title="The engine cannot work")
 
     def _train_if_asked(self) -> None:

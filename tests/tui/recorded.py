@@ -70,6 +70,7 @@ class World:
         self.fail_open: str | None = None
         self.hold = asyncio.Event()
         self.hold.set()
+        self.slow_route: asyncio.Event | None = None
         self.on_trained: Callable[[], None] = lambda: None
 
 
@@ -145,6 +146,8 @@ class RecordedEngine:
                 yield Progress(stage="load", text="reading the base", done=1, total=2)
                 yield self._opened()
             case Route():
+                if self.world.slow_route is not None and not request.explain:
+                    await self.world.slow_route.wait()
                 yield self._routed(request)
             case Generate():
                 async for event in self._generate(request):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dlm_tui.engine.protocol import Generate, Route, Score
-from tests.tui.conftest import Opener
+from tests.tui.conftest import Bench, Opener
 from widgets.mixing_desk import MixingDesk
 
 
@@ -220,3 +222,22 @@ async def test_heat_columns_and_next_answer(workbench: Opener) -> None:
         assert shown == ["gated"]
         await bench.press("left")
         assert [card.view for card in bench.screen.answers.cards if card.display] == ["base"]
+
+
+async def test_explaining_never_overtakes_the_bars(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await bench.idle()
+        bench.world.slow_route = asyncio.Event()
+        bench.screen.prompt_pane.set_text("please say")
+        await bench.until(lambda: any(r.prompt == "please say" for r in routes(bench)), "asked")
+        for _ in range(20):
+            await bench.pilot.pause(0.02)
+        assert not any(r.prompt == "please say" and r.explain for r in routes(bench))
+        bench.world.slow_route.set()
+        await bench.idle()
+        assert bench.screen.routed is not None and bench.screen.routed.prompt == "please say"
+        assert any(r.prompt == "please say" and r.explain for r in routes(bench))
+
+
+def routes(bench: Bench) -> list[Route]:
+    return [request for request in bench.world.requests if isinstance(request, Route)]
