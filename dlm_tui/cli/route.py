@@ -29,7 +29,6 @@ def run(args: argparse.Namespace) -> int:
 
     session = open_session(args, adapters=False)
     names = session.document.adapter_names
-    session.router.set_gate(session.gate, names)
     status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
     reason = session.gate_error or status.reason
     if reason:

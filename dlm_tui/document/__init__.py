@@ -5,8 +5,9 @@ Names load on first use, so that importing the room costs nothing; nothing here 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dlm_tui.lazy import load as load_name
 
 if TYPE_CHECKING:
     from dlm_tui.document.append import AppendResult, append_section, preview_section, undo_append
@@ -134,8 +135,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load_name(__name__, _MODULE_OF, name)

@@ -65,7 +65,7 @@ class Session:
             model=model,
             gate=gate,
             gate_error=gate_error,
-            router=PromptRouter(model.backbone, base, gate),
+            router=PromptRouter(model.backbone, base, gate, document.adapter_names),
             base_override=base_override,
         )
         if adapters:
@@ -88,7 +88,7 @@ class Session:
     def reload_gate(self) -> None:
         """Read the gate files again and use them at once; the router's cached states stay valid."""
         self.gate, self.gate_error = _load_gate(self.document, self.store, self.base)
-        self.router.set_gate(self.gate)
+        self.router.set_gate(self.gate, self.document.adapter_names)
         self.static = _static(self.store, self.document)
 
     def mix_of(self, view: View, weights: Mapping[str, float] | None) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dlm_tui.lazy import load as load_name
 
 if TYPE_CHECKING:
     from dlm_tui.export.mix import ResolvedMix, resolve_mix
@@ -43,6 +44,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return load_name(__name__, _MODULE_OF, name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
+
+from dlm_tui.lazy import load as load_name
 
 _HOMES = {
     "Adapter": "adapters",
@@ -50,10 +51,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return load_name(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ Names load on first use: the manifest needs pydantic, which takes a tenth of a s
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dlm_tui.lazy import load as load_name
 
 if TYPE_CHECKING:
     from dlm_tui.store.errors import (
@@ -191,8 +192,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return load_name(__name__, _MODULE_OF, name)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.lazy import load as load_name
+
 if TYPE_CHECKING:
     from dlm_tui.training.pipeline import TrainOutcome, TrainRequest, train_document
     from dlm_tui.training.progress import TrainProgress
+
+_HOMES = {
+    "TrainOutcome": "pipeline",
+    "TrainProgress": "progress",
+    "TrainRequest": "pipeline",
+    "train_document": "pipeline",
+}
 
 __all__ = ["TrainOutcome", "TrainProgress", "TrainRequest", "train_document"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that naming this room does not load torch."""
-    if name == "TrainProgress":
-        from dlm_tui.training import progress
-
-        return progress.TrainProgress
-    if name in __all__:
-        from dlm_tui.training import pipeline
-
-        return getattr(pipeline, name)
-    raise AttributeError(name)
+    return load_name(__name__, _HOMES, name)
