@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model.backbone import Backbone, KVCache
-from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.mixed import MixedModel, Prefilled
 from dlm_tui.model.progress import Progress
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
@@ -84,7 +84,7 @@ def generate(
     engine = backbone or model.generation
     work = _rows(model, engine, prompt_ids, rows, sampling, seeds)
     stops = frozenset(model.base.stop_ids if stop_ids is None else stop_ids)
-    batch, cache, hidden = yield from _prefill(engine, work, heat)
+    batch, cache, hidden = yield from _prefill(model, engine, work, heat)
     alive = list(work)
     while True:
         logits = engine.logits(hidden)
@@ -157,11 +157,12 @@ def _coefficients(model: MixedModel, engine: Backbone, mix: Mapping[str, float] 
 
 
 def _prefill(
-    engine: Backbone, work: Sequence[_Row], heat: bool
+    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool
 ) -> Generator[Progress, None, tuple[Tensor, KVCache, Tensor]]:
     """Run every distinct (prompt, mix) once and spread the result over the rows (and their twins).
 
-    Returns coefficients [B, N], the cache of B rows, and the hidden state [B, H] of every row's last token.
+    When these are the very prompts and mixes of the answer before, its keys and values are taken up again. Returns
+    coefficients [B, N], the cache of B rows, and the hidden state [B, H] of every row's last token.
     """
     keys: dict[tuple[tuple[int, ...], tuple[float, ...]], int] = {}
     sources: list[int] = []
@@ -181,13 +182,13 @@ def _prefill(
             row.twin = place(row, off) if bool(row.coefficients.any()) else row.slot
     prompts = [list(prompt) for prompt, _ in keys]
     distinct = torch.stack([batch[sources.index(number)] for number in range(len(keys))])
-    capacity = max(len(row.prompt) + row.limit for row in work)
-    cache = engine.new_cache(len(prompts), capacity)
-    hidden = yield from prefill(engine, prompts, cache, distinct)
-    if sources != list(range(len(keys))):
-        cache = cache.select(sources)
-        hidden = hidden[sources]
-    return torch.stack(batch), cache, hidden
+    known = model.prefilled
+    if known is None or known.engine is not engine or known.keys != tuple(keys):
+        capacity = max(len(row.prompt) + row.limit for row in work)
+        cache = engine.new_cache(len(prompts), capacity)
+        hidden = yield from prefill(engine, prompts, cache, distinct)
+        known = model.prefilled = Prefilled(engine, tuple(keys), cache, hidden)
+    return torch.stack(batch), known.cache.select(sources), known.hidden[sources]
 
 
 def prefill(

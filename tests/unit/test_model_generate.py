@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,3 +219,32 @@ def test_random_bytes_stream_to_the_decoded_whole() -> None:
             stream.push(token)
         stream.finish()
         assert stream.text == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_asking_the_same_again_needs_no_prefill(tmp_path: Path) -> None:
+    model = MixedModel(base := tiny_base(tmp_path / "base"), {"one": random_adapter(base, "one")})
+    ids = base.chat("Where is the ladder?")
+    rows: list[dict[str, float]] = [{}, {"one": 1.0}, {"one": -0.5}]
+
+    def ask(prompt: list[int], sampling: Sampling) -> tuple[int, list[str]]:
+        pieces: list[object] = []
+        work = generate(model, prompt, rows, sampling)
+        try:
+            while True:
+                step = next(work)
+                if isinstance(step, Progress):
+                    pieces.append(step)
+        except StopIteration as finished:
+            return len(pieces), [answer.text for answer in finished.value]
+
+    greedy = Sampling(max_tokens=12)
+    first = ask(ids, greedy)
+    assert first[0] > 0
+    again = ask(ids, greedy)
+    assert again == (0, first[1])
+    warm = ask(ids, Sampling(max_tokens=40, temperature=1.0, seed=5))
+    assert warm[0] == 0
+    model.swap("one", random_adapter(base, "one", seed=0))
+    fresh = ask(ids, Sampling(max_tokens=40, temperature=1.0, seed=5))
+    assert fresh[0] > 0 and fresh[1] == warm[1]
+    assert ask([*ids, ids[0]], greedy)[0] > 0
