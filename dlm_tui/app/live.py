@@ -121,7 +121,7 @@ class LiveGate(WorkbenchBase):
                 marks[name].glyph,
                 marks[name].color,
                 weight=self.weights.get(name) if self.weights and name in trained else None,
-                ghost=self.ghost.get(name) if self.ghost else None,
+                ghost=self._ghost_of(name),
                 coefficient=coefficients.get(name, 0.0) if name in trained else 0.0,
                 solo=name in mix.solos,
                 mute=name in mix.mutes,
@@ -135,6 +135,13 @@ class LiveGate(WorkbenchBase):
         desk.strips.set_channels(channels)
         desk.retitle(mix.title(), *self._gate_words(routed))
         desk.note(self._desk_note(opened.gate if opened else "none", opened.gate_reason if opened else ""))
+
+    def _ghost_of(self, name: str) -> float | None:
+        """The weight before the last training, where it differs visibly."""
+        if self.ghost is None or self.weights is None or name not in self.ghost:
+            return None
+        before = self.ghost[name]
+        return before if abs(before - self.weights.get(name, 0.0)) >= 0.02 else None
 
     def _channel_note(self, name: str) -> str:
         if self.opened is None:
