@@ -15,7 +15,6 @@ from dlm_tui.engine.protocol import (
     PROTOCOL,
     Cancel,
     Event,
-    Failed,
     GateTrained,
     Generate,
     Generated,
@@ -35,9 +34,10 @@ from dlm_tui.engine.protocol import (
     encode,
 )
 from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo
+from tests.engine.conftest import running
 from tests.interop.peer_fixture import peer_root
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine")]
 EXPECTED = json.loads((peer_root() / "expected_gate.json").read_text())
 
 
@@ -165,18 +165,18 @@ async def test_nothing_open_is_an_error_not_a_crash() -> None:
         await client.close()
 
 
-async def test_a_killed_engine_is_told_and_its_child_ends_with_stdin(engine: EngineClient) -> None:
-    request = Generate(prompt="Go on.", views=[BASE], max_tokens=1500)
-    stream = engine.stream(request)
-    await anext(stream)
-    assert engine.pid is not None
-    os.kill(engine.pid, signal.SIGKILL)
-    with pytest.raises(EngineGone, match="SIGKILL"):
-        async for _ in stream:
-            pass
-    assert (await engine.wait_exit()).signal == "SIGKILL"
-    with pytest.raises(EngineGone):
-        await engine.ask(GetStatus())
+async def test_a_killed_engine_is_told(routed: Open) -> None:
+    async with running(routed) as engine:
+        stream = engine.stream(Generate(prompt="Go on.", views=[BASE], max_tokens=1500))
+        await anext(stream)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineGone, match="SIGKILL"):
+            async for _ in stream:
+                pass
+        assert (await engine.wait_exit()).signal == "SIGKILL"
+        with pytest.raises(EngineGone):
+            await engine.ask(GetStatus())
 
 
 async def test_closing_ends_the_child(routed: Open) -> None:
@@ -194,9 +194,3 @@ async def test_lines_that_are_no_requests_are_logged_and_skipped(engine: EngineC
     process.stdin.write(b'{"type": "nonsense"}\nnot json\n' + encode(Cancel(target=12345)))
     assert isinstance(await engine.ask(GetStatus()), Status)
     assert any("unreadable request" in line for line in engine.log)
-
-
-def test_failed_is_final() -> None:
-    from dlm_tui.engine.process import FINAL_EVENTS
-
-    assert isinstance(Failed(kind="x", text="y"), FINAL_EVENTS)
