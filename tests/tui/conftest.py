@@ -175,8 +175,9 @@ class ScreenExtension(SingleFileSnapshotExtension):
 
 
 @pytest.fixture
-def screens(snapshot: SnapshotAssertion) -> SnapshotAssertion:
-    """Compare `bench.text` with the stored screen."""
+def screens(snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> SnapshotAssertion:
+    """Compare `bench.text` with the stored screen; the one path that is shown is the same on every machine."""
+    monkeypatch.setattr("dlm_tui.app.config.config_path", lambda: Path("/home/me/.config/dlm-tui/config.toml"))
     return snapshot.use_extension(ScreenExtension)
 
 
