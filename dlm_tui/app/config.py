@@ -13,7 +13,7 @@ seed = 0
 explain = true                # token pulls and trajectory while the insight pane is shown
 score = true                  # effect size after a typing pause while the insight pane is shown
 pause = 0.6                   # seconds without typing that count as a pause
-nulls = 8                     # random adapters the effect size is compared with
+nulls = 16                    # random adapters the effect size is compared with
 
 [look]
 palette = ["#e69f00"]         # colours of the adapters, in order, for dark themes
@@ -60,7 +60,7 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     explain: bool = True
     score: bool = True
     pause: Annotated[float, Meta(ge=0.05, le=10.0)] = 0.6
-    nulls: Annotated[int, Meta(ge=0, le=64)] = 8
+    nulls: Annotated[int, Meta(ge=0, le=64)] = 16
 
 
 class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -32,6 +32,9 @@ def test_an_installed_wheel_has_its_assets(tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     where = run(python, "-c", "import dlm_tui; print(dlm_tui.__file__)").strip()
     assert where.startswith(str(site))
+    for pattern in ("*.tcss", "panes/*.tcss", "screens/*.tcss"):
+        kept = {path.name for path in (site / "dlm_tui" / "app").glob(pattern)}
+        assert kept == {path.name for path in (ROOT / "dlm_tui" / "app").glob(pattern)} and kept
     command = str(tmp_path / "venv" / "bin" / "dlm-tui")
     placed = json.loads(run(command, "demo", "d", "--no-open", "--json"))
     shown = json.loads(run(command, "show", placed["document"], "--home", str(tmp_path / "home"), "--json"))
