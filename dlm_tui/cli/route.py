@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
         result = drain(session.router.route(prompt, explain=args.explain))
         if args.json:
             results.append(as_json(prompt, result))
-        else:
-            _print(prompt, result)
+            continue
+        if result.tokens == 0:
+            say(result.reason)
+        _print(prompt, result)
     if args.json:
         emit({"adapters": list(names), "mode": status.mode, "reason": reason, "results": results})
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.training import TrainRequest, train_document
     from dlm_tui.training.report import outcome_json
 
+    if args.gate_only and args.adapter:
+        raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
     document = load(Path(args.document))
     base = drain(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)))
     outcome = train_document(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -12,11 +13,11 @@ import torch
 
 from dlm_tui.engine import protocol as p
 from dlm_tui.engine.session import Session
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
-from dlm_tui.model import Generated, GenerationEvent, Progress, Sampling, View, threads_for
+from dlm_tui.model import Backbone, Generated, GenerationEvent, Progress, Sampling, View, threads_for
 from dlm_tui.model.generation import generate
-from dlm_tui.store import resolve_home
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, resolve_home
 
 Work = Generator[p.Event | None, None, p.Event]
 
@@ -111,8 +112,10 @@ class Handlers:
             max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
         )
         prompt = session.base.chat(request.prompt, session.document.system_prompt)
-        work = generate(session.model, prompt, mixes, sampling, heat=request.heat)
-        answers = yield from self._tokens(work, request)
+        with contextlib.ExitStack() as stack:
+            backbone, rows = _with_nulls(stack, session, request.views, mixes)
+            work = generate(session.model, prompt, rows, sampling, heat=request.heat, backbone=backbone)
+            answers = yield from self._tokens(work, request)
         for view, mix, answer in zip(request.views, mixes, answers, strict=True):
             yield p.ViewDone(
                 view=view.name, text=answer.text, tokens=len(answer.token_ids), reason=answer.reason, mix=mix
@@ -202,8 +205,11 @@ class Handlers:
 
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
-        report = yield from _relay(work)
-        return p.Evaluated(report=report.as_json())
+        report = (yield from _relay(work)).as_json()
+        if session.store.exists():
+            with contextlib.suppress(MetricsError), MetricsWriter(session.store) as metrics:
+                metrics.record_gate_evaluation(MetricsReader(session.store).latest_gate_run(), report)
+        return p.Evaluated(report=report)
 
     def _drift(self, request: p.Drift) -> Work:
         from dlm_tui.gate import drift_report
@@ -223,6 +229,32 @@ class Handlers:
             uptime=time.monotonic() - self._began,
             device=str(session.base.device) if session else "none",
         )
+
+
+def _with_nulls(
+    stack: contextlib.ExitStack, session: Session, views: list[View], mixes: list[dict[str, float]]
+) -> tuple[Backbone | None, list[Any]]:
+    """The backbone and the rows of a batch. `null` views add random adapters, one more column each, until `stack` ends.
+
+    Raises UsageError when there is no trained adapter whose shape a null could have.
+    """
+    seeds = [view.seed for view in views if view.kind == "null"]
+    if not seeds:
+        return None, list(mixes)
+    from dlm_tui.scoring.nulls import matched_nulls
+
+    if not session.model.names:
+        raise UsageError("a null view is a random adapter of the trained ones' shape, and none is trained")
+    backbone = stack.enter_context(session.model.with_extra(matched_nulls(session.model, seeds)))
+    column, rows = len(session.model.names), []
+    for view, mix in zip(views, mixes, strict=True):
+        row = torch.zeros(backbone.columns)
+        row[: len(session.model.names)] = session.model.coefficients(mix).cpu()
+        if view.kind == "null":
+            row[column] = 1.0
+            column += 1
+        rows.append(row)
+    return backbone, rows
 
 
 def _relay(work: Iterator[Any], scope: str | None = None) -> Generator[p.Event | None, None, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dlm_tui.document import Document, load
 from dlm_tui.engine.drain import drain
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.gate import Gate, PromptRouter, load_document_gate
+from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
 from dlm_tui.model import (
     Adapter,
     Base,
@@ -23,7 +23,7 @@ from dlm_tui.model import (
     resolve_base,
     resolve_view,
 )
-from dlm_tui.store import Store, adapter_versions, gate_state, resolve_home
+from dlm_tui.store import Store, adapter_versions, refuse_foreign_base, resolve_home
 
 __all__ = ["Session", "drain", "open_session"]
 
@@ -102,6 +102,8 @@ class Session:
     def _load_adapters(self) -> Generator[Progress, None, None]:
         names = self.document.adapter_names or ("default",)
         committed = adapter_versions(self.store, names)
+        if committed:
+            refuse_foreign_base(self.store, self.document)
         for name in list(self.model.names):
             if name not in committed:
                 self.model.swap(name, None)
@@ -129,11 +131,9 @@ def _load_gate(document: Document, store: Store, base: Base) -> tuple[Gate | Non
 
 
 def _static(store: Store, document: Document) -> dict[str, float]:
-    """Mean weights of the gate in force, as recorded when it was trained."""
-    state = gate_state(store, document.adapter_names)
-    if state.mode not in ("trained", "uniform"):
-        return {}
-    return {event.adapter_name: event.mean_weight for event in state.events}
+    """The static mean of the gate in force, {} without one; after a divergence that is still the gate before."""
+    mix = resolve_gate_mix(store, document)
+    return dict(mix) if mix else {}
 
 
 def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:

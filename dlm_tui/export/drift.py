@@ -18,14 +18,19 @@ def measure_drift(
     """The drift block of `mix` (None: the static mean): `kl`, `kl_max` and `changed_answers` of the frozen mix against
     the live gate (nats at the next token; share of greedy answers), and the same for the uniform and the best mix.
 
-    None when no trained gate is in force to compare with. The document's prompts stay out of it.
+    Over the training prompts and those saved beside the document. None when no trained gate is in force.
     """
     from dlm_tui.gate import drift_report
+    from dlm_tui.gate.saved import saved_prompts
 
     gate = session.gate
     if gate is None or gate.network is None:
         return None
-    work = drift_report(session.document, session.store, session.model, gate, frozen=mix, answers=answers)
+    path = session.document.path
+    prompts = saved_prompts(path) if path is not None else []
+    work = drift_report(
+        session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
+    )
     try:
         while True:
             try:

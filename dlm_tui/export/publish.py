@@ -35,11 +35,27 @@ def check_destination(target: Path) -> None:
         return
     if not target.is_dir():
         raise ExportRefused(f"{target} exists and is not a folder; choose another place with --out")
-    if any(target.iterdir()) and read_manifest(target) is None:
+    if not any(target.iterdir()):
+        return
+    manifest = read_manifest(target)
+    if manifest is None:
         raise ExportRefused(
             f"{target} is not empty and holds no export of this program, so nothing there is replaced; "
             "choose another place with --out"
         )
+    strange = _not_exported(target, manifest)
+    if strange:
+        raise ExportRefused(
+            f"{target} also holds {strange[0]}, which no export wrote and which would be lost; "
+            "move it, or choose another place with --out"
+        )
+
+
+def _not_exported(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Files below `folder` that its manifest does not name: somebody put them there."""
+    named = {str(item.get("path")) for item in manifest.get("artifacts", []) if isinstance(item, dict)}
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [name for name in found if name not in named | {MANIFEST}]
 
 
 def check_space(target: Path, needed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class PeftTarget(Common):
     def command(self, folder: Path) -> str:
         """Ask the adapter something through PEFT."""
         code = _ASK.format(library="peft", model="AutoPeftModelForCausalLM")
-        return shell(["python", "-c", code, folder, "Hello"])
+        return shell([sys.executable, "-c", code, folder, "Hello"])
 
 
 class VllmTarget(PeftTarget):
@@ -177,4 +178,4 @@ class MergedTarget(Common):
     def command(self, folder: Path) -> str:
         """Ask the model something through transformers."""
         code = _ASK.format(library="transformers", model="AutoModelForCausalLM")
-        return shell(["python", "-c", code, folder, "Hello"])
+        return shell([sys.executable, "-c", code, folder, "Hello"])

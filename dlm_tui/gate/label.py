@@ -79,6 +79,8 @@ def label_prompt(
     if adapter not in document.adapter_names:
         known = ", ".join(document.adapter_names) or "it declares none"
         raise UsageError(f"The document has no adapter {adapter!r} ({known}).")
+    if not document.gate_enabled or len(document.adapter_names) < 2:
+        raise UsageError("The document has no gate to retrain: set training.gate.enabled and declare two adapters.")
     kind, content = label_content(prompt, answer)
     others = [text for text in dict.fromkeys(saved) if text and text != prompt]
     embeddings, _ = yield from cached_embeddings(model, store, [prompt, *others])

@@ -101,7 +101,7 @@ def train_document_gate(
     stays, and the divergence is recorded. `run_id` names a run that was started already; without it this is a run of
     its own (phase "gate"), finished "ok", "failed" (diverged or an error) or "cancelled" (closed).
     """
-    from dlm_tui.errors import UsageError
+    from dlm_tui.errors import Cancelled, UsageError
 
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError(
@@ -117,7 +117,7 @@ def train_document_gate(
         try:
             outcome = yield from _train(document, store, model, metrics, run, chosen, began)
             status = "failed" if outcome.mode == "diverged" else "ok"
-        except GeneratorExit:
+        except (GeneratorExit, Cancelled, KeyboardInterrupt):
             status = "cancelled"
             raise
         finally:

@@ -69,12 +69,12 @@ class Base:
         if system:
             messages.insert(0, {"role": "system", "content": system})
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def encode_raw(self, prompt: str, limit: int | None = 512) -> list[int]:
         """Token ids of the bare prompt with the tokenizer's default special tokens, cut after `limit` tokens."""
         if limit is None:
-            return list(self.tokenizer(prompt)["input_ids"])
+            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
         return list(self.tokenizer(prompt, truncation=True, max_length=limit)["input_ids"])
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TrainingRun,
         read_lock_record,
         read_manifest,
+        refuse_foreign_base,
         update_manifest,
         write_lock_record,
     )
@@ -117,6 +118,7 @@ _HOME = {
         "TrainingRun",
         "read_lock_record",
         "read_manifest",
+        "refuse_foreign_base",
         "update_manifest",
         "write_lock_record",
     ),
@@ -177,6 +179,7 @@ __all__ = [
     "read_gate_record",
     "read_lock_record",
     "read_manifest",
+    "refuse_foreign_base",
     "reject_version",
     "resolve_home",
     "show_report",

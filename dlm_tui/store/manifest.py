@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,9 @@ from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.lock import store_lock
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 _LOCK_WAIT_SECONDS = 60.0
@@ -112,6 +115,16 @@ class LockRecord(_Kept):
 def read_manifest(store: Store) -> Manifest | None:
     """The manifest, or None when there is none. Raises ManifestError naming file, field and reason."""
     return _read(store.manifest_path, Manifest)
+
+
+def refuse_foreign_base(store: Store, document: Document) -> None:
+    """Raises ManifestError when the adapters in the store were trained on another base than the document names."""
+    manifest = read_manifest(store)
+    if manifest is not None and manifest.base_model != document.base_model:
+        raise ManifestError(
+            f"this store was made for base {manifest.base_model!r}, the document now names {document.base_model!r}; "
+            "give the document a new dlm_id or restore its base_model"
+        )
 
 
 def update_manifest(

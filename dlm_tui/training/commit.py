@@ -6,6 +6,7 @@ import contextlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ from dlm_tui.store import (
     MetricsWriter,
     TrainingRun,
     commit_version,
+    store_lock,
     update_manifest,
     utc_seconds,
     write_lock_record,
@@ -27,6 +29,7 @@ from dlm_tui.training.rows import AdapterRows
 if TYPE_CHECKING:
     from dlm_tui.training.pipeline import TrainRequest
 
+_LOCK_SECONDS = 60.0
 _PINNED = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -58,8 +61,6 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
     """Flip every pointer, then record the runs in manifest, metrics and `dlm.lock`."""
     document, store = request.document, request.store
     ended = utc_seconds()
-    for run in runs:
-        commit_version(store, run.version)
 
     def record(manifest: Manifest) -> None:
         manifest.base_model_revision = request.base.identity.revision
@@ -74,7 +75,16 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
             section: section for section in _trained_sections(request, runs, manifest.content_hashes)
         }
 
-    update_manifest(store, record, base_model=document.base_model)
+    with store_lock(store, _LOCK_SECONDS):
+        pointers = {run.name: store.adapter_dir(run.name) / "current.txt" for run in runs}
+        before = {path: path.read_bytes() if path.exists() else None for path in pointers.values()}
+        try:
+            for run in runs:
+                commit_version(store, run.version)
+            update_manifest(store, record, base_model=document.base_model)
+        except BaseException:
+            _put_back(before)
+            raise
     for run in runs:
         metrics.finish_run(run.run_id, "ok")
     write_lock_record(
@@ -85,6 +95,16 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
         base_model_revision=request.base.identity.revision,
         pinned_versions=pinned_versions(),
     )
+
+
+def _put_back(pointers: dict[Path, bytes | None]) -> None:
+    """All adapters are in force together or none: undo what was flipped before the failure."""
+    for path, data in pointers.items():
+        with contextlib.suppress(OSError):
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomic(path, data)
 
 
 def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:

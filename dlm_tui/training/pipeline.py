@@ -20,6 +20,7 @@ from dlm_tui.store import (
     new_version,
     next_run_id,
     read_manifest,
+    refuse_foreign_base,
     reject_version,
     utc_seconds,
 )
@@ -93,7 +94,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
 
     request.store.create()
     with training_lock(request.store):
-        _refuse_foreign_base(request)
+        refuse_foreign_base(request.store, request.document)
         if not request.gate_only:
             for text in unused_settings(request.document):
                 say(text)
@@ -101,7 +102,11 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
                 _mark_dead_runs(request.store, metrics)
                 runs = _train_adapters(request, metrics, report, say)
                 report(TrainProgress(stage="commit", text="putting the new adapters in force"))
-                commit_runs(request, metrics, runs)
+                try:
+                    commit_runs(request, metrics, runs)
+                except BaseException:
+                    _drop(runs, metrics, "failed")
+                    raise
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
         if request.document.gate_enabled:
             _train_gate(request, report, outcome)
@@ -131,15 +136,6 @@ def _mark_dead_runs(store: Store, metrics: MetricsWriter) -> None:
             metrics.finish_run(run["run_id"], "failed")
 
 
-def _refuse_foreign_base(request: TrainRequest) -> None:
-    manifest = read_manifest(request.store)
-    if manifest is not None and manifest.base_model != request.document.base_model:
-        raise DlmTuiError(
-            f"this store was made for base {manifest.base_model!r}, the document now names "
-            f"{request.document.base_model!r}; give the document a new dlm_id or restore its base_model"
-        )
-
-
 def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Report, say: Any) -> list[FinishedRun]:
     document = request.document
     wanted = _plan(request, say)
@@ -156,11 +152,16 @@ def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Repor
                 say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
             runs.append(_train_one(request, metrics, name, rows, clock))
     except BaseException:
-        for run in runs:
-            shutil.rmtree(run.version.path, ignore_errors=True)
-            metrics.finish_run(run.run_id, "cancelled")
+        _drop(runs, metrics, "cancelled")
         raise
     return runs
+
+
+def _drop(runs: list[FinishedRun], metrics: MetricsWriter, status: str) -> None:
+    """Trained versions that will not be put in force go, and their runs say so."""
+    for run in runs:
+        shutil.rmtree(run.version.path, ignore_errors=True)
+        metrics.finish_run(run.run_id, status)
 
 
 def _plan(request: TrainRequest, say: Any) -> dict[str, AdapterRows]:
@@ -263,7 +264,7 @@ def _train_one(
             result = _fit(request, name, rows, on_step)
             write_version(request, target, result)
         except BaseException as error:
-            metrics.finish_run(run_id, "cancelled" if isinstance(error, Cancelled) else "failed")
+            metrics.finish_run(run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
             if isinstance(error, Diverged):
                 reject_version(store, target)
             else:

@@ -123,7 +123,9 @@ def unused_settings(document: Document) -> list[str]:
         notes.append("training.cache is not used: rows are tokenised in memory at every run")
     if "audio" in given:
         notes.append("training.audio is not used: audio sections are shown, not trained")
-    if document.frontmatter.training.sources:
+    if training.lr_scheduler == "constant" and training.warmup_ratio > 0:
+        notes.append("training.warmup_ratio is not used: a constant learning rate has no warm-up")
+    if training.sources or "sources_policy" in given:
         notes.append("training.sources is not used: only sections of the document itself are trained")
     return notes
 

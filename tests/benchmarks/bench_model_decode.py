@@ -164,9 +164,12 @@ def eight_rows(peft: Any, tokens: int, rounds: int, kind: str = "smol") -> Row:
     answers: dict[str, list[list[int]]] = {}
 
     def together() -> None:
+        ours.prefilled = None  # the baseline reads the prompts every time, too
         out: list[Generated] = drain(generate(ours, prompts, mixes, Sampling(max_tokens=tokens), stop_ids=()))
         answers["ours"] = [row.token_ids for row in out]
 
+    # None in a generation config means "as the model says", so the model must not name an end token either
+    peft.get_base_model().generation_config.eos_token_id = None
     greedy = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=2)
 
     def one_by_one() -> None:

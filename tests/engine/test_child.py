@@ -33,7 +33,7 @@ from dlm_tui.engine.protocol import (
     ViewDone,
     encode,
 )
-from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo
+from dlm_tui.model.views import BASE, GATED, UNIFORM, View, custom, solo
 from tests.engine.conftest import running
 from tests.interop.peer_fixture import peer_root
 
@@ -85,6 +85,22 @@ async def test_views_stream_together_and_equal_each_view_alone(engine: EngineCli
     for view in views:
         alone = await collect(engine, Generate(prompt="Wish my sister a happy birthday.", views=[view], max_tokens=12))
         assert [event.text for event in alone if isinstance(event, ViewDone)] == [done[view.name].text]
+
+
+async def test_null_views_answer_as_random_adapters(engine: EngineClient) -> None:
+    nulls = [View(name=f"null {seed}", kind="null", seed=seed) for seed in (1, 2)]
+    prompt = "Cheer me up after a long day."
+
+    async def ask(*views: View) -> dict[str, str]:
+        events = await collect(engine, Generate(prompt=prompt, views=list(views), max_tokens=12, heat=True))
+        heats[views] = [event.heat for event in events if isinstance(event, Token)]
+        return {event.view: event.text for event in events if isinstance(event, ViewDone)}
+
+    heats: dict[tuple[View, ...], list[float | None]] = {}
+    together = await ask(BASE, *nulls, solo("style"))
+    for view in (*nulls, solo("style")):
+        assert (await ask(view))[view.name] == together[view.name]
+    assert any(heats[(nulls[0],)]), "a null row is not the base"
 
 
 async def test_a_keystroke_is_answered_while_an_answer_streams(engine: EngineClient) -> None:

@@ -103,5 +103,12 @@ def test_a_store_of_another_base_is_refused(capsys: pytest.CaptureFixture[str], 
     document = home / "routed.dlm"
     document.write_text(document.read_text().replace("base_model: peer-tiny", "base_model: hf:someone/else"))
     base = str(peer_root() / "base")
-    refused(capsys, 1, "made for base", "train", str(document), "--home", str(home / "home"), "--base", base)
+    options = ["--home", str(home / "home"), "--base", base]
+    refused(capsys, 1, "made for base", "train", str(document), *options)
+    refused(capsys, 1, "made for base", "prompt", str(document), "hello", *options)
+    refused(capsys, 1, "made for base", "export", str(document), "--mix", "uniform", *options)
     assert (home / "home" / "store" / PEER_IDS["routed"] / "manifest.json").exists()
+
+
+def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")

@@ -20,7 +20,7 @@ OURS = {"created_by": "dlm-tui-0.1.0"}
 
 def fill(folder: Path, text: str, creator: str = "dlm-tui-0.1.0") -> None:
     (folder / "data").write_text(text)
-    (folder / "export_manifest.json").write_text(json.dumps({"created_by": creator}))
+    (folder / "export_manifest.json").write_text(json.dumps({"created_by": creator, "artifacts": [{"path": "data"}]}))
 
 
 def siblings(target: Path) -> list[str]:
@@ -145,3 +145,15 @@ def test_a_disk_without_room_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="too full"):
         check_space(tmp_path / "a" / "b", 1 << 60)
     check_space(tmp_path / "a" / "b", 1)
+
+
+def test_a_file_that_no_export_wrote_is_not_swept_away(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with publish(target) as scratch:
+        fill(scratch, "first")
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(ExportRefused, match=r"notes\.txt"):
+        check_destination(target)
+    with pytest.raises(ExportRefused), publish(target) as scratch:
+        fill(scratch, "second")
+    assert (target / "notes.txt").read_text() == "mine" and (target / "data").read_text() == "first"

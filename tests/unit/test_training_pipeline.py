@@ -237,3 +237,38 @@ def test_a_score_that_needs_preferences_says_so(base: Base, tmp_path: Path) -> N
     )
     with pytest.raises(UsageError, match="preference rows"):
         train_document(request, quiet)
+
+
+def test_an_interrupt_counts_as_cancelled(base: Base, tmp_path: Path) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+
+    def interrupt(step: TrainProgress) -> None:
+        if step.scope == "facts":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_document(TrainRequest(document=document, store=store, base=base), interrupt)
+    assert [run["status"] for run in MetricsReader(store).runs()] == ["cancelled"]
+
+
+def test_adapters_come_into_force_together_or_not_at_all(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_tui.training import commit
+
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    request = TrainRequest(document=document, store=store, base=base)
+    train_document(request, quiet)
+    before = adapter_versions(store, ["facts", "manners"])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(commit, "update_manifest", full)
+    with pytest.raises(OSError, match="No space"):
+        train_document(request, quiet)
+    assert adapter_versions(store, ["facts", "manners"]) == before
+    statuses = {run["run_id"]: run["status"] for run in MetricsReader(store).runs()}
+    assert (statuses[3], statuses[4]) == ("failed", "failed")
