@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-COLLAPSE_ENTROPY = 0.25
-COLLAPSE_WEIGHT = 0.9
+from dlm_tui.store.gate_report import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
+
 BADLY_CALIBRATED = 0.1
 
 
 def collapse_floor(adapters: int) -> float:
     """Mean entropy, in nats, under which a gate with one dominant adapter counts as collapsed: a quarter of ln N."""
-    return COLLAPSE_ENTROPY * math.log(max(adapters, 2))
+    return COLLAPSED_ENTROPY * math.log(max(adapters, 2))
 
 
 def collapsed_onto(mean_weights: Mapping[str, float], mean_entropy: float) -> str | None:
@@ -20,7 +20,7 @@ def collapsed_onto(mean_weights: Mapping[str, float], mean_entropy: float) -> st
     if len(mean_weights) < 2 or mean_entropy >= collapse_floor(len(mean_weights)):
         return None
     name, weight = max(mean_weights.items(), key=lambda item: item[1])
-    return name if weight >= COLLAPSE_WEIGHT else None
+    return name if weight >= COLLAPSED_WEIGHT else None
 
 
 def collapse_text(
