@@ -28,7 +28,6 @@ class Remembered(msgspec.Struct, kw_only=True):
     at: str = ""
     weights: dict[str, float] = {}
     gate_run: int | None = None
-    saved: bool = False
 
 
 class ExportSettings(msgspec.Struct, kw_only=True):
@@ -68,10 +67,8 @@ class State(msgspec.Struct, kw_only=True):
         text = text.strip()
         if not text:
             return
-        before = next((entry for entry in self.history if entry.text == text), None)
-        saved = before.saved if before else False
         self.history = [entry for entry in self.history if entry.text != text]
-        entry = Remembered(text=text, at=now(), weights=dict(weights), gate_run=gate_run, saved=saved)
+        entry = Remembered(text=text, at=now(), weights=dict(weights), gate_run=gate_run)
         self.history.insert(0, entry)
         del self.history[_HISTORY:]
 

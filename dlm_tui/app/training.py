@@ -13,6 +13,7 @@ from dlm_tui.app.answering import Answering
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.moves import Moved
 from dlm_tui.app.panes.jobs import JobsPane
+from dlm_tui.app.state import PromptSets
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import (
     Drift,
@@ -215,8 +216,16 @@ class Training(Answering):
 
     async def action_drift(self) -> None:
         """What freezing costs."""
-        prompts = [entry.text for entry in self.state.history if entry.saved][:_RECHECK]
-        await self._report(Drift(prompts=prompts), "measuring what freezing costs")
+        await self._report(Drift(prompts=self._saved_prompts()), "measuring what freezing costs")
+
+    def _saved_prompts(self) -> list[str]:
+        """The prompts of all sets beside the document, each once, in order."""
+        try:
+            sets = PromptSets(self.setup.path).load()
+        except (OSError, ValueError) as error:
+            self.say(f"The saved prompts are left out: {error}", warning=True)
+            return []
+        return list(dict.fromkeys(prompt for prompts in sets.values() for prompt in prompts if prompt))
 
     async def _report(self, request: Evaluate | Drift, title: str) -> None:
         if not self.link.ready:

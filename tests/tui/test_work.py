@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_tui.engine.protocol import ExportJob, Generate, TrainGate, TrainJob
+from dlm_tui.engine.protocol import Drift, ExportJob, Generate, TrainGate, TrainJob
 from dlm_tui.store import MetricsWriter, Store
 from tests.tui.conftest import Bench, Opener
 from tests.tui.recorded import World
@@ -173,6 +173,8 @@ async def test_judging_the_gate_opens_sections(
     workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with workbench(size=(100, 40)) as bench:
+        sets = bench.path.with_name("harbour.prompts.json")
+        sets.write_text('{"greetings": ["Say good morning", "Hello"], "tides": ["Hello", "When is high water?"]}')
         await bench.leave_prompt()
         opened: list[int] = []
         monkeypatch.setattr(bench.screen, "open_line", opened.append)
@@ -185,6 +187,13 @@ async def test_judging_the_gate_opens_sections(
         await bench.press("escape")
         await bench.press("d")
         await bench.until(lambda: "static mean" in bench.text and "0.21" in bench.text, "drift")
+        assert requests(bench, Drift)[-1].prompts == ["Say good morning", "Hello", "When is high water?"]
+        await bench.press("escape")
+        sets.write_text("[")
+        await bench.press("d")
+        await bench.until(lambda: len(requests(bench, Drift)) == 2, "measured without them")
+        assert requests(bench, Drift)[-1].prompts == []
+        assert any("harbour.prompts.json" in toast for toast in bench.toasts)
 
 
 async def test_saves_are_picked_up_and_broken_ones_keep_the_last_good_state(workbench: Opener) -> None:
