@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from textual import on
 from textual.widget import Widget
@@ -64,12 +65,19 @@ class Training(Answering):
         if record.state == "done":
             self.state.trained_sections = [section.section_id for section in self.document.sections]
             self.say(f"Trained: {record.summary}.")
+            self._warn_of_gate(record.result)
             await self._gate_changed()
             if self.state.page == "jobs" and self.pane_of(self.focused) != "jobs":
                 self.show_page("answers")
         elif record.state == "failed":
             self.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
         self.refresh_outline()
+
+    def _warn_of_gate(self, result: dict[str, Any]) -> None:
+        """What the training's result says against the gate, though the adapters are trained."""
+        for text in (result.get("gate_error"), (result.get("gate") or {}).get("warning")):
+            if text:
+                self.say(str(text), warning=True, title="The gate")
 
     def action_train_gate(self) -> None:
         """Train only the gate, in the resident engine."""

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dlm_tui.engine.client import EngineFailed, EngineGone, ExitInfo
 from dlm_tui.engine.protocol import (
@@ -71,6 +72,8 @@ class World:
         self.hold = asyncio.Event()
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
+        self.train_result: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = {}
         self.on_trained: Callable[[], None] = lambda: None
 
 
@@ -272,10 +275,11 @@ class RecordedJob:
             self.world.runs += 1
             self.world.sharpness += 3.0
             self.world.on_trained()
-            yield JobDone(result={"adapters": dict.fromkeys(NAMES, 1)})
+            yield JobDone(result={"adapters": dict.fromkeys(NAMES, 1), **self.world.train_result})
         else:
             folder = self.request.out or str(Path("exports") / self.request.target)
-            yield JobDone(result={"folder": folder, "next_command": f"vllm serve base --lora-modules mix={folder}"})
+            command = f"vllm serve base --lora-modules mix={folder}"
+            yield JobDone(result={"folder": folder, "next_command": command, "manifest": self.world.manifest})
 
     async def cancel(self) -> str:
         self._stop.set()

@@ -31,6 +31,19 @@ async def test_untrained_document_offers_training_and_trains(workbench: Opener) 
         assert isinstance(bench.jobs[0].request, TrainJob)
 
 
+async def test_a_training_says_what_is_wrong_with_its_gate(workbench: Opener) -> None:
+    world = World()
+    world.train_result = {
+        "gate": {"mode": "trained", "warning": "The gate collapsed onto [tone]."},
+        "gate_error": "The gate file cannot be written.",
+    }
+    async with workbench(world=world) as bench:
+        await bench.press("ctrl+t")
+        await bench.until(lambda: any("cannot be written" in toast for toast in bench.toasts), "error")
+        assert any("collapsed onto [tone]" in toast for toast in bench.toasts)
+        await bench.idle()
+
+
 async def test_training_starts_by_itself_when_asked(workbench: Opener) -> None:
     world = World(trained=False)
     world.hold.clear()
@@ -167,6 +180,31 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
         await bench.idle()
         assert "vllm serve" in bench.app.clipboard
         assert any("OSC 52" in toast for toast in bench.toasts)
+
+
+async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> None:
+    world = World()
+    world.manifest = {
+        "parity": {"max_abs_logprob_diff": 2e-5, "prompts": 8},
+        "drift": {
+            "kl": 0.21, "kl_max": 1.2, "changed_answers": 0.3,
+            "uniform": {"kl": 0.25, "changed_answers": 0.36},
+            "best_static": {"kl": 0.17, "changed_answers": None},
+            "verdict": "Freezing keeps 16% of what the gate learned.",
+        },
+    }  # fmt: skip
+    async with workbench(world=world, size=(100, 34)) as bench:
+        await bench.press("f8")
+        await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "Last export" in bench.text, "dialog")
+        bench.app.clear_notifications()
+        await bench.pilot.pause()
+        text = " ".join(bench.text.replace("│", " ").split())
+        assert "Freezing the gate costs 0.210 nats" in text and "30% of greedy answers change" in text
+        assert "A uniform mix: 0.250 nats, 36% of answers" in text and "The best fixed mix: 0.170 nats" in text
+        assert "Freezing keeps 16%" in text
 
 
 async def test_judging_the_gate_opens_sections(

@@ -146,7 +146,36 @@ def last_export_text(command: str | None, result: dict[str, Any]) -> str:
             f"Parity with {parity.get('runtime', 'llama.cpp')}: largest log-probability difference "
             f"{parity['max_abs_logprob_diff']:.1e} nats over {parity.get('prompts', '?')} prompts"
         )
+    return "\n".join([*lines, *_drift_lines(drift)])
+
+
+def _drift_lines(drift: dict[str, Any]) -> list[str]:
+    """The frozen mix against the live gate, then the uniform and the best fixed mix, then what that means."""
+    lines = []
     frozen = drift.get("frozen") if isinstance(drift.get("frozen"), dict) else drift
-    if isinstance(frozen, dict) and isinstance(frozen.get("kl"), float):
-        lines.append(f"Freezing the gate costs {frozen['kl']:.3f} nats per prompt (KL at the next token)")
-    return "\n".join(lines)
+    kl, changed = _figures(frozen)
+    if kl is not None:
+        share = f"; {changed:.0%} of greedy answers change" if changed is not None else ""
+        lines.append(f"Freezing the gate costs {kl:.3f} nats per prompt (KL at the next token){share}")
+    others = []
+    for key, name in (("uniform", "A uniform mix"), ("best_static", "The best fixed mix")):
+        kl, changed = _figures(drift.get(key))
+        if kl is not None:
+            share = f", {changed:.0%} of answers" if changed is not None else ""
+            others.append(f"{name}: {kl:.3f} nats{share}")
+    if others:
+        lines.append(". ".join(others))
+    if isinstance(verdict := drift.get("verdict"), str) and verdict:
+        lines.append(verdict)
+    return lines
+
+
+def _figures(block: Any) -> tuple[float | None, float | None]:
+    """`kl` in nats and the share of changed answers, each None where the manifest has no number."""
+    if not isinstance(block, dict):
+        return None, None
+    kl, changed = (
+        float(value) if isinstance(value, int | float) else None
+        for value in (block.get("kl"), block.get("changed_answers"))
+    )
+    return kl, changed
