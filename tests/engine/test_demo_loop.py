@@ -105,3 +105,15 @@ def test_export_freezes_the_gate(capsys: pytest.CaptureFixture[str], demo: Demo,
     assert manifest["gate_mode"] == "static_mean"
     assert manifest["target"] == "peft"
     assert sum(dict(manifest["mix"]).values()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_trained_demo_in_a_real_llama_cpp(
+    capsys: pytest.CaptureFixture[str], demo: Demo, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    own = demo.copy(tmp_path_factory.mktemp("ollama"))
+    manifest = data(capsys, own, "export", "--target", "ollama", "--verify")
+    parity, drift = manifest["parity"], manifest["drift"]
+    print(f"f16: largest difference {parity['max_abs_logprob_diff']:.1e} nats; frozen KL {drift['kl']:.3f} nats")
+    assert parity["greedy_agree"] >= 0.95 and parity["max_abs_logprob_diff"] < 0.1
+    assert drift["kl"] > 0 and drift["verdict"]
+    assert {"Modelfile"} <= {item["path"] for item in manifest["artifacts"]}
