@@ -101,7 +101,7 @@ async def test_a_new_user_gets_through(
 
         await bench.press("f2", "r")
         screen.poll_metrics()
-        await bench.until(lambda: "all adapters" in bench.text, "chart")
+        await bench.until(lambda: "collapse floor" in bench.text, "chart")
         await tape.frame("entropy over runs")
 
         await (click_hint(bench, "Export") if mouse else bench.press("f8"))

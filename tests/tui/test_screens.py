@@ -86,7 +86,7 @@ async def test_pages_at_80x24(workbench: Opener, screens: SnapshotAssertion, pag
         bench.screen.poll_metrics()
         await bench.idle()
         if page == "runs":
-            await bench.until(lambda: "all adapters 0.95" in bench.text, "chart")
+            await bench.until(lambda: "entropy  0.95 nats" in bench.text, "chart")
         assert await bench.settled() == screens
 
 

@@ -45,8 +45,9 @@ class RunsPane(Pane):
         self.showing_loss = False
 
     def compose(self) -> ComposeResult:
-        """A summary line and the charts' place."""
+        """A summary line, what the curve is, and the charts' place."""
         yield Line(id="runs-summary")
+        yield Line(Content.styled("The curve: entropy of a run's mean weights", "dim"), id="runs-note")
         yield ChartArea(id="charts")
 
     def on_mount(self) -> None:
@@ -75,6 +76,7 @@ class RunsPane(Pane):
 
     def _summarise(self) -> None:
         line = self.query_one("#runs-summary", Line)
+        self.query_one("#runs-note").display = bool(self._history) and not self.showing_loss
         if not self._history:
             line.show(Content.styled("No gate has been trained yet; the chart begins with the first training.", "dim"))
             return
@@ -108,9 +110,11 @@ class RunsPane(Pane):
                 chart.display = visible
 
     async def _draw_history(self, area: ChartArea) -> None:
+        from dlm_tui.store.gate_report import COLLAPSED_ENTROPY
         from widgets.history_chart import Event, Series
 
-        entropy = await self._chart(area, "entropy-chart", "entropy", math.log(max(2, len(self._names))) * 1.05)
+        most = math.log(max(2, len(self._names)))
+        entropy = await self._chart(area, "entropy-chart", "entropy", most * 1.05)
         weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
         points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
         events = [
@@ -119,7 +123,11 @@ class RunsPane(Pane):
             if run.mode in _MODE_GLYPHS
         ]
         ink = self.app.current_theme.primary
-        entropy.show([Series("all adapters", ink, points, "", " nats")], events)
+        first, last = float(self._history[0].run_id), float(self._history[-1].run_id)
+        if first == last:
+            first, last = first - 0.5, last + 0.5
+        floor = ((first, COLLAPSED_ENTROPY * most), (last, COLLAPSED_ENTROPY * most))
+        entropy.show([Series("", ink, points, "", " nats"), Series("collapse floor", "ansi_red", floor)], events)
         weights.show(
             [
                 Series(
