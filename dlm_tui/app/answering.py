@@ -11,7 +11,7 @@ from dlm_tui.app.live import LiveGate
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.engine.protocol import Failed, Generate, Generated, Score, Scored, Stopped, Token, ViewDone
+from dlm_tui.engine.protocol import Failed, Generate, Generated, Progress, Score, Scored, Stopped, Token, ViewDone
 from dlm_tui.model.views import BASE, GATED, View, custom, solo
 
 SWEEP_STEPS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -83,6 +83,8 @@ class Answering(LiveGate):
 
     def _take_answer(self, event: object) -> bool:
         match event:
+            case Progress(stage="prefill", done=done, total=total):
+                self.answers.reading(round(done), round(total))
             case Token(view=view, text=text, heat=heat):
                 self.answers.add(view, text, heat)
             case ViewDone(view=view, text=text, tokens=tokens, reason=reason):

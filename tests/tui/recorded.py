@@ -73,6 +73,7 @@ class World:
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
         self.train_result: dict[str, Any] = {}
+        self.prefill: asyncio.Event | None = None
         self.manifest: dict[str, Any] = {}
         self.on_trained: Callable[[], None] = lambda: None
 
@@ -227,6 +228,9 @@ class RecordedEngine:
 
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
         weights = self.weights(request.prompt)
+        if self.world.prefill is not None:
+            yield Progress(stage="prefill", done=128, total=300)
+            await self.world.prefill.wait()
         for step in range(6):
             await self.world.hold.wait()
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,25 @@ async def test_untrained_document_offers_training_and_trains(workbench: Opener) 
         assert bench.screen.trained_names == ("knowledge", "tone", "style")
         assert bench.screen.routed is not None and bench.screen.routed.mode == "trained"
         assert isinstance(bench.jobs[0].request, TrainJob)
+
+
+async def test_a_long_prompt_being_read_is_said_until_the_first_token(workbench: Opener) -> None:
+    async with workbench() as bench:
+        bench.world.prefill = asyncio.Event()
+        bench.world.hold.clear()
+        await bench.type("what is")
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "reading the prompt 128/300" in bench.text, "reading")
+        bench.world.prefill.set()
+        bench.world.hold.set()
+        await bench.idle()
+        assert "reading the prompt" not in bench.text and "gated word5" in bench.text
+        bench.world.prefill.clear()
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "reading the prompt" in bench.text, "reading again")
+        await bench.press("escape")
+        bench.world.prefill.set()
+        await bench.until(lambda: "reading the prompt" not in bench.text, "stopped")
 
 
 async def test_a_training_says_what_is_wrong_with_its_gate(workbench: Opener) -> None:

@@ -94,6 +94,12 @@ class AnswersPane(Pane):
             card.set_heat(self.heat)
         self._arrange()
 
+    def reading(self, done: int, total: int) -> None:
+        """How many of the prompt's tokens have been read; in the cards, as a small screen shows no pane title."""
+        for card in self.cards:
+            if card.busy and not card.text:
+                card.note(f"reading the prompt {done}/{total}")
+
     def add(self, view: str, text: str, heat: float | None) -> None:
         """A token of one view."""
         if card := self._cards.get(view):
