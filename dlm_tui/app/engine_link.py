@@ -160,4 +160,4 @@ class EngineLink:
 
 def _fresh(request: Open) -> Open:
     """A fresh request, since sending gives it an id."""
-    return Open(document=request.document, home=request.home, base=request.base)
+    return Open(document=request.document, home=request.home, base=request.base, dtype=request.dtype)

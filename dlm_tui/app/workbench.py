@@ -48,7 +48,9 @@ class Workbench(Labelling):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._labels = []
-        request = Open(document=str(setup.path), home=str(setup.home), base=setup.base)
+        request = Open(
+            document=str(setup.path), home=str(setup.home), base=setup.base, dtype=setup.config.generate.dtype
+        )
         self.link = EngineLink(setup.engine_factory, request, self._engine_changed)
         self.board = JobBoard(setup.job_starter, self.job_changed)
         self._trained_once = False

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N")
     parser.add_argument("--temperature", type=float, default=None, metavar="T", help="0 is greedy")
     parser.add_argument("--top-p", type=float, default=None, metavar="P")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="what the answer is decoded in; auto is bfloat16 where the processor gains by it",
+    )
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
 
 

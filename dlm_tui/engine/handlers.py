@@ -57,7 +57,7 @@ class Handlers:
 
     def _open(self, request: p.Open) -> Work:
         base = Path(request.base) if request.base else None
-        opening = Session.open(Path(request.document), resolve_home(request.home), base)
+        opening = Session.open(Path(request.document), resolve_home(request.home), base, dtype=request.dtype)
         self._session = yield from _relay(opening)
         if self._threads is None:
             torch.set_num_threads(threads_for(self._session.model.backbone))

@@ -26,11 +26,12 @@ class Message(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fie
 
 
 class Open(Message, tag="open"):
-    """Load the base, the committed adapters and the gate of a document."""
+    """Load the base, the committed adapters and the gate of a document; `dtype` is what answers are decoded in."""
 
     document: str
     home: str
     base: str | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
 
 
 class Reload(Message, tag="reload"):

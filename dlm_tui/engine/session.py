@@ -7,6 +7,7 @@ import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dlm_tui.document import Document, load
 from dlm_tui.engine.drain import drain
@@ -24,6 +25,8 @@ from dlm_tui.model import (
     resolve_view,
 )
 from dlm_tui.store import Store, adapter_versions, refuse_foreign_base, resolve_home
+
+Dtype = Literal["float32", "bfloat16", "auto"]
 
 __all__ = ["Session", "drain", "open_session"]
 
@@ -46,16 +49,24 @@ class Session:
 
     @classmethod
     def open(
-        cls, path: Path, home: Path, base_override: Path | None = None, *, adapters: bool = True
+        cls,
+        path: Path,
+        home: Path,
+        base_override: Path | None = None,
+        *,
+        adapters: bool = True,
+        dtype: Dtype = "float32",
     ) -> Generator[Progress, None, Session]:
         """Load the base, then the committed adapters and the gate; `adapters=False` leaves the adapters out.
+
+        Answers are decoded in `dtype` (auto: bfloat16 where the processor gains by it), gates and scores in float32.
 
         Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
         """
         document = load(path)
         store = Store(home, document.dlm_id)
         base = yield from load_base(resolve_base(document.base_model, base_override))
-        model = MixedModel(base, {})
+        model = MixedModel(base, {}, generation_dtype=dtype)
         gate, gate_error = _load_gate(document, store, base)
         session = cls(
             path=path,
@@ -146,4 +157,7 @@ def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:
             )
 
     base = Path(args.base) if args.base else None
-    return drain(Session.open(Path(args.document), resolve_home(args.home), base, adapters=adapters), report)
+    dtype: Dtype = getattr(args, "dtype", "float32")
+    return drain(
+        Session.open(Path(args.document), resolve_home(args.home), base, adapters=adapters, dtype=dtype), report
+    )

@@ -181,6 +181,19 @@ async def test_nothing_open_is_an_error_not_a_crash() -> None:
         await client.close()
 
 
+async def test_answers_in_bfloat16_leave_the_gate_in_float32(routed: Open) -> None:
+    request = Open(document=routed.document, home=routed.home, base=routed.base, dtype="bfloat16")
+    async with running(request) as engine:
+        row = EXPECTED["rows"][0]
+        answer = await collect(engine, Generate(prompt=row["prompt"], views=[GATED, solo("tone")], max_tokens=8))
+        assert {event.view for event in answer if isinstance(event, ViewDone) and event.tokens} == {"gated", "tone"}
+        weights = await engine.ask(Route(prompt=row["prompt"]))
+    async with running(routed) as plain:
+        expected = await plain.ask(Route(prompt=row["prompt"]))
+    assert isinstance(weights, Routed) and isinstance(expected, Routed)
+    assert weights.weights == pytest.approx(expected.weights, abs=1e-6)
+
+
 async def test_a_killed_engine_is_told(routed: Open) -> None:
     async with running(routed) as engine:
         stream = engine.stream(Generate(prompt="Go on.", views=[BASE], max_tokens=1500))
