@@ -326,8 +326,8 @@ async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> 
         bench.screen.poll_metrics()
         await bench.until(lambda: "run 3 trained" in bench.text, "summary")
         await bench.until(lambda: "knowledge 0.60" in bench.text and "mean weights" in bench.text, "charts")
-        assert "entropy of a run's mean weights" in bench.text
-        assert "collapse floor 0.27" in bench.text  # 0.25 ln 3 nats
+        await bench.until(lambda: "entropy of a run's mean weights" in bench.text, "whose entropy")
+        await bench.until(lambda: "collapse floor 0.27" in bench.text, "the floor, 0.25 ln 3 nats")
         await bench.press("space")
         await bench.until(lambda: "entropy of a run" not in bench.text, "loss")
         assert bench.screen.gate_run == 3
