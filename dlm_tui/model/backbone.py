@@ -41,6 +41,13 @@ class KVCache(Protocol):
         """A new cache of the given rows, in that order."""
         ...
 
+    def adopt(self, source: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held.
+
+        Raises TypeError for a cache of another tier and ValueError where `source` does not hold them.
+        """
+        ...
+
 
 class Backbone(Protocol):
     """The decoder without its head. Hidden states are those after the final norm."""

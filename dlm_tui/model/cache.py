@@ -107,6 +107,17 @@ class ReferenceCache:
             other._close_gaps()
         return other
 
+    def adopt(self, source: Any, length: int) -> None:
+        """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held."""
+        if not isinstance(source, ReferenceCache):
+            raise TypeError("this cache belongs to another tier")
+        if source.batch != 1 or not 0 <= length <= source.lengths[0]:
+            raise ValueError(f"only the first tokens of a single row can be adopted, not {length} of {source.lengths}")
+        copies = source.select([0] * self.batch)
+        copies.crop(length)
+        self.lengths, self.recomputes = copies.lengths, copies.recomputes
+        self._ids, self._cache, self._valid = copies._ids, copies._cache, copies._valid
+
     def _close_gaps(self) -> None:
         """Move every row's tokens together, dropping what `lengths` no longer counts."""
         assert self._valid is not None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlm_tui.model.backbone import KVCache
+
 _STEP = 64
 
 
@@ -27,7 +29,7 @@ class Plan:
 
 
 class LeanCache:
-    """Keys and values [layers, B, kv heads, capacity, head dim], grown by half when full.
+    """Keys and values as one tensor `held` [layers, 2, B, kv heads, capacity, head dim], grown by half when full.
 
     A token of a row stands at its position; what padding wrote behind a row's end is overwritten by its next token.
     """
@@ -41,12 +43,11 @@ class LeanCache:
         layers, heads, width = shape
         size = -(-max(capacity, 1) // _STEP) * _STEP
         # zeros, because masked positions still take part in a product with weight 0
-        self.keys = torch.zeros(layers, batch, heads, size, width, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.held = torch.zeros(layers, 2, batch, heads, size, width, dtype=dtype, device=device)
 
     @property
     def capacity(self) -> int:
-        return int(self.keys.shape[3])
+        return int(self.held.shape[4])
 
     def plan(self, count: int, batch: int, lengths: Sequence[int] | None) -> Plan:
         """Make room for `count` more tokens per row and say where they go. Nothing is held until `advance`."""
@@ -58,7 +59,7 @@ class LeanCache:
             raise ValueError(f"lengths {new} do not fit {batch} rows of {count} tokens")
         longest = max(self.lengths) + count
         self._reserve(longest)
-        device = self.keys.device
+        device = self.held.device
         steps = torch.arange(count, device=device)
         start = self.lengths[0] if len(set(self.lengths)) == 1 else None
         if start is not None:
@@ -73,7 +74,7 @@ class LeanCache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         """Store `keys` and `values` [B, T, kv heads, D]; returns all of the layer [B, kv heads, longest, D]."""
-        held_keys, held_values = self.keys[layer], self.values[layer]
+        held_keys, held_values = self.held[layer]
         if plan.start is not None:
             held_keys[:, :, plan.start : plan.longest] = keys.transpose(1, 2)
             held_values[:, :, plan.start : plan.longest] = values.transpose(1, 2)
@@ -99,17 +100,24 @@ class LeanCache:
 
     def select(self, rows: Sequence[int]) -> LeanCache:
         """A new cache of the given rows, in that order, with the same capacity."""
-        other = LeanCache(len(rows), self.capacity, self._shape, self.keys.dtype, self.keys.device)
+        other = LeanCache(len(rows), self.capacity, self._shape, self.held.dtype, self.held.device)
         other.lengths = [self.lengths[row] for row in rows]
         used = max(other.lengths, default=0)
-        other.keys[:, :, :, :used] = self.keys[:, list(rows), :, :used]
-        other.values[:, :, :, :used] = self.values[:, list(rows), :, :used]
+        other.held[..., :used, :] = self.held[:, :, list(rows), :, :used]
         return other
+
+    def adopt(self, source: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held."""
+        if not isinstance(source, LeanCache):
+            raise TypeError("this cache belongs to another tier")
+        if source.batch != 1 or not 0 <= length <= source.lengths[0]:
+            raise ValueError(f"only the first tokens of a single row can be adopted, not {length} of {source.lengths}")
+        self._reserve(length)
+        self.held[..., :length, :] = source.held[..., :length, :]
+        self.lengths = [length] * self.batch
 
     def _reserve(self, length: int) -> None:
         if length <= self.capacity:
             return
         size = -(-max(length, self.capacity * 3 // 2) // _STEP) * _STEP
-        more = size - self.capacity
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
+        self.held = torch.nn.functional.pad(self.held, (0, 0, 0, size - self.capacity))

@@ -69,6 +69,14 @@ def check_pieces(backbone: Backbone, mix: Tensor, wanted: Tensor) -> None:
     copies = single.repeat(2)
     near(backbone.forward(IDS[:1, 20:].repeat(2, 1), copies, mix[:1].repeat(2, 1))[1], wanted[0, 20:])
     assert list(single.lengths) == [20]
+    for length in (20, 13, 0):
+        adopted = backbone.new_cache(2, 4)
+        backbone.forward(IDS[:, :25], adopted, mix)
+        adopted.adopt(single, length)
+        assert list(adopted.lengths) == [length, length]
+        both = backbone.forward(IDS[:1, length:].repeat(2, 1), adopted, mix[:1].repeat(2, 1))
+        near(both, wanted[:1, length:].repeat(2, 1, 1))
+    assert list(single.lengths) == [20]
 
 
 def check_unequal_rows(backbone: Backbone, mix: Tensor, wanted: Tensor) -> None:
@@ -221,6 +229,13 @@ def test_caches_refuse_what_does_not_fit(tmp_path: Path) -> None:
                 backbone.forward(IDS, cache, lengths=lengths)
         with pytest.raises(ValueError, match="one row"):
             cache.repeat(3)
+        with pytest.raises(ValueError, match="single row"):
+            backbone.new_cache(1, 8).adopt(cache, 0)
+        single = backbone.new_cache(1, 8)
+        with pytest.raises(ValueError, match="single row"):
+            cache.adopt(single, 1)
+        with pytest.raises(TypeError):
+            other.new_cache(1, 8).adopt(single, 0)
 
 
 def test_nothing_warns(tmp_path: Path) -> None:
