@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
-from textual.pilot import Pilot
+from textual.pilot import Pilot, WaitForScreenTimeout
 
 from dlm_tui.app.app import Opening, WorkbenchApp
 from dlm_tui.app.base import Setup
@@ -28,12 +29,14 @@ from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
 @pytest.fixture(autouse=True)
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No blinking, no animation, no running clock; nobody's editor or clipboard."""
+    """No blinking, no animation, no running clock, no toast that fades; nobody's editor or clipboard."""
     from textual.widgets import Input, TextArea
 
     monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
     monkeypatch.setattr(Input.cursor_blink, "_default", False)
-    monkeypatch.setattr("dlm_tui.app.jobs.monotonic", lambda: 100.0)
+    for clock in ("jobs", "training", "engine_link"):
+        monkeypatch.setattr(f"dlm_tui.app.{clock}.monotonic", lambda: 100.0)
+    monkeypatch.setattr("textual.app.App.NOTIFICATION_TIMEOUT", 3600.0)
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
     for name in ("VISUAL", "EDITOR", "DISPLAY", "WAYLAND_DISPLAY", "TMUX", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -57,25 +60,49 @@ class Bench:
     async def type(self, text: str) -> None:
         """Type into whatever has the focus."""
         names = {" ": "space", "?": "question_mark", ",": "comma", ".": "full_stop", "\n": "enter"}
-        await self.pilot.press(*[names.get(char, char) for char in text])
+        await self.press(*[names.get(char, char) for char in text])
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
+        """Press keys, each after everything the one before it set off has been dealt with."""
+        for key in keys:
+            with contextlib.suppress(WaitForScreenTimeout):
+                await self.pilot.press(key)
+            await self.quiet()
 
-    async def until(self, condition: Callable[[], Any], what: str = "", seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], Any], what: str = "", seconds: float = 90.0) -> None:
         """Wait for a condition, letting the app work."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}\n{self.text}"
-            await self.pilot.pause(0.005)
-        await self.pilot.pause()
+            await self._pause(0.005)
+        await self._pause()
+        await self.quiet()
+
+    async def quiet(self) -> None:
+        """Until no message is left anywhere and nothing waits for the next frame; work beside the screen goes on."""
+        deadline = asyncio.get_running_loop().time() + 30.0
+        calm = 0
+        while calm < 2 and not self.app._exit and asyncio.get_running_loop().time() < deadline:
+            await self._pause(0)
+            nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
+            waiting = any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks
+            calm = 0 if waiting else calm + 1
+
+    async def _pause(self, seconds: float | None = None) -> None:
+        # a widget that is removed meanwhile never answers; whoever waits looks again
+        with contextlib.suppress(WaitForScreenTimeout):
+            await self.pilot.pause(seconds)
 
     async def idle(self) -> None:
-        """Until no worker that ends by itself is left."""
+        """Until no worker that ends by itself is left, nor one that its end started."""
+        while True:
+            await self.until(self._no_worker, "idle")
+            if self._no_worker():
+                return
+
+    def _no_worker(self) -> bool:
         lasting = {"engine", "watch", *(["job-train"] if not self.world.hold.is_set() else [])}
-        await self.until(
-            lambda: all(worker.is_finished or worker.group in lasting for worker in self.app.workers), "idle"
-        )
+        return all(worker.is_finished or worker.group in lasting for worker in self.app.workers)
 
     async def settled(self) -> str:
         """The screen once everything that was asked for is drawn and nothing changes any more."""
@@ -84,7 +111,8 @@ class Bench:
         self.screen.answers.flush()
         before, same = "", 0
         while same < 3:
-            await self.pilot.pause(0.01)
+            await self._pause(0.01)
+            await self.quiet()
             now = self.text
             same = same + 1 if now == before else 0
             before = now
@@ -93,7 +121,7 @@ class Bench:
     async def leave_prompt(self) -> None:
         """Where single letters are keys."""
         self.screen.focus_pane("desk")
-        await self.pilot.pause()
+        await self.until(lambda: self.screen.pane_of(self.screen.focused) == "desk", "the desk has the focus")
 
     @property
     def toasts(self) -> list[str]:
