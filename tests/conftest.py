@@ -1,8 +1,9 @@
-"""Shared by all tests: one compute thread per process, and a home of its own for every test."""
+"""Shared by all tests: one compute thread per process, the same random numbers in every run, a home of its own."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 # Two test processes with two spinning OpenMP threads each would spend their time waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,8 +13,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.demo import Demo, shared_folder, trained_demo
+
+# the same examples in every run, however slow the machine is
+_SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=_SLOW)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +36,10 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("DLM_HOME", str(root / "dlm"))
     for name in ("CONFIG", "STATE", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(root / name.lower()))
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Random tensors do not depend on which tests ran before in the same process."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -107,7 +107,7 @@ def walked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return mixed_model(tmp_path_factory.mktemp("walk"), request.param)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 25), st.integers(1, 6)), min_size=1, max_size=6), seed=st.integers(0, 9))
 def test_any_walk_of_crops_and_appends_equals_a_full_pass(
     walked: MixedModel, steps: list[tuple[int, int]], seed: int
