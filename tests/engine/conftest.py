@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from dlm_tui.engine.client import EngineClient
+from dlm_tui.engine.process import ChildProcess
 from dlm_tui.engine.protocol import Open, Opened
 from tests.interop.peer_fixture import PEER_IDS, make_writable, peer_root
 
@@ -43,3 +45,15 @@ async def engine(routed: Open) -> AsyncIterator[EngineClient]:
     """One engine child for all tests of a module."""
     async with running(routed) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a child that is asked to end takes longer than a person at the screen would wait."""
+    end_within = ChildProcess.end_within
+
+    async def patient(child: ChildProcess, seconds: float, then: signal.Signals) -> bool:
+        return await end_within(child, max(seconds, 120.0), then)
+
+    monkeypatch.setattr(ChildProcess, "end_within", patient)
+    monkeypatch.setattr("dlm_tui.engine.jobs._ASK_SECONDS", 120.0)

@@ -106,9 +106,10 @@ async def test_null_views_answer_as_random_adapters(engine: EngineClient) -> Non
 async def test_a_keystroke_is_answered_while_an_answer_streams(engine: EngineClient) -> None:
     order: list[str] = []
     started = asyncio.Event()
+    request = Generate(prompt="Tell me more.", views=[BASE, UNIFORM], max_tokens=1500)
 
     async def answer() -> None:
-        async for event in engine.stream(Generate(prompt="Tell me more.", views=[BASE, UNIFORM], max_tokens=200)):
+        async for event in engine.stream(request):
             if isinstance(event, Token):
                 started.set()
                 order.append("token")
@@ -119,6 +120,7 @@ async def test_a_keystroke_is_answered_while_an_answer_streams(engine: EngineCli
     routed = await engine.ask(Route(prompt="Say hello"))
     order.append("routed")
     assert isinstance(routed, Routed)
+    await engine.cancel(request)
     await running
     assert order.index("routed") < order.index("answered")
 

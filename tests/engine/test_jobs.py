@@ -33,16 +33,18 @@ async def test_a_cancelled_training_leaves_the_store_as_it_was(tmp_path: Path) -
 
 
 async def test_a_killed_training_is_told_and_the_next_one_works(tmp_path: Path) -> None:
-    path = write_document(tmp_path)
+    path = write_document(tmp_path, epochs=50)
     request = TrainJob(document=str(path), home=str(tmp_path / "home"), base=str(peer_root() / "base"))
     job = ChildJob(request)
     await job.start()
-    last = None
+    last, pid = None, job.pid
     async for event in job.events():
         last = event
-        if isinstance(event, Progress) and event.stage == "sft" and job.pid is not None:
-            os.kill(job.pid, signal.SIGKILL)
+        if isinstance(event, Progress) and event.stage == "sft" and pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            pid = None
     assert isinstance(last, Failed) and "SIGKILL" in last.text
+    write_document(tmp_path)
     again = await start_job(request)
     events = [event async for event in again.events()]
     assert isinstance(events[-1], JobDone)
