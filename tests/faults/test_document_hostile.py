@@ -71,11 +71,11 @@ def test_yaml_bombs_are_frontmatter_errors(frontmatter: str) -> None:
         parse_bytes(yaml_document(frontmatter))
     assert len(str(caught.value)) < 10_000
     # A bomb that went off would take minutes; an honest refusal takes a fraction of a second.
-    assert time.process_time() - begun < 20
+    assert time.process_time() - begun < 60
 
 
 def linear(make: Callable[[int], bytes], sizes: tuple[int, int], work: Callable[[bytes], object]) -> None:
-    """Processor time per unit may not grow from the small to the large size (margin of four, best of three)."""
+    """Processor time per unit may not grow from the small to the large size (margin of four, best of several)."""
 
     def seconds_per_unit(size: int, rounds: int) -> float:
         data = make(size)
@@ -87,6 +87,11 @@ def linear(make: Callable[[int], bytes], sizes: tuple[int, int], work: Callable[
         return best / size
 
     small, large = seconds_per_unit(sizes[0], 5), seconds_per_unit(sizes[1], 1)
+    for _ in range(4):
+        if large < 4 * small:
+            break
+        # a busy machine slows one measurement; what grows is slow in each
+        large = min(large, seconds_per_unit(sizes[1], 1))
     assert large < 4 * small, f"{small * 1e6:.2f} µs per unit became {large * 1e6:.2f}"
 
 

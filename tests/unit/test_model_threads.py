@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from dlm_tui.model.mixed import MixedModel
@@ -32,17 +33,21 @@ def test_the_environment_for_children_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_quickest_count_wins() -> None:
+def test_the_quickest_count_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("dlm_tui.model.threads.time", SimpleNamespace(perf_counter=lambda: now))
     if available_cores() == 1:
         assert measure_threads(lambda: torch.zeros(1)) == 1
         return
 
     def slower_with_more() -> torch.Tensor:
-        time.sleep(0.002 * torch.get_num_threads())
+        nonlocal now
+        now += 0.002 * torch.get_num_threads()
         return torch.zeros(1)
 
     def quicker_with_more() -> torch.Tensor:
-        time.sleep(0.02 / torch.get_num_threads())
+        nonlocal now
+        now += 0.02 / torch.get_num_threads()
         return torch.zeros(1)
 
     assert measure_threads(slower_with_more) == 1

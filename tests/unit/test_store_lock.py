@@ -69,12 +69,12 @@ def test_another_process_holds_it_until_it_ends(store: Store) -> None:
         started = time.monotonic()
         with pytest.raises(LockHeld, match=f"process {process.pid}"), store_lock(store):
             pytest.fail("two holders")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
         threading.Timer(0.3, process.stdin.close).start()  # type: ignore[union-attr]
-        with store_lock(store, timeout=30.0):
+        with store_lock(store, timeout=120.0):
             assert store.lock_path.read_text().startswith(f"{os.getpid()}\n")
     finally:
-        process.wait(30)
+        process.wait(120)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -82,7 +82,7 @@ def test_another_process_holds_it_until_it_ends(store: Store) -> None:
 def test_a_killed_holder_is_replaced(store: Store) -> None:
     process = holder(store)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(120)
     process.communicate()
     assert store.lock_path.exists()
     with store_lock(store):
@@ -132,10 +132,10 @@ def test_a_finished_but_uncollected_holder_is_dead(store: Store) -> None:
         assert process.stdout is not None
         process.stdout.read()  # ends when the process does; it stays uncollected until wait()
         leftover(store, process.pid)
-        with store_lock(store, timeout=10.0):
+        with store_lock(store, timeout=120.0):
             pass
     finally:
-        process.wait(30)
+        process.wait(120)
         process.stdout.close()  # type: ignore[union-attr]
 
 
