@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dlm_tui.engine import protocol as p
+from dlm_tui.engine.relay import Relay
 from dlm_tui.engine.session import Session
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
@@ -58,13 +59,13 @@ class Handlers:
     def _open(self, request: p.Open) -> Work:
         base = Path(request.base) if request.base else None
         opening = Session.open(Path(request.document), resolve_home(request.home), base, dtype=request.dtype)
-        self._session = yield from _relay(opening)
+        self._session = yield from Relay().run(opening)
         if self._threads is None:
             torch.set_num_threads(threads_for(self._session.model.backbone))
         return self._opened()
 
     def _reload(self, _: p.Reload) -> Work:
-        yield from _relay(self.session.reload())
+        yield from Relay().run(self.session.reload())
         return self._opened()
 
     def _opened(self) -> p.Opened:
@@ -85,7 +86,7 @@ class Handlers:
     def _route(self, request: p.Route) -> Work:
         began = time.monotonic()
         routing = self.session.router.route(request.prompt, explain=request.explain)
-        result = yield from _relay(routing)
+        result = yield from Relay().run(routing)
         return p.Routed(
             prompt=request.prompt,
             weights=result.weights,
@@ -115,39 +116,18 @@ class Handlers:
         with contextlib.ExitStack() as stack:
             backbone, rows = _with_nulls(stack, session, request.views, mixes)
             work = generate(session.model, prompt, rows, sampling, heat=request.heat, backbone=backbone)
-            answers = yield from self._tokens(work, request)
+            answers = yield from _tokens(work, request)
         for view, mix, answer in zip(request.views, mixes, answers, strict=True):
             yield p.ViewDone(
                 view=view.name, text=answer.text, tokens=len(answer.token_ids), reason=answer.reason, mix=mix
             )
         return p.Generated(weights=weights or {}, seconds=time.monotonic() - began, seed=request.seed)
 
-    def _tokens(
-        self, work: Generator[Progress | GenerationEvent, None, list[Generated]], request: p.Generate
-    ) -> Generator[p.Event | None, None, list[Generated]]:
-        """Relay prefill progress and the pieces of every row."""
-        try:
-            while True:
-                event = next(work)
-                if isinstance(event, Progress):
-                    yield as_progress(event)
-                    continue
-                heat = None
-                if event.logprob is not None and event.base_logprob is not None:
-                    heat = event.logprob - event.base_logprob
-                if event.text_delta or heat is not None:
-                    yield p.Token(view=request.views[event.row].name, text=event.text_delta, heat=heat)
-        except StopIteration as finished:
-            answers: list[Generated] = finished.value
-            return answers
-        finally:
-            work.close()
-
     def _weights(self, prompt: str, views: list[View]) -> Generator[p.Event | None, None, dict[str, float] | None]:
         """Gate weights of the prompt when a view asks for them."""
         if not any(view.kind == "gated" for view in views):
             return None
-        result = yield from _relay(self.session.router.route(prompt))
+        result = yield from Relay().run(self.session.router.route(prompt))
         return dict(result.weights)
 
     def _score(self, request: p.Score) -> Work:
@@ -160,7 +140,7 @@ class Handlers:
         completion = None
         if request.completion:
             completion = list(session.base.tokenizer(request.completion, add_special_tokens=False)["input_ids"])
-        scores = yield from _relay(
+        scores = yield from Relay().run(
             score_views(
                 session.model,
                 prompt,
@@ -185,9 +165,9 @@ class Handlers:
     def _train_gate(self, request: p.TrainGate) -> Work:
         began = time.monotonic()
         session = self.session
-        yield from _relay(session.reload())
+        yield from Relay().run(session.reload())
         work = train_document_gate(session.document, session.store, session.model, seed=request.seed)
-        outcome = yield from _relay(work, scope="gate")
+        outcome = yield from Relay("gate").run(work)
         session.reload_gate()
         return p.GateTrained(
             mode=outcome.mode,
@@ -205,7 +185,7 @@ class Handlers:
 
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
-        report = (yield from _relay(work)).as_json()
+        report = (yield from Relay().run(work)).as_json()
         if session.store.exists():
             with contextlib.suppress(MetricsError), MetricsWriter(session.store) as metrics:
                 metrics.record_gate_evaluation(MetricsReader(session.store).latest_gate_run(), report)
@@ -216,7 +196,7 @@ class Handlers:
 
         session = self.session
         work = drift_report(session.document, session.store, session.model, session.gate, prompts=request.prompts)
-        report = yield from _relay(work)
+        report = yield from Relay().run(work)
         return p.Drifted(report=report.as_json())
 
     def _status(self, _: p.GetStatus) -> Work:
@@ -229,6 +209,26 @@ class Handlers:
             uptime=time.monotonic() - self._began,
             device=str(session.base.device) if session else "none",
         )
+
+
+def _tokens(
+    work: Generator[Progress | GenerationEvent, None, list[Generated]], request: p.Generate
+) -> Generator[p.Event | None, None, list[Generated]]:
+    """Relay prefill progress and the pieces of every row."""
+    relay = Relay()
+
+    def event(step: Progress | GenerationEvent) -> p.Event | None:
+        if isinstance(step, Progress):
+            return relay.progress(step)
+        heat = None
+        if step.logprob is not None and step.base_logprob is not None:
+            heat = step.logprob - step.base_logprob
+        if step.text_delta or heat is not None:
+            return p.Token(view=request.views[step.row].name, text=step.text_delta, heat=heat)
+        return None
+
+    answers: list[Generated] = yield from relay.run(work, event)
+    return answers
 
 
 def _with_nulls(
@@ -255,42 +255,6 @@ def _with_nulls(
             column += 1
         rows.append(row)
     return backbone, rows
-
-
-def _relay(work: Iterator[Any], scope: str | None = None) -> Generator[p.Event | None, None, Any]:
-    """Pass a room's progress on as `Progress` events and return the room's result."""
-    generator = work if isinstance(work, Generator) else iter(work)
-    try:
-        while True:
-            step = next(generator)
-            yield None if step is None else as_progress(step, scope)
-    except StopIteration as finished:
-        return finished.value
-    finally:
-        if isinstance(generator, Generator):
-            generator.close()
-
-
-def as_progress(step: Any, scope: str | None = None) -> p.Progress:
-    """Any room's progress object as the wire's; the rooms call the same things by the same names."""
-
-    def number(*names: str) -> float | None:
-        for name in names:
-            value = getattr(step, name, None)
-            if isinstance(value, int | float):
-                return float(value)
-        return None
-
-    return p.Progress(
-        stage=str(getattr(step, "stage", "work")),
-        done=number("done", "step") or 0.0,
-        total=number("total", "steps") or 0.0,
-        scope=getattr(step, "scope", None) or scope,
-        loss=number("loss"),
-        entropy=number("entropy"),
-        eta=number("eta"),
-        text=getattr(step, "text", None),
-    )
 
 
 def _refuse(request: p.Request) -> Work:

@@ -24,6 +24,7 @@ from dlm_tui.engine.protocol import (
     Stopped,
     TrainJob,
 )
+from dlm_tui.engine.relay import Relay
 from dlm_tui.errors import Cancelled, DlmTuiError
 
 _NICENESS = 10
@@ -33,7 +34,7 @@ class _Job:
     """The state shared by the thread that reads requests and the one that works."""
 
     def __init__(self, channel: Channel, request: TrainJob | ExportJob):
-        self.channel, self.request = channel, request
+        self.channel, self.request, self._relay = channel, request, Relay()
         self._cancelled = threading.Event()
         threading.Thread(target=self._watch, name="cancel", daemon=True).start()
 
@@ -56,16 +57,13 @@ class _Job:
 
     def step(self, progress: Any) -> None:
         """Report progress, and stop here when that was asked for."""
-        from dlm_tui.engine.handlers import as_progress
-
         self.check()
         if progress is None:
             return
-        event = as_progress(progress)
-        if event.stage == "note":
-            self.send(Log(text=event.text or ""))
+        if progress.stage == "note":
+            self.send(Log(text=progress.text or ""))
         else:
-            self.send(event)
+            self.send(self._relay.progress(progress))
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from dlm_tui.model import (
     resolve_base,
     resolve_view,
 )
-from dlm_tui.store import Store, adapter_versions, refuse_foreign_base, resolve_home
+from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base, resolve_home
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
@@ -66,9 +66,13 @@ class Session:
         document = load(path)
         store = Store(home, document.dlm_id)
         base = yield from load_base(resolve_base(document.base_model, base_override))
-        model = MixedModel(base, {}, generation_dtype=dtype)
+        committed = _committed(document, store) if adapters else {}
+        found = yield from _read_adapters(committed, base)
+        yield Progress("prepare", 0, 1, "packing the weights and checking the fast path")
+        model = MixedModel(base, found, generation_dtype=dtype)
+        yield Progress("prepare", 1, 1, "the weights are packed")
         gate, gate_error = _load_gate(document, store, base)
-        session = cls(
+        return cls(
             path=path,
             document=document,
             store=store,
@@ -78,11 +82,9 @@ class Session:
             gate_error=gate_error,
             router=PromptRouter(model.backbone, base, gate, document.adapter_names),
             base_override=base_override,
+            versions={name: item.version for name, item in committed.items()},
+            static=_static(store, document),
         )
-        if adapters:
-            yield from session._load_adapters()
-        session.static = _static(store, document)
-        return session
 
     def reload(self) -> Generator[Progress, None, None]:
         """Read the document, the adapters whose version moved, and the gate again. The base stays."""
@@ -91,9 +93,17 @@ class Session:
             raise DlmTuiError(
                 f"the document now names base {document.base_model!r}; open it again to load another base"
             )
-        self.document = document
-        self.store = Store(self.store.home, document.dlm_id)
-        yield from self._load_adapters()
+        store = Store(self.store.home, document.dlm_id)
+        committed = _committed(document, store)
+        moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
+        found = yield from _read_adapters(moved, self.base)
+        self.document, self.store = document, store
+        for name in list(self.model.names):
+            if name not in committed:
+                self.model.swap(name, None)
+        for name, adapter in found.items():
+            self.model.swap(name, adapter)
+        self.versions = {name: item.version for name, item in committed.items()}
         self.reload_gate()
 
     def reload_gate(self) -> None:
@@ -110,27 +120,23 @@ class Session:
         mix: dict[str, float] = resolve_view(view, names, live, static)
         return mix
 
-    def _load_adapters(self) -> Generator[Progress, None, None]:
-        names = self.document.adapter_names or ("default",)
-        committed = adapter_versions(self.store, names)
-        if committed:
-            refuse_foreign_base(self.store, self.document)
-        for name in list(self.model.names):
-            if name not in committed:
-                self.model.swap(name, None)
-                self.versions.pop(name, None)
-        done = 0
-        for name in names:
-            version = committed.get(name)
-            if version is not None and self.versions.get(name) != version.version:
-                yield Progress("adapters", done, len(committed))
-                self.model.swap(name, _read_adapter(version.path, name, self.base))
-                self.versions[name] = version.version
-            done += version is not None
+
+def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:
+    """The version in force of every adapter that has one, in declared order. Refuses those of another base."""
+    committed = adapter_versions(store, document.adapter_names or ("default",))
+    if committed:
+        refuse_foreign_base(store, document)
+    return committed
 
 
-def _read_adapter(path: Path, name: str, base: Base) -> Adapter:
-    return load_peft_adapter(path, name, base)
+def _read_adapters(versions: Mapping[str, AdapterVersion], base: Base) -> Generator[Progress, None, dict[str, Adapter]]:
+    found: dict[str, Adapter] = {}
+    for name, version in versions.items():
+        yield Progress("adapters", len(found), len(versions), f"reading adapter {name}")
+        found[name] = load_peft_adapter(version.path, name, base)
+    if versions:
+        yield Progress("adapters", len(versions), len(versions), "the adapters are read")
+    return found
 
 
 def _load_gate(document: Document, store: Store, base: Base) -> tuple[Gate | None, str | None]:

@@ -71,12 +71,12 @@ def drift_report(
         "uniform": model.coefficients(dict.fromkeys(names, 1.0 / len(names))).cpu(),
     }
     divergences: dict[str, Tensor] = {}
-    for name, mix in mixes.items():
-        divergences[name] = yield from frozen_divergence(model.backbone, batches, live, mix, len(chosen))
+    for turn, (name, mix) in enumerate(mixes.items()):
+        work = frozen_divergence(model.backbone, batches, live, mix, len(chosen))
+        divergences[name] = yield from _counted_on(work, "frozen", turn, len(mixes))
     mixes["best_static"] = yield from _search(model, batches, live, mixes)
-    divergences["best_static"] = yield from frozen_divergence(
-        model.backbone, batches, live, mixes["best_static"], len(chosen)
-    )
+    work = frozen_divergence(model.backbone, batches, live, mixes["best_static"], len(chosen))
+    divergences["best_static"] = yield from _counted_on(work, "best static", 0, 1)
     for name in ("frozen", "uniform"):
         if _on_simplex(mixes[name]) and divergences[name].mean() < divergences["best_static"].mean():
             mixes["best_static"], divergences["best_static"] = mixes[name], divergences[name]
@@ -164,7 +164,7 @@ def _changed(
 def _answers(
     model: MixedModel, prompts: Sequence[_Prompt], places: Sequence[int], rows: Sequence[Tensor], done: int, total: int
 ) -> Generator[GateProgress, None, list[list[int]]]:
-    from dlm_tui.model.generation import generate
+    from dlm_tui.model.generation import GenerationEvent, generate
     from dlm_tui.model.sampling import Sampling
 
     texts: list[list[int]] = []
@@ -173,11 +173,13 @@ def _answers(
         batch = places[first : first + _ANSWER_ROWS]
         work = generate(model, [prompts[place].ids for place in batch], rows[first : first + _ANSWER_ROWS], sampling)
         try:
+            tokens = 0
             while True:
-                next(work)
-                yield GateProgress("answers", done + len(texts), total)
+                tokens += isinstance(next(work), GenerationEvent)
+                yield GateProgress("answers", (done + len(texts)) * ANSWER_TOKENS + tokens, total * ANSWER_TOKENS)
         except StopIteration as finished:
             texts += [answer.token_ids for answer in finished.value]
+        yield GateProgress("answers", (done + len(texts)) * ANSWER_TOKENS, total * ANSWER_TOKENS)
     return texts
 
 
@@ -207,10 +209,24 @@ def _search(
     size = sum(len(batch.places) for batch in batches)
     starts = [mix for mix in mixes.values() if _on_simplex(mix)] + list(torch.eye(len(model.names)))
     costs = []
-    for start in starts:
-        divergences = yield from frozen_divergence(model.backbone, part, targets, start, size)
+    for turn, start in enumerate(starts):
+        work = frozen_divergence(model.backbone, part, targets, start, size)
+        divergences = yield from _counted_on(work, "search", turn, len(starts))
         costs.append(float(divergences.sum()))
     return (yield from best_mix(model.reference, part, targets, starts[costs.index(min(costs))]))
+
+
+def _counted_on(
+    work: Generator[GateProgress, None, Tensor], stage: str, turn: int, turns: int
+) -> Generator[GateProgress, None, Tensor]:
+    """Run the `turn`-th of several equal pieces of work as a part of one stage whose count goes on."""
+    while True:
+        try:
+            step = next(work)
+        except StopIteration as finished:
+            result: Tensor = finished.value
+            return result
+        yield GateProgress(stage, turn * step.steps + step.step, turns * step.steps)
 
 
 def _on_simplex(mix: Tensor) -> bool:

@@ -82,11 +82,16 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
     """Load a base, downloading it first where it is missing and the hub can be reached.
 
     `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . Only safetensors are
-    read and no code from a model repository is ever run. Raises BaseUnavailable with one sentence.
+    read and no code from a model repository is ever run. Four steps of one stage "base", and "download" in bytes where
+    that is needed. Raises BaseUnavailable with one sentence.
     """
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}, auto")
-    yield Progress("find")
+
+    def step(done: int, text: str) -> Progress:
+        return Progress("base", done, 4, text)
+
+    yield step(0, "looking for the base")
     if source.path is None:
         source = yield from fetch(source)
     folder = source.path
@@ -94,17 +99,19 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
         raise BaseUnavailable(missing_message(source))
     files = weight_files(folder)
     _refuse_remote_code(folder)
-    yield Progress("tokenizer")
-    tokenizer = yield from in_thread(lambda: _load_tokenizer(folder, source), lambda: Progress("tokenizer"))
-    yield Progress("weights")
-    model = yield from in_thread(lambda: _load_model(folder, source, dtype), lambda: Progress("weights"))
+    tokenizer = yield from in_thread(
+        lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
+    )
+    model = yield from in_thread(
+        lambda: _load_model(folder, source, dtype), lambda: step(2, "reading the base's weights")
+    )
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     model = model.to(place)
-    yield Progress("identity")
     identity = yield from in_thread(
         lambda: BaseIdentity(source.hf_id, source.revision, weights_hash(files), tokenizer_hash(folder)),
-        lambda: Progress("identity"),
+        lambda: step(3, "hashing the base"),
     )
+    yield step(4, "the base is loaded")
     return Base(model, tokenizer, source, identity)
 
 

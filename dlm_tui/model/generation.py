@@ -194,12 +194,14 @@ def _prefill(
 def prefill(
     engine: Backbone, prompts: Sequence[Sequence[int]], cache: KVCache, coefficients: Tensor | None
 ) -> Generator[Progress, None, Tensor]:
-    """Append one prompt per row to `cache` in pieces of 128 tokens; yields after each.
+    """Append one prompt per row to `cache` in pieces of 128 tokens; yields after each, and before the first of several.
 
     Returns the hidden state [B, H] of every row's last token. The prompts may differ in length; none may be empty.
     """
     total = max(len(prompt) for prompt in prompts)
     last: Tensor | None = None
+    if total > PIECE:
+        yield Progress("prefill", 0, total)
     for start in range(0, total, PIECE):
         pieces = [list(prompt[start : start + PIECE]) for prompt in prompts]
         width = max(len(piece) for piece in pieces)

@@ -12,11 +12,12 @@ T = TypeVar("T")
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """`done` of `total` units of `stage`; `total` 0 means that it is not known."""
+    """`done` of `total` units of `stage`; `total` 0 means that it is not known. `text` says what is being done."""
 
     stage: str
     done: int = 0
     total: int = 0
+    text: str | None = None
 
 
 class _Outcome(Generic[T]):

@@ -50,6 +50,29 @@ class Scores:
     null_std: float | None = None
 
 
+class _Meter:
+    """Counts tokens and distributions over all batches of one scoring."""
+
+    def __init__(self, total: int) -> None:
+        self._done, self._total = 0, total
+
+    def add(self, count: int) -> Progress:
+        self._done += count
+        return Progress("score", self._done, self._total)
+
+    def of(self, work: Generator[Progress, None, Tensor]) -> Generator[Progress, None, Tensor]:
+        """Count what `work` counts from 0."""
+        before = 0
+        while True:
+            try:
+                step = next(work)
+            except StopIteration as finished:
+                result: Tensor = finished.value
+                return result
+            yield self.add(step.done - before)
+            before = step.done
+
+
 def score_views(
     model: MixedModel,
     prompt_ids: Sequence[int],
@@ -76,13 +99,16 @@ def score_views(
     mixes = {name: mix for name, mix in views_mixes.items() if name not in own}
     names = ["base", *mixes]
     rows = torch.stack([model.coefficients(mix) for mix in ({}, *mixes.values())])
-    next_token, tokens = yield from _read(model.backbone, prompt_ids, answer, rows, names)
+    length = len(prompt_ids) + max(0, len(answer) - 1)
+    randoms = nulls if model.names else 0
+    meter = _Meter((len(names) + len(own)) * (length + 1) + randoms * (len(prompt_ids) + 1))
+    next_token, tokens = yield from _read(model.backbone, prompt_ids, answer, rows, names, meter)
     if own:
-        read = yield from _read_nulls(model, prompt_ids, answer, list(own.values()), list(own))
+        read = yield from _read_nulls(model, prompt_ids, answer, list(own.values()), list(own), meter)
         next_token, tokens, names = torch.cat([next_token, read[0]]), torch.cat([tokens, read[1]]), [*names, *own]
     reference = null_seeds(seed, nulls)
     labels = [f"null {number}" for number in range(nulls)]
-    null_next, _ = yield from _read_nulls(model, prompt_ids, [], reference, labels)
+    null_next, _ = yield from _read_nulls(model, prompt_ids, [], reference, labels, meter)
     base = next_token[0]
     null_kls = tuple(kl_rows(null_next, base).tolist()) if len(null_next) else ()
     kls, jss = kl_rows(next_token, base).tolist(), js_rows(next_token, base).tolist()
@@ -117,7 +143,12 @@ def token_heat(
 
 
 def _read_nulls(
-    model: MixedModel, prompt: Sequence[int], answer: Sequence[int], seeds: Sequence[int], names: Sequence[str]
+    model: MixedModel,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    seeds: Sequence[int],
+    names: Sequence[str],
+    meter: _Meter,
 ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
     """`_read` of null adapters, each alone. Few at a time: every row pays for the ranks of all adapters in the
     mixer.
@@ -130,23 +161,29 @@ def _read_nulls(
         with model.with_extra(group) as backbone:
             rows = torch.zeros(len(group), backbone.columns)
             rows[torch.arange(len(group)), len(model.names) + torch.arange(len(group))] = 1.0
-            found.append((yield from _read(backbone, prompt, answer, rows, names[first : first + NULLS_AT_ONCE])))
+            labels = names[first : first + NULLS_AT_ONCE]
+            found.append((yield from _read(backbone, prompt, answer, rows, labels, meter)))
     if not found:
         return torch.empty(0), torch.empty(0)
     return torch.cat([next_token for next_token, _ in found]), torch.cat([tokens for _, tokens in found])
 
 
 def _read(
-    backbone: Backbone, prompt: Sequence[int], answer: Sequence[int], rows: Tensor, names: Sequence[str]
+    backbone: Backbone,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    rows: Tensor,
+    names: Sequence[str],
+    meter: _Meter,
 ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
     """Per row: log-probabilities [B, V] of the token after the prompt, and those [B, A] of the answer's tokens."""
     ids = [*prompt, *answer[:-1]]
-    hidden = yield from last_hidden(backbone, ids, rows, max(1, len(answer)))
+    hidden = yield from meter.of(last_hidden(backbone, ids, rows, max(1, len(answer))))
     next_token, tokens = [], []
     # row by row: a whole batch of full distributions over a long answer would not fit
     for row, name in enumerate(names):
         logprobs = log_probabilities(backbone, hidden[row], name)
         next_token.append(logprobs[0])
         tokens.append(logprobs[torch.arange(len(answer)), torch.tensor(answer, dtype=torch.long)])
-        yield Progress("logits", row + 1, len(names))
+        yield meter.add(1)
     return torch.stack(next_token), torch.stack(tokens)

@@ -55,8 +55,11 @@ def test_chat_renders_the_template_and_raw_prompts_do_not(tmp_path: Path) -> Non
 
 def test_load_reports_progress(tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "m")
-    stages = {event.stage for event in load_base(resolve_base("hf:test/llama", folder))}
-    assert {"find", "tokenizer", "weights", "identity"} <= stages
+    steps = list(load_base(resolve_base("hf:test/llama", folder)))
+    assert {step.stage for step in steps} == {"base"} and {step.total for step in steps} == {4}
+    counts = [step.done for step in steps]
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3, 4}
+    assert len({step.text for step in steps}) == 5
 
 
 def test_a_base_that_cannot_be_fetched_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

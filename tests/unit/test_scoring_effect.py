@@ -13,7 +13,7 @@ import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.model import MixedModel, Progress, Sampling, drain
+from dlm_tui.model import MixedModel, Sampling, drain
 from dlm_tui.model.base import Base
 from dlm_tui.scoring import score_suite, score_views, sweep, token_heat, z_score
 from dlm_tui.scoring.errors import EmptyText
@@ -120,9 +120,13 @@ def test_what_is_asked_for_must_make_sense(base: Base, model: MixedModel) -> Non
 
 
 def test_it_reports_progress_and_can_be_stopped(base: Base, model: MixedModel) -> None:
-    work = score_views(model, base.chat("word " * 50), {"mixed": MIX}, nulls=8)
-    steps = [next(work) for _ in range(3)]
-    assert all(isinstance(step, Progress) and step.done <= step.total for step in steps)
+    prompt = base.chat("word " * 50)
+    steps = list(score_views(model, prompt, {"mixed": MIX}, prompt[:5], nulls=8, null_views={"null": 1}))
+    counts = [step.done for step in steps]
+    assert counts == sorted(set(counts)), "one count over all batches"
+    assert {(step.stage, step.total) for step in steps} == {("score", counts[-1])}
+    work = score_views(model, prompt, {"mixed": MIX}, nulls=8)
+    next(work)
     work.close()
     assert drain(score_views(model, base.chat("x"), {"mixed": MIX}, nulls=2)).views["mixed"].kl > 0
 
