@@ -261,6 +261,27 @@ class MixingDesk(Widget, can_focus=True):
         value = FADER_MIN + min(1.0, max(0.0, cell)) * (FADER_MAX - FADER_MIN)
         self.post_message(self.FaderMoved(self.channels[self.cursor].name, round(value, 2)))
 
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """The wheel on a fader moves it up; with Shift or Ctrl further."""
+        self._wheel(event, 1)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """The wheel on a fader moves it down; with Shift or Ctrl further."""
+        self._wheel(event, -1)
+
+    def _wheel(self, event: events.MouseEvent, way: int) -> None:
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return
+        width = self.content_size.width
+        columns, row = self._columns(width), offset.y - self._head_rows(width)
+        # The coefficient stands to the left of the fader, and alone where there is no room for one.
+        if 0 <= row < len(self.channels) and columns.fader_at - 8 <= offset.x < columns.fader_at + columns.fader:
+            event.stop()
+            event.prevent_default()
+            self.move_cursor(row - self.cursor)
+            self.nudge(way * (0.5 if event.shift or event.ctrl else 0.1))
+
     def on_mouse_up(self, event: events.MouseUp) -> None:
         """Let go of the fader."""
         self.release_mouse()

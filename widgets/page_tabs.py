@@ -1,4 +1,4 @@
-"""A row of page names, one of them current."""
+"""A row of page names, one of them current, and what the current page offers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from widgets.offer import Offer, OfferTaken, over, placed, taken
+
 
 @dataclass(frozen=True)
 class Page:
@@ -25,19 +27,27 @@ class Page:
 
 
 class PageTabs(Widget):
-    """Draws ` Answers   Insight   Runs ` with the current one marked; a click chooses."""
+    """Draws ` Answers ─ Insight ─ Runs ` with the current one marked, and words at the right; a click takes either."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tabs--current", "tabs--other", "tabs--attention", "tabs--rule"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "tabs--current",
+        "tabs--other",
+        "tabs--attention",
+        "tabs--rule",
+        "tabs--offer",
+    }
     DEFAULT_CSS = """
     PageTabs { height: 1; }
     PageTabs > .tabs--current { color: $foreground; text-style: bold reverse; }
     PageTabs > .tabs--other { color: $foreground 62%; }
     PageTabs > .tabs--attention { color: $warning; text-style: bold; }
     PageTabs > .tabs--rule { color: $foreground 22%; }
+    PageTabs > .tabs--offer { color: $foreground 55%; }
     """
 
     pages: reactive[tuple[Page, ...]] = reactive(())
     current: reactive[str] = reactive("")
+    offers: reactive[tuple[Offer, ...]] = reactive(())
 
     @dataclass
     class Chosen(Message):
@@ -45,41 +55,52 @@ class PageTabs(Widget):
 
         page: str
 
-    def show(self, pages: Sequence[Page], current: str) -> None:
-        """Show these tabs."""
+    def show(self, pages: Sequence[Page], current: str, offers: Sequence[Offer] = ()) -> None:
+        """Show these tabs, and what the current page offers."""
         self.pages = tuple(pages)
         self.current = current
+        self.offers = tuple(offers)
 
-    def _placed(self) -> list[tuple[int, int, Page]]:
-        placed = []
+    def tabs(self) -> list[tuple[int, int, Page]]:
+        """Column, width and page of every tab; a mark takes the place of the space after a title, so nothing moves."""
+        found = []
         at = 1
         for page in self.pages:
-            width = len(page.title) + 2 + (2 if page.attention else 0)
-            placed.append((at, width, page))
+            width = len(page.title) + 2
+            found.append((at, width, page))
             at += width + 1
-        return placed
+        return found
+
+    def words(self) -> list[tuple[int, Offer]]:
+        """The words at the right that fit, and the column of each."""
+        tabs = self.tabs()
+        start = tabs[-1][0] + tabs[-1][1] if tabs else 0
+        return placed(self.offers, start, self.size.width)
 
     def render_line(self, y: int) -> Strip:
-        """The tabs, then a rule."""
+        """The tabs, a rule, the words."""
         base = self.rich_style
         styles: dict[str, Style] = {
             part: base + self.get_component_rich_style(f"tabs--{part}")
-            for part in ("current", "other", "attention", "rule")
+            for part in ("current", "other", "attention", "rule", "offer")
         }
         segments = [Segment("\u2500", styles["rule"])]
-        for _, _, page in self._placed():
+        for _, _, page in self.tabs():
             style = styles["current"] if page.id == self.current else styles["other"]
-            segments.append(Segment(f" {page.title} ", style))
-            if page.attention:
-                segments.append(Segment("\u2022 ", styles["attention"]))
+            segments.append(Segment(f" {page.title}", style))
+            segments.append(Segment("\u2022", styles["attention"]) if page.attention else Segment(" ", style))
             segments.append(Segment("\u2500", styles["rule"]))
         used = sum(segment.cell_length for segment in segments)
         segments.append(Segment("\u2500" * max(0, self.size.width - used), styles["rule"]))
-        return Strip(segments).adjust_cell_length(self.size.width, base)
+        line = Strip(segments).adjust_cell_length(self.size.width, base)
+        return over(line, self.words(), styles["offer"])
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the tab under the mouse."""
-        for at, width, page in self._placed():
+        """Choose the tab, or take the word, under the mouse."""
+        for at, width, page in self.tabs():
             if at <= event.x < at + width:
                 self.post_message(self.Chosen(page.id))
                 return
+        action = taken(self, event, self.words())
+        if action is not None:
+            self.post_message(OfferTaken(self.current, action))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from dlm_tui.app.keys import KEYS, display, keys_of
+from dlm_tui.app.keys import KEYS, WHERE_TEXT, Key, display, keys_of
 from widgets.plain import literal, plain
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ _PREFIX = {
     "View": "view",
     "Program": "program",
 }
-_SKIP = {"app.palette", "app.cancel", "view.narrower", "view.wider", "view.shorter", "view.taller"}
+
+
+def command_name(key: Key) -> str:
+    """What the palette calls a binding: its group, what it does, and where if that is one pane."""
+    where = WHERE_TEXT[key.where]
+    return f"{_PREFIX[key.group]}: {(key.label or key.description).lower()}{f' ({where})' if where else ''}"
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,12 @@ class WorkbenchCommands(Provider):
         app = cast("WorkbenchApp", self.app)
         bench = app.workbench
         for key in KEYS:
-            if key.where != "app" or key.id in _SKIP:
+            if key.where == "dialog" or key.id == "app.palette":
                 continue
             keys = ", ".join(display(one) for one in keys_of(key, app.config.keys))
-            name = f"{_PREFIX[key.group]}: {(key.label or key.description).lower()}"
-            yield Command(name, f"{key.description} ({keys})", partial(bench.run_action, key.action))
+            yield Command(command_name(key), f"{key.description} ({keys})", partial(bench.run_key, key))
         for mode in ("gate", "uniform", "custom"):
             yield Command(f"gate: {mode} mix", f"Use the {mode} mix", partial(bench.set_mix_mode, mode))
-        yield Command("gate: reset the desk", "Back to the gate alone", partial(bench.desk.action_mix_reset))
         yield Command("gate: what moved", "Remembered prompts before and after the last training", bench.action_moved)
         for name in bench.names:
             yield Command(

@@ -26,8 +26,9 @@ WHERE_TEXT: dict[Where, str] = {
 class Key:
     """One binding: a stable id, default keys (comma separated), the action, and how it is explained.
 
-    Single letters reach the app only when no text is being edited. `footer` is the rank in the footer (0 first), None
-    where it is not shown there.
+    Single letters reach the app only when no text is being edited. `footer` is the rank in the footer, `edge` that
+    among the words on the top edge of `panes` (of the pane named by `where` if none are named): 0 is given up last,
+    None means that it is not shown there.
     """
 
     id: str
@@ -38,7 +39,11 @@ class Key:
     group: str
     where: Where = "app"
     footer: int | None = None
+    edge: int | None = None
+    panes: tuple[str, ...] = ()
 
+
+ALL_PANES = ("prompt", "desk", "answers", "insight", "runs", "jobs", "outline")
 
 KEYS: tuple[Key, ...] = (
     Key("prompt.answer", "ctrl+g", "answer", "Answer", "Answer the prompt with the mix on the desk", "Prompt",
@@ -48,12 +53,15 @@ KEYS: tuple[Key, ...] = (
     Key("prompt.label", "ctrl+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section and "
         "retrains the gate", "Prompt", footer=3),
     Key("prompt.undo_label", "u", "undo_label", "Undo label", "Take the last added section back", "Prompt"),
-    Key("prompt.new", "ctrl+n", "new_prompt", "New", "Start a new prompt; the old one goes to the history", "Prompt"),
-    Key("prompt.history", "ctrl+r,slash", "history", "History", "Search the prompts asked before", "Prompt"),
-    Key("prompt.sets", "f9", "prompt_sets", "Sets", "Named sets of prompts, kept beside the document", "Prompt"),
+    Key("prompt.new", "ctrl+n", "new_prompt", "New", "Start a new prompt; the old one goes to the history", "Prompt",
+        edge=0, panes=("prompt",)),
+    Key("prompt.history", "ctrl+r,slash", "history", "History", "Search the prompts asked before", "Prompt", edge=1,
+        panes=("prompt",)),
+    Key("prompt.sets", "f9", "prompt_sets", "Sets", "Named sets of prompts, kept beside the document", "Prompt", edge=2,
+        panes=("prompt",)),
     Key("prompt.focus", "i", "focus_prompt", "Prompt", "Go to the prompt", "Prompt"),
-    Key("mix.mode", "x", "mix_mode", "Mode", "Gate, uniform or custom mix", "Mix", footer=8),
-    Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6),
+    Key("mix.mode", "x", "mix_mode", "Mode", "Gate, uniform or custom mix", "Mix", footer=8, edge=0, panes=("desk",)),
+    Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6, edge=4),
     Key("mix.up", "up,k", "cursor(-1)", "", "Select the adapter above", "Mix", "desk"),
     Key("mix.down", "down,j", "cursor(1)", "", "Select the adapter below", "Mix", "desk"),
     Key("mix.less", "left", "nudge(-0.1)", "", "Fader down by 0.1", "Mix", "desk"),
@@ -65,7 +73,7 @@ KEYS: tuple[Key, ...] = (
     Key("mix.pin", "p", "press_part('pin')", "Pin", "Hold this adapter where it is while the gate moves the others",
         "Mix", "desk", footer=2),
     Key("mix.sweep", "w", "sweep", "Sweep", "Answers and divergence of this adapter from -2 to 2", "Mix", "desk",
-        footer=4),
+        footer=4, edge=5),
     Key("train.all", "ctrl+t", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
     Key("train.gate", "f5,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
@@ -76,7 +84,6 @@ KEYS: tuple[Key, ...] = (
         "Export"),
     Key("export.drift", "d", "drift", "Drift", "What freezing the gate for an export costs", "Export"),
     Key("view.jump", "f2", "jump", "Jump", "Show a letter on every pane; press it to go there", "View", footer=6),
-    Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7),
     Key("view.next_page", "f4,right_square_bracket", "page(1)", "Next page", "Next page of the lower or right part",
         "View"),
     Key("view.previous_page", "left_square_bracket", "page(-1)", "", "Previous page", "View"),
@@ -85,28 +92,31 @@ KEYS: tuple[Key, ...] = (
     Key("view.shorter", "alt+up,minus", "resize('height', -1)", "", "Prompt shorter", "View"),
     Key("view.taller", "alt+down,plus", "resize('height', 1)", "", "Prompt taller", "View"),
     Key("view.reset", "0", "reset_layout", "", "All panes back to their usual size", "View"),
-    Key("view.heat", "h", "toggle_heat", "Heat", "Tint answer tokens by how much the mix prefers them over the base",
-        "View", "answers", footer=1),
+    Key("view.next_answer", "right,n", "next_answer(1)", "Next", "Next answer", "View", "answers", edge=0),
+    Key("view.previous_answer", "left", "next_answer(-1)", "Previous", "Previous answer", "View", "answers", edge=2),
     Key("view.columns", "c", "toggle_columns", "Columns", "Answers side by side or one at a time", "View", "answers",
-        footer=2),
-    Key("view.next_answer", "right,n", "next_answer(1)", "", "Next answer when they are shown one at a time", "View",
-        "answers"),
-    Key("view.previous_answer", "left", "next_answer(-1)", "", "Previous answer", "View", "answers"),
+        footer=2, edge=2),
+    Key("view.heat", "h", "toggle_heat", "Heat", "Tint answer tokens by how much the mix prefers them over the base",
+        "View", "answers", footer=1, edge=1),
     Key("answers.label", "l,enter", "label_answer", "Label", "Use this answer as the right one for a label", "Prompt",
-        "answers", footer=0),
-    Key("view.copy", "y", "copy", "Copy", "Copy the answer, or the command of the last export", "View"),
+        "answers", footer=0, edge=4),
+    Key("view.copy", "y", "copy", "Copy", "Copy the answer, or the command of the last export", "View", edge=5,
+        panes=("answers",)),
+    Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7, edge=3,
+        panes=ALL_PANES),
     Key("view.screenshot", "P", "save_screenshot", "Screenshot", "Save the screen as an SVG file", "View"),
     Key("outline.open", "enter", "open_section", "Edit", "Open the section in $EDITOR at its line", "View", "outline",
-        footer=0),
+        footer=0, edge=0),
     Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
-        "View", "runs", footer=0),
-    Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0),
+        "View", "runs", footer=0, edge=0),
+    Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,
+        edge=0),
     Key("engine.restart", "f12,R", "restart_engine", "Restart engine", "Start the engine again after it failed",
         "Program"),
     Key("app.cancel", "escape", "cancel", "", "Stop what is running and say so; else leave the prompt", "Program"),
-    Key("app.palette", "ctrl+p", "command_palette", "Commands", "Search all commands", "Program", footer=11),
-    Key("app.quit", "f10,q", "quit", "Quit", "Leave; asks once while a job runs", "Program", footer=12),
-    Key("app.help", "f1,question_mark", "help", "Help", "All keys", "Program", footer=99),
+    Key("app.palette", "ctrl+p", "command_palette", "More", "Search all commands", "Program"),
+    Key("app.quit", "f10,q", "quit", "Quit", "Leave; asks once while a job runs", "Program"),
+    Key("app.help", "f1,question_mark", "help", "Help", "All keys", "Program"),
     Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
     Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
     Key("dialog.delete", "f4,delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),

@@ -6,12 +6,14 @@ from textual import events, on
 from textual.widget import Widget
 
 from dlm_tui.app.engine_link import LinkState
-from dlm_tui.app.keys import KEYS, Where, display, keys_of
+from dlm_tui.app.hints import edge_offers, footer_hints, hint
+from dlm_tui.app.keys import Key
 from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.training import Training
-from widgets.key_bar import KeyBar, KeyHint
+from widgets.key_bar import KeyBar
 from widgets.line import Line
+from widgets.offer import OfferTaken
 from widgets.page_tabs import Page, PageTabs
 from widgets.plain import assemble
 from widgets.splitter import Splitter
@@ -94,7 +96,7 @@ class Viewing(Training):
         running = self.board.running() is not None
         pages = [Page(page, PAGE_TITLES[page], page == "jobs" and running) for page in here.tabs]
         for tabs in self.query(PageTabs):
-            tabs.show(pages, here.page)
+            tabs.show(pages, here.page, edge_offers(here.page))
 
     def _focus_visible(self) -> None:
         here = self.arrangement
@@ -226,18 +228,8 @@ class Viewing(Training):
 
     def refresh_footer(self) -> None:
         """The keys that work where the focus is; those of the pane first."""
-        where = self.pane_of(self.focused)
-        place: Where | None = where if where in {"desk", "answers", "outline", "runs", "jobs"} else None  # type: ignore[assignment]
-        local = [key for key in KEYS if place and key.where == place and key.footer is not None]
-        common = [key for key in KEYS if key.where == "app" and key.footer is not None]
-        typing = where == "prompt"
-        hints = []
-        for key in [*sorted(local, key=_rank), *sorted(common, key=_rank)]:
-            keys = keys_of(key, self.config.keys)
-            usable = [one for one in keys if len(one) > 1 and "_" not in one] if typing else keys[::-1]
-            if usable:
-                hints.append(KeyHint(display(usable[0]), key.label, key.action))
-        self.query_one(KeyBar).show(hints)
+        self.query_one("#footer", KeyBar).show(*footer_hints(self.pane_of(self.focused), self.config.keys))
+        self.query_one("#leave", KeyBar).show([], [hint("app.quit", self.config.keys)])
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """Another pane, other keys."""
@@ -246,22 +238,33 @@ class Viewing(Training):
     async def on_key_bar_pressed(self, event: KeyBar.Pressed) -> None:
         """A click on a footer key runs its action where the focus is."""
         event.stop()
-        pane = self.pane_of(self.focused)
-        target = self.query_one(f"#{pane}") if pane else self
-        name = event.action.partition("(")[0]
-        here = target if hasattr(target, f"action_{name}") else self if hasattr(self, f"action_{name}") else self.app
-        await self.app.run_action(event.action, default_namespace=here)
+        await self.run_in(self.pane_of(self.focused), event.action)
+
+    @on(OfferTaken)
+    async def _offer_taken(self, event: OfferTaken) -> None:
+        """A click on a word of an edge goes to that pane and does there what the key does."""
+        event.stop()
+        self.focus_pane(event.place)
+        await self.run_in(event.place, event.action)
+
+    async def run_key(self, key: Key) -> None:
+        """Do what a binding does; the pane it belongs to is shown first."""
+        if key.where != "app":
+            self.go_to(key.where)
+        await self.run_in(key.where if key.where != "app" else None, key.action)
+
+    async def run_in(self, pane_id: str | None, action: str) -> None:
+        """Run an action of the key table where it belongs: in the pane, on the screen or in the program."""
+        name = action.partition("(")[0]
+        pane = self.query_one(f"#{pane_id}") if pane_id else self
+        here = next((node for node in (pane, self) if hasattr(node, f"action_{name}")), self.app)
+        await self.app.run_action(action, default_namespace=here)
 
 
 def _engine_words(state: LinkState) -> str:
     if state.phase == "ready":
         return state.device
     return f"opening: {state.text}" if state.phase == "loading" else state.text or state.phase
-
-
-def _rank(key: object) -> int:
-    footer = getattr(key, "footer", None)
-    return footer if isinstance(footer, int) else 0
 
 
 def _count(parameters: int) -> str:

@@ -58,7 +58,9 @@ class Workbench(Labelling):
 
     def compose(self) -> ComposeResult:
         """Status, centre, side, outline, footer."""
-        yield Line(id="status")
+        with Horizontal(id="top"):
+            yield Line(id="status")
+            yield KeyBar(id="leave")
         with Horizontal(id="work"):
             with Vertical(id="centre"):
                 yield PromptPane(self.state.prompt)

@@ -33,7 +33,7 @@ class Recording:
 
 async def click_hint(bench: Bench, label: str) -> None:
     bar = bench.screen.query_one("#footer", KeyBar)
-    at = next(place for place, hint in bar._placed() if hint.label == label)
+    at = next(place for place, hint in bar.placed() if hint.label == label)
     await bench.pilot.click("#footer", offset=(at + 1, 0))
     await bench.pilot.pause()
 

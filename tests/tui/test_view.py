@@ -46,7 +46,7 @@ async def test_pages_by_key_and_mouse(workbench: Opener) -> None:
         await bench.press("left_square_bracket")
         assert "outline" in visible(bench)
         tabs = bench.screen.query_one("#tabs-top", PageTabs)
-        at = {page.id: place for place, _, page in tabs._placed()}
+        at = {page.id: place for place, _, page in tabs.tabs()}
         await bench.pilot.click("#tabs-top", offset=(at["runs"] + 1, 0))
         await bench.pilot.pause()
         assert "runs" in visible(bench) and bench.screen.pane_of(bench.screen.focused) == "runs"
@@ -204,10 +204,10 @@ async def test_footer_follows_the_focus_and_can_be_clicked(workbench: Opener) ->
         await bench.leave_prompt()
         assert "s Solo" in bench.text
         bar = bench.screen.query_one("#footer", KeyBar)
-        at = next(place for place, hint in bar._placed() if hint.label == "Solo")
+        at = next(place for place, hint in bar.placed() if hint.label == "Solo")
         await bench.pilot.click("#footer", offset=(at + 1, 0))
         assert bench.screen.state.mix.solos == ["knowledge"]
-        at = next(place for place, hint in bar._placed() if hint.label == "Help")
+        at = next(place for place, hint in bar.placed() if hint.label == "Help")
         await bench.pilot.click("#footer", offset=(at + 1, 0))
         await bench.until(lambda: bench.app.screen is not bench.screen, "help by mouse")
 

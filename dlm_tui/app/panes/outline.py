@@ -19,11 +19,12 @@ from dlm_tui.document import Document, gate_samples
 from dlm_tui.document.problems import Problem
 from widgets.line import Line
 from widgets.marks import Mark
+from widgets.pick_list import PickList
 from widgets.plain import assemble, plain
 
 
-class OutlineList(OptionList):
-    """Rows of the outline; Enter and click are handled by the pane."""
+class OutlineList(PickList):
+    """Rows of the outline; what is taken is handled by the pane."""
 
 
 class OutlinePane(Pane):
@@ -94,7 +95,7 @@ class OutlinePane(Pane):
             self.post_message(self.OpenLine(line))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Enter or a click on a row."""
+        """Enter, or the second click on a row."""
         event.stop()
         if (line := self._lines[event.option_index]) is not None:
             self.post_message(self.OpenLine(line))

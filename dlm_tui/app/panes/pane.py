@@ -1,21 +1,29 @@
-"""What all panes share: a titled top edge and an id that layout and jump mode use."""
+"""What all panes share: a titled top edge with words to click, and an id that layout and jump mode use."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import events
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Region
+from textual.strip import Strip
 from textual.widget import Widget
 
+from dlm_tui.app.hints import edge_offers
+from widgets.offer import Offer, OfferTaken, over, placed, taken
 from widgets.plain import literal
 
 
 class Pane(Vertical):
-    """A part of the screen with a title on its top edge."""
+    """A part of the screen with a title on its top edge and, at the right, words for what can be done here."""
 
     TITLE: ClassVar[str] = ""
     JUMP: ClassVar[str] = ""
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"pane--offer"}
+
+    _title_end = 0
 
     def on_mount(self) -> None:
         """Show the plain title."""
@@ -28,7 +36,29 @@ class Pane(Vertical):
             shown = detail if isinstance(detail, Content) else literal(detail, one_line=True)
             if shown.plain:
                 title = title + Content.styled(" \u00b7 ", "dim") + shown
-        self.border_title = title + Content(" ")
+        title = title + Content(" ")
+        self._title_end = 1 + title.cell_length
+        self.border_title = title
+
+    def words(self) -> list[tuple[int, Offer]]:
+        """The words on the edge that fit beside the title, and the column of each; none where there is no edge."""
+        if not self.styles.border_top[0]:
+            return []
+        return placed(edge_offers(self.id or ""), self._title_end, self.outer_size.width)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """As drawn by Textual, with the words over the edge."""
+        strips = super().render_lines(crop)
+        if strips and crop.y == 0 and crop.x == 0:
+            strips[0] = over(strips[0], self.words(), self.get_component_rich_style("pane--offer"))
+        return strips
+
+    def on_click(self, event: events.Click) -> None:
+        """Take the word under the mouse."""
+        action = taken(self, event, self.words())
+        if action is not None:
+            event.stop()
+            self.post_message(OfferTaken(self.id or "", action))
 
     def focus_target(self) -> Widget | None:
         """The widget that takes the focus when a person jumps here."""

@@ -10,8 +10,9 @@ from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 
-from dlm_tui.app.keys import BY_ID, bindings_for, display, keys_of
-from widgets.key_bar import KeyBar, KeyHint
+from dlm_tui.app.hints import hint
+from dlm_tui.app.keys import bindings_for
+from widgets.key_bar import KeyBar
 from widgets.line import Line
 
 Result = TypeVar("Result")
@@ -45,11 +46,8 @@ class Dialog(ModalScreen[Result]):
     def on_mount(self) -> None:
         """Show the keys."""
         remapped = getattr(getattr(self.app, "config", None), "keys", {})
-        hints = [
-            KeyHint(display(keys_of(BY_ID[key_id], remapped)[0]), label, BY_ID[key_id].action)
-            for key_id, label in self.HINTS
-        ]
-        self.query_one(KeyBar).show(hints)
+        hints = [hint(key_id, remapped, label) for key_id, label in self.HINTS]
+        self.query_one(KeyBar).show(hints[:-1], hints[-1:])
 
     def on_resize(self) -> None:
         """The body takes what title and keys leave, and scrolls if that is not enough."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input, OptionList
+from textual.widgets import Input
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
@@ -15,6 +15,7 @@ from dlm_tui.app.state import ExportSettings
 from dlm_tui.document import parse_mix
 from dlm_tui.errors import DlmTuiError
 from widgets.line import Line
+from widgets.pick_list import PickList
 from widgets.plain import literal
 
 TARGETS = ("peft", "ollama", "llama-server", "vllm", "merged")
@@ -64,17 +65,17 @@ class ExportScreen(Dialog[ExportSettings]):
         with Horizontal(id="export-lists"):
             with Vertical():
                 yield Line("Target", classes="field")
-                yield OptionList(
+                yield PickList(
                     *[Option(literal(target)) for target in TARGETS],
                     id="export-target",
                     markup=False,
                 )
             with Vertical():
                 yield Line("Number format (GGUF)", classes="field")
-                yield OptionList(*[Option(literal(quant)) for quant in QUANTS], id="export-quant", markup=False)
+                yield PickList(*[Option(literal(quant)) for quant in QUANTS], id="export-quant", markup=False)
             with Vertical():
                 yield Line("Mix", classes="field")
-                yield OptionList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
+                yield PickList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
         yield Line(classes="note", id="export-note")
         yield Line("Folder (empty: the store's exports)", classes="field")
         yield Input(value=self._settings.out or "", placeholder="the store's exports folder", id="export-out")
@@ -90,8 +91,8 @@ class ExportScreen(Dialog[ExportSettings]):
         self._lists["target"].focus()
 
     @property
-    def _lists(self) -> dict[str, OptionList]:
-        return {name: self.query_one(f"#export-{name}", OptionList) for name in ("target", "quant", "mix")}
+    def _lists(self) -> dict[str, PickList]:
+        return {name: self.query_one(f"#export-{name}", PickList) for name in ("target", "quant", "mix")}
 
     def on_option_list_option_highlighted(self) -> None:
         """Say what the highlighted target writes."""

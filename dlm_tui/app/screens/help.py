@@ -44,13 +44,12 @@ class HelpScreen(Dialog[None]):
 
 
 def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> Content:
-    """The table as it is shown: keys, what they do, and where there is room the id for the configuration file."""
+    """The table as it is shown: keys, what they do, and the id for the configuration file."""
     parts: list[str | tuple[str, str]] = [
         "Single letters work outside the prompt: Esc leaves it, i returns. Tab moves between panes, the mouse works "
         "everywhere, and the command palette finds everything by name.\n\n"
     ]
     room = width - 18
-    id_width = max(len(key.id) for key in KEYS) + 1 if width >= 84 else 0
     for group in GROUPS:
         parts.append((f"{group}\n", "bold $primary"))
         for key in KEYS:
@@ -58,11 +57,19 @@ def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> C
                 continue
             keys = "  ".join(display(one) for one in keys_of(key, remapped))
             where = WHERE_TEXT[key.where]
-            lines = wrap(f"{key.description}{f' ({where})' if where else ''}", max(20, room - id_width))
+            lines = _with_id(f"{key.description}{f' ({where})' if where else ''}", key.id, room)
             parts.append((f"  {fit(keys, 14)} ", "bold"))
-            parts.append(fit(lines[0], room - id_width) if id_width else lines[0])
-            parts.append((f" {key.id}\n" if id_width else "\n", "$foreground 45%"))
-            parts += [f"{' ' * 17}{line}\n" for line in lines[1:]]
+            for index, (text, key_id) in enumerate(lines):
+                parts += [" " * 17 if index else "", text, (f"{key_id}\n", "$foreground 45%")]
     parts.append(("\nKeys, colours and limits are set in ", "$foreground 65%"))
     parts.append(config_file)
     return assemble(*parts)
+
+
+def _with_id(text: str, key_id: str, room: int) -> list[tuple[str, str]]:
+    """Lines of `room` cells with the id at the right end of the last: beside the text where there is room."""
+    beside = room - len(key_id) - 1
+    lines = wrap(text, beside if beside >= 44 else room)
+    if len(lines[-1]) > beside:
+        lines.append("")
+    return [*((line, "") for line in lines[:-1]), (fit(lines[-1], room - len(key_id)), key_id)]

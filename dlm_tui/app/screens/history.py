@@ -15,6 +15,7 @@ from dlm_tui.app.moves import top
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import Remembered
 from widgets.marks import Mark
+from widgets.pick_list import PickList
 from widgets.plain import assemble, plain
 
 
@@ -36,7 +37,7 @@ class HistoryScreen(Dialog[str]):
     def compose_body(self) -> ComposeResult:
         """Search field and rows."""
         yield Input(placeholder="search", id="history-search")
-        yield OptionList(id="history-list", markup=False)
+        yield PickList(id="history-list", markup=False)
 
     def on_mount(self) -> None:
         """Everything, newest first."""
@@ -51,7 +52,7 @@ class HistoryScreen(Dialog[str]):
     def _search(self, text: str) -> None:
         words = text.lower().split()
         self._found = [entry for entry in self._history if all(word in entry.text.lower() for word in words)]
-        listing = self.query_one(OptionList)
+        listing = self.query_one(PickList)
         listing.set_options([Option(self._row(entry)) for entry in self._found])
         listing.highlighted = 0 if self._found else None
 
@@ -69,18 +70,18 @@ class HistoryScreen(Dialog[str]):
     def on_key(self, event: object) -> None:
         """Arrows in the search field move in the list."""
         key = getattr(event, "key", "")
-        listing = self.query_one(OptionList)
+        listing = self.query_one(PickList)
         if key in {"up", "down"} and self.focused is self.query_one(Input):
             listing.action_cursor_up() if key == "up" else listing.action_cursor_down()
 
     def action_accept(self) -> None:
         """Take the highlighted prompt."""
-        index = self.query_one(OptionList).highlighted
+        index = self.query_one(PickList).highlighted
         self.dismiss(self._found[index].text if index is not None and self._found else None)
 
     def action_delete(self) -> None:
         """Forget the highlighted prompt."""
-        index = self.query_one(OptionList).highlighted
+        index = self.query_one(PickList).highlighted
         if index is not None and self._found:
             self._history.remove(self._found[index])
             self._search(self.query_one(Input).value)

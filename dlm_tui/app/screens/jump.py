@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Horizontal
 from textual.screen import ModalScreen
 
 from dlm_tui.app.keys import bindings_for
@@ -31,20 +32,19 @@ class JumpScreen(ModalScreen[str]):
 
     def compose(self) -> ComposeResult:
         """Labels where the panes are."""
-        hidden: list[str | tuple[str, str]] = []
+        hidden = []
         for letter, title, pane_id, place in self._targets:
+            style = "bold reverse" if place is None else "bold reverse $warning"
+            text = assemble((f" {letter} ", style), f" {title}   " if place is None else f" {title} ")
+            label = Line(text, classes="jump-label", id=f"jump-{pane_id}")
             if place is None:
-                hidden += [(f" {letter} ", "bold reverse"), f" {title}   "]
-                continue
-            label = Line(
-                assemble((f" {letter} ", "bold reverse $warning"), f" {title} "),
-                classes="jump-label",
-                id=f"jump-{pane_id}",
-            )
-            label.styles.offset = place
-            yield label
+                hidden.append(label)
+            else:
+                label.styles.offset = place
+                yield label
         if hidden:
-            yield Line(assemble(*hidden), classes="jump-hidden")
+            with Horizontal(classes="jump-hidden"):
+                yield from hidden
 
     def on_key(self, event: events.Key) -> None:
         """A letter goes there."""

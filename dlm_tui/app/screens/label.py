@@ -21,6 +21,7 @@ from dlm_tui.document.append import preview_section
 from dlm_tui.errors import DlmTuiError
 from widgets.line import Line
 from widgets.marks import Mark
+from widgets.pick_list import PickList
 from widgets.plain import assemble, literal, plain
 
 
@@ -72,7 +73,7 @@ class LabelScreen(Dialog[Label]):
         options = [
             Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color))) for name in self._adapters
         ]
-        yield OptionList(*options, id="label-adapter", markup=False)
+        yield PickList(*options, id="label-adapter", markup=False)
         yield Line("Right answer (optional: without it only the gate learns from the prompt)", classes="field")
         yield PromptEditor(self._answer, tab_behavior="focus", id="label-answer", soft_wrap=True)
         yield Line("Will be added to the end of the document", classes="field")
@@ -82,7 +83,7 @@ class LabelScreen(Dialog[Label]):
     def on_mount(self) -> None:
         """Start at the gate's second thought."""
         super().on_mount()
-        listing = self.query_one(OptionList)
+        listing = self.query_one(PickList)
         listing.highlighted = self._adapters.index(self._guess) if self._guess in self._adapters else 0
         listing.focus()
         self._show_diff()
@@ -90,7 +91,7 @@ class LabelScreen(Dialog[Label]):
     @on(OptionList.OptionHighlighted)
     @on(TextArea.Changed)
     def _show_diff(self) -> None:
-        highlighted = self.query_one(OptionList).highlighted
+        highlighted = self.query_one(PickList).highlighted
         if highlighted is None:
             return
         kind, content = label_section(self._prompt, self.query_one(PromptEditor).text)

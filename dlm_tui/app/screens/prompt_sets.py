@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import PromptSets
 from widgets.line import Line
+from widgets.pick_list import PickList
 from widgets.plain import assemble, literal, plain
 
 
@@ -37,7 +38,7 @@ class PromptSetsScreen(Dialog[str]):
         yield Line(assemble(("Kept in ", "dim"), self._file.path.name))
         yield Line("Save the current prompt in the set named", classes="field")
         yield Input(value="saved", id="set-name")
-        yield OptionList(id="set-list", markup=False)
+        yield PickList(id="set-list", markup=False)
         yield Line(classes="note", id="set-note")
 
     def on_mount(self) -> None:
@@ -49,7 +50,7 @@ class PromptSetsScreen(Dialog[str]):
             self._readable = False
             self.query_one("#set-note", Line).show(literal(f"{error}; nothing is written over it", "$error"))
         self._show()
-        (self.query_one(OptionList) if self._sets else self.query_one(Input)).focus()
+        (self.query_one(PickList) if self._sets else self.query_one(Input)).focus()
 
     def _show(self) -> None:
         self._rows = []
@@ -60,7 +61,7 @@ class PromptSetsScreen(Dialog[str]):
             for prompt in prompts:
                 self._rows.append((name, prompt))
                 options.append(Option(literal(f"  {prompt[:300]}", one_line=True)))
-        listing = self.query_one(OptionList)
+        listing = self.query_one(PickList)
         listing.set_options(options)
         listing.display = bool(options)
 
@@ -88,7 +89,7 @@ class PromptSetsScreen(Dialog[str]):
 
     def action_delete(self) -> None:
         """Remove the highlighted prompt, or the whole highlighted set if it is empty of prompts but one."""
-        index = self.query_one(OptionList).highlighted
+        index = self.query_one(PickList).highlighted
         if index is None or index >= len(self._rows):
             return
         name, prompt = self._rows[index]

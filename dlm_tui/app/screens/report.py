@@ -17,6 +17,7 @@ from widgets.bars import bar_text
 from widgets.confusion_table import ConfusionTable
 from widgets.line import Line
 from widgets.marks import Mark
+from widgets.pick_list import PickList
 from widgets.plain import assemble, literal, plain
 
 _Parts = list[str | tuple[str, str]]
@@ -39,7 +40,7 @@ class ReportScreen(Dialog[None]):
         yield Line(f"{self._heading}\u2026", id="report-figures")
         yield ConfusionTable(self._names, self._marks, id="report-table")
         yield Line(classes="field", id="report-list-title")
-        yield OptionList(id="report-list", markup=False)
+        yield PickList(id="report-list", markup=False)
 
     def on_mount(self) -> None:
         """Only the progress is shown yet."""
@@ -133,7 +134,7 @@ class ReportScreen(Dialog[None]):
 
     def _list(self, title: str, rows: Sequence[tuple[Content, int | None]]) -> None:
         self._lines = [line for _, line in rows]
-        listing = self.query_one("#report-list", OptionList)
+        listing = self.query_one("#report-list", PickList)
         listing.set_options([Option(content) for content, _ in rows])
         listing.highlighted = 0 if rows else None
         listing.display = bool(rows)
