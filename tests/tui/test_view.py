@@ -11,7 +11,7 @@ from textual.widgets import Input
 from dlm_tui.app.config import Config, config_path, parse_config
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, keys_of
 from dlm_tui.app.panes.pane import Pane
-from dlm_tui.app.screens.help import help_content
+from dlm_tui.app.screens.help import help_content, help_width
 from dlm_tui.app.screens.jump import JumpScreen
 from tests.tui.conftest import Bench, Opener
 from widgets.key_bar import KeyBar
@@ -94,9 +94,36 @@ async def test_help_lists_every_binding(workbench: Opener) -> None:
         await bench.leave_prompt()
         await bench.press("question_mark")
         await bench.until(lambda: "Answer the prompt with the mix" in bench.text, "help")
-    shown = help_content({}, "config.toml", 90).plain
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_help_names_every_id_at_every_width(columns: int) -> None:
+    width = help_width(columns)
+    shown = help_content({}, "config.toml", width).plain
     for key in KEYS:
-        assert key.id in shown and key.description.split()[0] in shown
+        assert any(line.endswith(f" {key.id}") for line in shown.splitlines()), key.id
+        assert key.description.split()[0] in shown
+    body = shown.split("\n\n", 1)[1]
+    assert max(len(line) for line in body.splitlines()) <= width
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40), (200, 60)], ids=str)
+async def test_words_on_edges_never_touch_the_titles(workbench: Opener, size: tuple[int, int]) -> None:
+    async with workbench(size=size) as bench:
+        bench.screen.prompt_pane.set_text("what is the zzz tide at noon?")
+        await bench.idle()
+        rows = bench.text.splitlines()
+        seen = 0
+        for edge in (*bench.screen.query(Pane), *bench.screen.query(PageTabs)):
+            if not edge.display or not edge.region.area:
+                continue
+            row = rows[edge.region.y].ljust(size[0])[edge.region.x : edge.region.right]
+            for at, offer in edge.words():
+                assert row[at - 2 : at + len(offer.word) + 1] in {f"\u2500 {offer.word} ", f"  {offer.word} "}, row
+                seen += 1
+        assert seen >= 4
+        footer = rows[-1].rstrip()
+        assert footer.endswith("^p More   F1 Help") and rows[0].rstrip().endswith("F10 Quit")
 
 
 def reachable(bench: Bench) -> dict[str, set[str]]:

@@ -39,8 +39,13 @@ class HelpScreen(Dialog[None]):
         self.call_after_refresh(self._fill)
 
     def _fill(self) -> None:
-        width = min(92, round(self.app.size.width * 0.94)) - 5
+        width = help_width(self.app.size.width)
         self.query_one("#help", Line).show(help_content(self._remapped, self._config_file, width))
+
+
+def help_width(columns: int) -> int:
+    """The cells a line of the table has on a screen of so many columns."""
+    return min(92, round(columns * 0.94)) - 5
 
 
 def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> Content:
