@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import torch
 from dlm_tui.engine import protocol as p
 from dlm_tui.engine.relay import Relay
 from dlm_tui.engine.session import Session
+from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
-from dlm_tui.model import Backbone, Generated, GenerationEvent, Progress, Sampling, View, threads_for
+from dlm_tui.model import Backbone, Generated, GenerationEvent, Progress, Sampling, View
+from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, resolve_home
 
@@ -59,16 +63,21 @@ class Handlers:
     def _open(self, request: p.Open) -> Work:
         base = Path(request.base) if request.base else None
         opening = Session.open(Path(request.document), resolve_home(request.home), base, dtype=request.dtype)
-        self._session = yield from Relay().run(opening)
-        if self._threads is None:
-            torch.set_num_threads(threads_for(self._session.model.backbone))
-        return self._opened()
+        session = yield from Relay().run(opening)
+        warning = ""
+        try:
+            yield from Relay().run(warm_up(session, choose_threads=self._threads is None))
+        except Exception as error:  # whatever it is, the first real use will say it again
+            traceback.print_exc(file=sys.stderr)
+            warning = f"the warm-up failed: {type(error).__name__}: {first_line(error)}"
+        self._session = session
+        return self._opened(warning)
 
     def _reload(self, _: p.Reload) -> Work:
         yield from Relay().run(self.session.reload())
         return self._opened()
 
-    def _opened(self) -> p.Opened:
+    def _opened(self, warning: str = "") -> p.Opened:
         session = self.session
         status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
         return p.Opened(
@@ -81,6 +90,7 @@ class Handlers:
             device=str(session.base.device),
             parameters=sum(weight.numel() for weight in session.base.model.parameters()),
             static=session.static,
+            warning=warning,
         )
 
     def _route(self, request: p.Route) -> Work:

@@ -161,7 +161,8 @@ class Log(Message, tag="log"):
 
 
 class Opened(Message, tag="opened"):
-    """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter."""
+    """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter; `warning` tells what went
+    wrong on the way without keeping the document from being used, else empty."""
 
     adapters: list[str]
     versions: dict[str, int]
@@ -172,6 +173,7 @@ class Opened(Message, tag="opened"):
     device: str
     parameters: int
     static: dict[str, float]
+    warning: str = ""
 
 
 class TokenPull(msgspec.Struct, kw_only=True):

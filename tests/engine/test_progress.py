@@ -64,7 +64,7 @@ def stages(events: list[Event]) -> list[str]:
 async def test_opening_counts_every_stage(opening: tuple[EngineClient, list[Event]]) -> None:
     _, events = opening
     assert isinstance(events[-1], Opened)
-    assert stages(events) == ["base", "adapters", "prepare"]
+    assert stages(events) == ["base", "adapters", "prepare", "warm-up"]
     assert all(event.text for event in events if isinstance(event, Progress))
 
 
