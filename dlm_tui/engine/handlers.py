@@ -125,7 +125,9 @@ class Handlers:
         prompt = session.base.chat(request.prompt, session.document.system_prompt)
         with contextlib.ExitStack() as stack:
             backbone, rows = _with_nulls(stack, session, request.views, mixes)
-            work = generate(session.model, prompt, rows, sampling, heat=request.heat, backbone=backbone)
+            work = generate(
+                session.model, prompt, rows, sampling, heat=request.heat, backbone=backbone, known=session.known
+            )
             answers = yield from _tokens(work, request)
         for view, mix, answer in zip(request.views, mixes, answers, strict=True):
             yield p.ViewDone(

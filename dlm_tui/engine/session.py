@@ -24,6 +24,7 @@ from dlm_tui.model import (
     resolve_base,
     resolve_view,
 )
+from dlm_tui.model.prefix import Known
 from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base, resolve_home
 
 Dtype = Literal["float32", "bfloat16", "auto"]
@@ -103,6 +104,7 @@ class Session:
                 self.model.swap(name, None)
         for name, adapter in found.items():
             self.model.swap(name, adapter)
+        self.router.backbone = self.model.backbone  # of the same family: what it has run stays valid
         self.versions = {name: item.version for name, item in committed.items()}
         self.reload_gate()
 
@@ -111,6 +113,11 @@ class Session:
         self.gate, self.gate_error = _load_gate(self.document, self.store, self.base)
         self.router.set_gate(self.gate, self.document.adapter_names)
         self.static = _static(self.store, self.document)
+
+    def known(self) -> Known | None:
+        """What the router has run of the prompt, for answers that begin with the same tokens."""
+        held = self.router.known
+        return Known(*held, self.model.backbone) if held is not None else None
 
     def mix_of(self, view: View, weights: Mapping[str, float] | None) -> dict[str, float]:
         """The mix of a view over the loaded adapters; gate weights of adapters that are not trained are left out."""

@@ -108,6 +108,11 @@ class PromptRouter:
         return self._memory.ids[: self._count]
 
     @property
+    def known(self) -> tuple[tuple[int, ...], Any] | None:
+        """Token ids and the cache that holds just their keys and values, adapters off; valid until the next step."""
+        return (self._memory.ids, self._memory.cache) if self._memory.ids else None
+
+    @property
     def states(self) -> Tensor:
         """Final hidden states [T, H] float32 of the last embedded prompt; a view, valid until the next route."""
         return self._memory.states[: self._count]

@@ -41,6 +41,10 @@ class KVCache(Protocol):
         """A new cache of the given rows, in that order."""
         ...
 
+    def joined(self, others: Sequence[Any]) -> KVCache:
+        """A new cache of this one's rows followed by those of `others`, which are of the same tier."""
+        ...
+
     def adopt(self, source: KVCache, length: int) -> None:
         """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held.
 
@@ -54,6 +58,9 @@ class Backbone(Protocol):
 
     @property
     def tier(self) -> str: ...
+
+    @property
+    def mixer(self) -> Mixer: ...
 
     @property
     def hidden_size(self) -> int: ...

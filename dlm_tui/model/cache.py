@@ -107,6 +107,36 @@ class ReferenceCache:
             other._close_gaps()
         return other
 
+    def joined(self, others: Sequence[ReferenceCache]) -> ReferenceCache:
+        """A new cache of this one's rows followed by those of `others`."""
+        parts = [self, *others]
+        other = ReferenceCache(sum(part.batch for part in parts), self._config)
+        other.recomputes = any(part.recomputes for part in parts)
+        other.lengths = [length for part in parts for length in part.lengths]
+        other._ids = [list(row) for part in parts for row in part._ids]
+        if other.recomputes:
+            return other
+        slots = max(part.slots for part in parts)
+
+        def padded(tensor: Tensor, part: ReferenceCache) -> Tensor:
+            return torch.nn.functional.pad(tensor, (0, 0, 0, slots - part.slots))
+
+        for index, layers in enumerate(zip(*(part._cache.layers for part in parts), strict=True)):
+            pairs = list(zip(layers, parts, strict=True))
+            keys = torch.cat([padded(layer.keys, part) for layer, part in pairs])
+            values = torch.cat([padded(layer.values, part) for layer, part in pairs])
+            other._cache.update(keys, values, index)
+        device = other._cache.layers[0].keys.device
+        valid = [
+            part._valid if part._valid is not None else torch.ones(part.batch, part.slots, dtype=torch.bool)
+            for part in parts
+        ]
+        other._valid = torch.cat(
+            [torch.nn.functional.pad(rows.to(device), (0, slots - rows.shape[1])) for rows in valid]
+        )
+        other._close_gaps()
+        return other
+
     def adopt(self, source: Any, length: int) -> None:
         """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held."""
         if not isinstance(source, ReferenceCache):

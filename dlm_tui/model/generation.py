@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -11,13 +11,11 @@ from torch import Tensor
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model.backbone import Backbone, KVCache
-from dlm_tui.model.mixed import MixedModel, Prefilled
+from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.prefix import Key, Known, prefilled
 from dlm_tui.model.progress import Progress
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
-
-PIECE = 128
-"""Tokens per prefill piece: small enough to be cancelled between two, large enough to cost little (13 % at 512)."""
 
 
 class GenerationEvent(msgspec.Struct, frozen=True):
@@ -69,22 +67,24 @@ def generate(
     heat: bool = False,
     seeds: Sequence[int] | None = None,
     backbone: Backbone | None = None,
+    known: Callable[[], Known | None] | None = None,
 ) -> Generator[Progress | GenerationEvent, None, list[Generated]]:
     """Answer under several mixes in one batch.
 
     `prompt_ids` is one prompt for all rows, or one per row. A row is a mix (adapter → coefficient) or a coefficient
     vector [N] for `backbone` (default: the model's `generation`). Rows with the same prompt and mix share one
-    prefill. All rows draw from a stream of their own started with `seeds[row]` (default `sampling.seed`), so a row's
-    text does not depend on its neighbours, and views that agree stay together. With `heat` every row is followed by
-    a twin with the adapters off, which gives `base_logprob`.
+    prefill; it begins behind the tokens that the last answer ran under the very same mix, or, for rows of the base
+    alone, those that are `known`. All rows draw from a stream of their own started with `seeds[row]` (default
+    `sampling.seed`), so a row's text does not depend on its neighbours, and views that agree stay together. With
+    `heat` every row is followed by a twin with the adapters off, which gives `base_logprob`.
 
-    Yields Progress("prefill", tokens, total) after each piece of 128 tokens, then a GenerationEvent per token and
+    Yields Progress("prefill", tokens, total) around each piece of 128 tokens, then a GenerationEvent per token and
     row. Closing the generator stops it. Raises UsageError for an empty prompt or one that leaves no room to answer.
     """
     engine = backbone or model.generation
     work = _rows(model, engine, prompt_ids, rows, sampling, seeds)
     stops = frozenset(model.base.stop_ids if stop_ids is None else stop_ids)
-    batch, cache, hidden = yield from _prefill(model, engine, work, heat)
+    batch, cache, hidden = yield from _prefill(model, engine, work, heat, known() if known is not None else None)
     alive = list(work)
     while True:
         logits = engine.logits(hidden)
@@ -157,20 +157,21 @@ def _coefficients(model: MixedModel, engine: Backbone, mix: Mapping[str, float] 
 
 
 def _prefill(
-    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool
+    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool, known: Known | None
 ) -> Generator[Progress, None, tuple[Tensor, KVCache, Tensor]]:
     """Run every distinct (prompt, mix) once and spread the result over the rows (and their twins).
 
-    When these are the very prompts and mixes of the answer before, its keys and values are taken up again. Returns
-    coefficients [B, N], the cache of B rows, and the hidden state [B, H] of every row's last token.
+    Returns coefficients [B, N], the cache of B rows, and the hidden state [B, H] of every row's last token.
     """
-    keys: dict[tuple[tuple[int, ...], tuple[float, ...]], int] = {}
-    sources: list[int] = []
+    keys: dict[Key, Tensor] = {}
+    placed: list[Key] = []
     batch: list[Tensor] = []
 
     def place(row: _Row, coefficients: Tensor) -> int:
-        key = (tuple(row.prompt), tuple(coefficients.tolist()))
-        sources.append(keys.setdefault(key, len(keys)))
+        mix = zip(map(id, engine.mixer.adapters), coefficients.tolist(), strict=True)
+        key = (tuple(row.prompt), tuple((adapter, value) for adapter, value in mix if value))
+        keys.setdefault(key, coefficients)
+        placed.append(key)
         batch.append(coefficients)
         return len(batch) - 1
 
@@ -180,43 +181,10 @@ def _prefill(
         for row in work:
             off = torch.zeros_like(row.coefficients)
             row.twin = place(row, off) if bool(row.coefficients.any()) else row.slot
-    prompts = [list(prompt) for prompt, _ in keys]
-    distinct = torch.stack([batch[sources.index(number)] for number in range(len(keys))])
-    known = model.prefilled
-    if known is None or known.engine is not engine or known.keys != tuple(keys):
-        capacity = max(len(row.prompt) + row.limit for row in work)
-        cache = engine.new_cache(len(prompts), capacity)
-        hidden = yield from prefill(engine, prompts, cache, distinct)
-        known = model.prefilled = Prefilled(engine, tuple(keys), cache, hidden)
-    return torch.stack(batch), known.cache.select(sources), known.hidden[sources]
-
-
-def prefill(
-    engine: Backbone, prompts: Sequence[Sequence[int]], cache: KVCache, coefficients: Tensor | None
-) -> Generator[Progress, None, Tensor]:
-    """Append one prompt per row to `cache` in pieces of 128 tokens; yields after each, and before the first of several.
-
-    Returns the hidden state [B, H] of every row's last token. The prompts may differ in length; none may be empty.
-    """
-    total = max(len(prompt) for prompt in prompts)
-    last: Tensor | None = None
-    if total > PIECE:
-        yield Progress("prefill", 0, total)
-    for start in range(0, total, PIECE):
-        pieces = [list(prompt[start : start + PIECE]) for prompt in prompts]
-        width = max(len(piece) for piece in pieces)
-        lengths = [len(piece) for piece in pieces]
-        ids = torch.tensor([piece + [0] * (width - len(piece)) for piece in pieces], dtype=torch.long)
-        even = min(lengths) == max(lengths)
-        hidden = engine.forward(ids, cache, coefficients, lengths=None if even else lengths)
-        if last is None:
-            last = hidden.new_zeros(hidden.shape[0], hidden.shape[2])
-        for row, length in enumerate(lengths):
-            if length:
-                last[row] = hidden[row, length - 1]
-        yield Progress("prefill", min(start + PIECE, total), total)
-    assert last is not None
-    return last
+    capacity = max(len(row.prompt) + row.limit for row in work)
+    done = model.prefilled = yield from prefilled(engine, keys, capacity, model.prefilled, known)
+    sources = [done.keys.index(key) for key in placed]
+    return torch.stack(batch), done.cache.select(sources), done.hidden[sources]
 
 
 def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:

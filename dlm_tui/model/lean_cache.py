@@ -106,6 +106,20 @@ class LeanCache:
         other.held[..., :used, :] = self.held[:, :, list(rows), :, :used]
         return other
 
+    def joined(self, others: Sequence[LeanCache]) -> LeanCache:
+        """A new cache of this one's rows followed by those of `others`."""
+        parts = [self, *others]
+        lengths = [length for part in parts for length in part.lengths]
+        capacity = max(part.capacity for part in parts)
+        other = LeanCache(len(lengths), capacity, self._shape, self.held.dtype, self.held.device)
+        other.lengths = lengths
+        first = 0
+        for part in parts:
+            used = max(part.lengths, default=0)
+            other.held[:, :, first : first + part.batch, :, :used] = part.held[..., :used, :]
+            first += part.batch
+        return other
+
     def adopt(self, source: KVCache, length: int) -> None:
         """Hold the first `length` tokens of the only row of `source` in every row, instead of what was held."""
         if not isinstance(source, LeanCache):

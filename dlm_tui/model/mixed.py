@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,24 +12,14 @@ from torch import Tensor
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model.adapters import Adapter, check_fits
-from dlm_tui.model.backbone import Backbone, KVCache, ReferenceBackbone
+from dlm_tui.model.backbone import Backbone, ReferenceBackbone
 from dlm_tui.model.base import Base
 from dlm_tui.model.lean import LeanBackbone
 from dlm_tui.model.lean_weights import LeanWeights
 from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.prefix import Prefilled
 from dlm_tui.model.threads import bfloat16_pays
 from dlm_tui.model.tiers import fastest
-
-
-@dataclass(frozen=True)
-class Prefilled:
-    """What the last prefill left: its backbone, (prompt, coefficients) per row, the cache of these rows, and the
-    hidden state [B, H] of every row's last token. Never written to: decoding works on a copy."""
-
-    engine: Backbone
-    keys: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
-    cache: KVCache
-    hidden: Tensor
 
 
 class MixedModel:
@@ -54,6 +43,7 @@ class MixedModel:
         self._fast = fast
         self._half = generation_dtype == "bfloat16" or (generation_dtype == "auto" and bfloat16_pays())
         self._half_weights: LeanWeights | None = None
+        self.prefilled: Prefilled | None = None  # the last answer's, for what begins alike
         self._adapters = dict(adapters)
         for adapter in self._adapters.values():
             check_fits(adapter, base)
@@ -101,7 +91,6 @@ class MixedModel:
         self.backbone: Backbone = self._backbone(self.mixer)
         self.reference = ReferenceBackbone(self.base, self.mixer)
         self.generation: Backbone = self._generation()
-        self.prefilled: Prefilled | None = None  # the last answer's prefill, for asking the same again
 
     def _backbone(self, mixer: Mixer) -> Backbone:
         return fastest(self.base, mixer) if self._fast else ReferenceBackbone(self.base, mixer)

@@ -13,8 +13,9 @@ from transformers import GenerationConfig
 
 from dlm_tui.errors import UsageError
 from dlm_tui.model.base import Base
-from dlm_tui.model.generation import PIECE, Generated, GenerationEvent, generate
+from dlm_tui.model.generation import Generated, GenerationEvent, generate
 from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.prefix import PIECE
 from dlm_tui.model.progress import Progress, drain
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
