@@ -67,7 +67,7 @@ class HistoryChart(Vertical):
     HistoryChart > _Plot { height: 1fr; }
     HistoryChart > _Plot > .plot--axis { color: $foreground 30%; }
     HistoryChart > _Plot > .plot--tick { color: $foreground 60%; text-style: none; }
-    HistoryChart > Line { height: 1; }
+    HistoryChart > Line { height: auto; max-height: 2; }
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class HistoryChart(Vertical):
         limit = max(8, 2 * self.size.width)
         legend: list[str | tuple[str, str]] = [(self._title, "bold")]
         xs: list[float] = []
+        lone: list[Event] = []  # marks come after all lines, which would cover them
         for series in self._series:
             points = thin(series.points, limit)
             if not points:
@@ -138,16 +139,11 @@ class HistoryChart(Vertical):
                 hires_mode=HiResMode.BRAILLE,
             )
             if len(points) == 1:
-                plot.scatter(
-                    [points[0][0]],
-                    [points[0][1]],
-                    marker=series.glyph or "\u25cf",
-                    marker_style=rich_color(series.color),
-                )
+                lone.append(Event(*points[0], series.glyph or "\u25cf", series.color))
             legend.append("  ")
             legend.append((f"{series.glyph} {series.label} {points[-1][1]:.2f}{series.unit}".strip(), series.color))
         lower, upper = self._limits
-        for event in self._events:
+        for event in [*lone, *self._events]:
             plot.scatter([event.x], [event.y], marker=event.glyph, marker_style=rich_color(event.color))
         if xs:
             low, high = min(xs), max(xs)

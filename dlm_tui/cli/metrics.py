@@ -29,15 +29,18 @@ _GATE_HEADER = (
     "sample_count",
     "entropy_nats",
     "normalised_entropy",
+    "prompt_entropy_nats",
+    "normalised_prompt_entropy",
 )
 _GATE_STEP_HEADER = ("step", "gate_loss", "gate_entropy_nats")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Runs and the history of the gate. Entropy is that of a run's mean weights, in nats and divided by ln N; "
-        "it is empty for diverged runs. --csv prints two tables with an empty line between them: the runs, then the "
-        "gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
+        "Runs and the history of the gate. Entropies are in nats and divided by ln N, empty for diverged runs: "
+        "`entropy` is that of a run's mean weights, `prompt_entropy` the mean over its training prompts of each one's "
+        "own, empty where it was not recorded. --csv prints two tables with an empty line between them: the runs, then "
+        "the gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
     )
     parser.add_argument("--csv", action="store_true", help="comma-separated tables")
     parser.add_argument("--run-id", type=int, metavar="N", help="one run with its steps and evaluations")
@@ -126,6 +129,8 @@ def _gate_rows(history: Iterable[GateRun]) -> list[list[Any]]:
             entry.samples[name],
             entry.entropy,
             entry.normalised_entropy,
+            entry.prompt_entropy,
+            entry.normalised_prompt_entropy,
         ]
         for entry in history
         for name, weight in entry.weights.items()
@@ -154,12 +159,13 @@ def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun]) -> N
         phase, status, started = (_word(row[key]) for key in ("phase", "status", "started_at"))
         print(f"{row['run_id']:>5}  {phase:<12}{status:<11}{seed:>6}  {started}")
     if history:
-        print(f"\n{'run':>5}  {'gate':<10}{'entropy':>8} {'of ln N':>8}  mean weights")
+        print(f"\n{'':17}{'entropy in nats, of ln N':>30}")
+        print(f"{'run':>5}  {'gate':<10}{'of prompts':>14} {'of mean weights':>16}  mean weights")
     for entry in history:
-        nats = "-" if entry.entropy is None else f"{entry.entropy:.3f}"
-        share = "-" if entry.normalised_entropy is None else f"{entry.normalised_entropy:.0%}"
+        prompts = _nats(entry.prompt_entropy, entry.normalised_prompt_entropy)
+        means = _nats(entry.entropy, entry.normalised_entropy)
         weights = "  ".join(f"{_word(name)} {weight:.3f}" for name, weight in entry.weights.items())
-        print(f"{entry.run_id:>5}  {_word(entry.mode):<10}{nats:>8} {share:>8}  {weights}")
+        print(f"{entry.run_id:>5}  {_word(entry.mode):<10}{prompts:>14} {means:>16}  {weights}")
 
 
 def _print_run(one: dict[str, Any]) -> None:
@@ -176,6 +182,13 @@ def _print_run(one: dict[str, Any]) -> None:
             print("  " + "  ".join(shown))
     for event in one["gate_events"]:
         print(f"  gate {_word(event['mode'])}: {_word(event['adapter_name'])} {event['mean_weight']:.3f}")
+
+
+def _nats(entropy: float | None, share: float | None) -> str:
+    """An entropy and how much of ln N it is, or a dash."""
+    if entropy is None:
+        return "-"
+    return f"{entropy:.3f}" + ("" if share is None else f" {share:>4.0%}")
 
 
 def _word(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +143,8 @@ def _train(
         uniform = GateConfig(names, config.entropy_lambda, config.hidden_proj_dim, config.input_dim, "uniform")
         gate = Gate(names, uniform, record={**record, "static_mean": means})
         save_gate(store, gate)
-        metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "uniform")
+        events = [(name, means[name], counts[name]) for name in names]
+        metrics.record_gate_events(run, events, "uniform", math.log(len(names)))
         reason = cold_start_text(missing, settings.cold_start_floor)
         return GateOutcome("uniform", reason, run, means, counts, seconds=time.perf_counter() - began, gate=gate)
 
@@ -162,7 +164,7 @@ def _train(
     tail = [step.loss for step in fit.history[-_TAIL:]]
     gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_novelty(embeddings, labels, seed))
     save_gate(store, gate)
-    metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained")
+    metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained", spread)
     onto = collapsed_onto(means, spread)
     warning = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
     return GateOutcome(

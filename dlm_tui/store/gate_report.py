@@ -145,9 +145,8 @@ def _warnings(store: Store, state: GateState, mean_entropy: float | None) -> lis
     if state.mode != "trained" or state.last_run_id is None:
         return found
     top = max(state.events, key=lambda event: event.mean_weight, default=None)
-    final = MetricsReader(store).gate_steps(state.last_run_id)[-1:]
-    # The mean of the prompts' entropies where training recorded it; that of the mean weights is an upper bound.
-    nats = final[0]["entropy"] if final and final[0]["entropy"] is not None else mean_entropy
+    # That of the mean weights is an upper bound, for runs that did not record the prompts' own.
+    nats = MetricsReader(store).prompt_entropies([state.last_run_id]).get(state.last_run_id, mean_entropy)
     if top is None or nats is None or len(state.events) < 2:
         return found
     if top.mean_weight >= COLLAPSED_WEIGHT and nats < COLLAPSED_ENTROPY * math.log(len(state.events)):

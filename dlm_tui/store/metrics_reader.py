@@ -9,7 +9,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from dlm_tui.store.layout import Store
@@ -33,7 +33,11 @@ class GateEvent:
 
 @dataclass(frozen=True)
 class GateRun:
-    """The gate after one run. Entropy of the mean weights in nats, and divided by ln N; None if diverged."""
+    """The gate after one run; entropies in nats and divided by ln N, None if diverged.
+
+    `entropy` is that of the mean weights. `prompt_entropy` is the mean over the training prompts of each one's
+    entropy; None also where the run did not record it. It is never above `entropy` but for rounding.
+    """
 
     run_id: int
     at: str
@@ -42,6 +46,8 @@ class GateRun:
     samples: dict[str, int] = field(default_factory=dict)
     entropy: float | None = None
     normalised_entropy: float | None = None
+    prompt_entropy: float | None = None
+    normalised_prompt_entropy: float | None = None
 
 
 def weights_entropy(weights: Sequence[float]) -> tuple[float | None, float | None]:
@@ -151,10 +157,7 @@ class MetricsReader:
             " ORDER BY g.run_id, g.adapter_name",
             {"after": after_run_id, "limit": _limit(limit)},
         )
-        grouped: dict[int, list[dict[str, Any]]] = {}
-        for row in rows:
-            grouped.setdefault(row["run_id"], []).append(row)
-        return [_gate_run(run_id, events) for run_id, events in grouped.items()]
+        return self._gate_runs(rows)
 
     def gate_overview(self, points: int = 400) -> list[GateRun]:
         """All gate runs, thinned in SQL to at most about `points` of them, oldest first.
@@ -173,10 +176,18 @@ class MetricsReader:
             " JOIN gate_events g ON g.run_id = b.run_id WHERE b.choice = 1 ORDER BY g.run_id, g.adapter_name",
             {"points": max(1, points)},
         )
-        grouped: dict[int, list[dict[str, Any]]] = {}
-        for row in rows:
-            grouped.setdefault(row["run_id"], []).append(row)
-        return [_gate_run(run_id, events) for run_id, events in grouped.items()]
+        return self._gate_runs(rows)
+
+    def prompt_entropies(self, run_ids: Sequence[int]) -> dict[int, float]:
+        """Run → mean entropy in nats of the training prompts' weights, for those of the runs that recorded it."""
+        # Another tool may have replaced a run of that id: only a figure as old as the run's gate rows is about them.
+        rows = self._rows(
+            "SELECT e.run_id, e.prompt_entropy FROM tui_gate_entropy e"
+            " WHERE e.run_id IN (SELECT value FROM json_each(?))"
+            " AND EXISTS (SELECT 1 FROM gate_events g WHERE g.run_id = e.run_id AND g.at = e.at)",
+            (json.dumps(list(run_ids)),),
+        )
+        return {row["run_id"]: float(row["prompt_entropy"]) for row in rows}
 
     def gate_evaluations(self, limit: int | None = 20) -> list[dict[str, Any]]:
         """Newest evaluations of the gate first: evaluation_id, run_id, at, report."""
@@ -214,6 +225,13 @@ class MetricsReader:
         tables = ("runs", "gate_events", "tui_runs")
         return max(int(self._scalar(f"SELECT MAX(run_id) FROM {table}") or 0) for table in tables)
 
+    def _gate_runs(self, rows: Sequence[dict[str, Any]]) -> list[GateRun]:
+        grouped: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            grouped.setdefault(row["run_id"], []).append(row)
+        entropies = self.prompt_entropies(list(grouped)) if grouped else {}
+        return [_gate_run(run_id, events, entropies.get(run_id)) for run_id, events in grouped.items()]
+
     def _rows(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
         return self._ask([], lambda connection: [dict(row) for row in connection.execute(sql, values)])
 
@@ -235,12 +253,23 @@ class MetricsReader:
             return nothing
 
 
-def _gate_run(run_id: int, rows: list[dict[str, Any]]) -> GateRun:
+def _gate_run(run_id: int, rows: list[dict[str, Any]], prompt_entropy: float | None) -> GateRun:
     mode = "diverged" if any(row["mode"] == "diverged" for row in rows) else str(rows[-1]["mode"])
     weights = {str(row["adapter_name"]): float(row["mean_weight"]) for row in rows}
-    entropy, normalised = (None, None) if mode == "diverged" else weights_entropy(list(weights.values()))
     samples = {str(row["adapter_name"]): int(row["sample_count"]) for row in rows}
-    return GateRun(run_id, str(rows[-1]["at"]), mode, weights, samples, entropy, normalised)
+    run = GateRun(run_id, str(rows[-1]["at"]), mode, weights, samples)
+    if mode == "diverged":
+        return run
+    entropy, share = weights_entropy(list(weights.values()))
+    most = math.log(len(weights))
+    prompt_share = min(1.0, prompt_entropy / most) if prompt_entropy is not None and most else None
+    return replace(
+        run,
+        entropy=entropy,
+        normalised_entropy=share,
+        prompt_entropy=prompt_entropy,
+        normalised_prompt_entropy=prompt_share,
+    )
 
 
 def _limit(limit: int | None) -> int:

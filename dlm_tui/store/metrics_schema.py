@@ -87,6 +87,11 @@ CREATE TABLE IF NOT EXISTS tui_gate_steps (
         at       TEXT NOT NULL,
         PRIMARY KEY (run_id, step)
     );
+CREATE TABLE IF NOT EXISTS tui_gate_entropy (
+        run_id          INTEGER PRIMARY KEY,
+        prompt_entropy  REAL NOT NULL,
+        at              TEXT NOT NULL
+    );
 CREATE TABLE IF NOT EXISTS tui_gate_evaluations (
         evaluation_id  INTEGER PRIMARY KEY AUTOINCREMENT,
         run_id         INTEGER,

@@ -44,7 +44,15 @@ class MetricsWriter:
         now = _now()
         rows: list[tuple[str, Sequence[Any]]] = [
             (f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-            for table in ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_runs")
+            for table in (
+                "steps",
+                "evals",
+                "gate_events",
+                "tokenization",
+                "tui_gate_steps",
+                "tui_gate_entropy",
+                "tui_runs",
+            )
         ]
         rows.append(
             (
@@ -123,17 +131,26 @@ class MetricsWriter:
         except MetricsError:
             self.dropped += len(rows)
 
-    def record_gate_events(self, run_id: int, events: Iterable[tuple[str, float, int]], mode: str) -> None:
+    def record_gate_events(
+        self,
+        run_id: int,
+        events: Iterable[tuple[str, float, int]],
+        mode: str,
+        prompt_entropy: float | None = None,
+    ) -> None:
         """The outcome of gate training: (adapter, mean weight, sample count) per declared adapter.
 
         `mode` is trained, uniform or diverged; diverged rows are stored with weight 0 and count 0, as the
-        format says. The run must have been started. Raises MetricsError.
+        format says. `prompt_entropy` is the mean over the training prompts of the entropy of each one's weights, in
+        nats; it goes to a table of ours. The run must have been started. Raises MetricsError.
         """
         if mode not in ("trained", "uniform", "diverged"):
             raise MetricsError(f"{mode!r} is not a gate mode.")
         now = _now()
         diverged = mode == "diverged"
-        rows: list[tuple[str, Sequence[Any]]] = [("DELETE FROM gate_events WHERE run_id = ?", (run_id,))]
+        rows: list[tuple[str, Sequence[Any]]] = [
+            (f"DELETE FROM {table} WHERE run_id = ?", (run_id,)) for table in ("gate_events", "tui_gate_entropy")
+        ]
         for name, weight, count in events:
             if not diverged and not math.isfinite(weight):
                 raise MetricsError(f"The mean weight of {name!r} is not a finite number.")
@@ -150,6 +167,13 @@ class MetricsWriter:
                     "INSERT INTO gate_events (run_id, adapter_name, mean_weight, sample_count, mode, at)"
                     " VALUES (?, ?, ?, ?, ?, ?)",
                     values,
+                )
+            )
+        if prompt_entropy is not None and math.isfinite(prompt_entropy) and not diverged:
+            rows.append(
+                (
+                    "INSERT INTO tui_gate_entropy (run_id, prompt_entropy, at) VALUES (?, ?, ?)",
+                    (run_id, prompt_entropy, now),
                 )
             )
         self._write(rows)

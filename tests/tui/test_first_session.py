@@ -44,7 +44,7 @@ def record_training(tmp_path: Path, dlm_id: str, world: World) -> None:
     store.create()
     writer = MetricsWriter(store)
     writer.start_run(world.runs, "sft", 42)
-    writer.record_gate_events(world.runs, [("knowledge", 0.5, 4), ("tone", 0.3, 4), ("style", 0.2, 4)], "trained")
+    writer.record_gate_events(world.runs, [("knowledge", 0.5, 4), ("tone", 0.3, 4), ("style", 0.2, 4)], "trained", 0.4)
     writer.finish_run(world.runs, "ok")
 
 
@@ -101,7 +101,7 @@ async def test_a_new_user_gets_through(
 
         await bench.press("f2", "r")
         screen.poll_metrics()
-        await bench.until(lambda: "collapse floor" in bench.text, "chart")
+        await bench.until(lambda: "floor 0.27 nats" in bench.text, "chart")
         await tape.frame("entropy over runs")
 
         await (click_hint(bench, "Export") if mouse else bench.press("f8"))

@@ -25,7 +25,8 @@ def record_runs(bench: Bench, tmp_path: Path) -> None:
         writer.start_run(run, "sft", 42)
         rest = (1 - weight) / 2
         mode = "uniform" if run == 1 else "trained"
-        writer.record_gate_events(run, [("knowledge", weight, 4), ("tone", rest, 4), ("style", rest, 4)], mode)
+        events = [("knowledge", weight, 4), ("tone", rest, 4), ("style", rest, 4)]
+        writer.record_gate_events(run, events, mode, (1.1, 0.5, 0.42, 0.38)[run - 1])
         writer.finish_run(run, "ok")
 
 
@@ -86,7 +87,7 @@ async def test_pages_at_80x24(workbench: Opener, screens: SnapshotAssertion, pag
         bench.screen.poll_metrics()
         await bench.idle()
         if page == "runs":
-            await bench.until(lambda: "entropy  0.95 nats" in bench.text, "chart")
+            await bench.until(lambda: "mean of prompts 0.38" in bench.text, "chart")
         assert await bench.settled() == screens
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.engine.protocol import Drift, ExportJob, Generate, TrainGate, TrainJob
-from dlm_tui.store import MetricsWriter, Store
 from tests.tui.conftest import Bench, Opener
 from tests.tui.recorded import World
 
@@ -310,27 +309,6 @@ async def test_a_missing_model_is_one_sentence_and_can_be_tried_again(workbench:
         await bench.press("R")
         await bench.until(lambda: bench.screen.link.ready, "opened")
         assert bench.screen.prompt_pane.text == "kept"
-
-
-async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> None:
-    async with workbench(size=(120, 40)) as bench:
-        store = Store(tmp_path / "home", bench.screen.document.dlm_id)
-        store.create()
-        writer = MetricsWriter(store)
-        for run, (mode, weight) in enumerate([("uniform", 1 / 3), ("trained", 0.5), ("trained", 0.6)], 1):
-            writer.start_run(run, "sft", 42)
-            rest = (1 - weight) / 2
-            writer.record_gate_events(run, [("knowledge", weight, 4), ("tone", rest, 4), ("style", rest, 4)], mode)
-            writer.finish_run(run, "ok")
-        await bench.press("f2", "r")
-        bench.screen.poll_metrics()
-        await bench.until(lambda: "run 3 trained" in bench.text, "summary")
-        await bench.until(lambda: "knowledge 0.60" in bench.text and "mean weights" in bench.text, "charts")
-        await bench.until(lambda: "entropy of a run's mean weights" in bench.text, "whose entropy")
-        await bench.until(lambda: "collapse floor 0.27" in bench.text, "the floor, 0.25 ln 3 nats")
-        await bench.press("space")
-        await bench.until(lambda: "entropy of a run" not in bench.text, "loss")
-        assert bench.screen.gate_run == 3
 
 
 async def test_typed_text_survives(workbench: Opener) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ def test_training_writes_the_shared_files_and_the_events(store: Store, document:
     weights = torch.softmax(hidden @ tensors["2.weight"].T + tensors["2.bias"], dim=-1)
     assert outcome.mean_weights == pytest.approx(dict(zip(NAMES, weights.mean(0).tolist(), strict=True)), abs=1e-5)
     assert outcome.entropy == pytest.approx(float(entropy(weights.double()).mean()), abs=1e-5)
+    w1, b1, w2, b2 = (tensors[key].double() for key in ("0.weight", "0.bias", "2.weight", "2.bias"))
+    exact = torch.softmax(torch.nn.functional.gelu(rows.double() @ w1.T + b1) @ w2.T + b2, dim=-1)
+    prompt_entropy = float(-(exact * exact.log()).sum(-1).mean())
     assert (weights.argmax(-1) == torch.arange(18) % 3).double().mean() > 0.9
 
     reader = MetricsReader(store)
@@ -91,6 +95,8 @@ def test_training_writes_the_shared_files_and_the_events(store: Store, document:
     assert run is not None and (run["phase"], run["seed"], run["status"]) == ("gate", 7, "ok")
     (history,) = reader.gate_history()
     assert history.weights == pytest.approx(outcome.mean_weights) and history.samples == outcome.samples
+    assert history.prompt_entropy == outcome.entropy == pytest.approx(prompt_entropy, abs=1e-5)
+    assert history.entropy is not None and history.prompt_entropy < history.entropy
     recorded = reader.gate_steps(1)
     trained = [step for step in steps if step.stage == "train"]
     assert [(row["step"], row["loss"]) for row in recorded] == [(step.step, step.loss) for step in trained]
@@ -126,6 +132,7 @@ def test_cold_start_is_uniform_and_says_what_is_missing(tmp_path: Path, store: S
     gate = load_document_gate(document, store, model.base)
     assert gate is not None and gate.mode == "uniform"
     assert gate.weights(torch.zeros(2, 32)).tolist() == [[pytest.approx(1 / 3)] * 3] * 2
+    assert MetricsReader(store).gate_history()[0].prompt_entropy == pytest.approx(math.log(3))
     events = MetricsReader(store).gate_events(1)
     assert {event.adapter_name: (event.mean_weight, event.sample_count) for event in events} == {
         "sea": (pytest.approx(1 / 3), 6),

@@ -91,7 +91,7 @@ def test_metrics_of_diverged_runs_have_no_entropy(capsys: pytest.CaptureFixture[
     call("metrics", *peer_words("diverged"), "--json")
     assert json.loads(capsys.readouterr().out)["gate_history"][0]["entropy"] is None
     call("metrics", *peer_words("diverged"), "--csv")
-    assert capsys.readouterr().out.splitlines()[-1].endswith(",diverged,tone,0.0,0,,")
+    assert capsys.readouterr().out.splitlines()[-1].endswith(",diverged,tone,0.0,0,,,,")
     call("metrics", *peer_words("diverged"))
     assert "diverged" in capsys.readouterr().out
 

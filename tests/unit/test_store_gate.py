@@ -228,7 +228,7 @@ def test_uniform_that_could_be_trained_now_says_so(store: Store) -> None:
 def test_collapse_and_missing_weights_are_warned_of(store: Store) -> None:
     train(store, "trained", weights=(0.999, 0.001))
     with MetricsWriter(store) as writer:
-        writer.record_gate_step(1, 200, 0.01, 0.004)
+        writer.record_gate_events(1, [("tone", 0.999, 4), ("style", 0.001, 4)], "trained", 0.004)
     (store.gate_dir / "gate.safetensors").unlink()
     missing, collapsed = describe_gate(document(), store)["warnings"]
     assert "missing" in missing

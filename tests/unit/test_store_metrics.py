@@ -129,6 +129,27 @@ def test_diverged_and_uniform_runs_are_told_apart(store: Store) -> None:
     assert [entry.run_id for entry in reader.gate_history(limit=1)] == [3]
 
 
+def test_the_prompts_entropy_belongs_to_the_gate_rows_it_was_written_with(store: Store) -> None:
+    rows = [("a", 0.5, 4), ("b", 0.5, 4)]
+    with MetricsWriter(store) as writer:
+        for run_id, mode, entropy in ((1, "trained", 0.1), (2, "diverged", 0.1), (3, "trained", None)):
+            writer.start_run(run_id, "gate", 0)
+            writer.record_gate_events(run_id, rows, mode, entropy)
+    reader = MetricsReader(store)
+    known = [(run.prompt_entropy, run.normalised_prompt_entropy) for run in reader.gate_history()]
+    assert known == [(0.1, pytest.approx(0.1 / math.log(2))), (None, None), (None, None)]
+    assert [run.prompt_entropy for run in reader.gate_overview()] == [0.1, None, None]
+    with sqlite3.connect(store.metrics_path) as other:  # another tool trains anew under the same id
+        other.execute("UPDATE gate_events SET at = '2001-01-01T00:00:00Z' WHERE run_id = 1")
+    assert reader.gate_history()[0].prompt_entropy is None
+    with MetricsWriter(store) as writer:
+        writer.record_gate_events(1, rows, "trained")
+    assert reader.gate_history()[0].prompt_entropy is None
+    with sqlite3.connect(store.metrics_path) as other:
+        other.execute("DROP TABLE tui_gate_entropy")
+    assert [run.run_id for run in reader.gate_history()] == [1, 2, 3]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_entropy_is_that_of_the_definition(weights: list[float]) -> None:

@@ -15,6 +15,7 @@ from textual.widget import Widget
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.store import GateRun
+from dlm_tui.store.gate_report import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
 from widgets.line import Line
 from widgets.marks import Mark
 from widgets.plain import assemble
@@ -47,7 +48,8 @@ class RunsPane(Pane):
     def compose(self) -> ComposeResult:
         """A summary line, what the curve is, and the charts' place."""
         yield Line(id="runs-summary")
-        yield Line(Content.styled("The curve: entropy of a run's mean weights", "dim"), id="runs-note")
+        note = f"Low is a collapse only with a weight \u2265 {COLLAPSED_WEIGHT:.1f}."
+        yield Line(Content.styled(note, "dim"), id="runs-note")
         yield ChartArea(id="charts")
 
     def on_mount(self) -> None:
@@ -110,15 +112,13 @@ class RunsPane(Pane):
                 chart.display = visible
 
     async def _draw_history(self, area: ChartArea) -> None:
-        from dlm_tui.store.gate_report import COLLAPSED_ENTROPY
         from widgets.history_chart import Event, Series
 
         most = math.log(max(2, len(self._names)))
         entropy = await self._chart(area, "entropy-chart", "entropy", most * 1.05)
         weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
-        points = tuple((float(run.run_id), run.entropy) for run in self._history if run.entropy is not None)
         events = [
-            Event(float(run.run_id), run.entropy or 0.0, *_MODE_GLYPHS[run.mode])
+            Event(float(run.run_id), entropy_of(run) or 0.0, *_MODE_GLYPHS[run.mode])
             for run in self._history
             if run.mode in _MODE_GLYPHS
         ]
@@ -127,7 +127,15 @@ class RunsPane(Pane):
         if first == last:
             first, last = first - 0.5, last + 0.5
         floor = ((first, COLLAPSED_ENTROPY * most), (last, COLLAPSED_ENTROPY * most))
-        entropy.show([Series("", ink, points, "", " nats"), Series("collapse floor", "ansi_red", floor)], events)
+        curves = [
+            Series(label, color, points)
+            for label, color, points in (
+                ("mean of prompts", ink, _points(self._history, of_prompts=True)),
+                ("of mean weights", "ansi_bright_black", _points(self._history, of_prompts=False)),
+            )
+            if points
+        ]
+        entropy.show([*curves, Series("floor", "ansi_red", floor, "", " nats")], events)
         weights.show(
             [
                 Series(
@@ -179,6 +187,19 @@ class RunsPane(Pane):
         self.call_later(self.draw)
 
 
+def entropy_of(run: GateRun) -> float | None:
+    """What the chart draws of a run, nats: its prompts' mean entropy, else the entropy of its mean weights."""
+    return run.entropy if run.prompt_entropy is None else run.prompt_entropy
+
+
+def _points(history: Sequence[GateRun], *, of_prompts: bool) -> tuple[tuple[float, float], ...]:
+    return tuple(
+        (float(run.run_id), entropy)
+        for run in history
+        if (entropy := entropy_of(run)) is not None and (run.prompt_entropy is not None) == of_prompts
+    )
+
+
 def run_summary(run: GateRun, marks: Mapping[str, Mark]) -> Content:
     """One line about a run: mode, entropy, mean weights."""
     if run.mode == "diverged":
@@ -186,11 +207,13 @@ def run_summary(run: GateRun, marks: Mapping[str, Mark]) -> Content:
             (f"run {run.run_id} ", "bold"), ("diverged", "bold $error"), ": the gate before it stays in force"
         )
     parts: list[str | tuple[str, str]] = [(f"run {run.run_id} ", "bold"), run.mode]
-    if run.entropy is not None:
-        share = f" ({run.normalised_entropy:.0%})" if run.normalised_entropy is not None else ""
-        parts.append(f"  {run.entropy:.2f} nats{share} ")
-    for name, weight in run.weights.items():
+    entropy = entropy_of(run)
+    share = run.normalised_entropy if run.prompt_entropy is None else run.normalised_prompt_entropy
+    if entropy is not None:
+        parts.append(f"  {entropy:.2f} nats" + (f" ({share:.0%}) " if share is not None else " "))
+    for name in sorted(run.weights, key=lambda name: list(marks).index(name) if name in marks else len(marks)):
         mark = marks.get(name)
         parts.append(" ")
-        parts.append((f"{mark.glyph if mark else ''} {name} {weight:.2f}".strip(), mark.color if mark else ""))
+        text = f"{mark.glyph if mark else ''} {name} {run.weights[name]:.2f}".strip()
+        parts.append((text, mark.color if mark else ""))
     return assemble(*parts)
