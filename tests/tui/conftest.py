@@ -69,6 +69,11 @@ class Bench:
                 await self.pilot.press(key)
             await self.quiet()
 
+    async def click(self, target: Any, offset: tuple[int, int] = (0, 0)) -> None:
+        """Click, and wait until everything the click set off has been dealt with."""
+        await self.pilot.click(target, offset=offset)
+        await self.quiet()
+
     async def until(self, condition: Callable[[], Any], what: str = "", seconds: float = 90.0) -> None:
         """Wait for a condition, letting the app work."""
         deadline = asyncio.get_running_loop().time() + seconds

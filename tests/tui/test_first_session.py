@@ -34,7 +34,7 @@ class Recording:
 async def click_hint(bench: Bench, label: str, bar_id: str = "footer") -> None:
     bar = bench.screen.query_one(f"#{bar_id}", KeyBar)
     at = next(place for place, hint in bar.placed() if hint.label == label)
-    await bench.pilot.click(f"#{bar_id}", offset=(at + 1, 0))
+    await bench.click(f"#{bar_id}", offset=(at + 1, 0))
     await bench.quiet()
 
 
@@ -78,7 +78,7 @@ async def test_a_new_user_gets_through(
         if mouse:
             desk = screen.query_one(MixingDesk)
             at = desk._columns(desk.content_size.width).switches_at + 1
-            await bench.pilot.click(MixingDesk, offset=(at, 2))
+            await bench.click(MixingDesk, offset=(at, 2))
         else:
             await bench.press("escape", "down", "s")
         await bench.press("ctrl+g")
@@ -87,7 +87,7 @@ async def test_a_new_user_gets_through(
         await tape.frame("one adapter alone")
 
         if mouse:
-            await bench.pilot.click("#editor")
+            await bench.click("#editor")
             await click_hint(bench, "Label")
         else:
             await bench.press("ctrl+l")

@@ -143,18 +143,19 @@ async def test_the_desk_by_mouse(workbench: Opener) -> None:
         desk = bench.screen.query_one(MixingDesk)
         columns = desk._columns(desk.content_size.width)
         head = desk._head_rows(desk.content_size.width)
-        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 1, head + 2))
+        await bench.click(MixingDesk, offset=(columns.switches_at + 1, head + 2))
         assert bench.screen.state.mix.solos == ["style"]
-        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 3, head + 1))
+        await bench.click(MixingDesk, offset=(columns.switches_at + 3, head + 1))
         assert bench.screen.state.mix.mutes == ["tone"]
-        await bench.pilot.click(MixingDesk, offset=(columns.switches_at + 5, head))
+        await bench.click(MixingDesk, offset=(columns.switches_at + 5, head))
         assert list(bench.screen.state.mix.pins) == ["knowledge"]
         await bench.press("r")
-        await bench.pilot.click(MixingDesk, offset=(columns.fader_at + 16, head + 1))
+        await bench.click(MixingDesk, offset=(columns.fader_at + 16, head + 1))
         assert bench.screen.coefficients()["tone"] == 2.0
         await bench.pilot.mouse_down(MixingDesk, offset=(columns.fader_at + 16, head + 1))
         await bench.pilot.hover(MixingDesk, offset=(columns.fader_at + 4, head + 1))
         await bench.pilot.mouse_up(MixingDesk, offset=(columns.fader_at + 4, head + 1))
+        await bench.quiet()
         assert bench.screen.coefficients()["tone"] == -1.0
 
 

@@ -47,7 +47,7 @@ async def test_pages_by_key_and_mouse(workbench: Opener) -> None:
         assert "outline" in visible(bench)
         tabs = bench.screen.query_one("#tabs-top", PageTabs)
         at = {page.id: place for place, _, page in tabs.tabs()}
-        await bench.pilot.click("#tabs-top", offset=(at["runs"] + 1, 0))
+        await bench.click("#tabs-top", offset=(at["runs"] + 1, 0))
         await bench.pilot.pause()
         assert "runs" in visible(bench) and bench.screen.pane_of(bench.screen.focused) == "runs"
 
@@ -78,6 +78,7 @@ async def test_zoom_and_sizes_are_remembered(workbench: Opener) -> None:
         await bench.pilot.mouse_down("#split-width", offset=(0, 5))
         await bench.pilot.hover(offset=(x - 6, y))
         await bench.pilot.mouse_up(offset=(x - 6, y))
+        await bench.quiet()
         assert bench.screen.query_one("#side").size.width == before + 2
     async with workbench(size=(120, 40)) as bench:
         assert bench.screen.query_one("#side").size.width == before + 2
@@ -215,7 +216,8 @@ async def test_palette_groups(workbench: Opener) -> None:
             bench.app.screen.query_one(Input).value = prefix
             await bench.until(lambda prefix=prefix: bench.text.count(prefix) > 1, prefix)  # type: ignore[misc]
         bench.app.screen.query_one(Input).value = "theme: dlm-light"
-        await bench.until(lambda: bench.text.count("theme: dlm-light") > 1, "hit")
+        # hits of the search before are still shown while this one runs
+        await bench.until(lambda: bench.text.count("theme:") == 2 == bench.text.count("theme: dlm-light"), "one hit")
         await bench.press("enter")
         await bench.until(lambda: bench.app.theme == "dlm-light", "theme")
         assert bench.screen.state.theme == "dlm-light"
@@ -232,10 +234,10 @@ async def test_footer_follows_the_focus_and_can_be_clicked(workbench: Opener) ->
         assert "s Solo" in bench.text
         bar = bench.screen.query_one("#footer", KeyBar)
         at = next(place for place, hint in bar.placed() if hint.label == "Solo")
-        await bench.pilot.click("#footer", offset=(at + 1, 0))
+        await bench.click("#footer", offset=(at + 1, 0))
         assert bench.screen.state.mix.solos == ["knowledge"]
         at = next(place for place, hint in bar.placed() if hint.label == "Help")
-        await bench.pilot.click("#footer", offset=(at + 1, 0))
+        await bench.click("#footer", offset=(at + 1, 0))
         await bench.until(lambda: bench.app.screen is not bench.screen, "help by mouse")
 
 

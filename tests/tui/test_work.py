@@ -100,7 +100,7 @@ async def test_cancel_from_the_jobs_pane(workbench: Opener) -> None:
         await bench.press("ctrl+t")
         await bench.until(lambda: bench.screen.board.running("train"), "job runs")
         bench.screen.go_to("jobs")
-        await bench.pilot.pause()
+        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == "jobs", "the jobs have the focus")
         await bench.press("x")
         await bench.until(lambda: not bench.screen.board.running(), "stopped")
         assert "what was in force stays" in bench.screen.board.records[0].summary
@@ -356,5 +356,5 @@ async def test_quit_asks_once_while_a_job_runs(workbench: Opener) -> None:
         assert bench.app._exit is False
         await bench.press("f10")
         await bench.until(lambda: "Are you sure?" in bench.text, "asked")
-        await bench.pilot.click("#yes")
+        await bench.click("#yes")
         await bench.until(lambda: bench.app._exit, "left")
