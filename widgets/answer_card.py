@@ -11,13 +11,17 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
 
+from widgets.growing_text import GrowingText
 from widgets.line import Line
-from widgets.plain import assemble, plain
-from widgets.token_heat import HeatToken, heat_content
+from widgets.plain import assemble
+from widgets.repaint import Repainted
+from widgets.token_heat import tint
+
+_STRONGEST = 5.0  # nats between view and base that are tinted in full
 
 
-class AnswerCard(VerticalScroll, can_focus=True):
-    """A heading and a text that grows. Pieces are gathered and drawn by `flush`, so a flood of tokens stays cheap."""
+class AnswerCard(VerticalScroll, Repainted, can_focus=True):
+    """A heading and a text that grows."""
 
     DEFAULT_CSS: ClassVar[str] = """
     AnswerCard { height: 1fr; padding: 0 1; }
@@ -37,15 +41,15 @@ class AnswerCard(VerticalScroll, can_focus=True):
         self._glyph = glyph
         self._color = color
         self._pieces: list[tuple[str, float | None]] = []
+        self._written = 0  # pieces that the body has
         self._note = ""
-        self._dirty = True
         self.heat = False
         self.busy = False
 
     def compose(self) -> ComposeResult:
         """Heading and body."""
         yield Line(self._heading(), classes="answer--head")
-        yield Line(classes="answer--body")
+        yield GrowingText(classes="answer--body")
 
     def _heading(self) -> Content:
         style = self._color or "bold"
@@ -56,26 +60,31 @@ class AnswerCard(VerticalScroll, can_focus=True):
         """The whole answer, as it came."""
         return "".join(piece for piece, _ in self._pieces)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the answer has come."""
+        return not self._pieces
+
     def begin(self, note: str = "") -> None:
         """Empty the card."""
-        self._pieces = []
         self.busy = True
+        self._use([])
         self.note(note)
 
     def add(self, piece: str, heat: float | None = None) -> None:
         """Another piece; `heat` is log p(view) - log p(base) in nats."""
         self._pieces.append((piece, heat))
-        self._dirty = True
+        self.ask()
 
     def note(self, text: str) -> None:
         """What stands beside the name: the mix, the count, why it ended."""
         self._note = text
-        self._dirty = True
+        self.ask()
 
     def finish(self, text: str, note: str) -> None:
         """The answer is complete; `text` replaces the pieces when they differ."""
         if text != self.text:
-            self._pieces = [(text, None)]
+            self._use([(text, None)])
         self.busy = False
         self.note(note)
 
@@ -86,24 +95,28 @@ class AnswerCard(VerticalScroll, can_focus=True):
 
     def set_heat(self, on: bool) -> None:
         """Tint tokens by how much the view prefers them over the base."""
-        self.heat = on
-        self._dirty = True
+        if on != self.heat:
+            self.heat = on
+            self._use(self._pieces)
 
-    def flush(self, background: str) -> None:
-        """Draw what arrived since the last call."""
-        if not self._dirty or not self.is_mounted:
-            return
-        self._dirty = False
+    def _use(self, pieces: list[tuple[str, float | None]]) -> None:
+        """Show these pieces from the first on."""
+        self._pieces, self._written = pieces, 0
+        self.ask()
+
+    def draw(self) -> None:
+        """Show what arrived since the last time; a reader who is at the end stays there."""
         at_end = self.scroll_offset.y >= self.max_scroll_y - 1
         self.query_one(".answer--head", Line).show(self._heading())
-        body = self.query_one(".answer--body", Line)
-        if self.heat and any(heat is not None for _, heat in self._pieces):
-            color = self._color if self._color.startswith("#") else "#8aa4c8"
-            tokens = [HeatToken(piece, min(1.0, abs(heat or 0.0) / 5.0), color) for piece, heat in self._pieces]
-            body.show(heat_content(tokens, background))
-        else:
-            body.show(Content(plain(self.text)))
-        if at_end:
+        body = self.query_one(GrowingText)
+        if not self._written:
+            body.clear()
+        color = self._color if self._color.startswith("#") else "#8aa4c8"
+        background = self.app.current_theme.background or "#14171c"
+        for piece, heat in self._pieces[self._written :]:
+            body.add(piece, tint(color, abs(heat or 0.0) / _STRONGEST, background) if self.heat else "")
+        self._written = len(self._pieces)
+        if body.show_added() and at_end:
             self.scroll_end(animate=False)
 
     def on_click(self, event: events.Click) -> None:

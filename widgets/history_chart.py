@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.timer import Timer
 from textual_plot import HiResMode, PlotWidget
 
 from widgets.line import Line
 from widgets.marks import rich_color
 from widgets.plain import assemble
-
-_MIN_INTERVAL = 0.25  # seconds between redraws: one costs some 20 ms
+from widgets.repaint import Repainted
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,10 @@ class _Plot(PlotWidget, can_focus=False):
     margin_top = 0
 
 
-class HistoryChart(Vertical):
+class HistoryChart(Vertical, Repainted):
     """A chart with a legend line of direct labels. Redrawn at most four times a second, and only while it is shown."""
 
+    DRAWS_PER_SECOND: ClassVar[float] = 4.0  # one costs some 20 ms
     DEFAULT_CSS = """
     HistoryChart { height: 1fr; min-height: 4; }
     HistoryChart > _Plot { height: 1fr; }
@@ -78,8 +77,6 @@ class HistoryChart(Vertical):
         self._limits = (lower, upper)
         self._series: tuple[Series, ...] = ()
         self._events: tuple[Event, ...] = ()
-        self._drawn = -math.inf
-        self._pending: Timer | None = None
 
     def compose(self) -> ComposeResult:
         """Legend, then plot."""
@@ -90,37 +87,24 @@ class HistoryChart(Vertical):
         """Small margins: the panes are small."""
         plot = self.query_one(_Plot)
         plot.margin_top, plot.margin_bottom, plot.margin_left = 0, 2, 6
-        self.watch(self.app, "theme", lambda: self._schedule(), init=False)
-        self._schedule()
+        self.watch(self.app, "theme", lambda: self.ask(), init=False)
+        self.ask()
 
     def show(self, series: Sequence[Series], events: Sequence[Event] = ()) -> None:
         """Show these lines; unchanged data costs nothing."""
         if (tuple(series), tuple(events)) == (self._series, self._events):
             return
         self._series, self._events = tuple(series), tuple(events)
-        self._schedule()
-
-    def on_show(self) -> None:
-        """Draw what arrived while hidden."""
-        self._schedule()
+        self.ask()
 
     def on_resize(self) -> None:
         """Draw again with another number of points."""
-        self._schedule()
+        self.ask()
 
-    def _schedule(self) -> None:
-        if self._pending is not None or not self.is_mounted:
+    def draw(self) -> None:
+        """Lines, marks, legend; nothing where there is no room for them."""
+        if self.size.height < 3:
             return
-        wait = max(0.0, _MIN_INTERVAL - (monotonic() - self._drawn))
-        self._pending = self.set_timer(wait, self._draw) if wait else None
-        if self._pending is None:
-            self.call_later(self._draw)
-
-    def _draw(self) -> None:
-        self._pending = None
-        if not self.is_attached or not self.region or self.size.height < 3:
-            return
-        self._drawn = monotonic()
         plot = self.query_one(_Plot)
         plot.clear()
         limit = max(8, 2 * self.size.width)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual.content import Content
 from textual.visual import VisualType
 from textual.widgets import Static
 
 from widgets.plain import literal
+from widgets.repaint import Repainted
 
 
 class Line(Static):
@@ -51,6 +54,20 @@ class Line(Static):
     def text(self) -> str:
         """What is shown, without style."""
         return self._shown.plain
+
+
+class LiveLine(Line, Repainted):
+    """A line whose text is worked out when it is drawn: `ask` is all its owner does when something changed."""
+
+    def __init__(
+        self, words: Callable[[], str | Content], *, id: str | None = None, classes: str | None = None
+    ) -> None:
+        super().__init__(id=id, classes=classes)
+        self._words = words
+
+    def draw(self) -> None:
+        """Show the words as they are now."""
+        self.show(self._words())
 
 
 def _as_content(content: str | Content) -> Content:

@@ -36,20 +36,24 @@ def heat_content(tokens: Sequence[HeatToken], background: str, glyph_from: float
     """The tokens as Content. Colours that cannot be blended (terminal colours) show strength by bold and underline."""
     parts: list[str | tuple[str, str]] = []
     for token in tokens:
-        strength = min(1.0, max(0.0, token.strength)) if token.strength == token.strength else 0.0
         text = plain(token.text)
-        if strength < 0.05:
+        style = tint(token.color, token.strength, background)
+        if not style:
             parts.append(text)
             continue
         starts_word = not parts or text[:1].isspace()
-        if token.glyph and strength >= glyph_from and starts_word:
+        if token.glyph and token.strength >= glyph_from and starts_word:
             lead = len(text) - len(text.lstrip())
             text = text[:lead] + token.glyph + text[lead:]
-        parts.append((text, _tint(token.color, strength, background)))
+        parts.append((text, style))
     return Content.assemble(*parts)
 
 
-def _tint(color: str, strength: float, background: str) -> str:
+def tint(color: str, strength: float, background: str) -> str:
+    """The style of a strength, clamped to [0, 1], NaN being 0; "" where there is nothing to see."""
+    strength = min(1.0, max(0.0, strength)) if strength == strength else 0.0
+    if strength < 0.05:
+        return ""
     try:
         ink, ground = Color.parse(color), Color.parse(background)
     except ColorParseError:

@@ -166,7 +166,7 @@ class Labelling(Viewing):
             record.summary = f"{record.summary} \u00b7 {folder}"
             self.save_soon()
             self.say(f"{folder}\n{command}".strip(), title=f"Exported; {self.key('view.copy')} copies the command")
-            self.draw_jobs_if_dirty()
+            self.ask_jobs()
         elif record.state == "failed":
             self.say(record.summary, error=True, title="Nothing was exported")
 

@@ -110,7 +110,11 @@ class LiveGate(WorkbenchBase):
         return self.state.mix.coefficients(self.names, self.weights)
 
     def refresh_desk(self) -> None:
-        """Draw the strips and what the gate says."""
+        """Draw the desk, in a moment."""
+        self.desk.ask()
+
+    def fill_desk(self) -> None:
+        """Put the strips and what the gate says on the desk."""
         desk = self.desk
         routed, opened, mix = self.routed, self.opened, self.state.mix
         marks, coefficients = self.marks, self.coefficients()
@@ -223,7 +227,7 @@ class LiveGate(WorkbenchBase):
             self._mix_changed()
 
     def _mix_changed(self) -> None:
-        self.refresh_desk()
+        self.desk.draw()  # at once: the next key moves the fader from where it is now
         self.save_soon()
 
     # ---- what moved ------------------------------------------------------------------------------------------------

@@ -149,30 +149,17 @@ class Training(Answering):
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
     def job_changed(self, record: JobRecord, event: Event | None) -> None:
-        """An event of a job: losses are kept, drawing is gathered by a timer."""
+        """An event of a job: losses are kept, and what shows jobs is asked to draw."""
         if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
             self.runs.add_loss(event.scope or "gate", event.done, event.loss)
-        if event is None or record.state != "running":
-            self._draw_jobs()
-        else:
-            self._jobs_dirty = True
+        self.ask_jobs()
 
-    _jobs_dirty = False
-
-    def draw_jobs_if_dirty(self) -> None:
-        """Called a few times a second."""
-        if self._jobs_dirty or self.board.running():
-            self._draw_jobs()
-
-    def _draw_jobs(self) -> None:
-        self._jobs_dirty = False
+    def ask_jobs(self) -> None:
+        """Everything that shows jobs draws."""
         self.refresh_status()
-        if self.jobs_pane.display:
-            self.jobs_pane.show(list(self.board.records))
+        self.jobs_pane.ask()
         if not self.trained_names:
             self.refresh_desk()
-        if self.runs.display and self.runs.showing_loss:
-            self.call_later(self.runs.draw)
 
     def refresh_status(self) -> None:
         """The status line."""

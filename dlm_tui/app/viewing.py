@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textual import events, on
+from textual.content import Content
 from textual.widget import Widget
 
 from dlm_tui.app.engine_link import LinkState
@@ -12,7 +13,7 @@ from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.training import Training
 from widgets.key_bar import KeyBar
-from widgets.line import Line
+from widgets.line import LiveLine
 from widgets.offer import OfferTaken
 from widgets.page_tabs import Page, PageTabs
 from widgets.plain import assemble
@@ -54,8 +55,6 @@ class Viewing(Training):
             self._focus_visible()
         if "insight" in here.visible:
             self.explain_soon()
-        if "jobs" in here.visible:
-            self.jobs_pane.show(list(self.board.records))
 
     def _arrange_columns(self, here: Arrangement) -> None:
         stacked, zoomed, ultra = here.size in {"narrow", "normal"}, here.zoom is not None, here.size == "ultra"
@@ -205,7 +204,12 @@ class Viewing(Training):
     # ---- status and footer -----------------------------------------------------------------------------------------
 
     def refresh_status(self) -> None:
+        """Draw the status line and the tabs, in a moment."""
+        self.query_one("#status", LiveLine).ask()
+
+    def status_words(self) -> Content:
         """Document, base, engine, running job."""
+        self._draw_tabs()
         state, opened = self.link.state, self.opened
         glyph, style = _ENGINE_GLYPH[state.phase]
         parts: list[str | tuple[str, str]] = [(f" {self.setup.path.name}", "bold")]
@@ -223,8 +227,7 @@ class Viewing(Training):
         record = self.board.running()
         if record:
             parts += ["  ", (f"\u25b8 {record.title} \u00b7 {record.detail()}", "$primary")]
-        self.query_one("#status", Line).show(assemble(*parts))
-        self._draw_tabs()
+        return assemble(*parts)
 
     def refresh_footer(self) -> None:
         """The keys that work where the focus is; those of the pane first."""

@@ -35,7 +35,7 @@ from dlm_tui.engine.protocol import Open
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import Store
 from widgets.key_bar import KeyBar
-from widgets.line import Line
+from widgets.line import LiveLine
 from widgets.page_tabs import PageTabs
 from widgets.splitter import Splitter
 
@@ -59,13 +59,13 @@ class Workbench(Labelling):
     def compose(self) -> ComposeResult:
         """Status, centre, side, outline, footer."""
         with Horizontal(id="top"):
-            yield Line(id="status")
+            yield LiveLine(self.status_words, id="status")
             yield KeyBar(id="leave")
         with Horizontal(id="work"):
             with Vertical(id="centre"):
                 yield PromptPane(self.state.prompt)
                 yield Splitter("height", "horizontal", id="split-height")
-                yield DeskPane()
+                yield DeskPane(self.fill_desk)
                 yield PageTabs(id="tabs-top")
                 yield AnswersPane(
                     columns=self.state.columns, heat=self.state.heat, card_width=self.config.look.answer_width
@@ -76,7 +76,7 @@ class Workbench(Labelling):
                 yield InsightPane()
                 yield PageTabs(id="tabs-lower")
                 yield RunsPane()
-                yield JobsPane()
+                yield JobsPane(self.board.records)
             with Vertical(id="outline-column"):
                 yield PageTabs(id="tabs-outline")
                 yield OutlinePane()
@@ -95,7 +95,6 @@ class Workbench(Labelling):
         self.background(self._watch, "watch", "watch")
         self.poll_metrics()
         self.set_interval(1.0, self.poll_metrics)
-        self.set_interval(0.25, self.draw_jobs_if_dirty)
 
     # ---- engine ----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from dlm_tui.document import load
 from dlm_tui.engine.protocol import ExportJob, TrainJob
 from tests.tui.document import write_document
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
+from widgets.repaint import Repainted
 
 
 @pytest.fixture(autouse=True)
@@ -84,13 +85,14 @@ class Bench:
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Until no message is left anywhere and nothing waits for the next frame; work beside the screen goes on."""
+        """Until no message is left anywhere and nothing is still to be drawn; work beside the screen goes on."""
         deadline = asyncio.get_running_loop().time() + 30.0
         calm = 0
         while calm < 2 and not self.app._exit and asyncio.get_running_loop().time() < deadline:
             await self._pause(0)
             nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
             waiting = any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks
+            waiting = waiting or any(isinstance(node, Repainted) and node.is_behind for node in nodes)
             calm = 0 if waiting else calm + 1
 
     async def _pause(self, seconds: float | None = None) -> None:
@@ -112,8 +114,6 @@ class Bench:
     async def settled(self) -> str:
         """The screen once everything that was asked for is drawn and nothing changes any more."""
         await self.idle()
-        self.screen.draw_jobs_if_dirty()
-        self.screen.answers.flush()
         before, same = "", 0
         while same < 3:
             await self._pause(0.01)

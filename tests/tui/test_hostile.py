@@ -46,7 +46,7 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
         screen.answers.add(HOSTILE, HOSTILE, None)
         screen.answers.add("base", HOSTILE, 3.0)
         screen.answers.action_toggle_heat()
-        screen.answers.flush()
+        await bench.idle()
         record = JobRecord("train", HOSTILE)
         record.take(Progress(stage=HOSTILE, scope=HOSTILE, done=1, total=2, text=HOSTILE))
         record.log.append(HOSTILE)

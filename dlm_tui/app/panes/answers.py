@@ -19,8 +19,6 @@ from widgets.answer_card import AnswerCard
 from widgets.line import Line
 from widgets.marks import Mark
 
-_FLUSH_SECONDS = 1 / 20
-
 
 class AnswersPane(Pane):
     """One card per view of the last request."""
@@ -56,9 +54,8 @@ class AnswersPane(Pane):
         yield Container(id="cards")
 
     def on_mount(self) -> None:
-        """Draw what has arrived twenty times a second, not at every token."""
+        """No answer yet."""
         super().on_mount()
-        self.set_interval(_FLUSH_SECONDS, self.flush)
         self._arrange()
 
     @property
@@ -97,13 +94,13 @@ class AnswersPane(Pane):
     def reading(self, done: int, total: int) -> None:
         """How many of the prompt's tokens have been read; in the cards, as a small screen shows no pane title."""
         for card in self.cards:
-            if card.busy and not card.text:
+            if card.busy and card.is_empty:
                 card.note(f"reading the prompt {done}/{total}")
 
     def add(self, view: str, text: str, heat: float | None) -> None:
         """A token of one view."""
         if card := self._cards.get(view):
-            if not card.text:
+            if card.is_empty:
                 card.note("writing\u2026")
             card.add(text, heat)
 
@@ -117,13 +114,6 @@ class AnswersPane(Pane):
         for card in self.cards:
             if card.busy:
                 card.halt(note)
-
-    def flush(self) -> None:
-        """Draw, if anybody can see it."""
-        if self.is_on_screen and self.display:
-            background = self.app.current_theme.background or "#14171c"
-            for card in self.cards:
-                card.flush(background)
 
     def _arrange(self) -> None:
         cards = self.cards

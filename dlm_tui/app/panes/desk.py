@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -14,13 +15,15 @@ from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from widgets.line import Line
 from widgets.mixing_desk import MixingDesk, Part
+from widgets.repaint import Repainted
 
 
-class DeskPane(Pane):
-    """One strip per adapter, and one line that says what the gate is doing."""
+class DeskPane(Pane, Repainted):
+    """One strip per adapter, and one line that says what the gate is doing; `fill` puts in what they show."""
 
     TITLE = "Mix"
     JUMP = "m"
+    DRAWS_PER_SECOND: ClassVar[float] = 30.0  # it follows the fingers
     BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("desk"))
 
     class ResetPressed(Message):
@@ -29,8 +32,9 @@ class DeskPane(Pane):
     class SweepPressed(Message):
         """Sweep the selected adapter."""
 
-    def __init__(self) -> None:
+    def __init__(self, fill: Callable[[], None]) -> None:
         super().__init__(id="desk")
+        self._fill = fill
 
     def compose(self) -> ComposeResult:
         """Strips, then the note."""
@@ -41,6 +45,10 @@ class DeskPane(Pane):
     def strips(self) -> MixingDesk:
         """The strips."""
         return self.query_one(MixingDesk)
+
+    def draw(self) -> None:
+        """Show the mix as it is now."""
+        self._fill()
 
     def note(self, content: str | Content) -> None:
         """The line under the strips; empty hides it."""

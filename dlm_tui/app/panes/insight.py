@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
@@ -13,11 +14,12 @@ from dlm_tui.engine.protocol import Routed, Scored
 from widgets.line import Line
 from widgets.marks import Mark
 from widgets.plain import assemble, literal
+from widgets.repaint import Repainted
 from widgets.token_heat import HeatToken, TokenHeat
 from widgets.trajectory import Layer, Trajectory
 
 
-class InsightPane(Pane):
+class InsightPane(Pane, Repainted):
     """Token pulls, trajectory, the unlike-training hint and effect sizes of one prompt."""
 
     TITLE = "Insight"
@@ -25,6 +27,9 @@ class InsightPane(Pane):
 
     def __init__(self) -> None:
         super().__init__(id="insight")
+        self._hint = "Type a prompt to see which words move the gate."
+        self._effect = Content("")
+        self._route: _Explained | None = None
 
     def compose(self) -> ComposeResult:
         """Headings and their drawings."""
@@ -40,47 +45,18 @@ class InsightPane(Pane):
     def on_mount(self) -> None:
         """Nothing to explain yet."""
         super().on_mount()
-        self.clear("Type a prompt to see which words move the gate.")
+        self.ask()
 
     def clear(self, hint: str) -> None:
         """Say why there is nothing to see."""
-        self.query_one("#insight-hint", Line).show(literal(hint, "dim"))
-        self._toggle("#insight-hint", True)
-        for part in (
-            "#heat-heading",
-            "#pulls",
-            "#trajectory-heading",
-            "#trajectory",
-            "#effect-heading",
-            "#effect",
-        ):
-            self._toggle(part, False)
-        self.retitle()
-
-    def _toggle(self, part: str, on: bool) -> None:
-        self.query_one(part).display = on
+        self._hint, self._route, self._effect = hint, None, Content("")
+        self.ask()
 
     def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
         """Pulls and trajectory of a prompt that was routed with `explain`."""
-        if not routed.pulls:
-            return
-        self._toggle("#insight-hint", False)
-        strongest = max((abs(v) for token in routed.pulls for v in token.pull.values()), default=0.0) or 1.0
-        tokens = []
-        for token in routed.pulls:
-            name, value = max(token.pull.items(), key=lambda item: item[1], default=("", 0.0))
-            mark = marks.get(name, Mark("", "#8aa4c8"))
-            tokens.append(HeatToken(token.text, max(0.0, value) / strongest, mark.color, mark.glyph))
-        self.query_one("#pulls", TokenHeat).show_tokens(tokens, background=background)
-        for part in ("#heat-heading", "#pulls"):
-            self._toggle(part, True)
-        steps = routed.trajectory or []
-        self.query_one("#trajectory", Trajectory).show(
-            [Layer(name, marks[name].glyph, marks[name].color) for name in names if name in marks], steps
-        )
-        for part in ("#trajectory-heading", "#trajectory"):
-            self._toggle(part, len(steps) > 1)
-        self.retitle(unlike_text(routed))
+        if routed.pulls:
+            self._hint, self._route = "", _Explained(routed, tuple(names), dict(marks), background)
+            self.ask()
 
     def show_scores(self, scored: Scored, marks: Mapping[str, Mark]) -> None:
         """Effect sizes: KL to the base at the next token in nats, and how far above random adapters that is."""
@@ -91,16 +67,60 @@ class InsightPane(Pane):
             parts += [lead, f" changes the next token by {score.kl:.2f} nats", sigma_text(score.z), "\n"]
         if scored.null_mean is not None and scored.nulls:
             parts.append((f"noise: {scored.nulls} random adapters change it by {scored.null_mean:.3f} nats", "dim"))
-        self.query_one("#effect", Line).show(assemble(*parts))
-        self._toggle("#insight-hint", False)
-        self._toggle("#effect-heading", True)
-        self._toggle("#effect", True)
+        self._hint, self._effect = "", assemble(*parts)
+        self.ask()
 
     def effect_pending(self, text: str) -> None:
         """The effect size is being worked out, or cannot be."""
-        self.query_one("#effect", Line).show(literal(text, "dim"))
-        self._toggle("#effect", True)
-        self._toggle("#effect-heading", True)
+        self._effect = literal(text, "dim")
+        self.ask()
+
+    def draw(self) -> None:
+        """What is known of the prompt; parts without anything to see are left out."""
+        self._show_line("#insight-hint", literal(self._hint, "dim"))
+        self._show_line("#effect", self._effect)
+        self.query_one("#effect-heading").display = bool(self._effect.plain)
+        explained = self._route
+        steps = explained.routed.trajectory or [] if explained else []
+        for part in ("#heat-heading", "#pulls"):
+            self.query_one(part).display = explained is not None
+        for part in ("#trajectory-heading", "#trajectory"):
+            self.query_one(part).display = len(steps) > 1
+        if explained is None:
+            self.retitle()
+            return
+        self.query_one("#pulls", TokenHeat).show_tokens(explained.tokens(), background=explained.background)
+        marks = explained.marks
+        self.query_one("#trajectory", Trajectory).show(
+            [Layer(name, marks[name].glyph, marks[name].color) for name in explained.names if name in marks], steps
+        )
+        self.retitle(unlike_text(explained.routed))
+
+    def _show_line(self, part: str, content: Content) -> None:
+        line = self.query_one(part, Line)
+        line.show(content)
+        line.display = bool(content.plain)
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """A route with its pulls, and how the adapters looked then."""
+
+    routed: Routed
+    names: tuple[str, ...]
+    marks: Mapping[str, Mark]
+    background: str
+
+    def tokens(self) -> list[HeatToken]:
+        """Each token in the colour of the adapter it pulls most towards, as strong as against the strongest."""
+        pulls = self.routed.pulls or []
+        strongest = max((abs(v) for token in pulls for v in token.pull.values()), default=0.0) or 1.0
+        tokens = []
+        for token in pulls:
+            name, value = max(token.pull.items(), key=lambda item: item[1], default=("", 0.0))
+            mark = self.marks.get(name, Mark("", "#8aa4c8"))
+            tokens.append(HeatToken(token.text, max(0.0, value) / strongest, mark.color, mark.glyph))
+        return tokens
 
 
 def sigma_text(z: float | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from itertools import islice
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -18,6 +19,7 @@ from dlm_tui.app.panes.pane import Pane
 from widgets.bars import bar_text
 from widgets.line import Line
 from widgets.plain import assemble, literal
+from widgets.repaint import Repainted
 
 _GLYPHS = {"running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
 _STYLES = {"running": "bold $primary", "done": "$success", "failed": "bold $error", "cancelled": "$warning"}
@@ -27,7 +29,7 @@ class JobLog(VerticalScroll, can_focus=True):
     """The scrolling part."""
 
 
-class JobsPane(Pane):
+class JobsPane(Pane, Repainted):
     """The newest job on top, its log below."""
 
     TITLE = "Jobs"
@@ -37,8 +39,9 @@ class JobsPane(Pane):
     class CancelPressed(Message):
         """Stop the running job."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Collection[JobRecord]) -> None:
         super().__init__(id="jobs")
+        self._records = records
 
     def compose(self) -> ComposeResult:
         """Jobs, then the log."""
@@ -49,16 +52,21 @@ class JobsPane(Pane):
     def on_mount(self) -> None:
         """Nothing has run."""
         super().on_mount()
-        self.show([])
+        self.ask()
 
-    def show(self, records: Sequence[JobRecord]) -> None:
+    def on_resize(self) -> None:
+        """The bar follows the width."""
+        self.ask()
+
+    def draw(self) -> None:
         """Newest first; the log is that of the newest."""
+        records = list(islice(self._records, 3))
         lines = self.query_one("#job-list", Line)
         if not records:
             lines.show(Content.styled("Nothing is running. Training and exports appear here with their log.", "dim"))
             self.query_one("#job-log", Line).show("")
             return
-        lines.show(Content("\n").join(job_line(record, max(20, self.content_size.width)) for record in records[:3]))
+        lines.show(Content("\n").join(job_line(record, max(20, self.content_size.width)) for record in records))
         scroll = self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
         self.query_one("#job-log", Line).show(literal("\n".join(records[0].log), "dim"))

@@ -19,6 +19,7 @@ from dlm_tui.store.gate_report import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
 from widgets.line import Line
 from widgets.marks import Mark
 from widgets.plain import assemble
+from widgets.repaint import Repainted
 
 if TYPE_CHECKING:
     from widgets.history_chart import HistoryChart
@@ -30,11 +31,12 @@ class ChartArea(Vertical, can_focus=True):
     """Holds the charts, which are made when first shown: they bring numpy in."""
 
 
-class RunsPane(Pane):
+class RunsPane(Pane, Repainted):
     """Entropy and mean weights over runs; space shows the loss curve instead."""
 
     TITLE = "Runs"
     JUMP = "r"
+    DRAWS_PER_SECOND: ClassVar[float] = 4.0
     BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("runs"))
 
     def __init__(self) -> None:
@@ -55,21 +57,23 @@ class RunsPane(Pane):
     def on_mount(self) -> None:
         """Say what will be here."""
         super().on_mount()
-        self._summarise()
+        self.ask()
 
     def show_history(self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
         """Runs with gate events, oldest first."""
         self._history, self._names, self._marks = tuple(history), tuple(names), dict(marks)
-        self._summarise()
-        self.call_later(self.draw)
+        self.ask()
 
     def begin_losses(self) -> None:
         """A training run begins."""
         self._losses = {}
+        self.ask()
 
     def add_loss(self, scope: str, step: float, loss: float) -> None:
         """One step of the current run; `scope` is an adapter or "gate"."""
         self._losses.setdefault(scope, []).append((step, loss))
+        if self.showing_loss:
+            self.ask()
 
     @property
     def has_losses(self) -> bool:
@@ -86,13 +90,12 @@ class RunsPane(Pane):
         line.show(run_summary(last, self._marks))
         self.retitle(f"{len(self._history)} with a gate", "loss" if self.showing_loss else "")
 
-    async def draw(self) -> None:
-        """Draw the charts if they can be seen."""
-        if not (self.is_attached and self.display and self.region):
-            return
+    def draw(self) -> None:
+        """The summary and the charts."""
+        self._summarise()
         area = self.query_one(ChartArea)
         if self.showing_loss:
-            loss = await self._chart(area, "loss-chart", "loss nats/token", None)
+            loss = self._chart(area, "loss-chart", "loss nats/token", None)
             from widgets.history_chart import Series
 
             loss.show(
@@ -102,7 +105,7 @@ class RunsPane(Pane):
                 ]
             )
         elif self._history:
-            await self._draw_history(area)
+            self._draw_history(area)
         for chart_id, visible in (
             ("loss-chart", self.showing_loss),
             ("entropy-chart", not self.showing_loss and bool(self._history)),
@@ -111,12 +114,12 @@ class RunsPane(Pane):
             for chart in area.query(f"#{chart_id}"):
                 chart.display = visible
 
-    async def _draw_history(self, area: ChartArea) -> None:
+    def _draw_history(self, area: ChartArea) -> None:
         from widgets.history_chart import Event, Series
 
         most = math.log(max(2, len(self._names)))
-        entropy = await self._chart(area, "entropy-chart", "entropy", most * 1.05)
-        weights = await self._chart(area, "weights-chart", "mean weights", 1.0)
+        entropy = self._chart(area, "entropy-chart", "entropy", most * 1.05)
+        weights = self._chart(area, "weights-chart", "mean weights", 1.0)
         events = [
             Event(float(run.run_id), entropy_of(run) or 0.0, *_MODE_GLYPHS[run.mode])
             for run in self._history
@@ -152,14 +155,14 @@ class RunsPane(Pane):
             ],
         )
 
-    async def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:
+    def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:
         from widgets.history_chart import HistoryChart
 
         found = area.query(f"#{chart_id}").results(HistoryChart)
         for chart in found:
             return chart
         chart = HistoryChart(title, upper=upper, id=chart_id)
-        await area.mount(chart)
+        area.mount(chart)
         return chart
 
     def _color(self, name: str) -> str:
@@ -170,11 +173,7 @@ class RunsPane(Pane):
 
     def on_resize(self) -> None:
         """One or two charts, by height."""
-        self.call_later(self.draw)
-
-    def on_show(self) -> None:
-        """Draw what arrived while hidden."""
-        self.call_later(self.draw)
+        self.ask()
 
     def focus_target(self) -> Widget:
         """The charts."""
@@ -183,8 +182,7 @@ class RunsPane(Pane):
     def action_toggle_chart(self) -> None:
         """History or loss."""
         self.showing_loss = not self.showing_loss
-        self._summarise()
-        self.call_later(self.draw)
+        self.ask()
 
 
 def entropy_of(run: GateRun) -> float | None:

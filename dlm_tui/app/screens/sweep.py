@@ -10,7 +10,7 @@ from textual.content import Content
 
 from dlm_tui.app.screens.dialog import Dialog
 from widgets.bars import bar_text
-from widgets.line import Line
+from widgets.line import LiveLine
 from widgets.marks import Mark
 from widgets.plain import assemble, fit
 
@@ -26,46 +26,45 @@ class SweepScreen(Dialog[None]):
         self._texts = {f"{step:+.1f}": "" for step in steps}
         self._kl: dict[str, float] = {}
         self._note = "measuring\u2026"
-        self._dirty = True
 
     def compose_body(self) -> ComposeResult:
         """One growing text."""
-        yield Line(id="sweep")
-        yield Line(classes="note", id="sweep-note")
+        yield LiveLine(self._rows, id="sweep")
+        yield LiveLine(lambda: fit(self._note, 88).rstrip(), classes="note", id="sweep-note")
 
     def on_mount(self) -> None:
-        """Redraw ten times a second while tokens arrive."""
+        """Show the steps."""
         super().on_mount()
         self.retitle(f"Sweep of {self._adapter}: coefficient, KL to the base (nats), answer")
-        self.set_interval(0.1, self._draw)
-        self._draw()
+        self._ask()
+
+    def _ask(self) -> None:
+        for line in self.query(LiveLine):
+            line.ask()
 
     def add_text(self, view: str, text: str) -> None:
         """A token of one step."""
         self._texts[view] = self._texts.get(view, "") + text
-        self._dirty = True
+        self._ask()
 
     def set_scores(self, kl: Mapping[str, float]) -> None:
         """KL of every step."""
         self._kl = dict(kl)
         self._note = "writing\u2026"
-        self._dirty = True
+        self._ask()
 
     def set_problem(self, text: str) -> None:
         """What went wrong."""
         self._note = text
-        self._dirty = True
+        self._ask()
 
     def set_done(self) -> None:
         """Everything is here."""
         if not self._note or self._note in {"measuring\u2026", "writing\u2026"}:
             self._note = "0 leaves the adapter out, 1 is the adapter as trained, negative turns it around."
-        self._dirty = True
+        self._ask()
 
-    def _draw(self) -> None:
-        if not self._dirty:
-            return
-        self._dirty = False
+    def _rows(self) -> Content:
         top = max([1e-9, *(value for value in self._kl.values() if value == value)])
         rows: list[Content] = []
         for view, text in self._texts.items():
@@ -75,5 +74,4 @@ class SweepScreen(Dialog[None]):
             rows.append(
                 assemble((f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), " ", text)
             )
-        self.query_one("#sweep", Line).show(Content("\n").join(rows))
-        self.query_one("#sweep-note", Line).show(fit(self._note, 88).rstrip())
+        return Content("\n").join(rows)
