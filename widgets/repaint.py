@@ -20,7 +20,7 @@ class Repainted(Widget):
     DRAWS_PER_SECOND: ClassVar[float] = 15.0
     _asked = False
     _due = False
-    _shown = False
+    _on_screen = False
     _drawn = -math.inf
 
     def draw(self) -> None:
@@ -30,7 +30,7 @@ class Repainted(Widget):
     def ask(self) -> None:
         """What is shown has changed."""
         self._asked = True
-        if self._due or not self._shown:
+        if self._due or not self._on_screen:
             return
         self._due = True
         wait = 1.0 / self.DRAWS_PER_SECOND - (monotonic() - self._drawn)
@@ -42,7 +42,7 @@ class Repainted(Widget):
     @property
     def is_behind(self) -> bool:
         """Whether a draw is still to come without anything else happening."""
-        return self._asked and self._shown and self.is_attached
+        return self._asked and self._on_screen and self.is_attached
 
     def _draw_asked(self) -> None:
         self._due = False
@@ -53,10 +53,10 @@ class Repainted(Widget):
 
     def on_show(self) -> None:
         """It has a place on the screen: draw what was asked for before."""
-        self._shown = True
+        self._on_screen = True
         if not self._due:
             self._draw_asked()
 
     def on_hide(self) -> None:
         """It has none any more."""
-        self._shown = False
+        self._on_screen = False
