@@ -15,8 +15,9 @@ from widgets.plain import plain
 
 PIECES = (
     "a", "of", "the ", "- ", "harbour", "tide", "\n", "\n\n", " ", "   ", "\t", "\r\n", "\r", "x" * 37,
-    "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0", "\u3042" * 23, "e" + "\u0301" * 5, "\u0301", "\u200b", "\u202e", "\x1b[31m",
-    "[bold]", "\ufe0f", "\ufdfa", "\u202eabc", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", "\U0001f469\u200d\U0001f467",
+    "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0", "\u3042" * 23, "e" + "\u0301" * 5, "\u0301", "\u200b", "\u202e",
+    "\x1b[31m", "[bold]", "\ufe0f", "\ufdfa", "\u202eabc", "\U0001f44d\U0001f3fd",
+    "\U0001f1e9\U0001f1ea", "\U0001f469\u200d\U0001f467",
 )  # fmt: skip
 WIDTHS = (2, 3, 7, 20, 33, 80)
 
