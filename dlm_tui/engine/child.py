@@ -7,6 +7,7 @@ import os
 import signal
 
 from dlm_tui.engine.channel import Channel, package_versions
+from dlm_tui.engine.priority import ENGINE, give_way
 from dlm_tui.engine.protocol import PROTOCOL, Hello
 
 
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C belongs to the screen
+    give_way(ENGINE)
     channel = Channel()
     import torch
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui.engine.channel import Channel, package_versions
+from dlm_tui.engine.priority import JOB, give_way
 from dlm_tui.engine.protocol import (
     PROTOCOL,
     Cancel,
@@ -26,8 +27,6 @@ from dlm_tui.engine.protocol import (
 )
 from dlm_tui.engine.relay import Relay
 from dlm_tui.errors import Cancelled, DlmTuiError
-
-_NICENESS = 10
 
 
 class _Job:
@@ -68,7 +67,7 @@ class _Job:
 
 def main() -> None:
     """Take one request, answer it, end."""
-    os.nice(_NICENESS)
+    give_way(JOB)
     channel = Channel()
     channel.send(Hello(protocol=PROTOCOL, versions=package_versions(), device="cpu", dtype="float32", pid=os.getpid()))
     channel.listen()
