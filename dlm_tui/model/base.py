@@ -17,6 +17,7 @@ from dlm_tui.model.progress import Progress, in_thread
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 
@@ -39,6 +40,7 @@ class Base:
         self.vocab_size = int(self.config.vocab_size)
         self.context_length = source.context_length or _context_length(self.config)
         self.stop_ids = _stop_ids(model, tokenizer)
+        self._quick = _quick_agrees(tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -73,9 +75,9 @@ class Base:
 
     def encode_raw(self, prompt: str, limit: int | None = 512) -> list[int]:
         """Token ids of the bare prompt with the tokenizer's default special tokens, cut after `limit` tokens."""
-        if limit is None:
-            return list(self.tokenizer(prompt, verbose=False)["input_ids"])
-        return list(self.tokenizer(prompt, truncation=True, max_length=limit)["input_ids"])
+        if self._quick:
+            return _quick_ids(self.tokenizer, prompt, limit)
+        return _plain_ids(self.tokenizer, prompt, limit)
 
 
 def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto") -> Generator[Progress, None, Base]:
@@ -156,6 +158,33 @@ def _refuse_remote_code(folder: Path) -> None:
     config = read_json(folder / "config.json")
     if config.get("model_type") not in CONFIG_MAPPING and "auto_map" in config:
         raise BaseUnavailable(f"{folder.name} needs program code from its own repository, which is never run")
+
+
+def _plain_ids(tokenizer: Any, prompt: str, limit: int | None) -> list[int]:
+    if limit is None:
+        return list(tokenizer(prompt, verbose=False)["input_ids"])
+    return list(tokenizer(prompt, truncation=True, max_length=limit)["input_ids"])
+
+
+def _quick_ids(tokenizer: Any, prompt: str, limit: int | None) -> list[int]:
+    """The same without offsets, masks and conversions, which take as long again."""
+    from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+
+    strategy = TruncationStrategy.DO_NOT_TRUNCATE if limit is None else TruncationStrategy.LONGEST_FIRST
+    tokenizer.set_truncation_and_padding(PaddingStrategy.DO_NOT_PAD, strategy, limit or 0, 0, None, None)
+    return list(tokenizer.backend_tokenizer.encode_batch_fast([prompt])[0].ids)
+
+
+def _quick_agrees(tokenizer: Any) -> bool:
+    """Whether this tokenizer has the quick way and gives the same ids by it, whole, cut, and with special tokens."""
+    try:
+        return all(
+            _quick_ids(tokenizer, text, limit) == _plain_ids(tokenizer, text, limit)
+            for text in (*_PROBES, "".join(tokenizer.all_special_tokens))
+            for limit in (None, 7)
+        )
+    except Exception:  # other kinds of tokenizers lack one thing or another
+        return False
 
 
 def first_line(error: BaseException) -> str:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import identity as identities
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import weights_hash
 from dlm_tui.model.progress import drain
@@ -51,6 +57,49 @@ def test_chat_renders_the_template_and_raw_prompts_do_not(tmp_path: Path) -> Non
     assert base.tokenizer.convert_tokens_to_ids("<|im_end|>") in base.stop_ids
     base.tokenizer.chat_template = None
     assert base.chat("Hi") == base.encode_raw("Hi")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([*"ab the\n\t🙂é東?1", "<|im_start|>", "<|im_end|>", "<|pad|>"]), max_size=60).map(
+        "".join
+    ),
+    st.one_of(st.none(), st.integers(3, 40)),
+    st.sampled_from(["right", "left"]),
+)
+def test_the_quick_way_to_token_ids_gives_the_tokenizers_own(text: str, limit: int | None, side: str) -> None:
+    tokenizer = quick_base().tokenizer
+    assert quick_base()._quick
+    tokenizer.truncation_side = side
+    cut = {} if limit is None else {"truncation": True, "max_length": limit}
+    expected = list(tokenizer(text, **cut)["input_ids"])
+    tokenizer(text, truncation=True, max_length=3)  # what another call left behind changes nothing
+    assert quick_base().encode_raw(text, limit) == expected
+
+
+@functools.cache
+def quick_base() -> Base:
+    with tempfile.TemporaryDirectory() as folder:
+        base = tiny_base(Path(folder) / "m")
+    # a beginning and an end of its own, which a cut has to leave room for
+    base.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 0), ("<|im_end|>", 1)]
+    )
+    return Base(base.model, base.tokenizer, base.source, base.identity)
+
+
+def test_a_tokenizer_without_the_quick_way_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "m")
+
+    class Shifted:
+        def encode_batch_fast(self, texts: list[str]) -> list[SimpleNamespace]:
+            return [SimpleNamespace(ids=[token + 1 for token in base.tokenizer(text)["input_ids"]]) for text in texts]
+
+    expected = base.encode_raw("Where is the ladder?")
+    for backend in (object(), Shifted()):
+        monkeypatch.setattr(type(base.tokenizer), "backend_tokenizer", backend)
+        other = Base(base.model, base.tokenizer, base.source, base.identity)
+        assert not other._quick and other.encode_raw("Where is the ladder?") == expected
 
 
 def test_load_reports_progress(tmp_path: Path) -> None:
