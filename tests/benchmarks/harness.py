@@ -139,12 +139,20 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()),
+        "read_gb_per_second": read_bandwidth() / 1e9,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def read_bandwidth(size: int = 1 << 27, rounds: int = 5) -> float:
+    """Bytes per second at which torch.sum reads `size` float32 numbers, the best of `rounds`."""
+    numbers = torch.ones(size)
+    torch.sum(numbers)
+    return numbers.nbytes / min(seconds(lambda: torch.sum(numbers)) for _ in range(rounds))
 
 
 def _cpu_name() -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
+import pytest
 from rich.console import Console
 
+from tests.benchmarks import bench_model_decode, harness
 from tests.benchmarks.harness import Timing, at_most, faster, machine, paired, skipped
 from tests.benchmarks.run import measure, table, topics
 
@@ -39,4 +42,31 @@ def test_a_broken_topic_is_a_row_that_is_not_met() -> None:
 
 def test_the_topics_and_the_machine_are_named() -> None:
     assert {"model_decode", "model_memory", "model_llama"} <= set(topics())
-    assert machine()["cores"]
+    described = machine()
+    assert described["cores"] and described["threads"] and described["memory_bytes"]
+    assert described["read_gb_per_second"] > 0
+
+
+@pytest.fixture
+def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The benchmarks on a base so small that they take seconds."""
+    small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    monkeypatch.setattr(harness, "SMOL", {**harness.SMOL, **small, "intermediate_size": 96, "vocab_size": 4096})
+    kept = (harness.scratch, harness.smol_folder, harness.smol_base, harness.adapters, bench_model_decode.model)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topic", ["model_decode", "model_memory", "model_llama", "gate", "engine"])
+def test_every_row_runs_and_is_exact(tiny_shape: None, topic: str) -> None:
+    """What is timed means nothing at this size; that each row compares equals and runs is what is tested."""
+    found = measure(topic, quick=True)
+    assert found
+    for row in found:
+        assert not row.exact.startswith("failed"), row.exact
+        assert row.exact
+        assert row.ours is None or row.ours > 0
