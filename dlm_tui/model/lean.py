@@ -7,7 +7,6 @@ used for a base after a self-check against the reference (see `tiers`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,15 +19,7 @@ from dlm_tui.model.lean_weights import Fused, LeanLayer, LeanWeights
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.pages import release_pages
-
-
-@dataclass(frozen=True)
-class Addition:
-    """The adapters of one fused group: `down` [R, in] of all its parts, `up` [sum of outs, R] block by block."""
-
-    down: Tensor
-    up: Tensor
-    layout: int
+from dlm_tui.model.step import MOST_TOKENS, Addition, Step, project
 
 
 class LeanBackbone:
@@ -41,7 +32,8 @@ class LeanBackbone:
 
     tier = "lean"
 
-    def __init__(self, base: Base, weights: LeanWeights, mixer: Mixer) -> None:
+    def __init__(self, base: Base, weights: LeanWeights, mixer: Mixer, *, compiled: bool = False) -> None:
+        """`compiled`: up to `MOST_TOKENS` tokens at a time go through the compiled step (see `step.fits`)."""
         self.base = base
         self.weights = weights
         self.mixer = mixer
@@ -51,6 +43,7 @@ class LeanBackbone:
         self._head = Head(base, self._to_vocabulary, weights.dtype)
         with torch.no_grad():
             self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
+        self._step = Step(weights, self._additions) if compiled else None
 
     @property
     def device(self) -> torch.device:
@@ -79,11 +72,27 @@ class LeanBackbone:
         if not isinstance(held, LeanCache):
             raise TypeError("this cache belongs to another tier")
         plan = held.plan(count, batch, lengths)
+        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
+        if self._step is not None and batch * count <= MOST_TOKENS:
+            hidden = self._few(self._step, hidden, held, plan, coefficients)
+        else:
+            hidden = self._many(hidden, held, plan, self.mixer.expand(coefficients))
+        held.advance(plan)
+        return self._norm(hidden, self.weights.norm)
+
+    def _few(self, step: Step, hidden: Tensor, cache: LeanCache, plan: Plan, coefficients: Tensor | None) -> Tensor:
+        """All layers for few tokens, compiled. Padding takes part, too: what it leaves behind is overwritten."""
+        batch, count, width = hidden.shape
+        mix = coefficients if self.mixer.expand(coefficients) is not None else None
+        rows = torch.arange(batch).repeat_interleave(count)
+        positions = plan.positions.expand(batch, count).reshape(-1)
+        return step.run(hidden.reshape(-1, width), rows, positions, cache, mix).view(batch, count, width)
+
+    def _many(self, hidden: Tensor, held: LeanCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
+        """All layers for many tokens, product by product."""
         table = self.weights.rope(plan.longest)
         # [B or 1, T, 1, D], so that one table row serves all heads of a token
         cos, sin = (part[plan.positions].unsqueeze(2) for part in table)
-        ranks = self.mixer.expand(coefficients)
-        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
         for number, layer in enumerate(self.weights.layers):
             qkv_add, out_add, gate_up_add, down_add = self._additions[number]
             x = self._norm(hidden, layer.attention_norm)
@@ -95,8 +104,7 @@ class LeanBackbone:
             gate, up = self._project(x, layer.gate_up, gate_up_add, ranks).chunk(2, dim=-1)
             inner = functional.silu(gate).mul_(up)
             hidden = hidden + self._project(inner, layer.down, down_add, ranks)
-        held.advance(plan)
-        return self._norm(hidden, self.weights.norm)
+        return hidden
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -106,6 +114,9 @@ class LeanBackbone:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.weights.eps)
 
     def _to_vocabulary(self, hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if self._step is not None and self.weights.head_bias is None and len(rows) <= MOST_TOKENS:
+            return project(rows, self.weights.head).view(*hidden.shape[:-1], -1)
         return self._linear(hidden, self.weights.head, self.weights.head_bias)
 
     def _project(self, x: Tensor, group: Fused, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:
@@ -157,10 +168,13 @@ class LeanBackbone:
         total = sum(pair.rank for pair in pairs)
         up = torch.zeros(sum(group.widths), total)
         row = column = 0
+        blocks = []
         for width, part in zip(group.widths, members, strict=True):
+            first = column
             for _, pair in part:
                 up[row : row + width, column : column + pair.rank] = pair.up.detach().float() * pair.scale
                 column += pair.rank
+            blocks.append((row, row + width, first, column))
             row += width
         down = torch.cat([pair.down.detach().float() for pair in pairs])
         for pair in pairs:
@@ -169,4 +183,7 @@ class LeanBackbone:
             release_pages(pair.up)
         columns = [number for part in members for number, pair in part for _ in range(pair.rank)]
         device, dtype = self.weights.device, self.weights.dtype
-        return Addition(down.to(device, dtype), up.to(device, dtype), self.mixer.layout(columns))
+        layout = self.mixer.layout(columns)
+        return Addition(
+            down.to(device, dtype), up.to(device, dtype), torch.tensor(blocks), layout, self.mixer.layouts[layout]
+        )

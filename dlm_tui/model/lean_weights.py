@@ -75,6 +75,8 @@ class LeanWeights:
         decoder: Any = base.decoder
         config = base.config
         self.device, self.dtype = base.device, base.dtype
+        self.compiled = False
+        """Whether the compiled step reads these weights and agreed with the reference."""
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
         self.eps = float(config.rms_norm_eps)
@@ -93,6 +95,7 @@ class LeanWeights:
         """A copy of everything in another dtype; it shares nothing with the transformers module."""
         other = copy.copy(self)
         other.dtype = dtype
+        other.compiled = False
         other.embedding, other.norm = self.embedding.to(dtype), self.norm.to(dtype)
         tied = self.head.data_ptr() == self.embedding.data_ptr()
         other.head = other.embedding if tied else self.head.to(dtype)

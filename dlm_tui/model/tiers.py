@@ -12,6 +12,7 @@ from dlm_tui.model.lean_weights import LeanWeights, eligible
 from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.onednn import OneDnnBackbone
+from dlm_tui.model.step import compiles, fits
 
 LOGITS_TOLERANCE = 1e-4
 HIDDEN_TOLERANCE = 1e-5
@@ -23,7 +24,7 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
     if base.lean is None:
         base.lean = _admit(base)
     if isinstance(base.lean, LeanWeights):
-        return LeanBackbone(base, base.lean, mixer)
+        return LeanBackbone(base, base.lean, mixer, compiled=base.lean.compiled)
     if base.device.type == "cpu" and onednn_works(base.dtype):
         return OneDnnBackbone(base, mixer)
     return ReferenceBackbone(base, mixer)
@@ -35,7 +36,9 @@ def _admit(base: Base) -> LeanWeights | bool:
         return False
     reference = ReferenceBackbone(base)
     weights = LeanWeights(base)
-    return weights if agrees(LeanBackbone(base, weights, reference.mixer), reference) else False
+    if fits(weights) and compiles():
+        weights.compiled = agrees(LeanBackbone(base, weights, reference.mixer, compiled=True), reference)
+    return weights if weights.compiled or agrees(LeanBackbone(base, weights, reference.mixer), reference) else False
 
 
 def agrees(candidate: Backbone, reference: Backbone) -> bool:

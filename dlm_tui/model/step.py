@@ -1,0 +1,145 @@
+"""Running a few tokens through the compiled layers: whether it works here, the table of addresses, the threads."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlm_tui.model.lean_cache import LeanCache
+from dlm_tui.model.lean_weights import Fused, LeanWeights
+
+MOST_TOKENS = 8
+"""More at a time are quicker as ordinary matrix products."""
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The adapters of one fused group: `down` [R, in] of all its parts, `up` [sum of outs, R] zero outside `blocks`.
+
+    `blocks` [n, 4] (long) says for each part which rows and which ranks belong together (first row, row behind the
+    last, first rank, rank behind the last); `columns` [R] (long) whose coefficient scales each rank.
+    """
+
+    down: Tensor
+    up: Tensor
+    blocks: Tensor
+    layout: int
+    columns: Tensor
+
+
+class Step:
+    """All layers for up to `MOST_TOKENS` tokens on the CPU in float32; same numbers as the lean forward."""
+
+    def __init__(self, weights: LeanWeights, additions: Sequence[Sequence[Addition | None]]) -> None:
+        from dlm_tui.model import step_kernel
+
+        self._decode = step_kernel.decode
+        # the table holds bare addresses: what they point to has to stay alive as long as this
+        self._weights, self._additions = weights, additions
+        rows = []
+        for layer, added in zip(weights.layers, additions, strict=True):
+            row = [
+                number
+                for group, addition in zip(layer.groups, added, strict=True)
+                for number in _entry(group, addition)
+            ]
+            norms = (layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.key_norm)
+            rows.append(row + [_address(norm) for norm in norms])
+        self._table = np.array(rows, dtype=np.int64)
+        ranks = max((one.down.shape[0] for added in additions for one in added if one is not None), default=0)
+        first = weights.layers[0]
+        self._intermediate = first.down.weight.shape[1]
+        self._sizes = np.array([weights.heads, weights.kv_heads, self._intermediate, ranks], dtype=np.int64)
+        per_token = sum(first.qkv.widths) + 2 * first.out.weight.shape[1] + first.out.weight.shape[0]
+        self._scratch = np.empty(MOST_TOKENS * (per_token + 3 * self._intermediate + ranks), dtype=np.float32)
+        self._none = np.empty((0, 0), dtype=np.float32)
+
+    def run(
+        self, hidden: Tensor, rows: Tensor, positions: Tensor, cache: LeanCache, coefficients: Tensor | None
+    ) -> Tensor:
+        """`hidden` [R, H] float32 through all layers, in place; token r stands at `positions[r]` of row `rows[r]`.
+
+        Both are [R] (long); the cache must have room. `coefficients` [B, N] mixes the adapters, None leaves them out.
+        """
+        cos, sin = self._weights.rope(cache.capacity)
+        mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
+        together(
+            self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.held.numpy(),
+            cos.numpy(), sin.numpy(), self._sizes, np.float32(self._weights.eps), self._scratch,
+        )  # fmt: skip
+        return hidden
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """x [R, H] · weightᵀ [V, H] → [R, V]; float32, for a few rows."""
+    from dlm_tui.model import step_kernel
+
+    result = torch.empty(x.shape[0], weight.shape[0])
+    together(step_kernel.project, weight.numpy(), x.contiguous().numpy(), result.numpy())
+    return result
+
+
+def together(function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(thread, threads, counter, *arguments)` on as many threads as torch uses, at the same time.
+
+    The threads wait for each other inside, so each must have one of its own: only one call runs at a time.
+    """
+    threads = torch.get_num_threads()
+    with _one_at_a_time:
+        counter = np.zeros(1, dtype=np.int64)
+        others = [_pool(threads).submit(function, number, threads, counter, *arguments) for number in range(1, threads)]
+        function(0, threads, counter, *arguments)
+        for other in others:
+            other.result()
+
+
+@functools.cache
+def compiles() -> bool:
+    """Whether the compiled step can be had here: a POSIX system with a compiler package that supports the processor."""
+    if os.name != "posix":
+        return False
+    try:
+        generator = torch.Generator().manual_seed(0)
+        x, weight = torch.randn(5, 48, generator=generator), torch.randn(40, 48, generator=generator)
+        found = project(x, weight)
+    except Exception:  # whatever a compiler may raise: the ordinary products are right, too
+        return False
+    return bool((found - x @ weight.T).abs().max() < 1e-4)
+
+
+def fits(weights: LeanWeights) -> bool:
+    """Whether these weights are of the kind that the compiled step reads."""
+    parts = [part for layer in weights.layers for group in layer.groups for part in (group.weight, group.bias)]
+    return (
+        weights.device.type == "cpu"
+        and weights.dtype == torch.float32
+        and all(part.is_contiguous() for part in (*parts, weights.head) if part is not None)
+    )
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="step")
+
+
+def _entry(group: Fused, addition: Addition | None) -> list[int]:
+    """The numbers of one group in the kernel's table."""
+    parts = [_address(group.weight), _address(group.bias)]
+    if addition is None:
+        return [*parts, 0, 0, 0, 0, 0, 0]
+    added = (addition.down, addition.up, addition.columns, addition.blocks)
+    return [*parts, *(_address(part) for part in added), addition.down.shape[0], addition.blocks.shape[0]]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,384 @@
+"""The decoder's arithmetic for a few tokens, compiled: all layers in one call, shared by a team of threads.
+
+Weights are read once, as they lie in the checkpoint's pages, at close to the speed of memory; between two products the
+threads meet at a barrier of their own, as handing each product to a thread pool costs more than the product.
+Nothing here checks shapes: `step` does, and compares the whole with the reference before it is used.
+
+All arrays are C-contiguous. `R` tokens, hidden width `H`; float32 throughout, sums in vector lanes of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+F = np.float32
+_SPINS = 4000
+"""Looks at the barrier (about 20 µs) before the core is offered to somebody else."""
+_yield = types.ExternalFunction("sched_yield", types.int32())
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _compiled(function: Function) -> Function:
+    # sums may be reordered and fused, as every vectorised product does; infinities and NaN keep their meaning
+    options = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "cache": True}
+    return cast("Function", njit(**options)(function))
+
+
+def _instruction(build: Callable[..., Any]) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", intrinsic(build))
+
+
+# columns of the table of a layer's addresses; 0 where a part is absent
+QKV, OUT, GATE_UP, DOWN = 0, 1, 2, 3
+GROUP = 8
+"""Numbers per fused group: weight, bias, down, up, columns (of the coefficients), blocks, ranks, blocks' count."""
+NORMS = 4 * GROUP
+"""Then the addresses of attention norm, MLP norm, query norm and key norm."""
+WIDTH = NORMS + 4
+
+
+def _counter(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Where the counter's only number stands."""
+    kind = signature.args[0]
+    array = target.make_array(kind)(target, builder, arguments[0])
+    return cgutils.get_item_pointer(target, builder, kind, array, [ir.Constant(ir.IntType(64), 0)])
+
+
+@_instruction
+def _arrive(context: Any, counter: Any) -> Any:
+    """Add one to the counter, visible to all threads."""
+
+    def build(*given: Any) -> Any:
+        return given[1].atomic_rmw("add", _counter(*given), ir.Constant(ir.IntType(64), 1), "acq_rel")
+
+    return types.int64(counter), build
+
+
+@_instruction
+def _arrived(context: Any, counter: Any) -> Any:
+    """The counter, with everything its last writer wrote before."""
+
+    def build(*given: Any) -> Any:
+        return given[1].load_atomic(_counter(*given), "acquire", 8)
+
+    return types.int64(counter), build
+
+
+@_instruction
+def _pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), build
+
+
+@_compiled
+def _meet(counter: Integers, threads: int, meetings: int) -> int:
+    """Wait until all threads have come; returns the number of meetings so far."""
+    meetings += 1
+    if threads == 1:
+        return meetings
+    _arrive(counter)
+    spins = 0
+    while _arrived(counter) < meetings * threads:
+        spins += 1
+        if spins > _SPINS:
+            _yield()
+    return meetings
+
+
+@_compiled
+def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
+    """The first and the last-but-one row of a thread; borders at multiples of four."""
+    quarter = (number + 3) // 4
+    return min(number, thread * quarter // threads * 4), min(number, (thread + 1) * quarter // threads * 4)
+
+
+@_compiled
+def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
+    """y[r, i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time."""
+    count, width = x.shape
+    i = first
+    while i + 4 <= last:
+        r = 0
+        while r + 4 <= count:
+            a0 = a1 = a2 = a3 = F(0)
+            b0 = b1 = b2 = b3 = F(0)
+            c0 = c1 = c2 = c3 = F(0)
+            d0 = d1 = d2 = d3 = F(0)
+            for j in range(width):
+                x0, x1, x2, x3 = x[r, j], x[r + 1, j], x[r + 2, j], x[r + 3, j]
+                v = w[i, j]
+                a0 += v * x0
+                a1 += v * x1
+                a2 += v * x2
+                a3 += v * x3
+                v = w[i + 1, j]
+                b0 += v * x0
+                b1 += v * x1
+                b2 += v * x2
+                b3 += v * x3
+                v = w[i + 2, j]
+                c0 += v * x0
+                c1 += v * x1
+                c2 += v * x2
+                c3 += v * x3
+                v = w[i + 3, j]
+                d0 += v * x0
+                d1 += v * x1
+                d2 += v * x2
+                d3 += v * x3
+            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
+            y[r + 1, i], y[r + 1, i + 1], y[r + 1, i + 2], y[r + 1, i + 3] = a1, b1, c1, d1
+            y[r + 2, i], y[r + 2, i + 1], y[r + 2, i + 2], y[r + 2, i + 3] = a2, b2, c2, d2
+            y[r + 3, i], y[r + 3, i + 1], y[r + 3, i + 2], y[r + 3, i + 3] = a3, b3, c3, d3
+            r += 4
+        while r < count:
+            a0 = b0 = c0 = d0 = F(0)
+            for j in range(width):
+                v = x[r, j]
+                a0 += w[i, j] * v
+                b0 += w[i + 1, j] * v
+                c0 += w[i + 2, j] * v
+                d0 += w[i + 3, j] * v
+            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
+            r += 1
+        i += 4
+    while i < last:
+        for r in range(count):
+            a0 = F(0)
+            for j in range(width):
+                a0 += w[i, j] * x[r, j]
+            y[r, i] = a0
+        i += 1
+
+
+@_compiled
+def _weight(row: Integers, group: int, height: Floats, width: Floats) -> Floats:
+    weight: Floats = carray(_pointer(row[group * GROUP]), (height, width), F)
+    return weight
+
+
+@_compiled
+def _product(row: Integers, group: int, x: Floats, y: Floats, first: int, last: int) -> None:
+    """One fused layer's rows `first` to `last` for all tokens, with its bias."""
+    dots(_weight(row, group, y.shape[1], x.shape[1]), x, y, first, last)
+    if row[group * GROUP + 1] != 0:
+        bias = carray(_pointer(row[group * GROUP + 1]), (y.shape[1],), F)
+        for r in range(x.shape[0]):
+            for i in range(first, last):
+                y[r, i] += bias[i]
+
+
+@_compiled
+def _inner(
+    row: Integers, group: int, coefficients: Floats, rows: Integers, x: Floats, inner: Floats, thread: int, threads: int
+) -> None:
+    """inner[r, q] = coefficient of rank q in token r's row, times (down x)[q], for this thread's share of the ranks."""
+    place = group * GROUP
+    ranks = row[place + 6]
+    first, last = _share(ranks, thread, threads)
+    dots(carray(_pointer(row[place + 2]), (ranks, x.shape[1]), F), x, inner, first, last)
+    columns = carray(_pointer(row[place + 4]), (ranks,), np.int64)
+    for r in range(x.shape[0]):
+        for q in range(first, last):
+            inner[r, q] *= coefficients[rows[r], columns[q]]
+
+
+@_compiled
+def _spread(row: Integers, group: int, inner: Floats, y: Floats, first: int, last: int) -> None:
+    """y[r, first:last] += up inner[r], where `up` is zero outside its blocks (one per module of the group)."""
+    place = group * GROUP
+    up = carray(_pointer(row[place + 3]), (y.shape[1], row[place + 6]), F)
+    blocks = carray(_pointer(row[place + 5]), (row[place + 7], 4), np.int64)
+    for block in range(blocks.shape[0]):
+        low, high = blocks[block, 2], blocks[block, 3]
+        for i in range(max(first, blocks[block, 0]), min(last, blocks[block, 1])):
+            for r in range(y.shape[0]):
+                total = F(0)
+                for q in range(low, high):
+                    total += up[i, q] * inner[r, q]
+                y[r, i] += total
+
+
+@_compiled
+def _mixes(row: Integers, group: int, coefficients: Floats) -> bool:
+    """Whether adapters add to this group; without coefficients (no rows) no adapter arithmetic runs at all."""
+    return coefficients.shape[0] > 0 and int(row[group * GROUP + 6]) > 0
+
+
+@_compiled
+def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
+    """Root mean square norm of every row of x [R, n] into y, with the weight [n] at `address`."""
+    count, width = x.shape
+    weight = carray(_pointer(address), (width,), F)
+    for r in range(count):
+        total = F(0)
+        for j in range(width):
+            total += x[r, j] * x[r, j]
+        factor = F(1) / np.sqrt(total / F(width) + eps)
+        for j in range(width):
+            y[r, j] = x[r, j] * factor * weight[j]
+
+
+@_compiled
+def _rotate(x: Floats, cos: Floats, sin: Floats) -> None:
+    """x·cos + swap(x)·sin in place, where swap exchanges the halves and `sin` carries the signs."""
+    half = x.shape[0] // 2
+    for j in range(half):
+        low, high = x[j], x[half + j]
+        x[j] = low * cos[j] + high * sin[j]
+        x[half + j] = high * cos[half + j] + low * sin[half + j]
+
+
+@_compiled
+def _attend(query: Floats, keys: Floats, values: Floats, length: int, result: Floats, scores: Floats) -> None:
+    """result [D] = softmax(query · keys / √D) · values over the first `length` positions."""
+    width = query.shape[0]
+    scale = F(1) / np.sqrt(F(width))
+    highest = F(-np.inf)
+    for t in range(length):
+        total = F(0)
+        for j in range(width):
+            total += query[j] * keys[t, j]
+        scores[t] = total * scale
+        highest = max(highest, scores[t])
+    whole = F(0)
+    for t in range(length):
+        scores[t] = np.exp(scores[t] - highest)
+        whole += scores[t]
+    result[:] = F(0)
+    for t in range(length):
+        share = scores[t] / whole
+        for j in range(width):
+            result[j] += share * values[t, j]
+
+
+@_compiled
+def _place(
+    row: Integers, qkv: Floats, r: int, head: int, heads: int, kv_heads: int, keys: Floats, values: Floats,
+    spot: int, cos: Floats, sin: Floats, eps: float,
+) -> None:  # fmt: skip
+    """Norm and rotate one head of a token; keys and values go into the cache [kv heads, capacity, D] at `spot`."""
+    width = cos.shape[0]
+    part = qkv[r : r + 1, head * width : (head + 1) * width]
+    if head >= heads + kv_heads:
+        values[head - heads - kv_heads, spot] = part[0]
+        return
+    norm = row[NORMS + 2] if head < heads else row[NORMS + 3]
+    if norm != 0:
+        _norm(part, norm, eps, part)
+    _rotate(part[0], cos, sin)
+    if head >= heads:
+        keys[head - heads, spot] = part[0]
+
+
+@_compiled
+def decode(
+    thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
+    positions: Integers, coefficients: Floats, held: Floats, cos: Floats, sin: Floats, sizes: Integers,
+    eps: float, scratch: Floats,
+) -> None:  # fmt: skip
+    """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `held`.
+
+    `table` [layers, WIDTH] addresses, `held` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [positions, D],
+    `coefficients` [B or 0, N], `sizes` (heads, kv heads, intermediate, most ranks), `counter` [1] zero, `scratch` of
+    at least R · (qkv + H + heads · D + 3 · intermediate + most ranks) numbers. All threads must call it.
+    """
+    count, width = hidden.shape
+    heads, kv_heads, intermediate, most_ranks = sizes[0], sizes[1], sizes[2], sizes[3]
+    head_dim = held.shape[5]
+    fused, queries = (heads + 2 * kv_heads) * head_dim, heads * head_dim
+    edge = count * fused
+    qkv = scratch[:edge].reshape(count, fused)
+    mixed = scratch[edge : edge + count * queries].reshape(count, queries)
+    edge += count * queries
+    added = scratch[edge : edge + count * width].reshape(count, width)
+    edge += count * width
+    gate_up = scratch[edge : edge + 2 * count * intermediate].reshape(count, 2 * intermediate)
+    edge += 2 * count * intermediate
+    active = scratch[edge : edge + count * intermediate].reshape(count, intermediate)
+    edge += count * intermediate
+    inner = scratch[edge : edge + count * most_ranks].reshape(count, most_ranks)
+    x = np.empty((count, width), F)
+    scores = np.empty(held.shape[4], F)
+    own, own_last = _share(width, thread, threads)
+    meetings = 0
+    for number in range(table.shape[0]):
+        row = table[number]
+        keys, values = held[number, 0], held[number, 1]
+
+        _norm(hidden, row[NORMS], eps, x)
+        first, last = _share(fused, thread, threads)
+        _product(row, QKV, x, qkv, first, last)
+        if _mixes(row, QKV, coefficients):
+            _inner(row, QKV, coefficients, rows, x, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(row, QKV, inner, qkv, first, last)
+        meetings = _meet(counter, threads, meetings)
+
+        each = heads + 2 * kv_heads
+        for job in range(thread, count * each, threads):
+            r, head = job // each, job % each
+            b, spot = rows[r], positions[r]
+            _place(row, qkv, r, head, heads, kv_heads, keys[b], values[b], spot, cos[spot], sin[spot], eps)
+        meetings = _meet(counter, threads, meetings)
+
+        for job in range(thread, count * heads, threads):
+            r, head = job // heads, job % heads
+            b, kv_head = rows[r], head * kv_heads // heads
+            query = qkv[r, head * head_dim : (head + 1) * head_dim]
+            result = mixed[r, head * head_dim : (head + 1) * head_dim]
+            _attend(query, keys[b, kv_head], values[b, kv_head], positions[r] + 1, result, scores)
+        meetings = _meet(counter, threads, meetings)
+
+        _product(row, OUT, mixed, added, own, own_last)
+        if _mixes(row, OUT, coefficients):
+            _inner(row, OUT, coefficients, rows, mixed, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(row, OUT, inner, added, own, own_last)
+        hidden[:, own:own_last] += added[:, own:own_last]
+        meetings = _meet(counter, threads, meetings)
+
+        _norm(hidden, row[NORMS + 1], eps, x)
+        first, last = _share(intermediate, thread, threads)
+        _product(row, GATE_UP, x, gate_up, first, last)
+        _product(row, GATE_UP, x, gate_up, intermediate + first, intermediate + last)
+        if _mixes(row, GATE_UP, coefficients):
+            _inner(row, GATE_UP, coefficients, rows, x, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(row, GATE_UP, inner, gate_up, first, last)
+            _spread(row, GATE_UP, inner, gate_up, intermediate + first, intermediate + last)
+        for r in range(count):
+            for i in range(first, last):
+                gate = gate_up[r, i]
+                active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, intermediate + i]
+        meetings = _meet(counter, threads, meetings)
+
+        _product(row, DOWN, active, added, own, own_last)
+        if _mixes(row, DOWN, coefficients):
+            _inner(row, DOWN, coefficients, rows, active, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(row, DOWN, inner, added, own, own_last)
+        hidden[:, own:own_last] += added[:, own:own_last]
+        meetings = _meet(counter, threads, meetings)
+
+
+@_compiled
+def project(thread: int, threads: int, counter: Integers, weight: Floats, x: Floats, y: Floats) -> None:
+    """y [R, V] = x [R, H] · weightᵀ [V, H]; each thread does its own share."""
+    first, last = _share(weight.shape[0], thread, threads)
+    dots(weight, x, y, first, last)
