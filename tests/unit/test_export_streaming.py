@@ -239,16 +239,20 @@ def test_memory_stays_under_one_layer(tmp_path: Path, kind: str) -> None:
     save_file(saved, folder / "model.safetensors")
     del saved
     source, pairs = FolderWeights(folder), pairs_for(shape)
-    with Peak() as peak:
-        if kind == "merged":
-            out = tmp_path / "out"
-            out.mkdir()
-            drain(write_merged(out, source, pairs, shape, "f16"))
-            size = (out / "model.safetensors").stat().st_size
-        else:
-            path = tmp_path / "x.gguf"
-            architecture = read_architecture(shape)
-            drain(write_model(path, source, architecture, TOKENIZER, kind[5:], name="x", mix=pairs))
-            size = path.stat().st_size
-    assert size > layer_bytes * 0.7
+    for attempt in range(8):
+        with Peak() as peak:
+            if kind == "merged":
+                out = tmp_path / f"out{attempt}"
+                out.mkdir()
+                drain(write_merged(out, source, pairs, shape, "f16"))
+                size = (out / "model.safetensors").stat().st_size
+            else:
+                path = tmp_path / f"x{attempt}.gguf"
+                architecture = read_architecture(shape)
+                drain(write_model(path, source, architecture, TOKENIZER, kind[5:], name="x", mix=pairs))
+                size = path.stat().st_size
+        assert size > layer_bytes * 0.7
+        # on a busy machine the samples may all have missed it
+        if peak.bytes > 3e6:
+            break
     assert 3e6 < peak.bytes < layer_bytes, f"{peak.bytes / 1e6:.0f} MB for layers of {layer_bytes / 1e6:.0f} MB"

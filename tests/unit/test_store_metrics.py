@@ -320,7 +320,7 @@ def test_a_reader_sees_every_committed_row_of_a_live_writer(store: Store) -> Non
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         reader, seen = MetricsReader(store), 0
         for _ in range(30):
             known = written[0]
@@ -331,14 +331,14 @@ def test_a_reader_sees_every_committed_row_of_a_live_writer(store: Store) -> Non
             assert seen >= known
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(120)
     assert len(MetricsReader(store).steps(1)) == written[0]
 
 
 BRIEF_WRITERS = """
 import sqlite3, sys
 for step in range(int(sys.argv[2])):
-    connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("INSERT OR REPLACE INTO evals VALUES (1, ?, 1.0, NULL, NULL, 'now')", (step,))
     connection.close()
@@ -357,7 +357,7 @@ def test_answers_are_whole_while_another_tool_opens_and_closes_the_file(store: S
             assert len(steps) >= last
             last = len(steps)
     finally:
-        process.wait(60)
+        process.wait(240)
     assert len(reader.evals(1)) == 150
 
 
