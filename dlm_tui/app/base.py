@@ -51,6 +51,7 @@ class Setup:
     job_starter: JobStarter
     train_if_untrained: bool = False
     screenshot_folder: Path = field(default_factory=Path.cwd)
+    when_ready: Callable[[], None] = lambda: None  # called when the engine has opened the document for the first time
 
 
 class WorkbenchBase(Screen[None]):

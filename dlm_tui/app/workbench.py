@@ -108,11 +108,16 @@ class Workbench(Labelling):
             self.refresh_outline()
             self.route()
             self._train_if_asked()
+            self.call_after_refresh(self._opened_once)
         elif state.phase == "restarting":
             self.say(state.text, warning=True, title="The engine is gone; your prompt is kept")
         elif state.phase == "failed":
             self.show_answers_hint()
             self.say(state.text, error=True, title="The engine cannot work")
+
+    def _opened_once(self) -> None:
+        when_ready, self.setup.when_ready = self.setup.when_ready, lambda: None
+        when_ready()
 
     def _train_if_asked(self) -> None:
         if self.setup.train_if_untrained and not self._trained_once and not self.trained_names:

@@ -66,6 +66,7 @@ class World:
     def __init__(self, trained: bool = True) -> None:
         self.trained = trained
         self.sharpness = 12.0
+        self.words = 6
         self.runs = 0
         self.requests: list[Message] = []
         self.fail_open: str | None = None
@@ -231,16 +232,16 @@ class RecordedEngine:
         if self.world.prefill is not None:
             yield Progress(stage="prefill", done=128, total=300)
             await self.world.prefill.wait()
-        for step in range(6):
+        for step in range(self.world.words):
             await self.world.hold.wait()
             await asyncio.sleep(0)
             for view in request.views:
                 text = f"{view.name} word{step} "
                 yield Token(view=view.name, text=text, heat=0.8 * step if request.heat else None)
         for view in request.views:
-            text = "".join(f"{view.name} word{step} " for step in range(6))
+            text = "".join(f"{view.name} word{step} " for step in range(self.world.words))
             mix = resolve_view(view, NAMES if self.world.trained else (), weights)
-            yield ViewDone(view=view.name, text=text, tokens=6, reason="stop", mix=mix)
+            yield ViewDone(view=view.name, text=text, tokens=self.world.words, reason="stop", mix=mix)
         yield Generated(weights=weights, seconds=0.3, seed=request.seed)
 
 
