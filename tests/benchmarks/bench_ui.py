@@ -1,4 +1,4 @@
-"""The screen: first paint, event-loop lag while children work, redrawing the bars; each in fresh processes."""
+"""The screen: first paint, event-loop lag while children work and in a flood of tokens; each in fresh processes."""
 
 from __future__ import annotations
 
@@ -31,28 +31,40 @@ def painted(): print(time.perf_counter() - began); app.exit(0)
 app._start_opening = painted  # called once the first frame is out
 app.run(headless=True)
 """
-LAG = """
+TICKS = """
 import asyncio, json, sys, time
 from pathlib import Path
 from dlm_tui.app.launch import make_app
 
-async def lags(seconds):
-    found, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
+async def lags(going):
+    found = []
+    while going():
         began = time.perf_counter()
         await asyncio.sleep(0.005)
         found.append(time.perf_counter() - began - 0.005)
     return sorted(found)
 
+def until(seconds):
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() < end
+
+def summary(values):
+    at = lambda share: values[int(len(values) * share)]
+    return {"p50": at(0.5), "p99": at(0.99), "worst": values[-1], "samples": len(values)}
+
+async def opened(app, pilot):
+    while not (app.is_open and app.workbench.link.ready):
+        await pilot.pause(0.05)
+    await pilot.pause(1.0)
+    return app.workbench
+"""
+LAG = """
 async def main():
     app = make_app(Path(sys.argv[1]), Path(sys.argv[2]), None)
     seconds = float(sys.argv[3])
     async with app.run_test(size=(200, 60)) as pilot:
-        while not (app.is_open and app.workbench.link.ready):
-            await pilot.pause(0.05)
-        bench = app.workbench
-        await pilot.pause(1.0)
-        idle = await lags(seconds)
+        bench = await opened(app, pilot)
+        idle = await lags(until(seconds))
         bench.start_training(None)
         bench.prompt_pane.set_text("What does the harbour master write down?")
         while not bench.board.records or bench.board.records[0].progress is None:
@@ -64,14 +76,48 @@ async def main():
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(0.02)
         asking = asyncio.create_task(ask())
-        busy = await lags(seconds)
+        busy = await lags(until(seconds))
         asking.cancel()
         for record in list(bench.board.records):
             await bench.board.cancel(record)
         app.exit(0)
     assert "torch" not in sys.modules
-    p99 = lambda values: values[int(len(values) * 0.99)]
-    print(json.dumps({"idle": p99(idle), "busy": p99(busy), "worst": busy[-1], "samples": len(busy)}))
+    print(json.dumps({"idle": summary(idle), "busy": summary(busy)}))
+
+asyncio.run(main())
+"""
+FLOOD = """
+from dlm_tui.engine.protocol import Token
+from widgets.answer_card import AnswerCard
+
+drawn = 0
+def counted(card, real=AnswerCard.draw):
+    global drawn
+    drawn += 1
+    real(card)
+AnswerCard.draw = counted
+
+async def main():
+    app = make_app(Path(sys.argv[1]), Path(sys.argv[2]), None)
+    async with app.run_test(size=(120, 40)) as pilot:
+        bench = await opened(app, pilot)
+        bench.show_page("answers")
+        views = ["base", "gated", "one", "two"]
+        await bench.answers.begin(views, {})
+        await pilot.pause(0.5)
+        global drawn
+        drawn = 0
+        began = time.perf_counter()
+        async def feed():
+            for number in range(500):
+                for view in views:
+                    bench._take_answer(Token(view=view, text=f"harbour{number} ", heat=0.1))
+                await asyncio.sleep(0.002)
+        feeding = asyncio.create_task(feed())
+        found = await lags(lambda: not feeding.done())
+        await pilot.pause(0.2)
+        print(json.dumps({"lag": summary(found), "drawn": drawn, "seconds": time.perf_counter() - began}))
+        app.exit(0)
 
 asyncio.run(main())
 """
@@ -130,7 +176,9 @@ def rows(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         document = Path(shutil.copy(asset("demo") / "harbour.dlm", folder))
-        return [first_paint(document, folder, 3 if quick else 9), lag(document, folder, 3.0 if quick else 10.0), bars()]
+        home = folder / "home"
+        paint, busy = first_paint(document, folder, 3 if quick else 9), lag(document, home, 3.0 if quick else 10.0)
+        return [paint, busy, *flood(document, home), bars()]
 
 
 def first_paint(document: Path, folder: Path, rounds: int) -> Row:
@@ -143,12 +191,28 @@ def first_paint(document: Path, folder: Path, rounds: int) -> Row:
     return Row("first paint", ours * 1e3, empty * 1e3, "an empty Textual app", ratio, "≤ 1.3×", ratio <= 1.3, "")
 
 
-def lag(document: Path, folder: Path, seconds: float) -> Row:
+def lag(document: Path, home: Path, seconds: float) -> Row:
     """p99 of how late a 5 ms timer fires while the engine decodes all views and a job trains, against idle."""
-    found: dict[str, Any] = json.loads(run(LAG, str(document), str(folder / "home"), str(seconds)))
-    busy, idle = found["busy"] * 1e3, found["idle"] * 1e3
-    note = f"worst {found['worst'] * 1e3:.1f} ms of {found['samples']} ticks"
+    found: dict[str, Any] = json.loads(run(TICKS + LAG, str(document), str(home), str(seconds)))
+    busy, idle = found["busy"]["p99"] * 1e3, found["idle"]["p99"] * 1e3
+    note = f"{_spread(found['busy'])}; idle {_spread(found['idle'])}"
     return Row("event-loop lag p99, training and decoding", busy, idle, "idle", busy / idle, "< 16 ms", busy < 16, note)
+
+
+def flood(document: Path, home: Path) -> list[Row]:
+    """2,000 tokens of four views in about a second: how late a 5 ms timer fires, and how often a card is drawn."""
+    found: dict[str, Any] = json.loads(run(TICKS + FLOOD, str(document), str(home)))
+    late, drawn = found["lag"]["p99"] * 1e3, float(found["drawn"])
+    took = f"in {found['seconds']:.1f} s, four cards side by side"
+    return [
+        Row("event-loop lag p99, 2,000 tokens", late, None, "", None, "report", None, _spread(found["lag"])),
+        Row("repaints, 2,000 tokens", drawn, 2e3, "one for each token", 2e3 / drawn, "report", None, took, "times"),
+    ]
+
+
+def _spread(found: dict[str, float]) -> str:
+    figures = f"p50 {found['p50'] * 1e3:.1f} ms, worst {found['worst'] * 1e3:.1f} ms"
+    return f"{figures} of {found['samples']} ticks"
 
 
 def bars() -> Row:
