@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import time
 from pathlib import Path
 
 from dlm_tui.engine.client import EngineClient
-from dlm_tui.engine.protocol import GetStatus, Open, Route
+from dlm_tui.engine.protocol import Event, GetStatus, Open, Route, Routed
 from tests.benchmarks.harness import Row
 from tests.interop.peer_fixture import peer_root
-
-_TEXT = "Say hello to the new neighbour and thank them for the cake. "
 
 
 def rows(quick: bool) -> list[Row]:
     """Round trips of one child with the peer's routed document open, p50 and p99 in milliseconds."""
-    empty, keystrokes = asyncio.run(_measure(200 if quick else 2000, 60 if quick else 240))
+    empty, keystrokes, apart = asyncio.run(_measure(200 if quick else 2000, 60 if quick else 240))
+    same = f"; weights differ from the dlm tool's by {apart:.1e}"
     return [
         _row("engine round trip, empty request", empty),
-        _row("engine round trip, one more character of a prompt → weights (0.8 M parameters)", keystrokes),
+        _row("engine round trip, one more character of a prompt → weights (0.8 M parameters)", keystrokes, same),
     ]
 
 
-async def _measure(requests: int, characters: int) -> tuple[list[float], list[float]]:
+async def _measure(requests: int, characters: int) -> tuple[list[float], list[float], float]:
     client = EngineClient(threads=1)
     await client.start()
     try:
@@ -32,21 +32,31 @@ async def _measure(requests: int, characters: int) -> tuple[list[float], list[fl
         await client.ask(Open(document=str(root / "routed.dlm"), home=str(root / "home"), base=str(root / "base")))
         for _ in range(50):
             await client.ask(GetStatus())
-        empty = [await _timed(client, GetStatus()) for _ in range(requests)]
-        text = (_TEXT * (characters // len(_TEXT) + 1))[:characters]
-        typed = [await _timed(client, Route(prompt=text[:end])) for end in range(1, characters + 1)]
+        empty = [(await _timed(client, GetStatus()))[0] for _ in range(requests)]
+        typed: list[float] = []
+        apart = 0.0
+        for row in json.loads((root / "expected_gate.json").read_text())["rows"]:
+            for end in range(1, len(row["prompt"]) + 1):
+                taken, routed = await _timed(client, Route(prompt=row["prompt"][:end]))
+                typed.append(taken)
+            assert isinstance(routed, Routed)
+            apart = max(apart, *(abs(routed.weights[name] - weight) for name, weight in row["weights"].items()))
+            if len(typed) >= characters:
+                break
     finally:
         await client.close()
-    return empty, typed
+    if apart > 1e-5:
+        raise AssertionError(f"weights differ by {apart}")
+    return empty, typed, apart
 
 
-async def _timed(client: EngineClient, request: GetStatus | Route) -> float:
+async def _timed(client: EngineClient, request: GetStatus | Route) -> tuple[float, Event]:
     start = time.perf_counter()
-    await client.ask(request)
-    return time.perf_counter() - start
+    answer = await client.ask(request)
+    return time.perf_counter() - start, answer
 
 
-def _row(name: str, samples: list[float]) -> Row:
+def _row(name: str, samples: list[float], same: str = "") -> Row:
     cuts = statistics.quantiles(samples, n=100)
     return Row(
         name=name,
@@ -56,5 +66,5 @@ def _row(name: str, samples: list[float]) -> Row:
         ratio=None,
         goal="report p50, p99",
         met=None,
-        exact=f"p50 and p99 of {len(samples)} requests",
+        exact=f"p50 and p99 of {len(samples)} requests{same}",
     )
