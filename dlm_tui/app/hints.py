@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dlm_tui.app.keys import BY_ID, KEYS, Key, display, keys_of
+from dlm_tui.app.keys import BY_ID, KEYS, Key, display, is_text, keys_of
 from widgets.key_bar import KeyHint
 from widgets.offer import Offer
 
@@ -39,5 +39,5 @@ def hint(key_id: str, remapped: Mapping[str, str], label: str = "") -> KeyHint:
 
 def _hint(key: Key, remapped: Mapping[str, str], typing: bool) -> KeyHint | None:
     keys = keys_of(key, remapped)
-    usable = [one for one in keys if len(one) > 1 and "_" not in one] if typing else keys[::-1]
+    usable = [one for one in keys if not is_text(one)] if typing else keys[::-1]
     return KeyHint(display(usable[0]), key.label, key.action) if usable else None

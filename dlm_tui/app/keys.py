@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from textual.binding import Binding
+from textual.keys import KEY_NAME_REPLACEMENTS, key_to_character
 
 Where = Literal["app", "desk", "answers", "outline", "runs", "jobs", "insight", "dialog"]
 GROUPS = ("Prompt", "Mix", "Train", "Export", "View", "Program", "Dialogs")
@@ -131,6 +132,8 @@ _NAMES = {
     "left": "\u2190", "right": "\u2192", "up": "\u2191", "down": "\u2193", "delete": "del", "enter": "enter",
 }  # fmt: skip
 
+_UNICODE = {name: unicode_name for unicode_name, name in KEY_NAME_REPLACEMENTS.items()}
+
 
 def bindings_for(where: Where) -> list[Binding]:
     """The Textual bindings of one place."""
@@ -140,6 +143,12 @@ def bindings_for(where: Where) -> list[Binding]:
 def keys_of(key: Key, remapped: Mapping[str, str]) -> list[str]:
     """The keys in force for a binding."""
     return [part.strip() for part in remapped.get(key.id, key.keys).split(",") if part.strip()]
+
+
+def is_text(key: str) -> bool:
+    """Whether a key types a character where text is edited, so that it is no binding there."""
+    character = key_to_character(_UNICODE.get(key, key))
+    return character is not None and character.isprintable()
 
 
 def display(key: str) -> str:

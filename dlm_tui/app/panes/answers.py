@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
@@ -79,6 +80,7 @@ class AnswersPane(Pane):
         """Make ready for these views; cards of the same views are reused."""
         self._shown = min(self._shown, max(0, len(views) - 1))
         if list(self._cards) != list(views):
+            here = self.has_focus_within
             holder = self.query_one("#cards", Container)
             await holder.remove_children()
             self._cards = {}
@@ -86,6 +88,8 @@ class AnswersPane(Pane):
                 mark = marks.get(view)
                 self._cards[view] = AnswerCard(view, mark.glyph if mark else "", mark.color if mark else "")
             await holder.mount_all(self._cards.values())
+            if here and self.current:
+                self.current.focus()
         for card in self.cards:
             card.begin("waiting\u2026")
             card.set_heat(self.heat)
@@ -134,6 +138,11 @@ class AnswersPane(Pane):
     def on_resize(self) -> None:
         """Fit the columns to the width."""
         self._arrange()
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The answer that was gone to stays the current one when the focus leaves."""
+        if event.widget in self.cards:
+            self._shown = self.cards.index(event.widget)
 
     def focus_target(self) -> Widget | None:
         """The current card."""

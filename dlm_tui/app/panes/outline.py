@@ -89,16 +89,15 @@ class OutlinePane(Pane):
         self.retitle(f"{len(document.sections)} sections", _count_text(errors, len(problems) - errors))
 
     def action_open_section(self) -> None:
-        """Open what is highlighted."""
-        highlighted = self.query_one(OutlineList).highlighted
-        if highlighted is not None and (line := self._lines[highlighted]) is not None:
-            self.post_message(self.OpenLine(line))
+        """Open what is marked; from a heading the first section below it, from nothing the document's top."""
+        marked = self.query_one(OutlineList).highlighted
+        below = self._lines[marked:] if marked is not None else []
+        self.post_message(self.OpenLine(next((line for line in below if line is not None), 1)))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Enter, or the second click on a row."""
         event.stop()
-        if (line := self._lines[event.option_index]) is not None:
-            self.post_message(self.OpenLine(line))
+        self.action_open_section()
 
 
 def _count_text(errors: int, warnings: int) -> Content:

@@ -1,0 +1,375 @@
+"""Every binding of the key table: how to get where it means something, and how to tell that it has done it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from textual.command import CommandPalette
+from textual.widgets import OptionList
+
+from dlm_tui.app.panes.pane import Pane
+from dlm_tui.app.screens.export import ExportScreen
+from dlm_tui.app.screens.help import HelpScreen
+from dlm_tui.app.screens.history import HistoryScreen
+from dlm_tui.app.screens.jump import JumpScreen
+from dlm_tui.app.screens.label import LabelScreen
+from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
+from dlm_tui.app.screens.report import ReportScreen
+from dlm_tui.app.screens.sweep import SweepScreen
+from dlm_tui.engine.protocol import TrainGate
+from tests.tui import mouse
+from tests.tui.conftest import Bench
+from tests.tui.recorded import World
+from widgets.splitter import Splitter
+
+PROMPT = "what is the tide"
+Step = Callable[[Bench], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`begin` leads to where the binding means something; `note` takes down what `seen` compares with.
+
+    `seen` must be false before the binding is used, and true and stay true afterwards. `focus` is the pane that has the
+    focus (None: where the key usually works), `hand` the way of the mouse where it is more than a word or a menu.
+    """
+
+    seen: Callable[[Bench, Any], object]
+    begin: Step | None = None
+    note: Callable[[Bench], Any] = lambda bench: None
+    size: tuple[int, int] = (80, 24)
+    world: Callable[[], World] = World
+    focus: str | None = None
+    hand: Step | None = None
+
+
+# ---- where a binding means something -------------------------------------------------------------------------------
+
+
+async def prompt(bench: Bench) -> None:
+    bench.screen.prompt_pane.set_text(PROMPT)
+    await bench.until(lambda: bench.screen.routed and bench.screen.routed.prompt == PROMPT, "routed")
+
+
+async def answered(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.action_answer()
+    await written(bench, 1)
+
+
+async def compared(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.action_compare()
+    await written(bench, 5)
+
+
+async def written(bench: Bench, count: int) -> None:
+    """Until that many cards are there, each with the end of its answer, drawn, and the request is over."""
+    await bench.until(lambda: whole(bench, count), "answers written")
+    await bench.idle()
+    bench.screen.answers.flush()
+    await bench.until(lambda: all(card.is_mounted and card._dirty is False for card in bench.screen.answers.cards), "")
+
+
+def whole(bench: Bench, count: int) -> bool:
+    cards = bench.screen.answers.cards
+    ended = all(not card.busy and card.text == "".join(f"{card.view} word{n} " for n in range(6)) for card in cards)
+    return len(cards) == count and ended and not bench.screen.generating
+
+
+async def at_second_answer(bench: Bench) -> None:
+    await compared(bench)
+    bench.screen.answers.cards[1].focus()
+    await bench.until(lambda: view(bench) == "gated", "second answer")
+
+
+async def labelled(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.action_label()
+    await bench.until(lambda: showing(bench, LabelScreen), "label dialog")
+    bench.app.screen.action_accept()  # type: ignore[attr-defined]
+    await bench.until(lambda: sections(bench) == 14 and bench.app.screen is bench.screen, "labelled")
+    await bench.idle()
+    await bench.until(lambda: bench.screen.board.records[0].state == "done", "retrained")
+
+
+async def second_strip(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.desk.strips.cursor = 1
+
+
+async def soloed(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.desk.strips.press("solo")
+    await bench.until(lambda: bench.screen.state.mix.solos == ["knowledge"], "soloed")
+
+
+async def answering(bench: Bench) -> None:
+    await prompt(bench)
+    bench.world.hold.clear()
+    bench.screen.action_answer()
+    await bench.until(lambda: bench.screen.generating and bench.screen.answers.cards, "answering")
+
+
+async def training(bench: Bench) -> None:
+    bench.world.hold.clear()
+    bench.screen.action_train()
+    await bench.until(lambda: bench.screen.board.running("train"), "training")
+    await bench.until(lambda: "knowledge: done" in bench.screen.board.records[0].log, "at its first step")
+    bench.screen.show_page("jobs")
+
+
+async def resized(bench: Bench) -> None:
+    bench.screen.action_resize("width", 6)
+    bench.screen.action_resize("height", 2)
+    await bench.until(lambda: prompt_height(bench) == 9, "resized")
+
+
+def page(name: str) -> Step:
+    async def show(bench: Bench) -> None:
+        bench.screen.show_page(name)
+        await bench.until(lambda: bench.screen.query_one(f"#{name}").region.area > 0, name)
+
+    return show
+
+
+async def at_a_section(bench: Bench) -> None:
+    await page("outline")(bench)
+    bench.screen.outline.query_one(OptionList).highlighted = 1
+
+
+async def unreachable(bench: Bench) -> None:
+    """The engine failed; what was in its way is gone."""
+    assert bench.screen.link.state.phase == "failed"
+    bench.world.fail_open = None
+
+
+def no_model() -> World:
+    world = World()
+    world.fail_open = "the base is not on this machine"
+    return world
+
+
+async def helping(bench: Bench) -> None:
+    bench.screen.action_help()
+    await bench.until(lambda: showing(bench, HelpScreen), "help")
+
+
+async def remembering(bench: Bench) -> None:
+    await prompt(bench)
+    bench.screen.action_new_prompt()
+    await bench.until(lambda: not bench.screen.prompt_pane.text, "a new prompt")
+    bench.screen.action_history()
+    await bench.until(lambda: showing(bench, HistoryScreen), "history")
+    listing = bench.app.screen.query_one(OptionList)
+    listing.focus()
+    await bench.until(lambda: listing.has_focus and listing.highlighted == 0, "the list has the focus")
+
+
+async def exporting(bench: Bench) -> None:
+    bench.screen.state.last_export = "vllm serve it"
+    bench.screen.action_export_dialog()
+    await bench.until(lambda: showing(bench, ExportScreen), "export dialog")
+
+
+# ---- what can be told ----------------------------------------------------------------------------------------------
+
+
+def showing(bench: Bench, kind: type) -> bool:
+    return isinstance(bench.app.screen, kind) and bench.app.screen.is_mounted
+
+
+def shows(kind: type) -> Callable[[Bench, object], object]:
+    return lambda bench, before: showing(bench, kind)
+
+
+def panes(bench: Bench) -> list[Pane]:
+    return [pane for pane in bench.screen.query(Pane) if pane.display and pane.region.area]
+
+
+def view(bench: Bench) -> str | None:
+    current = bench.screen.answers.current
+    return current.view if current else None
+
+
+def focus_of(bench: Bench) -> str | None:
+    return bench.screen.pane_of(bench.screen.focused)
+
+
+def sections(bench: Bench) -> int:
+    return len(bench.screen.document.sections)
+
+
+def fader(bench: Bench) -> float:
+    return bench.screen.coefficients()["knowledge"]
+
+
+def moved(amount: float) -> Callable[[Bench, float], object]:
+    return lambda bench, before: fader(bench) == pytest.approx(before + amount, abs=0.006)
+
+
+def side_width(bench: Bench) -> int:
+    return bench.screen.query_one("#side").outer_size.width
+
+
+def prompt_height(bench: Bench) -> int:
+    return bench.screen.query_one("#prompt").outer_size.height
+
+
+def job(kind: str, state: str) -> Callable[[Bench, object], object]:
+    return lambda bench, before: any(
+        record.kind == kind and record.state == state for record in bench.screen.board.records
+    )
+
+
+def said(words: str) -> Callable[[Bench, object], object]:
+    return lambda bench, before: any(words in toast for toast in bench.toasts)
+
+
+def pictures(bench: Bench) -> int:
+    return len(list(bench.path.parent.glob("*.svg")))
+
+
+# ---- where the mouse does more than click a word -------------------------------------------------------------------
+
+
+def strip(row: int, column: str) -> Step:
+    return lambda bench: mouse.click_strip(bench, row, column)
+
+
+def turn(way: int, *, shift: bool = False) -> Step:
+    return lambda bench: mouse.wheel(bench, mouse.strip_cell(bench, 0, "fader")[0], way, shift=shift)
+
+
+def pull(name: str, right: int, down: int) -> Step:
+    async def step(bench: Bench) -> None:
+        region = bench.screen.query_one(f"#split-{name}", Splitter).region
+        x, y = region.x + region.width // 2, region.y + region.height // 2
+        await mouse.drag(bench, (x, y), (x + right, y + down))
+
+    return step
+
+
+async def click_editor(bench: Bench) -> None:
+    editor = bench.screen.prompt_pane.editor
+    await mouse.click(bench, (editor.region.x + 3, editor.region.y), editor)
+
+
+def tab(name: str) -> Step:
+    return lambda bench: mouse.click_tab(bench, name)
+
+
+WIDE = (120, 40)
+
+ACTIONS: dict[str, Scenario] = {
+    "prompt.answer": Scenario(lambda bench, _: whole(bench, 1), prompt),
+    "prompt.compare": Scenario(lambda bench, _: whole(bench, 5), prompt),
+    "prompt.label": Scenario(shows(LabelScreen), prompt),
+    "prompt.undo_label": Scenario(
+        lambda bench, _: sections(bench) == 13 and PROMPT not in bench.path.read_text(), labelled
+    ),
+    "prompt.new": Scenario(
+        lambda bench, _: (
+            not bench.screen.prompt_pane.text
+            and bench.screen.state.history[0].text == PROMPT
+            and focus_of(bench) == "prompt"
+        ),
+        prompt,
+    ),
+    "prompt.history": Scenario(shows(HistoryScreen), prompt),
+    "prompt.sets": Scenario(shows(PromptSetsScreen), prompt),
+    "prompt.focus": Scenario(lambda bench, _: focus_of(bench) == "prompt", focus="desk", hand=click_editor),
+    "mix.mode": Scenario(lambda bench, _: bench.screen.state.mix.mode == "uniform", prompt),
+    "mix.reset": Scenario(lambda bench, _: bench.screen.state.mix.solos == [], soloed),
+    "mix.up": Scenario(
+        lambda bench, _: bench.screen.desk.strips.selected == "knowledge", second_strip, hand=strip(0, "name")
+    ),
+    "mix.down": Scenario(
+        lambda bench, _: bench.screen.desk.strips.selected == "style", second_strip, hand=strip(2, "name")
+    ),
+    "mix.less": Scenario(moved(-0.1), prompt, fader, hand=turn(1)),
+    "mix.more": Scenario(moved(0.1), prompt, fader, hand=turn(-1)),
+    "mix.much_less": Scenario(moved(-0.5), prompt, fader, hand=turn(1, shift=True)),
+    "mix.much_more": Scenario(moved(0.5), prompt, fader, hand=turn(-1, shift=True)),
+    "mix.solo": Scenario(lambda bench, _: bench.screen.state.mix.solos == ["knowledge"], prompt, hand=strip(0, "S")),
+    "mix.mute": Scenario(lambda bench, _: bench.screen.state.mix.mutes == ["knowledge"], prompt, hand=strip(0, "M")),
+    "mix.pin": Scenario(lambda bench, _: [*bench.screen.state.mix.pins] == ["knowledge"], prompt, hand=strip(0, "P")),
+    "mix.sweep": Scenario(
+        lambda bench, _: showing(bench, SweepScreen) and "+2.0 word5" in bench.text, prompt, size=WIDE
+    ),
+    "train.all": Scenario(job("train", "done")),
+    "train.gate": Scenario(
+        lambda bench, _: (
+            any(isinstance(request, TrainGate) for request in bench.world.requests) and job("gate", "done")(bench, _)
+        ),
+        prompt,
+    ),
+    "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),
+    "export.now": Scenario(lambda bench, _: bench.screen.state.last_export),
+    "export.dialog": Scenario(shows(ExportScreen)),
+    "export.drift": Scenario(lambda bench, _: showing(bench, ReportScreen) and "static mean" in bench.text),
+    "view.jump": Scenario(shows(JumpScreen)),
+    "view.zoom": Scenario(lambda bench, _: bench.screen.zoom and len(panes(bench)) == 1),
+    "view.next_page": Scenario(
+        lambda bench, _: bench.screen.insight.region.area > 0 and bench.screen.state.page == "insight",
+        hand=tab("insight"),
+    ),
+    "view.previous_page": Scenario(
+        lambda bench, _: bench.screen.outline.region.area > 0 and bench.screen.state.page == "outline",
+        hand=tab("outline"),
+    ),
+    "view.narrower": Scenario(
+        lambda bench, before: side_width(bench) == before + 2, note=side_width, size=WIDE, hand=pull("width", -2, 0)
+    ),
+    "view.wider": Scenario(
+        lambda bench, before: side_width(bench) == before - 2, note=side_width, size=WIDE, hand=pull("width", 2, 0)
+    ),
+    "view.shorter": Scenario(
+        lambda bench, before: prompt_height(bench) == before - 1, note=prompt_height, size=WIDE,
+        hand=pull("height", 0, -1),
+    ),
+    "view.taller": Scenario(
+        lambda bench, before: prompt_height(bench) == before + 1, note=prompt_height, size=WIDE,
+        hand=pull("height", 0, 1),
+    ),
+    "view.reset": Scenario(
+        lambda bench, _: prompt_height(bench) == 7 and bench.screen.state.sizes.width == 0, resized, size=WIDE
+    ),
+    "view.next_answer": Scenario(lambda bench, _: view(bench) == "gated", compared),
+    "view.previous_answer": Scenario(lambda bench, _: view(bench) == "base", at_second_answer),
+    "view.columns": Scenario(
+        lambda bench, _: sum(card.display for card in bench.screen.answers.cards) == 1, compared
+    ),
+    "view.heat": Scenario(
+        lambda bench, _: bench.screen.state.heat and all(card.heat for card in bench.screen.answers.cards), compared
+    ),
+    "answers.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, answered,
+                              size=WIDE),
+    "view.copy": Scenario(lambda bench, _: bench.app.clipboard.startswith("gated word0"), answered),
+    "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
+    "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
+    "jobs.cancel": Scenario(job("train", "cancelled"), training),
+    "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),
+    "engine.restart": Scenario(lambda bench, _: bench.screen.link.ready, unreachable, world=no_model),
+    "app.cancel": Scenario(
+        lambda bench, _: (
+            any("Stopped the answer" in toast for toast in bench.toasts)
+            and not (bench.world.hold.is_set() and bench.screen.generating)
+        ),
+        answering,
+    ),
+    "app.palette": Scenario(lambda bench, _: CommandPalette.is_open(bench.app)),
+    "app.quit": Scenario(lambda bench, _: bench.app._exit),
+    "app.help": Scenario(shows(HelpScreen)),
+    "dialog.close": Scenario(lambda bench, _: bench.app.screen is bench.screen, helping),
+    "dialog.accept": Scenario(
+        lambda bench, _: bench.screen.prompt_pane.text == PROMPT and bench.app.screen is bench.screen, remembering
+    ),
+    "dialog.delete": Scenario(
+        lambda bench, _: showing(bench, HistoryScreen) and not bench.screen.state.history, remembering
+    ),
+    "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
+}  # fmt: skip

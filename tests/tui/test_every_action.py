@@ -1,0 +1,85 @@
+"""Every binding does what it says, by each of its keys and by the mouse alone.
+
+A scenario of `actions.py` leads to a settled state, in which the effect is not there; then one key is pressed, or the
+mouse is used, and the effect comes and stays.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from dlm_tui.app.keys import BY_ID, KEYS, Key, is_text, keys_of
+from tests.tui import mouse
+from tests.tui.actions import ACTIONS, Scenario
+from tests.tui.conftest import Bench, Opener
+
+PRESSES = [(key.id, pressed) for key in KEYS for pressed in keys_of(key, {})]
+
+
+def test_every_binding_has_a_scenario() -> None:
+    assert set(ACTIONS) == set(BY_ID)
+
+
+@pytest.mark.parametrize(("key_id", "pressed"), PRESSES)
+async def test_by_key(workbench: Opener, key_id: str, pressed: str) -> None:
+    key, scenario = BY_ID[key_id], ACTIONS[key_id]
+    async with workbench(size=scenario.size, world=scenario.world()) as bench:
+        await begin(bench, scenario, usual_focus(key, scenario, pressed))
+        before = scenario.note(bench)
+        assert not scenario.seen(bench, before), "there already"
+        await bench.press(pressed)
+        await end(bench, scenario, before)
+
+
+@pytest.mark.parametrize("key_id", [key.id for key in KEYS])
+async def test_by_mouse(workbench: Opener, key_id: str) -> None:
+    key, scenario = BY_ID[key_id], ACTIONS[key_id]
+    async with workbench(size=scenario.size, world=scenario.world()) as bench:
+        await begin(bench, scenario, scenario.focus or (None if key.where == "dialog" else "prompt"))
+        before = scenario.note(bench)
+        assert not scenario.seen(bench, before), "there already"
+        if scenario.hand is not None:
+            await scenario.hand(bench)
+        elif mouse.button(bench, key.action):
+            await mouse.press_button(bench, key.action)
+        else:
+            await mouse.by_palette(bench, key)
+        await end(bench, scenario, before)
+
+
+def usual_focus(key: Key, scenario: Scenario, pressed: str) -> str | None:
+    """The pane in which a key is pressed: its own; for the program's keys the prompt, unless they type text."""
+    if key.where == "dialog":
+        return None
+    return scenario.focus or (key.where if key.where != "app" else "desk" if is_text(pressed) else "prompt")
+
+
+async def begin(bench: Bench, scenario: Scenario, focus: str | None) -> None:
+    """Lead to the scenario's state, give a pane the focus, and wait until nothing changes any more."""
+    if scenario.begin is not None:
+        await scenario.begin(bench)
+    await rest(bench)
+    if focus is not None:
+        assert bench.screen.focus_pane(focus)
+        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == focus, f"focus in {focus}", seconds=30)
+    bench.app.clear_notifications()
+    await bench.until(
+        lambda: not bench.toasts and bench.screen._save_timer is None, "toasts gone, state saved", seconds=30
+    )
+    for _ in range(2):
+        await bench.quiet()
+        assert focus is None or bench.screen.pane_of(bench.screen.focused) == focus
+
+
+async def rest(bench: Bench) -> None:
+    """Until nothing runs any more, unless the scenario holds something back."""
+    await (bench.idle() if bench.world.hold.is_set() else bench.quiet())
+
+
+async def end(bench: Bench, scenario: Scenario, before: object) -> None:
+    """The effect comes, and is still there when everything that was held back has ended."""
+    await bench.until(lambda: scenario.seen(bench, before), "the effect", seconds=30)
+    bench.world.hold.set()
+    if not bench.app._exit:
+        await bench.idle()
+    assert scenario.seen(bench, before), "the effect went away again"
