@@ -110,7 +110,8 @@ class Viewing(Training):
         target = self.query_one(f"#{pane_id}", Pane).focus_target()
         if target is None:
             return False
-        target.focus()
+        # at once, as the next key or an action may already ask where the focus is
+        self.set_focus(target)
         return True
 
     def pane_of(self, widget: Widget | None) -> str | None:

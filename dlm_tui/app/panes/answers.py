@@ -89,7 +89,7 @@ class AnswersPane(Pane):
                 self._cards[view] = AnswerCard(view, mark.glyph if mark else "", mark.color if mark else "")
             await holder.mount_all(self._cards.values())
             if here and self.current:
-                self.current.focus()
+                self.screen.set_focus(self.current)
         for card in self.cards:
             card.begin("waiting\u2026")
             card.set_heat(self.heat)
@@ -169,7 +169,7 @@ class AnswersPane(Pane):
         index = self.cards.index(current) if current else 0
         self._shown = (index + step) % len(self._cards)
         self._arrange()
-        self.cards[self._shown].focus()
+        self.screen.set_focus(self.cards[self._shown])
 
     def action_label_answer(self) -> None:
         """Offer the current answer as the right one."""

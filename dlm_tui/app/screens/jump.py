@@ -57,8 +57,7 @@ class JumpScreen(ModalScreen[str]):
 
     def on_click(self, event: events.Click) -> None:
         """A click on a label does the same."""
-        widget = event.widget
-        name = widget.id if widget is not None and widget.id else ""
+        name = self.get_widget_at(event.screen_x, event.screen_y)[0].id or ""
         self.dismiss(name.removeprefix("jump-") if name.startswith("jump-") else None)
 
     def action_close(self) -> None:
