@@ -70,8 +70,7 @@ async def written(bench: Bench, count: int) -> None:
     """Until that many cards are there, each with the end of its answer, drawn, and the request is over."""
     await bench.until(lambda: whole(bench, count), "answers written")
     await bench.idle()
-    bench.screen.answers.flush()
-    await bench.until(lambda: all(card.is_mounted and card._dirty is False for card in bench.screen.answers.cards), "")
+    await bench.until(lambda: not any(card.is_behind for card in bench.screen.answers.cards), "drawn")
 
 
 def whole(bench: Bench, count: int) -> bool:

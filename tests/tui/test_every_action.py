@@ -7,10 +7,11 @@ mouse is used, and the effect comes and stays.
 from __future__ import annotations
 
 import pytest
+from textual import events
 
 from dlm_tui.app.keys import BY_ID, KEYS, Key, is_text, keys_of
 from tests.tui import mouse
-from tests.tui.actions import ACTIONS, Scenario
+from tests.tui.actions import ACTIONS, Scenario, compared, focus_of, view, written
 from tests.tui.conftest import Bench, Opener
 
 PRESSES = [(key.id, pressed) for key in KEYS for pressed in keys_of(key, {})]
@@ -83,3 +84,27 @@ async def end(bench: Bench, scenario: Scenario, before: object) -> None:
     if not bench.app._exit:
         await bench.idle()
     assert scenario.seen(bench, before), "the effect went away again"
+
+
+async def test_quick_keys_are_all_counted(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await compared(bench)
+        bench.screen.focus_pane("answers")
+        for pressed in ("n", "n", "right", "n"):
+            bench.app.post_message(events.Key(pressed, pressed if len(pressed) == 1 else None))
+        await bench.until(lambda: view(bench) == "style", "four on")
+        bench.screen.focus_pane("prompt")
+        assert view(bench) == "style", "the answer that was gone to stays the current one"
+
+
+async def test_new_answers_leave_the_focus_where_it_is(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await compared(bench)
+        bench.screen.focus_pane("answers")
+        bench.screen.action_answer()
+        await written(bench, 1)
+        assert focus_of(bench) == "answers" and view(bench) == "gated"
+        bench.screen.focus_pane("desk")
+        bench.screen.action_compare()
+        await written(bench, 5)
+        assert focus_of(bench) == "desk"

@@ -83,12 +83,14 @@ class AnswersPane(Pane):
             here = self.has_focus_within
             holder = self.query_one("#cards", Container)
             await holder.remove_children()
+            elsewhere = self.screen.focused
             self._cards = {}
             for view in views:
                 mark = marks.get(view)
                 self._cards[view] = AnswerCard(view, mark.glyph if mark else "", mark.color if mark else "")
             await holder.mount_all(self._cards.values())
-            if here and self.current:
+            # whoever was reading goes on here, unless they have gone somewhere else meanwhile
+            if here and self.screen.focused is elsewhere and self.current:
                 self.screen.set_focus(self.current)
         for card in self.cards:
             card.begin("waiting\u2026")
