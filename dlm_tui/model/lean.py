@@ -15,6 +15,7 @@ from torch.nn import functional
 from dlm_tui.model.backbone import Head, KVCache
 from dlm_tui.model.base import Base
 from dlm_tui.model.lean_cache import LeanCache, Plan
+from dlm_tui.model.lean_graph import DecodeGraphs
 from dlm_tui.model.lean_weights import Fused, LeanLayer, LeanWeights
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
@@ -44,6 +45,8 @@ class LeanBackbone:
         with torch.no_grad():
             self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
         self._step = Step(weights, self._additions) if compiled else None
+        # one token at a time a GPU mostly waits for the host to launch some thousand kernels; recorded, they are one
+        self.graphs = DecodeGraphs(self, record=True) if weights.device.type == "cuda" else None
 
     @property
     def device(self) -> torch.device:
@@ -72,13 +75,23 @@ class LeanBackbone:
         if not isinstance(held, LeanCache):
             raise TypeError("this cache belongs to another tier")
         plan = held.plan(count, batch, lengths)
-        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
         if self._step is not None and batch * count <= MOST_TOKENS:
-            hidden = self._few(self._step, hidden, held, plan, coefficients)
+            hidden = self._few(self._step, self._embed(ids), held, plan, coefficients)
+            hidden = self._norm(hidden, self.weights.norm)
+        elif self.graphs is not None and count == 1:
+            hidden = self.graphs.step(ids, held, self.mixer.expand(coefficients))
         else:
-            hidden = self._many(hidden, held, plan, self.mixer.expand(coefficients))
+            hidden = self.run(ids, held, plan, self.mixer.expand(coefficients))
         held.advance(plan)
+        return hidden
+
+    def run(self, ids: Tensor, cache: LeanCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
+        """Hidden states [B, T, H] of `ids` [B, T], product by product; `ranks` as the mixer expands coefficients."""
+        hidden = self._many(self._embed(ids), cache, plan, ranks)
         return self._norm(hidden, self.weights.norm)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids.to(self.device), self.weights.embedding)
 
     def _few(self, step: Step, hidden: Tensor, cache: LeanCache, plan: Plan, coefficients: Tensor | None) -> Tensor:
         """All layers for few tokens, compiled. Padding takes part, too: what it leaves behind is overwritten."""

@@ -27,6 +27,12 @@ class Plan:
     new: tuple[int, ...]
     mask: Tensor | None
 
+    @classmethod
+    def apart(cls, positions: Tensor, longest: int, new: tuple[int, ...]) -> Plan:
+        """For rows that differ: tokens at `positions` [B, T], looking at what stands at or before them."""
+        mask = torch.arange(longest, device=positions.device) <= positions[:, :, None]
+        return cls(positions, None, longest, new, mask[:, None])
+
 
 class LeanCache:
     """Keys and values as one tensor `held` [layers, 2, B, kv heads, capacity, head dim], grown by half when full.
@@ -61,15 +67,13 @@ class LeanCache:
         self._reserve(longest)
         device = self.held.device
         steps = torch.arange(count, device=device)
-        start = self.lengths[0] if len(set(self.lengths)) == 1 else None
-        if start is not None:
-            positions = (steps + start)[None]
-            mask = None
-            if start > 0 and count > 1:
-                mask = torch.arange(longest, device=device)[None] <= positions[0][:, None]
-        else:
-            positions = torch.tensor(self.lengths, device=device)[:, None] + steps
-            mask = (torch.arange(longest, device=device) <= positions[:, :, None])[:, None]
+        if len(set(self.lengths)) > 1:
+            return Plan.apart(torch.tensor(self.lengths, device=device)[:, None] + steps, longest, new)
+        start = self.lengths[0]
+        positions = (steps + start)[None]
+        mask = None
+        if start > 0 and count > 1:
+            mask = torch.arange(longest, device=device)[None] <= positions[0][:, None]
         return Plan(positions, start, longest, new, mask)
 
     def write(self, layer: int, keys: Tensor, values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
