@@ -22,7 +22,7 @@ Place = tuple[int, int]
 async def click(bench: Bench, place: Place, on: Widget) -> None:
     """Click a cell of the screen, once `on` is what lies there."""
     bench.app.clear_notifications()
-    await bench.until(lambda: under(bench, place) is on, f"{on} at {place}", seconds=30)
+    await bench.until(lambda: under(bench, place) is on, f"{on} at {place}")
     await bench.pilot.click(offset=place)
     await bench.quiet()
 
@@ -95,14 +95,14 @@ async def click_row(bench: Bench, listing: OptionList, index: int) -> None:
 async def by_palette(bench: Bench, key: Key) -> None:
     """Open the palette by its word in the footer and click the entry of a binding."""
     await press_button(bench, BY_ID["app.palette"].action)
-    await bench.until(lambda: CommandPalette.is_open(bench.app), "palette", seconds=30)
+    await bench.until(lambda: CommandPalette.is_open(bench.app), "palette")
     listing = bench.app.screen.query_one(CommandList)
     name = command_name(key)
 
     def entries() -> list[str]:
         return [str(option.hit.text) for option in listing.options]  # type: ignore[attr-defined]
 
-    await bench.until(lambda: name in entries() and "view: engine log" in entries(), f"entry {name}", seconds=30)
+    await bench.until(lambda: name in entries() and "view: engine log" in entries(), f"entry {name}")
     await click_row(bench, listing, entries().index(name))
 
 

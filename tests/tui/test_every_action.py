@@ -62,11 +62,9 @@ async def begin(bench: Bench, scenario: Scenario, focus: str | None) -> None:
     await rest(bench)
     if focus is not None:
         assert bench.screen.focus_pane(focus)
-        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == focus, f"focus in {focus}", seconds=30)
+        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == focus, f"focus in {focus}")
     bench.app.clear_notifications()
-    await bench.until(
-        lambda: not bench.toasts and bench.screen._save_timer is None, "toasts gone, state saved", seconds=30
-    )
+    await bench.until(lambda: not bench.toasts and bench.screen._save_timer is None, "toasts gone, state saved")
     for _ in range(2):
         await bench.quiet()
         assert focus is None or bench.screen.pane_of(bench.screen.focused) == focus
@@ -79,7 +77,7 @@ async def rest(bench: Bench) -> None:
 
 async def end(bench: Bench, scenario: Scenario, before: object) -> None:
     """The effect comes, and is still there when everything that was held back has ended."""
-    await bench.until(lambda: scenario.seen(bench, before), "the effect", seconds=30)
+    await bench.until(lambda: scenario.seen(bench, before), "the effect")
     bench.world.hold.set()
     if not bench.app._exit:
         await bench.idle()
