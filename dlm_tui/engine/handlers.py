@@ -220,6 +220,8 @@ class Handlers:
             tier=session.model.backbone.tier if session else "none",
             uptime=time.monotonic() - self._began,
             device=str(session.base.device) if session else "none",
+            dtype=str(session.model.decoding_dtype).removeprefix("torch.") if session else "",
+            cache=session.cache_bytes if session else 0,
         )
 
 

@@ -85,7 +85,7 @@ class Drift(Message, tag="drift"):
 
 
 class GetStatus(Message, tag="get_status"):
-    """Memory, threads, tier; also the empty request of the round-trip benchmark."""
+    """Memory, threads, tier and the like; also the empty request of the round-trip benchmark."""
 
 
 class Cancel(Message, tag="cancel"):
@@ -275,13 +275,16 @@ class Drifted(Message, tag="drifted"):
 
 
 class Status(Message, tag="status"):
-    """Resident bytes, compute threads, tier, seconds since start."""
+    """About the engine: resident bytes, compute threads, tier, device, seconds since start; `dtype` is what answers are
+    decoded in, `cache` the bytes of keys and values kept for the next prompt and answer."""
 
     rss: int
     threads: int
     tier: str
     uptime: float
     device: str
+    dtype: str = ""
+    cache: int = 0
 
 
 class JobDone(Message, tag="job_done"):

@@ -119,6 +119,13 @@ class Session:
         held = self.router.known
         return Known(*held, self.model.backbone) if held is not None else None
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the keys and values kept for the next prompt and the next answer."""
+        caches = [self.router.known[1]] if self.router.known else []
+        caches += [self.model.prefilled.cache] if self.model.prefilled else []
+        return sum(int(cache.nbytes) for cache in caches)
+
     def mix_of(self, view: View, weights: Mapping[str, float] | None) -> dict[str, float]:
         """The mix of a view over the loaded adapters; gate weights of adapters that are not trained are left out."""
         names = self.model.names

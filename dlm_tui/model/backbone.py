@@ -29,6 +29,11 @@ class KVCache(Protocol):
         """Tokens held per row."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the keys and values."""
+        ...
+
     def crop(self, length: int) -> None:
         """Keep at most the first `length` tokens of every row."""
         ...

@@ -37,6 +37,11 @@ class ReferenceCache:
         """Positions allocated per row, gaps included."""
         return int(self._valid.shape[1]) if self._valid is not None else max(self.lengths, default=0)
 
+    @property
+    def nbytes(self) -> int:
+        held = [layer for layer in self._cache.layers if layer.is_initialized]
+        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in held)
+
     def extend(self, ids: Tensor, lengths: Sequence[int] | None, run: Callable[..., Tensor]) -> Tensor:
         """Run new tokens `ids` [B, T] on top of what is held; see `Backbone.forward`."""
         batch, count = ids.shape

@@ -55,6 +55,10 @@ class LeanCache:
     def capacity(self) -> int:
         return int(self.held.shape[4])
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.held.nbytes)
+
     def plan(self, count: int, batch: int, lengths: Sequence[int] | None) -> Plan:
         """Make room for `count` more tokens per row and say where they go. Nothing is held until `advance`."""
         if batch != self.batch:

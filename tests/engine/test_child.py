@@ -103,6 +103,14 @@ async def test_null_views_answer_as_random_adapters(engine: EngineClient) -> Non
     assert any(heats[(nulls[0],)]), "a null row is not the base"
 
 
+async def test_the_engine_tells_about_itself(engine: EngineClient) -> None:
+    await engine.ask(Route(prompt="Tell me about yourself."))
+    status = await engine.ask(GetStatus())
+    assert isinstance(status, Status)
+    assert (status.threads, status.tier, status.device, status.dtype) == (1, "lean", "cpu", "float32")
+    assert status.rss > status.cache > 0 and status.uptime > 0
+
+
 async def test_a_keystroke_is_answered_while_an_answer_streams(engine: EngineClient) -> None:
     order: list[str] = []
     started = asyncio.Event()
@@ -190,6 +198,8 @@ async def test_answers_in_bfloat16_leave_the_gate_in_float32(routed: Open) -> No
         answer = await collect(engine, Generate(prompt=row["prompt"], views=[GATED, solo("tone")], max_tokens=8))
         assert {event.view for event in answer if isinstance(event, ViewDone) and event.tokens} == {"gated", "tone"}
         weights = await engine.ask(Route(prompt=row["prompt"]))
+        status = await engine.ask(GetStatus())
+        assert isinstance(status, Status) and status.dtype == "bfloat16"
     async with running(routed) as plain:
         expected = await plain.ask(Route(prompt=row["prompt"]))
     assert isinstance(weights, Routed) and isinstance(expected, Routed)

@@ -222,6 +222,7 @@ def test_joined_caches_go_on_as_each_alone(bases: dict[str, Base], tier: str) ->
         alone.append(cache)
     joined = alone[0].joined(alone[1:])
     assert joined.lengths == [20, 7, 13] and joined.batch == 3
+    assert joined.nbytes >= sum(cache.nbytes for cache in alone) > 0
     step = torch.tensor([[4], [6], [8]])
     expected = torch.cat([backbone.forward(step[row : row + 1], cache) for row, cache in enumerate(alone)])
     torch.testing.assert_close(backbone.forward(step, joined), expected, atol=1e-5, rtol=1e-5)
