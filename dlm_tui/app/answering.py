@@ -10,6 +10,7 @@ from textual.content import Content
 from dlm_tui.app.live import LiveGate
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.panes.desk import DeskPane
+from dlm_tui.app.progress import progress_words
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, Generate, Generated, Progress, Score, Scored, Stopped, Token, ViewDone
 from dlm_tui.model.views import BASE, GATED, View, custom, solo
@@ -83,8 +84,8 @@ class Answering(LiveGate):
 
     def _take_answer(self, event: object) -> bool:
         match event:
-            case Progress(stage="prefill", done=done, total=total):
-                self.answers.reading(round(done), round(total))
+            case Progress():
+                self.answers.reading(progress_words(event))
             case Token(view=view, text=text, heat=heat):
                 self.answers.add(view, text, heat)
             case ViewDone(view=view, text=text, tokens=tokens, reason=reason):
@@ -167,11 +168,15 @@ class Answering(LiveGate):
             async for event in self.link.stream(score):
                 if isinstance(event, Scored):
                     screen.set_scores({view.view: view.kl for view in event.views})
+                elif isinstance(event, Progress):
+                    screen.show_progress(event)
                 elif isinstance(event, Failed):
                     screen.set_problem(event.text)
             async for event in self.link.stream(generate):
                 if isinstance(event, Token):
                     screen.add_text(event.view, event.text)
+                elif isinstance(event, Progress):
+                    screen.show_progress(event)
                 elif isinstance(event, Failed):
                     screen.set_problem(event.text)
             finished = True

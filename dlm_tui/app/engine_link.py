@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
 
+from dlm_tui.app.progress import stage_words
 from dlm_tui.engine.client import Engine, EngineGone, ExitInfo
 from dlm_tui.engine.protocol import Event, Failed, Message, Open, Opened, Progress, Reload
 from dlm_tui.errors import DlmTuiError
@@ -100,7 +101,7 @@ class EngineLink:
     def _take(self, event: Event) -> None:
         match event:
             case Progress():
-                self._set(phase="loading", text=event.text or event.stage, progress=event)
+                self._set(phase="loading", text=stage_words(event), progress=event)
             case Opened():
                 self._set(phase="ready", text="", progress=None, opened=event)
             case Failed(text=text):

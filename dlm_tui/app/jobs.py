@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal
 
+from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.jobs import Job
 from dlm_tui.engine.protocol import (
     Event,
@@ -32,7 +33,7 @@ _LOG = 400
 
 @dataclass
 class JobRecord:
-    """One job. `loss` in nats per token, `eta` in seconds."""
+    """One job."""
 
     kind: Kind
     title: str
@@ -48,8 +49,7 @@ class JobRecord:
     @property
     def fraction(self) -> float | None:
         """How much is done, in [0, 1], where that can be told."""
-        progress = self.progress
-        return progress.done / progress.total if progress and progress.total > 0 else None
+        return share_of(self.progress)
 
     @property
     def seconds(self) -> float:
@@ -57,20 +57,8 @@ class JobRecord:
         return (self.ended or monotonic()) - self.started
 
     def detail(self) -> str:
-        """Stage, scope, loss, entropy and time left in one line."""
-        progress = self.progress
-        if progress is None:
-            return "starting"
-        parts = [progress.text or " ".join(part for part in (progress.stage, progress.scope) if part)]
-        if self.fraction is not None:
-            parts.append(f"{self.fraction:.0%}")
-        if progress.loss is not None:
-            parts.append(f"loss {progress.loss:.3f}")
-        if progress.entropy is not None:
-            parts.append(f"entropy {progress.entropy:.2f} nats")
-        if progress.eta is not None:
-            parts.append(f"{time_text(progress.eta)} left")
-        return " \u00b7 ".join(parts)
+        """What it is at, how far and the time left, in one line."""
+        return progress_words(self.progress) if self.progress else "starting"
 
     def take(self, event: Event) -> None:
         """Note an event."""
@@ -78,8 +66,7 @@ class JobRecord:
             case Progress():
                 before, self.progress = self.progress, event
                 if before is None or (before.stage, before.scope) != (event.stage, event.scope):
-                    where = " ".join(part for part in (event.stage, event.scope) if part)
-                    self.log.append(f"{time_text(self.seconds):>6s}  {where}")
+                    self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
             case Log(text=text):
                 self.log.append(text)
             case JobDone(result=result):
@@ -97,16 +84,6 @@ class JobRecord:
     def _end(self, state: JobState, summary: str) -> None:
         self.ended = monotonic()
         self.state, self.summary = state, summary
-
-
-def time_text(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class JobBoard:

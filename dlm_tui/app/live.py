@@ -13,10 +13,10 @@ from dlm_tui.app.base import WorkbenchBase
 from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.app.panes.insight import unlike_text
 from dlm_tui.app.panes.prompt import PromptPane
+from dlm_tui.app.progress import progress_line, progress_words
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.engine.protocol import Failed, Route, Routed, Score, Scored
+from dlm_tui.engine.protocol import Failed, Progress, Route, Routed, Score, Scored
 from dlm_tui.model.views import GATED, solo
-from widgets.bars import bar_text
 from widgets.mixing_desk import Channel, MixingDesk
 from widgets.plain import assemble, literal
 
@@ -96,6 +96,8 @@ class LiveGate(WorkbenchBase):
             async for event in self.link.stream(request):
                 if isinstance(event, Scored) and event.prompt == self.prompt_pane.text:
                     self.insight.show_scores(event, self.marks)
+                elif isinstance(event, Progress):
+                    self.insight.effect_pending(progress_words(event))
                 elif isinstance(event, Failed):
                     self.insight.effect_pending(event.text)
             done = True
@@ -176,12 +178,8 @@ class LiveGate(WorkbenchBase):
         if state.phase == "restarting":
             return assemble(("\u21bb ", "bold $warning"), state.text)
         if state.phase in {"starting", "loading"}:
-            progress = state.progress
-            if progress and progress.total > 0:
-                share = progress.done / progress.total
-                return assemble(
-                    f"{state.text}  ", (bar_text(share, 20), "$primary on $foreground 12%"), f" {share:.0%}"
-                )
+            if state.progress:
+                return progress_line(state.progress)
             return literal(f"opening: {state.text}\u2026" if state.text else "starting the engine\u2026", "dim")
         if not self.trained_names:
             return self._untrained_note()
@@ -194,7 +192,7 @@ class LiveGate(WorkbenchBase):
     def _untrained_note(self) -> Content:
         record = self.board.running("train")
         if record:
-            return assemble(("training: ", "bold"), record.detail())
+            return progress_line(record.progress) if record.progress else Content("the training is starting\u2026")
         count = len(self.names)
         what = f"{count} adapters and the gate" if count > 1 else "the adapter"
         return assemble(

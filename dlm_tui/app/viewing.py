@@ -11,6 +11,7 @@ from dlm_tui.app.hints import edge_offers, footer_hints, hint
 from dlm_tui.app.keys import Key
 from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
+from dlm_tui.app.progress import progress_words
 from dlm_tui.app.training import Training
 from widgets.key_bar import KeyBar
 from widgets.line import LiveLine
@@ -227,7 +228,8 @@ class Viewing(Training):
         ]
         record = self.board.running()
         if record:
-            parts += ["  ", (f"\u25b8 {record.title} \u00b7 {record.detail()}", "$primary")]
+            title = f"{record.title} \u00b7 " if record.kind == "export" else ""
+            parts += ["  ", (f"\u25b8 {title}{record.detail()}", "$primary")]
         return assemble(*parts)
 
     def refresh_footer(self) -> None:
@@ -268,7 +270,9 @@ class Viewing(Training):
 def _engine_words(state: LinkState) -> str:
     if state.phase == "ready":
         return state.device
-    return f"opening: {state.text}" if state.phase == "loading" else state.text or state.phase
+    if state.phase == "loading":
+        return progress_words(state.progress) if state.progress else f"opening: {state.text}"
+    return state.text or state.phase
 
 
 def _count(parameters: int) -> str:

@@ -75,6 +75,7 @@ class World:
         self.slow_route: asyncio.Event | None = None
         self.train_result: dict[str, Any] = {}
         self.prefill: asyncio.Event | None = None
+        self.measuring: asyncio.Event | None = None
         self.manifest: dict[str, Any] = {}
         self.on_trained: Callable[[], None] = lambda: None
 
@@ -148,7 +149,8 @@ class RecordedEngine:
                 if self.world.fail_open:
                     yield Failed(kind="MissingModel", text=self.world.fail_open)
                     return
-                yield Progress(stage="load", text="reading the base", done=1, total=2)
+                yield Progress(stage="load", text="reading the base", done=1, total=2, eta=3.0)
+                await self._measured()
                 yield self._opened()
             case Route():
                 if self.world.slow_route is not None and not request.explain:
@@ -158,6 +160,8 @@ class RecordedEngine:
                 async for event in self._generate(request):
                     yield event
             case Score():
+                yield Progress(stage="score", done=2, total=8, eta=6.0)
+                await self._measured()
                 views = [
                     ViewScore(view=view.name, kl=0.42 / (1 + index), js=0.1, z=5.1 - 2 * index)
                     for index, view in enumerate(request.views)
@@ -172,6 +176,7 @@ class RecordedEngine:
                         total=3,
                         loss=1.0 / step,
                         entropy=0.9 - 0.1 * step,
+                        eta=12.0 / step,
                     )
                     await self.world.hold.wait()
                 self.world.sharpness += 6.0
@@ -182,12 +187,19 @@ class RecordedEngine:
                     mean_weights=mean, seconds=0.8,
                 )  # fmt: skip
             case Evaluate():
-                yield Progress(stage="fold", done=1, total=5)
+                yield Progress(stage="fold", done=1, total=5, eta=8.2)
+                await self._measured()
                 yield Evaluated(report=EVALUATION)
             case Drift():
+                yield Progress(stage="answers", done=30, total=40, eta=70.0)
+                await self._measured()
                 yield Drifted(report=DRIFT)
             case _:
                 yield Failed(kind="UsageError", text=f"not recorded: {type(request).__name__}")
+
+    async def _measured(self) -> None:
+        if self.world.measuring is not None:
+            await self.world.measuring.wait()
 
     def _opened(self) -> Opened:
         trained = self.world.trained
@@ -230,7 +242,7 @@ class RecordedEngine:
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
         weights = self.weights(request.prompt)
         if self.world.prefill is not None:
-            yield Progress(stage="prefill", done=128, total=300)
+            yield Progress(stage="prefill", done=128, total=300, eta=2.0)
             await self.world.prefill.wait()
         for step in range(self.world.words):
             await self.world.hold.wait()

@@ -97,11 +97,11 @@ class AnswersPane(Pane):
             card.set_heat(self.heat)
         self._arrange()
 
-    def reading(self, done: int, total: int) -> None:
-        """How many of the prompt's tokens have been read; in the cards, as a small screen shows no pane title."""
+    def reading(self, words: str) -> None:
+        """How much of the prompt has been read; in the cards, as a small screen shows no pane title."""
         for card in self.cards:
             if card.busy and card.is_empty:
-                card.note(f"reading the prompt {done}/{total}")
+                card.note(words)
 
     def add(self, view: str, text: str, heat: float | None) -> None:
         """A token of one view."""

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from itertools import islice
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
@@ -16,7 +17,7 @@ from textual.widget import Widget
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
-from widgets.bars import bar_text
+from dlm_tui.app.progress import progress_line
 from widgets.line import Line
 from widgets.plain import assemble, literal
 from widgets.repaint import Repainted
@@ -87,7 +88,7 @@ def job_line(record: JobRecord, width: int) -> Content:
     lead = (f"{_GLYPHS[record.state]} {record.title}", _STYLES[record.state])
     if record.state != "running":
         return assemble(lead, f"  {record.summary}")
-    detail = record.detail()
-    room = width - len(detail) - 5
-    bar = bar_text(record.fraction, min(40, room)) if record.fraction is not None and room >= 6 else ""
-    return assemble(lead, "\n  ", (bar, "$primary on $foreground 12%"), "  " if bar else "", detail)
+    if record.progress is None:
+        return assemble(lead, f"\n  {record.detail()}")
+    room = width - cell_len(record.detail()) - 5
+    return assemble(lead, "\n  ") + progress_line(record.progress, min(40, room) if room >= 6 else 0)

@@ -11,9 +11,9 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from dlm_tui.app.progress import progress_line
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.engine.protocol import Progress
-from widgets.bars import bar_text
 from widgets.confusion_table import ConfusionTable
 from widgets.line import Line
 from widgets.marks import Mark
@@ -51,10 +51,7 @@ class ReportScreen(Dialog[None]):
 
     def show_progress(self, event: Progress) -> None:
         """How far it is."""
-        share = event.done / event.total if event.total else 0.0
-        text = event.text or event.stage
-        bar = (bar_text(share, 20), "$primary on $foreground 12%")
-        self.query_one("#report-figures", Line).show(assemble(f"{text}  ", bar, f" {share:.0%}"))
+        self.query_one("#report-figures", Line).show(progress_line(event))
 
     def show_problem(self, text: str) -> None:
         """Why there is no report."""

@@ -8,7 +8,9 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.content import Content
 
+from dlm_tui.app.progress import progress_words
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.engine.protocol import Progress
 from widgets.bars import bar_text
 from widgets.line import LiveLine
 from widgets.marks import Mark
@@ -25,7 +27,7 @@ class SweepScreen(Dialog[None]):
         self._adapter, self._mark = name, mark
         self._texts = {f"{step:+.1f}": "" for step in steps}
         self._kl: dict[str, float] = {}
-        self._note = "measuring\u2026"
+        self._note, self._failed = "measuring\u2026", False
 
     def compose_body(self) -> ComposeResult:
         """One growing text."""
@@ -45,6 +47,8 @@ class SweepScreen(Dialog[None]):
     def add_text(self, view: str, text: str) -> None:
         """A token of one step."""
         self._texts[view] = self._texts.get(view, "") + text
+        if not self._failed:
+            self._note = "writing\u2026"
         self._ask()
 
     def set_scores(self, kl: Mapping[str, float]) -> None:
@@ -53,14 +57,19 @@ class SweepScreen(Dialog[None]):
         self._note = "writing\u2026"
         self._ask()
 
+    def show_progress(self, event: Progress) -> None:
+        """How far the measuring or the reading of the prompt is."""
+        self._note = progress_words(event)
+        self._ask()
+
     def set_problem(self, text: str) -> None:
         """What went wrong."""
-        self._note = text
+        self._note, self._failed = text, True
         self._ask()
 
     def set_done(self) -> None:
         """Everything is here."""
-        if not self._note or self._note in {"measuring\u2026", "writing\u2026"}:
+        if not self._failed:
             self._note = "0 leaves the adapter out, 1 is the adapter as trained, negative turns it around."
         self._ask()
 
