@@ -18,6 +18,13 @@ from widgets.repaint import Repainted
 from widgets.token_heat import tint
 
 _STRONGEST = 5.0  # nats between view and base that are tinted in full
+_SEEN = 0.05  # share of it from which a difference is shown
+
+
+def heat_style(nats: float, color: str, background: str) -> str:
+    """Pieces the view likes more than the base are tinted, the more the stronger; those it likes less are grey."""
+    strength = nats / _STRONGEST
+    return "dim" if strength <= -_SEEN else tint(color, strength, background)
 
 
 class AnswerCard(VerticalScroll, Repainted, can_focus=True):
@@ -114,7 +121,7 @@ class AnswerCard(VerticalScroll, Repainted, can_focus=True):
         color = self._color if self._color.startswith("#") else "#8aa4c8"
         background = self.app.current_theme.background or "#14171c"
         for piece, heat in self._pieces[self._written :]:
-            body.add(piece, tint(color, abs(heat or 0.0) / _STRONGEST, background) if self.heat else "")
+            body.add(piece, heat_style(heat or 0.0, color, background) if self.heat else "")
         self._written = len(self._pieces)
         if body.show_added() and at_end:
             self.scroll_end(animate=False)

@@ -118,8 +118,6 @@ class Answering(LiveGate):
 
     @on(AnswersPane.SettingsChanged)
     def _answers_settings(self, event: AnswersPane.SettingsChanged) -> None:
-        if event.heat and not self.state.heat and self.answers.cards:
-            self.say("The next answer is tinted by how much the mix prefers each token over the base.")
         self.state.columns, self.state.heat = event.columns, event.heat
         self.save_soon()
 

@@ -63,6 +63,7 @@ class WorkbenchCommands(Provider):
         for theme in sorted(app.available_themes):
             yield Command(f"theme: {theme}", "Use these colours", partial(app.choose_theme, theme))
         yield Command("view: edit the configuration", "Open config.toml in the editor", bench.action_edit_config)
+        yield Command("program: about the engine", "Device, threads, memory, adapters", bench.action_engine_facts)
         yield Command("view: engine log", "The last lines the engine wrote", bench.action_engine_log)
 
     async def discover(self) -> Hits:

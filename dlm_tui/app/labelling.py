@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from functools import partial
 
 from textual import on
@@ -70,10 +71,8 @@ class Labelling(Viewing):
             self.say(str(error), error=True, title="Nothing was added")
             return
         self._labels.append(result)
-        self.say(
-            f"Added a section for {label.adapter} at line {result.line}; {self.key('prompt.undo_label')} takes it back."
-        )
-        await self._after_edit(f"labelled as {label.adapter}")
+        undo = f"{self.key('prompt.undo_label')} takes it back."
+        await self._after_edit(f"Labelled as {label.adapter}", f"Added at line {result.line}.", undo)
 
     def action_undo_label(self) -> None:
         """Take the last added section back."""
@@ -90,27 +89,16 @@ class Labelling(Viewing):
             self.say(str(error), error=True, title="The label stays")
             return
         self._labels.pop()
-        self.say(f"Took the section at line {result.line} back.")
-        await self._after_edit("label taken back")
+        await self._after_edit("Label taken back", f"The section at line {result.line} is gone.")
 
-    async def _after_edit(self, what: str) -> None:
-        """The document changed by our hand: train the gate on it and show what moved."""
-        self.remember_current()
-        before = dict(self.ghost or {})
+    async def _after_edit(self, title: str, lead: str, trail: str = "") -> None:
+        """The document changed by our hand: train the gate on it, then say in one toast what was done and moved."""
+        text = self.prompt_pane.text
         if not self.link.ready or not self.trained_names:
-            self.say("The next training uses it; there is no gate to retrain yet.")
+            self.say(f"{lead} There is no gate to retrain yet. {trail}".strip(), title=title)
             return
         record = await self.retrain_gate()
-        if record.trained is None:
-            return
-        after = dict(await self.weights_of(self.prompt_pane.text) or {})
-        if before and after:
-            moves = [
-                f"{name} {before.get(name, 0):.2f} \u2192 {after[name]:.2f}"
-                for name in self.names
-                if name in after and abs(after[name] - before.get(name, 0)) >= 0.005
-            ]
-            self.say(", ".join(moves) or "No weight of this prompt moved.", title=what)
+        self.say_gate(record, text, lead=lead, trail=trail, title=title)
         if len(self.moved) > 1 and any(change.top_changed for change in self.moved):
             self.action_moved()
 
@@ -128,7 +116,9 @@ class Labelling(Viewing):
         if self.state.mix.mode == "custom":
             hand_mix = ",".join(f"{name}:{value:g}" for name, value in self.coefficients().items() if value)
         last = next((record.result for record in self.board.records if record.kind == "export" and record.result), None)
-        screen = ExportScreen(self.state.export, hand_mix, self.state.last_export, self.trained_names, last)
+        screen = ExportScreen(
+            self.state.export, hand_mix, self.state.last_export, self.trained_names, last, shutil.which("ollama")
+        )
         self.app.push_screen(screen, self._export_chosen)
 
     def _export_chosen(self, settings: ExportSettings | None) -> None:
@@ -154,6 +144,7 @@ class Labelling(Viewing):
             mix=settings.mix,
             signed=bool(settings.mix and "-" in settings.mix),
             out=settings.out,
+            register=settings.register,
         )
         title = f"export {settings.target}"
         self.background(partial(self._export, request, title), "job-export", title)
@@ -165,7 +156,13 @@ class Labelling(Viewing):
             self.state.last_export = command or folder
             record.summary = f"{record.summary} \u00b7 {folder}"
             self.save_soon()
-            self.say(f"{folder}\n{command}".strip(), title=f"Exported; {self.key('view.copy')} copies the command")
+            title = f"Exported; {self.key('view.copy')} copies the command"
+            if problem := record.result.get("register_error"):
+                self.say(f"{folder}\nNot registered with Ollama: {problem}\n{command}", warning=True, title=title)
+            else:
+                name = record.result.get("registered")
+                registered = f"Registered with Ollama as {name}." if name else ""
+                self.say("\n".join(part for part in (folder, registered, command) if part), title=title)
             self.ask_jobs()
         elif record.state == "failed":
             self.say(record.summary, error=True, title="Nothing was exported")

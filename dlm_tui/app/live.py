@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from functools import partial
 
 from textual import on
@@ -25,6 +24,8 @@ _EXPLAIN_AFTER = 0.12  # seconds; pulls cost a backward pass through the small n
 
 class LiveGate(WorkbenchBase):
     """Routing, explaining and the mixing desk."""
+
+    _explaining = False
 
     # ---- routing ---------------------------------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ class LiveGate(WorkbenchBase):
         try:
             if live.explain:
                 await asyncio.sleep(_EXPLAIN_AFTER)
-                await self._route_answered()
+                await self.route_answered()
                 await self._explain_route(text)
             if live.score and self.trained_names:
                 await asyncio.sleep(max(0.0, live.pause - _EXPLAIN_AFTER))
@@ -75,17 +76,21 @@ class LiveGate(WorkbenchBase):
         except EngineGone:
             return
 
-    async def _route_answered(self) -> None:
-        """Until the route of what is typed is answered: a newer request would overtake it."""
-        while any(worker.group == "route" and not worker.is_finished for worker in self.workers):
+    async def route_answered(self) -> None:
+        """Until what is typed is routed and explained: a newer request would overtake that."""
+        while self._explaining or any(w.group == "route" and not w.is_finished for w in self.workers):
             await asyncio.sleep(0.02)
 
     async def _explain_route(self, text: str) -> None:
-        async for event in self.link.stream(Route(prompt=text, explain=True)):
-            if isinstance(event, Routed) and event.prompt == self.prompt_pane.text:
-                self.routed = event
-                self.refresh_desk()
-                self.insight.show_route(event, self.names, self.marks, self.ground)
+        self._explaining = True
+        try:
+            async for event in self.link.stream(Route(prompt=text, explain=True)):
+                if isinstance(event, Routed) and event.prompt == self.prompt_pane.text:
+                    self.routed = event
+                    self.refresh_desk()
+                    self.insight.show_route(event, self.names, self.marks, self.ground)
+        finally:
+            self._explaining = False
 
     async def _score(self, text: str) -> None:
         views = [GATED, *(solo(name) for name in self.trained_names)]
@@ -227,19 +232,3 @@ class LiveGate(WorkbenchBase):
     def _mix_changed(self) -> None:
         self.desk.draw()  # at once: the next key moves the fader from where it is now
         self.save_soon()
-
-    # ---- what moved ------------------------------------------------------------------------------------------------
-
-    async def weights_of(self, text: str) -> Mapping[str, float] | None:
-        """The gate's weights of another prompt; waits while typing is being answered, so that typing comes first."""
-        for _ in range(20):
-            await self._route_answered()
-            try:
-                async for event in self.link.stream(Route(prompt=text)):
-                    if isinstance(event, Routed):
-                        return event.weights
-                    if isinstance(event, Failed):
-                        return None
-            except EngineGone:
-                return None
-        return None

@@ -45,7 +45,9 @@ def stage_words(progress: Progress) -> str:
         return "gate training" if scope == "gate" else f"{_TRAININGS[stage]} {scope or 'the adapters'}"
     if stage in _WORDS:
         return _WORDS[stage]
-    return f"writing {stage}" if "." in stage or stage in {"tokenizer", "Modelfile"} else stage
+    if "." in stage or stage in {"tokenizer", "Modelfile"}:
+        return f"writing {stage}"
+    return f"{stage} {scope}" if scope else stage
 
 
 def share_of(progress: Progress | None) -> float | None:

@@ -31,12 +31,13 @@ class Remembered(msgspec.Struct, kw_only=True):
 
 
 class ExportSettings(msgspec.Struct, kw_only=True):
-    """The last used export settings; `mix` None is the gate's static mean."""
+    """The last used export settings; `mix` None is the gate's static mean, `register` runs `ollama create` after it."""
 
     target: str = "peft"
     quant: str = "f16"
     mix: str | None = None
     out: str | None = None
+    register: bool = False
 
 
 class Sizes(msgspec.Struct, kw_only=True):
@@ -47,11 +48,13 @@ class Sizes(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Everything remembered for one document."""
+    """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen."""
 
     document: str = ""
     prompt: str = ""
     history: list[Remembered] = []
+    open_set: str | None = None
+    saved: list[Remembered] = []
     mix: MixState = msgspec.field(default_factory=MixState)
     export: ExportSettings = msgspec.field(default_factory=ExportSettings)
     sizes: Sizes = msgspec.field(default_factory=Sizes)

@@ -10,10 +10,10 @@ from typing import Any
 from textual import on
 from textual.widget import Widget
 
-from dlm_tui.app.answering import Answering
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.moves import Moved
+from dlm_tui.app.moves import changed_text, moves_text
 from dlm_tui.app.panes.jobs import JobsPane
+from dlm_tui.app.rechecking import Rechecking
 from dlm_tui.app.state import PromptSets
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import (
@@ -30,14 +30,12 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.store import MetricsReader
 
 _TWICE_SECONDS = 2.0
-_RECHECK = 24
 
 
-class Training(Answering):
+class Training(Rechecking):
     """Train, retrain the gate, judge it."""
 
     _cancel_asked = 0.0
-    moved: tuple[Moved, ...] = ()
 
     def action_train(self) -> None:
         """Train every adapter, then the gate."""
@@ -64,9 +62,9 @@ class Training(Answering):
         record = await self.board.run(request, "train", title)
         if record.state == "done":
             self.state.trained_sections = [section.section_id for section in self.document.sections]
-            self.say(f"Trained: {record.summary}.")
             self._warn_of_gate(record.result)
-            await self._gate_changed()
+            await self.gate_changed()
+            self.say(f"Trained: {record.summary}. {changed_text(self.moved)}".strip())
             if self.state.page == "jobs" and self.pane_of(self.focused) != "jobs":
                 self.show_page("answers")
         elif record.state == "failed":
@@ -86,65 +84,32 @@ class Training(Answering):
         elif not self.link.ready:
             self.say("The gate trains in the engine, which is not ready yet.", warning=True)
         else:
-            self.background(self.retrain_gate, "job-train", "gate training")
+            self.background(self._train_gate_alone, "job-train", "gate training")
+
+    async def _train_gate_alone(self) -> None:
+        text = self.prompt_pane.text.strip()
+        record = await self.retrain_gate()
+        self.say_gate(record, text, title="Gate trained" if record.state == "done" else "")
 
     async def retrain_gate(self) -> JobRecord:
         """Train the gate on the document as it is now and use it at once."""
         self.remember_current()
-        request = TrainGate()
-        record = await self.board.follow(self.link.stream(request), "gate", "train the gate")
-        if record.state == "failed":
-            self.say(record.summary, error=True, title="The gate was not changed")
-        elif record.trained is not None:
+        record = await self.board.follow(self.link.stream(TrainGate()), "gate", "train the gate")
+        if record.trained is not None and record.state == "done":
             self.gate_run = record.trained.run_id
-            if record.trained.warning:
-                self.say(record.trained.warning, warning=True)
-            await self._gate_changed()
+            await self.gate_changed()
         return record
 
-    def remember_current(self) -> None:
-        """Keep the weights of what is typed, so that a training shows what moved."""
-        if self.weights and self.routed and self.routed.prompt == self.prompt_pane.text:
-            self.ghost = dict(self.weights)
-            self.state.remember(self.prompt_pane.text, dict(self.weights), self.gate_run)
-            self.save_soon()
-
-    async def _gate_changed(self) -> None:
-        """New weights are on disk: swap them in, route again, look which remembered prompts moved."""
-        ghost = self.ghost
-        try:
-            await self.link.reload()
-        except EngineGone:
-            return
-        self.show_answers_hint()
-        self.route()
-        self.ghost = ghost
-        self.refresh_outline()
-        self.refresh_desk()
-        await self.recheck_prompts()
-
-    async def recheck_prompts(self) -> None:
-        """Route the remembered prompts again; keep their new weights and note what moved."""
-        moved: list[Moved] = []
-        for entry in self.state.history[:_RECHECK]:
-            if not entry.weights or set(entry.weights) != set(self.names):
-                continue
-            after = await self.weights_of(entry.text)
-            if after is None:
-                continue
-            moved.append(Moved(entry.text, dict(entry.weights), dict(after)))
-            entry.weights, entry.gate_run = dict(after), self.gate_run
-        self.moved = tuple(moved)
-        self.save_soon()
-        changed = [change for change in moved if change.top_changed]
-        if changed:
-            self.say(f"{len(changed)} of {len(moved)} remembered prompts have another top adapter now.")
-
-    def action_moved(self) -> None:
-        """Before and after of the remembered prompts."""
-        from dlm_tui.app.screens.moved import MovedScreen
-
-        self.app.push_screen(MovedScreen(self.moved, self.names, self.marks))
+    def say_gate(self, record: JobRecord, text: str, *, lead: str = "", trail: str = "", title: str = "") -> None:
+        """One toast about a retrained gate: `lead`, what happened to the weights of the prompt `text`, `trail`."""
+        if record.state == "cancelled":
+            self.say(f"{lead} The gate was not retrained. {trail}".strip(), warning=True, title=title)
+        elif record.state != "done" or record.trained is None:
+            self.say(f"{lead} The gate was not changed: {record.summary} {trail}".strip(), error=True, title=title)
+        else:
+            warning = record.trained.warning
+            words = [lead, moves_text(self.moved, text, self.names), changed_text(self.moved), warning, trail]
+            self.say(" ".join(word for word in words if word), warning=bool(warning), title=title)
 
     # ---- jobs ------------------------------------------------------------------------------------------------------
 
@@ -168,10 +133,6 @@ class Training(Answering):
     def pane_of(self, widget: Widget | None) -> str | None:
         """The id of the pane a widget is in."""
         raise AssertionError(widget)
-
-    def refresh_outline(self) -> None:
-        """The outline."""
-        raise AssertionError
 
     @on(JobsPane.CancelPressed)
     def _cancel_pressed(self) -> None:

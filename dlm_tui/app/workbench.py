@@ -31,7 +31,7 @@ from dlm_tui.document import Document
 from dlm_tui.document.problems import body_problems
 from dlm_tui.document.watch import Change, watch_document
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.engine.protocol import Open
+from dlm_tui.engine.protocol import Failed, GetStatus, Open, Status
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import Store
 from widgets.key_bar import KeyBar
@@ -107,6 +107,7 @@ class Workbench(Labelling):
             self.show_answers_hint()
             self.refresh_outline()
             self.route()
+            self.note_saved()
             self._train_if_asked()
             self.call_after_refresh(self._opened_once)
         elif state.phase == "restarting":
@@ -262,6 +263,25 @@ class Workbench(Labelling):
         lines = list(engine.log) if engine is not None else []
         self.app.push_screen(LogScreen("Engine log", lines or list(self.link.state.log)))
 
+    def action_engine_facts(self) -> None:
+        """What runs the model."""
+        self.background(self._show_engine_facts, "facts", "about the engine", exclusive=True)
+
+    async def _show_engine_facts(self) -> None:
+        from dlm_tui.app.engine_facts import engine_rows
+        from dlm_tui.app.screens.engine import EngineScreen
+
+        opened = self.opened
+        try:
+            async for event in self.link.stream(GetStatus()):
+                if isinstance(event, Status) and opened is not None:
+                    rows = engine_rows(opened, event, self.names)
+                    self.app.push_screen(EngineScreen(rows))
+                elif isinstance(event, Failed):
+                    self.say(event.text, error=True)
+        except EngineGone as error:
+            self.say(f"There is nothing to tell: {error}.", warning=True)
+
     def on_unmount(self) -> None:
         """Nothing typed is lost, however the program ends."""
         self.save_now()
@@ -293,7 +313,9 @@ class Workbench(Labelling):
         from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
         from dlm_tui.app.state import PromptSets
 
-        self.app.push_screen(PromptSetsScreen(PromptSets(self.setup.path), self.prompt_pane.text), self._use_prompt)
+        screen = PromptSetsScreen(PromptSets(self.setup.path), self.prompt_pane.text)
+        screen.on_used = self.open_set
+        self.app.push_screen(screen, self._use_prompt)
 
     def _use_prompt(self, text: str | None) -> None:
         self.save_soon()

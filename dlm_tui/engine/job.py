@@ -152,12 +152,33 @@ def run_export(job: _Job) -> dict[str, Any]:
         legacy_adapter=request.legacy_adapter,
     )
     result = drain(export_document(wanted, session), job.step)
-    return {
+    finished = {
         "manifest": result.manifest,
         "folder": str(result.folder),
         "next_command": result.next_command,
         "notes": list(result.notes),
     }
+    if request.register and request.target == "ollama":
+        finished |= _register(job, result.folder, str(result.manifest["ollama_name"]))
+    return finished
+
+
+def _register(job: _Job, folder: Path, name: str) -> dict[str, Any]:
+    """Hand a finished export to Ollama: `registered` is its name there, or `register_error` why it is not."""
+    from contextlib import closing
+
+    from dlm_tui.export import create_model
+
+    try:
+        with closing(create_model(folder, name)) as lines:
+            for line in lines:
+                job.check()
+                job.send(Log(text=line))
+    except Cancelled:
+        return {"register_error": "ollama create was stopped; the export itself is complete"}
+    except (DlmTuiError, OSError) as error:
+        return {"register_error": str(error)}
+    return {"registered": name}
 
 
 if __name__ == "__main__":

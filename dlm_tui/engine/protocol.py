@@ -107,7 +107,7 @@ class TrainJob(Message, tag="train_job"):
 
 
 class ExportJob(Message, tag="export_job"):
-    """To a job child: export the document."""
+    """To a job child: export the document; `register` hands a finished export for Ollama to the `ollama` there is."""
 
     document: str
     home: str
@@ -120,6 +120,7 @@ class ExportJob(Message, tag="export_job"):
     out: str | None = None
     verify: bool | None = None
     legacy_adapter: bool = False
+    register: bool = False
 
 
 Request = (

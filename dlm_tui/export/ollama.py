@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from dlm_tui.export.requests import ExportRefused
@@ -16,7 +16,7 @@ def find_ollama() -> Path | None:
     return Path(found) if found else None
 
 
-def create_model(folder: Path, name: str) -> Iterator[str]:
+def create_model(folder: Path, name: str) -> Generator[str, None, None]:
     """Run `ollama create NAME -f Modelfile` in the export's folder and yield its output line by line.
 
     Raises ExportRefused when there is no ollama, or when it fails.

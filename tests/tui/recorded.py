@@ -21,6 +21,7 @@ from dlm_tui.engine.protocol import (
     GateTrained,
     Generate,
     Generated,
+    GetStatus,
     Hello,
     JobDone,
     Log,
@@ -33,6 +34,7 @@ from dlm_tui.engine.protocol import (
     Routed,
     Score,
     Scored,
+    Status,
     Stopped,
     Token,
     TokenPull,
@@ -73,10 +75,12 @@ class World:
         self.hold = asyncio.Event()
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
+        self.slow_prompt: str | None = None
         self.train_result: dict[str, Any] = {}
         self.prefill: asyncio.Event | None = None
         self.measuring: asyncio.Event | None = None
         self.manifest: dict[str, Any] = {}
+        self.registering: dict[str, str] = {"registered": "dlm-harbour:v0001"}
         self.on_trained: Callable[[], None] = lambda: None
 
 
@@ -153,7 +157,8 @@ class RecordedEngine:
                 await self._measured()
                 yield self._opened()
             case Route():
-                if self.world.slow_route is not None and not request.explain:
+                slow = self.world.slow_route is not None and self.world.slow_prompt in (None, request.prompt)
+                if slow and not request.explain and self.world.slow_route is not None:
                     await self.world.slow_route.wait()
                 yield self._routed(request)
             case Generate():
@@ -194,6 +199,8 @@ class RecordedEngine:
                 yield Progress(stage="answers", done=30, total=40, eta=70.0)
                 await self._measured()
                 yield Drifted(report=DRIFT)
+            case GetStatus():
+                yield Status(rss=851_443_712, threads=2, tier="lean", uptime=75.0, device="cpu", dtype="float32")
             case _:
                 yield Failed(kind="UsageError", text=f"not recorded: {type(request).__name__}")
 
@@ -296,7 +303,10 @@ class RecordedJob:
         else:
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
-            yield JobDone(result={"folder": folder, "next_command": command, "manifest": self.world.manifest})
+            result = {"folder": folder, "next_command": command, "manifest": self.world.manifest}
+            if self.request.register:
+                result |= self.world.registering
+            yield JobDone(result=result)
 
     async def cancel(self) -> str:
         self._stop.set()

@@ -69,7 +69,7 @@ async def test_training_starts_by_itself_when_asked(workbench: Opener) -> None:
     async with workbench(world=world, train_if_untrained=True, wait=False) as bench:
         await bench.until(lambda: bench.screen.board.running("train"), "training by itself")
         assert bench.screen.state.page == "jobs"
-        await bench.until(lambda: "train knowledge" in bench.text, "shown")
+        await bench.until(lambda: "training knowledge" in bench.text, "shown")
         world.hold.set()
         await bench.idle()
         assert bench.screen.state.page == "answers"
@@ -140,7 +140,8 @@ async def test_label_shows_the_diff_writes_it_retrains_and_undoes(workbench: Ope
         await bench.idle()
         added = bench.path.read_bytes()
         assert added.startswith(original.rstrip(b"\n")) and b"::instruction#tone::" in added[len(original) - 2 :]
-        assert any("→" in toast for toast in bench.toasts)
+        (toast,) = bench.toasts
+        assert toast.startswith("Labelled as tone Added at line ") and "→" in toast and toast.endswith("takes it back.")
         await bench.leave_prompt()
         await bench.press("u")
         await bench.idle()

@@ -20,6 +20,8 @@ from widgets.answer_card import AnswerCard
 from widgets.line import Line
 from widgets.marks import Mark
 
+HEAT_LEGEND = "tinted: more likely than under the base \u00b7 grey: less likely"
+
 
 class AnswersPane(Pane):
     """One card per view of the last request."""
@@ -48,11 +50,13 @@ class AnswersPane(Pane):
         self._card_width = card_width
         self._cards: dict[str, AnswerCard] = {}
         self._shown = 0
+        self._measured = False  # whether the answers that are shown came with their heat
 
     def compose(self) -> ComposeResult:
         """A hint while there is no answer, and the grid of cards."""
         yield Line(id="answers-hint")
         yield Container(id="cards")
+        yield Line(id="heat-legend")
 
     def on_mount(self) -> None:
         """No answer yet."""
@@ -92,6 +96,7 @@ class AnswersPane(Pane):
             # whoever was reading goes on here, unless they have gone somewhere else meanwhile
             if here and self.screen.focused is elsewhere and self.current:
                 self.screen.set_focus(self.current)
+        self._measured = self.heat
         for card in self.cards:
             card.begin("waiting\u2026")
             card.set_heat(self.heat)
@@ -124,6 +129,9 @@ class AnswersPane(Pane):
     def _arrange(self) -> None:
         cards = self.cards
         self.query_one("#answers-hint").display = not cards
+        legend = self.query_one("#heat-legend", Line)
+        legend.show(Content.styled(HEAT_LEGEND if self._measured else f"Next answer: {HEAT_LEGEND}", "dim"))
+        legend.display = self.heat and bool(cards)
         holder = self.query_one("#cards", Container)
         holder.display = bool(cards)
         side_by_side = self.columns and len(cards) > 1
@@ -155,6 +163,7 @@ class AnswersPane(Pane):
         self.heat = not self.heat
         for card in self.cards:
             card.set_heat(self.heat)
+        self._arrange()
         self.post_message(self.SettingsChanged(self.columns, self.heat))
 
     def action_toggle_columns(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
+from textual.widgets import Checkbox, Input
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
@@ -46,8 +46,11 @@ class ExportScreen(Dialog[ExportSettings]):
         last: str | None,
         names: Sequence[str],
         result: dict[str, Any] | None = None,
+        ollama: str | None = None,
     ) -> None:
+        """`ollama` is the program that is installed here, None if there is none."""
         super().__init__()
+        self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
         self._result = result or {}
         self._mixes: list[tuple[str | None, str]] = [
@@ -77,6 +80,12 @@ class ExportScreen(Dialog[ExportSettings]):
                 yield Line("Mix", classes="field")
                 yield PickList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
         yield Line(classes="note", id="export-note")
+        yield Checkbox(
+            "Register with Ollama afterwards (ollama create)",
+            self._settings.register and self._ollama is not None,
+            compact=True,
+            id="export-register",
+        )
         yield Line("Folder (empty: the store's exports)", classes="field")
         yield Input(value=self._settings.out or "", placeholder="the store's exports folder", id="export-out")
         yield Line(last_export_text(self._last, self._result), id="export-last")
@@ -99,7 +108,10 @@ class ExportScreen(Dialog[ExportSettings]):
         chosen = self._lists["target"].highlighted
         if chosen is not None:
             target = TARGETS[chosen]
-            self.query_one("#export-note", Line).show(f"{target}: {_TARGET_TEXT[target]}")
+            absent = target == "ollama" and self._ollama is None
+            more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
+            self.query_one("#export-note", Line).show(f"{target}: {_TARGET_TEXT[target]}{more}")
+            self.query_one(Checkbox).display = target == "ollama" and self._ollama is not None
 
     def on_option_list_option_selected(self) -> None:
         """Enter goes on to the next field."""
@@ -119,9 +131,11 @@ class ExportScreen(Dialog[ExportSettings]):
             except DlmTuiError as error:
                 self.query_one("#export-last", Line).show(literal(str(error), "$error"))
                 return
+        register = self.query_one(Checkbox)
         self.dismiss(
             ExportSettings(
                 target=TARGETS[lists["target"].highlighted or 0],
+                register=register.display and register.value,
                 quant=QUANTS[lists["quant"].highlighted or 0],
                 mix=mix,
                 out=self.query_one(Input).value.strip() or None,

@@ -28,9 +28,13 @@ class MovedScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """One block per prompt."""
-        if self._moved:
-            yield Line(Content("\n").join(self._block(change) for change in self._moved))
-        else:
+        saved = [change for change in self._moved if change.saved]
+        recent = [change for change in self._moved if not change.saved]
+        for title, changes in (("Saved prompts", saved), ("Recent prompts", recent)):
+            if changes:
+                yield Line(title, classes="field")
+                yield Line(Content("\n").join(self._block(change) for change in changes))
+        if not self._moved:
             yield Line("No remembered prompt has been routed before and after a training yet.")
 
     def _block(self, change: Moved) -> Content:

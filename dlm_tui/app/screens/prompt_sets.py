@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -32,6 +33,7 @@ class PromptSetsScreen(Dialog[str]):
         self._sets: dict[str, list[str]] = {}
         self._rows: list[tuple[str, str | None]] = []
         self._readable = True
+        self.on_used: Callable[[str], object] = lambda name: None
 
     def compose_body(self) -> ComposeResult:
         """The name to save under, and all sets."""
@@ -67,7 +69,8 @@ class PromptSetsScreen(Dialog[str]):
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:
-        prompt = self._rows[event.option_index][1]
+        name, prompt = self._rows[event.option_index]
+        self.on_used(name)
         if prompt is not None:
             self.dismiss(prompt)
 
@@ -85,7 +88,8 @@ class PromptSetsScreen(Dialog[str]):
         prompts = self._sets.setdefault(name, [])
         if self._prompt not in prompts:
             prompts.append(self._prompt)
-        self._write(f"Saved in {name}.")
+        if self._write(f"Saved in {name}."):
+            self.on_used(name)
 
     def action_delete(self) -> None:
         """Remove the highlighted prompt, or the whole highlighted set if it is empty of prompts but one."""
@@ -101,15 +105,16 @@ class PromptSetsScreen(Dialog[str]):
                 del self._sets[name]
         self._write("Removed.")
 
-    def _write(self, done: str) -> None:
+    def _write(self, done: str) -> bool:
         note = self.query_one("#set-note", Line)
         if not self._readable:
             note.show("The file cannot be read, so it is not written either.")
-            return
+            return False
         try:
             self._file.save(self._sets)
         except OSError as error:
             note.show(literal(str(error), "$error"))
-            return
+            return False
         note.show(done)
         self._show()
+        return True

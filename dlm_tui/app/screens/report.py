@@ -65,7 +65,9 @@ class ReportScreen(Dialog[None]):
         )
         parts += _figure("log loss", report.get("log_loss"), "nats per held-out prompt, lower is better")
         parts += _figure("calibration", report.get("ece"), "expected calibration error, 0 is perfect")
-        parts += _figure("entropy", report.get("mean_entropy"), "mean of the gate in force, nats")
+        share = report.get("normalised_entropy")
+        of_most = f" ({share:.0%} of ln N)" if isinstance(share, float) else ""
+        parts += _figure("entropy", report.get("mean_entropy"), f"mean of the gate in force, nats{of_most}")
         for name, weight in (report.get("mean_weights") or {}).items():
             mark = self._marks.get(name)
             if mark and isinstance(weight, float):
