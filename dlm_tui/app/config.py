@@ -5,7 +5,7 @@ editor = "vi"                 # instead of $VISUAL or $EDITOR; may hold {line} a
 
 [generate]
 max_tokens = 128              # 1 to 4096
-dtype = "float32"             # float32, bfloat16 (quicker, gates stay exact), or auto: bfloat16 where it pays
+dtype = "float32"             # or bfloat16: answers read weights rounded to half the bytes; gates stay exact
 temperature = 0.0             # 0 is greedy
 top_p = 1.0
 seed = 0
@@ -50,7 +50,7 @@ class Generate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How answers are written."""
 
     max_tokens: Annotated[int, Meta(ge=1, le=4096)] = 128
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0

@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=None, metavar="P")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "auto"),
+        choices=("float32", "bfloat16"),
         default="float32",
-        help="what the answer is decoded in; auto is bfloat16 where the processor gains by it",
+        help="bfloat16 reads the weights rounded to half the bytes; gates stay in float32",
     )
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
 

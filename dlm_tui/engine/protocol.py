@@ -31,7 +31,7 @@ class Open(Message, tag="open"):
     document: str
     home: str
     base: str | None = None
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Reload(Message, tag="reload"):

@@ -27,7 +27,7 @@ from dlm_tui.model import (
 from dlm_tui.model.prefix import Known
 from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base, resolve_home
 
-Dtype = Literal["float32", "bfloat16", "auto"]
+Dtype = Literal["float32", "bfloat16"]
 
 __all__ = ["Session", "drain", "open_session"]
 
@@ -60,7 +60,7 @@ class Session:
     ) -> Generator[Progress, None, Session]:
         """Load the base, then the committed adapters and the gate; `adapters=False` leaves the adapters out.
 
-        Answers are decoded in `dtype` (auto: bfloat16 where the processor gains by it), gates and scores in float32.
+        Answers read weights as `dtype`; gates and scores are in float32.
 
         Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
         """

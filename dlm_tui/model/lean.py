@@ -33,8 +33,13 @@ class LeanBackbone:
 
     tier = "lean"
 
-    def __init__(self, base: Base, weights: LeanWeights, mixer: Mixer, *, compiled: bool = False) -> None:
-        """`compiled`: up to `MOST_TOKENS` tokens at a time go through the compiled step (see `step.fits`)."""
+    def __init__(
+        self, base: Base, weights: LeanWeights, mixer: Mixer, *, compiled: bool = False, rounded: bool = False
+    ) -> None:
+        """`compiled`: up to `MOST_TOKENS` tokens at a time go through the compiled step (see `step.fits`).
+
+        `rounded`: that step reads the weights as bfloat16; it shares its caches with one that does not.
+        """
         self.base = base
         self.weights = weights
         self.mixer = mixer
@@ -44,7 +49,7 @@ class LeanBackbone:
         self._head = Head(base, self._to_vocabulary, weights.dtype)
         with torch.no_grad():
             self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
-        self._step = Step(weights, self._additions) if compiled else None
+        self._step = Step(weights, self._additions, rounded=rounded) if compiled else None
         # one token at a time a GPU mostly waits for the host to launch some thousand kernels; recorded, they are one
         self.graphs = DecodeGraphs(self, record=True) if weights.device.type == "cuda" else None
 
@@ -129,7 +134,7 @@ class LeanBackbone:
     def _to_vocabulary(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
         if self._step is not None and self.weights.head_bias is None and len(rows) <= MOST_TOKENS:
-            return project(rows, self.weights.head).view(*hidden.shape[:-1], -1)
+            return project(rows, self._step.head).view(*hidden.shape[:-1], -1)
         return self._linear(hidden, self.weights.head, self.weights.head_bias)
 
     def _project(self, x: Tensor, group: Fused, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:

@@ -18,15 +18,14 @@ from dlm_tui.model.lean import LeanBackbone
 from dlm_tui.model.lean_weights import LeanWeights
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.prefix import Prefilled
-from dlm_tui.model.threads import bfloat16_pays
 from dlm_tui.model.tiers import fastest
 
 
 class MixedModel:
     """The base and its adapters: `backbone` is the fastest tier that passed its self-check, `reference` the plain one.
 
-    `generation` is what answers are decoded with: `backbone`, or a bfloat16 copy of it where that was asked for and
-    the base has a lean tier. Gates and scores always use `backbone`. `names` is the order of the coefficient columns.
+    `generation` is what answers are decoded with: `backbone`, or one that reads its weights as bfloat16. Gates and
+    scores always use `backbone`. `names` is the order of the coefficient columns.
     Adapters can be exchanged while the base stays loaded.
     """
 
@@ -36,12 +35,12 @@ class MixedModel:
         adapters: Mapping[str, Adapter],
         *,
         fast: bool = True,
-        generation_dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+        generation_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
-        """`generation_dtype` bfloat16 costs half the base's memory again; auto takes it where the CPU gains by it."""
+        """`generation_dtype` bfloat16 reads half the bytes per token and costs half the base's memory again."""
         self.base = base
         self._fast = fast
-        self._half = generation_dtype == "bfloat16" or (generation_dtype == "auto" and bfloat16_pays())
+        self._generation_dtype = generation_dtype
         self._half_weights: LeanWeights | None = None
         self.prefilled: Prefilled | None = None  # the last answer's, for what begins alike
         self._adapters = dict(adapters)
@@ -101,9 +100,14 @@ class MixedModel:
         return fastest(self.base, mixer) if self._fast else ReferenceBackbone(self.base, mixer)
 
     def _generation(self) -> Backbone:
-        if not (self._half and isinstance(self.backbone, LeanBackbone) and self.base.dtype == torch.float32):
-            return self.backbone
-        if self._half_weights is None:
-            self._half_weights = self.backbone.weights.converted(torch.bfloat16)
-        mixer = Mixer(self.mixer.adapters, self.base.device, torch.bfloat16, names=self.names)
-        return LeanBackbone(self.base, self._half_weights, mixer)
+        fast = self.backbone
+        if self._generation_dtype == "float32" or not isinstance(fast, LeanBackbone):
+            return fast
+        if fast.weights.compiled and not fast.weights.narrow:
+            return LeanBackbone(self.base, fast.weights, self.mixer, compiled=True, rounded=True)
+        if self.base.device.type == "cuda" and self.base.dtype == torch.float32:
+            if self._half_weights is None:
+                self._half_weights = fast.weights.converted(torch.bfloat16)
+            mixer = Mixer(self.mixer.adapters, self.base.device, torch.bfloat16, names=self.names)
+            return LeanBackbone(self.base, self._half_weights, mixer)
+        return fast

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_tui.model.lean_cache import LeanCache
-from dlm_tui.model.lean_weights import Fused, LeanWeights
+from dlm_tui.model.lean_weights import LeanWeights
 
 MOST_TOKENS = 8
 """More at a time are quicker as ordinary matrix products."""
@@ -40,21 +41,23 @@ class Addition:
 class Step:
     """All layers for up to `MOST_TOKENS` tokens on the CPU in float32; same numbers as the lean forward."""
 
-    def __init__(self, weights: LeanWeights, additions: Sequence[Sequence[Addition | None]]) -> None:
+    def __init__(
+        self, weights: LeanWeights, additions: Sequence[Sequence[Addition | None]], *, rounded: bool = False
+    ) -> None:
+        """`rounded`: read the weights as bfloat16, half the bytes; all else stays float32."""
         from dlm_tui.model import step_kernel
 
         self._decode = step_kernel.decode
+        matrices, head = weights.rounded() if rounded else (weights.matrices, weights.head)
+        self._matrices, self.head = matrices, _numbers(head)
         # the table holds bare addresses: what they point to has to stay alive as long as this
         self._weights, self._additions = weights, additions
         rows = []
-        for layer, added in zip(weights.layers, additions, strict=True):
-            row = [
-                number
-                for group, addition in zip(layer.groups, added, strict=True)
-                for number in _entry(group, addition)
-            ]
+        for layer, four, added in zip(weights.layers, matrices, additions, strict=True):
+            groups = zip(four, layer.groups, added, strict=True)
+            row = [number for matrix, group, addition in groups for number in _entry(matrix, group.bias, addition)]
             norms = (layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.key_norm)
-            rows.append(row + [_address(norm) for norm in norms])
+            rows.append([*row, *(_address(norm) for norm in norms), int(rounded)])
         self._table = np.array(rows, dtype=np.int64)
         ranks = max((one.down.shape[0] for added in additions for one in added if one is not None), default=0)
         first = weights.layers[0]
@@ -80,12 +83,12 @@ class Step:
         return hidden
 
 
-def project(x: Tensor, weight: Tensor) -> Tensor:
-    """x [R, H] · weightᵀ [V, H] → [R, V]; float32, for a few rows."""
+def project(x: Tensor, weight: NDArray[Any]) -> Tensor:
+    """x [R, H] · weightᵀ [V, H] → [R, V] float32, for a few rows; the weight as `_numbers` gives it."""
     from dlm_tui.model import step_kernel
 
     result = torch.empty(x.shape[0], weight.shape[0])
-    together(step_kernel.project, weight.numpy(), x.contiguous().numpy(), result.numpy())
+    together(step_kernel.project, weight, x.contiguous().numpy(), result.numpy())
     return result
 
 
@@ -111,7 +114,7 @@ def compiles() -> bool:
     try:
         generator = torch.Generator().manual_seed(0)
         x, weight = torch.randn(5, 48, generator=generator), torch.randn(40, 48, generator=generator)
-        found = project(x, weight)
+        found = project(x, _numbers(weight))
     except Exception:  # whatever a compiler may raise: the ordinary products are right, too
         return False
     return bool((found - x @ weight.T).abs().max() < 1e-4)
@@ -132,13 +135,20 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="step")
 
 
-def _entry(group: Fused, addition: Addition | None) -> list[int]:
+def _entry(matrix: Tensor, bias: Tensor | None, addition: Addition | None) -> list[int]:
     """The numbers of one group in the kernel's table."""
-    parts = [_address(group.weight), _address(group.bias)]
+    parts = [_address(matrix), _address(bias)]
     if addition is None:
         return [*parts, 0, 0, 0, 0, 0, 0]
     added = (addition.down, addition.up, addition.columns, addition.blocks)
     return [*parts, *(_address(part) for part in added), addition.down.shape[0], addition.blocks.shape[0]]
+
+
+def _numbers(weight: Tensor) -> NDArray[Any]:
+    """A float32 matrix as it is, a bfloat16 one as the uint16 that the kernel reads."""
+    detached = weight.detach()
+    numbers: NDArray[Any] = (detached.view(torch.uint16) if weight.dtype == torch.bfloat16 else detached).numpy()
+    return numbers
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -45,7 +45,9 @@ GROUP = 8
 """Numbers per fused group: weight, bias, down, up, columns (of the coefficients), blocks, ranks, blocks' count."""
 NORMS = 4 * GROUP
 """Then the addresses of attention norm, MLP norm, query norm and key norm."""
-WIDTH = NORMS + 4
+NARROW = NORMS + 4
+"""1 where the weights are bfloat16."""
+WIDTH = NARROW + 1
 
 
 def _counter(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -85,6 +87,19 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(address), build
 
 
+@_instruction
+def _wide(context: Any, number: Any) -> Any:
+    """A float32 as it is; a bfloat16, which comes as uint16, as the float32 it stands for."""
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if signature.args[0] == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(number), build
+
+
 @_compiled
 def _meet(counter: Integers, threads: int, meetings: int) -> int:
     """Wait until all threads have come; returns the number of meetings so far."""
@@ -109,7 +124,10 @@ def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
 
 @_compiled
 def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
-    """y[r, i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time."""
+    """y[r, i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time.
+
+    w [n, k] float32, or bfloat16 as uint16.
+    """
     count, width = x.shape
     i = first
     while i + 4 <= last:
@@ -121,22 +139,22 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
             d0 = d1 = d2 = d3 = F(0)
             for j in range(width):
                 x0, x1, x2, x3 = x[r, j], x[r + 1, j], x[r + 2, j], x[r + 3, j]
-                v = w[i, j]
+                v = _wide(w[i, j])
                 a0 += v * x0
                 a1 += v * x1
                 a2 += v * x2
                 a3 += v * x3
-                v = w[i + 1, j]
+                v = _wide(w[i + 1, j])
                 b0 += v * x0
                 b1 += v * x1
                 b2 += v * x2
                 b3 += v * x3
-                v = w[i + 2, j]
+                v = _wide(w[i + 2, j])
                 c0 += v * x0
                 c1 += v * x1
                 c2 += v * x2
                 c3 += v * x3
-                v = w[i + 3, j]
+                v = _wide(w[i + 3, j])
                 d0 += v * x0
                 d1 += v * x1
                 d2 += v * x2
@@ -150,10 +168,10 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
             a0 = b0 = c0 = d0 = F(0)
             for j in range(width):
                 v = x[r, j]
-                a0 += w[i, j] * v
-                b0 += w[i + 1, j] * v
-                c0 += w[i + 2, j] * v
-                d0 += w[i + 3, j] * v
+                a0 += _wide(w[i, j]) * v
+                b0 += _wide(w[i + 1, j]) * v
+                c0 += _wide(w[i + 2, j]) * v
+                d0 += _wide(w[i + 3, j]) * v
             y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
             r += 1
         i += 4
@@ -161,21 +179,19 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
         for r in range(count):
             a0 = F(0)
             for j in range(width):
-                a0 += w[i, j] * x[r, j]
+                a0 += _wide(w[i, j]) * x[r, j]
             y[r, i] = a0
         i += 1
 
 
 @_compiled
-def _weight(row: Integers, group: int, height: Floats, width: Floats) -> Floats:
-    weight: Floats = carray(_pointer(row[group * GROUP]), (height, width), F)
-    return weight
-
-
-@_compiled
 def _product(row: Integers, group: int, x: Floats, y: Floats, first: int, last: int) -> None:
     """One fused layer's rows `first` to `last` for all tokens, with its bias."""
-    dots(_weight(row, group, y.shape[1], x.shape[1]), x, y, first, last)
+    shape = (y.shape[1], x.shape[1])
+    if row[NARROW] != 0:
+        dots(carray(_pointer(row[group * GROUP]), shape, np.uint16), x, y, first, last)
+    else:
+        dots(carray(_pointer(row[group * GROUP]), shape, F), x, y, first, last)
     if row[group * GROUP + 1] != 0:
         bias = carray(_pointer(row[group * GROUP + 1]), (y.shape[1],), F)
         for r in range(x.shape[0]):

@@ -1,8 +1,7 @@
-"""How many threads, and which number format, are quickest here: measured, not guessed."""
+"""How many threads are quickest here: measured, not guessed."""
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.model.backbone import Backbone
-from dlm_tui.model.linear import linear_for
 
-# one decoder layer of a small model: enough memory per round that caches do not flatter a thread count
-_SHAPES = ((960, 576), (576, 576), (3072, 576), (576, 1536))
-_LAYERS = 4
 _ROUNDS = 9
 _BUDGET = 0.5
 """Seconds after which a measurement ends early, on a machine that is busy or slow."""
@@ -28,12 +23,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
-
-
-@functools.cache
-def choose_threads(limit: int | None = None) -> int:
-    """The thread count, at most `limit`, that runs one-token steps of a small model quickest; measured once."""
-    return measure_threads(_workload(torch.float32), limit)
 
 
 def threads_for(backbone: Backbone, limit: int | None = None) -> int:
@@ -76,37 +65,12 @@ def measure_threads(step: Callable[[], Tensor], limit: int | None = None) -> int
     return chosen
 
 
-@functools.cache
-def bfloat16_pays() -> bool:
-    """Whether one-token steps in bfloat16 are clearly quicker than in float32 on this CPU."""
-    steps = {dtype: _workload(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in _rounds():
-        for dtype, step in steps.items():
-            best[dtype] = min(best[dtype], _seconds(step))
-    return best[torch.bfloat16] * 1.2 < best[torch.float32]
-
-
 def _rounds() -> Iterator[int]:
     start = time.perf_counter()
     for number in range(_ROUNDS):
         yield number
         if time.perf_counter() - start > _BUDGET:
             return
-
-
-def _workload(dtype: torch.dtype) -> Callable[[], Tensor]:
-    linear = linear_for(torch.device("cpu"), dtype)
-    weights = [torch.ones(shape, dtype=dtype) for shape in _SHAPES * _LAYERS]
-    inputs = [torch.ones(1, weight.shape[1], dtype=dtype) for weight in weights]
-
-    def step() -> Tensor:
-        with torch.no_grad():
-            for x, weight in zip(inputs, weights, strict=True):
-                result = linear(x, weight, None)
-        return result
-
-    return step
 
 
 def _seconds(step: Callable[[], Tensor]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
     if base.lean is None:
         base.lean = _admit(base)
     if isinstance(base.lean, LeanWeights):
-        return LeanBackbone(base, base.lean, mixer, compiled=base.lean.compiled)
+        return LeanBackbone(base, base.lean, mixer, compiled=base.lean.compiled, rounded=base.lean.narrow)
     if base.device.type == "cpu" and onednn_works(base.dtype):
         return OneDnnBackbone(base, mixer)
     return ReferenceBackbone(base, mixer)
@@ -38,7 +40,14 @@ def _admit(base: Base) -> LeanWeights | bool:
     weights = LeanWeights(base)
     if fits(weights) and compiles():
         weights.compiled = agrees(LeanBackbone(base, weights, reference.mixer, compiled=True), reference)
+        weights.narrow = weights.compiled and _roomy(weights) and weights.rounds_exactly()
     return weights if weights.compiled or agrees(LeanBackbone(base, weights, reference.mixer), reference) else False
+
+
+def _roomy(weights: LeanWeights) -> bool:
+    """Whether a copy of half the weights' size takes at most an eighth of the memory that is free."""
+    copy = sum(weight.numel() for four in weights.matrices for weight in four) * 2
+    return copy * 8 <= os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def agrees(candidate: Backbone, reference: Backbone) -> bool:

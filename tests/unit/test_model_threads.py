@@ -1,4 +1,4 @@
-"""Thread counts and number formats are chosen by measuring, within what this process may use."""
+"""Thread counts are chosen by measuring, within what this process may use."""
 
 from __future__ import annotations
 
@@ -11,21 +11,8 @@ import pytest
 import torch
 
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.threads import available_cores, bfloat16_pays, choose_threads, measure_threads, threads_for
+from dlm_tui.model.threads import available_cores, measure_threads, threads_for
 from tests.tiny_models import tiny_base
-
-
-def test_the_choice_is_within_reach_and_leaves_torch_alone() -> None:
-    before = torch.get_num_threads()
-    chosen = choose_threads()
-    assert 1 <= chosen <= available_cores()
-    assert torch.get_num_threads() == before
-    assert choose_threads(1) == 1
-    assert choose_threads() == chosen
-
-
-def test_the_format_is_measured_once() -> None:
-    assert bfloat16_pays() is bfloat16_pays()
 
 
 def test_the_environment_for_children_needs_no_torch() -> None:
@@ -56,4 +43,7 @@ def test_the_quickest_count_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_is_measured_by_its_own_steps(tmp_path: Path) -> None:
     backbone = MixedModel(tiny_base(tmp_path / "m"), {}).backbone
+    before = torch.get_num_threads()
     assert 1 <= threads_for(backbone, limit=2) <= 2
+    assert threads_for(backbone, limit=1) == 1
+    assert torch.get_num_threads() == before
