@@ -110,6 +110,8 @@ class Workbench(Labelling):
             self.note_saved()
             self._train_if_asked()
             self.call_after_refresh(self._opened_once)
+            if state.opened and state.opened.warning:
+                self.say(state.opened.warning, warning=True, title="Opened, but not all is well")
         elif state.phase == "restarting":
             self.say(state.text, warning=True, title="The engine is gone; your prompt is kept")
         elif state.phase == "failed":

@@ -69,9 +69,9 @@ class Session:
         base = yield from load_base(resolve_base(document.base_model, base_override))
         committed = _committed(document, store) if adapters else {}
         found = yield from _read_adapters(committed, base)
-        yield Progress("prepare", 0, 1, "packing the weights and checking the fast path")
+        yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")
         model = MixedModel(base, found, generation_dtype=dtype)
-        yield Progress("prepare", 1, 1, "the weights are packed")
+        yield Progress("prepare", 1, 1, "the fast path is checked")
         gate, gate_error = _load_gate(document, store, base)
         return cls(
             path=path,

@@ -72,6 +72,7 @@ class World:
         self.runs = 0
         self.requests: list[Message] = []
         self.fail_open: str | None = None
+        self.open_warning = ""
         self.hold = asyncio.Event()
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
@@ -220,6 +221,7 @@ class RecordedEngine:
             device="cpu",
             parameters=2_100_000,
             static=dict.fromkeys(NAMES, 1 / 3) if trained else {},
+            warning=self.world.open_warning,
         )
 
     def _routed(self, request: Route) -> Routed:

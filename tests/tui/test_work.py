@@ -31,6 +31,14 @@ async def test_untrained_document_offers_training_and_trains(workbench: Opener) 
         assert isinstance(bench.jobs[0].request, TrainJob)
 
 
+async def test_what_went_wrong_while_opening_is_said_once(workbench: Opener) -> None:
+    world = World()
+    world.open_warning = "the first answer failed: no memory"
+    async with workbench(world=world) as bench:
+        await bench.until(lambda: any("the first answer failed: no memory" in toast for toast in bench.toasts), "said")
+        assert bench.screen.link.state.phase == "ready"
+
+
 async def test_a_long_prompt_being_read_is_said_until_the_first_token(workbench: Opener) -> None:
     async with workbench() as bench:
         bench.world.prefill = asyncio.Event()
