@@ -14,7 +14,6 @@ from textual.message import Message
 from widgets.growing_text import GrowingText
 from widgets.line import Line
 from widgets.plain import assemble
-from widgets.repaint import Repainted
 from widgets.token_heat import tint
 
 _STRONGEST = 5.0  # nats between view and base that are tinted in full
@@ -27,8 +26,8 @@ def heat_style(nats: float, color: str, background: str) -> str:
     return "dim" if strength <= -_SEEN else tint(color, strength, background)
 
 
-class AnswerCard(VerticalScroll, Repainted, can_focus=True):
-    """A heading and a text that grows."""
+class AnswerCard(VerticalScroll, can_focus=True):
+    """A heading and a text that grows. What holds the cards draws them together: a taller text moves everything."""
 
     DEFAULT_CSS: ClassVar[str] = """
     AnswerCard { height: 1fr; padding: 0 1; }
@@ -50,6 +49,7 @@ class AnswerCard(VerticalScroll, Repainted, can_focus=True):
         self._pieces: list[tuple[str, float | None]] = []
         self._written = 0  # pieces that the body has
         self._note = ""
+        self._changed = True
         self.heat = False
         self.busy = False
 
@@ -68,6 +68,11 @@ class AnswerCard(VerticalScroll, Repainted, can_focus=True):
         return "".join(piece for piece, _ in self._pieces)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether something came that is not drawn."""
+        return self._changed
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing of the answer has come."""
         return not self._pieces
@@ -81,12 +86,12 @@ class AnswerCard(VerticalScroll, Repainted, can_focus=True):
     def add(self, piece: str, heat: float | None = None) -> None:
         """Another piece; `heat` is log p(view) - log p(base) in nats."""
         self._pieces.append((piece, heat))
-        self.ask()
+        self._changed = True
 
     def note(self, text: str) -> None:
         """What stands beside the name: the mix, the count, why it ended."""
         self._note = text
-        self.ask()
+        self._changed = True
 
     def finish(self, text: str, note: str) -> None:
         """The answer is complete; `text` replaces the pieces when they differ."""
@@ -109,10 +114,11 @@ class AnswerCard(VerticalScroll, Repainted, can_focus=True):
     def _use(self, pieces: list[tuple[str, float | None]]) -> None:
         """Show these pieces from the first on."""
         self._pieces, self._written = pieces, 0
-        self.ask()
+        self._changed = True
 
     def draw(self) -> None:
         """Show what arrived since the last time; a reader who is at the end stays there."""
+        self._changed = False
         at_end = self.scroll_offset.y >= self.max_scroll_y - 1
         self.query_one(".answer--head", Line).show(self._heading())
         body = self.query_one(GrowingText)

@@ -19,11 +19,12 @@ from dlm_tui.app.panes.pane import Pane
 from widgets.answer_card import AnswerCard
 from widgets.line import Line
 from widgets.marks import Mark
+from widgets.repaint import Repainted
 
 HEAT_LEGEND = "tinted: more likely than under the base \u00b7 grey: less likely"
 
 
-class AnswersPane(Pane):
+class AnswersPane(Pane, Repainted):
     """One card per view of the last request."""
 
     TITLE = "Answers"
@@ -107,6 +108,7 @@ class AnswersPane(Pane):
         for card in self.cards:
             if card.busy and card.is_empty:
                 card.note(words)
+        self.ask()
 
     def add(self, view: str, text: str, heat: float | None) -> None:
         """A token of one view."""
@@ -114,17 +116,26 @@ class AnswersPane(Pane):
             if card.is_empty:
                 card.note("writing\u2026")
             card.add(text, heat)
+            self.ask()
 
     def finish(self, view: str, text: str, note: str) -> None:
         """One view is complete."""
         if card := self._cards.get(view):
             card.finish(text, note)
+            self.ask()
 
     def stop(self, note: str) -> None:
         """Whatever is still being written has ended."""
         for card in self.cards:
             if card.busy:
                 card.halt(note)
+        self.ask()
+
+    def draw(self) -> None:
+        """The cards that are in view and behind."""
+        for card in self.cards:
+            if card.display and card.is_behind:
+                card.draw()
 
     def _arrange(self) -> None:
         cards = self.cards
@@ -144,6 +155,7 @@ class AnswersPane(Pane):
         holder.styles.grid_rows = "1fr" if (self.size.height or 24) >= rows * 4 else "4"
         where = "" if side_by_side or len(cards) < 2 else f"{self._shown + 1} of {len(cards)}, n for the next"
         self.retitle(where)
+        self.ask()
 
     def on_resize(self) -> None:
         """Fit the columns to the width."""
