@@ -55,16 +55,20 @@ class Step:
         rows = []
         for layer, four, added in zip(weights.layers, matrices, additions, strict=True):
             groups = zip(four, layer.groups, added, strict=True)
-            row = [number for matrix, group, addition in groups for number in _entry(matrix, group.bias, addition)]
+            row = [
+                number
+                for matrix, group, addition in groups
+                for number in (*_entry(matrix, group.bias, addition), int(rounded))
+            ]
             norms = (layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.key_norm)
-            rows.append([*row, *(_address(norm) for norm in norms), int(rounded)])
+            rows.append([*row, *(_address(norm) for norm in norms)])
         self._table = np.array(rows, dtype=np.int64)
         ranks = max((one.down.shape[0] for added in additions for one in added if one is not None), default=0)
         first = weights.layers[0]
-        self._intermediate = first.down.weight.shape[1]
-        self._sizes = np.array([weights.heads, weights.kv_heads, self._intermediate, ranks], dtype=np.int64)
-        per_token = sum(first.qkv.widths) + 2 * first.out.weight.shape[1] + first.out.weight.shape[0]
-        self._scratch = np.empty(MOST_TOKENS * (per_token + 3 * self._intermediate + ranks), dtype=np.float32)
+        intermediate, fused = first.down.weight.shape[1], sum(first.qkv.widths)
+        self._heads = weights.heads, weights.kv_heads
+        widths = (fused, first.out.weight.shape[1], first.out.weight.shape[0], 2 * intermediate, intermediate, ranks)
+        self._space = [np.empty((MOST_TOKENS, width), dtype=np.float32) for width in widths]
         self._none = np.empty((0, 0), dtype=np.float32)
 
     def run(
@@ -78,7 +82,8 @@ class Step:
         mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
         together(
             self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.held.numpy(),
-            cos.numpy(), sin.numpy(), self._sizes, np.float32(self._weights.eps), self._scratch,
+            cos.numpy(), sin.numpy(), *self._heads, np.float32(self._weights.eps),
+            *(space[: len(hidden)] for space in self._space),
         )  # fmt: skip
         return hidden
 

@@ -39,15 +39,14 @@ def _instruction(build: Callable[..., Any]) -> Callable[..., Any]:
     return cast("Callable[..., Any]", intrinsic(build))
 
 
-# columns of the table of a layer's addresses; 0 where a part is absent
-QKV, OUT, GATE_UP, DOWN = 0, 1, 2, 3
-GROUP = 8
-"""Numbers per fused group: weight, bias, down, up, columns (of the coefficients), blocks, ranks, blocks' count."""
+# A row of the table: four fused groups (query, key and value; out; gate and up; down) of so many numbers each …
+WEIGHT, BIAS, LOW, HIGH, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(9)
+"""Addresses, 0 where a part is absent, of weight, bias, the adapters' down and up, the coefficients' columns and the
+blocks; then the number of ranks, that of blocks, and 1 where the weight is bfloat16."""
+GROUP = 9
+# … then the addresses of four norms: attention, MLP, query and key.
 NORMS = 4 * GROUP
-"""Then the addresses of attention norm, MLP norm, query norm and key norm."""
-NARROW = NORMS + 4
-"""1 where the weights are bfloat16."""
-WIDTH = NARROW + 1
+WIDTH = NORMS + 4
 
 
 def _counter(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -185,15 +184,15 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
 
 
 @_compiled
-def _product(row: Integers, group: int, x: Floats, y: Floats, first: int, last: int) -> None:
+def _product(part: Integers, x: Floats, y: Floats, first: int, last: int) -> None:
     """One fused layer's rows `first` to `last` for all tokens, with its bias."""
     shape = (y.shape[1], x.shape[1])
-    if row[NARROW] != 0:
-        dots(carray(_pointer(row[group * GROUP]), shape, np.uint16), x, y, first, last)
+    if part[NARROW] != 0:
+        dots(carray(_pointer(part[WEIGHT]), shape, np.uint16), x, y, first, last)
     else:
-        dots(carray(_pointer(row[group * GROUP]), shape, F), x, y, first, last)
-    if row[group * GROUP + 1] != 0:
-        bias = carray(_pointer(row[group * GROUP + 1]), (y.shape[1],), F)
+        dots(carray(_pointer(part[WEIGHT]), shape, F), x, y, first, last)
+    if part[BIAS] != 0:
+        bias = carray(_pointer(part[BIAS]), (y.shape[1],), F)
         for r in range(x.shape[0]):
             for i in range(first, last):
                 y[r, i] += bias[i]
@@ -201,25 +200,23 @@ def _product(row: Integers, group: int, x: Floats, y: Floats, first: int, last: 
 
 @_compiled
 def _inner(
-    row: Integers, group: int, coefficients: Floats, rows: Integers, x: Floats, inner: Floats, thread: int, threads: int
+    part: Integers, coefficients: Floats, rows: Integers, x: Floats, inner: Floats, thread: int, threads: int
 ) -> None:
     """inner[r, q] = coefficient of rank q in token r's row, times (down x)[q], for this thread's share of the ranks."""
-    place = group * GROUP
-    ranks = row[place + 6]
+    ranks = part[RANKS]
     first, last = _share(ranks, thread, threads)
-    dots(carray(_pointer(row[place + 2]), (ranks, x.shape[1]), F), x, inner, first, last)
-    columns = carray(_pointer(row[place + 4]), (ranks,), np.int64)
+    dots(carray(_pointer(part[LOW]), (ranks, x.shape[1]), F), x, inner, first, last)
+    columns = carray(_pointer(part[COLUMNS]), (ranks,), np.int64)
     for r in range(x.shape[0]):
         for q in range(first, last):
             inner[r, q] *= coefficients[rows[r], columns[q]]
 
 
 @_compiled
-def _spread(row: Integers, group: int, inner: Floats, y: Floats, first: int, last: int) -> None:
+def _spread(part: Integers, inner: Floats, y: Floats, first: int, last: int) -> None:
     """y[r, first:last] += up inner[r], where `up` is zero outside its blocks (one per module of the group)."""
-    place = group * GROUP
-    up = carray(_pointer(row[place + 3]), (y.shape[1], row[place + 6]), F)
-    blocks = carray(_pointer(row[place + 5]), (row[place + 7], 4), np.int64)
+    up = carray(_pointer(part[HIGH]), (y.shape[1], part[RANKS]), F)
+    blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 4), np.int64)
     for block in range(blocks.shape[0]):
         low, high = blocks[block, 2], blocks[block, 3]
         for i in range(max(first, blocks[block, 0]), min(last, blocks[block, 1])):
@@ -231,9 +228,16 @@ def _spread(row: Integers, group: int, inner: Floats, y: Floats, first: int, las
 
 
 @_compiled
-def _mixes(row: Integers, group: int, coefficients: Floats) -> bool:
+def _mixes(part: Integers, coefficients: Floats) -> bool:
     """Whether adapters add to this group; without coefficients (no rows) no adapter arithmetic runs at all."""
-    return coefficients.shape[0] > 0 and int(row[group * GROUP + 6]) > 0
+    return coefficients.shape[0] > 0 and int(part[RANKS]) > 0
+
+
+@_compiled
+def _add(y: Floats, x: Floats, first: int, last: int) -> None:
+    for r in range(x.shape[0]):
+        for i in range(first, last):
+            y[r, i] += x[r, i]
 
 
 @_compiled
@@ -248,16 +252,6 @@ def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
         factor = F(1) / np.sqrt(total / F(width) + eps)
         for j in range(width):
             y[r, j] = x[r, j] * factor * weight[j]
-
-
-@_compiled
-def _rotate(x: Floats, cos: Floats, sin: Floats) -> None:
-    """x·cos + swap(x)·sin in place, where swap exchanges the halves and `sin` carries the signs."""
-    half = x.shape[0] // 2
-    for j in range(half):
-        low, high = x[j], x[half + j]
-        x[j] = low * cos[j] + high * sin[j]
-        x[half + j] = high * cos[half + j] + low * sin[half + j]
 
 
 @_compiled
@@ -285,72 +279,74 @@ def _attend(query: Floats, keys: Floats, values: Floats, length: int, result: Fl
 
 @_compiled
 def _place(
-    row: Integers, qkv: Floats, r: int, head: int, heads: int, kv_heads: int, keys: Floats, values: Floats,
+    qkv: Floats, r: int, head: int, heads: int, kv_heads: int, norm: int, keys: Floats, values: Floats, b: int,
     spot: int, cos: Floats, sin: Floats, eps: float,
 ) -> None:  # fmt: skip
-    """Norm and rotate one head of a token; keys and values go into the cache [kv heads, capacity, D] at `spot`."""
-    width = cos.shape[0]
-    part = qkv[r : r + 1, head * width : (head + 1) * width]
+    """Norm (weight at address `norm`, 0: none) and rotate one head of token r, in place: x·cos + swap(x)·sin, where
+    swap exchanges the halves and `sin` carries the signs. Keys and values go into row b of the cache at `spot`."""
+    width = cos.shape[1]
+    start, half = head * width, width // 2
     if head >= heads + kv_heads:
-        values[head - heads - kv_heads, spot] = part[0]
+        for j in range(width):
+            values[b, head - heads - kv_heads, spot, j] = qkv[r, start + j]
         return
-    norm = row[NORMS + 2] if head < heads else row[NORMS + 3]
     if norm != 0:
-        _norm(part, norm, eps, part)
-    _rotate(part[0], cos, sin)
+        weight = carray(_pointer(norm), (width,), F)
+        total = F(0)
+        for j in range(start, start + width):
+            total += qkv[r, j] * qkv[r, j]
+        factor = F(1) / np.sqrt(total / F(width) + eps)
+        for j in range(width):
+            qkv[r, start + j] *= factor * weight[j]
+    for j in range(half):
+        low, high = qkv[r, start + j], qkv[r, start + half + j]
+        qkv[r, start + j] = low * cos[spot, j] + high * sin[spot, j]
+        qkv[r, start + half + j] = high * cos[spot, half + j] + low * sin[spot, half + j]
     if head >= heads:
-        keys[head - heads, spot] = part[0]
+        for j in range(width):
+            keys[b, head - heads, spot, j] = qkv[r, start + j]
 
 
 @_compiled
 def decode(
     thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
-    positions: Integers, coefficients: Floats, held: Floats, cos: Floats, sin: Floats, sizes: Integers,
-    eps: float, scratch: Floats,
+    positions: Integers, coefficients: Floats, held: Floats, cos: Floats, sin: Floats, heads: int,
+    kv_heads: int, eps: float, qkv: Floats, mixed: Floats, added: Floats, gate_up: Floats, active: Floats,
+    inner: Floats,
 ) -> None:  # fmt: skip
     """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `held`.
 
     `table` [layers, WIDTH] addresses, `held` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [positions, D],
-    `coefficients` [B or 0, N], `sizes` (heads, kv heads, intermediate, most ranks), `counter` [1] zero, `scratch` of
-    at least R · (qkv + H + heads · D + 3 · intermediate + most ranks) numbers. All threads must call it.
+    `coefficients` [B or 0, N], `counter` [1] zero; behind `eps` six arrays [R, …] to work in, all ranks in the last.
+    All threads must call it.
     """
     count, width = hidden.shape
-    heads, kv_heads, intermediate, most_ranks = sizes[0], sizes[1], sizes[2], sizes[3]
-    head_dim = held.shape[5]
-    fused, queries = (heads + 2 * kv_heads) * head_dim, heads * head_dim
-    edge = count * fused
-    qkv = scratch[:edge].reshape(count, fused)
-    mixed = scratch[edge : edge + count * queries].reshape(count, queries)
-    edge += count * queries
-    added = scratch[edge : edge + count * width].reshape(count, width)
-    edge += count * width
-    gate_up = scratch[edge : edge + 2 * count * intermediate].reshape(count, 2 * intermediate)
-    edge += 2 * count * intermediate
-    active = scratch[edge : edge + count * intermediate].reshape(count, intermediate)
-    edge += count * intermediate
-    inner = scratch[edge : edge + count * most_ranks].reshape(count, most_ranks)
+    head_dim, intermediate = held.shape[5], active.shape[1]
     x = np.empty((count, width), F)
     scores = np.empty(held.shape[4], F)
     own, own_last = _share(width, thread, threads)
     meetings = 0
     for number in range(table.shape[0]):
         row = table[number]
+        qkv_part, out_part = row[:GROUP], row[GROUP : 2 * GROUP]
+        gate_up_part, down_part = row[2 * GROUP : 3 * GROUP], row[3 * GROUP : NORMS]
         keys, values = held[number, 0], held[number, 1]
 
         _norm(hidden, row[NORMS], eps, x)
-        first, last = _share(fused, thread, threads)
-        _product(row, QKV, x, qkv, first, last)
-        if _mixes(row, QKV, coefficients):
-            _inner(row, QKV, coefficients, rows, x, inner, thread, threads)
+        first, last = _share(qkv.shape[1], thread, threads)
+        _product(qkv_part, x, qkv, first, last)
+        if _mixes(qkv_part, coefficients):
+            _inner(qkv_part, coefficients, rows, x, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
-            _spread(row, QKV, inner, qkv, first, last)
+            _spread(qkv_part, inner, qkv, first, last)
         meetings = _meet(counter, threads, meetings)
 
         each = heads + 2 * kv_heads
         for job in range(thread, count * each, threads):
             r, head = job // each, job % each
             b, spot = rows[r], positions[r]
-            _place(row, qkv, r, head, heads, kv_heads, keys[b], values[b], spot, cos[spot], sin[spot], eps)
+            norm = row[NORMS + 2] if head < heads else row[NORMS + 3]
+            _place(qkv, r, head, heads, kv_heads, norm, keys, values, b, spot, cos, sin, eps)
         meetings = _meet(counter, threads, meetings)
 
         for job in range(thread, count * heads, threads):
@@ -361,35 +357,35 @@ def decode(
             _attend(query, keys[b, kv_head], values[b, kv_head], positions[r] + 1, result, scores)
         meetings = _meet(counter, threads, meetings)
 
-        _product(row, OUT, mixed, added, own, own_last)
-        if _mixes(row, OUT, coefficients):
-            _inner(row, OUT, coefficients, rows, mixed, inner, thread, threads)
+        _product(out_part, mixed, added, own, own_last)
+        if _mixes(out_part, coefficients):
+            _inner(out_part, coefficients, rows, mixed, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
-            _spread(row, OUT, inner, added, own, own_last)
-        hidden[:, own:own_last] += added[:, own:own_last]
+            _spread(out_part, inner, added, own, own_last)
+        _add(hidden, added, own, own_last)
         meetings = _meet(counter, threads, meetings)
 
         _norm(hidden, row[NORMS + 1], eps, x)
         first, last = _share(intermediate, thread, threads)
-        _product(row, GATE_UP, x, gate_up, first, last)
-        _product(row, GATE_UP, x, gate_up, intermediate + first, intermediate + last)
-        if _mixes(row, GATE_UP, coefficients):
-            _inner(row, GATE_UP, coefficients, rows, x, inner, thread, threads)
+        _product(gate_up_part, x, gate_up, first, last)
+        _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
+        if _mixes(gate_up_part, coefficients):
+            _inner(gate_up_part, coefficients, rows, x, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
-            _spread(row, GATE_UP, inner, gate_up, first, last)
-            _spread(row, GATE_UP, inner, gate_up, intermediate + first, intermediate + last)
+            _spread(gate_up_part, inner, gate_up, first, last)
+            _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
         for r in range(count):
             for i in range(first, last):
                 gate = gate_up[r, i]
                 active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, intermediate + i]
         meetings = _meet(counter, threads, meetings)
 
-        _product(row, DOWN, active, added, own, own_last)
-        if _mixes(row, DOWN, coefficients):
-            _inner(row, DOWN, coefficients, rows, active, inner, thread, threads)
+        _product(down_part, active, added, own, own_last)
+        if _mixes(down_part, coefficients):
+            _inner(down_part, coefficients, rows, active, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
-            _spread(row, DOWN, inner, added, own, own_last)
-        hidden[:, own:own_last] += added[:, own:own_last]
+            _spread(down_part, inner, added, own, own_last)
+        _add(hidden, added, own, own_last)
         meetings = _meet(counter, threads, meetings)
 
 
