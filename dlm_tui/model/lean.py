@@ -49,6 +49,8 @@ class LeanBackbone:
         self._head = Head(base, self._to_vocabulary, weights.dtype)
         with torch.no_grad():
             self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
+        self.reads = torch.bfloat16 if rounded else weights.dtype
+        """What a weight is read as for a few tokens; everything else is in the weights' own dtype."""
         self._step = Step(weights, self._additions, rounded=rounded) if compiled else None
         # one token at a time a GPU mostly waits for the host to launch some thousand kernels; recorded, they are one
         self.graphs = DecodeGraphs(self, record=True) if weights.device.type == "cuda" else None

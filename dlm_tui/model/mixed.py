@@ -58,8 +58,8 @@ class MixedModel:
 
     @property
     def decoding_dtype(self) -> torch.dtype:
-        """What answers are decoded in."""
-        return self.generation.weights.dtype if isinstance(self.generation, LeanBackbone) else self.base.dtype
+        """What the weights are read as while an answer is decoded."""
+        return self.generation.reads if isinstance(self.generation, LeanBackbone) else self.base.dtype
 
     def swap(self, name: str, adapter: Adapter | None) -> None:
         """Put `adapter` in the place of the one called `name` (or add it at the end); None removes it.
