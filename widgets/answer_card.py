@@ -49,6 +49,7 @@ class AnswerCard(VerticalScroll, can_focus=True):
         self._pieces: list[tuple[str, float | None]] = []
         self._written = 0  # pieces that the body has
         self._note = ""
+        self._follows = True  # whether the reader is at the end; text that grows below does not change that
         self._changed = True
         self.heat = False
         self.busy = False
@@ -80,6 +81,7 @@ class AnswerCard(VerticalScroll, can_focus=True):
     def begin(self, note: str = "") -> None:
         """Empty the card."""
         self.busy = True
+        self._follows = True
         self._use([])
         self.note(note)
 
@@ -119,7 +121,6 @@ class AnswerCard(VerticalScroll, can_focus=True):
     def draw(self) -> None:
         """Show what arrived since the last time; a reader who is at the end stays there."""
         self._changed = False
-        at_end = self.scroll_offset.y >= self.max_scroll_y - 1
         self.query_one(".answer--head", Line).show(self._heading())
         body = self.query_one(GrowingText)
         if not self._written:
@@ -129,7 +130,20 @@ class AnswerCard(VerticalScroll, can_focus=True):
         for piece, heat in self._pieces[self._written :]:
             body.add(piece, heat_style(heat or 0.0, color, background) if self.heat else "")
         self._written = len(self._pieces)
-        if body.show_added() and at_end:
+        if body.show_added():
+            self._follow()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Whoever scrolls up stops following, and follows again at the end."""
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = new_value >= self.max_scroll_y - 1
+
+    def watch_virtual_size(self) -> None:
+        """The text has taken its room, perhaps after more of it came."""
+        self._follow()
+
+    def _follow(self) -> None:
+        if self._follows:
             self.scroll_end(animate=False)
 
     def on_click(self, event: events.Click) -> None:

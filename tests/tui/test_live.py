@@ -240,3 +240,30 @@ async def test_explaining_never_overtakes_the_bars(workbench: Opener) -> None:
 
 def routes(bench: Bench) -> list[Route]:
     return [request for request in bench.world.requests if isinstance(request, Route)]
+
+
+async def test_a_reader_at_the_end_stays_there_and_one_who_scrolled_up_too(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        await bench.press("ctrl+g")
+        await bench.idle()
+        answers, card = bench.screen.answers, bench.screen.answers.current
+        assert card is not None
+
+        async def write() -> None:
+            for number in range(5):
+                answers.add("gated", f"and {number} " * 60, None)
+                card.draw()
+                await asyncio.sleep(0)
+            await bench.quiet()
+
+        await write()
+        assert card.scroll_offset.y == card.max_scroll_y > 10
+        card.scroll_to(y=3, animate=False)
+        await bench.quiet()
+        await write()
+        assert card.scroll_offset.y == 3
+        await bench.press("ctrl+g")
+        await bench.idle()
+        await write()
+        assert card.scroll_offset.y == card.max_scroll_y > 10
