@@ -107,8 +107,9 @@ def test_load_reports_progress(tmp_path: Path) -> None:
     steps = list(load_base(resolve_base("hf:test/llama", folder)))
     assert {step.stage for step in steps} == {"base"} and {step.total for step in steps} == {4}
     counts = [step.done for step in steps]
-    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3, 4}
-    assert len({step.text for step in steps}) == 5
+    # what is done is looked at now and then, so that a busy machine may miss one in between
+    assert counts == sorted(counts) and {0, 4} <= set(counts) <= {0, 1, 2, 3, 4}
+    assert len({step.text for step in steps}) == len(set(counts))
 
 
 def test_a_base_that_cannot_be_fetched_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dlm_tui.model import drain
 from dlm_tui.scoring import score_views
 from tests.demo import Demo
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700), pytest.mark.xdist_group("demo")]
 
 
 def test_trained_adapters_are_five_sigmas_above_noise_on_their_own_sections(
