@@ -20,6 +20,7 @@ from dlm_tui.model.lean_weights import LeanWeights
 
 MOST_TOKENS = 8
 """More at a time are quicker as ordinary matrix products."""
+_NOBODY_WAITS = 1 << 62
 _one_at_a_time = threading.Lock()
 
 
@@ -105,8 +106,14 @@ def together(function: Callable[..., None], *arguments: Any) -> None:
     threads = torch.get_num_threads()
     with _one_at_a_time:
         counter = np.zeros(1, dtype=np.int64)
-        others = [_pool(threads).submit(function, number, threads, counter, *arguments) for number in range(1, threads)]
-        function(0, threads, counter, *arguments)
+        try:
+            given = (threads, counter, *arguments)
+            others = [_pool(threads).submit(function, number, *given) for number in range(1, threads)]
+            function(0, *given)
+        except BaseException:
+            # the others must not wait for a thread that was interrupted on its way to them
+            counter[0] = _NOBODY_WAITS
+            raise
         for other in others:
             other.result()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_tui.model import step, tiers
+from dlm_tui.model import step, step_kernel, tiers
 from dlm_tui.model.lean import LeanBackbone
 from dlm_tui.model.lean_weights import LeanWeights
 from dlm_tui.model.mixed import MixedModel
@@ -109,6 +109,23 @@ def test_two_callers_at_once_wait_for_each_other(threads: int) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: step.project(x, weight.numpy()), range(200)))
     assert all(torch.equal(one, found[0]) for one in found)
+
+
+def test_an_interrupt_leaves_no_thread_waiting(threads: int) -> None:
+    ended = []
+
+    def interrupted(thread: int, threads: int, counter: step_kernel.Integers) -> None:
+        if thread == 0:
+            raise KeyboardInterrupt
+        step_kernel._meet(counter, threads, 0)
+        ended.append(thread)
+
+    with pytest.raises(KeyboardInterrupt):
+        step.together(interrupted)
+    x = torch.ones(1, 4)
+    # the same threads answer again, so none of them is still waiting
+    assert step.project(x, torch.ones(9, 4).numpy()).tolist() == [[4.0] * 9]
+    assert sorted(ended) == list(range(1, threads))
 
 
 def test_without_a_compiler_the_lean_forward_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
