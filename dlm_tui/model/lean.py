@@ -144,7 +144,9 @@ class LeanBackbone:
         if addition is None or ranks is None:
             return y
         inner = self._linear(x, addition.down, None).mul_(ranks[addition.layout])
-        return y.add_(self._linear(inner, addition.up, None))
+        for up, (start, end, low, high) in zip(addition.ups, addition.blocks, strict=True):
+            y[..., start:end] += self._linear(inner[..., low:high], up, None)
+        return y
 
     def _heads(self, qkv: Tensor, layer: LeanLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""
@@ -180,30 +182,28 @@ class LeanBackbone:
         return mixed.transpose(1, 2).reshape(batch, count, heads * width)
 
     def _addition(self, group: Fused) -> Addition | None:
-        """The pairs of all parts of a group as one: rows of `down` part by part, `up` block-diagonal."""
+        """The pairs of all parts of a group as one: rows of `down` part by part, one `up` for each."""
         members = [self.mixer.members(name) for name in group.names]
         pairs = [pair for part in members for _, pair in part]
         if not pairs:
             return None
-        total = sum(pair.rank for pair in pairs)
-        up = torch.zeros(sum(group.widths), total)
-        row = column = 0
-        blocks = []
+        device, dtype = self.weights.device, self.weights.dtype
+        ups, blocks = [], []
+        start = rank = 0
         for width, part in zip(group.widths, members, strict=True):
-            first = column
-            for _, pair in part:
-                up[row : row + width, column : column + pair.rank] = pair.up.detach().float() * pair.scale
-                column += pair.rank
-            blocks.append((row, row + width, first, column))
-            row += width
+            if part:
+                up = torch.cat([pair.up.detach().float() * pair.scale for _, pair in part], dim=1)
+                ups.append(up.to(device, dtype).contiguous())
+                blocks.append((start, start + width, rank, rank + up.shape[1]))
+                rank += up.shape[1]
+            start += width
         down = torch.cat([pair.down.detach().float() for pair in pairs])
         for pair in pairs:
             # the adapter file's pages are not needed again until the next swap
             release_pages(pair.down)
             release_pages(pair.up)
         columns = [number for part in members for number, pair in part for _ in range(pair.rank)]
-        device, dtype = self.weights.device, self.weights.dtype
         layout = self.mixer.layout(columns)
         return Addition(
-            down.to(device, dtype), up.to(device, dtype), torch.tensor(blocks), layout, self.mixer.layouts[layout]
+            down.to(device, dtype).contiguous(), tuple(ups), tuple(blocks), layout, self.mixer.layouts[layout]
         )

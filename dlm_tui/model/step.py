@@ -26,17 +26,22 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Addition:
-    """The adapters of one fused group: `down` [R, in] of all its parts, `up` [sum of outs, R] zero outside `blocks`.
+    """The adapters of one fused group: `down` [R, in] of all its parts, and for each part its own `ups` [out, ranks].
 
-    `blocks` [n, 4] (long) says for each part which rows and which ranks belong together (first row, row behind the
-    last, first rank, rank behind the last); `columns` [R] (long) whose coefficient scales each rank.
+    `blocks` says which outputs and which ranks a part has (first output, the one behind the last, first rank, the one
+    behind the last); `columns` [R] (long) whose coefficient scales each rank.
     """
 
     down: Tensor
-    up: Tensor
-    blocks: Tensor
+    ups: tuple[Tensor, ...]
+    blocks: tuple[tuple[int, int, int, int], ...]
     layout: int
     columns: Tensor
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """The blocks, each with the address of its `up`, as the kernel reads them [parts, 5] (long)."""
+        return torch.tensor([(*block, _address(up)) for block, up in zip(self.blocks, self.ups, strict=True)])
 
 
 class Step:
@@ -151,9 +156,9 @@ def _entry(matrix: Tensor, bias: Tensor | None, addition: Addition | None) -> li
     """The numbers of one group in the kernel's table."""
     parts = [_address(matrix), _address(bias)]
     if addition is None:
-        return [*parts, 0, 0, 0, 0, 0, 0]
-    added = (addition.down, addition.up, addition.columns, addition.blocks)
-    return [*parts, *(_address(part) for part in added), addition.down.shape[0], addition.blocks.shape[0]]
+        return [*parts, 0, 0, 0, 0, 0]
+    added = (addition.down, addition.columns, addition.places)
+    return [*parts, *(_address(part) for part in added), addition.down.shape[0], len(addition.blocks)]
 
 
 def _numbers(weight: Tensor) -> NDArray[Any]:

@@ -40,10 +40,10 @@ def _instruction(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # A row of the table: four fused groups (query, key and value; out; gate and up; down) of so many numbers each …
-WEIGHT, BIAS, LOW, HIGH, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(9)
-"""Addresses, 0 where a part is absent, of weight, bias, the adapters' down and up, the coefficients' columns and the
+WEIGHT, BIAS, LOW, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(8)
+"""Addresses, 0 where a part is absent, of weight, bias, the adapters' down, the coefficients' columns and the
 blocks; then the number of ranks, that of blocks, and 1 where the weight is bfloat16."""
-GROUP = 9
+GROUP = 8
 # … then the addresses of four norms: attention, MLP, query and key.
 NORMS = 4 * GROUP
 WIDTH = NORMS + 4
@@ -214,16 +214,16 @@ def _inner(
 
 @_compiled
 def _spread(part: Integers, inner: Floats, y: Floats, first: int, last: int) -> None:
-    """y[r, first:last] += up inner[r], where `up` is zero outside its blocks (one per module of the group)."""
-    up = carray(_pointer(part[HIGH]), (y.shape[1], part[RANKS]), F)
-    blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 4), np.int64)
+    """y[r, first:last] += up inner[r], for each module of the group with the outputs and the ranks that are its own."""
+    blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 5), np.int64)
     for block in range(blocks.shape[0]):
-        low, high = blocks[block, 2], blocks[block, 3]
-        for i in range(max(first, blocks[block, 0]), min(last, blocks[block, 1])):
+        start, end, low, high = blocks[block, 0], blocks[block, 1], blocks[block, 2], blocks[block, 3]
+        up = carray(_pointer(blocks[block, 4]), (end - start, high - low), F)
+        for i in range(max(first, start), min(last, end)):
             for r in range(y.shape[0]):
                 total = F(0)
-                for q in range(low, high):
-                    total += up[i, q] * inner[r, q]
+                for q in range(high - low):
+                    total += up[i - start, q] * inner[r, low + q]
                 y[r, i] += total
 
 
