@@ -83,11 +83,11 @@ def paired(
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
         if number % 2:
-            slow = seconds(baseline)
-            quick = seconds(ours, repeat)
+            slow = _alone(baseline)
+            quick = _alone(ours, repeat)
         else:
-            quick = seconds(ours, repeat)
-            slow = seconds(baseline)
+            quick = _alone(ours, repeat)
+            slow = _alone(baseline)
         pairs.append((quick, slow))
     return Timing(
         statistics.median(quick for quick, _ in pairs),
@@ -95,6 +95,13 @@ def paired(
         statistics.median(slow / quick for quick, slow in pairs),
         rounds,
     )
+
+
+def _alone(work: Callable[[], object], repeat: int = 1) -> float:
+    # torch's idle threads go on spinning for some milliseconds and would take a core from the other side; nothing tells
+    # when they have ended
+    time.sleep(0.05)
+    return seconds(work, repeat)
 
 
 def seconds(work: Callable[[], object], repeat: int = 1) -> float:
