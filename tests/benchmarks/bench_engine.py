@@ -6,12 +6,11 @@ import asyncio
 import json
 import statistics
 import time
-from pathlib import Path
 
 from dlm_tui.engine.client import EngineClient
 from dlm_tui.engine.protocol import Event, GetStatus, Open, Route, Routed
-from tests.benchmarks.harness import Row
-from tests.interop.peer_fixture import peer_root
+from tests.benchmarks.harness import Row, scratch
+from tests.interop.peer_fixture import copy_peer
 
 
 def rows(quick: bool) -> list[Row]:
@@ -28,7 +27,8 @@ async def _measure(requests: int, characters: int) -> tuple[list[float], list[fl
     client = EngineClient(threads=1)
     await client.start()
     try:
-        root: Path = peer_root()
+        # a copy, as an engine keeps embeddings in the store of what it opens
+        root = copy_peer(scratch() / "peer", base=True)
         await client.ask(Open(document=str(root / "routed.dlm"), home=str(root / "home"), base=str(root / "base")))
         for _ in range(50):
             await client.ask(GetStatus())

@@ -20,7 +20,10 @@ PEER_ADAPTERS = ["tone", "knowledge", "style"]
 
 
 def peer_root() -> Path:
-    """The folder with `base/`, `home/`, the three documents and what the tool printed for them. Do not write there."""
+    """The folder with `base/`, `home/`, the three documents and what the tool printed for them.
+
+    Nothing may be written there, and whatever opens a store to work with it writes: take `copy_peer` for that.
+    """
     return _BESIDE if (_BESIDE / "home").is_dir() else _COPY
 
 

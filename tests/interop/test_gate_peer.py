@@ -68,8 +68,8 @@ def test_pulls_predict_what_dropping_a_token_does(model: MixedModel) -> None:
             assert float(torch.corrcoef(ranks.double())[0, 1]) >= 0.9, (row["prompt"], column)
 
 
-def test_states_and_mixes_of_the_three_stores(model: MixedModel) -> None:
-    root = peer_root()
+def test_states_and_mixes_of_the_three_stores(model: MixedModel, tmp_path: Path) -> None:
+    root = copy_peer(tmp_path / "peer")
     modes = {}
     for name in PEER_IDS:
         document, store = load(root / f"{name}.dlm"), _store(root, name)
@@ -113,9 +113,9 @@ def test_the_route_command_leaves_a_read_only_store_alone(
 
 
 def test_route_explains_and_survives_hostile_prompts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = peer_root()
+    root = copy_peer(tmp_path / "peer", base=True)
     options = [str(root / "routed.dlm"), "--home", str(root / "home"), "--base", str(root / "base")]
     assert main(["route", *options, "Say hello to a friend.", "--json", "--explain"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
