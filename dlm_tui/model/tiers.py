@@ -47,6 +47,8 @@ def _admit(base: Base) -> LeanWeights | bool:
 def _roomy(weights: LeanWeights) -> bool:
     """Whether a copy of half the weights' size takes at most an eighth of the memory that is free."""
     copy = sum(weight.numel() for four in weights.matrices for weight in four) * 2
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return False  # macOS does not tell
     return copy * 8 <= os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -230,6 +230,15 @@ def test_a_bfloat16_checkpoint_is_read_as_bfloat16_without_loss(tmp_path: Path) 
     torch.testing.assert_close(found, wanted, atol=2e-6, rtol=2e-6)
 
 
+def test_a_system_that_does_not_tell_its_free_memory_reads_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers.os, "sysconf_names", {})
+    model = rounded_copy(mixed_model(tmp_path / "m", "llama"))
+    assert isinstance(model.backbone, LeanBackbone)
+    assert model.backbone.weights.compiled and not model.backbone.weights.narrow
+
+
 def rounded_copy(model: MixedModel) -> MixedModel:
     """The same model as if its checkpoint had been bfloat16."""
     module = copy.deepcopy(model.base.model).bfloat16().float()
