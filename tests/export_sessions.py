@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from dlm_tui.document import load
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
 from dlm_tui.export import ExportRequest, ExportResult, export_document
 from dlm_tui.gate import Gate, GateNetwork, save_gate
 from dlm_tui.model import Adapter, LowRank, save_peft_adapter
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
 from dlm_tui.store import GateConfig, Store, commit_version, new_version
 from tests.tiny_models import random_adapter, target_names, tiny_base
 
@@ -67,7 +67,7 @@ def mixed_adapters(base: Any) -> dict[str, Adapter]:
     style = random_adapter(base, "style", rank=3, seed=3, targets=mlp, size=0.15)
     # as rsLoRA and alpha patterns leave it: another scale in every layer
     scaled = {
-        module: LowRank(pair.down, pair.up, 8 / pair.rank**0.5 * (1 + index % 3) / 3)
+        module: LowRank(pair.lora_A, pair.lora_B, 8 / pair.rank**0.5 * (1 + index % 3) / 3)
         for index, (module, pair) in enumerate(facts.modules.items())
     }
     return {"tone": tone, "facts": Adapter("facts", scaled), "style": style}
@@ -102,9 +102,9 @@ def open_tiny(
     fill_store(store, mixed_adapters(base), base.identity.id)
     if gate:
         add_gate(store, base.hidden_size)
-    return drain(Session.open(path, folder / "home", folder / "base"))
+    return run_to_end(Session.open(path, folder / "home", folder / "base"))
 
 
 def export(session: Session, **request: Any) -> ExportResult:
     """The export with `request`, without drift unless asked for."""
-    return drain(export_document(ExportRequest(**{"drift": False, **request}), session))
+    return run_to_end(export_document(ExportRequest(**{"drift": False, **request}), session))

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
 from dlm_tui.model.base import Base, load_base
-from dlm_tui.model.progress import drain
 from dlm_tui.model.registry import resolve_base
+from dlm_tui.progress import run_to_end
 
 CORPUS = [
     "The harbour master counts the boats when the tide turns and the bell rings twice.",
@@ -102,7 +102,7 @@ def tiny_base(folder: Path, architecture: str = "llama", seed: int = 0, **change
     """A tiny base, written to `folder` unless it is there, and loaded as a person's own model folder is."""
     if not (folder / "config.json").is_file():
         write_tiny_base(folder, architecture, seed, **changes)
-    return drain(load_base(resolve_base(f"hf:test/{architecture}", folder), device="cpu"))
+    return run_to_end(load_base(resolve_base(f"hf:test/{architecture}", folder), device="cpu"))
 
 
 def target_names(base: Base, *suffixes: str) -> list[str]:

@@ -149,8 +149,8 @@ def facts_known(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
 def samples(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, str]]:
     """20 unpicked samples (prompt, continuation): the first ten chats and ten texts of `texts`, seeds 0 to 19."""
     chats = [text.rsplit("<|im_start|>assistant\n", 1)[0] for text in texts if text.startswith("<|im_start|>")]
-    plain = [" ".join(text.split()[:3]) for text in texts if not text.startswith("<|im_start|>")]
-    prompts = [text + "<|im_start|>assistant\n" for text in islice(chats, 10)] + plain[:10]
+    sanitize = [" ".join(text.split()[:3]) for text in texts if not text.startswith("<|im_start|>")]
+    prompts = [text + "<|im_start|>assistant\n" for text in islice(chats, 10)] + sanitize[:10]
     made = []
     for seed, prompt in enumerate(prompts):
         made += complete(model, tokenizer, [prompt], 120, temperature=0.7, top_p=0.95, seed=seed)

@@ -30,8 +30,8 @@ from dlm_tui.document import Document
 from dlm_tui.engine.client import Engine
 from dlm_tui.engine.protocol import Opened, Routed
 from dlm_tui.store import Store
-from widgets.marks import Mark, marks_for
-from widgets.plain import plain
+from dlm_widgets.adapter_palette import Mark, marks_for
+from dlm_widgets.sanitize import sanitize
 
 NO_GATE = {"none", "foreign"}
 """Modes in which no gate answers: its weights would only be a fallback."""
@@ -153,7 +153,7 @@ class WorkbenchBase(Screen[None]):
     def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
         """A toast; foreign text in it is shown literally."""
         severity = "error" if error else "warning" if warning else "information"
-        self.notify(plain(text), title=plain(title), severity=severity, markup=False)  # type: ignore[arg-type]
+        self.notify(sanitize(text), title=sanitize(title), severity=severity, markup=False)  # type: ignore[arg-type]
 
     def background(
         self, work: Callable[[], Coroutine[Any, Any, Any]], group: str, description: str, *, exclusive: bool = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, Key, display, keys_of
-from widgets.plain import literal, plain
+from dlm_widgets.sanitize import literal, sanitize
 
 if TYPE_CHECKING:
     from dlm_tui.app.app import WorkbenchApp
@@ -56,7 +56,7 @@ class WorkbenchCommands(Provider):
         yield Command("gate: what moved", "Remembered prompts before and after the last training", bench.action_moved)
         for name in bench.names:
             yield Command(
-                f"train: only {plain(name, one_line=True)}",
+                f"train: only {sanitize(name, one_line=True)}",
                 "Train one adapter, then the gate",
                 partial(bench.start_training, [name]),
             )

@@ -8,7 +8,7 @@ from dlm_tui.app.progress import time_text
 from dlm_tui.engine.protocol import Opened, Status
 
 _TIERS = {
-    "lean": "lean: the fast path, checked against transformers when the base was loaded",
+    "fused": "fused: the fast path, checked against transformers when the base was loaded",
     "reference": "reference: transformers' own forward, for every architecture",
 }
 

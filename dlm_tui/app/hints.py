@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dlm_tui.app.keys import BY_ID, KEYS, Key, display, is_text, keys_of
-from widgets.key_bar import KeyHint
-from widgets.offer import Offer
+from dlm_widgets.border_button import BorderButton
+from dlm_widgets.key_bar import KeyHint
 
 
-def edge_offers(pane_id: str) -> tuple[Offer, ...]:
+def edge_offers(pane_id: str) -> tuple[BorderButton, ...]:
     """The words on the top edge of a pane, in the order of the table."""
     return tuple(
-        Offer(key.label, key.action, key.edge)
+        BorderButton(key.label, key.action, key.edge)
         for key in KEYS
         if key.edge is not None and pane_id in (key.panes or (key.where,))
     )

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Literal
 
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
-from dlm_tui.engine.jobs import Job
+from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     Event,
     ExportJob,

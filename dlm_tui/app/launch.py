@@ -24,7 +24,7 @@ def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained
         from dlm_tui.app.state import StateFile, note_recent
         from dlm_tui.document import load
         from dlm_tui.engine.client import EngineClient
-        from dlm_tui.engine.jobs import start_job
+        from dlm_tui.engine.job_client import start_job
 
         loaded = load(path)
         gc.freeze()  # the modules, so that the collection at the end of opening is short

@@ -10,14 +10,14 @@ from textual.content import Content
 
 from dlm_tui.app.base import WorkbenchBase
 from dlm_tui.app.panes.desk import DeskPane
-from dlm_tui.app.panes.insight import unlike_text
+from dlm_tui.app.panes.insight import ood_text
 from dlm_tui.app.panes.prompt import PromptPane
 from dlm_tui.app.progress import progress_line, progress_words
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, Progress, Route, Routed, Score, Scored
 from dlm_tui.model.views import GATED, solo
-from widgets.mixing_desk import Channel, MixingDesk
-from widgets.plain import assemble, literal
+from dlm_widgets.mixing_desk import Channel, MixingDesk
+from dlm_widgets.sanitize import assemble, literal
 
 _EXPLAIN_AFTER = 0.12  # seconds; pulls cost a backward pass through the small network only
 
@@ -167,8 +167,8 @@ class LiveGate(WorkbenchBase):
             return words
         entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
         words.append(Content.styled(entropy, "dim") if not self.link.ready else entropy)
-        if routed.unlike:
-            words.append(unlike_text(routed))
+        if routed.is_ood:
+            words.append(ood_text(routed))
         words.append(Content.styled(f"{routed.tokens} tokens{', cut' if routed.truncated else ''}", "dim"))
         return words
 

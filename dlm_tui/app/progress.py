@@ -5,8 +5,8 @@ from __future__ import annotations
 from textual.content import Content
 
 from dlm_tui.engine.protocol import Progress
-from widgets.bars import bar_text
-from widgets.plain import assemble, plain
+from dlm_widgets.bars import bar_text
+from dlm_widgets.sanitize import assemble, sanitize
 
 _WORDS = {
     "adapters": "reading the adapters",
@@ -89,7 +89,7 @@ def progress_words(progress: Progress) -> str:
         parts.append(f"loss {progress.loss:.3f}")
     if progress.entropy is not None:
         parts.append(f"entropy {progress.entropy:.2f} nats")
-    return plain(" \u00b7 ".join(parts), one_line=True)
+    return sanitize(" \u00b7 ".join(parts), one_line=True)
 
 
 def progress_line(progress: Progress, width: int = 20) -> Content:

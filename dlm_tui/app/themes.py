@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.theme import Theme
 
-from widgets.marks import ANSI, DARK, LIGHT
+from dlm_widgets.adapter_palette import ANSI, DARK, LIGHT
 
 DLM_DARK = Theme(
     name="dlm-dark",

@@ -13,12 +13,12 @@ from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.progress import progress_words
 from dlm_tui.app.training import Training
-from widgets.key_bar import KeyBar
-from widgets.line import LiveLine
-from widgets.offer import OfferTaken
-from widgets.page_tabs import Page, PageTabs
-from widgets.plain import assemble
-from widgets.splitter import Splitter
+from dlm_widgets.border_button import BorderButtonPressed
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.literal_static import ThrottledStatic
+from dlm_widgets.page_tabs import Page, PageTabs
+from dlm_widgets.sanitize import assemble
+from dlm_widgets.splitter import Splitter
 
 _ENGINE_GLYPH = {
     "ready": ("\u25cf", "$success"),
@@ -207,7 +207,7 @@ class Viewing(Training):
 
     def refresh_status(self) -> None:
         """Draw the status line and the tabs, in a moment."""
-        self.query_one("#status", LiveLine).ask()
+        self.query_one("#status", ThrottledStatic).ask()
 
     def status_words(self) -> Content:
         """Document, base, engine, running job."""
@@ -246,8 +246,8 @@ class Viewing(Training):
         event.stop()
         await self.run_in(self.pane_of(self.focused), event.action)
 
-    @on(OfferTaken)
-    async def _offer_taken(self, event: OfferTaken) -> None:
+    @on(BorderButtonPressed)
+    async def _offer_taken(self, event: BorderButtonPressed) -> None:
         """A click on a word of an edge goes to that pane and does there what the key does."""
         event.stop()
         self.focus_pane(event.place)

@@ -34,10 +34,10 @@ from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, GetStatus, Open, Status
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import Store
-from widgets.key_bar import KeyBar
-from widgets.line import LiveLine
-from widgets.page_tabs import PageTabs
-from widgets.splitter import Splitter
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.literal_static import ThrottledStatic
+from dlm_widgets.page_tabs import PageTabs
+from dlm_widgets.splitter import Splitter
 
 
 class Workbench(Labelling):
@@ -59,7 +59,7 @@ class Workbench(Labelling):
     def compose(self) -> ComposeResult:
         """Status, centre, side, outline, footer."""
         with Horizontal(id="top"):
-            yield LiveLine(self.status_words, id="status")
+            yield ThrottledStatic(self.status_words, id="status")
             yield KeyBar(id="leave")
         with Horizontal(id="work"):
             with Vertical(id="centre"):

@@ -42,7 +42,7 @@ def examine(home: str | None) -> dict[str, Any]:
     import torch
 
     from dlm_tui.assets import asset
-    from dlm_tui.engine.channel import package_versions
+    from dlm_tui.engine.stdio_transport import package_versions
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.store import resolve_home
 

@@ -16,18 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The report on stdout."""
-    from dlm_tui.engine.drain import drain
-    from dlm_tui.engine.session import open_session
+    from dlm_tui.cli.open_session import open_session
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.gate import drift_report
     from dlm_tui.gate.saved import saved_prompts
+    from dlm_tui.progress import run_to_end
 
     saved = saved_prompts(Path(args.document))
     session = open_session(args)
     if session.gate is None and session.gate_error:
         raise DlmTuiError(session.gate_error)
     work = drift_report(session.document, session.store, session.model, session.gate, prompts=saved)
-    report = drain(work).as_json()
+    report = run_to_end(work).as_json()
     if args.json:
         emit(report)
     else:

@@ -36,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Progress and notes on stderr; stdout has the manifest with --json, else the folder and the next command."""
-    from dlm_tui.engine.drain import drain
-    from dlm_tui.engine.session import open_session
+    from dlm_tui.cli.open_session import open_session
     from dlm_tui.errors import UsageError
     from dlm_tui.export import ExportRequest, export_document
+    from dlm_tui.progress import run_to_end
 
     request = ExportRequest(
         target=args.target,
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     ).checked()
     if args.ollama_create and request.target != "ollama":
         raise UsageError("--ollama-create belongs to the target ollama")
-    result = drain(export_document(request, open_session(args)), _Teller())
+    result = run_to_end(export_document(request, open_session(args)), _Teller())
     _summary(result)
     if args.json:
         emit(result.manifest)

@@ -18,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What was added and what moved, on stdout."""
-    from dlm_tui.engine.drain import drain
-    from dlm_tui.engine.session import open_session
+    from dlm_tui.cli.open_session import open_session
     from dlm_tui.gate import label_prompt
     from dlm_tui.gate.saved import saved_prompts
+    from dlm_tui.progress import run_to_end
 
     path = Path(args.document)
     saved = saved_prompts(path)
     session = open_session(args, adapters=False)
-    outcome = drain(
+    outcome = run_to_end(
         label_prompt(
             path,
             session.document,

@@ -31,9 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, or print it as JSON with the weights that made it."""
-    from dlm_tui.engine.session import drain, open_session
+    from dlm_tui.cli.open_session import open_session
     from dlm_tui.model import Sampling
     from dlm_tui.model.generation import generate
+    from dlm_tui.progress import run_to_end
 
     prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
     if not prompt.strip():
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--adapter and --mix exclude each other")
     session = open_session(args)
     view = _view(args, session)
-    routed = drain(session.router.route(prompt)) if view.kind == "gated" else None
+    routed = run_to_end(session.router.route(prompt)) if view.kind == "gated" else None
     mix = session.mix_of(view, routed.weights if routed else None)
     if routed is not None and routed.mode != "trained":
         say(f"the gate is {routed.mode}: uniform weights")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     tokens = session.base.chat(prompt, session.document.system_prompt)
-    answer = drain(generate(session.model, tokens, [mix], sampling), stream)[0]
+    answer = run_to_end(generate(session.model, tokens, [mix], sampling), stream)[0]
     if args.json:
         emit(
             {

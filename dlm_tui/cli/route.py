@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Weights on stdout: one JSON object, or a line per prompt. The gate needs no adapters, so none are loaded."""
-    from dlm_tui.engine.drain import drain
-    from dlm_tui.engine.session import open_session
+    from dlm_tui.cli.open_session import open_session
     from dlm_tui.gate import gate_status
+    from dlm_tui.progress import run_to_end
 
     session = open_session(args, adapters=False)
     names = session.document.adapter_names
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         say(reason)
     results = []
     for prompt in _prompts(args):
-        result = drain(session.router.route(prompt, explain=args.explain))
+        result = run_to_end(session.router.route(prompt, explain=args.explain))
         if args.json:
             results.append(as_json(prompt, result))
             continue
@@ -57,13 +57,19 @@ def as_json(prompt: str, result: RouteResult) -> dict[str, Any]:
         "tokens": result.tokens,
         "truncated": result.truncated,
         "mode": result.mode,
-        "novelty": result.novelty,
-        "unlike": result.unlike,
+        "novelty": result.ood_score,
+        "unlike": result.is_ood,
         "reason": result.reason,
     }
-    if result.pulls is not None and result.trajectory is not None:
+    if result.attributions is not None and result.trajectory is not None:
         row["pulls"] = [
-            {"text": pull.text, "start": pull.start, "end": pull.end, "pull": pull.pull} for pull in result.pulls
+            {
+                "text": attribution.text,
+                "start": attribution.start,
+                "end": attribution.end,
+                "pull": attribution.attribution,
+            }
+            for attribution in result.attributions
         ]
         row["trajectory"] = result.trajectory
     return row
@@ -82,12 +88,12 @@ def _print(prompt: str, result: RouteResult) -> None:
     notes = f"{result.entropy:.3f} nats  {result.tokens} tokens"
     if result.truncated:
         notes += " (cut)"
-    if result.unlike:
+    if result.is_ood:
         notes += "  unlike anything trained"
     sys.stdout.write(f"{weights}  {notes}  {_shown(prompt)}\n")
-    for pull in result.pulls or ():
-        pulls = "  ".join(f"{name} {value:+.4f}" for name, value in pull.pull.items())
-        sys.stdout.write(f"    {pulls}  {_shown(pull.text)}\n")
+    for attribution in result.attributions or ():
+        attributions = "  ".join(f"{name} {value:+.4f}" for name, value in attribution.attribution.items())
+        sys.stdout.write(f"    {attributions}  {_shown(attribution.text)}\n")
     sys.stdout.flush()
 
 

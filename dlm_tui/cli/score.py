@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the scores; all values are nats, z is in standard deviations of null adapters."""
-    from dlm_tui.engine.session import open_session
+    from dlm_tui.cli.open_session import open_session
 
     if args.null < 0:
         raise UsageError("--null must not be negative")
@@ -76,11 +76,11 @@ def _grid(text: str) -> list[float]:
 
 
 def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> int:
-    from dlm_tui.engine.session import drain
+    from dlm_tui.progress import run_to_end
     from dlm_tui.scoring import score_views
 
     views = _chosen(args, session)
-    routed = drain(session.router.route(prompt)) if any(view.kind == "gated" for view in views) else None
+    routed = run_to_end(session.router.route(prompt)) if any(view.kind == "gated" for view in views) else None
     if routed is not None and routed.mode != "trained":
         say(f"the gate is {routed.mode}: uniform weights")
     mixes = {view.name: session.mix_of(view, routed.weights if routed else None) for view in views}
@@ -92,7 +92,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
     tokens = _tokens(session, completion) if completion else None
     if completion and not tokens:
         raise UsageError("the completion is empty")
-    scores = drain(score_views(session.model, ids, mixes, tokens, nulls=args.null, seed=seed))
+    scores = run_to_end(score_views(session.model, ids, mixes, tokens, nulls=args.null, seed=seed))
     pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
     if args.json:
         emit(
@@ -111,7 +111,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
         return 0
     for score in scores.views.values():
         print(_sentence(score))
-        if score.logprob is not None:
+        if score.logprob is not None and score.base_logprob is not None:
             print(f"  completion: {score.logprob:.2f} nats, {score.logprob - score.base_logprob:+.2f} against the base")
             print("  " + " ".join(f"{shown(p)!r}{h:+.2f}" for p, h in zip(pieces, score.heat or (), strict=True)))
     if scores.null_kls:
@@ -147,12 +147,12 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
 
 
 def _answer(args: argparse.Namespace, session: Any, ids: list[int], mix: dict[str, float], seed: int) -> str:
-    from dlm_tui.engine.session import drain
     from dlm_tui.model import Sampling
     from dlm_tui.model.generation import generate
+    from dlm_tui.progress import run_to_end
 
     sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0, seed=seed % 2**63)
-    return str(drain(generate(session.model, ids, [mix], sampling))[0].text)
+    return str(run_to_end(generate(session.model, ids, [mix], sampling))[0].text)
 
 
 def _tokens(session: Any, text: str) -> list[int]:
@@ -185,14 +185,14 @@ def _sigmas(z: float) -> str:
 
 
 def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
-    from dlm_tui.engine.session import drain
+    from dlm_tui.progress import run_to_end
     from dlm_tui.scoring import score_suite
 
     def report(step: Any) -> None:
         if step.stage == "suite" and sys.stderr.isatty():
             sys.stderr.write(f"\rprompt {step.done}/{step.total}\033[K" + ("\n" if step.done == step.total else ""))
 
-    result = drain(score_suite(session, nulls=args.null, seed=seed), report)
+    result = run_to_end(score_suite(session, nulls=args.null, seed=seed), report)
     if args.json:
         emit(result)
         return 0
@@ -209,13 +209,13 @@ def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
 
 
 def _sweep(args: argparse.Namespace, session: Any, prompt: str, grid: list[float]) -> int:
-    from dlm_tui.engine.session import drain
     from dlm_tui.model import Sampling
+    from dlm_tui.progress import run_to_end
     from dlm_tui.scoring import sweep
 
     ids = session.base.chat(prompt, session.document.system_prompt)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0)
-    points = drain(sweep(session.model, ids, args.sweep, grid, sampling))
+    points = run_to_end(sweep(session.model, ids, args.sweep, grid, sampling))
     if args.json:
         rows = [
             {"c": p.c, "kl": p.kl, "js": p.js, "text": p.text, "tokens": p.tokens, "reason": p.reason} for p in points

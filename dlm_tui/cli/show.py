@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dlm_tui.cli.show_report import show_report
 from dlm_tui.document import Document, load
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit
-from dlm_tui.store import resolve_home, show_report
+from dlm_tui.store import resolve_home
 
 _BAR_CELLS = 20
 

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout."""
     from dlm_tui.document import load
-    from dlm_tui.engine.drain import drain
     from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, train_document
     from dlm_tui.training.report import outcome_json
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
     document = load(Path(args.document))
-    base = drain(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)))
+    base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)))
     outcome = train_document(
         TrainRequest(
             document=document,

@@ -42,4 +42,4 @@ class EngineClient(ChildProcess):
 
     def __init__(self, threads: int | None = None):
         """`threads`: compute threads of the child; None lets it choose."""
-        super().__init__("dlm_tui.engine.child", [] if threads is None else ["--threads", str(threads)])
+        super().__init__("dlm_tui.engine.server", [] if threads is None else ["--threads", str(threads)])

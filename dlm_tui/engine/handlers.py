@@ -15,13 +15,14 @@ import torch
 
 from dlm_tui.engine import protocol as p
 from dlm_tui.engine.relay import Relay
-from dlm_tui.engine.session import Session
 from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
-from dlm_tui.model import Backbone, Generated, GenerationEvent, Progress, Sampling, View
+from dlm_tui.model import Backbone, Generated, GenerationEvent, Sampling, View
 from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
+from dlm_tui.progress import Progress
+from dlm_tui.session import Session
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, resolve_home
 
 Work = Generator[p.Event | None, None, p.Event]
@@ -105,11 +106,14 @@ class Handlers:
             mode=result.mode,
             tokens=result.tokens,
             truncated=result.truncated,
-            novelty=result.novelty,
-            unlike=result.unlike,
-            pulls=None
-            if result.pulls is None
-            else [p.TokenPull(text=t.text, start=t.start, end=t.end, pull=t.pull) for t in result.pulls],
+            ood_score=result.ood_score,
+            is_ood=result.is_ood,
+            attributions=None
+            if result.attributions is None
+            else [
+                p.TokenAttribution(text=t.text, start=t.start, end=t.end, attribution=t.attribution)
+                for t in result.attributions
+            ],
             trajectory=result.trajectory,
             seconds=time.monotonic() - began,
         )

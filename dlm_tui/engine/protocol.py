@@ -177,17 +177,17 @@ class Opened(Message, tag="opened"):
     warning: str = ""
 
 
-class TokenPull(msgspec.Struct, kw_only=True):
+class TokenAttribution(msgspec.Struct, kw_only=True):
     """One prompt token: its text and, per adapter, how strongly it pulls that weight (weight units, first order)."""
 
     text: str
     start: int
     end: int
-    pull: dict[str, float]
+    attribution: dict[str, float]
 
 
 class Routed(Message, tag="routed"):
-    """Gate weights; entropy in nats and divided by ln N; novelty in [0, 1] by calibrated distance, None if unknown."""
+    """Gate weights; entropy in nats and divided by ln N; `ood_score` in [0, 1] by calibrated distance or None."""
 
     prompt: str
     weights: dict[str, float]
@@ -196,9 +196,9 @@ class Routed(Message, tag="routed"):
     mode: str
     tokens: int
     truncated: bool = False
-    novelty: float | None = None
-    unlike: bool = False
-    pulls: list[TokenPull] | None = None
+    ood_score: float | None = None
+    is_ood: bool = False
+    attributions: list[TokenAttribution] | None = None
     trajectory: list[dict[str, float]] | None = None
     seconds: float = 0.0
 

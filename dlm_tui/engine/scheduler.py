@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from dlm_tui.engine.channel import Channel
 from dlm_tui.engine.protocol import Cancel, Event, Failed, Request, Route, Stopped
+from dlm_tui.engine.stdio_transport import StdioTransport
 from dlm_tui.errors import DlmTuiError
 
 # A handler yields events (or None after a step without news) and returns the final event.
@@ -30,8 +30,8 @@ class Scheduler:
     requests take turns, so a keystroke during generation waits for one decode step at most.
     """
 
-    def __init__(self, channel: Channel, handler: Handler):
-        self._channel = channel
+    def __init__(self, transport: StdioTransport, handler: Handler):
+        self._channel = transport
         self._handler = handler
         self._route: _Task | None = None
         self._tasks: deque[_Task] = deque()

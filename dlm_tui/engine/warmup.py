@@ -6,10 +6,10 @@ from collections.abc import Generator
 
 import torch
 
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
-from dlm_tui.model import Progress, Sampling, threads_for
+from dlm_tui.model import Sampling, threads_for
 from dlm_tui.model.generation import generate
+from dlm_tui.progress import Progress, run_to_end
+from dlm_tui.session import Session
 
 _TEXT = "Where is the ladder?"
 
@@ -29,11 +29,11 @@ def warm_up(session: Session, *, choose_threads: bool) -> Generator[Progress, No
         torch.set_num_threads(threads_for(model.backbone))
     yield step(1, "routing a first prompt")
     try:
-        drain(router.route(_TEXT, explain=True))
+        run_to_end(router.route(_TEXT, explain=True))
         yield step(2, "decoding a first token")
         rows = [{}, dict.fromkeys(model.names, 1.0 / len(model.names))] if model.names else [{}]
         # two tokens, as the first one comes from the prefill
-        drain(generate(model, session.base.chat(_TEXT), rows, Sampling(max_tokens=2), stop_ids=()))
+        run_to_end(generate(model, session.base.chat(_TEXT), rows, Sampling(max_tokens=2), stop_ids=()))
     finally:
         router.reset()
         model.prefilled = None

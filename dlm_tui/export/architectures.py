@@ -63,7 +63,7 @@ class Architecture:
     kv_heads: int
     head_dim: int
     vocab: int
-    context: int
+    context_length: int
     epsilon: float
     rope_theta: float
     rope: Mapping[str, Any]
@@ -140,11 +140,11 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ExportRefused(what_works(f"rope scaling of the type {rope_type!r}"))
     if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
         raise ExportRefused(what_works("a base that rotates only a part of each head"))
-    context = int(config["max_position_embeddings"])
+    context_length = int(config["max_position_embeddings"])
     window = config.get("sliding_window")
     if window and config.get("use_sliding_window", True):
         # llama.cpp attends to everything in this family: exact only while the window covers the context
-        context = min(context, int(window))
+        context_length = min(context_length, int(window))
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     return Architecture(
         family=family,
@@ -155,7 +155,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
         vocab=int(config["vocab_size"]),
-        context=context,
+        context_length=context_length,
         epsilon=float(config["rms_norm_eps"]),
         rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         rope=rope,

@@ -21,10 +21,10 @@ class LowRankLike(Protocol):
     """A low-rank addition `scale · up @ down`: down [r, in], up [out, r]."""
 
     @property
-    def down(self) -> Tensor: ...
+    def lora_A(self) -> Tensor: ...
 
     @property
-    def up(self) -> Tensor: ...
+    def lora_B(self) -> Tensor: ...
 
     @property
     def scale(self) -> float: ...
@@ -38,41 +38,41 @@ class AdapterLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
-    """down [r, in] and up [out, r] in float32, the scale folded into `up`."""
+class LoraPair:
+    """down [r, in] and up [out, r] in float32, the scale folded into `lora_B`."""
 
-    down: Tensor
-    up: Tensor
+    lora_A: Tensor
+    lora_B: Tensor
 
     @property
     def rank(self) -> int:
-        """Rows of `down`."""
-        return int(self.down.shape[0])
+        """Rows of `lora_A`."""
+        return int(self.lora_A.shape[0])
 
 
 def check_finite(name: str, adapter: AdapterLike) -> None:
     """Raises ExportRefused when a weight of the adapter is NaN or infinite, naming adapter and module."""
     for module, low in adapter.modules.items():
-        finite = torch.isfinite(low.down).all() and torch.isfinite(low.up).all()
+        finite = torch.isfinite(low.lora_A).all() and torch.isfinite(low.lora_B).all()
         if not (finite and torch.isfinite(torch.tensor(float(low.scale)))):
             raise ExportRefused(f"the adapter {name!r} has weights that are not finite in {module!r}: train it again")
 
 
-def folded(adapter: AdapterLike, weight: float = 1.0) -> dict[str, Pair]:
+def folded(adapter: AdapterLike, weight: float = 1.0) -> dict[str, LoraPair]:
     """The adapter with `weight · scale` folded into up, per module, in float32 on the CPU."""
     pairs = {}
     for module, low in adapter.modules.items():
-        up = low.up.detach().to("cpu", torch.float64) * (float(low.scale) * weight)
-        pairs[module] = Pair(low.down.detach().to("cpu", torch.float32).contiguous(), up.float().contiguous())
+        lora_B = low.lora_B.detach().to("cpu", torch.float64) * (float(low.scale) * weight)
+        pairs[module] = LoraPair(low.lora_A.detach().to("cpu", torch.float32).contiguous(), lora_B.float().contiguous())
     return pairs
 
 
-def concatenate(adapters: Mapping[str, AdapterLike], mix: Sequence[tuple[str, float]]) -> dict[str, Pair]:
+def concatenate(adapters: Mapping[str, AdapterLike], mix: Sequence[tuple[str, float]]) -> dict[str, LoraPair]:
     """One pair per module that any weighted adapter changes; ranks add up. Adapters with weight 0 take no part.
 
     Raises ExportRefused for a missing adapter, non-finite weights of either kind, or a mix of nothing.
     """
-    parts: dict[str, list[Pair]] = {}
+    parts: dict[str, list[LoraPair]] = {}
     for name, weight in mix:
         if weight == 0.0:
             continue
@@ -80,18 +80,18 @@ def concatenate(adapters: Mapping[str, AdapterLike], mix: Sequence[tuple[str, fl
             raise ExportRefused(f"the mix names the adapter {name!r}, which has no trained version")
         check_finite(name, adapters[name])
         for module, pair in folded(adapters[name], weight).items():
-            if not torch.isfinite(pair.up).all():
+            if not torch.isfinite(pair.lora_B).all():
                 raise ExportRefused(f"the weight {weight!r} of {name!r} makes {module!r} overflow")
             parts.setdefault(module, []).append(pair)
     if not parts:
         raise ExportRefused("no adapter has a weight other than 0 in this mix: there is nothing to export")
     return {
-        module: Pair(torch.cat([p.down for p in pairs]), torch.cat([p.up for p in pairs], dim=1))
+        module: LoraPair(torch.cat([p.lora_A for p in pairs]), torch.cat([p.lora_B for p in pairs], dim=1))
         for module, pairs in parts.items()
     }
 
 
-def padded(pairs: Mapping[str, Pair], shapes: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Pair], int]:
+def padded(pairs: Mapping[str, LoraPair], shapes: Mapping[str, tuple[int, int]]) -> tuple[dict[str, LoraPair], int]:
     """The same additions with one rank everywhere, and that rank.
 
     Missing rows are zeros, and every module of `shapes` (name -> (out, in)) that has no pair gets one of zeros.
@@ -100,8 +100,8 @@ def padded(pairs: Mapping[str, Pair], shapes: Mapping[str, tuple[int, int]]) -> 
     result = {}
     for module, (rows, columns) in shapes.items():
         pair = pairs.get(module)
-        down, up = torch.zeros(rank, columns), torch.zeros(rows, rank)
+        lora_A, lora_B = torch.zeros(rank, columns), torch.zeros(rows, rank)
         if pair is not None:
-            down[: pair.rank], up[:, : pair.rank] = pair.down, pair.up
-        result[module] = Pair(down, up)
+            lora_A[: pair.rank], lora_B[:, : pair.rank] = pair.lora_A, pair.lora_B
+        result[module] = LoraPair(lora_A, lora_B)
     return result, rank

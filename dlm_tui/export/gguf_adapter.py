@@ -9,12 +9,12 @@ from pathlib import Path
 import gguf
 
 from dlm_tui.export.architectures import Architecture, permute_rows
-from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_file import PlannedTensor, new_writer, write_tensors
 from dlm_tui.export.requests import ExportProgress, ExportRefused
 
 
-def plan_adapter(pairs: Mapping[str, Pair], architecture: Architecture) -> list[PlannedTensor]:
+def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> list[PlannedTensor]:
     """The tensors of an adapter file: lora_a [r, in] and lora_b [out, r], rows of q and k permuted in B only.
 
     Always float32: adapters are small, and the mix stays exact. Raises ExportRefused for a module that the runtime
@@ -31,8 +31,8 @@ def plan_adapter(pairs: Mapping[str, Pair], architecture: Architecture) -> list[
             raise ExportRefused(
                 f"an adapter on {module!r} would also change the tied embedding, so it cannot be written"
             )
-        up = permute_rows(pair.up, architecture.permuted_heads(f"{module}.weight"))
-        for suffix, matrix in (("lora_a", pair.down), ("lora_b", up)):
+        lora_B = permute_rows(pair.lora_B, architecture.permuted_heads(f"{module}.weight"))
+        for suffix, matrix in (("lora_a", pair.lora_A), ("lora_b", lora_B)):
             kept = matrix.float().contiguous()
             whole = partial(iter, (kept,))
             tensors.append(PlannedTensor(f"{name}.{suffix}", tuple(kept.shape), gguf.GGMLQuantizationType.F32, whole))
@@ -40,7 +40,7 @@ def plan_adapter(pairs: Mapping[str, Pair], architecture: Architecture) -> list[
 
 
 def write_adapter(
-    path: Path, pairs: Mapping[str, Pair], architecture: Architecture, *, name: str
+    path: Path, pairs: Mapping[str, LoraPair], architecture: Architecture, *, name: str
 ) -> Generator[ExportProgress, None, None]:
     """Write `pairs` (scales folded into up) to `path`. The runtime's own scale is alpha/rank; alpha 0 means the user's
     scale alone, which is what files without a common rank need. Progress counts bytes."""

@@ -10,24 +10,24 @@ import gguf
 from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, permute_rows
-from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_file import PlannedTensor, new_writer, tensor_type, write_tensors
 from dlm_tui.export.gguf_tokenizer import GgufTokenizer
 from dlm_tui.export.requests import ExportProgress, ExportRefused
 from dlm_tui.export.weights import WeightSource, blocks
 
 
-def merged_rows(source: WeightSource, name: str, start: int, stop: int, pair: Pair | None) -> Tensor:
+def merged_rows(source: WeightSource, name: str, start: int, stop: int, pair: LoraPair | None) -> Tensor:
     """Rows `start` to `stop` of W + up·down in float32; `pair` has its scale folded into up."""
     rows = source.rows(name, start, stop).float()
     if pair is None:
         return rows
     # never in place: the rows may be the loaded model's own
-    return rows + pair.up[start:stop] @ pair.down
+    return rows + pair.lora_B[start:stop] @ pair.lora_A
 
 
 def _row_blocks(
-    source: WeightSource, name: str, shape: tuple[int, ...], heads: int, pair: Pair | None
+    source: WeightSource, name: str, shape: tuple[int, ...], heads: int, pair: LoraPair | None
 ) -> Callable[[], Iterator[Tensor]]:
     def read() -> Iterator[Tensor]:
         columns = shape[1] if len(shape) > 1 else 1
@@ -41,7 +41,7 @@ def _row_blocks(
 
 
 def plan_model(
-    source: WeightSource, architecture: Architecture, quant: str, mix: Mapping[str, Pair] | None = None
+    source: WeightSource, architecture: Architecture, quant: str, mix: Mapping[str, LoraPair] | None = None
 ) -> list[PlannedTensor]:
     """Every tensor of the base's GGUF, with `mix` (module name -> pair) merged in.
 
@@ -75,7 +75,7 @@ def plan_model(
 
 def _add_architecture(writer: gguf.GGUFWriter, architecture: Architecture) -> None:
     writer.add_vocab_size(architecture.vocab)
-    writer.add_context_length(architecture.context)
+    writer.add_context_length(architecture.context_length)
     writer.add_embedding_length(architecture.hidden)
     writer.add_block_count(architecture.layers)
     writer.add_feed_forward_length(architecture.feed_forward)
@@ -118,7 +118,7 @@ def write_model(
     quant: str,
     *,
     name: str,
-    mix: Mapping[str, Pair] | None = None,
+    mix: Mapping[str, LoraPair] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Generator[ExportProgress, None, None]:
     """Write the base, or base plus mix, to `path`. Progress counts bytes. `extra` are string metadata."""

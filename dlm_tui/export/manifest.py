@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui import __version__
+from dlm_tui.export.atomic_folder import CREATOR, MANIFEST
 from dlm_tui.export.mix import ResolvedMix
-from dlm_tui.export.publish import CREATOR, MANIFEST
 from dlm_tui.export.requests import GGUF_TARGETS, ExportProgress, ExportRequest, Session
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.store import current_version

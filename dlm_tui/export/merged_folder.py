@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.requests import ExportProgress, ExportRefused
 from dlm_tui.export.weights import WeightSource, blocks
 from dlm_tui.files import json_bytes, write_atomic
@@ -68,7 +68,7 @@ def _shards(source: WeightSource, width: int, limit: int) -> list[_Shard]:
 def write_merged(
     folder: Path,
     source: WeightSource,
-    pairs: Mapping[str, Pair],
+    pairs: Mapping[str, LoraPair],
     config: Mapping[str, Any],
     quant: str,
     shard_bytes: int = SHARD_BYTES,
@@ -104,7 +104,7 @@ def _write_shard(
     path: Path,
     shard: _Shard,
     source: WeightSource,
-    merged: Mapping[str, Pair],
+    merged: Mapping[str, LoraPair],
     dtype: torch.dtype,
     label: str,
 ) -> Generator[int, None, None]:
@@ -136,12 +136,12 @@ def _block_bytes(
     shape: tuple[int, ...],
     start: int,
     stop: int,
-    pair: Pair | None,
+    pair: LoraPair | None,
     dtype: torch.dtype,
 ) -> memoryview:
     rows = source.rows(name, start, stop)
     if pair is not None:
-        rows = rows.float() + pair.up[start:stop] @ pair.down
+        rows = rows.float() + pair.lora_B[start:stop] @ pair.lora_A
     if rows.is_floating_point():
         converted = rows.to(dtype)
         if not torch.isfinite(converted).all() and torch.isfinite(rows).all():

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from dlm_tui.export.concatenate import Pair, padded
+from dlm_tui.export.concatenate import LoraPair, padded
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import json_bytes, write_atomic
 
@@ -26,7 +26,7 @@ def vllm_rank(rank: int) -> int:
     )
 
 
-def target_shapes(pairs: Mapping[str, Pair], linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def target_shapes(pairs: Mapping[str, LoraPair], linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Every linear layer of the base (name -> (out, in)) whose last name part an adapter touches anywhere.
 
     Serving programs choose layers by that last part, so each of them gets weights, zeros where the mix has none.
@@ -37,7 +37,7 @@ def target_shapes(pairs: Mapping[str, Pair], linears: Mapping[str, tuple[int, in
 
 def write_peft(
     folder: Path,
-    pairs: Mapping[str, Pair],
+    pairs: Mapping[str, LoraPair],
     linears: Mapping[str, tuple[int, int]],
     base_name: str,
     revision: str | None = None,
@@ -52,8 +52,8 @@ def write_peft(
     uniform, rank = padded(pairs, target_shapes(pairs, linears))
     tensors = {}
     for module, pair in uniform.items():
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = pair.down.contiguous()
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = pair.up.contiguous()
+        tensors[f"{_PREFIX}{module}.lora_A.weight"] = pair.lora_A.contiguous()
+        tensors[f"{_PREFIX}{module}.lora_B.weight"] = pair.lora_B.contiguous()
     config: dict[str, Any] = {
         "alpha_pattern": {},
         "base_model_name_or_path": base_name,

@@ -7,20 +7,20 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+from dlm_tui.export.atomic_folder import check_destination, check_space, publish
+from dlm_tui.export.bookkeeping import record_export
 from dlm_tui.export.concatenate import concatenate
 from dlm_tui.export.drift import measure_drift
+from dlm_tui.export.export_context import ExportContext, Target
 from dlm_tui.export.manifest import artifacts, build_manifest, write_manifest
-from dlm_tui.export.material import Material, Target
 from dlm_tui.export.mix import ResolvedMix, resolve_mix
-from dlm_tui.export.publish import check_destination, check_space, publish
-from dlm_tui.export.record import record_export
 from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, ExportResult, Session
 from dlm_tui.export.targets_gguf import LlamaServerTarget, OllamaTarget
 from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
 from dlm_tui.export.verify import verify
 
 _SPARE_BYTES = 16 << 20
-_TARGETS: dict[str, Callable[[Material], Target]] = {
+_TARGETS: dict[str, Callable[[ExportContext], Target]] = {
     "ollama": OllamaTarget,
     "llama-server": LlamaServerTarget,
     "peft": PeftTarget,
@@ -73,7 +73,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Expor
 
 def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
     pairs = concatenate(session.model.adapters, mix.weights)
-    return _TARGETS[request.target](Material(request, session, mix, pairs))
+    return _TARGETS[request.target](ExportContext(request, session, mix, pairs))
 
 
 def _drift(
@@ -88,11 +88,11 @@ def _fill(
     scratch: Path, target: Target, mix: ResolvedMix, drift: dict[str, Any] | None, notes: list[str]
 ) -> Generator[ExportProgress, None, dict[str, Any]]:
     """All files, the trial, and the manifest as the last file."""
-    material = target.material
+    context = target.context
     yield from target.write(scratch)
-    parity = yield from verify(target, material, scratch, notes)
+    parity = yield from verify(target, context, scratch, notes)
     files = yield from artifacts(scratch)
     figures = {**target.figures, "parity": parity, "drift": drift}
-    manifest = build_manifest(material.request, material.session, mix, files, figures)
+    manifest = build_manifest(context.request, context.session, mix, files, figures)
     write_manifest(scratch, manifest)
     return manifest

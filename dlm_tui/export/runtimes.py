@@ -32,7 +32,7 @@ class Runtime(Protocol):
 class LlamaCpp:
     """A real llama-server on a free loopback port: float32 cache, no flash attention, no prompt cache, one thread."""
 
-    def __init__(self, model: str, loras: Sequence[tuple[str, float]], vocab: int, context: int) -> None:
+    def __init__(self, model: str, loras: Sequence[tuple[str, float]], vocab: int, context_length: int) -> None:
         import xllamacpp
 
         self.label = f"llama.cpp (xllamacpp {xllamacpp.__version__})"
@@ -40,7 +40,7 @@ class LlamaCpp:
         params = xllamacpp.CommonParams()
         params.model.path = model
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, scale) for path, scale in loras]
-        params.n_ctx = context
+        params.n_ctx = context_length
         params.n_parallel = 1
         params.n_gpu_layers = 0
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

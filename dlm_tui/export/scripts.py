@@ -14,19 +14,19 @@ def shell(words: Sequence[str | Path]) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-def llama_server_script(model: str, loras: Sequence[tuple[str, float]], context: int) -> str:
+def llama_server_script(model: str, loras: Sequence[tuple[str, float]], context_length: int) -> str:
     """Starts llama-server with each adapter at its scale; further arguments are passed on. File names, no paths."""
     scaled = ",".join(f"{name}:{scale!r}" for name, scale in loras)
-    words = ["-m", model, "--lora-scaled", scaled, "--jinja", "--ctx-size", str(context), "--host", "127.0.0.1"]
+    words = ["-m", model, "--lora-scaled", scaled, "--jinja", "--ctx-size", str(context_length), "--host", "127.0.0.1"]
     return f'{_HEAD}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
 
 
-def vllm_words(base: str, revision: str | None, adapter: str, rank: int, context: int, served: str) -> list[str]:
+def vllm_words(base: str, revision: str | None, adapter: str, rank: int, context_length: int, served: str) -> list[str]:
     """`vllm serve …` for one adapter folder, without it being quoted yet."""
     words = ["vllm", "serve", base]
     if revision:
         words += ["--revision", revision]
-    words += ["--host", "127.0.0.1", "--dtype", "auto", "--max-model-len", str(context)]
+    words += ["--host", "127.0.0.1", "--dtype", "auto", "--max-model-len", str(context_length)]
     return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import check_finite, folded
+from dlm_tui.export.export_context import Common, ExportContext, effective_dtype
 from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
-from dlm_tui.export.material import Common, Material, effective_dtype
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     FAMILY_TOP_P,
@@ -34,16 +34,16 @@ _METADATA_BYTES = 100
 class _Gguf(Common):
     """What both targets read from the base."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, context: ExportContext) -> None:
         super().__init__()
-        self.material = material
-        base = material.session.base
+        self.context = context
+        base = context.session.base
         self.architecture = read_architecture(base.config.to_dict())
         self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab)
-        needed = {f"{module}.weight" for module in material.pairs} | {"model.embed_tokens.weight"}
+        needed = {f"{module}.weight" for module in context.pairs} | {"model.embed_tokens.weight"}
         self.source = open_weights(base.source.path, base.model, needed)
-        self.quant = material.request.quant
-        self.window = min(self.window, self.architecture.context)
+        self.quant = context.request.quant
+        self.window = min(self.window, self.architecture.context_length)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
     def job(self, model: Path, prompts: list[list[int]], loras: list[tuple[Path, float]]) -> ParityJob:
@@ -52,7 +52,7 @@ class _Gguf(Common):
             runtime="llama.cpp",
             model=model,
             prompts=prompts,
-            dtype=effective_dtype(self.material, self.quant),
+            dtype=effective_dtype(self.context, self.quant),
             vocab=self.architecture.vocab,
             loras=loras,
             texts=(*ODD_TEXTS, *SENTENCES),
@@ -60,30 +60,30 @@ class _Gguf(Common):
 
     def write_weights(self, path: Path, *, merged: bool) -> Generator[ExportProgress, None, None]:
         """The base, or base and mix, as one file."""
-        identity = self.material.session.base.identity
-        name = f"{identity.id} with {self.material.served_name}" if merged else identity.id
-        mix = self.material.pairs if merged else None
+        identity = self.context.session.base.identity
+        name = f"{identity.id} with {self.context.served_name}" if merged else identity.id
+        mix = self.context.pairs if merged else None
         yield from write_model(path, self.source, self.architecture, self.tokenizer, self.quant, name=name, mix=mix)
 
 
 class OllamaTarget(_Gguf):
     """One merged GGUF and a Modelfile; as the legacy variant, base and adapter apart."""
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
-        self.legacy = material.request.legacy_adapter
+    def __init__(self, context: ExportContext) -> None:
+        super().__init__(context)
+        self.legacy = context.request.legacy_adapter
         self.weights = f"base.{self.quant}.gguf" if self.legacy else f"model.{self.quant}.gguf"
-        mix = None if self.legacy else material.pairs
+        mix = None if self.legacy else context.pairs
         tensors = plan_model(self.source, self.architecture, self.quant, mix)
         if self.legacy:
-            tensors += plan_adapter(material.pairs, self.architecture)
+            tensors += plan_adapter(context.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
         self.figures = {
             "merged": not self.legacy,
             "legacy_adapter": self.legacy,
-            "ollama_name": material.served_name,
-            "mix_rank": material.rank,
+            "ollama_name": context.served_name,
+            "mix_rank": context.rank,
         }
 
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
@@ -91,7 +91,7 @@ class OllamaTarget(_Gguf):
         yield from self.write_weights(folder / self.weights, merged=not self.legacy)
         if self.legacy:
             path = folder / "adapter.gguf"
-            yield from write_adapter(path, self.material.pairs, self.architecture, name=self.material.served_name)
+            yield from write_adapter(path, self.context.pairs, self.architecture, name=self.context.served_name)
         write_atomic(folder / "Modelfile", self._modelfile().encode())
         yield ExportProgress("Modelfile", 1, 1)
 
@@ -102,17 +102,17 @@ class OllamaTarget(_Gguf):
 
     def command(self, folder: Path) -> str:
         """Create the model and talk to it."""
-        name = self.material.served_name
+        name = self.context.served_name
         return f"{shell(['ollama', 'create', name, '-f', folder / 'Modelfile'])} && {shell(['ollama', 'run', name])}"
 
     def _modelfile(self) -> str:
-        session, mix = self.material.session, self.material.mix
+        session, mix = self.context.session, self.context.mix
         document, source, export = session.document, session.base.source, session.document.frontmatter.export
         tokenizer = session.base.tokenizer
         parameters = Parameters(
             temperature=export.default_temperature or (0.6 if source.reasoning else 0.7),
             top_p=export.default_top_p or FAMILY_TOP_P.get(source.family, 0.9),
-            num_ctx=self.material.context,
+            num_ctx=self.context.context_length,
             stops=stop_words(source.family, list(tokenizer.all_special_tokens)),
         )
         weights = ", ".join(f"{name} {weight!r}" for name, weight in mix.weights)
@@ -133,7 +133,7 @@ class OllamaTarget(_Gguf):
         )
 
     def _rendered(self) -> str | None:
-        tokenizer = self.material.session.base.tokenizer
+        tokenizer = self.context.session.base.tokenizer
         if not getattr(tokenizer, "chat_template", None):
             return None
         try:
@@ -147,21 +147,21 @@ class LlamaServerTarget(_Gguf):
 
     script = "llama-server_launch.sh"
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
+    def __init__(self, context: ExportContext) -> None:
+        super().__init__(context)
         self.weights = f"base.{self.quant}.gguf"
-        model = material.session.model
-        self.names = [name for name in material.session.document.routing_names if name in model.names]
+        model = context.session.model
+        self.names = [name for name in context.session.document.routing_names if name in model.names]
         self.adapters = {}
         for name in self.names:
             check_finite(name, model.adapters[name])
             self.adapters[name] = folded(model.adapters[name])
         tensors = plan_model(self.source, self.architecture, self.quant)
-        for pairs in (material.pairs, *self.adapters.values()):
+        for pairs in (context.pairs, *self.adapters.values()):
             tensors += plan_adapter(pairs, self.architecture)
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
-        self.figures = {"merged": False, "mix_rank": material.rank, "lora_ids": self._ids()}
-        if material.session.gate is None:
+        self.figures = {"merged": False, "mix_rank": context.rank, "lora_ids": self._ids()}
+        if context.session.gate is None:
             self.notes.append("no gate lies beside the files, because the document has none that can be used")
 
     def _ids(self) -> dict[str, int]:
@@ -171,23 +171,23 @@ class LlamaServerTarget(_Gguf):
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
         """Base, mix, adapters, gate, script."""
         yield from self.write_weights(folder / self.weights, merged=False)
-        served = self.material.served_name
-        yield from write_adapter(folder / "mix.gguf", self.material.pairs, self.architecture, name=served)
+        served = self.context.served_name
+        yield from write_adapter(folder / "mix.gguf", self.context.pairs, self.architecture, name=served)
         for name, pairs in self.adapters.items():
             yield from write_adapter(folder / f"adapter.{name}.gguf", pairs, self.architecture, name=name)
-        session = self.material.session
+        session = self.context.session
         if session.gate is not None:
-            static = self.material.mix.mapping()
+            static = self.context.mix.mapping()
             write_gate(folder, session.gate, session.base.identity, self._ids(), static)
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.names)]
         path = folder / self.script
-        write_atomic(path, llama_server_script(self.weights, loras, self.material.context).encode())
+        write_atomic(path, llama_server_script(self.weights, loras, self.context.context_length).encode())
         path.chmod(0o755)
         yield ExportProgress(self.script, 1, 1)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The stacked mix at scale 1, then the adapters one by one at the weights of the mix."""
-        weights = self.material.mix.mapping()
+        weights = self.context.mix.mapping()
         apart = [(folder / f"adapter.{name}.gguf", weights.get(name, 0.0)) for name in self.names]
         return [
             self.job(folder / self.weights, prompts, [(folder / "mix.gguf", 1.0)]),

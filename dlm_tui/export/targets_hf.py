@@ -7,8 +7,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.export.concatenate import Pair
-from dlm_tui.export.material import Common, Material, effective_dtype, save_tokenizer
+from dlm_tui.export.concatenate import LoraPair
+from dlm_tui.export.export_context import Common, ExportContext, effective_dtype, save_tokenizer
 from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
@@ -24,12 +24,12 @@ _ASK = (
 )
 
 
-def _linears(material: Material) -> dict[str, tuple[int, int]]:
+def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
     """Every linear layer of the base and its (out, in)."""
     from torch import nn
 
     found = {}
-    for name, module in material.session.base.model.named_modules():
+    for name, module in context.session.base.model.named_modules():
         if isinstance(module, nn.Linear):
             found[name] = (module.out_features, module.in_features)
         elif type(module).__name__ == "Conv1D":
@@ -41,13 +41,13 @@ def _linears(material: Material) -> dict[str, tuple[int, int]]:
 class PeftTarget(Common):
     """One PEFT folder with the tokenizer."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, context: ExportContext) -> None:
         super().__init__()
-        self.material = material
-        self.linears = _linears(material)
-        shapes = target_shapes(material.pairs, self.linears).values()
-        self.nbytes = 4 * material.rank * sum(rows + columns for rows, columns in shapes)
-        self.figures = {"merged": False, "mix_rank": material.rank}
+        self.context = context
+        self.linears = _linears(context)
+        shapes = target_shapes(context.pairs, self.linears).values()
+        self.nbytes = 4 * context.rank * sum(rows + columns for rows, columns in shapes)
+        self.figures = {"merged": False, "mix_rank": context.rank}
 
     @property
     def adapter(self) -> str:
@@ -56,15 +56,15 @@ class PeftTarget(Common):
 
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
         """Adapter, then tokenizer."""
-        base = self.material.loadable_base
-        write_peft(folder / self.adapter, self.material.pairs, self.linears, base, self.material.loadable_revision)
+        base = self.context.loadable_base
+        write_peft(folder / self.adapter, self.context.pairs, self.linears, base, self.context.loadable_revision)
         yield ExportProgress("adapter_model.safetensors", 1, 2)
-        save_tokenizer(self.material, folder / self.adapter)
+        save_tokenizer(self.context, folder / self.adapter)
         yield ExportProgress("tokenizer", 2, 2)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The base as PEFT loads it from its folder."""
-        base = self.material.session.base
+        base = self.context.session.base
         if base.source.path is None:
             return []
         return [
@@ -73,7 +73,7 @@ class PeftTarget(Common):
                 model=base.source.path,
                 adapter=folder / self.adapter,
                 prompts=prompts,
-                dtype=effective_dtype(self.material, "f32"),
+                dtype=effective_dtype(self.context, "f32"),
                 vocab=base.vocab_size,
             )
         ]
@@ -89,9 +89,9 @@ class VllmTarget(PeftTarget):
 
     script = "vllm_launch.sh"
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
-        self.max_rank = vllm_rank(material.rank)
+    def __init__(self, context: ExportContext) -> None:
+        super().__init__(context)
+        self.max_rank = vllm_rank(context.rank)
         self.figures = {**self.figures, "max_lora_rank": self.max_rank}
 
     @property
@@ -99,9 +99,9 @@ class VllmTarget(PeftTarget):
         return "adapters/mixed"
 
     def _words(self, adapter: str) -> list[str]:
-        material = self.material
+        context = self.context
         return vllm_words(
-            material.loadable_base, material.loadable_revision, adapter, self.max_rank, material.context, "mixed"
+            context.loadable_base, context.loadable_revision, adapter, self.max_rank, context.context_length, "mixed"
         )
 
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
@@ -111,13 +111,13 @@ class VllmTarget(PeftTarget):
             "dtype": "auto",
             "environment": {},
             "host": "127.0.0.1",
-            "lora_modules": [{"adapter_version": self.material.version, "name": "mixed", "path": self.adapter}],
+            "lora_modules": [{"adapter_version": self.context.version, "name": "mixed", "path": self.adapter}],
             "max_lora_rank": self.max_rank,
-            "max_model_len": self.material.context,
-            "model": self.material.loadable_base,
+            "max_model_len": self.context.context_length,
+            "model": self.context.loadable_base,
             "port": 8000,
-            "revision": self.material.loadable_revision,
-            "served_model_name": self.material.served_name.partition(":")[0],
+            "revision": self.context.loadable_revision,
+            "served_model_name": self.context.served_name.partition(":")[0],
             "target": "vllm",
         }
         write_atomic(folder / "vllm_config.json", json_bytes(config))
@@ -134,33 +134,33 @@ class VllmTarget(PeftTarget):
 class MergedTarget(Common):
     """A complete model folder with the mix in its weights."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, context: ExportContext) -> None:
         super().__init__()
-        self.material = material
-        base = material.session.base
-        self.quant = material.request.quant
+        self.context = context
+        base = context.session.base
+        self.quant = context.request.quant
         merged_dtype(self.quant)
-        self.config: dict[str, Any] = base.model.config.to_dict()
+        self.config: dict[str, Any] = base.config.to_dict()
         if self.config.get("quantization_config"):
             raise ExportRefused("a quantised base cannot be merged exactly; the targets peft and vllm work for it")
-        self.pairs = {module: self._oriented(module, pair) for module, pair in material.pairs.items()}
+        self.pairs = {module: self._oriented(module, pair) for module, pair in context.pairs.items()}
         self.source = open_weights(base.source.path, base.model, {f"{module}.weight" for module in self.pairs})
         self.nbytes = planned_bytes(self.source, self.quant)
-        self.figures = {"merged": True, "mix_rank": material.rank}
+        self.figures = {"merged": True, "mix_rank": context.rank}
 
-    def _oriented(self, module: str, pair: Pair) -> Pair:
+    def _oriented(self, module: str, pair: LoraPair) -> LoraPair:
         """GPT-2's Conv1D stores its weight as [in, out], so its addition is the transpose."""
-        if type(self.material.session.base.target_module(module)).__name__ != "Conv1D":
+        if type(self.context.session.base.target_module(module)).__name__ != "Conv1D":
             return pair
-        return Pair(pair.up.T.contiguous(), pair.down.T.contiguous())
+        return LoraPair(pair.lora_B.T.contiguous(), pair.lora_A.T.contiguous())
 
     def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
         """Weights, config, generation settings, tokenizer."""
         yield from write_merged(folder, self.source, self.pairs, self.config, self.quant)
-        generation = getattr(self.material.session.base.model, "generation_config", None)
+        generation = getattr(self.context.session.base.model, "generation_config", None)
         if generation is not None:
             write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
-        save_tokenizer(self.material, folder)
+        save_tokenizer(self.context, folder)
         yield ExportProgress("tokenizer", 1, 1)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
@@ -170,8 +170,8 @@ class MergedTarget(Common):
                 runtime="transformers",
                 model=folder,
                 prompts=prompts,
-                dtype=effective_dtype(self.material, self.quant),
-                vocab=self.material.session.base.vocab_size,
+                dtype=effective_dtype(self.context, self.quant),
+                vocab=self.context.session.base.vocab_size,
             )
         ]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.export.material import Material, Target
+from dlm_tui.export.export_context import ExportContext, Target
 from dlm_tui.export.parity import (
     ANSWER_TOKENS,
     ParityJob,
@@ -23,18 +23,18 @@ from dlm_tui.export.requests import ExportProgress, ExportRefused
 
 
 def verify(
-    target: Target, material: Material, folder: Path, notes: list[str]
+    target: Target, context: ExportContext, folder: Path, notes: list[str]
 ) -> Generator[ExportProgress, None, dict[str, Any] | None]:
     """The manifest's parity block, or None when nothing was tried (a note says why).
 
     Raises ExportRefused when the export answers differently, or when verification was asked for and is impossible.
     """
-    wanted = material.request.verify
+    wanted = context.request.verify
     if wanted is False:
         return None
-    window = min(target.window, material.session.base.context_length)
+    window = min(target.window, context.session.base.context_length)
     tokens = min(ANSWER_TOKENS, window // 2)
-    prompts = parity_prompts(material.session.document, material.session.base, window - tokens)
+    prompts = parity_prompts(context.session.document, context.session.base, window - tokens)
     jobs = [replace(job, tokens=tokens) for job in target.jobs(folder, prompts)]
     missing = [job.runtime for job in jobs if not runtime_installed(job.runtime)]
     if missing or not jobs:
@@ -43,14 +43,14 @@ def verify(
             raise ExportRefused(f"the export cannot be verified: {reason}")
         notes.append(f"not verified: {reason}")
         return None
-    model = material.session.model
-    coefficients = model.coefficients(material.mix.mapping())
+    model = context.session.model
+    coefficients = model.coefficients(context.mix.mapping())
     ours = yield from workbench_answers(model.backbone, coefficients, jobs[0])
     blocks = []
     for job in jobs:
         theirs = yield from runtime_answers(job)
-        _check_texts(job, material, theirs.tokenized)
-        block = compare(ours, theirs, material.request.quant if job.runtime == "llama.cpp" else job.dtype)
+        _check_texts(job, context, theirs.tokenized)
+        block = compare(ours, theirs, context.request.quant if job.runtime == "llama.cpp" else job.dtype)
         judge(block, job.dtype)
         blocks.append(block)
     parity = blocks[0]
@@ -60,6 +60,6 @@ def verify(
     return parity
 
 
-def _check_texts(job: ParityJob, material: Material, found: list[list[int] | None]) -> None:
-    expected = [material.session.base.encode_raw(text, limit=None) for text in job.texts]
+def _check_texts(job: ParityJob, context: ExportContext, found: list[list[int] | None]) -> None:
+    expected = [context.session.base.encode_raw(text, limit=None) for text in job.texts]
     check_tokenizer(job.texts, expected, found)

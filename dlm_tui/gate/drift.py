@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate.gate import Gate, load_gate
+from dlm_tui.gate.messages import frozen_text
 from dlm_tui.gate.nexttoken import Batch, best_mix, frozen_divergence, live_logprobs, prompt_batches
 from dlm_tui.gate.probes import trained_probes
 from dlm_tui.gate.report import Report
 from dlm_tui.gate.static import mean_gate_weights
 from dlm_tui.gate.training import GateProgress, cached_embeddings
-from dlm_tui.gate.verdicts import frozen_text
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document

@@ -11,12 +11,7 @@ from torch import Tensor
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, stratified_folds
 from dlm_tui.gate.gate import load_gate
-from dlm_tui.gate.network import entropy, normalised
-from dlm_tui.gate.novelty import fit_novelty
-from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
-from dlm_tui.gate.report import Report
-from dlm_tui.gate.training import GateProgress, cached_embeddings, fit_document
-from dlm_tui.gate.verdicts import (
+from dlm_tui.gate.messages import (
     BADLY_CALIBRATED,
     cold_start_text,
     collapse_floor,
@@ -24,6 +19,11 @@ from dlm_tui.gate.verdicts import (
     collapsed_onto,
     verdict_text,
 )
+from dlm_tui.gate.network import entropy, normalised
+from dlm_tui.gate.ood import fit_ood
+from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
+from dlm_tui.gate.report import Report
+from dlm_tui.gate.training import GateProgress, cached_embeddings, fit_document
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -169,13 +169,13 @@ def _confused_lines(
 
 def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> dict[str, float] | None:
     """Share of the document's own prompts that the hint calls unlike: as seen in training, and while held out."""
-    novelty = fit_novelty(embeddings, [probe.label for probe in probes], seed)
-    if novelty is None:
+    ood_score = fit_ood(embeddings, [probe.label for probe in probes], seed)
+    if ood_score is None:
         return None
-    own = novelty.distance(embeddings) > novelty.limit
-    held_out = novelty.held_out > novelty.limit
+    own = ood_score.distance(embeddings) > ood_score.limit
+    held_out = ood_score.held_out > ood_score.limit
     return {
-        "limit": novelty.limit,
+        "limit": ood_score.limit,
         "own": float(own.double().mean()),
         "held_out": float(held_out.double().mean()),
     }

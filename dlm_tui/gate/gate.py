@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dlm_tui.files import replace_directory, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
-from dlm_tui.gate.novelty import Novelty
+from dlm_tui.gate.ood import OodDetector
 from dlm_tui.gate.probes import RECORD_FORMAT, Identity, check_base, staleness
 from dlm_tui.store import (
     GateConfig,
@@ -55,7 +55,7 @@ class Gate:
     config: GateConfig
     network: GateNetwork | None = None
     record: Mapping[str, Any] | None = None
-    novelty: Novelty | None = None
+    ood_score: OodDetector | None = None
     stale: str = ""
 
     @property
@@ -104,8 +104,8 @@ def load_gate(store: Store, identity: Identity | None = None, hidden_size: int |
     if config.mode == "uniform":
         return Gate(config.adapter_names, config, record=record)
     network = _read_network(store.gate_dir / WEIGHTS, config)
-    novelty = _read_novelty(store.gate_dir / NOVELTY, config) if record is not None else None
-    return Gate(config.adapter_names, config, network, record, novelty)
+    ood_score = _read_novelty(store.gate_dir / NOVELTY, config) if record is not None else None
+    return Gate(config.adapter_names, config, network, record, ood_score)
 
 
 def load_document_gate(document: Document, store: Store, base: HasIdentity) -> Gate | None:
@@ -136,9 +136,9 @@ def save_gate(store: Store, gate: Gate) -> None:
             tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
             write_atomic(folder / WEIGHTS, save(tensors))
             record["gate_sha256"] = sha256_file(folder / WEIGHTS)
-        if gate.novelty is not None:
-            novelty = {key: value.contiguous() for key, value in gate.novelty.tensors().items()}
-            write_atomic(folder / NOVELTY, save(novelty))
+        if gate.ood_score is not None:
+            ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
+            write_atomic(folder / NOVELTY, save(ood_score))
         write_gate_config(staged, gate.config)
         write_gate_record(staged, record)
 
@@ -193,13 +193,13 @@ def _read_network(path: Path, config: GateConfig) -> GateNetwork:
     return network.requires_grad_(False).eval()
 
 
-def _read_novelty(path: Path, config: GateConfig) -> Novelty | None:
+def _read_novelty(path: Path, config: GateConfig) -> OodDetector | None:
     """None when absent or damaged: the hint is then not given, routing does not depend on it."""
     try:
-        novelty = Novelty.restore(_read_tensors(path))
+        ood_score = OodDetector.restore(_read_tensors(path))
     except (GateFileError, KeyError, ValueError):
         return None
-    return novelty if len(novelty.mean) == config.input_dim else None
+    return ood_score if len(ood_score.mean) == config.input_dim else None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

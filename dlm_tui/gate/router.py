@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dlm_tui.gate.attribution import TokenAttribution, token_attributions, trajectory
 from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, PromptTokens, RawEncoder, prompt_tokens
-from dlm_tui.gate.explain import TokenPull, token_pulls, trajectory
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.network import entropy, normalised
 
@@ -41,7 +41,7 @@ class RouteResult:
 
     `mode`: trained, uniform, stale or none; `reason` says why these are not the gate's own weights, or why it is stale.
     `tokens` used (at most 512, `truncated` when there were more), `reused` of them without a forward pass.
-    `novelty` in [0, 1] and `unlike`: see Novelty.judge; None without calibration.
+    `ood_score` in [0, 1] and `is_ood`: see Novelty.judge; None without calibration.
     """
 
     weights: dict[str, float]
@@ -50,11 +50,11 @@ class RouteResult:
     mode: str
     tokens: int
     truncated: bool = False
-    novelty: float | None = None
-    unlike: bool = False
+    ood_score: float | None = None
+    is_ood: bool = False
     reason: str = ""
     reused: int = 0
-    pulls: list[TokenPull] | None = None
+    attributions: list[TokenAttribution] | None = None
     trajectory: list[dict[str, float]] | None = None
 
 
@@ -133,7 +133,7 @@ class PromptRouter:
         embedding = (self._memory.running[count] / count).float()
         weights = self.gate.weights(embedding)
         spread = float(entropy(weights.double()))
-        novelty, unlike = self.gate.novelty.judge(embedding) if self.gate.novelty else (None, False)
+        ood_score, is_ood = self.gate.ood_score.judge(embedding) if self.gate.ood_score else (None, False)
         return RouteResult(
             weights=dict(zip(self.gate.names, weights.tolist(), strict=True)),
             entropy=spread,
@@ -141,11 +141,11 @@ class PromptRouter:
             mode=self.gate.mode,
             tokens=count,
             truncated=tokens.truncated,
-            novelty=novelty,
-            unlike=unlike,
+            ood_score=ood_score,
+            is_ood=is_ood,
             reason=self.gate.stale,
             reused=reused,
-            pulls=token_pulls(self.gate, self.base, prompt, tokens.ids, self.states) if explain else None,
+            attributions=token_attributions(self.gate, self.base, prompt, tokens.ids, self.states) if explain else None,
             trajectory=trajectory(self.gate, self._memory.running[: count + 1]) if explain else None,
         )
 
@@ -170,7 +170,7 @@ class PromptRouter:
             tokens=len(tokens.ids),
             truncated=tokens.truncated,
             reason=reason,
-            pulls=empty,
+            attributions=empty,
             trajectory=empty,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dlm_tui.gate.messages import cold_start_text, diverged_text
 from dlm_tui.gate.probes import (
     ForeignGate,
     GateStatus,
@@ -14,7 +15,6 @@ from dlm_tui.gate.probes import (
     staleness,
     trained_probes,
 )
-from dlm_tui.gate.verdicts import cold_start_text, diverged_text
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document

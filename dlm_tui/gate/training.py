@@ -15,8 +15,9 @@ from dlm_tui.gate.cache import EmbeddingCache
 from dlm_tui.gate.embedding import embed_prompts
 from dlm_tui.gate.fitting import Fit, FitSettings, FitStep, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
+from dlm_tui.gate.messages import cold_start_text, collapse_text, collapsed_onto, diverged_text
 from dlm_tui.gate.network import entropy
-from dlm_tui.gate.novelty import fit_novelty
+from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import (
     GateProbe,
     fingerprint,
@@ -26,7 +27,6 @@ from dlm_tui.gate.probes import (
     trained_probes,
 )
 from dlm_tui.gate.static import mean_gate_weights
-from dlm_tui.gate.verdicts import cold_start_text, collapse_text, collapsed_onto, diverged_text
 from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _train(
     means = dict(mean_gate_weights(fit.network, config, list(embeddings)))
     spread = float(entropy(fit.network(embeddings).double()).mean())
     tail = [step.loss for step in fit.history[-_TAIL:]]
-    gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_novelty(embeddings, labels, seed))
+    gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_ood(embeddings, labels, seed))
     save_gate(store, gate)
     metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained", spread)
     onto = collapsed_onto(means, spread)

@@ -31,15 +31,15 @@ class AdapterError(DlmTuiError):
 
 @dataclass(frozen=True)
 class LowRank:
-    """The addition `scale · up @ down` to one linear layer: `down` [r, in], `up` [out, r], float32 or as given."""
+    """The addition `scale · lora_B @ lora_A` to one linear layer: `lora_A` [r, in], `lora_B` [out, r]."""
 
-    down: Tensor
-    up: Tensor
+    lora_A: Tensor
+    lora_B: Tensor
     scale: float
 
     @property
     def rank(self) -> int:
-        return int(self.down.shape[0])
+        return int(self.lora_A.shape[0])
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Adapter:
     @property
     def bytes(self) -> int:
         """Memory of the pairs."""
-        return sum(t.numel() * t.element_size() for pair in self.modules.values() for t in (pair.down, pair.up))
+        return sum(t.numel() * t.element_size() for pair in self.modules.values() for t in (pair.lora_A, pair.lora_B))
 
 
 def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: int | None = None) -> Adapter:
@@ -101,7 +101,7 @@ def check_fits(adapter: Adapter, base: Base) -> None:
             raise AdapterError(
                 f"adapter {adapter.name} does not belong to {base.identity.id}: the base has no module {module}"
             ) from None
-        wanted = (int(pair.up.shape[0]), int(pair.down.shape[1]))
+        wanted = (int(pair.lora_B.shape[0]), int(pair.lora_A.shape[1]))
         if shape != wanted:
             raise AdapterError(
                 f"adapter {adapter.name} does not belong to {base.identity.id}: {module} is {shape} (out, in)"
@@ -139,10 +139,10 @@ def save_peft_adapter(
     tensors: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for module, pair in adapter.modules.items():
-        if not (torch.isfinite(pair.down).all() and torch.isfinite(pair.up).all()):
+        if not (torch.isfinite(pair.lora_A).all() and torch.isfinite(pair.lora_B).all()):
             raise AdapterError(f"adapter {adapter.name} has weights that are not finite in {module}")
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.down.detach().cpu().clone()
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.up.detach().cpu().clone()
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.lora_A.detach().cpu().clone()
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.lora_B.detach().cpu().clone()
         alphas[module] = _whole(pair.scale * pair.rank)
     ranks = {module: pair.rank for module, pair in adapter.modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
@@ -182,19 +182,20 @@ def pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
 def _pair(module: str, halves: dict[str, Tensor], config: dict[str, Any], name: str, path: Path) -> LowRank:
     if set(halves) != {"A", "B"}:
         raise AdapterError(f"adapter {name} in {path} has only one half of {module}")
-    down, up = halves["A"], halves["B"]
-    if down.dim() != 2 or up.dim() != 2 or up.shape[1] != down.shape[0]:
+    lora_A, lora_B = halves["A"], halves["B"]
+    if lora_A.dim() != 2 or lora_B.dim() != 2 or lora_B.shape[1] != lora_A.shape[0]:
         raise AdapterError(
-            f"adapter {name} in {path} has mismatched shapes in {module}: {tuple(down.shape)} and {tuple(up.shape)}"
+            f"adapter {name} in {path} has mismatched shapes in {module}: "
+            f"{tuple(lora_A.shape)} and {tuple(lora_B.shape)}"
         )
     rank = int(pattern_value(config.get("rank_pattern") or {}, module, config.get("r", 8)))
-    if rank != down.shape[0]:
+    if rank != lora_A.shape[0]:
         raise AdapterError(
-            f"adapter {name} in {path} declares rank {rank} for {module} but its weights have rank {down.shape[0]}"
+            f"adapter {name} in {path} declares rank {rank} for {module} but its weights have rank {lora_A.shape[0]}"
         )
     alpha = float(pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8)))
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LowRank(down, up, scale)
+    return LowRank(lora_A, lora_B, scale)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch import nn
 from dlm_tui.errors import UsageError
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
-from dlm_tui.model.progress import Progress, in_thread
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
+from dlm_tui.progress import Progress, in_thread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
@@ -25,7 +25,7 @@ class Base:
     """A causal LM with its tokenizer: in eval mode, no parameter requires a gradient.
 
     `model` is the transformers module; `context_length` is in tokens; `stop_ids` end an answer.
-    `lean` belongs to the fast tier, which keeps its fused weights here.
+    `fused` belongs to the fast tier, which keeps its fused weights here.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, source: BaseSource, identity: BaseIdentity) -> None:
@@ -33,7 +33,7 @@ class Base:
         self.tokenizer = tokenizer
         self.source = source
         self.identity = identity
-        self.lean: Any = None
+        self.fused: Any = None
         self.config: Any = cast("Any", model).config.get_text_config(decoder=True)
         self.decoder = cast("nn.Module", cast("Any", model).base_model)
         self.hidden_size = int(self.config.hidden_size)

@@ -39,8 +39,8 @@ class ReferenceCache:
 
     @property
     def nbytes(self) -> int:
-        held = [layer for layer in self._cache.layers if layer.is_initialized]
-        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in held)
+        kv = [layer for layer in self._cache.layers if layer.is_initialized]
+        return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in kv)
 
     def extend(self, ids: Tensor, lengths: Sequence[int] | None, run: Callable[..., Tensor]) -> Tensor:
         """Run new tokens `ids` [B, T] on top of what is held; see `Backbone.forward`."""
@@ -48,7 +48,7 @@ class ReferenceCache:
         if batch != self.batch:
             raise ValueError(f"{batch} rows for a cache of {self.batch}")
         new = list(lengths) if lengths is not None else [count] * batch
-        empty = any(held + more < 1 for held, more in zip(self.lengths, new, strict=False))
+        empty = any(kv + more < 1 for kv, more in zip(self.lengths, new, strict=False))
         if len(new) != batch or min(new) < 0 or max(new) > count or empty:
             raise ValueError(f"lengths {new} do not fit ids of shape {tuple(ids.shape)}")
         for row, row_ids in enumerate(ids.tolist()):
@@ -70,11 +70,11 @@ class ReferenceCache:
             use_cache=True,
         )
         if gaps:
-            held = self._valid
-            if held is None:
-                held = torch.ones(batch, self.slots, dtype=torch.bool, device=ids.device)
+            kv = self._valid
+            if kv is None:
+                kv = torch.ones(batch, self.slots, dtype=torch.bool, device=ids.device)
             real = torch.arange(count, device=ids.device)[None] < torch.tensor(new, device=ids.device)[:, None]
-            self._valid = torch.cat([held, real], dim=1)
+            self._valid = torch.cat([kv, real], dim=1)
         self.lengths = [length + more for length, more in zip(self.lengths, new, strict=True)]
         return hidden
 
@@ -82,8 +82,8 @@ class ReferenceCache:
         """Keep at most the first `length` tokens of every row."""
         if length >= max(self.lengths, default=0):
             return
-        self.lengths = [min(held, length) for held in self.lengths]
-        self._ids = [held[:length] for held in self._ids]
+        self.lengths = [min(kv, length) for kv in self.lengths]
+        self._ids = [kv[:length] for kv in self._ids]
         if self._valid is not None:
             self._close_gaps()
         elif length == 0:

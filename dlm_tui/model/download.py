@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from dlm_tui.model.progress import Progress, in_thread
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, cache_root, find_cached, missing_message
+from dlm_tui.progress import Progress, in_thread
 
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 

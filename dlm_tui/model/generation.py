@@ -12,10 +12,10 @@ from torch import Tensor
 from dlm_tui.errors import UsageError
 from dlm_tui.model.backbone import Backbone, KVCache
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.prefix import Key, Known, prefilled
-from dlm_tui.model.progress import Progress
+from dlm_tui.model.prefix_reuse import CachedPrefix, Key, prefilled
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
+from dlm_tui.progress import Progress
 
 
 class GenerationEvent(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def generate(
     heat: bool = False,
     seeds: Sequence[int] | None = None,
     backbone: Backbone | None = None,
-    known: Callable[[], Known | None] | None = None,
+    known: Callable[[], CachedPrefix | None] | None = None,
 ) -> Generator[Progress | GenerationEvent, None, list[Generated]]:
     """Answer under several mixes in one batch.
 
@@ -157,7 +157,7 @@ def _coefficients(model: MixedModel, engine: Backbone, mix: Mapping[str, float] 
 
 
 def _prefill(
-    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool, known: Known | None
+    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool, known: CachedPrefix | None
 ) -> Generator[Progress, None, tuple[Tensor, KVCache, Tensor]]:
     """Run every distinct (prompt, mix) once and spread the result over the rows (and their twins).
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from dlm_tui.errors import UsageError
 from dlm_tui.model.adapters import Adapter, check_fits
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
+from dlm_tui.model.backend_selection import fastest
 from dlm_tui.model.base import Base
-from dlm_tui.model.lean import LeanBackbone
-from dlm_tui.model.lean_weights import LeanWeights
+from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.fused.weights import FusedWeights
 from dlm_tui.model.mixer import Mixer
-from dlm_tui.model.prefix import Prefilled
-from dlm_tui.model.tiers import fastest
+from dlm_tui.model.prefix_reuse import PrefilledBatch
 
 
 class MixedModel:
@@ -41,8 +41,8 @@ class MixedModel:
         self.base = base
         self._fast = fast
         self._generation_dtype = generation_dtype
-        self._half_weights: LeanWeights | None = None
-        self.prefilled: Prefilled | None = None  # the last answer's, for what begins alike
+        self._half_weights: FusedWeights | None = None
+        self.prefilled: PrefilledBatch | None = None  # the last answer's, for what begins alike
         self._adapters = dict(adapters)
         for adapter in self._adapters.values():
             check_fits(adapter, base)
@@ -59,7 +59,7 @@ class MixedModel:
     @property
     def decoding_dtype(self) -> torch.dtype:
         """What the weights are read as while an answer is decoded."""
-        return self.generation.reads if isinstance(self.generation, LeanBackbone) else self.base.dtype
+        return self.generation.reads if isinstance(self.generation, FusedBackbone) else self.base.dtype
 
     def swap(self, name: str, adapter: Adapter | None) -> None:
         """Put `adapter` in the place of the one called `name` (or add it at the end); None removes it.
@@ -101,13 +101,13 @@ class MixedModel:
 
     def _generation(self) -> Backbone:
         fast = self.backbone
-        if self._generation_dtype == "float32" or not isinstance(fast, LeanBackbone):
+        if self._generation_dtype == "float32" or not isinstance(fast, FusedBackbone):
             return fast
-        if fast.weights.compiled and not fast.weights.narrow:
-            return LeanBackbone(self.base, fast.weights, self.mixer, compiled=True, rounded=True)
+        if fast.weights.compiled and not fast.weights.uses_bf16_weights:
+            return FusedBackbone(self.base, fast.weights, self.mixer, compiled=True, uses_bf16_weights=True)
         if self.base.device.type == "cuda" and self.base.dtype == torch.float32:
             if self._half_weights is None:
                 self._half_weights = fast.weights.converted(torch.bfloat16)
             mixer = Mixer(self.mixer.adapters, self.base.device, torch.bfloat16, names=self.names)
-            return LeanBackbone(self.base, self._half_weights, mixer)
+            return FusedBackbone(self.base, self._half_weights, mixer)
         return fast

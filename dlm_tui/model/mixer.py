@@ -17,16 +17,16 @@ from dlm_tui.model.adapters import Adapter, LowRank
 
 @dataclass(frozen=True)
 class Stack:
-    """All pairs of one layer: `down` [R, in], `up` [out, R] with scales folded in; `layout` indexes `Mixer.layouts`."""
+    """One layer's pairs: `lora_A` [R, in], `lora_B` [out, R] scales folded in; `layout` indexes `Mixer.layouts`."""
 
-    down: Tensor
-    up: Tensor
+    lora_A: Tensor
+    lora_B: Tensor
     layout: int
 
     def add(self, output: Tensor, x: Tensor, ranks: Tensor) -> Tensor:
         """`output` [B, T, out] plus the mixed addition for `x` [B, T, in] with `ranks` [B, 1, R]."""
-        inner = torch.nn.functional.linear(x, self.down) * ranks
-        return output + torch.nn.functional.linear(inner, self.up)
+        inner = torch.nn.functional.linear(x, self.lora_A) * ranks
+        return output + torch.nn.functional.linear(inner, self.lora_B)
 
 
 class Mixer:
@@ -52,7 +52,7 @@ class Mixer:
 
     @property
     def stacks(self) -> dict[str, Stack]:
-        """Module name → stacked pairs, built on first use (the lean tier stacks whole groups of modules instead)."""
+        """Module name → stacked pairs, built on first use (the fused tier stacks whole groups of modules instead)."""
         if self._stacks is None:
             modules = dict.fromkeys(module for adapter in self.adapters for module in adapter.modules)
             with torch.no_grad():
@@ -99,11 +99,11 @@ class Mixer:
         return self._layout_index[key]
 
     def _stack(self, members: Sequence[tuple[int, LowRank]]) -> Stack:
-        down = torch.cat([pair.down.detach().float() for _, pair in members], dim=0)
-        up = torch.cat([pair.up.detach().float() * pair.scale for _, pair in members], dim=1)
+        lora_A = torch.cat([pair.lora_A.detach().float() for _, pair in members], dim=0)
+        lora_B = torch.cat([pair.lora_B.detach().float() * pair.scale for _, pair in members], dim=1)
         columns = [column for column, pair in members for _ in range(pair.rank)]
         return Stack(
-            down.to(self.device, self.dtype).contiguous(),
-            up.to(self.device, self.dtype).contiguous(),
+            lora_A.to(self.device, self.dtype).contiguous(),
+            lora_B.to(self.device, self.dtype).contiguous(),
             self.layout(columns),
         )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlm_tui.model import Backbone, MixedModel, Progress
+from dlm_tui.model import Backbone, MixedModel
+from dlm_tui.progress import Progress
 from dlm_tui.scoring.errors import EmptyText
 from dlm_tui.scoring.nulls import matched_nulls, null_seeds
 from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities

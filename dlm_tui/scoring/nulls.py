@@ -41,7 +41,7 @@ def null_shapes(adapters: Mapping[str, Adapter]) -> dict[str, NullShape]:
     for module in sorted({module for adapter in adapters.values() for module in adapter.modules}):
         pairs = [adapter.modules[module] for adapter in adapters.values() if module in adapter.modules]
         widest = max(pairs, key=lambda pair: pair.rank)
-        rank, d_in, d_out = widest.rank, widest.down.shape[1], widest.up.shape[0]
+        rank, d_in, d_out = widest.rank, widest.lora_A.shape[1], widest.lora_B.shape[0]
         scale = abs(widest.scale) or 1.0
         power = sum(squared_norm(pair) for pair in pairs) / len(adapters)
         matched = (power / (scale**2 * rank * d_in * d_out)) ** 0.25
@@ -52,8 +52,8 @@ def null_shapes(adapters: Mapping[str, Adapter]) -> dict[str, NullShape]:
 @torch.no_grad()
 def squared_norm(pair: LowRank) -> float:
     """‖scale · up · down‖² (Frobenius) without forming the product: the trace of two small Gram matrices' product."""
-    down, up = pair.down.double(), pair.up.double()
-    trace = float(((up.T @ up) * (down @ down.T)).sum())
+    lora_A, lora_B = pair.lora_A.double(), pair.lora_B.double()
+    trace = float(((lora_B.T @ lora_B) * (lora_A @ lora_A.T)).sum())
     return float(pair.scale**2 * trace)
 
 
@@ -68,9 +68,9 @@ def null_adapter(
     modules = {}
     for module, shape in shapes.items():
         sigma = factor * (shape.matched if init_scale is None else 1.0)
-        down = sigma * torch.randn(shape.rank, shape.d_in, generator=generator)
-        up = sigma * torch.randn(shape.d_out, shape.rank, generator=generator)
-        modules[module] = LowRank(down, up, shape.scale)
+        lora_A = sigma * torch.randn(shape.rank, shape.d_in, generator=generator)
+        lora_B = sigma * torch.randn(shape.d_out, shape.rank, generator=generator)
+        modules[module] = LowRank(lora_A, lora_B, shape.scale)
     return Adapter(f"null {seed}", modules)
 
 
@@ -83,7 +83,7 @@ def null_seeds(seed: int, count: int) -> list[int]:
 def fingerprint(model: MixedModel) -> Fingerprint:
     """Changes when an adapter is exchanged, or a weight of adapter or base is written to."""
     marks = [
-        (name, id(adapter), sum(_writes(t) for pair in adapter.modules.values() for t in (pair.down, pair.up)))
+        (name, id(adapter), sum(_writes(t) for pair in adapter.modules.values() for t in (pair.lora_A, pair.lora_B)))
         for name, adapter in model.adapters.items()
     ]
     marks.append(("", id(model.base), sum(_writes(weight) for weight in model.base.model.parameters())))

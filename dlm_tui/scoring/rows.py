@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dlm_tui.errors import UsageError
-from dlm_tui.model import Backbone, MixedModel, Progress
+from dlm_tui.model import Backbone, MixedModel
+from dlm_tui.progress import Progress
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores
 
 ROWS_PER_STEP = 8

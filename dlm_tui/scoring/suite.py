@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from dlm_tui.document import BodyError, Document, Section, instruction_pairs, preference_triples
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model import Base, MixedModel, Progress
+from dlm_tui.model import Base, MixedModel
+from dlm_tui.progress import Progress
 from dlm_tui.scoring.effect import DEFAULT_NULLS, Scores, score_views
 from dlm_tui.scoring.zscore import log_effect, z_of_effects
 

@@ -6,8 +6,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dlm_tui.errors import UsageError
-from dlm_tui.model import GenerationEvent, MixedModel, Progress, Sampling
+from dlm_tui.model import GenerationEvent, MixedModel, Sampling
 from dlm_tui.model.generation import generate
+from dlm_tui.progress import Progress
 from dlm_tui.scoring.effect import score_views
 
 DEFAULT_GRID = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)

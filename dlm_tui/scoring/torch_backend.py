@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dlm_tui.errors import UsageError
-from dlm_tui.model import Adapter, Backbone, MixedModel, Sampling, drain, uniform_mix
+from dlm_tui.model import Adapter, Backbone, MixedModel, Sampling, uniform_mix
 from dlm_tui.model.generation import generate
+from dlm_tui.progress import run_to_end
 from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores, ScoringError, ViewActive
 from dlm_tui.scoring.nulls import Fingerprint, fingerprint, null_adapter, null_shapes
@@ -206,7 +207,7 @@ class TorchView:
         sampling = Sampling(max_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         ids = self._backend.prompt_ids(prompt)
         work = generate(self._backend.model, ids, [self._row], sampling, backbone=self._backbone)
-        return str(drain(work)[0].text)
+        return str(run_to_end(work)[0].text)
 
     def close(self) -> None:
         """Nothing is held: the backend owns the model."""

@@ -16,8 +16,8 @@ from transformers import set_seed
 
 from dlm_tui.document import AdapterSettings, Document
 from dlm_tui.errors import UsageError
-from dlm_tui.model.modulated_calibration import build_pissa, collect_calibration
-from dlm_tui.model.modulated_convert import save_peft
+from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
+from dlm_tui.model.modulated.convert import save_peft
 from dlm_tui.training.finetune import finite_tensors
 from dlm_tui.training.phases import Finetuned, OnStep, run_preferences, run_sft
 from dlm_tui.training.rows import AdapterRows, filler_id, pad

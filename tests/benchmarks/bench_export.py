@@ -14,14 +14,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import concatenate
 from dlm_tui.export.gguf_model import write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.weights import FolderWeights
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
 from tests.benchmarks.harness import (
     Row,
     adapters,
@@ -104,15 +104,15 @@ def _linear_baseline(session: Session) -> Row:
     with torch.no_grad():
         exact = sum(layer.get_delta_weight(name).double() for name in "abc") / 3
         stacked = concatenate({name: _adapter(layer, name) for name in "abc"}, [(name, 1 / 3) for name in "abc"])["q"]
-        ours = float(((stacked.up @ stacked.down).double() - exact).norm() / exact.norm())
+        ours = float(((stacked.lora_B @ stacked.lora_A).double() - exact).norm() / exact.norm())
         linear = float((layer.get_delta_weight("mixed").double() - exact).norm() / exact.norm())
     name = "export, relative error of the mixed weight change"
     return Row(name, ours, linear, "PEFT linear merge", linear / ours, "≤ 1e-6", ours <= 1e-6, "3 × rank 4", unit="")
 
 
 def _adapter(layer: Any, name: str) -> Any:
-    down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    low = type("Low", (), {"down": down, "up": up, "scale": layer.scaling[name]})
+    lora_A, lora_B = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+    low = type("Low", (), {"down": lora_A, "up": lora_B, "scale": layer.scaling[name]})
     return type("One", (), {"modules": {"q": low}})
 
 
@@ -144,7 +144,7 @@ def _memory() -> Row:
     tokenizer = read_tokenizer(base.tokenizer, architecture.vocab)
     out = scratch() / "smol.gguf"
     ours = _peak(
-        lambda: drain(
+        lambda: run_to_end(
             write_model(out, FolderWeights(smol_folder()), architecture, tokenizer, "q8_0", name="x", mix=pairs)
         )
     )
@@ -153,7 +153,7 @@ def _memory() -> Row:
     def whole() -> None:
         merged = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
         for module, pair in pairs.items():
-            merged[f"{module}.weight"] += pair.up @ pair.down
+            merged[f"{module}.weight"] += pair.lora_B @ pair.lora_A
         held.append(merged)
 
     baseline = _peak(whole)

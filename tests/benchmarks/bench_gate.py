@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dlm_tui.assets import asset
 from dlm_tui.document import Document, load, parse_bytes
-from dlm_tui.engine.drain import drain
 from dlm_tui.gate.cache import EmbeddingCache
 from dlm_tui.gate.calibration import Scores, scores, stratified_folds
 from dlm_tui.gate.embedding import embed_prompts
@@ -23,6 +22,7 @@ from dlm_tui.gate.probes import trained_probes
 from dlm_tui.gate.router import PromptRouter
 from dlm_tui.gate.training import cached_embeddings, train_document_gate
 from dlm_tui.model import MixedModel, load_base, resolve_base
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import GateConfig, Store
 from tests.benchmarks.gate_reference import held_out, reference_embedding, reference_gate
 from tests.benchmarks.harness import Row, Timing, at_most, faster, paired, reported, scratch, seconds, smol_base
@@ -65,7 +65,7 @@ def _full(model: MixedModel, gate: Gate, prompt: str) -> Tensor:
 
 def _difference(model: MixedModel, router: PromptRouter, prompt: str) -> str:
     assert router.gate is not None
-    ours = torch.tensor(list(drain(router.route(prompt)).weights.values()))
+    ours = torch.tensor(list(run_to_end(router.route(prompt)).weights.values()))
     apart = float((ours - _full(model, router.gate, prompt)).abs().max())
     if apart > 1e-5:
         raise AssertionError(f"weights differ by {apart}")
@@ -76,7 +76,7 @@ def _appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
     """A router, the longer prompt, and a function that appends its last token, over and over."""
     router = PromptRouter(model.backbone, model.base, _gate(model.base.hidden_size))
     _, long = _prompt(model, tokens)
-    drain(router.route(long))
+    run_to_end(router.route(long))
 
     def back() -> None:
         router._memory.cache.crop(tokens - 1)
@@ -84,7 +84,7 @@ def _appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
 
     def append() -> None:
         back()
-        drain(router.route(long))
+        run_to_end(router.route(long))
 
     return router, long, append
 
@@ -106,9 +106,9 @@ def _delete(model: MixedModel, rounds: int) -> Row:
     exact = _difference(model, router, short)
 
     def delete() -> None:
-        drain(router.route(short))
+        run_to_end(router.route(short))
 
-    drain(router.route(long))
+    run_to_end(router.route(long))
     timing = paired(delete, lambda: _full(model, gate, short), rounds=rounds, repeat=5)
     return faster("delete at the end of 512 tokens", timing, FULL, 1000.0, exact)
 
@@ -141,7 +141,7 @@ def _corpus(model: MixedModel, count: int) -> list[Row]:
     for number, part in enumerate(thirds):
 
         def together(part: list[str] = part) -> Tensor:
-            return drain(embed_prompts(model.backbone, base, part, hidden_size=base.hidden_size))
+            return run_to_end(embed_prompts(model.backbone, base, part, hidden_size=base.hidden_size))
 
         def one_by_one(part: list[str] = part) -> Tensor:
             return torch.stack([reference_embedding(base.model, base.tokenizer, prompt) for prompt in part])
@@ -168,14 +168,14 @@ def _corpus(model: MixedModel, count: int) -> list[Row]:
 def _retrain(model: MixedModel, document: Document, singly: Tensor, embedding_seconds: float) -> Row:
     """One of the sections has changed; ours must end where training on everything from nothing ends."""
     store = Store(scratch() / "corpus", document.dlm_id)
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     count = len(trained_probes(document))
     changed = _document(count, "A changed question about the weather?")
-    again, outcome = _timed(lambda: drain(train_document_gate(changed, store, model)))
+    again, outcome = _timed(lambda: run_to_end(train_document_gate(changed, store, model)))
     labels = torch.tensor([probe.label for probe in trained_probes(changed)])
     gate_seconds, _ = _timed(lambda: reference_gate(singly, labels, len(NAMES)))
     whole = embedding_seconds + gate_seconds
-    entire = drain(train_document_gate(changed, Store(scratch() / "corpus-anew", document.dlm_id), model))
+    entire = run_to_end(train_document_gate(changed, Store(scratch() / "corpus-anew", document.dlm_id), model))
     assert outcome.gate is not None
     assert entire.gate is not None
     apart = max(float((outcome.gate.weights(row) - entire.gate.weights(row)).abs().max()) for row in singly[::17])
@@ -227,7 +227,7 @@ def _lookups(rounds: int) -> Row:
 
 
 def _demo() -> tuple[MixedModel, Document]:
-    model = MixedModel(drain(load_base(resolve_base("pocket"), device="cpu")), {})
+    model = MixedModel(run_to_end(load_base(resolve_base("pocket"), device="cpu")), {})
     return model, load(asset("demo") / "harbour.dlm")
 
 
@@ -237,10 +237,10 @@ def _label() -> Row:
     path: Path = scratch() / "harbour.dlm"
     path.write_bytes((asset("demo") / "harbour.dlm").read_bytes())
     store = Store(scratch() / "label", document.dlm_id)
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     document = load(path)
     work = label_prompt(path, document, store, model, "Where do the gulls sleep?", "knowledge", saved=["Hello there."])
-    taken, outcome = _timed(lambda: drain(work))
+    taken, outcome = _timed(lambda: run_to_end(work))
     rose = (outcome.before or {})["knowledge"], outcome.after["knowledge"]
     if rose[1] <= rose[0]:
         raise AssertionError(f"the label's weight went from {rose[0]} to {rose[1]}")
@@ -261,12 +261,12 @@ def _quality() -> list[Row]:
     model, document = _demo()
     probes = trained_probes(document)
     store = Store(scratch() / "quality", document.dlm_id)
-    embeddings, _ = drain(cached_embeddings(model, store, [probe.prompt for probe in probes]))
+    embeddings, _ = run_to_end(cached_embeddings(model, store, [probe.prompt for probe in probes]))
     labels = torch.tensor([probe.label for probe in probes])
     ours: list[Scores] = []
     plain: list[Scores] = []
     for seed in (9, 1, 2):
-        ours.append(scores(drain(held_out_logits(document, embeddings, probes, 5, seed)), labels))
+        ours.append(scores(run_to_end(held_out_logits(document, embeddings, probes, 5, seed)), labels))
         assigned = stratified_folds(labels.tolist(), 5, seed)
         logits = held_out(
             lambda x, y, seed=seed: reference_gate(x, y, len(document.adapter_names), seed=seed),

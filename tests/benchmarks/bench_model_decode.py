@@ -15,8 +15,8 @@ from transformers import GenerationConfig
 from dlm_tui.model.base import Base
 from dlm_tui.model.generation import Generated, generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling
+from dlm_tui.progress import run_to_end
 from tests.benchmarks import peers
 from tests.benchmarks.harness import (
     Row,
@@ -126,7 +126,7 @@ def against_merged(rounds: int, kind: str = "smol") -> Row:
     module = copy.deepcopy(base.model)
     for name, weight in mix.items():
         for target, pair in adapters(8, kind=kind)[name].modules.items():
-            module.get_submodule(target).weight.data += pair.up @ pair.down * (pair.scale * weight)
+            module.get_submodule(target).weight.data += pair.lora_B @ pair.lora_A * (pair.scale * weight)
     merged = OurDecoder(MixedModel(Base(module, base.tokenizer, base.source, base.identity), {}), {})
     ours = OurDecoder(model(8, kind), mix)
     exact = close(ours.step(), merged.step())
@@ -167,7 +167,7 @@ def eight_rows(peft: Any, tokens: int, rounds: int, kind: str = "smol") -> Row:
 
     def together() -> None:
         ours.prefilled = None  # the baseline reads the prompts every time, too
-        out: list[Generated] = drain(generate(ours, prompts, mixes, Sampling(max_tokens=tokens), stop_ids=()))
+        out: list[Generated] = run_to_end(generate(ours, prompts, mixes, Sampling(max_tokens=tokens), stop_ids=()))
         answers["ours"] = [row.token_ids for row in out]
 
     # None in a generation config means "as the model says", so the model must not name an end token either

@@ -20,8 +20,8 @@ from dlm_tui.export.gguf_tokenizer import read_tokenizer
 from dlm_tui.export.weights import open_weights
 from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling
+from dlm_tui.progress import run_to_end
 from tests.benchmarks.harness import Row, Timing, adapters, at_most, scratch, seconds, skipped, smol_base
 
 NAME = "decode with N = 3 mixed, one row, float32"
@@ -94,7 +94,7 @@ def _our_token(model: MixedModel, tokens: int, said: list[list[int]]) -> float:
     for event in steps:
         if hasattr(event, "token_id"):
             break
-    spent = seconds(lambda: said.append(drain(steps)[0].token_ids))
+    spent = seconds(lambda: said.append(run_to_end(steps)[0].token_ids))
     return spent / (tokens - 1) * 1e3
 
 
@@ -145,8 +145,8 @@ def _files() -> tuple[Path, dict[str, Path]]:
     tokenizer = read_tokenizer(base.tokenizer, architecture.vocab)
     source = open_weights(base.source.path, base.model, ["model.embed_tokens.weight"])
     model = scratch() / "smol.gguf"
-    drain(write_model(model, source, architecture, tokenizer, "f32", name="smol"))
+    run_to_end(write_model(model, source, architecture, tokenizer, "f32", name="smol"))
     loras = {name: scratch() / f"{name}.gguf" for name in SCALES}
     for name, path in loras.items():
-        drain(write_adapter(path, folded(adapters(8)[name]), architecture, name=name))
+        run_to_end(write_adapter(path, folded(adapters(8)[name]), architecture, name=name))
     return model, loras

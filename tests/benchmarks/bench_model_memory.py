@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.progress import drain
 from dlm_tui.model.sampling import Sampling
+from dlm_tui.progress import run_to_end
 from tests.benchmarks import peers
 from tests.benchmarks.harness import Row, adapters, scratch, skipped, smol_base, smol_folder
 
@@ -53,18 +53,18 @@ from dlm_tui.model.adapters import load_peft_adapter
 from dlm_tui.model.base import load_base
 from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.progress import drain
+from dlm_tui.progress import run_to_end
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.model.sampling import Sampling
-from dlm_tui.model.step import compiles
+from dlm_tui.model.fused.compiled_decode import compiles
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 compiles()  # the compiler is a library, too
 before = status("VmRSS")
-base = drain(load_base(resolve_base("hf:bench/smol", Path(folder)), device="cpu"))
+base = run_to_end(load_base(resolve_base("hf:bench/smol", Path(folder)), device="cpu"))
 model = MixedModel(base, {Path(p).name: load_peft_adapter(Path(p), Path(p).name, base) for p in adapters})
 mix = {name: 1 / len(model.names) for name in model.names}
-said = drain(generate(model, prompt, [mix], Sampling(max_tokens=tokens), stop_ids=()))[0].token_ids
+said = run_to_end(generate(model, prompt, [mix], Sampling(max_tokens=tokens), stop_ids=()))[0].token_ids
 print(json.dumps([before, status("VmHWM"), said]))
 """
 )
@@ -113,5 +113,5 @@ def _answers() -> list[list[int]]:
     """The tokens of the base alone and of the even mix, by the engine in this process."""
     model = MixedModel(smol_base(), adapters(8))
     mixes: list[dict[str, float]] = [{}, dict.fromkeys(model.names, 1 / 8)]
-    found = drain(generate(model, PROMPT, mixes, Sampling(max_tokens=TOKENS), stop_ids=()))
+    found = run_to_end(generate(model, PROMPT, mixes, Sampling(max_tokens=TOKENS), stop_ids=()))
     return [row.token_ids for row in found]

@@ -88,7 +88,7 @@ asyncio.run(main())
 """
 FLOOD = """
 from dlm_tui.engine.protocol import Token
-from widgets.answer_card import AnswerCard
+from dlm_widgets.answer_card import AnswerCard
 
 drawn = 0
 def counted(card, real=AnswerCard.draw):
@@ -126,7 +126,7 @@ import asyncio, json, time
 from textual.app import App
 from textual.containers import Vertical
 from textual.widgets import ProgressBar
-from widgets.mixing_desk import Channel, MixingDesk
+from dlm_widgets.mixing_desk import Channel, MixingDesk
 
 ROUNDS = 60
 

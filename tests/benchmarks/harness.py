@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
 from dlm_tui.model.base import Base, load_base
-from dlm_tui.model.progress import drain
 from dlm_tui.model.registry import resolve_base
+from dlm_tui.progress import run_to_end
 
 SMOL: dict[str, Any] = {
     "model_type": "llama",
@@ -193,7 +193,7 @@ def smol_folder() -> Path:
 
 def load_smol() -> Base:
     """A fresh copy of the benchmark base."""
-    return drain(load_base(resolve_base("hf:bench/smol", smol_folder()), device="cpu"))
+    return run_to_end(load_base(resolve_base("hf:bench/smol", smol_folder()), device="cpu"))
 
 
 @functools.cache
@@ -205,7 +205,7 @@ def smol_base() -> Base:
 @functools.cache
 def pocket_base() -> Base:
     """The embedded base that all modules share."""
-    return drain(load_base(resolve_base("pocket"), device="cpu"))
+    return run_to_end(load_base(resolve_base("pocket"), device="cpu"))
 
 
 def shared_base(kind: str) -> Base:
@@ -224,8 +224,8 @@ def adapters(count: int, rank: int = 8, kind: str = "smol") -> dict[str, Adapter
         modules = {}
         for name in names:
             out_features, in_features = layer_shape(base.target_module(name))
-            down = torch.randn(rank, in_features, generator=generator) * 0.05
-            up = torch.randn(out_features, rank, generator=generator) * 0.05
-            modules[name] = LowRank(down, up, 2.0)
+            lora_A = torch.randn(rank, in_features, generator=generator) * 0.05
+            lora_B = torch.randn(out_features, rank, generator=generator) * 0.05
+            modules[name] = LowRank(lora_A, lora_B, 2.0)
         made[f"a{number}"] = Adapter(f"a{number}", modules)
     return made

@@ -56,4 +56,4 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
         return await end_within(child, max(seconds, 120.0), then)
 
     monkeypatch.setattr(ChildProcess, "end_within", patient)
-    monkeypatch.setattr("dlm_tui.engine.jobs._ASK_SECONDS", 120.0)
+    monkeypatch.setattr("dlm_tui.engine.job_client._ASK_SECONDS", 120.0)

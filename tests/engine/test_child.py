@@ -67,9 +67,9 @@ async def test_hello_names_versions_and_the_first_answers_are_the_peers(engine: 
 async def test_explain_gives_pulls_for_every_token(engine: EngineClient) -> None:
     prompt = "Say hello to a new teammate."
     routed = await engine.ask(Route(prompt=prompt, explain=True))
-    assert isinstance(routed, Routed) and routed.pulls and routed.trajectory
-    assert len(routed.pulls) == len(routed.trajectory) == routed.tokens
-    assert "".join(pull.text for pull in routed.pulls) == prompt
+    assert isinstance(routed, Routed) and routed.attributions and routed.trajectory
+    assert len(routed.attributions) == len(routed.trajectory) == routed.tokens
+    assert "".join(attribution.text for attribution in routed.attributions) == prompt
     assert routed.trajectory[-1] == pytest.approx(routed.weights, abs=1e-5)
 
 
@@ -107,7 +107,7 @@ async def test_the_engine_tells_about_itself(engine: EngineClient) -> None:
     await engine.ask(Route(prompt="Tell me about yourself."))
     status = await engine.ask(GetStatus())
     assert isinstance(status, Status)
-    assert (status.threads, status.tier, status.device, status.dtype) == (1, "lean", "cpu", "float32")
+    assert (status.threads, status.tier, status.device, status.dtype) == (1, "fused", "cpu", "float32")
     assert status.rss > status.cache > 0 and status.uptime > 0
 
 

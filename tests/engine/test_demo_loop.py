@@ -9,10 +9,10 @@ import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import instruction_pairs, load
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
 from dlm_tui.model.generation import generate
 from dlm_tui.model.sampling import Sampling
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
 from tests.demo import Demo
 from tests.interop.store_checker import check_store
 
@@ -22,7 +22,7 @@ GREEDY = Sampling(max_tokens=64, temperature=0.0)
 
 @pytest.fixture(scope="module")
 def session(demo: Demo) -> Session:
-    return drain(Session.open(demo.document, demo.home))
+    return run_to_end(Session.open(demo.document, demo.home))
 
 
 def answers(session: Session, prompts: list[str], mixes: list[dict[str, float]]) -> list[str]:
@@ -30,7 +30,7 @@ def answers(session: Session, prompts: list[str], mixes: list[dict[str, float]])
     texts: list[str] = []
     for start in range(0, len(prompts), 16):
         ids = [session.base.chat(prompt, session.document.system_prompt) for prompt in prompts[start : start + 16]]
-        texts += [row.text for row in drain(generate(session.model, ids, mixes[start : start + 16], GREEDY))]
+        texts += [row.text for row in run_to_end(generate(session.model, ids, mixes[start : start + 16], GREEDY))]
     return texts
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.engine.handlers import Handlers
 from dlm_tui.engine.protocol import (
     Cancel,
@@ -27,6 +26,7 @@ from dlm_tui.engine.protocol import (
 )
 from dlm_tui.engine.scheduler import Scheduler
 from dlm_tui.model.views import BASE, UNIFORM, solo
+from dlm_tui.progress import run_to_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 LONG = "The harbour master counts the boats when the tide turns. " * 40
@@ -36,7 +36,7 @@ _ENDS = (Generated, Stopped, Failed)
 @pytest.fixture(scope="module")
 def handlers(routed: Open) -> Handlers:
     handlers = Handlers(threads=1)
-    drain(handlers(routed))
+    run_to_end(handlers(routed))
     return handlers
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.document import load
-from dlm_tui.engine.jobs import ChildJob, start_job
+from dlm_tui.engine.job_client import ChildJob, start_job
 from dlm_tui.engine.protocol import Failed, JobDone, Progress, Stopped, TrainJob
 from dlm_tui.store import MetricsReader, Store
 from tests.interop.peer_fixture import peer_root

@@ -9,7 +9,7 @@ import pytest
 from dlm_tui.engine.pace import Pace
 from dlm_tui.engine.relay import Relay
 from dlm_tui.gate.training import GateProgress
-from dlm_tui.model import Progress
+from dlm_tui.progress import Progress
 from dlm_tui.training import TrainProgress
 
 

@@ -19,7 +19,7 @@ NICEST = 19
 @pytest.mark.xdist_group("engine")
 @pytest.mark.parametrize(
     ("child", "niceness"),
-    [(lambda: EngineClient(threads=1), ENGINE), (lambda: ChildProcess("dlm_tui.engine.job"), JOB)],
+    [(lambda: EngineClient(threads=1), ENGINE), (lambda: ChildProcess("dlm_tui.engine.job_worker"), JOB)],
     ids=["engine", "job"],
 )
 async def test_a_child_is_nicer_than_the_screen(child: type[ChildProcess], niceness: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dlm_tui.engine import warmup
-from dlm_tui.engine.drain import drain
 from dlm_tui.engine.handlers import Handlers
 from dlm_tui.engine.protocol import Event, Generate, Generated, Open, Opened, Progress, Route, Routed
 from dlm_tui.model.views import BASE
+from dlm_tui.progress import run_to_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
 def test_a_warm_engine_has_run_everything_once_and_remembers_nothing(routed: Open) -> None:
     handlers = Handlers(threads=1)
     steps: list[Event | None] = []
-    opened = drain(handlers(routed), steps.append)
+    opened = run_to_end(handlers(routed), steps.append)
     assert isinstance(opened, Opened) and opened.warning == ""
     warm = [step for step in steps if isinstance(step, Progress) and step.stage == "warm-up"]
     assert [(step.done, step.total) for step in warm] == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -29,7 +29,7 @@ def test_a_warm_up_that_fails_is_told_and_the_document_is_open(routed: Open, mon
 
     monkeypatch.setattr(warmup, "generate", broken)
     handlers = Handlers(threads=1)
-    opened = drain(handlers(routed))
+    opened = run_to_end(handlers(routed))
     assert isinstance(opened, Opened) and opened.warning == "the warm-up failed: RuntimeError: no memory"
-    assert isinstance(drain(handlers(Route(prompt="Say hello"))), Routed)
-    assert isinstance(drain(handlers(Generate(prompt="Say hello", views=[BASE], max_tokens=2))), Generated)
+    assert isinstance(run_to_end(handlers(Route(prompt="Say hello"))), Routed)
+    assert isinstance(run_to_end(handlers(Generate(prompt="Say hello", views=[BASE], max_tokens=2))), Generated)

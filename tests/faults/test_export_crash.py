@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from dlm_tui.engine.session import Session
-from dlm_tui.export import ExportRefused, ExportRequest, export_document, record
+from dlm_tui.export import ExportRefused, ExportRequest, atomic_folder, bookkeeping, export_document
+from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to kill an export at a chosen step")
@@ -106,7 +106,6 @@ def test_killed_where_names_cannot_be_exchanged_at_once(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There a kill between the two renames leaves no folder; the next export finds the old one first."""
-    from dlm_tui.export import publish
 
     monkeypatch.setattr("dlm_tui.files._exchange_call", lambda: None)
     out = tmp_path / "out"
@@ -116,7 +115,7 @@ def test_killed_where_names_cannot_be_exchanged_at_once(
         killed = killed_at(step, tmp_path, lambda: void(export(session, out=str(out), adapter="style", verify=False)))
         if not out.exists():
             missing += 1
-            publish.recover(out)
+            atomic_folder.recover(out)
         assert whole(out) in (str([["tone", 1.0]]), str([["style", 1.0]]))
         if not killed:
             break
@@ -192,7 +191,7 @@ def test_stopping_at_every_step_leaves_nothing_behind(session: Session, tmp_path
 def test_a_store_that_is_held_does_not_cost_the_export(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(bookkeeping, "LOCK_WAIT_SECONDS", 0.2)
     lock = session.store.root / ".lock"
     lock.write_text(f"{os.getppid()}\n{platform.node()}\n{time.time()}\n")
     try:

@@ -248,12 +248,12 @@ def _lora(path: Path, config: dict[str, Any]) -> None:
     for name in tensors:
         _that(name.startswith("base_model.model."), path, f"tensor {name}")
     for name in pairs:
-        down, up = tensors.get(f"{name}.lora_A.weight"), tensors.get(f"{name}.lora_B.weight")
-        _that(down is not None and up is not None, path, f"{name} has half a pair")
-        assert down is not None and up is not None
-        _that(down["shape"][0] == up["shape"][1], path, f"{name} ranks differ")
+        lora_A, lora_B = tensors.get(f"{name}.lora_A.weight"), tensors.get(f"{name}.lora_B.weight")
+        _that(lora_A is not None and lora_B is not None, path, f"{name} has half a pair")
+        assert lora_A is not None and lora_B is not None
+        _that(lora_A["shape"][0] == lora_B["shape"][1], path, f"{name} ranks differ")
         if not config.get("rank_pattern"):
-            _that(down["shape"][0] == config["r"], path, f"{name} is not of rank {config['r']}")
+            _that(lora_A["shape"][0] == config["r"], path, f"{name} is not of rank {config['r']}")
 
 
 def _gate(folder: Path, adapters: list[str]) -> None:

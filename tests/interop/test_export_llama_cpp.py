@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from dlm_tui.engine.session import Session
 from dlm_tui.export import architectures, concatenate, gguf_adapter, gguf_model
 from dlm_tui.export.architectures import Architecture, read_architecture
-from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.parity import ParityJob, runtime_answers
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
 from tests.tiny_models import LLAMA3_ROPE
 
@@ -122,8 +122,8 @@ def test_a_permutation_forgotten_only_in_the_adapter_is_seen(session: Session, m
 
 
 def test_a_forgotten_alpha_is_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unscaled(adapter: Any, weight: float = 1.0) -> dict[str, Pair]:
-        return {module: Pair(low.down, low.up * weight) for module, low in adapter.modules.items()}
+    def unscaled(adapter: Any, weight: float = 1.0) -> dict[str, LoraPair]:
+        return {module: LoraPair(low.lora_A, low.lora_B * weight) for module, low in adapter.modules.items()}
 
     monkeypatch.setattr(concatenate, "folded", unscaled)
     for target, quant in (("ollama", "f16"), ("llama-server", "f32")):
@@ -187,7 +187,7 @@ def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any],
 
 def test_adapters_that_the_runtime_would_ignore_or_confuse_are_refused() -> None:
     config = {**AutoConfig.for_model("llama", hidden_size=32, num_attention_heads=4).to_dict()}
-    pair = Pair(torch.ones(1, 32), torch.ones(32, 1))
+    pair = LoraPair(torch.ones(1, 32), torch.ones(32, 1))
     for module in ("model.norm", "model.layers.0.input_layernorm", "model.embed_tokens", "visual.proj"):
         with pytest.raises(ExportRefused, match=r"ignored by llama\.cpp"):
             gguf_adapter.plan_adapter({module: pair}, read_architecture(config))

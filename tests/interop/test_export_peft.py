@@ -12,14 +12,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from dlm_tui.engine.session import Session
-from dlm_tui.export.concatenate import Pair, concatenate
+from dlm_tui.export.concatenate import LoraPair, concatenate
 from dlm_tui.export.merged_folder import write_merged
 from dlm_tui.export.parity import runtime_installed
 from dlm_tui.export.peft_folder import vllm_rank
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import FolderWeights
+from dlm_tui.session import Session
 from dlm_tui.store import current_version
 from tests.export_sessions import NAMES, export, open_tiny
 
@@ -109,14 +109,14 @@ def test_the_stack_is_what_peft_reads_added_up(session: Session) -> None:
     module = "model.layers.1.self_attn.q_proj"
     layer = model.get_submodule(f"base_model.model.{module}")
     exact = sum(
-        weight * low.scale * low.up.double() @ low.down.double()
+        weight * low.scale * low.lora_B.double() @ low.lora_A.double()
         for name, weight in mix.items()
         if (low := session.model.adapters[name].modules.get(module)) is not None
     )
     assert isinstance(exact, Tensor)
     peft_sum = sum(weight * layer.get_delta_weight(name) for name, weight in mix.items())
     pair = concatenate(session.model.adapters, list(mix.items()))[module]
-    for found in (pair.up @ pair.down, peft_sum.detach()):
+    for found in (pair.lora_B @ pair.lora_A, peft_sum.detach()):
         assert (found.double() - exact).norm() / exact.norm() < 3e-7
 
 
@@ -133,14 +133,14 @@ def test_the_linear_merge_of_peft_is_another_matrix(session: Session) -> None:
     adapters = {name: type("A", (), {"modules": {"q": _low(layer, name)}}) for name in "abc"}
     pair = concatenate(adapters, [(name, 1 / 3) for name in "abc"])["q"]
     linear = float((layer.get_delta_weight("mixed") - exact).norm() / exact.norm())
-    ours = float((pair.up @ pair.down - exact).norm() / exact.norm())
+    ours = float((pair.lora_B @ pair.lora_A - exact).norm() / exact.norm())
     assert linear > 1.0
     assert ours < 1e-6
 
 
 def _low(layer: Any, name: str) -> Any:
-    down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    return type("L", (), {"down": down, "up": up, "scale": layer.scaling[name]})
+    lora_A, lora_B = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+    return type("L", (), {"lora_A": lora_A, "lora_B": lora_B, "scale": layer.scaling[name]})
 
 
 def test_gpt2_with_its_transposed_weights(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_many_shards_are_one_model(session: Session, tmp_path: Path) -> None:
         expected = source.rows(name, 0, 10**9)
         module = name.removesuffix(".weight")
         if module in pairs:
-            expected = expected + pairs[module].up @ pairs[module].down
+            expected = expected + pairs[module].lora_B @ pairs[module].lora_A
         torch.testing.assert_close(loaded[name], expected)
 
 
@@ -181,7 +181,7 @@ def test_numbers_too_large_for_the_type_are_refused(session: Session, tmp_path: 
     assert session.base.source.path is not None
     source = FolderWeights(session.base.source.path)
     module = "model.layers.0.self_attn.q_proj"
-    huge = {module: Pair(torch.ones(1, 32) * 1e3, torch.ones(32, 1) * 1e3)}
+    huge = {module: LoraPair(torch.ones(1, 32) * 1e3, torch.ones(32, 1) * 1e3)}
     with pytest.raises(ExportRefused, match=r"q_proj.*too large for float16"):
         for _ in write_merged(tmp_path, source, huge, session.base.model.config.to_dict(), "f16"):
             pass

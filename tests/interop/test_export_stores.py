@@ -13,8 +13,8 @@ import pytest
 from dlm_tui.assets import asset
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
-from dlm_tui.engine.drain import drain
 from dlm_tui.model import load_base, resolve_base
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
 from tests.export_sessions import add_gate, fill_store
 from tests.interop.peer_fixture import PEER_IDS, copy_peer
@@ -73,7 +73,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("demo")
     path = Path(shutil.copy(asset("demo/harbour.dlm"), folder))
     document = load(path)
-    base = drain(load_base(resolve_base(document.base_model), device="cpu"))
+    base = run_to_end(load_base(resolve_base(document.base_model), device="cpu"))
     store = Store(folder / "home", document.dlm_id)
     trained = {
         name: random_adapter(base, name, rank=8, seed=seed, size=0.03)

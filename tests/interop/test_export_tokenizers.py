@@ -10,7 +10,6 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.gguf_model import write_model
 from dlm_tui.export.gguf_tokenizer import _SPLITS, read_tokenizer
@@ -18,6 +17,7 @@ from dlm_tui.export.parity import ODD_TEXTS, ParityJob, check_tokenizer, runtime
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import MemoryWeights
+from dlm_tui.progress import run_to_end
 from tests.tiny_models import CORPUS, SMALL
 
 TEXTS = (
@@ -94,9 +94,9 @@ def test_llama_cpp_splits_text_the_same_way(tmp_path: Path, kind: str) -> None:
     assert written.pre == kind
     path = tmp_path / "model.gguf"
     architecture = read_architecture(config.to_dict())
-    drain(write_model(path, MemoryWeights(model.state_dict()), architecture, written, "f32", name="x"))
+    run_to_end(write_model(path, MemoryWeights(model.state_dict()), architecture, written, "f32", name="x"))
     job = ParityJob("llama.cpp", path, [[1, 2]], "f32", config.vocab_size, texts=TEXTS, greedy=0)
-    answers = drain(runtime_answers(job))
+    answers = run_to_end(runtime_answers(job))
     check_tokenizer(TEXTS, [tokenizer(text)["input_ids"] for text in TEXTS], answers.tokenized)
 
 

@@ -13,14 +13,14 @@ import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
-from dlm_tui.engine.drain import drain
-from dlm_tui.gate.explain import dropped_changes, pull_values
+from dlm_tui.gate.attribution import attribution_values, dropped_changes
 from dlm_tui.gate.gate import load_document_gate
 from dlm_tui.gate.router import PromptRouter
 from dlm_tui.gate.static import resolve_and_announce, resolve_gate_mix, static_mix
 from dlm_tui.gate.status import gate_status
 from dlm_tui.gate.training import cached_embeddings, train_document_gate
 from dlm_tui.model import MixedModel, load_base, resolve_base
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import MetricsReader, Store
 from tests.interop.peer_fixture import PEER_ADAPTERS, PEER_IDS, copy_peer, make_writable, peer_root, tree_snapshot
 
@@ -29,7 +29,7 @@ EXPECTED: dict[str, Any] = json.loads((peer_root() / "expected_gate.json").read_
 
 @pytest.fixture(scope="module")
 def model() -> MixedModel:
-    return MixedModel(drain(load_base(resolve_base("peer-tiny", peer_root() / "base"))), {})
+    return MixedModel(run_to_end(load_base(resolve_base("peer-tiny", peer_root() / "base"))), {})
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_expected_weight(model: MixedModel) -> None:
     assert gate is not None and gate.mode == "trained"
     router = PromptRouter(model.backbone, model.base, gate)
     for row in EXPECTED["rows"]:
-        result = drain(router.route(row["prompt"]))
+        result = run_to_end(router.route(row["prompt"]))
         assert result.weights == pytest.approx(row["weights"], abs=1e-5)
         assert result.entropy == pytest.approx(row["entropy"], abs=1e-5)
 
@@ -61,8 +61,8 @@ def test_pulls_predict_what_dropping_a_token_does(model: MixedModel) -> None:
     router = PromptRouter(model.backbone, model.base, gate)
     assert gate is not None
     for row in EXPECTED["rows"]:
-        drain(router.route(row["prompt"]))
-        predicted, measured = pull_values(gate, router.states), dropped_changes(gate, router.states)
+        run_to_end(router.route(row["prompt"]))
+        predicted, measured = attribution_values(gate, router.states), dropped_changes(gate, router.states)
         for column in range(3):
             ranks = torch.stack([predicted[:, column], measured[:, column]]).argsort(dim=1).argsort(dim=1)
             assert float(torch.corrcoef(ranks.double())[0, 1]) >= 0.9, (row["prompt"], column)
@@ -81,7 +81,7 @@ def test_states_and_mixes_of_the_three_stores(model: MixedModel, tmp_path: Path)
     mix, line = resolve_and_announce(store, document)
     assert mix == [(name, pytest.approx(recorded[name], abs=1e-9)) for name in PEER_ADAPTERS]
     assert all(name in line for name in PEER_ADAPTERS)
-    frozen = drain(static_mix(document, store, model))
+    frozen = run_to_end(static_mix(document, store, model))
     assert frozen.mode == "static_mean" and frozen.weights() == pytest.approx(recorded, abs=1e-4)
     uniform = load(root / "uniform.dlm")
     assert resolve_gate_mix(_store(root, "uniform"), uniform) == [(name, 1 / 3) for name in PEER_ADAPTERS]
@@ -120,7 +120,7 @@ def test_route_explains_and_survives_hostile_prompts(
     assert main(["route", *options, "Say hello to a friend.", "--json", "--explain"]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert len(result["pulls"]) == len(result["trajectory"]) == result["tokens"]
-    assert "".join(pull["text"] for pull in result["pulls"]).endswith("friend.")
+    assert "".join(attribution["text"] for attribution in result["pulls"]).endswith("friend.")
     monkeypatch.setattr("sys.stdin", io.StringIO("\n\x1b[31mred\x07\r\n" + "word " * 20_000 + "\n"))
     assert main(["route", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -157,9 +157,9 @@ def test_our_retraining_of_their_document_is_at_least_as_sure(tmp_path: Path, mo
     root = copy_peer(tmp_path / "peer")
     document, store = load(root / "routed.dlm"), _store(root, "routed")
     before = (store.gate_dir / "gate_config.json").read_bytes()
-    outcome = drain(train_document_gate(document, store, model))
+    outcome = run_to_end(train_document_gate(document, store, model))
     assert (store.gate_dir / "gate_config.json").read_bytes() == before
-    rows, _ = drain(cached_embeddings(model, store, [row["prompt"] for row in EXPECTED["rows"]]))
+    rows, _ = run_to_end(cached_embeddings(model, store, [row["prompt"] for row in EXPECTED["rows"]]))
     assert outcome.gate is not None
     tops = [PEER_ADAPTERS[index] for index in outcome.gate.weights(rows).argmax(dim=-1).tolist()]
     assert tops == [row["label"] for row in EXPECTED["rows"]]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.cli.show_report import show_report
 from dlm_tui.document import load
 from dlm_tui.store import (
     MetricsReader,
@@ -21,7 +22,6 @@ from dlm_tui.store import (
     read_gate_config,
     read_lock_record,
     read_manifest,
-    show_report,
 )
 from tests.interop.peer_fixture import PEER_ADAPTERS, PEER_IDS, copy_peer, make_writable, peer_root, tree_snapshot
 from tests.interop.store_checker import check_store

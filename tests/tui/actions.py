@@ -20,10 +20,10 @@ from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.engine.protocol import TrainGate
+from dlm_widgets.splitter import Splitter
 from tests.tui import mouse
 from tests.tui.conftest import Bench
 from tests.tui.recorded import World
-from widgets.splitter import Splitter
 
 PROMPT = "what is the tide"
 Step = Callable[[Bench], Awaitable[None]]

@@ -23,9 +23,9 @@ from dlm_tui.app.state import StateFile
 from dlm_tui.app.workbench import Workbench
 from dlm_tui.document import load
 from dlm_tui.engine.protocol import ExportJob, TrainJob
+from dlm_widgets.throttled import Throttled
 from tests.tui.document import write_document
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
-from widgets.repaint import Repainted
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ class Bench:
             await self._pause(0)
             nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
             waiting = any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks
-            waiting = waiting or any(isinstance(node, Repainted) and node.is_behind for node in nodes)
+            waiting = waiting or any(isinstance(node, Throttled) and node.is_behind for node in nodes)
             calm = 0 if waiting else calm + 1
 
     async def _pause(self, seconds: float | None = None) -> None:

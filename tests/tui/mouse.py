@@ -11,10 +11,10 @@ from textual.widgets import OptionList
 from dlm_tui.app.commands import command_name
 from dlm_tui.app.keys import BY_ID, Key
 from dlm_tui.app.panes.pane import Pane
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.mixing_desk import MixingDesk
+from dlm_widgets.page_tabs import PageTabs
 from tests.tui.conftest import Bench
-from widgets.key_bar import KeyBar
-from widgets.mixing_desk import MixingDesk
-from widgets.page_tabs import PageTabs
 
 Place = tuple[int, int]
 
@@ -53,8 +53,8 @@ def button(bench: Bench, action: str) -> tuple[Place, Widget] | None:
     screen = bench.app.screen
     for edge in (*screen.query(Pane), *screen.query(PageTabs)):
         if edge.display and edge.region.area:
-            for at, offer in edge.words():
-                if offer.action == action:
+            for at, border_button in edge.words():
+                if border_button.action == action:
                     return (edge.region.x + at, edge.region.y), edge
     for bar in screen.query(KeyBar):
         for at, hint in bar.placed():

@@ -37,7 +37,7 @@ from dlm_tui.engine.protocol import (
     Status,
     Stopped,
     Token,
-    TokenPull,
+    TokenAttribution,
     TrainGate,
     TrainJob,
     ViewDone,
@@ -201,7 +201,7 @@ class RecordedEngine:
                 await self._measured()
                 yield Drifted(report=DRIFT)
             case GetStatus():
-                yield Status(rss=851_443_712, threads=2, tier="lean", uptime=75.0, device="cpu", dtype="float32")
+                yield Status(rss=851_443_712, threads=2, tier="fused", uptime=75.0, device="cpu", dtype="float32")
             case _:
                 yield Failed(kind="UsageError", text=f"not recorded: {type(request).__name__}")
 
@@ -217,7 +217,7 @@ class RecordedEngine:
             gate="trained" if trained else "none",
             gate_reason="" if trained else "no gate has been trained yet",
             base="pocket",
-            tier="lean",
+            tier="fused",
             device="cpu",
             parameters=2_100_000,
             static=dict.fromkeys(NAMES, 1 / 3) if trained else {},
@@ -228,11 +228,11 @@ class RecordedEngine:
         weights = self.weights(request.prompt)
         entropy = -sum(w * math.log(w) for w in weights.values())
         words = request.prompt.split(" ")
-        pulls, trajectory, at = [], [], 0
+        attributions, trajectory, at = [], [], 0
         for index, word in enumerate(words):
             text = word if index == 0 else " " + word
-            pull = {name: 0.05 * sum(word.lower().count(letter) for letter in hints(name)) for name in NAMES}
-            pulls.append(TokenPull(text=text, start=at, end=at + len(text), pull=pull))
+            attribution = {name: 0.05 * sum(word.lower().count(letter) for letter in hints(name)) for name in NAMES}
+            attributions.append(TokenAttribution(text=text, start=at, end=at + len(text), attribution=attribution))
             at += len(text)
             trajectory.append(self.weights(" ".join(words[: index + 1])))
         return Routed(
@@ -242,9 +242,9 @@ class RecordedEngine:
             normalised_entropy=entropy / math.log(3),
             mode="trained" if self.world.trained else "none",
             tokens=len(words),
-            novelty=0.2,
-            unlike="zzz" in request.prompt,
-            pulls=pulls if request.explain else None,
+            ood_score=0.2,
+            is_ood="zzz" in request.prompt,
+            attributions=attributions if request.explain else None,
             trajectory=trajectory if request.explain else None,
         )
 

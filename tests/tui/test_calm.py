@@ -18,13 +18,13 @@ from dlm_tui.app.panes.insight import InsightPane
 from dlm_tui.app.panes.jobs import JobsPane
 from dlm_tui.app.panes.runs import RunsPane
 from dlm_tui.engine.protocol import Event, JobDone, Progress
+from dlm_widgets.answer_card import AnswerCard
+from dlm_widgets.literal_static import ThrottledStatic
+from dlm_widgets.throttled import Throttled
 from tests.tui.conftest import Bench, Opener
-from widgets.answer_card import AnswerCard
-from widgets.line import LiveLine
-from widgets.repaint import Repainted
 
 TWICE = 2  # as it is shown, and again where its place changes its size a moment later
-DRAWN = (AnswerCard, AnswersPane, DeskPane, InsightPane, JobsPane, RunsPane, LiveLine)
+DRAWN = (AnswerCard, AnswersPane, DeskPane, InsightPane, JobsPane, RunsPane, ThrottledStatic)
 
 
 class Draws(Counter[str]):
@@ -110,7 +110,7 @@ async def test_a_flood_of_everything_is_bounded_for_every_pane(workbench: Opener
             (DeskPane, 1),
             (InsightPane, 1),
             (RunsPane, 1),
-            (LiveLine, 1),
+            (ThrottledStatic, 1),
         ):
             assert draws[kind.__name__] <= count * draws.allowed(kind), kind
             assert kind is InsightPane or draws[kind.__name__] >= count, kind
@@ -165,7 +165,7 @@ async def test_a_desk_behind_a_zoomed_pane_rests(workbench: Opener, draws: Draws
         assert shown == bench.screen.weights
 
 
-class Counting(Static, Repainted):
+class Counting(Static, Throttled):
     """Remembers when it drew."""
 
     times: list[float]
@@ -183,7 +183,7 @@ class OneCounting(App[None]):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """A clock that stands where the test puts it."""
     now = [100.0]
-    monkeypatch.setattr("widgets.repaint.monotonic", lambda: now[0])
+    monkeypatch.setattr("dlm_widgets.throttled.monotonic", lambda: now[0])
     yield now
 
 

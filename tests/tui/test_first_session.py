@@ -9,10 +9,10 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from dlm_tui.store import MetricsWriter, Store
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.mixing_desk import MixingDesk
 from tests.tui.conftest import Bench, Opener
 from tests.tui.recorded import World
-from widgets.key_bar import KeyBar
-from widgets.mixing_desk import MixingDesk
 
 
 class Recording:

@@ -11,7 +11,7 @@ from dlm_tui.app.moves import Moved
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.log import LogScreen
 from dlm_tui.app.screens.moved import MovedScreen
-from dlm_tui.engine.protocol import Progress, Routed, TokenPull
+from dlm_tui.engine.protocol import Progress, Routed, TokenAttribution
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import HEAD
 
@@ -37,9 +37,9 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
         screen = bench.screen
         screen.prompt_pane.set_text(HOSTILE)
         await bench.idle()
-        pulls = [TokenPull(text=HOSTILE, start=0, end=1, pull={"tone": 1.0})]
+        attributions = [TokenAttribution(text=HOSTILE, start=0, end=1, attribution={"tone": 1.0})]
         routed = Routed(prompt="p", weights={"tone": 1.0}, entropy=0, normalised_entropy=0, mode="trained", tokens=1,
-                        pulls=pulls, trajectory=[{"tone": 1.0}] * 3)  # fmt: skip
+                        attributions=attributions, trajectory=[{"tone": 1.0}] * 3)  # fmt: skip
         screen.insight.show_route(routed, screen.names, screen.marks, screen.ground)
         screen.insight.effect_pending(HOSTILE)
         await screen.answers.begin([HOSTILE, "base"], {})

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from dlm_tui.engine.protocol import Generate, Route, Score
+from dlm_widgets.mixing_desk import MixingDesk
 from tests.tui.conftest import Bench, Opener
-from widgets.mixing_desk import MixingDesk
 
 
 def weights(bench) -> dict[str, float | None]:  # type: ignore[no-untyped-def]

@@ -12,11 +12,11 @@ from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.history import HistoryScreen
 from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.pick_list import PickList
 from tests.tui import mouse
 from tests.tui.actions import compared, fader, focus_of, prompt, showing, view
 from tests.tui.conftest import Bench, Opener
-from widgets.key_bar import KeyBar
-from widgets.pick_list import PickList
 
 SIZES = [(60, 18), (80, 24), (120, 40), (200, 60)]
 
@@ -138,14 +138,14 @@ async def test_a_word_works_in_the_pane_it_stands_on(workbench: Opener) -> None:
             await mouse.press_button(bench, "next_answer(1)")
         assert view(bench) == "tone" and focus_of(bench) == "answers"
         desk = bench.screen.desk
-        at = next(at for at, offer in desk.words() if offer.action == "mix_mode")
+        at = next(at for at, border_button in desk.words() if border_button.action == "mix_mode")
         await mouse.click(bench, (desk.region.x + at, desk.region.y), desk)
         assert bench.screen.state.mix.mode == "uniform" and focus_of(bench) == "desk"
         answers = bench.screen.answers
-        at = next(at for at, offer in answers.words() if offer.action == "zoom")
+        at = next(at for at, border_button in answers.words() if border_button.action == "zoom")
         await mouse.click(bench, (answers.region.x + at, answers.region.y), answers)
         await bench.until(lambda: bench.screen.zoom == "answers" and view(bench) == "tone", "zoomed")
-        at = next(at for at, offer in answers.words() if offer.action == "zoom")
+        at = next(at for at, border_button in answers.words() if border_button.action == "zoom")
         await mouse.click(bench, (answers.region.x + at, answers.region.y), answers)
         await bench.until(lambda: bench.screen.zoom is None, "everything again")
 

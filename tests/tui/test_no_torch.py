@@ -14,7 +14,7 @@ from dlm_tui.app.base import Setup
 from dlm_tui.app.config import load_config
 from dlm_tui.app.state import StateFile
 from dlm_tui.document import load
-from dlm_tui.engine.jobs import start_job
+from dlm_tui.engine.job_client import start_job
 from tests.tui.recorded import RecordedEngine, World
 
 async def main(path):

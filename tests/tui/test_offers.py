@@ -9,8 +9,8 @@ from textual.widgets import Checkbox
 
 from dlm_tui.app.engine_facts import bytes_text
 from dlm_tui.engine.protocol import ExportJob
+from dlm_widgets.answer_card import heat_style
 from tests.tui.conftest import Bench, Opener
-from widgets.answer_card import heat_style
 
 
 async def open_export(bench: Bench) -> Checkbox:
@@ -77,7 +77,7 @@ async def test_about_the_engine(workbench: Opener) -> None:
             "2,100,000",
             "knowledge v1, tone v1, style v1",
             "cpu, answers in float32",
-            "lean:",
+            "fused:",
             "812 MiB",
             "75 s",
         ):

@@ -13,10 +13,10 @@ from dlm_tui.app.keys import KEYS, WHERE_TEXT, keys_of
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.help import help_content, help_width
 from dlm_tui.app.screens.jump import JumpScreen
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.page_tabs import PageTabs
+from dlm_widgets.splitter import Splitter
 from tests.tui.conftest import Bench, Opener
-from widgets.key_bar import KeyBar
-from widgets.page_tabs import PageTabs
-from widgets.splitter import Splitter
 
 
 def visible(bench: Bench) -> set[str]:
@@ -119,8 +119,11 @@ async def test_words_on_edges_never_touch_the_titles(workbench: Opener, size: tu
             if not edge.display or not edge.region.area:
                 continue
             row = rows[edge.region.y].ljust(size[0])[edge.region.x : edge.region.right]
-            for at, offer in edge.words():
-                assert row[at - 2 : at + len(offer.word) + 1] in {f"\u2500 {offer.word} ", f"  {offer.word} "}, row
+            for at, border_button in edge.words():
+                assert row[at - 2 : at + len(border_button.word) + 1] in {
+                    f"\u2500 {border_button.word} ",
+                    f"  {border_button.word} ",
+                }, row
                 seen += 1
         assert seen >= 4
         footer = rows[-1].rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,25 @@ print(json.dumps(sorted(sys.modules)))
 def loaded_by(*modules: str) -> set[str]:
     """Modules in a fresh process after importing `modules`."""
     output = subprocess.run(
-        [sys.executable, "-c", PROBE, ",".join(modules)], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-c", PROBE, ",".join(modules)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'widgets'}"},
     )
     return set(json.loads(output.stdout))
 
 
 def sources(package: str) -> list[str]:
     """Dotted names of all modules of a package."""
-    files = sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
-    names = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".") for path in files]
+    top = ROOT / "widgets" if package == "dlm_widgets" else ROOT
+    files = sorted((top / package.replace(".", "/")).rglob("*.py"))
+    names = [str(path.relative_to(top).with_suffix("")).replace("/", ".") for path in files]
     return [name.removesuffix(".__init__") for name in names]
 
 
-@pytest.mark.parametrize("room", ["dlm_tui.app", "dlm_tui.document", "dlm_tui.store", "widgets", "dlm_tui.cli"])
+@pytest.mark.parametrize("room", ["dlm_tui.app", "dlm_tui.document", "dlm_tui.store", "dlm_widgets", "dlm_tui.cli"])
 def test_rooms_of_the_screen_load_no_model_library(room: str) -> None:
     loaded = loaded_by(*sources(room))
     assert not [name for name in HEAVY if name in loaded]
@@ -46,12 +53,14 @@ def test_rooms_of_files_load_no_screen(room: str) -> None:
 
 
 def test_the_wire_and_its_client_load_neither() -> None:
-    loaded = loaded_by("dlm_tui.engine.protocol", "dlm_tui.engine.client", "dlm_tui.engine.jobs", "dlm_tui.model.views")
+    loaded = loaded_by(
+        "dlm_tui.engine.protocol", "dlm_tui.engine.client", "dlm_tui.engine.job_client", "dlm_tui.model.views"
+    )
     assert not [name for name in (*HEAVY, "textual") if name in loaded]
 
 
 def test_widgets_stand_alone() -> None:
-    assert not [name for name in loaded_by(*sources("widgets")) if name.startswith("dlm_tui")]
+    assert not [name for name in loaded_by(*sources("dlm_widgets")) if name.startswith("dlm_tui")]
 
 
 def test_naming_a_room_of_the_model_does_not_load_torch() -> None:

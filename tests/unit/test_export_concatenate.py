@@ -18,7 +18,9 @@ def adapter(rank: int, seed: int, modules: tuple[str, ...] = ("q", "v"), scale: 
     generator = torch.Generator().manual_seed(seed)
     pairs = {
         module: SimpleNamespace(
-            down=torch.randn(rank, 12, generator=generator), up=torch.randn(10, rank, generator=generator), scale=scale
+            lora_A=torch.randn(rank, 12, generator=generator),
+            lora_B=torch.randn(10, rank, generator=generator),
+            scale=scale,
         )
         for module in modules
     }
@@ -31,7 +33,7 @@ def delta(adapters: dict[str, SimpleNamespace], mix: list[tuple[str, float]], mo
     for name, weight in mix:
         low = adapters[name].modules.get(module)
         if low is not None:
-            total += weight * low.scale * low.up.double() @ low.down.double()
+            total += weight * low.scale * low.lora_B.double() @ low.lora_A.double()
     return total
 
 
@@ -51,8 +53,8 @@ def test_the_stack_equals_the_sum(weights: tuple[float, float, float]) -> None:
     assert set(pairs) == touched
     for module, pair in pairs.items():
         expected = delta(TRIO, mix, module)
-        assert pair.rank == sum(TRIO[n].modules[module].down.shape[0] for n in used if module in TRIO[n].modules)
-        error = (pair.up.double() @ pair.down.double() - expected).abs().max() / expected.abs().max()
+        assert pair.rank == sum(TRIO[n].modules[module].lora_A.shape[0] for n in used if module in TRIO[n].modules)
+        error = (pair.lora_B.double() @ pair.lora_A.double() - expected).abs().max() / expected.abs().max()
         assert error < 3e-7
 
 
@@ -64,24 +66,24 @@ def test_padding_changes_nothing_and_makes_one_rank() -> None:
     assert rank == 14
     assert set(uniform) == set(shapes)
     for module, pair in uniform.items():
-        assert pair.down.shape == (14, shapes[module][1])
-        assert pair.up.shape == (shapes[module][0], 14)
+        assert pair.lora_A.shape == (14, shapes[module][1])
+        assert pair.lora_B.shape == (shapes[module][0], 14)
         if module in pairs:
-            torch.testing.assert_close(pair.up @ pair.down, pairs[module].up @ pairs[module].down)
+            torch.testing.assert_close(pair.lora_B @ pair.lora_A, pairs[module].lora_B @ pairs[module].lora_A)
         else:
-            assert not (pair.up @ pair.down).any()
+            assert not (pair.lora_B @ pair.lora_A).any()
 
 
 def test_folding_takes_the_scale_into_up() -> None:
     pair = folded(TRIO["c"], 3.0)["o"]
     low = TRIO["c"].modules["o"]
-    torch.testing.assert_close(pair.up, low.up * (3.0 * low.scale))
-    assert torch.equal(pair.down, low.down)
+    torch.testing.assert_close(pair.lora_B, low.lora_B * (3.0 * low.scale))
+    assert torch.equal(pair.lora_A, low.lora_A)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_named(value: float) -> None:
-    for side in ("down", "up"):
+    for side in ("lora_A", "lora_B"):
         broken = adapter(2, 4)
         getattr(broken.modules["v"], side)[0, 0] = value
         with pytest.raises(ExportRefused, match=r"'broken'.*'v'"):
@@ -90,7 +92,7 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
 
 def test_a_broken_adapter_with_weight_zero_is_not_in_the_way() -> None:
     broken = adapter(2, 4)
-    broken.modules["v"].up[0, 0] = math.nan
+    broken.modules["v"].lora_B[0, 0] = math.nan
     assert concatenate({"a": TRIO["a"], "x": broken}, [("a", 1.0), ("x", 0.0)])
 
 
@@ -106,7 +108,7 @@ def test_nothing_to_export_missing_and_overflowing_are_refused() -> None:
 def test_order_does_not_matter_for_the_sum() -> None:
     mix = [("a", 0.5), ("b", -0.25), ("c", 0.75)]
     sums = [
-        (pair.up.double() @ pair.down.double())
+        (pair.lora_B.double() @ pair.lora_A.double())
         for order in itertools.permutations(mix)
         for pair in [concatenate(TRIO, list(order))["q"]]
     ]

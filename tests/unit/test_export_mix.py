@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export import ExportRefused, ExportRequest, ResolvedMix, resolve_mix
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
 from dlm_tui.store import MetricsWriter
 from tests.export_sessions import NAMES, QUESTIONS, add_gate, export, open_tiny
 
@@ -30,7 +30,7 @@ def fresh(tmp_path: Path) -> Iterator[Session]:
 
 
 def resolve(session: Session, **request: Any) -> ResolvedMix:
-    return drain(resolve_mix(ExportRequest(**request).checked(), session))
+    return run_to_end(resolve_mix(ExportRequest(**request).checked(), session))
 
 
 def test_the_default_is_the_mean_gate_weight_over_the_training_prompts(trained: Session) -> None:
@@ -148,7 +148,7 @@ def test_an_adapter_without_a_trained_version_is_refused(fresh: Session) -> None
 
 def test_an_adapter_with_weights_that_are_not_finite_is_refused(fresh: Session) -> None:
     adapter = fresh.model.adapters["tone"]
-    next(iter(adapter.modules.values())).up[0, 0] = float("inf")
+    next(iter(adapter.modules.values())).lora_B[0, 0] = float("inf")
     for target in ("peft", "vllm", "merged", "ollama", "llama-server"):
         with pytest.raises(ExportRefused, match=r"'tone'.*finite"):
             export(fresh, adapter="tone", target=target)

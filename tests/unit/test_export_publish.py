@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui import files
-from dlm_tui.export.publish import check_destination, check_space, publish, read_manifest, recover
+from dlm_tui.export.atomic_folder import check_destination, check_space, publish, read_manifest, recover
 from dlm_tui.export.requests import ExportRefused
 
 OURS = {"created_by": "dlm-tui-0.1.0"}

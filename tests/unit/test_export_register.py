@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from dlm_tui.engine.job import _register
+from dlm_tui.engine.job_worker import _register
 from dlm_tui.engine.protocol import Event, Log
 from dlm_tui.errors import Cancelled
 

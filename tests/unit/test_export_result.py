@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from dlm_tui.cli.main import main
-from dlm_tui.engine.session import Session
 from dlm_tui.export import create_model, destination, find_ollama
 from dlm_tui.export.requests import ExportRefused, ExportRequest
+from dlm_tui.session import Session
 from dlm_tui.store import MetricsReader, read_manifest
 from tests.export_sessions import NAMES, export, open_tiny
 

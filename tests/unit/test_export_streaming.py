@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.export import weights
 from dlm_tui.export.architectures import permute_rows, read_architecture
-from dlm_tui.export.concatenate import Pair
+from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_file import tensor_type
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import GgufTokenizer
 from dlm_tui.export.merged_folder import write_merged
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import FolderWeights, MemoryWeights, blocks, open_weights
+from dlm_tui.progress import run_to_end
 
 TOKENIZER = GgufTokenizer("gpt2", "gpt-2", ["a", "b"], [1, 1], merges=["a b"])
 
@@ -67,11 +67,11 @@ def state(shape: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
-def pairs_for(shape: dict[str, Any], rank: int = 3) -> dict[str, Pair]:
+def pairs_for(shape: dict[str, Any], rank: int = 3) -> dict[str, LoraPair]:
     hidden = shape["hidden_size"]
     rows = {"q_proj": hidden, "k_proj": hidden // 2, "v_proj": hidden // 2}
     return {
-        f"model.layers.{layer}.self_attn.{name}": Pair(torch.randn(rank, hidden), torch.randn(out, rank))
+        f"model.layers.{layer}.self_attn.{name}": LoraPair(torch.randn(rank, hidden), torch.randn(out, rank))
         for layer in range(shape["num_hidden_layers"])
         for name, out in rows.items()
     }
@@ -90,7 +90,7 @@ def test_block_size_changes_nothing_but_rounding(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(weights, "BLOCK_ELEMENTS", size)
         path = tmp_path / f"{size}.gguf"
         source, architecture = MemoryWeights(tensors), read_architecture(shape)
-        drain(write_model(path, source, architecture, TOKENIZER, "f32", name="x", mix=pairs))
+        run_to_end(write_model(path, source, architecture, TOKENIZER, "f32", name="x", mix=pairs))
         files.append(read(path))
     for name, values in files[0].items():
         for other in files[1:]:
@@ -102,13 +102,15 @@ def test_every_tensor_is_the_merged_and_permuted_one(tmp_path: Path) -> None:
     shape = config(2, 64, 96)
     tensors, pairs = state(shape, torch.float32), pairs_for(shape)
     path = tmp_path / "x.gguf"
-    drain(write_model(path, MemoryWeights(tensors), read_architecture(shape), TOKENIZER, "f32", name="x", mix=pairs))
+    run_to_end(
+        write_model(path, MemoryWeights(tensors), read_architecture(shape), TOKENIZER, "f32", name="x", mix=pairs)
+    )
     found = read(path)
     assert len(found) == len(tensors)
     for layer in range(2):
         for name, heads, target in (("q_proj", 4, "attn_q"), ("k_proj", 2, "attn_k"), ("v_proj", 0, "attn_v")):
             module = f"model.layers.{layer}.self_attn.{name}"
-            merged = tensors[f"{module}.weight"] + pairs[module].up @ pairs[module].down
+            merged = tensors[f"{module}.weight"] + pairs[module].lora_B @ pairs[module].lora_A
             expected = torch.empty_like(merged)
             for row in range(merged.shape[0]):  # the rule written out: halves of a head become neighbours
                 head, inside = divmod(row, 16)
@@ -146,7 +148,9 @@ def test_what_has_no_place_or_is_missing_is_refused() -> None:
     with pytest.raises(ExportRefused, match="incomplete"):
         plan_model(MemoryWeights({"model.norm.weight": torch.ones(64)}), architecture, "f32")
     with pytest.raises(ExportRefused, match="lm_head"):
-        plan_model(MemoryWeights(tensors), architecture, "f32", {"lm_head": Pair(torch.ones(1, 64), torch.ones(50, 1))})
+        plan_model(
+            MemoryWeights(tensors), architecture, "f32", {"lm_head": LoraPair(torch.ones(1, 64), torch.ones(50, 1))}
+        )
     plan_model(
         MemoryWeights({**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}), architecture, "f32"
     )
@@ -157,8 +161,8 @@ def test_a_loaded_model_stays_as_it_was(tmp_path: Path) -> None:
     tensors, pairs = state(shape, torch.float32), pairs_for(shape)
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     source = MemoryWeights(tensors)
-    drain(write_model(tmp_path / "x", source, read_architecture(shape), TOKENIZER, "f32", name="x", mix=pairs))
-    drain(write_merged(tmp_path, source, pairs, shape, "f32"))
+    run_to_end(write_model(tmp_path / "x", source, read_architecture(shape), TOKENIZER, "f32", name="x", mix=pairs))
+    run_to_end(write_merged(tmp_path, source, pairs, shape, "f32"))
     assert all(torch.equal(tensors[name], before[name]) for name in before)
 
 
@@ -244,12 +248,12 @@ def test_memory_stays_under_one_layer(tmp_path: Path, kind: str) -> None:
             if kind == "merged":
                 out = tmp_path / f"out{attempt}"
                 out.mkdir()
-                drain(write_merged(out, source, pairs, shape, "f16"))
+                run_to_end(write_merged(out, source, pairs, shape, "f16"))
                 size = (out / "model.safetensors").stat().st_size
             else:
                 path = tmp_path / f"x{attempt}.gguf"
                 architecture = read_architecture(shape)
-                drain(write_model(path, source, architecture, TOKENIZER, kind[5:], name="x", mix=pairs))
+                run_to_end(write_model(path, source, architecture, TOKENIZER, kind[5:], name="x", mix=pairs))
                 size = path.stat().st_size
         assert size > layer_bytes * 0.7
         # on a busy machine the samples may all have missed it

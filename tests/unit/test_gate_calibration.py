@@ -16,8 +16,8 @@ from dlm_tui.gate.calibration import (
     scores,
     stratified_folds,
 )
-from dlm_tui.gate.novelty import MINIMUM, Novelty, _leading, fit_novelty
-from dlm_tui.gate.verdicts import collapse_text, collapsed_onto, frozen_text, verdict_text
+from dlm_tui.gate.messages import collapse_text, collapsed_onto, frozen_text, verdict_text
+from dlm_tui.gate.ood import MINIMUM, OodDetector, _leading, fit_ood
 
 
 def _logits(count: int, adapters: int, seed: int, sharp: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,8 +93,8 @@ def test_folds_are_stratified_and_even(labels: list[int], folds: int, seed: int)
 
 def test_the_distance_is_a_shrunk_mahalanobis_distance() -> None:
     rows = torch.randn(20, 9, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.2, 3, 9)
-    novelty = fit_novelty(rows, [0, 1] * 10, 0)
-    assert novelty is not None
+    ood_score = fit_ood(rows, [0, 1] * 10, 0)
+    assert ood_score is not None
     x = rows.double()
     covariance = (x - x.mean(0)).T @ (x - x.mean(0)) / 19
     share = 9 / (9 + 20)
@@ -102,8 +102,8 @@ def test_the_distance_is_a_shrunk_mahalanobis_distance() -> None:
     point = torch.randn(4, 9, generator=torch.Generator().manual_seed(2)).double() * 3
     offset = point - x.mean(0)
     expected = ((offset @ torch.linalg.inv(shrunk)) * offset).sum(-1).div(9).sqrt()
-    assert torch.allclose(novelty.distance(point.float()), expected, rtol=1e-4)
-    assert torch.equal(novelty.held_out, novelty.held_out.sort().values) and len(novelty.held_out) == 20
+    assert torch.allclose(ood_score.distance(point.float()), expected, rtol=1e-4)
+    assert torch.equal(ood_score.held_out, ood_score.held_out.sort().values) and len(ood_score.held_out) == 20
 
 
 def test_the_leading_axes_are_those_of_a_full_decomposition() -> None:
@@ -119,21 +119,21 @@ def test_the_leading_axes_are_those_of_a_full_decomposition() -> None:
 def test_novelty_tells_noise_from_the_same_kind() -> None:
     generator = torch.Generator().manual_seed(4)
     rows = torch.randn(60, 40, generator=generator) * torch.logspace(-2, 0, 40)
-    novelty = fit_novelty(rows[:40], [0, 1] * 20, 0)
-    assert novelty is not None
-    same = [novelty.judge(row) for row in rows[40:]]
-    assert sum(unlike for _, unlike in same) == 0 and 0.2 < sum(share for share, _ in same) / 20 < 0.8
-    assert novelty.judge(torch.randn(40, generator=generator)) == (1.0, True)
-    assert novelty.judge(torch.full((40,), float("nan"))) == (1.0, True)
-    restored = Novelty.restore(novelty.tensors())
-    assert torch.allclose(restored.distance(rows), novelty.distance(rows), rtol=1e-5)
+    ood_score = fit_ood(rows[:40], [0, 1] * 20, 0)
+    assert ood_score is not None
+    same = [ood_score.judge(row) for row in rows[40:]]
+    assert sum(is_ood for _, is_ood in same) == 0 and 0.2 < sum(share for share, _ in same) / 20 < 0.8
+    assert ood_score.judge(torch.randn(40, generator=generator)) == (1.0, True)
+    assert ood_score.judge(torch.full((40,), float("nan"))) == (1.0, True)
+    restored = OodDetector.restore(ood_score.tensors())
+    assert torch.allclose(restored.distance(rows), ood_score.distance(rows), rtol=1e-5)
     with pytest.raises(ValueError, match="inconsistent"):
-        Novelty.restore({**novelty.tensors(), "mean": torch.zeros(3)})
+        OodDetector.restore({**ood_score.tensors(), "mean": torch.zeros(3)})
 
 
 def test_no_novelty_without_enough_to_go_by() -> None:
-    assert fit_novelty(torch.randn(MINIMUM - 1, 4), [0] * (MINIMUM - 1), 0) is None
-    assert fit_novelty(torch.ones(20, 4), [0, 1] * 10, 0) is None
+    assert fit_ood(torch.randn(MINIMUM - 1, 4), [0] * (MINIMUM - 1), 0) is None
+    assert fit_ood(torch.ones(20, 4), [0, 1] * 10, 0) is None
 
 
 def test_verdicts_say_what_to_do() -> None:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from dlm_tui.assets import asset
 from dlm_tui.document import Document, load
-from dlm_tui.engine.drain import drain
+from dlm_tui.gate.attribution import attribution_values, dropped_changes
 from dlm_tui.gate.calibration import Scores, scores, stratified_folds
 from dlm_tui.gate.evaluation import held_out_logits
-from dlm_tui.gate.explain import dropped_changes, pull_values
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.router import PromptRouter
 from dlm_tui.gate.training import cached_embeddings, train_document_gate
 from dlm_tui.model import MixedModel, load_base, resolve_base
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
 from tests.benchmarks.gate_reference import held_out, reference_gate
 
@@ -29,7 +29,7 @@ SEEDS = (9, 1, 2)
 
 @pytest.fixture(scope="module")
 def model() -> MixedModel:
-    return MixedModel(drain(load_base(resolve_base("pocket"), device="cpu")), {})
+    return MixedModel(run_to_end(load_base(resolve_base("pocket"), device="cpu")), {})
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def store(document: Document, tmp_path_factory: pytest.TempPathFactory) -> Store
 
 @pytest.fixture(scope="module")
 def rows(model: MixedModel, probes: list[GateProbe], store: Store) -> Tensor:
-    found, _ = drain(cached_embeddings(model, store, [probe.prompt for probe in probes]))
+    found, _ = run_to_end(cached_embeddings(model, store, [probe.prompt for probe in probes]))
     return found
 
 
 @pytest.fixture(scope="module")
 def gate(document: Document, model: MixedModel, store: Store, rows: Tensor) -> Gate:
-    found = drain(train_document_gate(document, store, model)).gate
+    found = run_to_end(train_document_gate(document, store, model)).gate
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ def test_held_out_at_least_as_good_as_the_plain_loop(document: Document, probes:
     ours: list[Scores] = []
     plain: list[Scores] = []
     for seed in SEEDS:
-        ours.append(scores(drain(held_out_logits(document, rows, probes, 5, seed)), labels))
+        ours.append(scores(run_to_end(held_out_logits(document, rows, probes, 5, seed)), labels))
 
         def train(inside: Tensor, truth: Tensor, seed: int = seed) -> nn.Sequential:
             return reference_gate(inside, truth, len(names), seed=seed)
@@ -92,16 +92,16 @@ def test_noise_is_unlike_anything_and_own_prompts_are_not(
     noise = [
         "".join(chance.choice("qwxzjkv#%@&;[]{}0123456789") for _ in range(chance.randint(10, 60))) for _ in range(30)
     ]
-    assert sum(drain(router.route(text)).unlike for text in noise) / len(noise) >= 0.95
-    assert not any(drain(router.route(probe.prompt)).unlike for probe in probes)
-    assert gate.novelty is not None
-    assert float((gate.novelty.held_out > gate.novelty.limit).double().mean()) <= 0.04
+    assert sum(run_to_end(router.route(text)).is_ood for text in noise) / len(noise) >= 0.95
+    assert not any(run_to_end(router.route(probe.prompt)).is_ood for probe in probes)
+    assert gate.ood_score is not None
+    assert float((gate.ood_score.held_out > gate.ood_score.limit).double().mean()) <= 0.04
 
 
 def test_pulls_predict_what_dropping_a_token_does(router: PromptRouter, probes: list[GateProbe], gate: Gate) -> None:
     for probe in probes:
-        drain(router.route(probe.prompt))
-        predicted, measured = pull_values(gate, router.states), dropped_changes(gate, router.states)
+        run_to_end(router.route(probe.prompt))
+        predicted, measured = attribution_values(gate, router.states), dropped_changes(gate, router.states)
         for column in range(len(gate.names)):
             ranks = torch.stack([predicted[:, column], measured[:, column]]).argsort(dim=1).argsort(dim=1)
             assert float(torch.corrcoef(ranks.double())[0, 1]) >= 0.9, (probe.prompt, column)
@@ -116,4 +116,4 @@ def test_editing_one_section_embeds_one(
         text.replace("How many steps are in the lighthouse?", "How many steps has the lighthouse got?", 1)
     )
     assert len(rows) == len(trained_probes(load(edited)))
-    assert drain(train_document_gate(load(edited), store, model)).embedded == 1
+    assert run_to_end(train_document_gate(load(edited), store, model)).embedded == 1

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from dlm_tui.document import Document
-from dlm_tui.engine.drain import drain
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate.drift import drift_report
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.nexttoken import best_mix, frozen_divergence, live_logprobs, next_logprobs, prompt_batches
 from dlm_tui.gate.training import train_document_gate
 from dlm_tui.model import MixedModel
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, model: MixedModel) -> tupl
     folder = tmp_path_factory.mktemp("document")
     document = write_document(folder / "d.dlm", gate="lr: 0.01\nsteps: 60")
     store = Store(folder / "home", DLM_ID)
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     return document, store
 
 
@@ -43,8 +43,8 @@ def test_next_token_divergence_against_single_passes(model: MixedModel) -> None:
     frozen = torch.tensor([0.2, 0.5, 0.3])
     batches = prompt_batches(prompts)
     assert sorted(place for batch in batches for place in batch.places.tolist()) == list(range(len(prompts)))
-    live = drain(live_logprobs(model.backbone, batches, weights))
-    found = drain(frozen_divergence(model.backbone, batches, live, frozen, len(prompts)))
+    live = run_to_end(live_logprobs(model.backbone, batches, weights))
+    found = run_to_end(frozen_divergence(model.backbone, batches, live, frozen, len(prompts)))
     for place, prompt in enumerate(prompts):
         rows = []
         for mix in (weights[place], frozen):
@@ -59,13 +59,13 @@ def test_the_best_mix_is_found_where_it_is_known(model: MixedModel) -> None:
     prompts = [model.base.chat(text) for rows in PROMPTS.values() for text in rows]
     batches = prompt_batches(prompts)
     truth = torch.tensor([0.1, 0.65, 0.25])
-    live = drain(live_logprobs(model.backbone, batches, truth.expand(len(prompts), -1)))
+    live = run_to_end(live_logprobs(model.backbone, batches, truth.expand(len(prompts), -1)))
     start = torch.full((3,), 1 / 3)
-    found = drain(best_mix(model.reference, batches, live, start))
+    found = run_to_end(best_mix(model.reference, batches, live, start))
     assert float(found.sum()) == pytest.approx(1.0, abs=1e-6) and bool((found >= 0).all())
     assert torch.allclose(found, truth, atol=0.03)
     costs = [
-        drain(frozen_divergence(model.backbone, batches, live, mix, len(prompts))).mean() for mix in (found, start)
+        run_to_end(frozen_divergence(model.backbone, batches, live, mix, len(prompts))).mean() for mix in (found, start)
     ]
     assert costs[0] < 0.02 * costs[1]
 
@@ -88,7 +88,7 @@ def test_the_gradient_reaches_the_coefficients(model: MixedModel) -> None:
 def test_the_report(model: MixedModel, trained: tuple[Document, Store]) -> None:
     document, store = trained
     saved = ["Where is the ladder?", PROMPTS["sea"][0], ""]
-    report = drain(drift_report(document, store, model, prompts=saved)).as_json()
+    report = run_to_end(drift_report(document, store, model, prompts=saved)).as_json()
     json.dumps(report, allow_nan=False)
     assert (report["prompts"], report["training_prompts"], report["saved_prompts"]) == (19, 18, 1)
     gate = load_gate(store)
@@ -125,10 +125,10 @@ def test_freezing_a_gate_that_never_changes_its_mind_costs_nothing(
         for value in gate.network.parameters():
             value.zero_()
         gate.network.second.bias.copy_(torch.tensor([2.0, 0.0, 0.0]))
-    report = drain(drift_report(document, store, model, gate))
+    report = run_to_end(drift_report(document, store, model, gate))
     assert report["frozen"]["kl"] == pytest.approx(0.0, abs=1e-5) and report["frozen"]["changed_answers"] == 0.0
     assert report["kept"] == pytest.approx(1.0, abs=1e-3) and "keeps 100%" in report["verdict"]
-    given = drain(drift_report(document, store, model, gate, frozen={"sea": 1.0}, answers=False))
+    given = run_to_end(drift_report(document, store, model, gate, frozen={"sea": 1.0}, answers=False))
     assert given["frozen"]["mix"] == {"sea": 1.0, "bread": 0.0, "letters": 0.0}
     assert given["frozen"]["changed_answers"] is None and given["frozen"]["kl"] > report["frozen"]["kl"]
 
@@ -138,11 +138,11 @@ def test_without_a_gate_or_adapters_there_is_a_sentence(
 ) -> None:
     document, store = trained
     with pytest.raises(DlmTuiError, match="no trained gate"):
-        drain(drift_report(document, Store(tmp_path, DLM_ID), model))
+        run_to_end(drift_report(document, Store(tmp_path, DLM_ID), model))
     with pytest.raises(DlmTuiError, match="No trained version of sea, bread, letters"):
-        drain(drift_report(document, store, MixedModel(model.base, {})))
+        run_to_end(drift_report(document, store, MixedModel(model.base, {})))
     gate = load_gate(store)
     assert gate is not None
     other = Gate(("x", "y"), gate.config, gate.network)
     with pytest.raises(DlmTuiError, match="other adapters"):
-        drain(drift_report(document, store, model, other))
+        run_to_end(drift_report(document, store, model, other))

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.gate.cache import MAX_SHARDS, EmbeddingCache
 from dlm_tui.gate.embedding import BATCH_TOKENS, EmbedProgress, embed_prompts, length_batches, prompt_tokens
 from dlm_tui.model import MixedModel
+from dlm_tui.progress import run_to_end
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import tiny_model
 
@@ -31,7 +31,7 @@ def test_batches_equal_one_by_one(model: MixedModel) -> None:
     prompts += ["", prompts[0]]
     steps: list[EmbedProgress] = []
     work = embed_prompts(model.backbone, model.base, prompts, hidden_size=model.base.hidden_size)
-    rows = drain(work, steps.append)
+    rows = run_to_end(work, steps.append)
     assert rows.dtype == torch.float32 and steps[-1].done == len(prompts) == steps[-1].total
     for prompt, row in zip(prompts, rows, strict=True):
         expected = (

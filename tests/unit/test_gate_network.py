@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.gate.fitting import FitSettings, FitStep, batches, fit_gate
 from dlm_tui.gate.network import (
     GateNetwork,
@@ -20,6 +19,7 @@ from dlm_tui.gate.network import (
     normalised,
     seeded_network,
 )
+from dlm_tui.progress import run_to_end
 from tests.benchmarks.gate_reference import reference_gate
 
 
@@ -103,7 +103,7 @@ def test_batches_are_drawn_without_replacement(count: int, steps: int, seed: int
 def test_training_equals_the_plain_loop_on_standardised_inputs() -> None:
     rows, labels = _clusters(37, 12, 3)
     chosen = FitSettings(hidden_dim=16, steps=50, lr=1e-3, entropy_lambda=0.05, seed=5)
-    fit = drain(fit_gate(rows, labels, 3, chosen))
+    fit = run_to_end(fit_gate(rows, labels, 3, chosen))
     assert fit.network is not None
     inputs = Standardiser.fit(rows).apply(rows)
     plain = reference_gate(inputs, labels, 3, hidden_dim=16, steps=50, lr=1e-3, entropy_lambda=0.05, seed=5)
@@ -113,15 +113,15 @@ def test_training_equals_the_plain_loop_on_standardised_inputs() -> None:
 def test_training_is_deterministic_and_learns() -> None:
     rows, labels = _clusters(48, 20, 4)
     steps: list[FitStep] = []
-    first = drain(fit_gate(rows, labels, 4, FitSettings()), steps.append)
-    second = drain(fit_gate(rows, labels, 4, FitSettings()))
+    first = run_to_end(fit_gate(rows, labels, 4, FitSettings()), steps.append)
+    second = run_to_end(fit_gate(rows, labels, 4, FitSettings()))
     assert first.network is not None and second.network is not None
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[name])
     assert steps == first.history and [step.step for step in steps] == list(range(1, 201))
     assert steps[-1].loss < 0.6 < steps[0].loss
     assert (first.network(rows).argmax(dim=-1) == labels).double().mean() > 0.95
-    other = drain(fit_gate(rows, labels, 4, FitSettings(seed=43)))
+    other = run_to_end(fit_gate(rows, labels, 4, FitSettings(seed=43)))
     assert other.network is not None
     assert not torch.equal(other.network.first.weight, first.network.first.weight)
 
@@ -130,7 +130,7 @@ def test_entropy_lambda_keeps_the_weights_apart_from_zero() -> None:
     rows, labels = _clusters(48, 20, 3)
     spread = {}
     for strength in (0.0, 1.0):
-        fit = drain(fit_gate(rows, labels, 3, FitSettings(entropy_lambda=strength)))
+        fit = run_to_end(fit_gate(rows, labels, 3, FitSettings(entropy_lambda=strength)))
         assert fit.network is not None
         spread[strength] = float(entropy(fit.network(rows)).mean())
     assert spread[1.0] > spread[0.0] + 0.2
@@ -140,7 +140,7 @@ def test_entropy_lambda_keeps_the_weights_apart_from_zero() -> None:
 def test_a_loss_that_is_not_finite_ends_as_diverged(poison: float) -> None:
     rows, labels = _clusters(20, 6, 2)
     rows[3, 2] = poison
-    fit = drain(fit_gate(rows, labels, 2, FitSettings()))
+    fit = run_to_end(fit_gate(rows, labels, 2, FitSettings()))
     assert fit.diverged and len(fit.history) < 200
     assert not math.isfinite(fit.history[-1].loss)
 
@@ -149,7 +149,7 @@ def test_embeddings_from_inference_mode_can_be_trained_on() -> None:
     with torch.inference_mode():
         rows, labels = _clusters(20, 6, 2)
         rows, labels = rows * 1, labels * 1
-    fit = drain(fit_gate(rows, labels, 2, FitSettings(steps=3)))
+    fit = run_to_end(fit_gate(rows, labels, 2, FitSettings(steps=3)))
     assert fit.network is not None
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.gate.embedding import LIMIT
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.network import entropy, seeded_network
-from dlm_tui.gate.novelty import fit_novelty
+from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.router import PIECE, PrefillProgress, PromptRouter
 from dlm_tui.model import MixedModel
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import GateConfig
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import tiny_model
@@ -155,7 +155,7 @@ def test_random_edit_scripts_equal_a_full_pass(
                 next(overtaken, None)
                 overtaken.close()
             text = edited(text, chance)
-            result = drain(router.route(text))
+            result = run_to_end(router.route(text))
             if not text:
                 assert result.mode == "uniform"
                 continue
@@ -181,12 +181,12 @@ def test_long_prompts_are_cut_as_the_tokenizer_cuts_them(
     assert router.gate is not None
     text = "The harbour master counts the boats when the tide turns. " * 60
     steps: list[PrefillProgress] = []
-    result = drain(router.route(text), steps.append)
+    result = run_to_end(router.route(text), steps.append)
     assert (result.tokens, result.truncated) == (LIMIT, True)
     assert [step.done for step in steps] == [0, PIECE, 2 * PIECE, 3 * PIECE, LIMIT]
     assert list(result.weights.values()) == pytest.approx(full(model, router.gate, text).tolist(), abs=1e-5)
     before = engine.tokens
-    again = drain(router.route(text + " And more that nobody reads."))
+    again = run_to_end(router.route(text + " And more that nobody reads."))
     assert engine.tokens == before and again.weights == result.weights and again.reused == LIMIT
 
 
@@ -201,7 +201,7 @@ def test_a_hundred_thousand_characters_are_not_all_read(model: MixedModel, monke
     monkeypatch.setattr(model.base, "encode_raw", counted)
     router = PromptRouter(model.backbone, model.base, a_gate(model.base.hidden_size))
     text = "When the bell rings twice, the ladder stands behind the shed again.\n" * 1500
-    result = drain(router.route(text))
+    result = run_to_end(router.route(text))
     assert len(text) > 100_000 and result.truncated and sum(read) < 20_000
     assert router.ids == tuple(model.base.tokenizer(text, truncation=True, max_length=512)["input_ids"])
 
@@ -209,50 +209,50 @@ def test_a_hundred_thousand_characters_are_not_all_read(model: MixedModel, monke
 def test_deleting_and_typing_the_same_again_run_nothing(make: Callable[[], PromptRouter], engine: Counting) -> None:
     router = make()
     text = "The harbour master counts the boats"
-    whole = drain(router.route(text))
+    whole = run_to_end(router.route(text))
     before = engine.tokens
     for length in (30, 18, 11):
-        drain(router.route(text[:length].rstrip()))
+        run_to_end(router.route(text[:length].rstrip()))
     ran = engine.tokens - before
-    again = drain(router.route(text))
+    again = run_to_end(router.route(text))
     assert again.weights == whole.weights
     # Cutting inside a word may end in another token; whole words need no forward pass at all.
     assert ran <= 6
     before = engine.tokens
     for words in (5, 4, 3, 2, 1, 2, 3):
-        drain(router.route(" ".join(text.split()[:words])))
+        run_to_end(router.route(" ".join(text.split()[:words])))
     assert engine.tokens - before <= 2
 
 
 def test_an_append_runs_only_the_new_tokens(make: Callable[[], PromptRouter], engine: Counting) -> None:
     router = make()
-    first = drain(router.route("The harbour master counts"))
+    first = run_to_end(router.route("The harbour master counts"))
     before = engine.tokens
-    second = drain(router.route("The harbour master counts the boats"))
+    second = run_to_end(router.route("The harbour master counts the boats"))
     assert engine.tokens - before == second.tokens - second.reused
     assert second.reused >= first.tokens - 1
 
 
 def test_an_empty_prompt_and_no_gate_are_defined(model: MixedModel, make: Callable[[], PromptRouter]) -> None:
-    empty = drain(make().route("", explain=True))
+    empty = run_to_end(make().route("", explain=True))
     assert empty.weights == pytest.approx(dict.fromkeys(NAMES, 1 / 3)) and empty.mode == "uniform"
-    assert empty.tokens == 0 and "empty" in empty.reason and empty.pulls == [] and empty.trajectory == []
-    none = drain(PromptRouter(model.backbone, model.base, None, ("a", "b")).route("hello"))
+    assert empty.tokens == 0 and "empty" in empty.reason and empty.attributions == [] and empty.trajectory == []
+    none = run_to_end(PromptRouter(model.backbone, model.base, None, ("a", "b")).route("hello"))
     assert none.weights == {"a": 0.5, "b": 0.5} and none.mode == "none" and none.tokens > 0
     uniform = Gate(NAMES, GateConfig(NAMES, 0.01, 16, 32, "uniform"))
-    shared = drain(PromptRouter(model.backbone, model.base, uniform).route("hello"))
+    shared = run_to_end(PromptRouter(model.backbone, model.base, uniform).route("hello"))
     assert shared.mode == "uniform" and shared.normalised_entropy == pytest.approx(1.0)
-    foreign = drain(PromptRouter(model.backbone, model.base, a_gate(99)).route("hello"))
+    foreign = run_to_end(PromptRouter(model.backbone, model.base, a_gate(99)).route("hello"))
     assert set(foreign.weights.values()) == {1 / 3} and "99" in foreign.reason
 
 
 def test_a_new_gate_keeps_the_embedding(model: MixedModel, make: Callable[[], PromptRouter], engine: Counting) -> None:
     router = make()
-    drain(router.route("Dear neighbour"))
+    run_to_end(router.route("Dear neighbour"))
     before = engine.tokens
     other = a_gate(model.base.hidden_size, seed=8)
     router.set_gate(other)
-    result = drain(router.route("Dear neighbour"))
+    result = run_to_end(router.route("Dear neighbour"))
     assert engine.tokens == before
     assert list(result.weights.values()) == pytest.approx(full(model, other, "Dear neighbour").tolist(), abs=1e-5)
 
@@ -269,12 +269,12 @@ def test_abandoned_and_interleaved_routes_leave_a_consistent_state(
             next(work)
         work.close()
         text = long[: 90 * stop_after] + " something else"
-        result = drain(router.route(text))
+        result = run_to_end(router.route(text))
         assert list(result.weights.values()) == pytest.approx(full(model, router.gate, text).tolist(), abs=1e-5)
     older, newer = router.route(long), router.route("How do I bake bread?")
     next(older), next(older)
-    quick = drain(newer)
-    slow = drain(older)
+    quick = run_to_end(newer)
+    slow = run_to_end(older)
     assert list(quick.weights.values()) == pytest.approx(
         full(model, router.gate, "How do I bake bread?").tolist(), abs=1e-5
     )
@@ -286,12 +286,12 @@ def test_a_failing_forward_pass_is_forgotten(
 ) -> None:
     router = make()
     assert router.gate is not None
-    drain(router.route("The harbour"))
+    run_to_end(router.route("The harbour"))
     engine.fail = True
     with pytest.raises(RuntimeError):
-        drain(router.route("The harbour master"))
+        run_to_end(router.route("The harbour master"))
     engine.fail = False
-    result = drain(router.route("The harbour master counts"))
+    result = run_to_end(router.route("The harbour master counts"))
     expected = full(model, router.gate, "The harbour master counts")
     assert list(result.weights.values()) == pytest.approx(expected.tolist(), abs=1e-5)
 
@@ -301,10 +301,10 @@ def test_explaining(model: MixedModel, make: Callable[[], PromptRouter]) -> None
     gate = router.gate
     assert gate is not None
     prompt = "Grüße aus dem Café: 東京 and 🙂 plain words"
-    result = drain(router.route(prompt, explain=True))
-    assert result.pulls is not None and result.trajectory is not None
-    assert len(result.pulls) == len(result.trajectory) == result.tokens
-    assert all(pull.text == prompt[pull.start : pull.end] for pull in result.pulls)
+    result = run_to_end(router.route(prompt, explain=True))
+    assert result.attributions is not None and result.trajectory is not None
+    assert len(result.attributions) == len(result.trajectory) == result.tokens
+    assert all(attribution.text == prompt[attribution.start : attribution.end] for attribution in result.attributions)
     assert result.trajectory[-1] == pytest.approx(result.weights, abs=1e-6)
     ids = model.base.encode_raw(prompt)
     with torch.no_grad():
@@ -321,24 +321,24 @@ def test_explaining(model: MixedModel, make: Callable[[], PromptRouter]) -> None
         direction = (hidden[token].double() - mean) / (count - 1)
         with torch.no_grad():
             slope = (network(mean + 1e-4 * direction) - network(mean - 1e-4 * direction)) / 2e-4
-        assert list(result.pulls[token].pull.values()) == pytest.approx(slope.tolist(), abs=1e-5)
+        assert list(result.attributions[token].attribution.values()) == pytest.approx(slope.tolist(), abs=1e-5)
 
 
 def test_novelty_is_reported(model: MixedModel) -> None:
     prompts = [f"The boat {n} left the harbour." for n in range(12)]
     rows = torch.stack([reference_embedding(model.base.model, model.base.tokenizer, text) for text in prompts])
     gate = a_gate(model.base.hidden_size)
-    known = Gate(gate.names, gate.config, gate.network, novelty=fit_novelty(rows, [0] * 12, 0))
+    known = Gate(gate.names, gate.config, gate.network, ood_score=fit_ood(rows, [0] * 12, 0))
     router = PromptRouter(model.backbone, model.base, known)
-    own = [drain(router.route(text)) for text in prompts]
-    assert not any(result.unlike for result in own)
-    strange = drain(router.route("🙂🙂🙂 ¶¶¶ 東東東 ????"))
-    assert strange.unlike and strange.novelty == 1.0
-    plain = drain(PromptRouter(model.backbone, model.base, gate).route("hello"))
-    assert plain.novelty is None and not plain.unlike
+    own = [run_to_end(router.route(text)) for text in prompts]
+    assert not any(result.is_ood for result in own)
+    strange = run_to_end(router.route("🙂🙂🙂 ¶¶¶ 東東東 ????"))
+    assert strange.is_ood and strange.ood_score == 1.0
+    plain = run_to_end(PromptRouter(model.backbone, model.base, gate).route("hello"))
+    assert plain.ood_score is None and not plain.is_ood
 
 
 def test_surrogates_and_controls_are_only_text(model: MixedModel, make: Callable[[], PromptRouter]) -> None:
-    result = drain(make().route("a \ud800 b \x1b[31m \x00", explain=True))
+    result = run_to_end(make().route("a \ud800 b \x1b[31m \x00", explain=True))
     assert sum(result.weights.values()) == pytest.approx(1.0)
-    assert result.pulls is not None and result.pulls[-1].end <= 15
+    assert result.attributions is not None and result.attributions[-1].end <= 15

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlm_tui.document import Document, load
-from dlm_tui.engine.drain import drain
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.evaluation import evaluate_gate
 from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
@@ -31,6 +30,7 @@ from dlm_tui.gate.static import (
 from dlm_tui.gate.status import gate_status
 from dlm_tui.gate.training import GateProgress, train_document_gate
 from dlm_tui.model import MixedModel
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import GateConfig, GateFileError, MetricsReader, MetricsWriter, Store, read_gate_record
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
@@ -60,7 +60,7 @@ def files(store: Store) -> dict[str, bytes]:
 
 def test_training_writes_the_shared_files_and_the_events(store: Store, document: Document, model: MixedModel) -> None:
     steps: list[GateProgress] = []
-    outcome = drain(train_document_gate(document, store, model), steps.append)
+    outcome = run_to_end(train_document_gate(document, store, model), steps.append)
     assert (outcome.mode, outcome.run_id, outcome.embedded) == ("trained", 1, 18)
     assert outcome.samples == dict.fromkeys(NAMES, 6) and not outcome.warning
     config = json.loads((store.gate_dir / "gate_config.json").read_text())
@@ -108,25 +108,25 @@ def test_training_writes_the_shared_files_and_the_events(store: Store, document:
 def test_two_runs_give_the_same_bytes(tmp_path: Path, document: Document, model: MixedModel) -> None:
     stores = [Store(tmp_path / name, DLM_ID) for name in ("one", "two")]
     for store in stores:
-        drain(train_document_gate(document, store, model))
+        run_to_end(train_document_gate(document, store, model))
     assert files(stores[0]) == files(stores[1])
-    drain(train_document_gate(document, stores[1], model, seed=8))
+    run_to_end(train_document_gate(document, stores[1], model, seed=8))
     assert files(stores[0])["gate.safetensors"] != files(stores[1])["gate.safetensors"]
 
 
 def test_an_edit_embeds_only_what_changed(tmp_path: Path, store: Store, document: Document, model: MixedModel) -> None:
-    drain(train_document_gate(document, store, model))
-    assert drain(train_document_gate(document, store, model)).embedded == 0
+    run_to_end(train_document_gate(document, store, model))
+    assert run_to_end(train_document_gate(document, store, model)).embedded == 0
     changed = {**PROMPTS, "sea": ["The storm took the mast.", *PROMPTS["sea"][1:]]}
     edited = write_document(tmp_path / "d.dlm", changed, gate=EASY)
-    outcome = drain(train_document_gate(edited, store, model))
+    outcome = run_to_end(train_document_gate(edited, store, model))
     assert (outcome.embedded, outcome.run_id) == (1, 3)
 
 
 def test_cold_start_is_uniform_and_says_what_is_missing(tmp_path: Path, store: Store, model: MixedModel) -> None:
     few = {"sea": PROMPTS["sea"], "bread": PROMPTS["bread"][:1], "letters": PROMPTS["letters"][:3]}
     document = write_document(tmp_path / "d.dlm", few)
-    outcome = drain(train_document_gate(document, store, model))
+    outcome = run_to_end(train_document_gate(document, store, model))
     assert outcome.mode == "uniform" and "bread 3" in outcome.reason and "letters 1" in outcome.reason
     assert "sea" not in outcome.reason
     gate = load_document_gate(document, store, model.base)
@@ -146,7 +146,7 @@ def test_cold_start_is_uniform_and_says_what_is_missing(tmp_path: Path, store: S
 def test_divergence_keeps_the_previous_gate(
     tmp_path: Path, store: Store, document: Document, model: MixedModel
 ) -> None:
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     before, mix = files(store), resolve_gate_mix(store, document)
     embedding = model.base.model.get_input_embeddings()
     kept = embedding.weight.detach().clone()
@@ -156,7 +156,7 @@ def test_divergence_keeps_the_previous_gate(
         with torch.no_grad():
             embedding.weight.fill_(float("nan"))
         sick = MixedModel(model.base, {}, fast=False)
-        outcome = drain(train_document_gate(second, store, sick))
+        outcome = run_to_end(train_document_gate(second, store, sick))
     finally:
         with torch.no_grad():
             embedding.weight.copy_(kept)
@@ -170,11 +170,11 @@ def test_divergence_keeps_the_previous_gate(
     assert status.mode == "diverged" and "stays in force" in status.reason
     # Never an export of zeros: the mix is still the previous gate's, and the broken rows were not kept.
     assert resolve_gate_mix(store, document) == mix
-    assert drain(train_document_gate(second, store, model)).embedded == 18
+    assert run_to_end(train_document_gate(second, store, model)).embedded == 18
 
 
 def test_a_closed_or_failing_training_leaves_everything(store: Store, document: Document, model: MixedModel) -> None:
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     before = files(store)
     work = train_document_gate(document, store, model, seed=99)
     for _ in range(5):
@@ -187,7 +187,7 @@ def test_a_closed_or_failing_training_leaves_everything(store: Store, document: 
 def test_a_run_of_somebody_else_is_not_finished_here(store: Store, document: Document, model: MixedModel) -> None:
     with MetricsWriter(store.create()) as metrics:
         metrics.start_run(5, "sft", 1)
-    outcome = drain(train_document_gate(document, store, model, run_id=5))
+    outcome = run_to_end(train_document_gate(document, store, model, run_id=5))
     run = MetricsReader(store).run(5)
     assert outcome.run_id == 5 and run is not None and run["status"] == "running"
     assert MetricsReader(store).latest_gate_run() == 5
@@ -196,7 +196,7 @@ def test_a_run_of_somebody_else_is_not_finished_here(store: Store, document: Doc
 def test_a_full_disk_leaves_the_previous_gate(
     store: Store, document: Document, model: MixedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     before = files(store)
 
     def full(*_: Any) -> None:
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_previous_gate(
 
     monkeypatch.setattr("dlm_tui.gate.gate.write_gate_record", full)
     with pytest.raises(OSError, match="No space"):
-        drain(train_document_gate(document, store, model, seed=99))
+        run_to_end(train_document_gate(document, store, model, seed=99))
     assert files(store) == before
     assert [path.name for path in store.adapters_dir.iterdir() if path.name.startswith("_gate")] == ["_gate"]
 
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_previous_gate(
 def test_status_tells_stale_and_foreign(tmp_path: Path, store: Store, document: Document, model: MixedModel) -> None:
     identity, size = model.base.identity, model.base.hidden_size
     assert gate_status(document, store).mode == "none"
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     assert gate_status(document, store, identity, size).mode == "trained"
     path = tmp_path / "d.dlm"
     path.write_text(path.read_text() + "\nprose without an adapter changes nothing for the gate\n")
@@ -236,7 +236,7 @@ def test_status_tells_stale_and_foreign(tmp_path: Path, store: Store, document: 
 
 
 def test_damaged_gate_files_are_one_sentence(store: Store, document: Document, model: MixedModel) -> None:
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     weights = store.gate_dir / "gate.safetensors"
     tensors = load_file(weights)
     save_file({**tensors, "2.bias": torch.tensor([0.0, float("nan"), 0.0])}, weights)
@@ -257,13 +257,13 @@ def test_damaged_gate_files_are_one_sentence(store: Store, document: Document, m
 
 
 def test_a_gate_that_another_tool_replaced_has_no_record(store: Store, document: Document, model: MixedModel) -> None:
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     gate = load_gate(store)
-    assert gate is not None and gate.record is not None and gate.novelty is not None
+    assert gate is not None and gate.record is not None and gate.ood_score is not None
     save_file(seeded_network(32, 64, 3, 1).state_dict(), store.gate_dir / "gate.safetensors")
     (store.gate_dir / "notes.txt").write_text("kept")
     other = load_gate(store)
-    assert other is not None and other.record is None and other.novelty is None
+    assert other is not None and other.record is None and other.ood_score is None
     save_gate(store, gate)
     assert (store.gate_dir / "notes.txt").read_text() == "kept"
     with pytest.raises(GateFileError, match="never written"):
@@ -292,11 +292,11 @@ def test_mean_gate_weights() -> None:
 def test_the_resolved_mix_follows_the_state(tmp_path: Path, store: Store, model: MixedModel) -> None:
     document = write_document(tmp_path / "d.dlm", gate=EASY)
     assert resolve_and_announce(store, document) == (None, "")
-    outcome = drain(train_document_gate(document, store, model))
+    outcome = run_to_end(train_document_gate(document, store, model))
     mix = resolve_gate_mix(store, document)
     assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights, abs=1e-6)
     assert [name for name, _ in mix] == list(NAMES)
-    frozen = drain(static_mix(document, store, model))
+    frozen = run_to_end(static_mix(document, store, model))
     assert frozen.mode == "static_mean" and frozen.weights() == pytest.approx(outcome.mean_weights, abs=1e-6)
     # Without kept embeddings the recorded mean serves, without our record the events do.
     recorded = Store(store.home, store.dlm_id)
@@ -315,11 +315,11 @@ def test_the_resolved_mix_follows_the_state(tmp_path: Path, store: Store, model:
     off.path and off.path.write_text(off.path.read_text().replace("enabled: true", "enabled: false"))
     assert resolve_gate_mix(store, load(tmp_path / "f.dlm")) is None
     with pytest.raises(UsageError, match="no gate to train"):
-        drain(train_document_gate(load(tmp_path / "f.dlm"), store, model))
+        run_to_end(train_document_gate(load(tmp_path / "f.dlm"), store, model))
 
 
 def test_evaluation_has_the_promised_figures(store: Store, document: Document, model: MixedModel) -> None:
-    report = drain(evaluate_gate(document, store, model, folds=3)).as_json()
+    report = run_to_end(evaluate_gate(document, store, model, folds=3)).as_json()
     assert {"accuracy", "log_loss", "ece", "confusion", "mean_weights", "mean_entropy", "verdict", "misrouted"} <= set(
         report
     )
@@ -332,11 +332,11 @@ def test_evaluation_has_the_promised_figures(store: Store, document: Document, m
     for truth, row in report["confused_lines"].items():
         for top, at in row.items():
             assert len(at) == report["confusion"][truth][top] and all(lines[line] == truth for line in at)
-    drain(train_document_gate(document, store, model))
-    again = drain(evaluate_gate(document, store, model, folds=50))
+    run_to_end(train_document_gate(document, store, model))
+    again = run_to_end(evaluate_gate(document, store, model, folds=50))
     assert again["gate"] == "trained" and again["folds"] == 6
     with pytest.raises(UsageError, match="at least 2"):
-        drain(evaluate_gate(document, store, model, folds=1))
+        run_to_end(evaluate_gate(document, store, model, folds=1))
 
 
 def test_a_collapsed_gate_is_called_so(tmp_path: Path, store: Store, model: MixedModel) -> None:
@@ -347,45 +347,45 @@ def test_a_collapsed_gate_is_called_so(tmp_path: Path, store: Store, model: Mixe
     document = write_document(
         tmp_path / "d.dlm", lopsided, gate="cold_start_floor: 2\nlr: 0.01\nentropy_lambda: 0\nsteps: 300"
     )
-    outcome = drain(train_document_gate(document, store, model))
+    outcome = run_to_end(train_document_gate(document, store, model))
     assert outcome.mode == "trained" and "collapsed onto sea" in outcome.warning
     assert "entropy_lambda" in outcome.warning and "bread 2" in outcome.warning
-    report = drain(evaluate_gate(document, store, model))
+    report = run_to_end(evaluate_gate(document, store, model))
     assert report["collapsed"] == "sea" and report["verdict"] == outcome.warning
 
 
 def test_too_few_to_judge(tmp_path: Path, store: Store, model: MixedModel) -> None:
     document = write_document(tmp_path / "d.dlm", {"sea": PROMPTS["sea"], "bread": PROMPTS["bread"][:1]})
     with pytest.raises(DlmTuiError, match="bread needs at least 2"):
-        drain(evaluate_gate(document, store, model))
+        run_to_end(evaluate_gate(document, store, model))
 
 
 def test_a_labelled_prompt_is_learned_at_once(
     tmp_path: Path, store: Store, document: Document, model: MixedModel
 ) -> None:
     path = tmp_path / "d.dlm"
-    drain(train_document_gate(document, store, model))
+    run_to_end(train_document_gate(document, store, model))
     prompt = "How do I bake a boat that left the harbour?"
-    before = drain(label_prompt(path, document, store, model, prompt, "letters", saved=PROMPTS["sea"]))
+    before = run_to_end(label_prompt(path, document, store, model, prompt, "letters", saved=PROMPTS["sea"]))
     assert before.before is not None and before.after["letters"] > before.before["letters"]
     assert before.gate.embedded == 0 and before.appended.line == before.document.sections[-1].start_line
     assert before.document.sections[-1].adapter == "letters" and before.document.sections[-1].content == prompt
     for moved in before.changed:
         assert moved.prompt in PROMPTS["sea"] and moved.before != moved.after
-    answered = drain(
+    answered = run_to_end(
         label_prompt(path, before.document, store, model, "Where is the ladder?", "sea", answer="Behind the shed.")
     )
     assert load(path).sections[-1].content.splitlines()[1] == "Where is the ladder?"
     assert answered.after["sea"] > (answered.before or {})["sea"]
     text = path.read_text()
     with pytest.raises(DlmTuiError, match="changed since"):
-        drain(label_prompt(path, document, store, model, "Late.", "sea"))
+        run_to_end(label_prompt(path, document, store, model, "Late.", "sea"))
     with pytest.raises(UsageError, match="no adapter 'sky'"):
-        drain(label_prompt(path, answered.document, store, model, "Late.", "sky"))
+        run_to_end(label_prompt(path, answered.document, store, model, "Late.", "sky"))
     with pytest.raises(UsageError, match="empty"):
-        drain(label_prompt(path, answered.document, store, model, " \n", "sea"))
+        run_to_end(label_prompt(path, answered.document, store, model, " \n", "sea"))
     with pytest.raises(UsageError, match="fence"):
-        drain(label_prompt(path, answered.document, store, model, "a\n::prose::\nb", "sea"))
+        run_to_end(label_prompt(path, answered.document, store, model, "a\n::prose::\nb", "sea"))
     assert path.read_text() == text
 
 

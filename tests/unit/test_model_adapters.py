@@ -80,7 +80,7 @@ def test_peft_reads_what_is_written(base: Base, tmp_path: Path) -> None:
     names = list(wide.modules)
     mixed = Adapter("m", {name: (wide if i % 3 else narrow).modules[name] for i, name in enumerate(names)})
     pair = mixed.modules[names[0]]
-    mixed = Adapter("m", {**mixed.modules, names[0]: LowRank(pair.down, pair.up, 0.37)})
+    mixed = Adapter("m", {**mixed.modules, names[0]: LowRank(pair.lora_A, pair.lora_B, 0.37)})
     save_peft_adapter(mixed, tmp_path / "a", "test/llama", dropout=0.05)
     model = MixedModel(base, {"m": mixed})
     wanted = model.reference.logits(model.reference.forward(IDS, None, model.coefficients({"m": 1.0})[None]))
@@ -90,7 +90,7 @@ def test_peft_reads_what_is_written(base: Base, tmp_path: Path) -> None:
     again = load_peft_adapter(tmp_path / "a", "m", base)
     assert again.modules.keys() == mixed.modules.keys()
     for name, read in again.modules.items():
-        assert torch.equal(read.down, mixed.modules[name].down)
+        assert torch.equal(read.lora_A, mixed.modules[name].lora_A)
         assert read.scale == pytest.approx(mixed.modules[name].scale, rel=1e-12)
     assert read_config(tmp_path / "a")["lora_dropout"] == 0.05
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dlm_tui.model import linear, tiers
+from dlm_tui.model import backend_selection, linear
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
+from dlm_tui.model.backend_selection import agrees
 from dlm_tui.model.base import Base
-from dlm_tui.model.lean import LeanBackbone
+from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.tiers import agrees
 from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, tiny_base
 
 LEAN = {"llama", "llama-scaled", "qwen2", "qwen3"}
@@ -37,7 +37,7 @@ def mixed_model(folder: Path, architecture: str, **changes: object) -> MixedMode
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_in_every_way(tmp_path: Path, architecture: str) -> None:
     model = mixed_model(tmp_path / "m", architecture)
-    assert model.backbone.tier == ("lean" if architecture in LEAN else "onednn")
+    assert model.backbone.tier == ("fused" if architecture in LEAN else "onednn")
     with torch.no_grad():
         untouched = model.base.model(IDS).logits
     assert torch.equal(model.reference.logits(model.reference.forward(IDS)), untouched)
@@ -132,7 +132,7 @@ def test_any_walk_of_crops_and_appends_equals_a_full_pass(
 def test_fusing_copies_nothing(tmp_path: Path) -> None:
     model = mixed_model(tmp_path / "m", "llama")
     parameters = {p.untyped_storage().data_ptr() for p in model.base.model.parameters()}
-    weights = model.base.lean
+    weights = model.base.fused
     for layer in weights.layers:
         for group in layer.groups:
             assert group.weight.untyped_storage().data_ptr() in parameters
@@ -141,14 +141,14 @@ def test_fusing_copies_nothing(tmp_path: Path) -> None:
 
 def test_a_lean_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(tmp_path / "m")
-    original = LeanBackbone._norm
+    original = FusedBackbone._norm
 
-    def slightly_off(self: LeanBackbone, x: Tensor, weight: Tensor) -> Tensor:
+    def slightly_off(self: FusedBackbone, x: Tensor, weight: Tensor) -> Tensor:
         return original(self, x, weight) * 1.0005
 
-    monkeypatch.setattr(LeanBackbone, "_norm", slightly_off)
+    monkeypatch.setattr(FusedBackbone, "_norm", slightly_off)
     assert MixedModel(base, {}).backbone.tier == "onednn"
-    monkeypatch.setattr(tiers, "onednn_works", lambda dtype: False)
+    monkeypatch.setattr(backend_selection, "onednn_works", lambda dtype: False)
     assert MixedModel(base, {}).backbone.tier == "reference"
 
 
@@ -165,7 +165,7 @@ def test_what_the_lean_forward_does_not_know_goes_to_the_general_tier(
 
 def test_biases_everywhere_are_part_of_the_lean_forward(tmp_path: Path) -> None:
     model = mixed_model(tmp_path / "m", "llama", attention_bias=True, mlp_bias=True)
-    assert model.backbone.tier == "lean"
+    assert model.backbone.tier == "fused"
     mix = model.coefficients({"x": 1.0})[None].repeat(2, 1)
     near(model.backbone.forward(IDS, None, mix), model.reference.forward(IDS, None, mix))
 
@@ -179,7 +179,7 @@ def test_without_the_private_operator_plain_products_do(tmp_path: Path, monkeypa
     try:
         assert not onednn_works(torch.float32)
         model = mixed_model(tmp_path / "m", "llama")
-        assert model.backbone.tier == "lean"
+        assert model.backbone.tier == "fused"
         near(model.backbone.forward(IDS), model.reference.forward(IDS))
         assert mixed_model(tmp_path / "n", "olmo2").backbone.tier == "reference"
     finally:
@@ -199,7 +199,7 @@ def test_half_precision_bases_run_and_agree_roughly(tmp_path: Path) -> None:
     base = tiny_base(tmp_path / "m")
     half = Base(base.model.bfloat16(), base.tokenizer, base.source, base.identity)
     model = MixedModel(half, {"x": random_adapter(half, "x")})
-    assert model.backbone.tier == "lean"
+    assert model.backbone.tier == "fused"
     assert agrees(model.backbone, ReferenceBackbone(half))
     assert model.backbone.logits(model.backbone.forward(IDS)).dtype == torch.float32
 
@@ -219,10 +219,10 @@ def test_weights_rounded_to_bfloat16_decode_while_gates_stay_in_float32(tmp_path
 
 def test_a_bfloat16_checkpoint_is_read_as_bfloat16_without_loss(tmp_path: Path) -> None:
     model = rounded_copy(mixed_model(tmp_path / "m", "llama"))
-    assert isinstance(model.backbone, LeanBackbone) and model.backbone.weights.narrow
-    assert MixedModel(model.base, model.adapters, generation_dtype="bfloat16").generation.tier == "lean"
+    assert isinstance(model.backbone, FusedBackbone) and model.backbone.weights.uses_bf16_weights
+    assert MixedModel(model.base, model.adapters, generation_dtype="bfloat16").generation.tier == "fused"
     mix = model.coefficients({"x": 0.5})[None].repeat(2, 1)
-    wide = LeanBackbone(model.base, model.backbone.weights, model.mixer, compiled=True)
+    wide = FusedBackbone(model.base, model.backbone.weights, model.mixer, compiled=True)
     found, wanted = (
         torch.cat([run.forward(IDS[:, t : t + 1], cache, mix) for t in range(9)], dim=1)
         for run, cache in ((model.backbone, model.backbone.new_cache(2, 9)), (wide, wide.new_cache(2, 9)))
@@ -233,10 +233,10 @@ def test_a_bfloat16_checkpoint_is_read_as_bfloat16_without_loss(tmp_path: Path) 
 def test_a_system_that_does_not_tell_its_free_memory_reads_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiers.os, "sysconf_names", {})
+    monkeypatch.setattr(backend_selection.os, "sysconf_names", {})
     model = rounded_copy(mixed_model(tmp_path / "m", "llama"))
-    assert isinstance(model.backbone, LeanBackbone)
-    assert model.backbone.weights.compiled and not model.backbone.weights.narrow
+    assert isinstance(model.backbone, FusedBackbone)
+    assert model.backbone.weights.compiled and not model.backbone.weights.uses_bf16_weights
 
 
 def rounded_copy(model: MixedModel) -> MixedModel:

@@ -20,8 +20,8 @@ from dlm_tui.model import identity as identities
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import weights_hash
-from dlm_tui.model.progress import drain
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from dlm_tui.progress import run_to_end
 from tests.tiny_models import tiny_base, tiny_tokenizer, write_tiny_base
 
 
@@ -117,9 +117,9 @@ def test_a_base_that_cannot_be_fetched_names_the_command(monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     source = resolve_base("hf:org/name")
     with pytest.raises(BaseUnavailable, match="hf download org/name"):
-        drain(load_base(source))
+        run_to_end(load_base(source))
     with pytest.raises(BaseUnavailable, match="hf download org/name"):
-        drain(fetch(source))
+        run_to_end(fetch(source))
 
 
 def test_missing_weights_are_refused_instead_of_invented(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_missing_weights_are_refused_instead_of_invented(tmp_path: Path) -> None
     weights.pop("model.layers.1.mlp.down_proj.weight")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BaseUnavailable, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
-        drain(load_base(resolve_base("hf:test/llama", folder)))
+        run_to_end(load_base(resolve_base("hf:test/llama", folder)))
 
 
 def test_code_from_a_model_folder_is_never_run(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_code_from_a_model_folder_is_never_run(tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     (folder / "code.py").write_text(f"open({str(trap)!r}, 'w')")
     with pytest.raises(BaseUnavailable, match="never run"):
-        drain(load_base(resolve_base("hf:test/strange", folder)))
+        run_to_end(load_base(resolve_base("hf:test/strange", folder)))
     assert not trap.exists()
 
 
@@ -148,14 +148,14 @@ def test_broken_files_are_one_sentence(tmp_path: Path, broken: str) -> None:
     folder = write_tiny_base(tmp_path / "m")
     (folder / broken).write_bytes(b"{broken")
     with pytest.raises(BaseUnavailable) as caught:
-        drain(load_base(resolve_base("hf:test/llama", folder)))
+        run_to_end(load_base(resolve_base("hf:test/llama", folder)))
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_dtype_is_a_usage_error(tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "m")
     with pytest.raises(DlmTuiError, match="int4"):
-        drain(load_base(resolve_base("hf:test/llama", folder), dtype="int4"))
+        run_to_end(load_base(resolve_base("hf:test/llama", folder), dtype="int4"))
 
 
 def test_the_test_tokenizer_writes_any_text() -> None:

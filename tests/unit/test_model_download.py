@@ -21,7 +21,7 @@ REVISION = "12fd25f77366" + "a" * 28
 CLIENT = """
 import json, sys
 from dlm_tui.model.download import fetch
-from dlm_tui.model.progress import drain
+from dlm_tui.progress import run_to_end
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, resolve_base
 source = resolve_base(sys.argv[1]) if len(sys.argv) == 2 else BaseSource(
     key=sys.argv[1], kind="hub", path=None, hf_id=sys.argv[1].removeprefix("hf:"), revision=sys.argv[2])

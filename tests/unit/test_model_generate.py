@@ -15,10 +15,10 @@ from dlm_tui.errors import UsageError
 from dlm_tui.model.base import Base
 from dlm_tui.model.generation import Generated, GenerationEvent, generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.prefix import PIECE
-from dlm_tui.model.progress import Progress, drain
+from dlm_tui.model.prefix_reuse import PIECE
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
+from dlm_tui.progress import Progress, run_to_end
 from tests.tiny_models import random_adapter, target_names, tiny_base, tiny_tokenizer
 
 ROWS: list[dict[str, float]] = [{}, {"x": 1.0}, {"y": 1.0}, {"x": 0.5, "y": 0.5}, {"x": -1.0, "y": 0.25}, {}]
@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return tiny_base(tmp_path_factory.mktemp("base"), seed=4)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["lean", "reference"])
+@pytest.fixture(scope="module", params=[True, False], ids=["fused", "reference"])
 def model(base: Base, request: pytest.FixtureRequest) -> MixedModel:
     adapters = {
         "x": random_adapter(base, "x"),
@@ -52,9 +52,9 @@ def run(
 @pytest.mark.parametrize("sampling", [Sampling(max_tokens=24), Sampling(24, 1.2, 0.9, seed=7)], ids=["greedy", "drawn"])
 def test_a_row_in_a_batch_is_the_row_alone(model: MixedModel, sampling: Sampling) -> None:
     prompt = model.base.chat("Where is the ladder?")
-    together = drain(generate(model, prompt, ROWS, sampling))
+    together = run_to_end(generate(model, prompt, ROWS, sampling))
     for row, answer in zip(ROWS, together, strict=True):
-        alone = drain(generate(model, prompt, [row], sampling))[0]
+        alone = run_to_end(generate(model, prompt, [row], sampling))[0]
         assert (answer.token_ids, answer.text, answer.reason) == (alone.token_ids, alone.text, alone.reason)
     assert len({answer.text for answer in together}) >= 4
     assert together[0].text == together[5].text
@@ -62,7 +62,7 @@ def test_a_row_in_a_batch_is_the_row_alone(model: MixedModel, sampling: Sampling
 
 def test_the_base_row_is_what_the_library_generates(model: MixedModel) -> None:
     prompt = model.base.chat("Where is the ladder?")
-    found = drain(generate(model, prompt, [{}, {"x": 1.0}], Sampling(max_tokens=20), stop_ids=()))
+    found = run_to_end(generate(model, prompt, [{}, {"x": 1.0}], Sampling(max_tokens=20), stop_ids=()))
     settings = GenerationConfig(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=2)
     wanted = model.base.model.generate(torch.tensor([prompt]), generation_config=settings)  # type: ignore[operator]
     assert found[0].token_ids == wanted[0, len(prompt) :].tolist()
@@ -72,9 +72,9 @@ def test_different_prompts_each_with_its_own_mix(model: MixedModel) -> None:
     prompts = [model.base.chat(text) for text in ("Hi", "How do I bake bread with rye flour?", "The bell " * 40)]
     assert len({len(prompt) for prompt in prompts}) == 3
     assert len(prompts[2]) > PIECE
-    together = drain(generate(model, prompts, ROWS[1:4], Sampling(max_tokens=12)))
+    together = run_to_end(generate(model, prompts, ROWS[1:4], Sampling(max_tokens=12)))
     for prompt, row, answer in zip(prompts, ROWS[1:4], together, strict=True):
-        assert drain(generate(model, prompt, [row], Sampling(max_tokens=12)))[0].token_ids == answer.token_ids
+        assert run_to_end(generate(model, prompt, [row], Sampling(max_tokens=12)))[0].token_ids == answer.token_ids
 
 
 def test_events_are_the_text_and_its_log_probabilities(model: MixedModel) -> None:
@@ -102,9 +102,9 @@ def score(model: MixedModel, prompt: list[int], ids: list[int], coefficients: Te
 
 def test_rows_stop_by_themselves(model: MixedModel) -> None:
     prompt = model.base.chat("Where is the ladder?")
-    free = drain(generate(model, prompt, ROWS, Sampling(max_tokens=16), stop_ids=()))
+    free = run_to_end(generate(model, prompt, ROWS, Sampling(max_tokens=16), stop_ids=()))
     stop = free[1].token_ids[3]
-    stopped = drain(generate(model, prompt, ROWS, Sampling(max_tokens=16), stop_ids={stop}))
+    stopped = run_to_end(generate(model, prompt, ROWS, Sampling(max_tokens=16), stop_ids={stop}))
     for before, after in zip(free, stopped, strict=True):
         cut = before.token_ids.index(stop) if stop in before.token_ids else 16
         assert after.token_ids == before.token_ids[:cut]
@@ -115,9 +115,9 @@ def test_rows_stop_by_themselves(model: MixedModel) -> None:
 def test_seeds_are_per_row(model: MixedModel) -> None:
     prompt = model.base.chat("Where?")
     sampling = Sampling(max_tokens=12, temperature=1.5)
-    one, two, again = drain(generate(model, prompt, [{}] * 3, sampling, seeds=[1, 2, 1]))
+    one, two, again = run_to_end(generate(model, prompt, [{}] * 3, sampling, seeds=[1, 2, 1]))
     assert one.token_ids == again.token_ids != two.token_ids
-    other = drain(generate(model, prompt, [{}], Sampling(12, 1.5, seed=2)))[0]
+    other = run_to_end(generate(model, prompt, [{}], Sampling(12, 1.5, seed=2)))[0]
     assert other.token_ids == two.token_ids
 
 
@@ -125,7 +125,7 @@ def test_draws_follow_the_distribution(base: Base) -> None:
     model = MixedModel(base, {})
     prompt = base.chat("Where?")
     sampling = Sampling(max_tokens=1, temperature=0.7, top_p=0.8)
-    answers = drain(generate(model, prompt, [{}] * 3000, sampling, seeds=range(3000), stop_ids=()))
+    answers = run_to_end(generate(model, prompt, [{}] * 3000, sampling, seeds=range(3000), stop_ids=()))
     counts = torch.zeros(base.vocab_size)
     for answer in answers:
         counts[answer.token_ids[0]] += 1
@@ -152,10 +152,10 @@ def test_long_prompts_report_progress_and_can_be_stopped(model: MixedModel) -> N
 
 def test_the_context_is_a_limit(model: MixedModel) -> None:
     prompt = [5] * 250
-    answer = drain(generate(model, prompt, [{"x": 1.0}], Sampling(max_tokens=50), stop_ids=()))[0]
+    answer = run_to_end(generate(model, prompt, [{"x": 1.0}], Sampling(max_tokens=50), stop_ids=()))[0]
     assert (len(answer.token_ids), answer.reason) == (6, "context")
     with pytest.raises(UsageError, match="300 tokens"):
-        drain(generate(model, [5] * 300, [{}], Sampling()))
+        run_to_end(generate(model, [5] * 300, [{}], Sampling()))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_requests_that_make_no_sense(
     model: MixedModel, prompt: Sequence[Any], rows: list[Mapping[str, float]], says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        drain(generate(model, prompt, rows, Sampling()))
+        run_to_end(generate(model, prompt, rows, Sampling()))
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_extra_columns_are_asked_with_a_vector(base: Base) -> None:
     prompt = base.chat("Where?")
     with model.with_extra([extra]) as wider:
         rows: list[Mapping[str, float] | Tensor] = [{"x": 1.0}, torch.tensor([0.0, 1.0])]
-        both = drain(generate(model, prompt, rows, Sampling(max_tokens=8), backbone=wider))
-    assert both[0].token_ids == drain(generate(model, prompt, [{"x": 1.0}], Sampling(max_tokens=8)))[0].token_ids
+        both = run_to_end(generate(model, prompt, rows, Sampling(max_tokens=8), backbone=wider))
+    assert both[0].token_ids == run_to_end(generate(model, prompt, [{"x": 1.0}], Sampling(max_tokens=8)))[0].token_ids
     null = MixedModel(base, {"null": extra})
-    assert both[1].token_ids == drain(generate(null, prompt, [{"null": 1.0}], Sampling(max_tokens=8)))[0].token_ids
+    assert both[1].token_ids == run_to_end(generate(null, prompt, [{"null": 1.0}], Sampling(max_tokens=8)))[0].token_ids
 
 
 @pytest.mark.parametrize("text", ["plain words", "Grüße, 東京 🙂!", "👩‍👩‍👧 family", "[bold]\x1b[31m", ""])

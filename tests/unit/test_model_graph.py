@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dlm_tui.model.base import load_base
-from dlm_tui.model.lean import LeanBackbone
-from dlm_tui.model.lean_cache import LeanCache
-from dlm_tui.model.lean_graph import DecodeGraph, DecodeGraphs
+from dlm_tui.model.fused.cuda_graph import DecodeGraph, DecodeGraphs
+from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.fused.kv_cache import FusedKVCache
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.progress import drain
 from dlm_tui.model.registry import resolve_base
+from dlm_tui.progress import run_to_end
 from tests.tiny_models import random_adapter, target_names, tiny_base, write_tiny_base
 
 IDS = torch.randint(3, 300, (3, 30), generator=torch.Generator().manual_seed(3))
@@ -28,15 +28,15 @@ def model_of(folder: Path, architecture: str = "llama") -> MixedModel:
     return MixedModel(base, {"x": random_adapter(base, "x"), "y": random_adapter(base, "y", 2, 1, targets)})
 
 
-def lean_of(model: MixedModel) -> LeanBackbone:
-    assert isinstance(model.backbone, LeanBackbone)
+def lean_of(model: MixedModel) -> FusedBackbone:
+    assert isinstance(model.backbone, FusedBackbone)
     return model.backbone
 
 
-def fixed_of(model: MixedModel) -> LeanBackbone:
+def fixed_of(model: MixedModel) -> FusedBackbone:
     """A second backbone on the same weights whose one-token steps are of fixed shape, unrecorded."""
     ordinary = lean_of(model)
-    fixed = LeanBackbone(model.base, ordinary.weights, ordinary.mixer)
+    fixed = FusedBackbone(model.base, ordinary.weights, ordinary.mixer)
     fixed.graphs = DecodeGraphs(fixed, record=False)
     return fixed
 
@@ -69,14 +69,14 @@ def test_caches_take_turns_in_the_memory_of_a_step(tmp_path: Path) -> None:
     model = model_of(tmp_path / "m")
     ordinary, fixed = lean_of(model), fixed_of(model)
     wanted = ordinary.forward(IDS[:2])
-    caches: list[LeanCache] = [fixed.new_cache(1, 40) for _ in range(2)]
+    caches: list[FusedKVCache] = [fixed.new_cache(1, 40) for _ in range(2)]
     for row, cache in enumerate(caches):
         fixed.forward(IDS[row : row + 1, :5], cache)
     for place in range(5, 12):
         for row, cache in enumerate(caches):
             found = fixed.forward(IDS[row : row + 1, place : place + 1], cache)
             near(found[0, 0], wanted[row, place])
-    assert caches[1].held is not caches[0].held
+    assert caches[1].kv is not caches[0].kv
     assert fixed.graphs is not None and len(fixed.graphs) == 1
     # what a step left is an ordinary cache: it is read on in pieces, repeated and cropped
     caches[1].crop(8)
@@ -112,7 +112,7 @@ def test_only_the_last_shapes_are_kept_and_results_stay(tmp_path: Path) -> None:
 
 
 def test_a_step_keeps_the_rotary_table_it_was_made_with(tmp_path: Path) -> None:
-    base = drain(load_base(resolve_base("hf:t/m", write_tiny_base(tmp_path / "m", max_position_embeddings=8192))))
+    base = run_to_end(load_base(resolve_base("hf:t/m", write_tiny_base(tmp_path / "m", max_position_embeddings=8192))))
     model = MixedModel(base, {})
     fixed = fixed_of(model)
     cache = fixed.new_cache(1, 40)
@@ -145,10 +145,10 @@ def test_a_driver_that_cannot_record_only_costs_time(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="recording a step needs a CUDA device, and there is none")
 def test_a_recorded_step_equals_the_ordinary_one(tmp_path: Path) -> None:
-    base = drain(load_base(resolve_base("hf:t/m", write_tiny_base(tmp_path / "m")), device="cuda"))
+    base = run_to_end(load_base(resolve_base("hf:t/m", write_tiny_base(tmp_path / "m")), device="cuda"))
     model = MixedModel(base, {"x": random_adapter(base, "x")})
     recorded = lean_of(model)
-    ordinary = LeanBackbone(base, recorded.weights, recorded.mixer)
+    ordinary = FusedBackbone(base, recorded.weights, recorded.mixer)
     ordinary.graphs = None
     for coefficients in (None, torch.tensor([[0.4], [0.0], [-1.0]], device="cuda")):
         caches = [backbone.new_cache(3, 40) for backbone in (ordinary, recorded)]

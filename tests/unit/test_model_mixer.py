@@ -47,7 +47,7 @@ def merged_hidden(base: Base, adapters: dict[str, Adapter], mix: dict[str, float
     with torch.no_grad():
         for name, weight in mix.items():
             for target, pair in adapters[name].modules.items():
-                delta = pair.up.double() @ pair.down.double() * pair.scale * weight
+                delta = pair.lora_B.double() @ pair.lora_A.double() * pair.scale * weight
                 module.get_submodule(target).weight += delta
         return module.base_model(ids).last_hidden_state
 
@@ -105,11 +105,11 @@ def test_the_reference_is_differentiable_in_the_coefficients(model: MixedModel) 
 def test_swapping_one_adapter_leaves_the_rest(base: Base, adapters: dict[str, Adapter]) -> None:
     model = MixedModel(base, adapters)
     before = model.backbone
-    weights = base.lean
+    weights = base.fused
     fresh = random_adapter(base, "y", rank=3, seed=9)
     model.swap("y", fresh)
     assert model.names == ("x", "y", "z")
-    assert base.lean is weights
+    assert base.fused is weights
     row = model.coefficients({"y": 1.0})[None]
     wanted = MixedModel(base, {"y": fresh})
     torch.testing.assert_close(
@@ -170,10 +170,10 @@ def test_stacks_fold_the_scales_in(base: Base, adapters: dict[str, Adapter]) -> 
     name = "model.layers.0.self_attn.q_proj"
     x_pair, z_pair = adapters["x"].modules[name], adapters["z"].modules[name]
     stack = mixer.stacks[name]
-    assert stack.down.shape[0] == 11
+    assert stack.lora_A.shape[0] == 11
     torch.testing.assert_close(
-        stack.up @ stack.down,
-        x_pair.up @ x_pair.down * x_pair.scale + z_pair.up @ z_pair.down * z_pair.scale,
+        stack.lora_B @ stack.lora_A,
+        x_pair.lora_B @ x_pair.lora_A * x_pair.scale + z_pair.lora_B @ z_pair.lora_A * z_pair.scale,
     )
     assert mixer.layouts[stack.layout].tolist() == [0] * 4 + [2] * 7
 
@@ -186,5 +186,5 @@ def test_a_loaded_adapter_survives_giving_its_pages_back(
     MixedModel(base, {"x": loaded})
     (tmp_path / "x" / "adapter_model.safetensors").unlink()
     for module, pair in adapters["x"].modules.items():
-        assert torch.equal(loaded.modules[module].down, pair.down)
-        assert torch.equal(loaded.modules[module].up, pair.up)
+        assert torch.equal(loaded.modules[module].lora_A, pair.lora_A)
+        assert torch.equal(loaded.modules[module].lora_B, pair.lora_B)

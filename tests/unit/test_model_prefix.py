@@ -15,9 +15,9 @@ from dlm_tui.model.backbone import Backbone, KVCache
 from dlm_tui.model.base import Base
 from dlm_tui.model.generation import Generated, generate
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.prefix import Known, common_prefix
-from dlm_tui.model.progress import drain
+from dlm_tui.model.prefix_reuse import CachedPrefix, common_prefix
 from dlm_tui.model.sampling import Sampling
+from dlm_tui.progress import run_to_end
 from tests.tiny_models import random_adapter, target_names, tiny_base
 
 Row = Mapping[str, float]
@@ -29,7 +29,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
     return {name: tiny_base(tmp_path_factory.mktemp(name), name, seed=4) for name in ("llama", "mistral")}
 
 
-@pytest.fixture(params=["lean", "reference", "sliding window"])
+@pytest.fixture(params=["fused", "reference", "sliding window"])
 def fresh(bases: dict[str, Base], request: pytest.FixtureRequest) -> Callable[[], MixedModel]:
     """Makes models that have answered nothing yet."""
     base = bases["mistral" if request.param == "sliding window" else "llama"]
@@ -37,7 +37,7 @@ def fresh(bases: dict[str, Base], request: pytest.FixtureRequest) -> Callable[[]
         "x": random_adapter(base, "x"),
         "y": random_adapter(base, "y", rank=2, seed=1, targets=target_names(base)[1::2]),
     }
-    return lambda: MixedModel(base, adapters, fast=request.param == "lean")
+    return lambda: MixedModel(base, adapters, fast=request.param == "fused")
 
 
 class Counter:
@@ -63,7 +63,9 @@ class Counter:
 
 def ask(model: MixedModel, prompt: Any, rows: Sequence[Row], tokens: int = 8, **more: Any) -> list[list[int]]:
     """The token ids of greedy answers."""
-    answers: list[Generated] = drain(generate(model, prompt, rows, Sampling(max_tokens=tokens), stop_ids=(), **more))
+    answers: list[Generated] = run_to_end(
+        generate(model, prompt, rows, Sampling(max_tokens=tokens), stop_ids=(), **more)
+    )
     return [answer.token_ids for answer in answers]
 
 
@@ -177,12 +179,12 @@ def test_the_routers_states_serve_the_base_and_nothing_else(
     model = fresh()
     router = PromptRouter(model.backbone, model.base, None)
     text = "The harbour master counts the boats when the tide turns."
-    drain(router.embed(text))
+    run_to_end(router.embed(text))
     ids, cache = router.known or ((), None)
     assert ids and ids == tuple(model.base.encode_raw(text)) and cache.lengths == [len(ids)]
 
-    def known() -> Known | None:
-        return Known(*router.known, model.backbone) if router.known else None
+    def known() -> CachedPrefix | None:
+        return CachedPrefix(*router.known, model.backbone) if router.known else None
 
     expected = ask(fresh(), ids, [{}, GATED])
     counter = Counter(monkeypatch, model.generation)
@@ -196,16 +198,16 @@ def test_the_routers_states_serve_the_base_and_nothing_else(
     counter.taken()
     ask(model, [*ids, 9, 9], [{}, GATED], tokens=1, known=known)
     assert counter.taken() == 2 + len(ids) + 2
-    drain(router.embed(text[:20]))
+    run_to_end(router.embed(text[:20]))
     assert ask(model, ids, [{}], known=known) == expected[:1], "the router's memory moved on"
 
 
 def test_half_precision_does_not_take_up_the_routers_float32(bases: dict[str, Base]) -> None:
     model = MixedModel(bases["llama"], {}, generation_dtype="bfloat16")
     router = PromptRouter(model.backbone, model.base, None)
-    drain(router.embed("The harbour master counts the boats."))
+    run_to_end(router.embed("The harbour master counts the boats."))
     assert router.known is not None
-    known = Known(*router.known, model.backbone)
+    known = CachedPrefix(*router.known, model.backbone)
     answer = ask(model, known.ids, [{}], known=lambda: known)
     assert answer == ask(MixedModel(bases["llama"], {}, generation_dtype="bfloat16"), known.ids, [{}])
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dlm_tui.model.progress import Progress, drain, in_thread
 from dlm_tui.model.registry import (
     BASES,
     BaseUnavailable,
@@ -18,6 +17,7 @@ from dlm_tui.model.registry import (
     resolve_base,
     weight_files,
 )
+from dlm_tui.progress import Progress, in_thread, run_to_end
 
 REVISION = "12fd25f77366" + "0" * 28
 
@@ -132,13 +132,13 @@ def test_the_family_of_a_base_outside_the_table(hf_id: str, architecture: str, f
 
 
 def test_work_in_a_thread_reports_and_carries_errors_over() -> None:
-    assert drain(in_thread(lambda: 7, lambda: Progress("x"))) == 7
+    assert run_to_end(in_thread(lambda: 7, lambda: Progress("x"))) == 7
 
     def fail() -> None:
         raise BaseUnavailable("gone")
 
     with pytest.raises(BaseUnavailable, match="gone"):
-        drain(in_thread(fail, lambda: Progress("x")))
+        run_to_end(in_thread(fail, lambda: Progress("x")))
 
 
 def test_the_registry_needs_no_torch() -> None:

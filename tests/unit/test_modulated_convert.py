@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dlm_tui.model import Adapter, LowRank, ModulatedLoRA, ModulatedPiSSA
-from dlm_tui.model.modulated_calibration import build_pissa, collect_calibration
-from dlm_tui.model.modulated_convert import (
+from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
+from dlm_tui.model.modulated.convert import (
     lora_from_adapter,
     lora_from_peft,
     pissa_from_adapter,
@@ -19,14 +19,14 @@ from dlm_tui.model.modulated_convert import (
     save_peft,
     to_adapter,
 )
-from dlm_tui.model.modulated_targets import ModulationError
+from dlm_tui.model.modulated.targets import ModulationError
 from tests.unit.test_modulated_lora import IDS, logits, tiny_llama, trained
 from tests.unit.test_modulated_pissa import spread
 
 
 def delta(adapter: Adapter, name: str) -> torch.Tensor:
     pair = adapter.modules[name]
-    return pair.scale * (pair.up.double() @ pair.down.double())
+    return pair.scale * (pair.lora_B.double() @ pair.lora_A.double())
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def test_lora_to_mixer_and_back_keeps_every_bit() -> None:
     back = lora_from_adapter(model, adapter)
     assert back.target_names == lora.target_names and back.scale == lora.scale
     assert all(torch.equal(back.A[n], lora.A[n]) and torch.equal(back.B[n], lora.B[n]) for n in lora.target_names)
-    adapter.modules[lora.target_names[0]].up.zero_()
+    adapter.modules[lora.target_names[0]].lora_B.zero_()
     assert lora.B[lora.target_names[0]].abs().sum() > 0
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dlm_tui.model import HistoryBake, ModulatedLoRA
-from dlm_tui.model.modulated_targets import ModulationError, dense_weight, match_targets, suffix_patterns
+from dlm_tui.model.modulated.targets import ModulationError, dense_weight, match_targets, suffix_patterns
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
 
@@ -57,8 +57,8 @@ def merged(model: nn.Module, additions: list[tuple[ModulatedLoRA, float]]) -> nn
     for lora, c in additions:
         for name in lora.target_names:
             weight = result.get_submodule(name).weight
-            down, up, scale = lora.pair(name)
-            weight.data = (weight.double() + c * scale * (up.double() @ down.double())).to(weight.dtype)
+            lora_A, lora_B, scale = lora.pair(name)
+            weight.data = (weight.double() + c * scale * (lora_B.double() @ lora_A.double())).to(weight.dtype)
     return result
 
 
@@ -121,10 +121,10 @@ def test_gradients_reach_both_factors_and_nothing_else() -> None:
 def test_initialisation_is_kaiming_uniform_and_seeded() -> None:
     model = tiny_llama()
     lora = ModulatedLoRA(model, r=4, seed=5)
-    for down in lora.A.values():
-        bound = 1 / down.shape[1] ** 0.5  # gain √(2 / (1 + 5)) times √(3 / fan-in)
-        assert down.abs().max() <= bound
-        assert down.abs().max() > 0.8 * bound
+    for lora_A in lora.A.values():
+        bound = 1 / lora_A.shape[1] ** 0.5  # gain √(2 / (1 + 5)) times √(3 / fan-in)
+        assert lora_A.abs().max() <= bound
+        assert lora_A.abs().max() > 0.8 * bound
     again = ModulatedLoRA(model, r=4, seed=5)
     assert all(torch.equal(lora.A[name], again.A[name]) for name in lora.A)
 

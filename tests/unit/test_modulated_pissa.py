@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dlm_tui.model import ModulatedPiSSA, PiSSAHistoryBake
-from dlm_tui.model.modulated_pissa import direction_scores
-from dlm_tui.model.modulated_targets import ModulationError
+from dlm_tui.model.modulated.pissa import direction_scores
+from dlm_tui.model.modulated.targets import ModulationError
 from tests.unit.test_modulated_lora import IDS, PackedLinear, logits, tiny_llama
 
 Q0 = "model.layers.0.self_attn.q_proj"

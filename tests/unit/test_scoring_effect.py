@@ -13,8 +13,9 @@ import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.model import MixedModel, Sampling, drain
+from dlm_tui.model import MixedModel, Sampling
 from dlm_tui.model.base import Base
+from dlm_tui.progress import run_to_end
 from dlm_tui.scoring import score_suite, score_views, sweep, token_heat, z_score
 from dlm_tui.scoring.errors import EmptyText
 from dlm_tui.scoring.nulls import matched_nulls, null_seeds
@@ -46,7 +47,7 @@ def reference(model: MixedModel, ids: list[int], mix: dict[str, float]) -> torch
     network = copy.deepcopy(model.base.model).double()
     for name, c in mix.items():
         for module, pair in model.adapters[name].modules.items():
-            network.get_submodule(module).weight += c * pair.scale * (pair.up.double() @ pair.down.double())
+            network.get_submodule(module).weight += c * pair.scale * (pair.lora_B.double() @ pair.lora_A.double())
     return torch.log_softmax(network(torch.tensor([ids])).logits[0], dim=-1)
 
 
@@ -54,7 +55,7 @@ def test_scores_equal_merged_weights_in_float64(base: Base, model: MixedModel) -
     prompt = base.chat("How do I bake bread with rye flour? " * 6)
     assert len(prompt) > 64  # several pieces
     answer = base.tokenizer("Mix, wait, fold.", add_special_tokens=False)["input_ids"]
-    scores = drain(score_views(model, prompt, {"mixed": MIX, "off": {}}, answer, nulls=0))
+    scores = run_to_end(score_views(model, prompt, {"mixed": MIX, "off": {}}, answer, nulls=0))
     plain, mixed = reference(model, prompt + answer, {}), reference(model, prompt + answer, MIX)
     at = len(prompt) - 1
     p, q = mixed[at].exp(), plain[at].exp()
@@ -71,12 +72,12 @@ def test_scores_equal_merged_weights_in_float64(base: Base, model: MixedModel) -
     off = scores.views["off"]
     assert off.kl < 1e-9 and off.heat == pytest.approx([0.0] * len(answer), abs=1e-5)
     assert list(scores.views) == ["mixed", "off"]
-    assert drain(token_heat(model, prompt, answer, MIX)) == pytest.approx(score.heat, abs=1e-6)
+    assert run_to_end(token_heat(model, prompt, answer, MIX)) == pytest.approx(score.heat, abs=1e-6)
 
 
 def test_nulls_are_what_they_say(base: Base, model: MixedModel) -> None:
     prompt = base.chat("Grüße")
-    scores = drain(score_views(model, prompt, {"mixed": MIX, "off": {}}, nulls=10, seed=4))
+    scores = run_to_end(score_views(model, prompt, {"mixed": MIX, "off": {}}, nulls=10, seed=4))
     plain = reference(model, prompt, {})[-1]
     nulls = matched_nulls(model, null_seeds(4, 10))
     with_nulls = MixedModel(base, {str(place): null for place, null in enumerate(nulls)})
@@ -89,15 +90,15 @@ def test_nulls_are_what_they_say(base: Base, model: MixedModel) -> None:
     assert scores.null_std == pytest.approx(np.std(expected, ddof=1), abs=1e-5)
     assert scores.views["mixed"].z == z_score(scores.views["mixed"].kl, scores.null_kls)
     assert scores.views["off"].z is None
-    again = drain(score_views(model, prompt, {"mixed": MIX}, nulls=10, seed=4))
+    again = run_to_end(score_views(model, prompt, {"mixed": MIX}, nulls=10, seed=4))
     assert again.null_kls == scores.null_kls
-    assert drain(score_views(model, prompt, {"mixed": MIX}, nulls=10, seed=5)).null_kls != scores.null_kls
+    assert run_to_end(score_views(model, prompt, {"mixed": MIX}, nulls=10, seed=5)).null_kls != scores.null_kls
 
 
 @pytest.mark.parametrize("prompt", ["Grüße", "How do I bake bread with rye flour?"])
 def test_null_adapters_lie_within_three_sigmas(base: Base, model: MixedModel, prompt: str) -> None:
     views = {f"null {seed}": seed for seed in range(100)}
-    scores = drain(score_views(model, base.chat(prompt), {}, nulls=32, null_views=views))
+    scores = run_to_end(score_views(model, base.chat(prompt), {}, nulls=32, null_views=views))
     values = [score.z for score in scores.views.values()]
     assert len(values) == 100 and all(z is not None for z in values)
     assert sum(abs(z) <= 3.0 for z in values if z is not None) >= 99
@@ -114,8 +115,10 @@ def test_what_is_asked_for_must_make_sense(base: Base, model: MixedModel) -> Non
         ((prompt * 40, {"mixed": MIX}), UsageError),
     ):
         with pytest.raises(error):
-            drain(score_views(model, *arguments))
-    bare = drain(score_views(MixedModel(base, {}), prompt, {"base": {}, "null": {}}, nulls=4, null_views={"null": 1}))
+            run_to_end(score_views(model, *arguments))
+    bare = run_to_end(
+        score_views(MixedModel(base, {}), prompt, {"base": {}, "null": {}}, nulls=4, null_views={"null": 1})
+    )
     assert bare.null_kls == () and bare.views["base"].kl < 1e-9 and bare.views["null"].z is None
 
 
@@ -128,7 +131,7 @@ def test_it_reports_progress_and_can_be_stopped(base: Base, model: MixedModel) -
     work = score_views(model, prompt, {"mixed": MIX}, nulls=8)
     next(work)
     work.close()
-    assert drain(score_views(model, base.chat("x"), {"mixed": MIX}, nulls=2)).views["mixed"].kl > 0
+    assert run_to_end(score_views(model, base.chat("x"), {"mixed": MIX}, nulls=2)).views["mixed"].kl > 0
 
 
 def test_sweep_is_one_answer_and_one_effect_per_coefficient(base: Base, model: MixedModel) -> None:
@@ -137,20 +140,20 @@ def test_sweep_is_one_answer_and_one_effect_per_coefficient(base: Base, model: M
     prompt = base.chat("Hello")
     grid = [-2.0, 0.0, 0.5, 2.0]
     sampling = Sampling(max_tokens=6, temperature=0.0)
-    points = drain(sweep(model, prompt, "tone", grid, sampling, others={"style": 0.5}))
+    points = run_to_end(sweep(model, prompt, "tone", grid, sampling, others={"style": 0.5}))
     assert [point.c for point in points] == grid
     for point in points:
         mix = {"style": 0.5, "tone": point.c}
-        alone = drain(generate(model, prompt, [mix], sampling))[0]
+        alone = run_to_end(generate(model, prompt, [mix], sampling))[0]
         assert (point.text, point.tokens, point.reason) == (alone.text, len(alone.token_ids), alone.reason)
-        score = drain(score_views(model, prompt, {"one": mix}, nulls=0)).views["one"]
+        score = run_to_end(score_views(model, prompt, {"one": mix}, nulls=0)).views["one"]
         assert point.kl == pytest.approx(score.kl, abs=1e-6) and point.js == pytest.approx(score.js, abs=1e-6)
-    zero = drain(sweep(model, prompt, "tone", [0.0], sampling))[0]
+    zero = run_to_end(sweep(model, prompt, "tone", [0.0], sampling))[0]
     assert zero.kl < 1e-9
     with pytest.raises(UsageError, match="at least one"):
-        drain(sweep(model, prompt, "tone", []))
+        run_to_end(sweep(model, prompt, "tone", []))
     with pytest.raises(UsageError, match="nobody"):
-        drain(sweep(model, prompt, "nobody", [1.0]))
+        run_to_end(sweep(model, prompt, "nobody", [1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +165,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_suite_tells_own_from_other_sections(folder: Path) -> None:
-    from dlm_tui.engine.session import Session
+    from dlm_tui.session import Session
 
-    session = drain(Session.open(folder / "doc.dlm", folder / "home", folder / "base"))
-    report = drain(score_suite(session, nulls=6))
+    session = run_to_end(Session.open(folder / "doc.dlm", folder / "home", folder / "base"))
+    report = run_to_end(score_suite(session, nulls=6))
     assert json.loads(json.dumps(report)) == report
     assert report["prompts"] == 6 and report["nulls"] == 6 and report["skipped"] == []
     own = report["adapters"]["tone"]["own"]
@@ -175,7 +178,7 @@ def test_suite_tells_own_from_other_sections(folder: Path) -> None:
     for question in QUESTIONS["tone"]:
         ids = session.base.chat(question, session.document.system_prompt)
         answer = session.base.tokenizer("So be it.", add_special_tokens=False)["input_ids"]
-        scores = drain(score_views(session.model, ids, {"tone": {"tone": 1.0}}, answer, 6, report["seed"]))
+        scores = run_to_end(score_views(session.model, ids, {"tone": {"tone": 1.0}}, answer, 6, report["seed"]))
         score = scores.views["tone"]
         kls.append(score.kl)
         gains.append((score.logprob - score.base_logprob) / len(answer))
@@ -189,7 +192,7 @@ def test_suite_tells_own_from_other_sections(folder: Path) -> None:
     for name in list(session.model.names):
         session.model.swap(name, None)
     with pytest.raises(DlmTuiError, match="no adapter is trained"):
-        drain(score_suite(session))
+        run_to_end(score_suite(session))
 
 
 def run(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

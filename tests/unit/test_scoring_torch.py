@@ -123,7 +123,9 @@ def test_scaled_views_equal_merged_weights(base: Base, model: MixedModel, adapte
     for c, adapter in zip((1.0, -0.5), adapters.values(), strict=True):
         for name, pair in adapter.modules.items():
             weight = merged.get_submodule(name).weight
-            weight.data = (weight.double() + lam * c * pair.scale * (pair.up.double() @ pair.down.double())).float()
+            weight.data = (
+                weight.double() + lam * c * pair.scale * (pair.lora_B.double() @ pair.lora_A.double())
+            ).float()
     with TorchDifferentialBackend(model, {"tone": 1.0, "style": -0.5}).as_scaled_adapter(lam) as view:
         dist = view.next_token_dist(PROMPTS[1], top_k=10_000)
     expected = plain_logprobs(merged, base.encode_raw(PROMPTS[1]))[-1]
@@ -273,17 +275,17 @@ def test_null_entries_have_the_given_deviation(adapters: dict[str, Adapter]) -> 
     shapes = null_shapes(adapters)
     null = null_adapter(shapes, seed=3, init_scale=0.05, rank_scale=4.0)
     assert set(null.modules) == {module for adapter in adapters.values() for module in adapter.modules}
-    values = torch.cat([t.flatten() for pair in null.modules.values() for t in (pair.up, pair.down)])
+    values = torch.cat([t.flatten() for pair in null.modules.values() for t in (pair.lora_B, pair.lora_A)])
     assert values.std() == pytest.approx(0.1, rel=0.03) and abs(values.mean()) < 0.003
     again = null_adapter(shapes, seed=3, init_scale=0.05, rank_scale=4.0)
-    assert all(torch.equal(again.modules[m].up, null.modules[m].up) for m in null.modules)
+    assert all(torch.equal(again.modules[m].lora_B, null.modules[m].lora_B) for m in null.modules)
 
 
 def test_matched_nulls_are_as_large_as_the_trained_adapters(adapters: dict[str, Adapter]) -> None:
     shapes = null_shapes(adapters)
     for module, shape in shapes.items():
         trained = [a.modules[module] for a in adapters.values() if module in a.modules]
-        dense = sum(float((p.scale * p.up.double() @ p.down.double()).square().sum()) for p in trained) / 2
+        dense = sum(float((p.scale * p.lora_B.double() @ p.lora_A.double()).square().sum()) for p in trained) / 2
         drawn = [squared_norm(null_adapter({module: shape}, seed).modules[module]) for seed in range(200)]
         assert np.mean(drawn) == pytest.approx(dense, rel=0.15)
         assert shape.rank == max(pair.rank for pair in trained)

@@ -136,7 +136,7 @@ def test_options_of_metrics(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_neither_command_imports_torch() -> None:
     code = (
-        "import sys, argparse\nfrom dlm_tui.cli import show, metrics\nimport dlm_tui.store.report\n"
+        "import sys, argparse\nfrom dlm_tui.cli import show, metrics\nimport dlm_tui.cli.show_report\n"
         "import dlm_tui.model.registry\nassert 'torch' not in sys.modules and 'textual' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

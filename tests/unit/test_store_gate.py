@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import dlm_tui.gate.probes as gate_probes_module
+from dlm_tui.cli.show_report import show_report
 from dlm_tui.document import Document, gate_samples, parse_bytes
 from dlm_tui.files import json_bytes, sha256_file
 from dlm_tui.store import (
@@ -21,7 +22,6 @@ from dlm_tui.store import (
     parse_gate_config,
     read_gate_config,
     read_gate_record,
-    show_report,
     update_manifest,
     write_gate_config,
     write_gate_record,

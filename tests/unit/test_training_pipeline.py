@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm_tui.engine.drain import drain
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
+from dlm_tui.progress import run_to_end
 from dlm_tui.store import MetricsReader, Store, adapter_versions, current_version, read_gate_config, read_manifest
 from dlm_tui.training import TrainProgress, TrainRequest, train_document
 from dlm_tui.training.phases import Diverged
@@ -31,7 +31,7 @@ Go away.
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    return drain(load_base(resolve_base("peer-tiny", peer_root() / "base")))
+    return run_to_end(load_base(resolve_base("peer-tiny", peer_root() / "base")))
 
 
 def quiet(_: TrainProgress) -> None:

@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 
-from widgets.bars import bar_segments, bar_text
-from widgets.history_chart import _integer_ticks, thin
-from widgets.marks import ANSI, DARK, LIGHT, marks_for, rich_color
-from widgets.plain import assemble, fit, literal, plain
-from widgets.token_heat import HeatToken, heat_content
+from dlm_widgets.adapter_palette import ANSI, DARK, LIGHT, marks_for, rich_color
+from dlm_widgets.bars import bar_segments, bar_text
+from dlm_widgets.history_chart import _integer_ticks, thin
+from dlm_widgets.sanitize import assemble, fit, literal, sanitize
+from dlm_widgets.token_heat import HeatToken, heat_content
 
 
 @given(st.text())
 def test_nothing_that_acts_or_hides_is_left(text: str) -> None:
-    shown = plain(text)
+    shown = sanitize(text)
     for char in shown:
         assert char == "\n" or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-    assert "\n" not in plain(text, one_line=True)
+    assert "\n" not in sanitize(text, one_line=True)
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126)))
 def test_ordinary_text_is_unchanged_and_never_markup(text: str) -> None:
-    assert plain(text) == text
+    assert sanitize(text) == text
     assert literal(text).plain == text and literal(text).spans == []
     assert assemble((text, "bold")).plain == text
 
@@ -38,10 +38,10 @@ def test_fit_is_exactly_as_wide_as_asked(text: str, width: int, right: bool) -> 
 
 
 def test_what_is_shown_instead() -> None:
-    assert plain("a\x1b[0m\u202eb\u200b\x00\x7f") == "a␛[0m‹U+202E›b‹U+200B›␀␡"
-    assert plain("e\u0301") == "e\u0301"
-    assert plain("e" + "\u0301" * 50) == "e" + "\u0301" * 3 + "…"
-    assert plain("a\r\nb\tc") == "a\nb    c"
+    assert sanitize("a\x1b[0m\u202eb\u200b\x00\x7f") == "a␛[0m‹U+202E›b‹U+200B›␀␡"
+    assert sanitize("e\u0301") == "e\u0301"
+    assert sanitize("e" + "\u0301" * 50) == "e" + "\u0301" * 3 + "…"
+    assert sanitize("a\r\nb\tc") == "a\nb    c"
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
-from widgets.answer_card import AnswerCard
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.repaint import Repainted
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.answer_card import AnswerCard
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.throttled import Throttled
 
 HEAT_LEGEND = "tinted: more likely than under the base \u00b7 grey: less likely"
 
 
-class AnswersPane(Pane, Repainted):
+class AnswersPane(Pane, Throttled):
     """One card per view of the last request."""
 
     TITLE = "Answers"
@@ -55,9 +55,9 @@ class AnswersPane(Pane, Repainted):
 
     def compose(self) -> ComposeResult:
         """A hint while there is no answer, and the grid of cards."""
-        yield Line(id="answers-hint")
+        yield LiteralStatic(id="answers-hint")
         yield Container(id="cards")
-        yield Line(id="heat-legend")
+        yield LiteralStatic(id="heat-legend")
 
     def on_mount(self) -> None:
         """No answer yet."""
@@ -79,7 +79,7 @@ class AnswersPane(Pane, Repainted):
 
     def hint(self, content: str | Content) -> None:
         """What to do here while there is no answer."""
-        self.query_one("#answers-hint", Line).show(content)
+        self.query_one("#answers-hint", LiteralStatic).show(content)
 
     async def begin(self, views: Sequence[str], marks: Mapping[str, Mark]) -> None:
         """Make ready for these views; cards of the same views are reused."""
@@ -140,7 +140,7 @@ class AnswersPane(Pane, Repainted):
     def _arrange(self) -> None:
         cards = self.cards
         self.query_one("#answers-hint").display = not cards
-        legend = self.query_one("#heat-legend", Line)
+        legend = self.query_one("#heat-legend", LiteralStatic)
         legend.show(Content.styled(HEAT_LEGEND if self._measured else f"Next answer: {HEAT_LEGEND}", "dim"))
         legend.display = self.heat and bool(cards)
         holder = self.query_one("#cards", Container)

@@ -13,12 +13,12 @@ from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
-from widgets.line import Line
-from widgets.mixing_desk import MixingDesk, Part
-from widgets.repaint import Repainted
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.mixing_desk import MixingDesk, Part
+from dlm_widgets.throttled import Throttled
 
 
-class DeskPane(Pane, Repainted):
+class DeskPane(Pane, Throttled):
     """One strip per adapter, and one line that says what the gate is doing; `fill` puts in what they show."""
 
     TITLE = "Mix"
@@ -39,7 +39,7 @@ class DeskPane(Pane, Repainted):
     def compose(self) -> ComposeResult:
         """Strips, then the note."""
         yield MixingDesk(id="strips")
-        yield Line(id="desk-note")
+        yield LiteralStatic(id="desk-note")
 
     @property
     def strips(self) -> MixingDesk:
@@ -52,7 +52,7 @@ class DeskPane(Pane, Repainted):
 
     def note(self, content: str | Content) -> None:
         """The line under the strips; empty hides it."""
-        line = self.query_one("#desk-note", Line)
+        line = self.query_one("#desk-note", LiteralStatic)
         line.show(content)
         line.display = bool(line.text)
 

@@ -11,15 +11,15 @@ from textual.content import Content
 
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.engine.protocol import Routed, Scored
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.plain import assemble, literal
-from widgets.repaint import Repainted
-from widgets.token_heat import HeatToken, TokenHeat
-from widgets.trajectory import Layer, Trajectory
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble, literal
+from dlm_widgets.throttled import Throttled
+from dlm_widgets.token_heat import HeatToken, TokenHeat
+from dlm_widgets.trajectory import Layer, Trajectory
 
 
-class InsightPane(Pane, Repainted):
+class InsightPane(Pane, Throttled):
     """Token pulls, trajectory, the unlike-training hint and effect sizes of one prompt."""
 
     TITLE = "Insight"
@@ -34,12 +34,12 @@ class InsightPane(Pane, Repainted):
     def compose(self) -> ComposeResult:
         """Headings and their drawings."""
         with VerticalScroll(id="insight-scroll"):
-            yield Line(id="insight-hint")
-            yield Line("Which words pull where", classes="heading", id="heat-heading")
+            yield LiteralStatic(id="insight-hint")
+            yield LiteralStatic("Which words pull where", classes="heading", id="heat-heading")
             yield TokenHeat(id="pulls")
-            yield Line("Does it change the answer?", classes="heading", id="effect-heading")
-            yield Line(id="effect")
-            yield Line("How the gate moved while the prompt grew", classes="heading", id="trajectory-heading")
+            yield LiteralStatic("Does it change the answer?", classes="heading", id="effect-heading")
+            yield LiteralStatic(id="effect")
+            yield LiteralStatic("How the gate moved while the prompt grew", classes="heading", id="trajectory-heading")
             yield Trajectory(id="trajectory")
 
     def on_mount(self) -> None:
@@ -54,7 +54,7 @@ class InsightPane(Pane, Repainted):
 
     def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
         """Pulls and trajectory of a prompt that was routed with `explain`."""
-        if routed.pulls:
+        if routed.attributions:
             self._hint, self._route = "", _Explained(routed, tuple(names), dict(marks), background)
             self.ask()
 
@@ -94,10 +94,10 @@ class InsightPane(Pane, Repainted):
         self.query_one("#trajectory", Trajectory).show(
             [Layer(name, marks[name].glyph, marks[name].color) for name in explained.names if name in marks], steps
         )
-        self.retitle(unlike_text(explained.routed))
+        self.retitle(ood_text(explained.routed))
 
     def _show_line(self, part: str, content: Content) -> None:
-        line = self.query_one(part, Line)
+        line = self.query_one(part, LiteralStatic)
         line.show(content)
         line.display = bool(content.plain)
 
@@ -113,11 +113,11 @@ class _Explained:
 
     def tokens(self) -> list[HeatToken]:
         """Each token in the colour of the adapter it pulls most towards, as strong as against the strongest."""
-        pulls = self.routed.pulls or []
-        strongest = max((abs(v) for token in pulls for v in token.pull.values()), default=0.0) or 1.0
+        attributions = self.routed.attributions or []
+        strongest = max((abs(v) for token in attributions for v in token.attribution.values()), default=0.0) or 1.0
         tokens = []
-        for token in pulls:
-            name, value = max(token.pull.items(), key=lambda item: item[1], default=("", 0.0))
+        for token in attributions:
+            name, value = max(token.attribution.items(), key=lambda item: item[1], default=("", 0.0))
             mark = self.marks.get(name, Mark("", "#8aa4c8"))
             tokens.append(HeatToken(token.text, max(0.0, value) / strongest, mark.color, mark.glyph))
         return tokens
@@ -132,10 +132,10 @@ def sigma_text(z: float | None) -> str:
     return f", {z:.1f}\u03c3 above noise"
 
 
-def unlike_text(routed: Routed) -> Content:
+def ood_text(routed: Routed) -> Content:
     """The hint that a prompt is unlike the training prompts."""
-    if routed.unlike:
+    if routed.is_ood:
         return Content.styled("unlike anything trained", "bold $warning")
-    if routed.novelty is not None:
-        return Content.styled(f"novelty {routed.novelty:.2f}", "dim")
+    if routed.ood_score is not None:
+        return Content.styled(f"novelty {routed.ood_score:.2f}", "dim")
     return Content("")

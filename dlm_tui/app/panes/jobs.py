@@ -18,9 +18,9 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.progress import progress_line
-from widgets.line import Line
-from widgets.plain import assemble, literal
-from widgets.repaint import Repainted
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble, literal
+from dlm_widgets.throttled import Throttled
 
 _GLYPHS = {"running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
 _STYLES = {"running": "bold $primary", "done": "$success", "failed": "bold $error", "cancelled": "$warning"}
@@ -30,7 +30,7 @@ class JobLog(VerticalScroll, can_focus=True):
     """The scrolling part."""
 
 
-class JobsPane(Pane, Repainted):
+class JobsPane(Pane, Throttled):
     """The newest job on top, its log below."""
 
     TITLE = "Jobs"
@@ -46,9 +46,9 @@ class JobsPane(Pane, Repainted):
 
     def compose(self) -> ComposeResult:
         """Jobs, then the log."""
-        yield Line(id="job-list")
+        yield LiteralStatic(id="job-list")
         with JobLog(id="job-scroll"):
-            yield Line(id="job-log")
+            yield LiteralStatic(id="job-log")
 
     def on_mount(self) -> None:
         """Nothing has run."""
@@ -62,15 +62,15 @@ class JobsPane(Pane, Repainted):
     def draw(self) -> None:
         """Newest first; the log is that of the newest."""
         records = list(islice(self._records, 3))
-        lines = self.query_one("#job-list", Line)
+        lines = self.query_one("#job-list", LiteralStatic)
         if not records:
             lines.show(Content.styled("Nothing is running. Training and exports appear here with their log.", "dim"))
-            self.query_one("#job-log", Line).show("")
+            self.query_one("#job-log", LiteralStatic).show("")
             return
         lines.show(Content("\n").join(job_line(record, max(20, self.content_size.width)) for record in records))
         scroll = self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
-        self.query_one("#job-log", Line).show(literal("\n".join(records[0].log), "dim"))
+        self.query_one("#job-log", LiteralStatic).show(literal("\n".join(records[0].log), "dim"))
         if at_end:
             scroll.scroll_end(animate=False)
 

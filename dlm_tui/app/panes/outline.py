@@ -17,10 +17,10 @@ from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.document import Document, gate_samples
 from dlm_tui.document.problems import Problem
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.pick_list import PickList
-from widgets.plain import assemble, plain
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, sanitize
 
 
 class OutlineList(PickList):
@@ -46,7 +46,7 @@ class OutlinePane(Pane):
 
     def compose(self) -> ComposeResult:
         """An error line, and the rows."""
-        yield Line(id="outline-error")
+        yield LiteralStatic(id="outline-error")
         yield OutlineList(id="outline-list", markup=False)
 
     def on_mount(self) -> None:
@@ -56,7 +56,7 @@ class OutlinePane(Pane):
 
     def show_error(self, text: str | None) -> None:
         """A save that cannot be read: the last good state stays below."""
-        line = self.query_one("#outline-error", Line)
+        line = self.query_one("#outline-error", LiteralStatic)
         line.show(text or "")
         line.display = text is not None
 
@@ -152,5 +152,5 @@ def first_words(content: str, limit: int = 80) -> str:
     for line in content.splitlines():
         text = line.strip()
         if text and not text.startswith("###"):
-            return plain(text[:limit], one_line=True)
+            return sanitize(text[:limit], one_line=True)
     return "(empty)"

@@ -12,8 +12,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from dlm_tui.app.hints import edge_offers
-from widgets.offer import Offer, OfferTaken, over, placed, taken
-from widgets.plain import literal
+from dlm_widgets.border_button import BorderButton, BorderButtonPressed, over, placed, taken
+from dlm_widgets.sanitize import literal
 
 
 class Pane(Vertical):
@@ -40,7 +40,7 @@ class Pane(Vertical):
         self._title_end = 1 + title.cell_length
         self.border_title = title
 
-    def words(self) -> list[tuple[int, Offer]]:
+    def words(self) -> list[tuple[int, BorderButton]]:
         """The words on the edge that fit beside the title, and the column of each; none where there is no edge."""
         if not self.styles.border_top[0]:
             return []
@@ -58,7 +58,7 @@ class Pane(Vertical):
         action = taken(self, event, self.words())
         if action is not None:
             event.stop()
-            self.post_message(OfferTaken(self.id or "", action))
+            self.post_message(BorderButtonPressed(self.id or "", action))
 
     def focus_target(self) -> Widget | None:
         """The widget that takes the focus when a person jumps here."""

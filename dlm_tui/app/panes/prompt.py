@@ -11,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from dlm_tui.app.panes.pane import Pane
-from widgets.plain import plain
+from dlm_widgets.sanitize import sanitize
 
 
 class PromptEditor(TextArea):
@@ -23,7 +23,7 @@ class PromptEditor(TextArea):
         text = line.plain
         if text.isprintable():
             return line
-        shown = (char if char == "\t" else plain(char) for char in text)
+        shown = (char if char == "\t" else sanitize(char) for char in text)
         line.plain = "".join(char if len(char) == 1 else "\u00b7" for char in shown)
         return line
 

@@ -16,13 +16,13 @@ from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.store import GateRun
 from dlm_tui.store.gate_report import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.plain import assemble
-from widgets.repaint import Repainted
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble
+from dlm_widgets.throttled import Throttled
 
 if TYPE_CHECKING:
-    from widgets.history_chart import HistoryChart
+    from dlm_widgets.history_chart import HistoryChart
 
 _MODE_GLYPHS = {"uniform": ("\u25cb", "ansi_yellow"), "diverged": ("\u2716", "ansi_red")}
 
@@ -31,7 +31,7 @@ class ChartArea(Vertical, can_focus=True):
     """Holds the charts, which are made when first shown: they bring numpy in."""
 
 
-class RunsPane(Pane, Repainted):
+class RunsPane(Pane, Throttled):
     """Entropy and mean weights over runs; space shows the loss curve instead."""
 
     TITLE = "Runs"
@@ -49,9 +49,9 @@ class RunsPane(Pane, Repainted):
 
     def compose(self) -> ComposeResult:
         """A summary line, what the curve is, and the charts' place."""
-        yield Line(id="runs-summary")
+        yield LiteralStatic(id="runs-summary")
         note = f"Low is a collapse only with a weight \u2265 {COLLAPSED_WEIGHT:.1f}."
-        yield Line(Content.styled(note, "dim"), id="runs-note")
+        yield LiteralStatic(Content.styled(note, "dim"), id="runs-note")
         yield ChartArea(id="charts")
 
     def on_mount(self) -> None:
@@ -81,7 +81,7 @@ class RunsPane(Pane, Repainted):
         return bool(self._losses)
 
     def _summarise(self) -> None:
-        line = self.query_one("#runs-summary", Line)
+        line = self.query_one("#runs-summary", LiteralStatic)
         self.query_one("#runs-note").display = bool(self._history) and not self.showing_loss
         if not self._history:
             line.show(Content.styled("No gate has been trained yet; the chart begins with the first training.", "dim"))
@@ -96,7 +96,7 @@ class RunsPane(Pane, Repainted):
         area = self.query_one(ChartArea)
         if self.showing_loss:
             loss = self._chart(area, "loss-chart", "loss nats/token", None)
-            from widgets.history_chart import Series
+            from dlm_widgets.history_chart import Series
 
             loss.show(
                 [
@@ -115,7 +115,7 @@ class RunsPane(Pane, Repainted):
                 chart.display = visible
 
     def _draw_history(self, area: ChartArea) -> None:
-        from widgets.history_chart import Event, Series
+        from dlm_widgets.history_chart import Event, Series
 
         most = math.log(max(2, len(self._names)))
         entropy = self._chart(area, "entropy-chart", "entropy", most * 1.05)
@@ -156,7 +156,7 @@ class RunsPane(Pane, Repainted):
         )
 
     def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:
-        from widgets.history_chart import HistoryChart
+        from dlm_widgets.history_chart import HistoryChart
 
         found = area.query(f"#{chart_id}").results(HistoryChart)
         for chart in found:

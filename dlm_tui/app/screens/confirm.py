@@ -9,8 +9,8 @@ from textual.containers import Horizontal
 from textual.widgets import Button
 
 from dlm_tui.app.screens.dialog import Dialog
-from widgets.line import Line
-from widgets.plain import literal
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import literal
 
 
 class ConfirmScreen(Dialog[bool]):
@@ -24,7 +24,7 @@ class ConfirmScreen(Dialog[bool]):
 
     def compose_body(self) -> ComposeResult:
         """The question and two buttons; the harmless one has the focus."""
-        yield Line(self._question)
+        yield LiteralStatic(self._question)
         with Horizontal(classes="buttons"):
             yield Button(literal(self._no), id="no", compact=True)
             yield Button(literal(self._yes), id="yes", variant="error", compact=True)

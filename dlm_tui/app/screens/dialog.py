@@ -12,8 +12,8 @@ from textual.screen import ModalScreen
 
 from dlm_tui.app.hints import hint
 from dlm_tui.app.keys import bindings_for
-from widgets.key_bar import KeyBar
-from widgets.line import Line
+from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.literal_static import LiteralStatic
 
 Result = TypeVar("Result")
 
@@ -34,7 +34,7 @@ class Dialog(ModalScreen[Result]):
     def compose(self) -> ComposeResult:
         """Title, body, keys."""
         with Vertical(classes="box"):
-            yield Line(self.TITLE_TEXT, classes="title")
+            yield LiteralStatic(self.TITLE_TEXT, classes="title")
             with VerticalScroll(classes="body", can_focus=self.SCROLLS):
                 yield from self.compose_body()
             yield KeyBar()
@@ -62,7 +62,7 @@ class Dialog(ModalScreen[Result]):
 
     def retitle(self, text: str) -> None:
         """Replace the title."""
-        self.query_one(".title", Line).show(text)
+        self.query_one(".title", LiteralStatic).show(text)
 
     def action_close(self) -> None:
         """Leave without a result."""

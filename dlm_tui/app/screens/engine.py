@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 
 from dlm_tui.app.screens.dialog import Dialog
-from widgets.line import Line
-from widgets.plain import assemble
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble
 
 
 class EngineScreen(Dialog[None]):
@@ -25,4 +25,4 @@ class EngineScreen(Dialog[None]):
         """Name and value per line."""
         width = max(len(name) for name, _ in self._rows) + 2
         for name, value in self._rows:
-            yield Line(assemble((name.ljust(width), "$foreground 65%"), value))
+            yield LiteralStatic(assemble((name.ljust(width), "$foreground 65%"), value))

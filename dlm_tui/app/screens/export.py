@@ -14,9 +14,9 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.document import parse_mix
 from dlm_tui.errors import DlmTuiError
-from widgets.line import Line
-from widgets.pick_list import PickList
-from widgets.plain import literal
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import literal
 
 TARGETS = ("peft", "ollama", "llama-server", "vllm", "merged")
 QUANTS = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -67,28 +67,28 @@ class ExportScreen(Dialog[ExportSettings]):
         """Three lists, a folder, the last result."""
         with Horizontal(id="export-lists"):
             with Vertical():
-                yield Line("Target", classes="field")
+                yield LiteralStatic("Target", classes="field")
                 yield PickList(
                     *[Option(literal(target)) for target in TARGETS],
                     id="export-target",
                     markup=False,
                 )
             with Vertical():
-                yield Line("Number format (GGUF)", classes="field")
+                yield LiteralStatic("Number format (GGUF)", classes="field")
                 yield PickList(*[Option(literal(quant)) for quant in QUANTS], id="export-quant", markup=False)
             with Vertical():
-                yield Line("Mix", classes="field")
+                yield LiteralStatic("Mix", classes="field")
                 yield PickList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
-        yield Line(classes="note", id="export-note")
+        yield LiteralStatic(classes="note", id="export-note")
         yield Checkbox(
             "Register with Ollama afterwards (ollama create)",
             self._settings.register and self._ollama is not None,
             compact=True,
             id="export-register",
         )
-        yield Line("Folder (empty: the store's exports)", classes="field")
+        yield LiteralStatic("Folder (empty: the store's exports)", classes="field")
         yield Input(value=self._settings.out or "", placeholder="the store's exports folder", id="export-out")
-        yield Line(last_export_text(self._last, self._result), id="export-last")
+        yield LiteralStatic(last_export_text(self._last, self._result), id="export-last")
 
     def on_mount(self) -> None:
         """The last used settings."""
@@ -110,7 +110,7 @@ class ExportScreen(Dialog[ExportSettings]):
             target = TARGETS[chosen]
             absent = target == "ollama" and self._ollama is None
             more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
-            self.query_one("#export-note", Line).show(f"{target}: {_TARGET_TEXT[target]}{more}")
+            self.query_one("#export-note", LiteralStatic).show(f"{target}: {_TARGET_TEXT[target]}{more}")
             self.query_one(Checkbox).display = target == "ollama" and self._ollama is not None
 
     def on_option_list_option_selected(self) -> None:
@@ -129,7 +129,7 @@ class ExportScreen(Dialog[ExportSettings]):
             try:
                 parse_mix(mix, self._names, signed=True)
             except DlmTuiError as error:
-                self.query_one("#export-last", Line).show(literal(str(error), "$error"))
+                self.query_one("#export-last", LiteralStatic).show(literal(str(error), "$error"))
                 return
         register = self.query_one(Checkbox)
         self.dismiss(

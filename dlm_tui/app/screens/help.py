@@ -10,8 +10,8 @@ from textual.content import Content
 
 from dlm_tui.app.keys import GROUPS, KEYS, WHERE_TEXT, display, keys_of
 from dlm_tui.app.screens.dialog import Dialog
-from widgets.line import Line
-from widgets.plain import assemble, fit
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble, fit
 
 
 class HelpScreen(Dialog[None]):
@@ -25,7 +25,7 @@ class HelpScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """A scrolling table."""
-        yield Line(id="help")
+        yield LiteralStatic(id="help")
 
     def on_mount(self) -> None:
         """Scrollable by keys at once."""
@@ -40,7 +40,7 @@ class HelpScreen(Dialog[None]):
 
     def _fill(self) -> None:
         width = help_width(self.app.size.width)
-        self.query_one("#help", Line).show(help_content(self._remapped, self._config_file, width))
+        self.query_one("#help", LiteralStatic).show(help_content(self._remapped, self._config_file, width))
 
 
 def help_width(columns: int) -> int:

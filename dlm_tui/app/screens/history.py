@@ -14,9 +14,9 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.moves import top
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import Remembered
-from widgets.marks import Mark
-from widgets.pick_list import PickList
-from widgets.plain import assemble, plain
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, sanitize
 
 
 class HistoryScreen(Dialog[str]):
@@ -60,7 +60,7 @@ class HistoryScreen(Dialog[str]):
         strongest = top(entry.weights)
         mark = self._marks.get(strongest)
         lead = f"{mark.glyph} {entry.weights[strongest]:.2f}" if mark else "      "
-        return assemble((f"{lead:7s}", mark.color if mark else ""), plain(entry.text, one_line=True)[:300])
+        return assemble((f"{lead:7s}", mark.color if mark else ""), sanitize(entry.text, one_line=True)[:300])
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)

@@ -12,8 +12,8 @@ from textual.containers import Horizontal
 from textual.screen import ModalScreen
 
 from dlm_tui.app.keys import bindings_for
-from widgets.line import Line
-from widgets.plain import assemble
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble
 
 Target = tuple[str, str, str, tuple[int, int] | None]
 
@@ -36,7 +36,7 @@ class JumpScreen(ModalScreen[str]):
         for letter, title, pane_id, place in self._targets:
             style = "bold reverse" if place is None else "bold reverse $warning"
             text = assemble((f" {letter} ", style), f" {title}   " if place is None else f" {title} ")
-            label = Line(text, classes="jump-label", id=f"jump-{pane_id}")
+            label = LiteralStatic(text, classes="jump-label", id=f"jump-{pane_id}")
             if place is None:
                 hidden.append(label)
             else:

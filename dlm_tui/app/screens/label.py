@@ -19,10 +19,10 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document import instruction_content
 from dlm_tui.document.append import preview_section
 from dlm_tui.errors import DlmTuiError
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.pick_list import PickList
-from widgets.plain import assemble, literal, plain
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, literal, sanitize
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,17 @@ class LabelScreen(Dialog[Label]):
 
     def compose_body(self) -> ComposeResult:
         """Adapter, answer, diff."""
-        yield Line(assemble(("Prompt  ", "dim"), plain(self._prompt, one_line=True)[:160]))
-        yield Line("Belongs to", classes="field")
+        yield LiteralStatic(assemble(("Prompt  ", "dim"), sanitize(self._prompt, one_line=True)[:160]))
+        yield LiteralStatic("Belongs to", classes="field")
         options = [
             Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color))) for name in self._adapters
         ]
         yield PickList(*options, id="label-adapter", markup=False)
-        yield Line("Right answer (optional: without it only the gate learns from the prompt)", classes="field")
+        yield LiteralStatic("Right answer (optional: without it only the gate learns from the prompt)", classes="field")
         yield PromptEditor(self._answer, tab_behavior="focus", id="label-answer", soft_wrap=True)
-        yield Line("Will be added to the end of the document", classes="field")
+        yield LiteralStatic("Will be added to the end of the document", classes="field")
         with VerticalScroll(id="label-diff-scroll"):
-            yield Line(id="label-diff")
+            yield LiteralStatic(id="label-diff")
 
     def on_mount(self) -> None:
         """Start at the gate's second thought."""
@@ -95,7 +95,7 @@ class LabelScreen(Dialog[Label]):
         if highlighted is None:
             return
         kind, content = label_section(self._prompt, self.query_one(PromptEditor).text)
-        diff = self.query_one("#label-diff", Line)
+        diff = self.query_one("#label-diff", LiteralStatic)
         try:
             added = preview_section(self._document, type=kind, adapter=self._adapters[highlighted], content=content)
         except DlmTuiError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 
 from dlm_tui.app.screens.dialog import Dialog
-from widgets.line import Line
+from dlm_widgets.literal_static import LiteralStatic
 
 
 class LogScreen(Dialog[None]):
@@ -21,7 +21,7 @@ class LogScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """The lines."""
-        yield Line(self._text)
+        yield LiteralStatic(self._text)
 
     def on_mount(self) -> None:
         """Begin at the end."""

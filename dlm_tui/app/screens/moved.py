@@ -9,9 +9,9 @@ from textual.content import Content
 
 from dlm_tui.app.moves import Moved, top
 from dlm_tui.app.screens.dialog import Dialog
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.plain import assemble, plain
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble, sanitize
 
 
 class MovedScreen(Dialog[None]):
@@ -32,15 +32,15 @@ class MovedScreen(Dialog[None]):
         recent = [change for change in self._moved if not change.saved]
         for title, changes in (("Saved prompts", saved), ("Recent prompts", recent)):
             if changes:
-                yield Line(title, classes="field")
-                yield Line(Content("\n").join(self._block(change) for change in changes))
+                yield LiteralStatic(title, classes="field")
+                yield LiteralStatic(Content("\n").join(self._block(change) for change in changes))
         if not self._moved:
-            yield Line("No remembered prompt has been routed before and after a training yet.")
+            yield LiteralStatic("No remembered prompt has been routed before and after a training yet.")
 
     def _block(self, change: Moved) -> Content:
         parts: list[str | tuple[str, str]] = [
             ("\u2192 " if change.top_changed else "  ", "bold $warning"),
-            (plain(change.text, one_line=True)[:200], "bold" if change.top_changed else ""),
+            (sanitize(change.text, one_line=True)[:200], "bold" if change.top_changed else ""),
             "\n    ",
         ]
         strongest = top(change.after)

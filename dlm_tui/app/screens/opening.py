@@ -6,7 +6,7 @@ from rich.segment import Segment
 from textual.screen import Screen
 from textual.strip import Strip
 
-from widgets.plain import fit
+from dlm_widgets.sanitize import fit
 
 
 class OpeningScreen(Screen[None]):

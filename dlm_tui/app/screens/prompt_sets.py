@@ -12,9 +12,9 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import PromptSets
-from widgets.line import Line
-from widgets.pick_list import PickList
-from widgets.plain import assemble, literal, plain
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, literal, sanitize
 
 
 class PromptSetsScreen(Dialog[str]):
@@ -37,11 +37,11 @@ class PromptSetsScreen(Dialog[str]):
 
     def compose_body(self) -> ComposeResult:
         """The name to save under, and all sets."""
-        yield Line(assemble(("Kept in ", "dim"), self._file.path.name))
-        yield Line("Save the current prompt in the set named", classes="field")
+        yield LiteralStatic(assemble(("Kept in ", "dim"), self._file.path.name))
+        yield LiteralStatic("Save the current prompt in the set named", classes="field")
         yield Input(value="saved", id="set-name")
         yield PickList(id="set-list", markup=False)
-        yield Line(classes="note", id="set-note")
+        yield LiteralStatic(classes="note", id="set-note")
 
     def on_mount(self) -> None:
         """Read the file."""
@@ -50,7 +50,7 @@ class PromptSetsScreen(Dialog[str]):
             self._sets = self._file.load()
         except (OSError, ValueError) as error:
             self._readable = False
-            self.query_one("#set-note", Line).show(literal(f"{error}; nothing is written over it", "$error"))
+            self.query_one("#set-note", LiteralStatic).show(literal(f"{error}; nothing is written over it", "$error"))
         self._show()
         (self.query_one(PickList) if self._sets else self.query_one(Input)).focus()
 
@@ -59,7 +59,7 @@ class PromptSetsScreen(Dialog[str]):
         options = []
         for name, prompts in self._sets.items():
             self._rows.append((name, None))
-            options.append(Option(assemble((plain(name, one_line=True), "bold"), (f"  {len(prompts)}", "dim"))))
+            options.append(Option(assemble((sanitize(name, one_line=True), "bold"), (f"  {len(prompts)}", "dim"))))
             for prompt in prompts:
                 self._rows.append((name, prompt))
                 options.append(Option(literal(f"  {prompt[:300]}", one_line=True)))
@@ -81,7 +81,7 @@ class PromptSetsScreen(Dialog[str]):
     def action_accept(self) -> None:
         """Save the current prompt under the name."""
         name = self.query_one(Input).value.strip()
-        note = self.query_one("#set-note", Line)
+        note = self.query_one("#set-note", LiteralStatic)
         if not self._prompt or not name:
             note.show("There is no prompt to save." if name else "A set needs a name.")
             return
@@ -106,7 +106,7 @@ class PromptSetsScreen(Dialog[str]):
         self._write("Removed.")
 
     def _write(self, done: str) -> bool:
-        note = self.query_one("#set-note", Line)
+        note = self.query_one("#set-note", LiteralStatic)
         if not self._readable:
             note.show("The file cannot be read, so it is not written either.")
             return False

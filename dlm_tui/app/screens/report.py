@@ -14,11 +14,11 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.progress import progress_line
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.engine.protocol import Progress
-from widgets.confusion_table import ConfusionTable
-from widgets.line import Line
-from widgets.marks import Mark
-from widgets.pick_list import PickList
-from widgets.plain import assemble, literal, plain
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.confusion_table import ConfusionTable
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, literal, sanitize
 
 _Parts = list[str | tuple[str, str]]
 
@@ -37,9 +37,9 @@ class ReportScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """Figures, table, prompts."""
-        yield Line(f"{self._heading}\u2026", id="report-figures")
+        yield LiteralStatic(f"{self._heading}\u2026", id="report-figures")
         yield ConfusionTable(self._names, self._marks, id="report-table")
-        yield Line(classes="field", id="report-list-title")
+        yield LiteralStatic(classes="field", id="report-list-title")
         yield PickList(id="report-list", markup=False)
 
     def on_mount(self) -> None:
@@ -51,11 +51,11 @@ class ReportScreen(Dialog[None]):
 
     def show_progress(self, event: Progress) -> None:
         """How far it is."""
-        self.query_one("#report-figures", Line).show(progress_line(event))
+        self.query_one("#report-figures", LiteralStatic).show(progress_line(event))
 
     def show_problem(self, text: str) -> None:
         """Why there is no report."""
-        self.query_one("#report-figures", Line).show(literal(text, "$error"))
+        self.query_one("#report-figures", LiteralStatic).show(literal(text, "$error"))
 
     def show_evaluation(self, report: Mapping[str, Any]) -> None:
         """Accuracy, log loss, calibration, confusion, the worst prompts."""
@@ -78,7 +78,7 @@ class ReportScreen(Dialog[None]):
         parts.append((text, "bold"))
         if report.get("cold_start"):
             parts.append(f"\n{report['cold_start']}")
-        self.query_one("#report-figures", Line).show(assemble(*parts))
+        self.query_one("#report-figures", LiteralStatic).show(assemble(*parts))
         table = self.query_one(ConfusionTable)
         table.show(report.get("confusion") or {})
         table.display = True
@@ -99,7 +99,7 @@ class ReportScreen(Dialog[None]):
             (truth, self._marks[truth].color if truth in self._marks else ""),
             " \u2192 ",
             (routed, self._marks[routed].color if routed in self._marks else ""),
-            f"  {plain(str(item.get('prompt', '')), one_line=True)}",
+            f"  {sanitize(str(item.get('prompt', '')), one_line=True)}",
         )
 
     def show_drift(self, report: Mapping[str, Any]) -> None:
@@ -118,11 +118,12 @@ class ReportScreen(Dialog[None]):
             parts.append("\n")
         parts.append((f"over {report.get('prompts', 0)} prompts, against the live gate\n", "dim"))
         parts.append((str(report.get("verdict", "")), "bold"))
-        self.query_one("#report-figures", Line).show(assemble(*parts))
+        self.query_one("#report-figures", LiteralStatic).show(assemble(*parts))
         rows = [
             (
                 assemble(
-                    (f"{_number(item.get('kl')):>6s} nats  ", "dim"), plain(str(item.get("prompt", "")), one_line=True)
+                    (f"{_number(item.get('kl')):>6s} nats  ", "dim"),
+                    sanitize(str(item.get("prompt", "")), one_line=True),
                 ),
                 item.get("line"),
             )
@@ -137,7 +138,7 @@ class ReportScreen(Dialog[None]):
         listing.set_options([Option(content) for content, _ in rows])
         listing.highlighted = 0 if rows else None
         listing.display = bool(rows)
-        heading = self.query_one("#report-list-title", Line)
+        heading = self.query_one("#report-list-title", LiteralStatic)
         heading.show(title)
         heading.display = True
 

@@ -11,10 +11,10 @@ from textual.content import Content
 from dlm_tui.app.progress import progress_words
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.engine.protocol import Progress
-from widgets.bars import bar_text
-from widgets.line import LiveLine
-from widgets.marks import Mark
-from widgets.plain import assemble, fit
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.bars import bar_text
+from dlm_widgets.literal_static import ThrottledStatic
+from dlm_widgets.sanitize import assemble, fit
 
 
 class SweepScreen(Dialog[None]):
@@ -31,8 +31,8 @@ class SweepScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """One growing text."""
-        yield LiveLine(self._rows, id="sweep")
-        yield LiveLine(lambda: fit(self._note, 88).rstrip(), classes="note", id="sweep-note")
+        yield ThrottledStatic(self._rows, id="sweep")
+        yield ThrottledStatic(lambda: fit(self._note, 88).rstrip(), classes="note", id="sweep-note")
 
     def on_mount(self) -> None:
         """Show the steps."""
@@ -41,7 +41,7 @@ class SweepScreen(Dialog[None]):
         self._ask()
 
     def _ask(self) -> None:
-        for line in self.query(LiveLine):
+        for line in self.query(ThrottledStatic):
             line.ask()
 
     def add_text(self, view: str, text: str) -> None:

@@ -1,0 +1,187 @@
+"""A job child: `python -m dlm_tui.engine.job_worker`. Runs one training or export request and ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.engine.priority import JOB, give_way
+from dlm_tui.engine.protocol import (
+    PROTOCOL,
+    Cancel,
+    Event,
+    ExportJob,
+    Failed,
+    Hello,
+    JobDone,
+    Log,
+    Request,
+    Stopped,
+    TrainJob,
+)
+from dlm_tui.engine.relay import Relay
+from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
+from dlm_tui.errors import Cancelled, DlmTuiError
+
+
+class _Job:
+    """The state shared by the thread that reads requests and the one that works."""
+
+    def __init__(self, transport: StdioTransport, request: TrainJob | ExportJob):
+        self.transport, self.request, self._relay = transport, request, Relay()
+        self._cancelled = threading.Event()
+        threading.Thread(target=self._watch, name="cancel", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            message = self.transport.inbox.get()
+            if message is None or (isinstance(message, Cancel) and message.target == self.request.id):
+                self._cancelled.set()
+                return
+
+    def check(self) -> None:
+        """Raises Cancelled once that was asked for, or once the screen is gone."""
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+
+    def send(self, event: Event) -> None:
+        """Send an event of this job."""
+        event.id = self.request.id
+        self.transport.send(event)
+
+    def step(self, progress: Any) -> None:
+        """Report progress, and stop here when that was asked for."""
+        self.check()
+        if progress is None:
+            return
+        if progress.stage == "note":
+            self.send(Log(text=progress.text or ""))
+        else:
+            self.send(self._relay.progress(progress))
+
+
+def main() -> None:
+    """Take one request, answer it, end."""
+    give_way(JOB)
+    transport = StdioTransport()
+    transport.send(
+        Hello(protocol=PROTOCOL, versions=package_versions(), device="cpu", dtype="float32", pid=os.getpid())
+    )
+    transport.listen()
+    request: Request | None = transport.inbox.get()
+    if not isinstance(request, TrainJob | ExportJob):
+        os._exit(2)
+    # A terminal's hang-up or a plain kill ends the work through the same door as a cancel message.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _raise_cancelled)
+    job = _Job(transport, request)
+    job.send(_answer(job))
+    os._exit(0)
+
+
+def _raise_cancelled(*_: object) -> None:
+    raise Cancelled("cancelled")
+
+
+def _answer(job: _Job) -> Event:
+    try:
+        return JobDone(result=run_train(job) if isinstance(job.request, TrainJob) else run_export(job))
+    except Cancelled:
+        return Stopped(reason="cancelled")
+    except DlmTuiError as error:
+        return Failed(kind=type(error).__name__, text=str(error))
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        return Failed(kind=type(error).__name__, text=f"unexpected {type(error).__name__}: {error}")
+
+
+def run_train(job: _Job) -> dict[str, Any]:
+    """Train with one thread fewer than the machine has, so that typing stays quick."""
+    import torch
+
+    from dlm_tui.document import load
+    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.training import TrainRequest, train_document
+    from dlm_tui.training.report import outcome_json
+
+    request = job.request
+    assert isinstance(request, TrainJob)
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    document = load(Path(request.document))
+    override = Path(request.base) if request.base else None
+    base = run_to_end(load_base(resolve_base(document.base_model, override)), job.step)
+    outcome = train_document(
+        TrainRequest(
+            document=document,
+            store=Store(resolve_home(request.home), document.dlm_id),
+            base=base,
+            adapters=request.adapters,
+            gate_only=request.gate_only,
+            parameterization=request.parameterization,
+            selection=request.selection,
+        ),
+        job.step,
+    )
+    return outcome_json(document, outcome)
+
+
+def run_export(job: _Job) -> dict[str, Any]:
+    """Export and return the manifest with the folder and the command to type next."""
+    from dlm_tui.export import ExportRequest, export_document
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.session import Session
+    from dlm_tui.store import resolve_home
+
+    request = job.request
+    assert isinstance(request, ExportJob)
+    override = Path(request.base) if request.base else None
+    session = run_to_end(Session.open(Path(request.document), resolve_home(request.home), override), job.step)
+    wanted = ExportRequest(
+        target=request.target,
+        quant=request.quant,
+        mix=request.mix,
+        adapter=request.adapter,
+        signed=request.signed,
+        out=request.out,
+        verify=request.verify,
+        legacy_adapter=request.legacy_adapter,
+    )
+    result = run_to_end(export_document(wanted, session), job.step)
+    finished = {
+        "manifest": result.manifest,
+        "folder": str(result.folder),
+        "next_command": result.next_command,
+        "notes": list(result.notes),
+    }
+    if request.register and request.target == "ollama":
+        finished |= _register(job, result.folder, str(result.manifest["ollama_name"]))
+    return finished
+
+
+def _register(job: _Job, folder: Path, name: str) -> dict[str, Any]:
+    """Hand a finished export to Ollama: `registered` is its name there, or `register_error` why it is not."""
+    from contextlib import closing
+
+    from dlm_tui.export import create_model
+
+    try:
+        with closing(create_model(folder, name)) as lines:
+            for line in lines:
+                job.check()
+                job.send(Log(text=line))
+    except Cancelled:
+        return {"register_error": "ollama create was stopped; the export itself is complete"}
+    except (DlmTuiError, OSError) as error:
+        return {"register_error": str(error)}
+    return {"registered": name}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What every target is written from, and small things several of them write."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.export.concatenate import LoraPair
+from dlm_tui.export.mix import ResolvedMix
+from dlm_tui.export.parity import ParityJob
+from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, Session
+
+
+@dataclass(frozen=True)
+class ExportContext:
+    """One export, resolved: `pairs` is the whole mix as one adapter, `prompts` what it will be tried with."""
+
+    request: ExportRequest
+    session: Session
+    mix: ResolvedMix
+    pairs: dict[str, LoraPair]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of the mix in any layer."""
+        return max(pair.rank for pair in self.pairs.values())
+
+    @property
+    def served_name(self) -> str:
+        """`dlm-<id>:v<version>`, the name the other tool gives too."""
+        return f"dlm-{self.session.document.dlm_id.lower()}:v{self.version:04d}"
+
+    @property
+    def version(self) -> int:
+        """The version of the only adapter in the mix, 1 for a mix of several."""
+        from dlm_tui.store import current_version
+
+        used = [name for name, weight in self.mix.weights if weight != 0.0]
+        found = current_version(self.session.store, used[0]) if len(used) == 1 else None
+        return int(found.version) if found is not None else 1
+
+    @property
+    def context_length(self) -> int:
+        """Tokens to serve: what the document was trained for, within what the base can."""
+        wanted: int = self.session.document.training.sequence_len
+        possible: int = self.session.base.context_length
+        return min(wanted, possible)
+
+    @property
+    def loadable_base(self) -> str:
+        """What other programs load the base by: its hub id, or the folder of one that is not on a hub."""
+        base = self.session.base
+        if base.source.kind == "hub" or base.source.path is None:
+            return str(base.identity.id)
+        return str(base.source.path)
+
+    @property
+    def loadable_revision(self) -> str | None:
+        """The hub revision that belongs to `loadable_base`, None for a folder."""
+        return self.session.base.identity.revision if self.session.base.source.kind == "hub" else None
+
+
+class Target(Protocol):
+    """One way to export. Making it checks everything that can be refused; only `write` touches the disk."""
+
+    @property
+    def context(self) -> ExportContext:
+        """What it is made from."""
+
+    @property
+    def nbytes(self) -> int:
+        """About how much the export takes."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What the manifest says beside the common keys."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know."""
+
+    @property
+    def window(self) -> int:
+        """How many tokens of prompt and answer the trial may use."""
+
+    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+        """All files but the manifest. Raises OSError when the disk is full."""
+
+    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
+        """How to try what was written; empty when there is nothing to try it with."""
+
+    def command(self, folder: Path) -> str:
+        """What a person types next, once the export lies in `folder`."""
+
+
+@dataclass
+class Common:
+    """The parts of a target that are plain data."""
+
+    nbytes: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    window: int = 128
+
+
+def save_tokenizer(context: ExportContext, folder: Path) -> None:
+    """Tokenizer files and chat template. Raises ExportRefused with the library's first line when that fails."""
+    try:
+        context.session.base.tokenizer.save_pretrained(str(folder))
+    except (OSError, DlmTuiError):
+        raise
+    except Exception as error:  # the tokenizer library raises bare exceptions, for a full disk too
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportRefused(f"the tokenizer cannot be written: {first}") from error
+
+
+def effective_dtype(context: ExportContext, quant: str) -> str:
+    """The type whose rounding separates workbench and export: the coarser of the two."""
+    resident = str(context.session.base.dtype).removeprefix("torch.")
+    if resident == "float32" or quant.startswith("q"):
+        return quant
+    return "bf16"

@@ -1,0 +1,90 @@
+"""Which forward a base gets: the fused one where it proves itself against the reference, else a safe one."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from dlm_tui.model.backbone import Backbone, ReferenceBackbone
+from dlm_tui.model.base import Base
+from dlm_tui.model.fused.compiled_decode import compiles, fits
+from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.fused.weights import FusedWeights, eligible
+from dlm_tui.model.linear import onednn_works
+from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.onednn import OneDnnBackbone
+
+LOGITS_TOLERANCE = 1e-4
+HIDDEN_TOLERANCE = 1e-5
+_PROBE = 24
+
+
+def fastest(base: Base, mixer: Mixer) -> Backbone:
+    """The quickest backbone that is right for this base. The first call runs the self-check, later ones reuse it."""
+    if base.fused is None:
+        base.fused = _admit(base)
+    if isinstance(base.fused, FusedWeights):
+        return FusedBackbone(
+            base, base.fused, mixer, compiled=base.fused.compiled, uses_bf16_weights=base.fused.uses_bf16_weights
+        )
+    if base.device.type == "cpu" and onednn_works(base.dtype):
+        return OneDnnBackbone(base, mixer)
+    return ReferenceBackbone(base, mixer)
+
+
+def _admit(base: Base) -> FusedWeights | bool:
+    """The fused weights, or False where they do not apply or do not agree with the reference."""
+    if not eligible(base):
+        return False
+    reference = ReferenceBackbone(base)
+    weights = FusedWeights(base)
+    if fits(weights) and compiles():
+        weights.compiled = agrees(FusedBackbone(base, weights, reference.mixer, compiled=True), reference)
+        weights.uses_bf16_weights = (
+            weights.compiled and _has_memory_for_bf16_copy(weights) and weights.is_exact_in_bf16()
+        )
+    return weights if weights.compiled or agrees(FusedBackbone(base, weights, reference.mixer), reference) else False
+
+
+def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:
+    """Whether a copy of half the weights' size takes at most an eighth of the memory that is free."""
+    copy = sum(weight.numel() for four in weights.matrices for weight in four) * 2
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return False  # macOS does not tell
+    return copy * 8 <= os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def agrees(candidate: Backbone, reference: Backbone) -> bool:
+    """Whether two backbones give the same numbers on a seeded probe: whole, in pieces, and with unequal rows.
+
+    In float32, hidden states within 1e-5 and logits within 1e-4 of the reference, both relative to the largest value
+    where that exceeds 1; for half-precision weights within 5 %, the size of that format's own rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    count = min(_PROBE, reference.vocab_size)
+    ids = torch.randint(0, reference.vocab_size, (2, count), generator=generator)
+    wanted = reference.forward(ids)
+    exact = wanted.dtype == torch.float32
+    cache = candidate.new_cache(2, count)
+    first = candidate.forward(ids[:, : count // 2], cache, lengths=[count // 2, count // 3])
+    ragged = torch.stack([ids[0, count // 2 :], ids[1, count // 3 : count // 3 + count - count // 2]])
+    second = candidate.forward(ragged[:, :-1], cache)
+    third = candidate.forward(ragged[:, -1:], cache)
+    pieces = torch.cat([second, third], dim=1)
+    expected = torch.stack([wanted[0, count // 2 :], wanted[1, count // 3 : count // 3 + count - count // 2]])
+    hidden_limit, logits_limit = (HIDDEN_TOLERANCE, LOGITS_TOLERANCE) if exact else (5e-2, 5e-2)
+    return (
+        close(candidate.forward(ids), wanted, hidden_limit)
+        and close(first[0], wanted[0, : count // 2], hidden_limit)
+        and close(pieces, expected, hidden_limit)
+        and close(candidate.logits(wanted[:, -1]), reference.logits(wanted[:, -1]), logits_limit)
+    )
+
+
+def close(found: Tensor, wanted: Tensor, limit: float) -> bool:
+    """Largest difference at most `limit` times the largest wanted magnitude (or 1)."""
+    largest = max(1.0, float(wanted.abs().max()))
+    difference = float((found.float() - wanted.float()).abs().max())
+    return difference <= limit * largest

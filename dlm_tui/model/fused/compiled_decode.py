@@ -1,0 +1,175 @@
+"""Running a few tokens through the compiled layers: whether it works here, the table of addresses, the threads."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlm_tui.model.fused.kv_cache import FusedKVCache
+from dlm_tui.model.fused.weights import FusedWeights
+
+MOST_TOKENS = 8
+"""More at a time are quicker as ordinary matrix products."""
+_NOBODY_WAITS = 1 << 62
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Addition:
+    """The adapters of one fused group: `lora_A` [R, in] of all its parts, and each part's own `lora_Bs`
+    [out, ranks].
+
+    `blocks` says which outputs and which ranks a part has (first output, the one behind the last, first rank, the one
+    behind the last); `columns` [R] (long) whose coefficient scales each rank.
+    """
+
+    lora_A: Tensor
+    lora_Bs: tuple[Tensor, ...]
+    blocks: tuple[tuple[int, int, int, int], ...]
+    layout: int
+    columns: Tensor
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """The blocks, each with the address of its `lora_B`, as the kernel reads them [parts, 5] (long)."""
+        return torch.tensor(
+            [(*block, _address(lora_B)) for block, lora_B in zip(self.blocks, self.lora_Bs, strict=True)]
+        )
+
+
+class CompiledDecode:
+    """All layers for up to `MOST_TOKENS` tokens on the CPU in float32; same numbers as the fused forward."""
+
+    def __init__(
+        self, weights: FusedWeights, additions: Sequence[Sequence[Addition | None]], *, uses_bf16_weights: bool = False
+    ) -> None:
+        """`uses_bf16_weights`: read the weights as bfloat16, half the bytes; all else stays float32."""
+        from dlm_tui.model.fused import decode_kernel
+
+        self._decode = decode_kernel.decode
+        matrices, head = weights.bf16_weights() if uses_bf16_weights else (weights.matrices, weights.head)
+        self._matrices, self.head = matrices, _numbers(head)
+        # the table holds bare addresses: what they point to has to stay alive as long as this
+        self._weights, self._additions = weights, additions
+        rows = []
+        for layer, four, added in zip(weights.layers, matrices, additions, strict=True):
+            groups = zip(four, layer.groups, added, strict=True)
+            row = [
+                number
+                for matrix, group, addition in groups
+                for number in (*_entry(matrix, group.bias, addition), int(uses_bf16_weights))
+            ]
+            norms = (layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.key_norm)
+            rows.append([*row, *(_address(norm) for norm in norms)])
+        self._table = np.array(rows, dtype=np.int64)
+        ranks = max((one.lora_A.shape[0] for added in additions for one in added if one is not None), default=0)
+        first = weights.layers[0]
+        intermediate, fused = first.down_proj.weight.shape[1], sum(first.qkv.widths)
+        self._heads = weights.heads, weights.kv_heads
+        widths = (fused, first.out.weight.shape[1], first.out.weight.shape[0], 2 * intermediate, intermediate, ranks)
+        self._space = [np.empty((MOST_TOKENS, width), dtype=np.float32) for width in widths]
+        self._none = np.empty((0, 0), dtype=np.float32)
+
+    def run(
+        self, hidden: Tensor, rows: Tensor, positions: Tensor, cache: FusedKVCache, coefficients: Tensor | None
+    ) -> Tensor:
+        """`hidden` [R, H] float32 through all layers, in place; token r stands at `positions[r]` of row `rows[r]`.
+
+        Both are [R] (long); the cache must have room. `coefficients` [B, N] mixes the adapters, None leaves them out.
+        """
+        cos, sin = self._weights.rope(cache.capacity)
+        mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
+        together(
+            self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.kv.numpy(),
+            cos.numpy(), sin.numpy(), *self._heads, np.float32(self._weights.eps),
+            *(space[: len(hidden)] for space in self._space),
+        )  # fmt: skip
+        return hidden
+
+
+def project(x: Tensor, weight: NDArray[Any]) -> Tensor:
+    """x [R, H] · weightᵀ [V, H] → [R, V] float32, for a few rows; the weight as `_numbers` gives it."""
+    from dlm_tui.model.fused import decode_kernel
+
+    result = torch.empty(x.shape[0], weight.shape[0])
+    together(decode_kernel.project, weight, x.contiguous().numpy(), result.numpy())
+    return result
+
+
+def together(function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(thread, threads, counter, *arguments)` on as many threads as torch uses, at the same time.
+
+    The threads wait for each other inside, so each must have one of its own: only one call runs at a time.
+    """
+    threads = torch.get_num_threads()
+    with _one_at_a_time:
+        counter = np.zeros(1, dtype=np.int64)
+        try:
+            given = (threads, counter, *arguments)
+            others = [_pool(threads).submit(function, number, *given) for number in range(1, threads)]
+            function(0, *given)
+        except BaseException:
+            # the others must not wait for a thread that was interrupted on its way to them
+            counter[0] = _NOBODY_WAITS
+            raise
+        for other in others:
+            other.result()
+
+
+@functools.cache
+def compiles() -> bool:
+    """Whether the compiled step can be had here: a POSIX system with a compiler package that supports the processor."""
+    if os.name != "posix":
+        return False
+    try:
+        generator = torch.Generator().manual_seed(0)
+        x, weight = torch.randn(5, 48, generator=generator), torch.randn(40, 48, generator=generator)
+        found = project(x, _numbers(weight))
+    except Exception:  # whatever a compiler may raise: the ordinary products are right, too
+        return False
+    return bool((found - x @ weight.T).abs().max() < 1e-4)
+
+
+def fits(weights: FusedWeights) -> bool:
+    """Whether these weights are of the kind that the compiled step reads."""
+    parts = [part for layer in weights.layers for group in layer.groups for part in (group.weight, group.bias)]
+    return (
+        weights.device.type == "cpu"
+        and weights.dtype == torch.float32
+        and all(part.is_contiguous() for part in (*parts, weights.head) if part is not None)
+    )
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="step")
+
+
+def _entry(matrix: Tensor, bias: Tensor | None, addition: Addition | None) -> list[int]:
+    """The numbers of one group in the kernel's table."""
+    parts = [_address(matrix), _address(bias)]
+    if addition is None:
+        return [*parts, 0, 0, 0, 0, 0]
+    added = (addition.lora_A, addition.columns, addition.places)
+    return [*parts, *(_address(part) for part in added), addition.lora_A.shape[0], len(addition.blocks)]
+
+
+def _numbers(weight: Tensor) -> NDArray[Any]:
+    """A float32 matrix as it is, a bfloat16 one as the uint16 that the kernel reads."""
+    detached = weight.detach()
+    numbers: NDArray[Any] = (detached.view(torch.uint16) if weight.dtype == torch.bfloat16 else detached).numpy()
+    return numbers
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,396 @@
+"""The decoder's arithmetic for a few tokens, compiled: all layers in one call, shared by a team of threads.
+
+Weights are read once, as they lie in the checkpoint's pages, at close to the speed of memory; between two products the
+threads meet at a barrier of their own, as handing each product to a thread pool costs more than the product.
+Nothing here checks shapes: `step` does, and compares the whole with the reference before it is used.
+
+All arrays are C-contiguous. `R` tokens, hidden width `H`; float32 throughout, sums in vector lanes of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+F = np.float32
+_SPINS = 4000
+"""Looks at the barrier (about 20 µs) before the core is offered to somebody else."""
+_yield = types.ExternalFunction("sched_yield", types.int32())
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _compiled(function: Function) -> Function:
+    # sums may be reordered and fused, as every vectorised product does; infinities and NaN keep their meaning
+    options = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "cache": True}
+    return cast("Function", njit(**options)(function))
+
+
+def _instruction(build: Callable[..., Any]) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", intrinsic(build))
+
+
+# A row of the table: four fused groups (query, key and value; out; gate and up; down) of so many numbers each …
+WEIGHT, BIAS, LOW, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(8)
+"""Addresses, 0 where a part is absent, of weight, bias, the adapters' down, the coefficients' columns and the
+blocks; then the number of ranks, that of blocks, and 1 where the weight is bfloat16."""
+GROUP = 8
+# … then the addresses of four norms: attention, MLP, query and key.
+NORMS = 4 * GROUP
+WIDTH = NORMS + 4
+
+
+def _counter(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Where the counter's only number stands."""
+    kind = signature.args[0]
+    array = target.make_array(kind)(target, builder, arguments[0])
+    return cgutils.get_item_pointer(target, builder, kind, array, [ir.Constant(ir.IntType(64), 0)])
+
+
+@_instruction
+def _arrive(context: Any, counter: Any) -> Any:
+    """Add one to the counter, visible to all threads."""
+
+    def build(*given: Any) -> Any:
+        return given[1].atomic_rmw("add", _counter(*given), ir.Constant(ir.IntType(64), 1), "acq_rel")
+
+    return types.int64(counter), build
+
+
+@_instruction
+def _arrived(context: Any, counter: Any) -> Any:
+    """The counter, with everything its last writer wrote before."""
+
+    def build(*given: Any) -> Any:
+        return given[1].load_atomic(_counter(*given), "acquire", 8)
+
+    return types.int64(counter), build
+
+
+@_instruction
+def _pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), build
+
+
+@_instruction
+def _wide(context: Any, number: Any) -> Any:
+    """A float32 as it is; a bfloat16, which comes as uint16, as the float32 it stands for."""
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if signature.args[0] == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(number), build
+
+
+@_compiled
+def _meet(counter: Integers, threads: int, meetings: int) -> int:
+    """Wait until all threads have come; returns the number of meetings so far."""
+    meetings += 1
+    if threads == 1:
+        return meetings
+    _arrive(counter)
+    spins = 0
+    while _arrived(counter) < meetings * threads:
+        spins += 1
+        if spins > _SPINS:
+            _yield()
+    return meetings
+
+
+@_compiled
+def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
+    """The first and the last-but-one row of a thread; borders at multiples of four."""
+    quarter = (number + 3) // 4
+    return min(number, thread * quarter // threads * 4), min(number, (thread + 1) * quarter // threads * 4)
+
+
+@_compiled
+def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
+    """y[r, i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time.
+
+    w [n, k] float32, or bfloat16 as uint16.
+    """
+    count, width = x.shape
+    i = first
+    while i + 4 <= last:
+        r = 0
+        while r + 4 <= count:
+            a0 = a1 = a2 = a3 = F(0)
+            b0 = b1 = b2 = b3 = F(0)
+            c0 = c1 = c2 = c3 = F(0)
+            d0 = d1 = d2 = d3 = F(0)
+            for j in range(width):
+                x0, x1, x2, x3 = x[r, j], x[r + 1, j], x[r + 2, j], x[r + 3, j]
+                v = _wide(w[i, j])
+                a0 += v * x0
+                a1 += v * x1
+                a2 += v * x2
+                a3 += v * x3
+                v = _wide(w[i + 1, j])
+                b0 += v * x0
+                b1 += v * x1
+                b2 += v * x2
+                b3 += v * x3
+                v = _wide(w[i + 2, j])
+                c0 += v * x0
+                c1 += v * x1
+                c2 += v * x2
+                c3 += v * x3
+                v = _wide(w[i + 3, j])
+                d0 += v * x0
+                d1 += v * x1
+                d2 += v * x2
+                d3 += v * x3
+            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
+            y[r + 1, i], y[r + 1, i + 1], y[r + 1, i + 2], y[r + 1, i + 3] = a1, b1, c1, d1
+            y[r + 2, i], y[r + 2, i + 1], y[r + 2, i + 2], y[r + 2, i + 3] = a2, b2, c2, d2
+            y[r + 3, i], y[r + 3, i + 1], y[r + 3, i + 2], y[r + 3, i + 3] = a3, b3, c3, d3
+            r += 4
+        while r < count:
+            a0 = b0 = c0 = d0 = F(0)
+            for j in range(width):
+                v = x[r, j]
+                a0 += _wide(w[i, j]) * v
+                b0 += _wide(w[i + 1, j]) * v
+                c0 += _wide(w[i + 2, j]) * v
+                d0 += _wide(w[i + 3, j]) * v
+            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
+            r += 1
+        i += 4
+    while i < last:
+        for r in range(count):
+            a0 = F(0)
+            for j in range(width):
+                a0 += _wide(w[i, j]) * x[r, j]
+            y[r, i] = a0
+        i += 1
+
+
+@_compiled
+def _product(part: Integers, x: Floats, y: Floats, first: int, last: int) -> None:
+    """One fused layer's rows `first` to `last` for all tokens, with its bias."""
+    shape = (y.shape[1], x.shape[1])
+    if part[NARROW] != 0:
+        dots(carray(_pointer(part[WEIGHT]), shape, np.uint16), x, y, first, last)
+    else:
+        dots(carray(_pointer(part[WEIGHT]), shape, F), x, y, first, last)
+    if part[BIAS] != 0:
+        bias = carray(_pointer(part[BIAS]), (y.shape[1],), F)
+        for r in range(x.shape[0]):
+            for i in range(first, last):
+                y[r, i] += bias[i]
+
+
+@_compiled
+def _inner(
+    part: Integers, coefficients: Floats, rows: Integers, x: Floats, inner: Floats, thread: int, threads: int
+) -> None:
+    """inner[r, q] = coefficient of rank q in token r's row, times (down x)[q], for this thread's share of the ranks."""
+    ranks = part[RANKS]
+    first, last = _share(ranks, thread, threads)
+    dots(carray(_pointer(part[LOW]), (ranks, x.shape[1]), F), x, inner, first, last)
+    columns = carray(_pointer(part[COLUMNS]), (ranks,), np.int64)
+    for r in range(x.shape[0]):
+        for q in range(first, last):
+            inner[r, q] *= coefficients[rows[r], columns[q]]
+
+
+@_compiled
+def _spread(part: Integers, inner: Floats, y: Floats, first: int, last: int) -> None:
+    """y[r, first:last] += up inner[r], for each module of the group with the outputs and the ranks that are its own."""
+    blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 5), np.int64)
+    for block in range(blocks.shape[0]):
+        start, end, low, high = blocks[block, 0], blocks[block, 1], blocks[block, 2], blocks[block, 3]
+        lora_B = carray(_pointer(blocks[block, 4]), (end - start, high - low), F)
+        for i in range(max(first, start), min(last, end)):
+            for r in range(y.shape[0]):
+                total = F(0)
+                for q in range(high - low):
+                    total += lora_B[i - start, q] * inner[r, low + q]
+                y[r, i] += total
+
+
+@_compiled
+def _mixes(part: Integers, coefficients: Floats) -> bool:
+    """Whether adapters add to this group; without coefficients (no rows) no adapter arithmetic runs at all."""
+    return coefficients.shape[0] > 0 and int(part[RANKS]) > 0
+
+
+@_compiled
+def _add(y: Floats, x: Floats, first: int, last: int) -> None:
+    for r in range(x.shape[0]):
+        for i in range(first, last):
+            y[r, i] += x[r, i]
+
+
+@_compiled
+def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
+    """Root mean square norm of every row of x [R, n] into y, with the weight [n] at `address`."""
+    count, width = x.shape
+    weight = carray(_pointer(address), (width,), F)
+    for r in range(count):
+        total = F(0)
+        for j in range(width):
+            total += x[r, j] * x[r, j]
+        factor = F(1) / np.sqrt(total / F(width) + eps)
+        for j in range(width):
+            y[r, j] = x[r, j] * factor * weight[j]
+
+
+@_compiled
+def _attend(query: Floats, keys: Floats, values: Floats, length: int, result: Floats, scores: Floats) -> None:
+    """result [D] = softmax(query · keys / √D) · values over the first `length` positions."""
+    width = query.shape[0]
+    scale = F(1) / np.sqrt(F(width))
+    highest = F(-np.inf)
+    for t in range(length):
+        total = F(0)
+        for j in range(width):
+            total += query[j] * keys[t, j]
+        scores[t] = total * scale
+        highest = max(highest, scores[t])
+    whole = F(0)
+    for t in range(length):
+        scores[t] = np.exp(scores[t] - highest)
+        whole += scores[t]
+    result[:] = F(0)
+    for t in range(length):
+        share = scores[t] / whole
+        for j in range(width):
+            result[j] += share * values[t, j]
+
+
+@_compiled
+def _place(
+    qkv: Floats, r: int, head: int, heads: int, kv_heads: int, norm: int, keys: Floats, values: Floats, b: int,
+    spot: int, cos: Floats, sin: Floats, eps: float,
+) -> None:  # fmt: skip
+    """Norm (weight at address `norm`, 0: none) and rotate one head of token r, in place: x·cos + swap(x)·sin, where
+    swap exchanges the halves and `sin` carries the signs. Keys and values go into row b of the cache at `spot`."""
+    width = cos.shape[1]
+    start, half = head * width, width // 2
+    if head >= heads + kv_heads:
+        for j in range(width):
+            values[b, head - heads - kv_heads, spot, j] = qkv[r, start + j]
+        return
+    if norm != 0:
+        weight = carray(_pointer(norm), (width,), F)
+        total = F(0)
+        for j in range(start, start + width):
+            total += qkv[r, j] * qkv[r, j]
+        factor = F(1) / np.sqrt(total / F(width) + eps)
+        for j in range(width):
+            qkv[r, start + j] *= factor * weight[j]
+    for j in range(half):
+        low, high = qkv[r, start + j], qkv[r, start + half + j]
+        qkv[r, start + j] = low * cos[spot, j] + high * sin[spot, j]
+        qkv[r, start + half + j] = high * cos[spot, half + j] + low * sin[spot, half + j]
+    if head >= heads:
+        for j in range(width):
+            keys[b, head - heads, spot, j] = qkv[r, start + j]
+
+
+@_compiled
+def decode(
+    thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
+    positions: Integers, coefficients: Floats, kv: Floats, cos: Floats, sin: Floats, heads: int,
+    kv_heads: int, eps: float, qkv: Floats, mixed: Floats, added: Floats, gate_up: Floats, active: Floats,
+    inner: Floats,
+) -> None:  # fmt: skip
+    """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `kv`.
+
+    `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [positions, D],
+    `coefficients` [B or 0, N], `counter` [1] zero; behind `eps` six arrays [R, …] to work in, all ranks in the last.
+    All threads must call it.
+    """
+    count, width = hidden.shape
+    head_dim, intermediate = kv.shape[5], active.shape[1]
+    x = np.empty((count, width), F)
+    scores = np.empty(kv.shape[4], F)
+    own, own_last = _share(width, thread, threads)
+    meetings = 0
+    for number in range(table.shape[0]):
+        row = table[number]
+        qkv_part, out_part = row[:GROUP], row[GROUP : 2 * GROUP]
+        gate_up_part, down_part = row[2 * GROUP : 3 * GROUP], row[3 * GROUP : NORMS]
+        keys, values = kv[number, 0], kv[number, 1]
+
+        _norm(hidden, row[NORMS], eps, x)
+        first, last = _share(qkv.shape[1], thread, threads)
+        _product(qkv_part, x, qkv, first, last)
+        if _mixes(qkv_part, coefficients):
+            _inner(qkv_part, coefficients, rows, x, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(qkv_part, inner, qkv, first, last)
+        meetings = _meet(counter, threads, meetings)
+
+        each = heads + 2 * kv_heads
+        for job in range(thread, count * each, threads):
+            r, head = job // each, job % each
+            b, spot = rows[r], positions[r]
+            norm = row[NORMS + 2] if head < heads else row[NORMS + 3]
+            _place(qkv, r, head, heads, kv_heads, norm, keys, values, b, spot, cos, sin, eps)
+        meetings = _meet(counter, threads, meetings)
+
+        for job in range(thread, count * heads, threads):
+            r, head = job // heads, job % heads
+            b, kv_head = rows[r], head * kv_heads // heads
+            query = qkv[r, head * head_dim : (head + 1) * head_dim]
+            result = mixed[r, head * head_dim : (head + 1) * head_dim]
+            _attend(query, keys[b, kv_head], values[b, kv_head], positions[r] + 1, result, scores)
+        meetings = _meet(counter, threads, meetings)
+
+        _product(out_part, mixed, added, own, own_last)
+        if _mixes(out_part, coefficients):
+            _inner(out_part, coefficients, rows, mixed, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(out_part, inner, added, own, own_last)
+        _add(hidden, added, own, own_last)
+        meetings = _meet(counter, threads, meetings)
+
+        _norm(hidden, row[NORMS + 1], eps, x)
+        first, last = _share(intermediate, thread, threads)
+        _product(gate_up_part, x, gate_up, first, last)
+        _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
+        if _mixes(gate_up_part, coefficients):
+            _inner(gate_up_part, coefficients, rows, x, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(gate_up_part, inner, gate_up, first, last)
+            _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
+        for r in range(count):
+            for i in range(first, last):
+                gate = gate_up[r, i]
+                active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, intermediate + i]
+        meetings = _meet(counter, threads, meetings)
+
+        _product(down_part, active, added, own, own_last)
+        if _mixes(down_part, coefficients):
+            _inner(down_part, coefficients, rows, active, inner, thread, threads)
+            meetings = _meet(counter, threads, meetings)
+            _spread(down_part, inner, added, own, own_last)
+        _add(hidden, added, own, own_last)
+        meetings = _meet(counter, threads, meetings)
+
+
+@_compiled
+def project(thread: int, threads: int, counter: Integers, weight: Floats, x: Floats, y: Floats) -> None:
+    """y [R, V] = x [R, H] · weightᵀ [V, H]; each thread does its own share."""
+    first, last = _share(weight.shape[0], thread, threads)
+    dots(weight, x, y, first, last)

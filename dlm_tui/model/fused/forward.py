@@ -1,0 +1,217 @@
+"""The fused tier: a hand-written forward for Llama-like decoders, several times quicker than the library's.
+
+It computes what transformers computes, with fused projections, a preallocated cache and a rotary table. It is only
+used for a base after a self-check against the reference (see `tiers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dlm_tui.model.backbone import Head, KVCache
+from dlm_tui.model.base import Base
+from dlm_tui.model.fused.compiled_decode import MOST_TOKENS, Addition, CompiledDecode, project
+from dlm_tui.model.fused.cuda_graph import DecodeGraphs
+from dlm_tui.model.fused.kv_cache import FusedKVCache, Plan
+from dlm_tui.model.fused.weights import FusedLayer, FusedLinear, FusedWeights
+from dlm_tui.model.linear import linear_for
+from dlm_tui.model.mixer import Mixer
+from dlm_tui.model.pages import release_pages
+
+
+class FusedBackbone:
+    """Hidden states of a Llama-like base under per-row mixes; no gradients.
+
+    Without coefficients, or when all are 0, no adapter arithmetic runs at all. In a mixed batch a row of zeros gets
+    exactly 0.0 added at every layer, so it equals the same row of the same batch run without adapters (only the sign
+    of a zero may differ).
+    """
+
+    tier = "fused"
+
+    def __init__(
+        self,
+        base: Base,
+        weights: FusedWeights,
+        mixer: Mixer,
+        *,
+        compiled: bool = False,
+        uses_bf16_weights: bool = False,
+    ) -> None:
+        """`compiled`: up to `MOST_TOKENS` tokens at a time go through the compiled step (see `step.fits`).
+
+        `uses_bf16_weights`: that step reads the weights as bfloat16; it shares its caches with one that does not.
+        """
+        self.base = base
+        self.weights = weights
+        self.mixer = mixer
+        self.hidden_size = base.hidden_size
+        self.vocab_size = base.vocab_size
+        self._linear = linear_for(weights.device, weights.dtype)
+        self._head = Head(base, self._to_vocabulary, weights.dtype)
+        with torch.no_grad():
+            self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
+        self.reads = torch.bfloat16 if uses_bf16_weights else weights.dtype
+        """What a weight is read as for a few tokens; everything else is in the weights' own dtype."""
+        self._step = CompiledDecode(weights, self._additions, uses_bf16_weights=uses_bf16_weights) if compiled else None
+        # one token at a time a GPU mostly waits for the host to launch some thousand kernels; recorded, they are one
+        self.graphs = DecodeGraphs(self, record=True) if weights.device.type == "cuda" else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @property
+    def columns(self) -> int:
+        return self.mixer.columns
+
+    def new_cache(self, batch: int, capacity: int = 0) -> FusedKVCache:
+        weights = self.weights
+        shape = (len(weights.layers), weights.kv_heads, weights.head_dim)
+        return FusedKVCache(batch, capacity, shape, weights.dtype, weights.device)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        coefficients: Tensor | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        batch, count = ids.shape
+        kv = cache if cache is not None else self.new_cache(batch, count)
+        if not isinstance(kv, FusedKVCache):
+            raise TypeError("this cache belongs to another tier")
+        plan = kv.plan(count, batch, lengths)
+        if self._step is not None and batch * count <= MOST_TOKENS:
+            hidden = self._forward_decode(self._step, self._embed(ids), kv, plan, coefficients)
+            hidden = self._norm(hidden, self.weights.norm)
+        elif self.graphs is not None and count == 1:
+            hidden = self.graphs.step(ids, kv, self.mixer.expand(coefficients))
+        else:
+            hidden = self.run(ids, kv, plan, self.mixer.expand(coefficients))
+        kv.advance(plan)
+        return hidden
+
+    def run(self, ids: Tensor, cache: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
+        """Hidden states [B, T, H] of `ids` [B, T], product by product; `ranks` as the mixer expands coefficients."""
+        hidden = self._forward_prefill(self._embed(ids), cache, plan, ranks)
+        return self._norm(hidden, self.weights.norm)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids.to(self.device), self.weights.embedding)
+
+    def _forward_decode(
+        self, step: CompiledDecode, hidden: Tensor, cache: FusedKVCache, plan: Plan, coefficients: Tensor | None
+    ) -> Tensor:
+        """All layers for few tokens, compiled. Padding takes part, too: what it leaves behind is overwritten."""
+        batch, count, width = hidden.shape
+        mix = coefficients if self.mixer.expand(coefficients) is not None else None
+        rows = torch.arange(batch).repeat_interleave(count)
+        positions = plan.positions.expand(batch, count).reshape(-1)
+        return step.run(hidden.reshape(-1, width), rows, positions, cache, mix).view(batch, count, width)
+
+    def _forward_prefill(self, hidden: Tensor, kv: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
+        """All layers for many tokens, product by product."""
+        table = self.weights.rope(plan.longest)
+        # [B or 1, T, 1, D], so that one table row serves all heads of a token
+        cos, sin = (part[plan.positions].unsqueeze(2) for part in table)
+        for number, layer in enumerate(self.weights.layers):
+            qkv_add, out_add, gate_up_add, down_add = self._additions[number]
+            x = self._norm(hidden, layer.attention_norm)
+            qkv = self._project(x, layer.qkv, qkv_add, ranks)
+            q, k, v = self._heads(qkv, layer, cos, sin)
+            mixed = self._attend(q, *kv.write(number, k, v, plan), plan)
+            hidden = hidden + self._project(mixed, layer.out, out_add, ranks)
+            x = self._norm(hidden, layer.mlp_norm)
+            gate, up = self._project(x, layer.gate_up, gate_up_add, ranks).chunk(2, dim=-1)
+            inner = functional.silu(gate).mul_(up)
+            hidden = hidden + self._project(inner, layer.down_proj, down_add, ranks)
+        return hidden
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._head(hidden)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.weights.eps)
+
+    def _to_vocabulary(self, hidden: Tensor) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if self._step is not None and self.weights.head_bias is None and len(rows) <= MOST_TOKENS:
+            return project(rows, self._step.head).view(*hidden.shape[:-1], -1)
+        return self._linear(hidden, self.weights.head, self.weights.head_bias)
+
+    def _project(self, x: Tensor, group: FusedLinear, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:
+        y = self._linear(x, group.weight, group.bias)
+        if addition is None or ranks is None:
+            return y
+        inner = self._linear(x, addition.lora_A, None).mul_(ranks[addition.layout])
+        for lora_B, (start, end, low, high) in zip(addition.lora_Bs, addition.blocks, strict=True):
+            y[..., start:end] += self._linear(inner[..., low:high], lora_B, None)
+        return y
+
+    def _heads(self, qkv: Tensor, layer: FusedLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""
+        batch, count = qkv.shape[:2]
+        heads, kv_heads, width = self.weights.heads, self.weights.kv_heads, self.weights.head_dim
+        split = qkv.view(batch, count, heads + 2 * kv_heads, width)
+        both, values = split[:, :, : heads + kv_heads], split[:, :, heads + kv_heads :]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries = functional.rms_norm(both[:, :, :heads], (width,), layer.query_norm, self.weights.eps)
+            keys = functional.rms_norm(both[:, :, heads:], (width,), layer.key_norm, self.weights.eps)
+            both = torch.cat([queries, keys], dim=2)
+        swapped = both.unflatten(-1, (2, width // 2)).flip(-2).flatten(-2)
+        rotated = torch.addcmul(both * cos, swapped, sin)
+        return rotated[:, :, :heads], rotated[:, :, heads:], values
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> Tensor:
+        """Attention of `queries` [B, T, heads, D] over keys and values [B, kv heads, S, D] → [B, T, heads·D]."""
+        batch, count, heads, width = queries.shape
+        kv_heads = keys.shape[1]
+        if count == 1:
+            # all heads that share keys look at the same positions: they become the queries of one head
+            folded = queries.view(batch, kv_heads, heads // kv_heads, width)
+            mixed = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=plan.mask)
+            return mixed.reshape(batch, 1, heads * width)
+        mixed = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2),
+            keys,
+            values,
+            attn_mask=plan.mask,
+            is_causal=plan.mask is None,
+            enable_gqa=heads != kv_heads,
+        )
+        return mixed.transpose(1, 2).reshape(batch, count, heads * width)
+
+    def _addition(self, group: FusedLinear) -> Addition | None:
+        """The pairs of all parts of a group as one: rows of `down` part by part, one `up` for each."""
+        members = [self.mixer.members(name) for name in group.names]
+        pairs = [pair for part in members for _, pair in part]
+        if not pairs:
+            return None
+        device, dtype = self.weights.device, self.weights.dtype
+        lora_Bs, blocks = [], []
+        start = rank = 0
+        for width, part in zip(group.widths, members, strict=True):
+            if part:
+                lora_B = torch.cat([pair.lora_B.detach().float() * pair.scale for _, pair in part], dim=1)
+                lora_Bs.append(lora_B.to(device, dtype).contiguous())
+                blocks.append((start, start + width, rank, rank + lora_B.shape[1]))
+                rank += lora_B.shape[1]
+            start += width
+        lora_A = torch.cat([pair.lora_A.detach().float() for pair in pairs])
+        for pair in pairs:
+            # the adapter file's pages are not needed again until the next swap
+            release_pages(pair.lora_A)
+            release_pages(pair.lora_B)
+        columns = [number for part in members for number, pair in part for _ in range(pair.rank)]
+        layout = self.mixer.layout(columns)
+        return Addition(
+            lora_A.to(device, dtype).contiguous(), tuple(lora_Bs), tuple(blocks), layout, self.mixer.layouts[layout]
+        )

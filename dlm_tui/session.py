@@ -1,0 +1,153 @@
+"""A document with everything that answers for it: store, base, mixed adapters, gate, router."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dlm_tui.document import Document, load
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
+from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
+from dlm_tui.model.prefix_reuse import CachedPrefix
+from dlm_tui.progress import Progress
+from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass
+class Session:
+    """What a person works with. `static` is the mean gate weight over the training prompts, as last recorded."""
+
+    path: Path
+    document: Document
+    store: Store
+    base: Base
+    model: MixedModel
+    gate: Gate | None
+    gate_error: str | None
+    router: PromptRouter
+    base_override: Path | None = None
+    versions: dict[str, int] = field(default_factory=dict)
+    static: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        home: Path,
+        base_override: Path | None = None,
+        *,
+        adapters: bool = True,
+        dtype: Dtype = "float32",
+    ) -> Generator[Progress, None, Session]:
+        """Load the base, then the committed adapters and the gate; `adapters=False` leaves the adapters out.
+
+        Answers read weights as `dtype`; gates and scores are in float32.
+
+        Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
+        """
+        document = load(path)
+        store = Store(home, document.dlm_id)
+        base = yield from load_base(resolve_base(document.base_model, base_override))
+        committed = _committed(document, store) if adapters else {}
+        found = yield from _read_adapters(committed, base)
+        yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")
+        model = MixedModel(base, found, generation_dtype=dtype)
+        yield Progress("prepare", 1, 1, "the fast path is checked")
+        gate, gate_error = _load_gate(document, store, base)
+        return cls(
+            path=path,
+            document=document,
+            store=store,
+            base=base,
+            model=model,
+            gate=gate,
+            gate_error=gate_error,
+            router=PromptRouter(model.backbone, base, gate, document.adapter_names),
+            base_override=base_override,
+            versions={name: item.version for name, item in committed.items()},
+            static=_static(store, document),
+        )
+
+    def reload(self) -> Generator[Progress, None, None]:
+        """Read the document, the adapters whose version moved, and the gate again. The base stays."""
+        document = load(self.path)
+        if document.base_model != self.document.base_model:
+            raise DlmTuiError(
+                f"the document now names base {document.base_model!r}; open it again to load another base"
+            )
+        store = Store(self.store.home, document.dlm_id)
+        committed = _committed(document, store)
+        moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
+        found = yield from _read_adapters(moved, self.base)
+        self.document, self.store = document, store
+        for name in list(self.model.names):
+            if name not in committed:
+                self.model.swap(name, None)
+        for name, adapter in found.items():
+            self.model.swap(name, adapter)
+        self.router.backbone = self.model.backbone  # of the same family: what it has run stays valid
+        self.versions = {name: item.version for name, item in committed.items()}
+        self.reload_gate()
+
+    def reload_gate(self) -> None:
+        """Read the gate files again and use them at once; the router's cached states stay valid."""
+        self.gate, self.gate_error = _load_gate(self.document, self.store, self.base)
+        self.router.set_gate(self.gate, self.document.adapter_names)
+        self.static = _static(self.store, self.document)
+
+    def known(self) -> CachedPrefix | None:
+        """What the router has run of the prompt, for answers that begin with the same tokens."""
+        kv = self.router.known
+        return CachedPrefix(*kv, self.model.backbone) if kv is not None else None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the keys and values kept for the next prompt and the next answer."""
+        caches = [self.router.known[1]] if self.router.known else []
+        caches += [self.model.prefilled.cache] if self.model.prefilled else []
+        return sum(int(cache.nbytes) for cache in caches)
+
+    def mix_of(self, view: View, weights: Mapping[str, float] | None) -> dict[str, float]:
+        """The mix of a view over the loaded adapters; gate weights of adapters that are not trained are left out."""
+        names = self.model.names
+        live = {name: weights[name] for name in names if name in weights} if weights else None
+        static = {name: weight for name, weight in self.static.items() if name in names}
+        mix: dict[str, float] = resolve_view(view, names, live, static)
+        return mix
+
+
+def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:
+    """The version in force of every adapter that has one, in declared order. Refuses those of another base."""
+    committed = adapter_versions(store, document.adapter_names or ("default",))
+    if committed:
+        refuse_foreign_base(store, document)
+    return committed
+
+
+def _read_adapters(versions: Mapping[str, AdapterVersion], base: Base) -> Generator[Progress, None, dict[str, Adapter]]:
+    found: dict[str, Adapter] = {}
+    for name, version in versions.items():
+        yield Progress("adapters", len(found), len(versions), f"reading adapter {name}")
+        found[name] = load_peft_adapter(version.path, name, base)
+    if versions:
+        yield Progress("adapters", len(versions), len(versions), "the adapters are read")
+    return found
+
+
+def _load_gate(document: Document, store: Store, base: Base) -> tuple[Gate | None, str | None]:
+    """The stored gate, or why it cannot be used with this base."""
+    try:
+        return load_document_gate(document, store, base), None
+    except DlmTuiError as error:
+        return None, str(error)
+
+
+def _static(store: Store, document: Document) -> dict[str, float]:
+    """The static mean of the gate in force, {} without one; after a divergence that is still the gate before."""
+    mix = resolve_gate_mix(store, document)
+    return dict(mix) if mix else {}

@@ -1,0 +1,142 @@
+"""The compiled step: equal to float64 products, to itself on any number of threads, and to the fused forward."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_tui.model import backend_selection
+from dlm_tui.model.fused import compiled_decode, decode_kernel
+from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.fused.weights import FusedWeights
+from dlm_tui.model.mixed import MixedModel
+from tests.tiny_models import random_adapter, target_names, tiny_base
+
+FUSED = ("llama", "llama-scaled", "qwen2", "qwen3")
+IDS = torch.randint(3, 300, (4, 20), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> int:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    request.addfinalizer(lambda: torch.set_num_threads(before))
+    return int(request.param)
+
+
+def mixed(folder: Path, architecture: str) -> MixedModel:
+    base = tiny_base(folder, architecture)
+    return MixedModel(
+        base,
+        {
+            "x": random_adapter(base, "x"),
+            "y": random_adapter(base, "y", rank=3, seed=1, targets=target_names(base)[1::2]),
+        },
+    )
+
+
+def steps(backbone: FusedBackbone, mix: Tensor | None) -> Tensor:
+    """Hidden states [4, 8, H] behind a prompt of unequal rows: one token a row, then two, then one."""
+    cache = backbone.new_cache(4, 24)
+    backbone.forward(IDS[:, :12], cache, mix, lengths=[12, 9, 1, 12])
+    pieces = [backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((12, 13), (13, 15), (15, 16), (16, 18), (18, 20))]
+    return torch.cat(pieces, dim=1)
+
+
+def test_it_compiles_here() -> None:
+    assert compiled_decode.compiles()
+
+
+@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(40, 48), (7, 5), (3, 64), (129, 33), (1, 1)])
+def test_products_equal_float64(rows: int, height: int, width: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, width, generator=generator), torch.randn(height, width, generator=generator)
+    wanted = (x.double() @ weight.double().T).float()
+    torch.testing.assert_close(compiled_decode.project(x, weight.numpy()), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", FUSED)
+@pytest.mark.parametrize("coefficients", [None, [[0.4, -1.0], [1.0, 0.0], [0.0, 0.0], [0.3, 2.0]]])
+def test_few_tokens_equal_the_lean_forward(
+    tmp_path: Path, architecture: str, coefficients: list[list[float]] | None, threads: int
+) -> None:
+    model = mixed(tmp_path / "m", architecture)
+    compiled = model.backbone
+    assert isinstance(compiled, FusedBackbone) and compiled.weights.compiled
+    plain = FusedBackbone(model.base, compiled.weights, model.mixer)
+    mix = torch.tensor(coefficients) if coefficients else None
+    found = steps(compiled, mix)
+    torch.testing.assert_close(found, steps(plain, mix), atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(compiled.logits(found[:, -1]), plain.logits(found[:, -1]), atol=2e-5, rtol=2e-5)
+
+
+def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
+    model = mixed(tmp_path / "m", "llama")
+    assert isinstance(model.backbone, FusedBackbone)
+    mix = torch.tensor([[0.4, -1.0], [1.0, 0.0], [0.0, 0.0], [0.3, 2.0]])
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            cache = model.backbone.new_cache(4, 24)
+            found.append(torch.cat([model.backbone.forward(IDS[:, t : t + 1], cache, mix) for t in range(6)], dim=1))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_row_of_zeros_is_the_base_bit_for_bit(tmp_path: Path, threads: int) -> None:
+    model = mixed(tmp_path / "m", "llama")
+    assert isinstance(model.backbone, FusedBackbone)
+    mix = torch.tensor([[0.4, -1.0], [0.0, 0.0], [0.0, 0.0], [0.3, 2.0]])
+    base, some = (model.backbone.new_cache(4, 24) for _ in range(2))
+    for t in range(6):
+        token = IDS[:, t : t + 1]
+        assert torch.equal(
+            model.backbone.forward(token, some, mix)[1:3], model.backbone.forward(token, base, None)[1:3]
+        )
+
+
+def test_two_callers_at_once_wait_for_each_other(threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 64, generator=generator), torch.randn(500, 64, generator=generator)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: compiled_decode.project(x, weight.numpy()), range(200)))
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+def test_an_interrupt_leaves_no_thread_waiting(threads: int) -> None:
+    ended = []
+
+    def interrupted(thread: int, threads: int, counter: decode_kernel.Integers) -> None:
+        if thread == 0:
+            raise KeyboardInterrupt
+        decode_kernel._meet(counter, threads, 0)
+        ended.append(thread)
+
+    with pytest.raises(KeyboardInterrupt):
+        compiled_decode.together(interrupted)
+    x = torch.ones(1, 4)
+    # the same threads answer again, so none of them is still waiting
+    assert compiled_decode.project(x, torch.ones(9, 4).numpy()).tolist() == [[4.0] * 9]
+    assert sorted(ended) == list(range(1, threads))
+
+
+def test_without_a_compiler_the_lean_forward_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_selection, "compiles", lambda: False)
+    model = mixed(tmp_path / "m", "llama")
+    assert isinstance(model.backbone, FusedBackbone) and not model.backbone.weights.compiled
+
+
+def test_a_step_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = compiled_decode.CompiledDecode.run
+    monkeypatch.setattr(compiled_decode.CompiledDecode, "run", lambda *given: honest(*given) + 1e-3)
+    model = mixed(tmp_path / "m", "llama")
+    assert isinstance(model.base.fused, FusedWeights) and not model.base.fused.compiled

@@ -1,0 +1,147 @@
+"""Line charts over runs or steps: our own face of textual-plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual_plot import HiResMode, PlotWidget
+
+from dlm_widgets.adapter_palette import rich_color
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.sanitize import assemble
+from dlm_widgets.throttled import Throttled
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line of (x, y) points; the label is written beside the chart, in its colour."""
+
+    label: str
+    color: str
+    points: tuple[tuple[float, float], ...]
+    glyph: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to mark at (x, y), such as a run whose gate diverged."""
+
+    x: float
+    y: float
+    glyph: str
+    color: str
+
+
+def thin(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
+    """At most `limit` points, first and last kept, each bucket's extreme kept; non-finite ones dropped."""
+    finite = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
+    if len(finite) <= limit or limit < 4:
+        return finite
+    size = len(finite) / (limit // 2)
+    kept = [finite[0]]
+    for bucket in range(limit // 2):
+        part = finite[int(bucket * size) : int((bucket + 1) * size)] or [finite[-1]]
+        low, high = min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])
+        kept.extend(sorted({low, high}))
+    kept.append(finite[-1])
+    return kept
+
+
+class _Plot(PlotWidget, can_focus=False):
+    margin_top = 0
+
+
+class HistoryChart(Vertical, Throttled):
+    """A chart with a legend line of direct labels. Redrawn at most four times a second, and only while it is shown."""
+
+    DRAWS_PER_SECOND: ClassVar[float] = 4.0  # one costs some 20 ms
+    DEFAULT_CSS = """
+    HistoryChart { height: 1fr; min-height: 4; }
+    HistoryChart > _Plot { height: 1fr; }
+    HistoryChart > _Plot > .plot--axis { color: $foreground 30%; }
+    HistoryChart > _Plot > .plot--tick { color: $foreground 60%; text-style: none; }
+    HistoryChart > LiteralStatic { height: auto; max-height: 2; }
+    """
+
+    def __init__(
+        self, title: str, *, lower: float | None = 0.0, upper: float | None = None, id: str | None = None
+    ) -> None:
+        super().__init__(id=id)
+        self._title = title
+        self._limits = (lower, upper)
+        self._series: tuple[Series, ...] = ()
+        self._events: tuple[Event, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        """Legend, then plot."""
+        yield LiteralStatic()
+        yield _Plot(allow_pan_and_zoom=False)
+
+    def on_mount(self) -> None:
+        """Small margins: the panes are small."""
+        plot = self.query_one(_Plot)
+        plot.margin_top, plot.margin_bottom, plot.margin_left = 0, 2, 6
+        self.watch(self.app, "theme", lambda: self.ask(), init=False)
+        self.ask()
+
+    def show(self, series: Sequence[Series], events: Sequence[Event] = ()) -> None:
+        """Show these lines; unchanged data costs nothing."""
+        if (tuple(series), tuple(events)) == (self._series, self._events):
+            return
+        self._series, self._events = tuple(series), tuple(events)
+        self.ask()
+
+    def on_resize(self) -> None:
+        """Draw again with another number of points."""
+        self.ask()
+
+    def draw(self) -> None:
+        """Lines, marks, legend; nothing where there is no room for them."""
+        if self.size.height < 3:
+            return
+        plot = self.query_one(_Plot)
+        plot.clear()
+        limit = max(8, 2 * self.size.width)
+        legend: list[str | tuple[str, str]] = [(self._title, "bold")]
+        xs: list[float] = []
+        lone: list[Event] = []  # marks come after all lines, which would cover them
+        for series in self._series:
+            points = thin(series.points, limit)
+            if not points:
+                continue
+            xs.extend(point[0] for point in points)
+            plot.plot(
+                [point[0] for point in points],
+                [point[1] for point in points],
+                line_style=rich_color(series.color),
+                hires_mode=HiResMode.BRAILLE,
+            )
+            if len(points) == 1:
+                lone.append(Event(*points[0], series.glyph or "\u25cf", series.color))
+            legend.append("  ")
+            legend.append((f"{series.glyph} {series.label} {points[-1][1]:.2f}{series.unit}".strip(), series.color))
+        lower, upper = self._limits
+        for event in [*lone, *self._events]:
+            plot.scatter([event.x], [event.y], marker=event.glyph, marker_style=rich_color(event.color))
+        if xs:
+            low, high = min(xs), max(xs)
+            plot.set_xlimits(low - 0.5, high + 0.5) if high - low < 1 else plot.set_xlimits(low, high)
+            plot.set_xticks(_integer_ticks(low, high, max(2, self.size.width // 12)))
+            plot.set_ylimits(lower, upper)
+        self.query_one(LiteralStatic).show(assemble(*legend))
+
+
+def _integer_ticks(low: float, high: float, count: int) -> list[float]:
+    """Whole numbers between low and high, about `count` of them: there is no run 1.5."""
+    step = 1
+    span = max(1.0, high - low)
+    while span / step > count:
+        step = step * 2 if str(step)[0] != "2" else step * 5 // 2
+    first = math.ceil(low / step) * step
+    return [float(value) for value in range(int(first), int(high) + 1, step)] or [float(round(low))]
