@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui.document import (
+    Document,
     InvalidMixSpecError,
     describe_document,
     describe_error,
@@ -17,6 +18,9 @@ from dlm_tui.document import (
 )
 from dlm_tui.document.describe import describe_path, tagged_floats
 from dlm_tui.document.errors import printable
+from dlm_tui.document.side_file import read_side_file, side_file_path
+from dlm_tui.document.sources.describe import describe_scan
+from dlm_tui.document.sources.scan import SourceScan
 from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
 from dlm_tui.output import say
 
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("documents", nargs="*", metavar="DOC", type=Path, help=".dlm files, read in this order")
     parser.add_argument("--mix", action="append", metavar="SPEC", help="read a mix string instead")
     parser.add_argument("--declared", metavar="NAMES", help="with --mix: the adapter names that are allowed, as a,b")
+    parser.add_argument("--sources", action="store_true", help="take in training.sources too, and tell what is in them")
     parser.add_argument("--signed", action="store_true", help="with --mix: negative weights too, only finite ones")
 
 
@@ -35,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
     """One line per input on stdout; 0, or 3 if any is invalid, or 1 if a file could not be read at all."""
     if bool(args.mix) == bool(args.documents):
         raise UsageError("give either documents or --mix")
+    if args.mix and args.sources:
+        raise UsageError("--sources belongs to documents")
     if not args.mix and (args.declared is not None or args.signed):
         raise UsageError("--declared and --signed belong to --mix")
     worst = 0
     for item in args.mix or args.documents:
-        result, code = _read_mix(item, args) if args.mix else _read_document(item)
+        result, code = _read_mix(item, args) if args.mix else _read_document(item, args)
         worst = max(worst, code)
         if args.json:
             # ASCII only: no separator in a text may end the line, no control character may reach a terminal.
@@ -50,12 +57,19 @@ def run(args: argparse.Namespace) -> int:
     return worst
 
 
-def _read_document(path: Path) -> tuple[dict[str, Any], int]:
+def _read_document(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     shown = {"path": describe_path(path)}
     try:
-        return {**shown, **describe_document(load(path))}, 0
+        document = load(path)
+        taken_in = _take_in(document) if args.sources else {}
+        return {**shown, **describe_document(document), **taken_in}, 0
     except DlmTuiError as error:
         return {**shown, **describe_error(error)}, error.exit_code
+
+
+def _take_in(document: Document) -> dict[str, Any]:
+    bindings = read_side_file(side_file_path(document.path)).source_adapters if document.path else {}
+    return describe_scan(SourceScan(document, bindings=bindings))
 
 
 def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]:
@@ -76,4 +90,8 @@ def _tell(result: dict[str, Any]) -> None:
         say(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
     else:
         counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} gate probes"
+        if "ingested" in result:
+            counts += f", {len(result['ingested'])} sections from files"
         say(f"{result['path']}: valid, {counts}")
+        for warning in result.get("warnings", ()):
+            say(f"  {warning}")

@@ -11,6 +11,7 @@ from typing import Any
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import (
     BodyError,
+    DirectiveError,
     DlmEncodingError,
     DocumentError,
     SchemaValidationError,
@@ -25,7 +26,8 @@ from dlm_tui.errors import DlmTuiError
 
 LONG_CONTENT = 20_000
 _ALWAYS = ("type", "adapter", "start_line", "section_id")
-_INTERNAL = (*_ALWAYS, "content", "content_line")
+_INTERNAL = (*_ALWAYS, "content", "content_line", "origin")
+_DIRECTIVE = ("source_path", "reason", "resolved", "root")
 
 
 def describe_document(document: Document) -> dict[str, Any]:
@@ -65,6 +67,8 @@ def describe_error(error: DlmTuiError) -> dict[str, Any]:
         result.update(line=error.line, col=error.col)
     if isinstance(error, SchemaValidationError):
         result["fields"] = list(error.fields)
+    if isinstance(error, DirectiveError):
+        result.update((name, getattr(error, name)) for name in _DIRECTIVE if hasattr(error, name))
     result["message"] = printable(str(error))
     return result
 

@@ -108,6 +108,31 @@ class MediaTrainingError(InvalidDocument):
         self.line = line
 
 
+class DirectiveError(DlmTuiError):
+    """`training.sources` names something that cannot be taken in."""
+
+
+class DirectivePathError(DirectiveError):
+    """A source's path is missing or means nothing; `source_path` is what it resolves to, as far as it does."""
+
+    def __init__(self, source_path: str, reason: str) -> None:
+        self.source_path = printable(source_path)
+        self.reason = printable(reason)
+        super().__init__(f"the source {self.source_path}: {self.reason}")
+
+
+class DirectivePolicyError(DirectiveError):
+    """The policy is strict and a source resolves to a place outside the document's folder."""
+
+    def __init__(self, resolved: str, root: str) -> None:
+        self.resolved = printable(resolved)
+        self.root = printable(root)
+        super().__init__(
+            f"the source {self.resolved} lies outside {self.root}, which the strict policy does not allow; "
+            "move it there, or set training.sources_policy to permissive"
+        )
+
+
 class InvalidMixSpecError(UsageError):
     """A mix string like `tone:0.7,facts:0.3` that cannot be read."""
 

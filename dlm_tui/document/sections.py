@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from dlm_tui.document.names import MEDIA_TYPES
+from dlm_tui.document.text import lf_only
 
 
 def section_id(
@@ -20,9 +21,17 @@ def section_id(
         if media_blob_sha is not None:
             text += f"\n{media_blob_sha}"
     else:
-        content = content.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        text = f"{section_type}\n{content}"
+        text = f"{section_type}\n{lf_only(content)}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an ingested section comes from: the source's path as written, the file's path below it, its tags."""
+
+    source: str
+    label: str
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class Section:
 
     `start_line` is the line of the fence (of the body for opening prose), `content_line` that of the first
     line of `content`, both counted from 1 in the file. Marker and media fields are None or False where
-    there is none.
+    there is none. Sections that come from a file of `training.sources` have an `origin` and both lines 0.
     """
 
     type: str
@@ -57,6 +66,7 @@ class Section:
     synth_strategy: str | None = None
     synth_at: str | None = None
     source_section_id: str | None = None
+    origin: Origin | None = None
 
     @property
     def is_media(self) -> bool:

@@ -30,7 +30,13 @@ def decode(data: bytes, path: Path | None = None) -> str:
         raise DlmEncodingError(
             f"not UTF-8: {error.reason} at byte {error.start}", byte_offset=error.start, path=path
         ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return lf_only(text)
+
+
+def lf_only(text: str) -> str:
+    """`text` without one leading BOM and with every line end turned into LF."""
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def split_frame(text: str, path: Path | None = None) -> Frame:

@@ -96,23 +96,31 @@ def read_mapping(text: str, path: Path | None = None) -> dict[Any, Any]:
     """
     if not text.strip():
         return {}
+    value = read_value(text, path, first_line=2)
+    if not isinstance(value, dict):
+        raise FrontmatterError(f"the frontmatter must be a mapping, not {type(value).__name__}", path=path, line=2)
+    return value
+
+
+def read_value(text: str, path: Path | None = None, *, first_line: int = 1) -> Any:
+    """What the YAML text says, None where it says nothing; `first_line` is the number of its first line.
+
+    Raises FrontmatterError with the line in the file, or 0 where YAML gives none.
+    """
     if len(text) > MAX_CHARS:
-        raise FrontmatterError(f"the frontmatter is longer than {MAX_CHARS} characters", path=path, line=1, col=1)
+        raise FrontmatterError(f"the YAML is longer than {MAX_CHARS} characters", path=path, line=1, col=1)
     try:
-        value = _construct(text)
+        return _construct(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(part for part in (error.context, error.problem) if part) or "unreadable"
-        line, col = (mark.line + 2, mark.column + 1) if mark is not None else (0, 0)
+        line, col = (mark.line + first_line, mark.column + 1) if mark is not None else (0, 0)
         raise FrontmatterError(f"invalid YAML: {reason}", path=path, line=line, col=col) from None
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or "unreadable"
         raise FrontmatterError(f"invalid YAML: {reason}", path=path) from None
     except _RAW_ERRORS as error:
         raise FrontmatterError(f"invalid YAML: not a legal value ({error})", path=path) from None
-    if not isinstance(value, dict):
-        raise FrontmatterError(f"the frontmatter must be a mapping, not {type(value).__name__}", path=path, line=2)
-    return value
 
 
 def _construct(text: str) -> Any:

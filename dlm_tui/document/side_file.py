@@ -1,0 +1,78 @@
+"""The file beside a document for what the `.dlm` schema has no key for; the `dlm` tool ignores it.
+
+Beside `notes.dlm` it is `notes.dlm.tui.toml`:
+
+[source_adapters]             # the adapter that the files below a folder train, instead of all of them;
+"notes/facts" = "facts"       # folders as in training.sources, the deepest one decides
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from dlm_tui.document.errors import printable
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import write_atomic
+
+SUFFIX = ".tui.toml"
+_MAX_BYTES = 1 << 20
+
+
+class SideFileError(DlmTuiError):
+    """The side file cannot be used; the sentence names the file and the key."""
+
+
+class SideFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Everything in the file; every key has a default."""
+
+    source_adapters: dict[str, str] = {}
+
+
+def side_file_path(document: Path) -> Path:
+    """Where the side file of a document is, whether it exists or not."""
+    return document.with_name(document.name + SUFFIX)
+
+
+def read_side_file(path: Path) -> SideFile:
+    """The checked file; a missing one gives the defaults. Raises SideFileError."""
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(_MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return SideFile()
+    except OSError as error:
+        raise SideFileError(f"cannot read {printable(str(path))}: {error.strerror or error}") from None
+    if len(data) > _MAX_BYTES:
+        raise SideFileError(f"{printable(str(path))} is larger than {_MAX_BYTES} bytes")
+    try:
+        return msgspec.convert(tomllib.loads(data.decode("utf-8")), SideFile)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        key = where.rstrip("`").lstrip(".")
+        text = f"{key}: {message}" if key else message
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        text = str(error)
+    raise SideFileError(f"{printable(str(path))}: {printable(text)}")
+
+
+def write_side_file(path: Path, content: SideFile) -> None:
+    """Write a new side file. An existing one would lose its comments. OSError if the disk refuses."""
+    lines = ["# What dlm-tui knows about the document beside this file; the dlm tool ignores it.", ""]
+    if content.source_adapters:
+        lines += ["# The adapter that the files below a folder train, instead of all of them.", "[source_adapters]"]
+        lines += [f"{_quoted(folder)} = {_quoted(name)}" for folder, name in content.source_adapters.items()]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string."""
+    return '"' + "".join(_escaped(character) for character in text) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08x}"

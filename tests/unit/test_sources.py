@@ -1,0 +1,227 @@
+"""Taking in folders: patterns in bounded time, hostile trees, files that change or vanish, what is remembered."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlm_tui.document import Document, gate_probes, load
+from dlm_tui.document.errors import DirectivePathError
+from dlm_tui.document.side_file import (
+    SideFile,
+    SideFileError,
+    read_side_file,
+    side_file_path,
+    write_side_file,
+)
+from dlm_tui.document.sources import reading
+from dlm_tui.document.sources.folder_config import make_config
+from dlm_tui.document.sources.globs import compile_any, compile_glob
+from dlm_tui.document.sources.scan import Outcome, SourceScan, TextFacts, expand_sources
+
+_HEAD = "---\ndlm_id: 01J8ZQ5M3V0000000000000001\ndlm_version: 15\nbase_model: pocket\ntraining:\n"
+
+
+def _document(folder: Path, training: str, body: str = "") -> Document:
+    path = folder / "doc.dlm"
+    path.write_text(f"{_HEAD}{training}---\n{body}")
+    return load(path)
+
+
+def _outcomes(scan: SourceScan) -> dict[str, Outcome]:
+    return {outcome.label: outcome.outcome for outcome in scan}
+
+
+def _backtracking(pattern: str) -> re.Pattern[str]:
+    parts = {"*": "[^/]*", "?": "[^/]"}
+    tokens = re.findall(r"\*\*/?|\*|\?|[^*?]", pattern, re.DOTALL)
+    return re.compile("".join(".*" if t.startswith("**") else parts.get(t) or re.escape(t) for t in tokens))
+
+
+@given(st.text("ab/*?\n", max_size=12), st.text("ab/\n", max_size=12))
+def test_every_way_to_match_gives_what_the_rules_say(pattern: str, text: str) -> None:
+    wanted = _backtracking(pattern).fullmatch(text) is not None
+    assert compile_glob(pattern)(text) == wanted
+    assert compile_any([pattern])(text) == wanted
+    assert compile_any(["zz", pattern])(text) == wanted
+
+
+def test_many_stars_do_not_make_matching_slow() -> None:
+    matches = compile_glob("**a" * 40 + "b")
+    start = time.perf_counter()
+    assert not matches("a" * 4000)
+    assert matches("a" * 4000 + "b")
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("dlm_training_version: true", True),
+        ("dlm_training_version: 1.0", True),
+        ("dlm_training_version: '1'", False),
+        ("weights: {a: {b: .inf, c: .nan}}", True),
+        ("weights: {a: {true: 1}}", False),
+        ("metadata: {a: null}", False),
+        ("include: null", False),
+        ("- a", False),
+        ("", True),
+        ("# nothing", True),
+        ("a: &a [*a]", False),
+    ],
+)
+def test_training_yaml(text: str, valid: bool) -> None:
+    warnings: list[str] = []
+    config = make_config("/x", "", text.encode(), None, warnings.append)
+    assert (config.training is not None) == valid
+    assert len(warnings) == (0 if valid else 1)
+
+
+def test_a_tree_of_traps_is_counted_and_never_fatal(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "nul.txt").write_bytes(b"x\0")
+    (source / "latin.txt").write_bytes(b"caf\xe9")
+    (source / "line\nfeed\x1b[31m.txt").write_text("x")
+    (source / "loop").symlink_to("loop")
+    (source / "up").symlink_to("..")
+    (source / "gone.txt").symlink_to("nothing")
+    os.mkfifo(source / "pipe.txt")
+    os.mkfifo(source / ".dlm-pipe")
+    (source / ".dlm").mkdir()
+    os.mkfifo(source / ".dlm/ignore")
+    (source / "deep/.dlm").write_text("a file, not a folder")
+    (source / b"bad\xff.txt".decode("utf-8", "surrogateescape")).write_text("x")
+    scan = SourceScan(_document(tmp_path, "  sources: [{path: src}]\n"))
+    assert _outcomes(scan) == {
+        "a.txt": "ingested",
+        "nul.txt": "binary",
+        "latin.txt": "encoding",
+        "line\nfeed\x1b[31m.txt": "ingested",
+        "bad\udcff.txt": "name",
+        "deep/.dlm": "ingested",
+    }
+    assert scan.warning_count == 3
+    assert all(warning.encode() for warning in scan.warnings)
+
+
+def test_a_folder_that_vanishes_in_the_middle_is_counted(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    (source / "b").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "b/c.txt").write_text("c")
+    (source / "d.txt").write_text("d")
+    scan = SourceScan(_document(tmp_path, "  sources: [{path: src}]\n"))
+    seen = {}
+    for outcome in scan:
+        seen[outcome.label] = outcome.outcome
+        if outcome.label == "a.txt":
+            (source / "b/c.txt").unlink()
+            (source / "b").rmdir()
+            (source / "d.txt").unlink()
+    assert seen == {"a.txt": "ingested", "b/": "unreadable", "d.txt": "unreadable"}
+
+
+def test_a_file_that_grows_while_it_is_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("x")
+    real = reading.os.fstat
+
+    def growing(descriptor: int) -> os.stat_result:
+        with (tmp_path / "log.txt").open("a") as handle:
+            handle.write("more")
+        return real(descriptor)
+
+    monkeypatch.setattr(reading.os, "fstat", growing)
+    scan = SourceScan(_document(tmp_path, "  sources: [{path: log.txt}]\n"))
+    assert _outcomes(scan) == {"log.txt": "unreadable"}
+    assert "changed while it was read" in scan.warnings[0]
+
+
+def test_strict_reads_neither_files_nor_configurations_through_links_that_leave_the_source(tmp_path: Path) -> None:
+    source, other = tmp_path / "src", tmp_path / "other"
+    (source / "sub").mkdir(parents=True)
+    (other / ".dlm").mkdir(parents=True)
+    (other / ".dlm/ignore").write_text("*\n")
+    (other / "secret.txt").write_text("s")
+    (source / "a.txt").write_text("a")
+    (source / "inside.txt").symlink_to("a.txt")
+    (source / "leak.txt").symlink_to("../other/secret.txt")
+    (source / ".dlm").symlink_to("../other/.dlm")
+    training = "  sources: [{path: src}]\n"
+    assert _outcomes(SourceScan(_document(tmp_path, training))) == dict.fromkeys(
+        ("a.txt", "inside.txt"), "by_descent"
+    ) | {"leak.txt": "ingested"}
+    scan = SourceScan(_document(tmp_path, training + "  sources_policy: strict\n"))
+    assert _outcomes(scan) == {"a.txt": "ingested", "inside.txt": "ingested", "leak.txt": "outside"}
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser42/x", '"a\\0b"', "round"])
+def test_a_path_that_means_nothing_is_a_path_error(tmp_path: Path, path: str) -> None:
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(DirectivePathError):
+        SourceScan(_document(tmp_path, f"  sources: [{{path: {path}}}]\n"))
+
+
+def test_a_folder_trains_the_adapter_it_is_bound_to(tmp_path: Path) -> None:
+    for name in ("tone", "facts", "facts/deep", "other"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        (tmp_path / "src" / name / "x.txt").write_text(f"about {name}")
+    document = _document(tmp_path, "  adapters: {tone: {}, facts: {}}\n  sources: [{path: src}]\n")
+    bindings = {"src/tone": "tone", "src/facts": "facts", "./src/facts/deep": "tone"}
+    expanded, _ = expand_sources(document, bindings)
+    assert [section.adapter for section in expanded.sections] == ["tone", "facts", None, "tone"]
+    assert [probe.adapter for probe in gate_probes(expanded)] == ["tone", "facts", "tone"]
+
+
+def test_the_side_file_survives_writing_and_reading(tmp_path: Path) -> None:
+    path = side_file_path(tmp_path / "notes.dlm")
+    assert path.name == "notes.dlm.tui.toml"
+    assert read_side_file(path) == SideFile()
+    content = SideFile(source_adapters={'a"b\\c\n\x1b é': "tone"})
+    write_side_file(path, content)
+    assert read_side_file(path) == content
+
+
+@pytest.mark.parametrize("text", ["a = ", "unknown = 1", "[source_adapters]\nx = 3", "\udcff"])
+def test_a_bad_side_file_is_one_sentence_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.dlm.tui.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SideFileError, match=re.escape(str(path))):
+        read_side_file(path)
+
+
+class _Memory:
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str, object], TextFacts | Outcome] = {}
+        self.recalled = 0
+
+    def recall(self, path: str, label: str, fingerprint: object) -> TextFacts | Outcome | None:
+        found = self.known.get((path, label, fingerprint))
+        self.recalled += found is not None
+        return found
+
+    def keep(self, path: str, label: str, fingerprint: object, found: TextFacts | Outcome) -> None:
+        self.known[path, label, fingerprint] = found
+
+
+def test_files_that_have_not_changed_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "src" / name).write_text(name)
+    (tmp_path / "src/c.bin").write_bytes(b"\0")
+    document, memory = _document(tmp_path, "  sources: [{path: src}]\n"), _Memory()
+    first = [outcome.section for outcome in SourceScan(document, memory=memory)]
+    (tmp_path / "src/b.txt").write_text("changed")
+    second = [outcome.section for outcome in SourceScan(document, memory=memory)]
+    assert memory.recalled == 2
+    assert second[0] == first[0]
+    assert second[1] is not None
+    assert first[1] is not None
+    assert second[1].facts.section_id != first[1].facts.section_id
