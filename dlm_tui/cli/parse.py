@@ -13,14 +13,13 @@ from dlm_tui.document import (
     InvalidMixSpecError,
     describe_document,
     describe_error,
+    document_side_file,
     load,
     parse_mix,
+    sources,
 )
 from dlm_tui.document.describe import describe_path, tagged_floats
 from dlm_tui.document.errors import printable
-from dlm_tui.document.side_file import read_side_file, side_file_path
-from dlm_tui.document.sources.describe import describe_scan
-from dlm_tui.document.sources.scan import SourceScan
 from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
 from dlm_tui.output import say
 
@@ -68,8 +67,8 @@ def _read_document(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any]
 
 
 def _take_in(document: Document) -> dict[str, Any]:
-    bindings = read_side_file(side_file_path(document.path)).source_adapters if document.path else {}
-    return describe_scan(SourceScan(document, bindings=bindings))
+    bindings = document_side_file(document).source_adapters
+    return sources.describe_scan(sources.SourceScan(document, bindings=bindings))
 
 
 def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]:

@@ -1,3 +1,4 @@
+from . import sources as sources
 from .append import AppendResult as AppendResult
 from .append import append_section as append_section
 from .append import preview_section as preview_section
@@ -9,6 +10,9 @@ from .document import load as load
 from .document import parse_bytes as parse_bytes
 from .document import read_document_bytes as read_document_bytes
 from .errors import BodyError as BodyError
+from .errors import DirectiveError as DirectiveError
+from .errors import DirectivePathError as DirectivePathError
+from .errors import DirectivePolicyError as DirectivePolicyError
 from .errors import DlmEncodingError as DlmEncodingError
 from .errors import DlmVersionError as DlmVersionError
 from .errors import DocumentError as DocumentError
@@ -45,7 +49,14 @@ from .routing import split_side as split_side
 from .routing import training_rows as training_rows
 from .schema import AdapterSettings as AdapterSettings
 from .schema import Frontmatter as Frontmatter
+from .sections import Origin as Origin
 from .sections import Section as Section
 from .sections import section_id as section_id
+from .side_file import SideFile as SideFile
+from .side_file import SideFileError as SideFileError
+from .side_file import document_side_file as document_side_file
+from .side_file import read_side_file as read_side_file
+from .side_file import side_file_path as side_file_path
+from .side_file import write_side_file as write_side_file
 from .watch import Change as Change
 from .watch import watch_document as watch_document

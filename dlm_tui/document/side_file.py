@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from dlm_tui.document.document import Document
 from dlm_tui.document.errors import printable
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
@@ -56,6 +57,11 @@ def read_side_file(path: Path) -> SideFile:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         text = str(error)
     raise SideFileError(f"{printable(str(path))}: {printable(text)}")
+
+
+def document_side_file(document: Document) -> SideFile:
+    """The side file of a parsed document; the defaults for one without a path. Raises SideFileError."""
+    return SideFile() if document.path is None else read_side_file(side_file_path(document.path))
 
 
 def write_side_file(path: Path, content: SideFile) -> None:
