@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dlm_tui.app.answering import Answering
-from dlm_tui.app.moves import Moved
-from dlm_tui.app.state import PromptSets, Remembered
+from dlm_tui.app.state import Remembered
+from dlm_tui.document.comparison import Moved
+from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, Route, Routed
 
@@ -44,7 +45,7 @@ class Rechecking(Answering):
         """The open set's prompts as they were last seen; without one the first set beside the document."""
         try:
             sets = PromptSets(self.setup.path).load()
-        except (OSError, ValueError):
+        except PromptSetsError:
             sets = {}  # the dialog of the sets says what is wrong with the file
         name = self.state.open_set if self.state.open_set in sets else next(iter(sets), None)
         known = {entry.text: entry for entry in self.state.saved}

@@ -130,25 +130,3 @@ def note_recent(document: Path, folder: Path | None = None) -> None:
     here = document.resolve()
     names: Iterable[Path] = [here, *(other for other in recent_documents(folder) if other != here)]
     write_atomic(folder / "recent.json", msgspec.json.encode([str(name) for name in names][:_RECENT]))
-
-
-class PromptSets:
-    """Named sets of prompts in `<document>.prompts.json` beside the document."""
-
-    def __init__(self, document: Path) -> None:
-        self.path = document.with_name(f"{document.stem}.prompts.json")
-
-    def load(self) -> dict[str, list[str]]:
-        """Name -> prompts; a missing file has none. Raises OSError, or ValueError naming what is wrong."""
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        try:
-            return msgspec.json.decode(data, type=dict[str, list[str]])
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ValueError(f"{self.path.name}: {error}") from None
-
-    def save(self, sets: dict[str, list[str]]) -> None:
-        """Write all sets. Raises OSError."""
-        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(sets), indent=2) + b"\n")

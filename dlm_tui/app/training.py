@@ -14,7 +14,7 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.moves import changed_text, moves_text
 from dlm_tui.app.panes.jobs import JobsPane
 from dlm_tui.app.rechecking import Rechecking
-from dlm_tui.app.state import PromptSets
+from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import (
     Drift,
@@ -177,11 +177,10 @@ class Training(Rechecking):
     def _saved_prompts(self) -> list[str]:
         """The prompts of all sets beside the document, each once, in order."""
         try:
-            sets = PromptSets(self.setup.path).load()
-        except (OSError, ValueError) as error:
+            return PromptSets(self.setup.path).prompts()
+        except PromptSetsError as error:
             self.say(f"The saved prompts are left out: {error}", warning=True)
             return []
-        return list(dict.fromkeys(prompt for prompts in sets.values() for prompt in prompts if prompt))
 
     async def _report(self, request: Evaluate | Drift, title: str) -> None:
         if not self.link.ready:

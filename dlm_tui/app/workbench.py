@@ -313,7 +313,7 @@ class Workbench(Labelling):
     def action_prompt_sets(self) -> None:
         """Named sets of prompts."""
         from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
-        from dlm_tui.app.state import PromptSets
+        from dlm_tui.document.prompt_sets import PromptSets
 
         screen = PromptSetsScreen(PromptSets(self.setup.path), self.prompt_pane.text)
         screen.on_used = self.open_set

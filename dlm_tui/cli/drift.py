@@ -17,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The report on stdout."""
     from dlm_tui.cli.open_session import open_session
+    from dlm_tui.document.prompt_sets import PromptSets
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.gate import drift_report
-    from dlm_tui.gate.saved import saved_prompts
     from dlm_tui.progress import run_to_end
 
-    saved = saved_prompts(Path(args.document))
+    saved = PromptSets(Path(args.document)).prompts()
     session = open_session(args)
     if session.gate is None and session.gate_error:
         raise DlmTuiError(session.gate_error)

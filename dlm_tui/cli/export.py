@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to export, and where to."""
-    from dlm_tui.export.requests import QUANTS, TARGETS
+    from dlm_tui.export.choices import QUANTS, TARGETS
 
     parser.add_argument("--target", default="peft", metavar="T", help=f"one of {', '.join(TARGETS)} (default: peft)")
     parser.add_argument("--quant", default="f16", metavar="Q", help=f"one of {', '.join(QUANTS)} (default: f16)")

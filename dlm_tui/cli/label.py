@@ -19,12 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """What was added and what moved, on stdout."""
     from dlm_tui.cli.open_session import open_session
+    from dlm_tui.document.comparison import top
+    from dlm_tui.document.prompt_sets import PromptSets
     from dlm_tui.gate import label_prompt
-    from dlm_tui.gate.saved import saved_prompts
     from dlm_tui.progress import run_to_end
 
     path = Path(args.document)
-    saved = saved_prompts(path)
+    saved = PromptSets(path).prompts()
     session = open_session(args, adapters=False)
     outcome = run_to_end(
         label_prompt(
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
                 "after": outcome.after,
                 "saved_prompts": len(saved),
                 "changed": [
-                    {"prompt": moved.prompt, "before": moved.before, "after": moved.after} for moved in outcome.changed
+                    {"prompt": moved.text, "before": top(moved.before), "after": top(moved.after)}
+                    for moved in outcome.changed
                 ],
                 "seconds": gate.seconds,
             }
@@ -67,6 +69,6 @@ def run(args: argparse.Namespace) -> int:
         before = "" if outcome.before is None else f"{outcome.before.get(name, 0.0):.4f} → "
         sys.stdout.write(f"{name}  {before}{weight:.4f}\n")
     for moved in outcome.changed:
-        prompt = "".join(char if char.isprintable() else " " for char in moved.prompt)[:100]
-        sys.stdout.write(f"changed: {moved.before} → {moved.after}  {prompt}\n")
+        prompt = "".join(char if char.isprintable() else " " for char in moved.text)[:100]
+        sys.stdout.write(f"changed: {top(moved.before)} → {top(moved.after)}  {prompt}\n")
     return 0

@@ -3,6 +3,7 @@ from .append import AppendResult as AppendResult
 from .append import append_section as append_section
 from .append import preview_section as preview_section
 from .append import undo_append as undo_append
+from .comparison import Moved as Moved
 from .describe import describe_document as describe_document
 from .describe import describe_error as describe_error
 from .document import Document as Document
@@ -27,6 +28,7 @@ from .errors import SchemaValidationError as SchemaValidationError
 from .errors import UnknownAdapterError as UnknownAdapterError
 from .errors import UnsupportedMigrationError as UnsupportedMigrationError
 from .identity import with_dlm_id as with_dlm_id
+from .label import label_section as label_section
 from .mix import format_mix as format_mix
 from .mix import parse_mix as parse_mix
 from .names import fresh_dlm_id as fresh_dlm_id
@@ -43,6 +45,8 @@ from .probes import gate_probes as gate_probes
 from .probes import gate_samples as gate_samples
 from .problems import Problem as Problem
 from .problems import body_problems as body_problems
+from .prompt_sets import PromptSets as PromptSets
+from .prompt_sets import PromptSetsError as PromptSetsError
 from .routing import Row as Row
 from .routing import route_sections as route_sections
 from .routing import split_side as split_side

@@ -1,11 +1,12 @@
+from .choices import GGUF_TARGETS as GGUF_TARGETS
+from .choices import QUANTS as QUANTS
+from .choices import TARGETS as TARGETS
 from .mix import ResolvedMix as ResolvedMix
 from .mix import resolve_mix as resolve_mix
 from .ollama import create_model as create_model
 from .ollama import find_ollama as find_ollama
 from .pipeline import destination as destination
 from .pipeline import export_document as export_document
-from .requests import QUANTS as QUANTS
-from .requests import TARGETS as TARGETS
 from .requests import ExportProgress as ExportProgress
 from .requests import ExportRefused as ExportRefused
 from .requests import ExportRequest as ExportRequest

@@ -20,14 +20,14 @@ def measure_drift(
 
     Over the training prompts and those saved beside the document. None when no trained gate is in force.
     """
+    from dlm_tui.document.prompt_sets import PromptSets
     from dlm_tui.gate import drift_report
-    from dlm_tui.gate.saved import saved_prompts
 
     gate = session.gate
     if gate is None or gate.network is None:
         return None
     path = session.document.path
-    prompts = saved_prompts(path) if path is not None else []
+    prompts = PromptSets(path).prompts() if path is not None else []
     work = drift_report(
         session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
     )

@@ -11,8 +11,9 @@ from typing import Any
 
 from dlm_tui import __version__
 from dlm_tui.export.atomic_folder import CREATOR, MANIFEST
+from dlm_tui.export.choices import GGUF_TARGETS
 from dlm_tui.export.mix import ResolvedMix
-from dlm_tui.export.requests import GGUF_TARGETS, ExportProgress, ExportRequest, Session
+from dlm_tui.export.requests import ExportProgress, ExportRequest, Session
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.store import current_version
 

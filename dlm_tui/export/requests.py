@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.export.choices import QUANTS, TARGETS
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
     from dlm_tui.gate import Gate
     from dlm_tui.model import Base, MixedModel
     from dlm_tui.store import Store
-
-TARGETS = ("ollama", "llama-server", "peft", "vllm", "merged")
-GGUF_TARGETS = ("ollama", "llama-server")
-QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""What the `gguf` package quantises itself; K-quants need llama.cpp's own tool."""
 
 
 class ExportRefused(DlmTuiError):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from dlm_tui.document.comparison import Moved
+from dlm_tui.document.label import label_section
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GateOutcome, GateProgress, cached_embeddings, train_document_gate
@@ -21,17 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A saved prompt whose top adapter changed by the retraining."""
-
-    prompt: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True)
 class LabelOutcome:
-    """What was appended, the document as it is now, the prompt's weights before and after, and who else moved."""
+    """What was appended, the document as it is now, the prompt's weights before and after.
+
+    `changed` are the other prompts whose strongest adapter is another one after the training.
+    """
 
     appended: AppendResult
     document: Document
@@ -39,22 +35,6 @@ class LabelOutcome:
     after: dict[str, float]
     gate: GateOutcome
     changed: list[Moved]
-
-
-def label_content(prompt: str, answer: str | None) -> tuple[str, str]:
-    """(section type, content): an instruction with an answer, without one a prose section that is the prompt itself.
-
-    Raises UsageError for an empty prompt or answer.
-    """
-    from dlm_tui.document import instruction_content
-
-    if not prompt.strip():
-        raise UsageError("The prompt to label is empty.")
-    if answer is None:
-        return "prose", prompt
-    if not answer.strip():
-        raise UsageError("The answer is empty: leave --answer out to label the prompt alone.")
-    return "instruction", instruction_content(prompt, answer)
 
 
 def label_prompt(
@@ -81,7 +61,7 @@ def label_prompt(
         raise UsageError(f"The document has no adapter {adapter!r} ({known}).")
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError("The document has no gate to retrain: set training.gate.enabled and declare two adapters.")
-    kind, content = label_content(prompt, answer)
+    kind, content = label_section(prompt, answer)
     others = [text for text in dict.fromkeys(saved) if text and text != prompt]
     embeddings, _ = yield from cached_embeddings(model, store, [prompt, *others])
     old = _gate_before(store, model)
@@ -92,19 +72,15 @@ def label_prompt(
     outcome = yield from train_document_gate(changed_document, store, model, seed=seed)
     new = outcome.gate if outcome.gate is not None else old
     after = _weights(new, embeddings)
-    moved = []
-    if before is not None and after is not None:
-        for text, one, other in zip(others, before[1:], after[1:], strict=True):
-            first, second = max(one, key=one.__getitem__), max(other, key=other.__getitem__)
-            if first != second:
-                moved.append(Moved(text, first, second))
+    compared = zip(others, (before or [])[1:], (after or [])[1:], strict=False)  # neither has any without a gate
+    moved = [Moved(text, one, other, saved=True) for text, one, other in compared]
     return LabelOutcome(
         appended,
         changed_document,
         before[0] if before is not None else None,
         after[0] if after is not None else dict.fromkeys(document.adapter_names, 1.0 / len(document.adapter_names)),
         outcome,
-        moved,
+        [change for change in moved if change.top_changed],
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.cells import cell_len
 
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.moves import Moved
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.log import LogScreen
 from dlm_tui.app.screens.moved import MovedScreen
+from dlm_tui.document.comparison import Moved
 from dlm_tui.engine.protocol import Progress, Routed, TokenAttribution
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import HEAD

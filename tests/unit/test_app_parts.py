@@ -14,7 +14,7 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import display
 from dlm_tui.app.layout import PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
-from dlm_tui.app.state import PromptSets, State, StateFile, note_recent, recent_documents
+from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
 from dlm_tui.engine.protocol import Failed, JobDone, Progress, Stopped
 from dlm_tui.model.views import resolve_view
 
@@ -92,16 +92,6 @@ def test_recent_documents(tmp_path: Path) -> None:
     (tmp_path / "b.dlm").unlink()
     assert recent_documents(tmp_path / "state") == [tmp_path / "a.dlm"]
     assert recent_documents(tmp_path / "nowhere") == []
-
-
-def test_prompt_sets_file(tmp_path: Path) -> None:
-    sets = PromptSets(tmp_path / "x.dlm")
-    assert sets.load() == {}
-    sets.save({"mine": ["p"]})
-    assert sets.load() == {"mine": ["p"]} and sets.path.name == "x.prompts.json"
-    sets.path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"x\.prompts\.json"):
-        sets.load()
 
 
 @pytest.mark.parametrize(

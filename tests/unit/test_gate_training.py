@@ -19,7 +19,6 @@ from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
 from dlm_tui.gate.label import label_prompt
 from dlm_tui.gate.network import entropy, seeded_network
 from dlm_tui.gate.probes import ForeignGate
-from dlm_tui.gate.saved import saved_prompts
 from dlm_tui.gate.static import (
     mean_gate_weights,
     resolve_and_announce,
@@ -371,7 +370,7 @@ def test_a_labelled_prompt_is_learned_at_once(
     assert before.gate.embedded == 0 and before.appended.line == before.document.sections[-1].start_line
     assert before.document.sections[-1].adapter == "letters" and before.document.sections[-1].content == prompt
     for moved in before.changed:
-        assert moved.prompt in PROMPTS["sea"] and moved.before != moved.after
+        assert moved.text in PROMPTS["sea"] and moved.top_changed and moved.saved
     answered = run_to_end(
         label_prompt(path, before.document, store, model, "Where is the ladder?", "sea", answer="Behind the shed.")
     )
@@ -387,14 +386,3 @@ def test_a_labelled_prompt_is_learned_at_once(
     with pytest.raises(UsageError, match="fence"):
         run_to_end(label_prompt(path, answered.document, store, model, "a\n::prose::\nb", "sea"))
     assert path.read_text() == text
-
-
-def test_saved_prompts_come_from_beside_the_document(tmp_path: Path) -> None:
-    path = tmp_path / "d.dlm"
-    assert saved_prompts(path) == []
-    beside = tmp_path / "d.prompts.json"
-    beside.write_text(json.dumps({"one": ["a", "b"], "two": ["b", "", "c"]}))
-    assert saved_prompts(path) == ["a", "b", "c"]
-    beside.write_text('{"one": [1]}')
-    with pytest.raises(DlmTuiError, match="does not hold sets"):
-        saved_prompts(path)

@@ -14,19 +14,10 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.document import parse_mix
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.export.choices import QUANTS, TARGET_TEXTS, TARGETS
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
-
-TARGETS = ("peft", "ollama", "llama-server", "vllm", "merged")
-QUANTS = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-_TARGET_TEXT = {
-    "peft": "one PEFT folder that transformers and others load",
-    "ollama": "one merged GGUF and a Modelfile",
-    "llama-server": "base, mix and every adapter as GGUF, and a start script",
-    "vllm": "one PEFT folder of uniform rank and the serve command",
-    "merged": "a Hugging Face folder with the mix merged into the weights",
-}
 
 
 class ExportScreen(Dialog[ExportSettings]):
@@ -110,7 +101,7 @@ class ExportScreen(Dialog[ExportSettings]):
             target = TARGETS[chosen]
             absent = target == "ollama" and self._ollama is None
             more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
-            self.query_one("#export-note", LiteralStatic).show(f"{target}: {_TARGET_TEXT[target]}{more}")
+            self.query_one("#export-note", LiteralStatic).show(f"{target}: {TARGET_TEXTS[target]}{more}")
             self.query_one(Checkbox).display = target == "ollama" and self._ollama is not None
 
     def on_option_list_option_selected(self) -> None:

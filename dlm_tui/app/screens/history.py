@@ -11,9 +11,9 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from dlm_tui.app.moves import top
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import Remembered
+from dlm_tui.document.comparison import top
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize

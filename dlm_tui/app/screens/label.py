@@ -16,8 +16,8 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.panes.prompt import PromptEditor
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.document import instruction_content
 from dlm_tui.document.append import preview_section
+from dlm_tui.document.label import label_section
 from dlm_tui.errors import DlmTuiError
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -33,13 +33,6 @@ class Label:
     type: str
     content: str
     expected_sha256: str
-
-
-def label_section(prompt: str, answer: str) -> tuple[str, str]:
-    """Section type and content: an instruction with the answer, else the prompt as prose."""
-    if answer.strip():
-        return "instruction", instruction_content(prompt, answer.strip())
-    return "prose", prompt
 
 
 class LabelScreen(Dialog[Label]):
@@ -94,7 +87,7 @@ class LabelScreen(Dialog[Label]):
         highlighted = self.query_one(PickList).highlighted
         if highlighted is None:
             return
-        kind, content = label_section(self._prompt, self.query_one(PromptEditor).text)
+        kind, content = label_section(self._prompt, self.query_one(PromptEditor).text.strip() or None)
         diff = self.query_one("#label-diff", LiteralStatic)
         try:
             added = preview_section(self._document, type=kind, adapter=self._adapters[highlighted], content=content)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from dlm_tui.app.moves import Moved, top
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.document.comparison import Moved, top
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, sanitize

@@ -11,7 +11,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.app.state import PromptSets
+from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal, sanitize
@@ -48,9 +48,9 @@ class PromptSetsScreen(Dialog[str]):
         super().on_mount()
         try:
             self._sets = self._file.load()
-        except (OSError, ValueError) as error:
+        except PromptSetsError as error:
             self._readable = False
-            self.query_one("#set-note", LiteralStatic).show(literal(f"{error}; nothing is written over it", "$error"))
+            self.query_one("#set-note", LiteralStatic).show(literal(f"{error} Nothing is written over it.", "$error"))
         self._show()
         (self.query_one(PickList) if self._sets else self.query_one(Input)).focus()
 

@@ -1,0 +1,49 @@
+"""The named sets of prompts that a person keeps beside a document, in `<document>.prompts.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from dlm_tui.document.errors import printable
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import write_atomic
+
+_MAX_BYTES = 16 << 20
+
+
+class PromptSetsError(DlmTuiError):
+    """The file cannot be used; the sentence names it."""
+
+
+class PromptSets:
+    """The file: one JSON object, set name → list of prompts."""
+
+    def __init__(self, document: Path) -> None:
+        self.path = document.with_name(f"{document.stem}.prompts.json")
+
+    def load(self) -> dict[str, list[str]]:
+        """Name → prompts in order; a missing file has none. Raises PromptSetsError."""
+        shown = printable(str(self.path))
+        try:
+            with self.path.open("rb") as handle:
+                data = handle.read(_MAX_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise PromptSetsError(f"{shown} cannot be read: {error.strerror or error}.") from None
+        if len(data) > _MAX_BYTES:
+            raise PromptSetsError(f"{shown} is larger than {_MAX_BYTES >> 20} MiB, too large for sets of prompts.")
+        try:
+            return msgspec.json.decode(data, type=dict[str, list[str]])
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+            raise PromptSetsError(f"{shown} does not hold sets of prompts: {printable(str(error))}.") from None
+
+    def save(self, sets: dict[str, list[str]]) -> None:
+        """Write all sets. Raises OSError."""
+        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(sets), indent=2) + b"\n")
+
+    def prompts(self) -> list[str]:
+        """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""
+        return list(dict.fromkeys(prompt for prompts in self.load().values() for prompt in prompts if prompt))

@@ -1,0 +1,22 @@
+"""What an export can be asked for: targets and quantisations. Plain names, so that the screen may import them.
+
+The order is the order in which lists show them; the first of each is the default.
+"""
+
+from __future__ import annotations
+
+TARGET_TEXTS = {
+    "peft": "one PEFT folder that transformers and others load",
+    "ollama": "one merged GGUF and a Modelfile",
+    "llama-server": "base, mix and every adapter as GGUF, and a start script",
+    "vllm": "one PEFT folder of uniform rank and the serve command",
+    "merged": "a Hugging Face folder with the mix merged into the weights",
+}
+"""Target name to what it writes, in a few words."""
+
+TARGETS = tuple(TARGET_TEXTS)
+GGUF_TARGETS = ("ollama", "llama-server")
+"""The targets that a quantisation applies to."""
+
+QUANTS = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+"""llama.cpp's names in lower case; a request may spell them in any case."""

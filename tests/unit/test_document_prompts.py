@@ -1,0 +1,60 @@
+"""Prompts beside a document: the file of named sets, what a label writes, weights before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.document.comparison import Moved, top
+from dlm_tui.document.label import label_section
+from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
+from dlm_tui.errors import UsageError
+
+
+def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    assert sets.load() == {} and sets.prompts() == []
+    sets.save({"mine": ["p"], "other": ["q", "p", ""]})
+    assert sets.path == tmp_path / "x.prompts.json"
+    assert sets.load() == {"mine": ["p"], "other": ["q", "p", ""]}
+    assert sets.prompts() == ["p", "q"]
+
+
+@pytest.mark.parametrize("data", [b"[1]", b'{"one": [1]}', b"{", b'{"one": ["\xff"]}', b"[" * 200_000])
+def test_another_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    sets.path.write_bytes(data)
+    with pytest.raises(PromptSetsError, match=r"x\.prompts\.json does not hold sets of prompts"):
+        sets.load()
+
+
+def test_a_file_that_cannot_be_read_or_is_too_large(tmp_path: Path) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    with sets.path.open("wb") as handle:
+        handle.truncate((16 << 20) + 1)
+    with pytest.raises(PromptSetsError, match="larger than 16 MiB"):
+        sets.prompts()
+    sets.path.unlink()
+    sets.path.mkdir()
+    with pytest.raises(PromptSetsError, match="cannot be read"):
+        sets.load()
+    sets.path.rmdir()
+    sets.path.write_text(json.dumps({"a": []}))
+    assert sets.load() == {"a": []}
+
+
+def test_a_label_is_an_instruction_or_the_prompt_itself() -> None:
+    assert label_section("  Why?\n", " Because. ") == ("instruction", "### Q\nWhy?\n### A\nBecause.")
+    assert label_section(" Why?\n", None) == ("prose", " Why?\n")
+    for prompt, answer in ((" \n", None), ("Why?", " ")):
+        with pytest.raises(UsageError, match="is empty"):
+            label_section(prompt, answer)
+
+
+def test_before_and_after() -> None:
+    change = Moved("p", {"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8})
+    assert change.top_changed and change.distance == pytest.approx(0.7)
+    assert not Moved("p", {"a": 0.9, "b": 0.1}, {"a": 0.6, "b": 0.4}).top_changed
+    assert top({"a": 0.5, "b": 0.5}) == "a" and top({}) == ""
