@@ -28,11 +28,14 @@ COMMANDS = {
     "score": "how much the adapters change the model, against noise",
     "metrics": "runs and gate events with entropy",
     "export": "write the adapters out for other programs",
+    "pack": "put a document and what it learned into one file",
+    "unpack": "take such a file apart on this machine",
+    "verify": "check such a file without unpacking it",
     "serve": "show the workbench in a browser on this machine",
     "doctor": "versions, device, caches, what is missing",
 }
 # These take no document, or take it in a way of their own.
-_OWN_ARGUMENTS = {"open", "demo", "parse", "doctor", "serve"}
+_OWN_ARGUMENTS = {"open", "demo", "parse", "unpack", "verify", "doctor", "serve"}
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

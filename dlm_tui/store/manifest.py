@@ -191,23 +191,37 @@ def write_lock_record(
     return record
 
 
+def parse_manifest(data: bytes, place: str | Path) -> Manifest:
+    """The manifest that `data` is; `place` names it in errors. Raises ManifestError."""
+    return _parse(data, place, Manifest)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it lies in a store."""
+    return json_bytes(manifest.model_dump(mode="json", warnings=False))
+
+
 def _read(path: Path, model: type[_Record]) -> _Record | None:
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except NotADirectoryError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is not JSON text in UTF-8.") from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
+    return _parse(data, path, model)
+
+
+def _parse(data: bytes, place: str | Path, model: type[_Record]) -> _Record:
+    try:
+        raw = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place} is not JSON text in UTF-8.") from error
     if not isinstance(raw, dict):
-        raise ManifestError(f"{path} does not hold a JSON object.")
-    return _check(path, model, raw)
+        raise ManifestError(f"{place} does not hold a JSON object.")
+    return _check(place, model, raw)
 
 
-def _check(path: Path, model: type[_Record], raw: dict[str, Any]) -> _Record:
+def _check(path: str | Path, model: type[_Record], raw: dict[str, Any]) -> _Record:
     try:
         return model.model_validate(raw)
     except ValidationError as error:

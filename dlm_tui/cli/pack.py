@@ -1,0 +1,43 @@
+"""`dlm-tui pack DOC`: a document with what it learned, in one file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dlm_tui.document import load
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.output import emit, say
+from dlm_tui.store import Store, resolve_home
+from dlm_tui.store.packs import PackContents, write_pack
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, and what goes into it besides the rest of the store."""
+    parser.add_argument("--out", metavar="PACK", type=Path, help="default: DOC.pack")
+    parser.add_argument("--include-exports", action="store_true", help="the exports, too")
+    parser.add_argument("--include-cache", action="store_true", help="the store's scratch files, too")
+    parser.add_argument("--include-logs", action="store_true", help="the logs, too")
+    parser.add_argument("--force", action="store_true", help="overwrite a pack of that name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the pack; 0, or 1 if it cannot be made."""
+    path = Path(args.document)
+    document = load(path)
+    contents = PackContents(args.include_exports, args.include_cache, args.include_logs)
+    store = Store(resolve_home(args.home), document.dlm_id)
+    try:
+        packed = write_pack(path, store, args.out, contents, overwrite=args.force)
+    except OSError as error:
+        raise DlmTuiError(f"the pack cannot be written: {error.strerror or error}") from error
+    if args.json:
+        emit({"pack": str(packed.path), "bytes": packed.size, "content_bytes": packed.content_bytes})
+        return 0
+    say(f"{packed.path}: {packed.files} files, {packed.content_bytes / 1e6:.1f} MB in {packed.size / 1e6:.1f} MB")
+    if packed.executables:
+        say(f"{packed.executables} of them will not be executable when unpacked")
+    if document.training.sources:
+        say("the folders of training.sources are not in it")
+    say(f"`dlm-tui unpack {packed.path.name}` takes it apart on another machine")
+    return 0

@@ -1,0 +1,11 @@
+from .installing import Unpacked as Unpacked
+from .installing import unpack as unpack
+from .layout import PackError as PackError
+from .layout import PackFormatVersionError as PackFormatVersionError
+from .layout import PackIntegrityError as PackIntegrityError
+from .layout import PackLayoutError as PackLayoutError
+from .reading import CheckedPack as CheckedPack
+from .reading import check_pack as check_pack
+from .writing import PackContents as PackContents
+from .writing import Packed as Packed
+from .writing import write_pack as write_pack

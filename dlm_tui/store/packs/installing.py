@@ -1,0 +1,139 @@
+"""Unpacking: a checked pack becomes a document and a store, and nothing that is there is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm_tui.files import put_in_place, scratch_sibling, sync_tree, write_atomic
+from dlm_tui.store.layout import Store
+from dlm_tui.store.lock import store_lock
+from dlm_tui.store.manifest import manifest_bytes
+from dlm_tui.store.packs.layout import (
+    DOCUMENT_FOLDER,
+    LOCK_NAMES,
+    STORE_FOLDER,
+    STORE_MANIFEST,
+    PackError,
+    PackIntegrityError,
+    named,
+)
+from dlm_tui.store.packs.reading import CheckedPack, OnProgress, check_pack, read_members
+
+_SPARE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Where a pack went."""
+
+    document: Path
+    store: Store
+    pack: CheckedPack
+
+
+def unpack(
+    path: Path, home: Path, folder: Path | None = None, *, force: bool = False, on_progress: OnProgress | None = None
+) -> Unpacked:
+    """Check the pack, then put its document into `folder` (default: the pack's) and its store into `home`.
+
+    The store then belongs to the document's new path. A document of the same name with other contents is never
+    overwritten; a store of the same id only with `force`. Raises PackError for either and for everything `check_pack`
+    raises, LockHeld, LockStale; OSError if the disk refuses. In all these cases nothing is left behind.
+    """
+    pack = check_pack(path, on_progress)
+    folder = (folder or path.parent).absolute()
+    store = Store(home, pack.manifest.dlm_id)
+    exists = store.root.exists() and any(entry.name not in LOCK_NAMES for entry in store.root.iterdir())
+    if exists and not force:
+        raise PackError(f"{store.root} exists already; --force replaces it with the store of the pack")
+    wanted = {
+        folder / name.removeprefix(f"{DOCUMENT_FOLDER}/"): digest
+        for name, digest in pack.checksums.items()
+        if name.startswith(f"{DOCUMENT_FOLDER}/")
+    }
+    for target, digest in wanted.items():
+        if os.path.lexists(target) and _digest(target) != digest:
+            raise PackError(f"{target} exists already and is another file; name another folder with --out")
+    _check_space(home, pack)
+    store.root.parent.mkdir(parents=True, exist_ok=True)
+    scratch = scratch_sibling(store.root)
+    scratch.mkdir()
+    created: list[Path] = []
+    try:
+        small = _extract(pack, scratch)
+        pack.store_manifest.source_path = str(folder / pack.document_name)
+        (scratch / "manifest.json").write_bytes(manifest_bytes(pack.store_manifest))
+        sync_tree(scratch)
+        for target in wanted:
+            if not target.exists():
+                created.append(target)
+                write_atomic(target, small[target.name])
+        if exists:
+            with store_lock(store):
+                put_in_place(scratch, store.root)
+        else:
+            put_in_place(scratch, store.root)
+    except BaseException:
+        for target in created:
+            target.unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Unpacked(folder / pack.document_name, store, pack)
+
+
+def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:
+    """Write the store below `scratch`; returns what belongs beside the document, by file name.
+
+    The file may have been replaced since it was checked, so every byte is compared again.
+    """
+    beside: dict[str, bytes] = {}
+    written: set[str] = set()
+    for member in read_members(pack.path):
+        top, _, inner = member.name.partition("/")
+        if member.name not in pack.checksums and not member.is_folder:
+            continue
+        target = scratch / inner
+        digest = hashlib.sha256()
+        if top == STORE_FOLDER and inner and inner not in LOCK_NAMES:
+            if member.is_folder:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as handle:
+                for chunk in member.chunks():
+                    digest.update(chunk)
+                    handle.write(chunk)
+        elif not member.is_folder:
+            data = b"".join(member.chunks())
+            digest.update(data)
+            if top == DOCUMENT_FOLDER:
+                beside[inner] = data
+        else:
+            continue
+        if digest.hexdigest() != pack.checksums[member.name]:
+            raise PackIntegrityError(f"{named(member.name)} changed while the pack was unpacked")
+        written.add(member.name)
+    if STORE_MANIFEST not in written or written != set(pack.checksums):
+        raise PackIntegrityError(f"{pack.path} changed while it was unpacked")
+    return beside
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _check_space(home: Path, pack: CheckedPack) -> None:
+    there = home
+    while not there.exists():
+        there = there.parent
+    needed = pack.store_bytes + _SPARE_BYTES
+    if shutil.disk_usage(there).free < needed:
+        raise PackError(f"{home} has too little room: the pack needs {needed >> 20} MiB")

@@ -1,0 +1,254 @@
+"""Packs of the `dlm` tool read alike, bad ones are refused before anything is written, ours carry everything."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from dlm_tui.cli.main import main
+from dlm_tui.document import load
+from dlm_tui.store import Store, read_manifest
+from dlm_tui.store.packs import (
+    PackContents,
+    PackError,
+    PackIntegrityError,
+    PackLayoutError,
+    check_pack,
+    unpack,
+    write_pack,
+)
+from dlm_tui.store.packs.layout import checksums_bytes, content_sha256
+from tests.interop.peer_fixture import copy_peer
+from tests.interop.shared_vectors import packed, references, shared
+
+_LISTINGS = {name: json.loads(data) for name, data in references("pack-vectors").items() if name.endswith(".json")}
+_GOOD = [listing for listing in _LISTINGS.values() if not listing.get("bad")]
+_BAD = [listing for listing in _LISTINGS.values() if listing.get("bad")]
+# Where the tool's class is one of a pack, ours is the same.
+_TOOLS_CLASSES = {"PackLayoutError", "PackIntegrityError", "PackFormatVersionError"}
+
+
+def _place(listing: dict[str, Any], folder: Path) -> Path:
+    path = folder / listing["pack"]
+    path.write_bytes(references("pack-vectors")[listing["pack"]])
+    return path
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("listing", _GOOD, ids=lambda listing: listing["name"])
+def test_good_packs_read_alike(listing: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _place(listing, tmp_path)
+    assert main(["verify", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    pack = check_pack(path)
+    members = {member["name"]: member for member in listing["members"] if member["type"] == "file"}
+    assert pack.files == listing["manifest"]["entries"]
+    assert pack.checksums == {name: members[name]["sha256"] for name in pack.files}
+    assert pack.header.content_type == listing["header"]["content_type"]
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home"), "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["document"]) == tmp_path / "out" / listing["unpack"]["dlm_file"]
+    store = tmp_path / "home" / listing["unpack"]["store"]
+    assert sorted(listing["unpack"]["files"]) == sorted(
+        path.relative_to(tmp_path / "home").as_posix() for path in store.rglob("*") if path.is_file()
+    )
+    manifest = read_manifest(Store(tmp_path / "home", told["dlm_id"]))
+    assert manifest is not None
+    assert manifest.source_path == told["document"]
+
+
+@pytest.mark.parametrize("listing", _BAD, ids=lambda listing: listing["name"])
+def test_bad_packs_are_refused_before_anything_is_written(
+    listing: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = _place(listing, tmp_path / "in")
+    before = _tree(tmp_path)
+    assert main(["verify", str(path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    if listing["tool"].get("error") in _TOOLS_CLASSES:
+        assert told["error"] == listing["tool"]["error"]
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 1
+    assert _tree(tmp_path) == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in"]
+
+
+def test_the_packed_copy_is_the_shared_folder() -> None:
+    if not shared("pack-vectors"):
+        pytest.skip("there is no shared folder beside the repository")
+    assert packed("pack-vectors") == shared("pack-vectors")
+
+
+def _rebuild(path: Path, change: Any) -> None:
+    """Write the pack again with other members; `change` edits name -> bytes or TarInfo."""
+    plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        members: dict[str, Any] = {
+            info.name: archive.extractfile(info).read() if info.isfile() else info  # type: ignore[union-attr]
+            for info in archive
+        }
+    change(members)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                archive.addfile(content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(zstandard.ZstdCompressor().compress(out.getvalue()))
+
+
+def _relist(members: dict[str, Any], **more: bytes) -> None:
+    """Make the lists of a changed pack agree with its contents again."""
+    import hashlib
+
+    members.update({f"store/{name}": data for name, data in more.items()})
+    lists = ("CHECKSUMS.sha256", "manifest.json")
+    files = {name: data for name, data in members.items() if isinstance(data, bytes) and name not in lists}
+    checksums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    manifest = json.loads(members["manifest.json"])
+    manifest["entries"] = {name: len(data) for name, data in files.items()}
+    manifest["content_sha256"] = content_sha256(checksums)
+    members["CHECKSUMS.sha256"] = checksums_bytes(checksums)
+    members["manifest.json"] = json.dumps(manifest).encode()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_special_files_are_refused_also_inside(tmp_path: Path, kind: bytes) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    info = tarfile.TarInfo("store/extra")
+    info.type, info.linkname = kind, "manifest.json"
+    _rebuild(path, lambda members: members.update({"store/extra": info}))
+    with pytest.raises(PackLayoutError, match="neither a file nor a folder"):
+        check_pack(path)
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "store/../../x", "\\x", "store//x", "x", "dlm/sub/x.dlm", "store/./x"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    _rebuild(path, lambda members: members.update({name: b"x"}))
+    with pytest.raises(PackLayoutError):
+        check_pack(path)
+
+
+def test_a_pack_that_swells_is_refused_without_filling_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.dlm.pack"
+    info = tarfile.TarInfo("store/zeros")
+    info.size = 2 << 30
+    header = info.tobuf()
+    compressor = zstandard.ZstdCompressor()
+    with path.open("wb") as raw, compressor.stream_writer(raw) as out:
+        out.write(header)
+        out.write(b"\0" * (64 << 20))
+    with pytest.raises(PackLayoutError, match="more than its size allows"):
+        check_pack(path)
+
+
+def test_a_name_record_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "names.dlm.pack"
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8 << 30
+    path.write_bytes(zstandard.ZstdCompressor().compress(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096))
+    with pytest.raises(PackLayoutError):
+        check_pack(path)
+
+
+def test_two_documents_of_one_pack_are_refused(tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+
+    def add(members: dict[str, Any]) -> None:
+        members["dlm/other.dlm"] = members["dlm/diverged.dlm"]
+        _relist(members)
+
+    _rebuild(path, add)
+    with pytest.raises(PackLayoutError, match="2 documents"):
+        check_pack(path)
+
+
+def test_a_lock_in_a_pack_does_not_lock_the_store(tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    _rebuild(path, lambda members: _relist(members, **{".lock": b"1\nhere\n0.0\n"}))
+    found = unpack(path, tmp_path / "home")
+    assert not found.store.lock_path.exists()
+
+
+def test_nothing_that_is_there_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _place(_LISTINGS["p6-named-adapters.json"], tmp_path)
+    document = tmp_path / "uniform.dlm"
+    document.write_text("mine")
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 1
+    assert "is another file" in capsys.readouterr().err
+    assert document.read_text() == "mine"
+    assert not (tmp_path / "home").exists()
+    found = unpack(path, tmp_path / "home", tmp_path / "out")
+    (found.store.root / "mine.txt").write_text("kept")
+    before = _tree(tmp_path / "home")
+    with pytest.raises(PackError, match="exists already"):
+        unpack(path, tmp_path / "home", tmp_path / "out")
+    assert _tree(tmp_path / "home") == before
+    unpack(path, tmp_path / "home", tmp_path / "out", force=True)
+    assert not (found.store.root / "mine.txt").exists()
+    assert [entry.name for entry in (tmp_path / "home/store").iterdir()] == [found.store.dlm_id]
+
+
+def test_our_pack_carries_store_document_and_companions(tmp_path: Path) -> None:
+    copy_peer(tmp_path / "peer")
+    document = next((tmp_path / "peer").glob("routed.dlm"))
+    document.with_name("routed.dlm.tui.toml").write_text('[source_adapters]\n"a" = "tone"\n')
+    document.with_name("routed.prompts.json").write_text('{"mine": ["hello"]}')
+    store = Store(tmp_path / "peer/home", load(document).dlm_id)
+    (store.root / "exports").mkdir(exist_ok=True)
+    (store.root / "exports/run.sh").write_text("#!/bin/sh\n")
+    (store.root / "exports/run.sh").chmod(0o755)
+    (store.root / "empty").mkdir()
+    done = write_pack(document, store, tmp_path / "a.dlm.pack")
+    assert done.executables == 0
+    with pytest.raises(PackError, match="exists already"):
+        write_pack(document, store, tmp_path / "a.dlm.pack")
+    found = unpack(tmp_path / "a.dlm.pack", tmp_path / "home", tmp_path / "out")
+    assert found.document.read_bytes() == document.read_bytes()
+    assert (tmp_path / "out/routed.dlm.tui.toml").read_bytes() == document.with_name("routed.dlm.tui.toml").read_bytes()
+    assert (tmp_path / "out/routed.prompts.json").exists()
+    assert (found.store.root / "empty").is_dir()
+    theirs, ours = _tree(store.root), _tree(found.store.root)
+    left_out = {name for name in theirs if name.startswith(("exports/", "cache/", "logs/"))}
+    assert set(ours) == set(theirs) - left_out
+    assert {name for name in ours if ours[name] != theirs[name]} <= {"manifest.json", "metrics.sqlite"}
+    full = write_pack(document, store, tmp_path / "b.dlm.pack", PackContents(exports=True))
+    assert full.executables == 1
+    assert check_pack(tmp_path / "b.dlm.pack").header.content_type == "no-base"
+
+
+def test_a_link_out_of_the_store_is_not_packed(tmp_path: Path) -> None:
+    copy_peer(tmp_path / "peer")
+    document = next((tmp_path / "peer").glob("routed.dlm"))
+    store = Store(tmp_path / "peer/home", load(document).dlm_id)
+    (store.root / "leak").symlink_to("/etc/hostname")
+    with pytest.raises(PackLayoutError, match="leads out of the store"):
+        write_pack(document, store)
+    assert not list((tmp_path / "peer").glob("*.pack*"))
+
+
+def test_a_pack_replaced_after_it_was_checked_installs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlm_tui.store.packs import installing
+
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    checked = check_pack(path)
+    _rebuild(path, lambda members: members.update({"store/manifest.json": members["store/manifest.json"] + b" "}))
+    monkeypatch.setattr(installing, "check_pack", lambda *_: checked)
+    with pytest.raises(PackIntegrityError):
+        unpack(path, tmp_path / "home", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "home/store").iterdir()) == []
