@@ -27,6 +27,15 @@ def emit(value: Any) -> None:
 
 def say(text: str) -> None:
     """One line of narration on stderr; control characters in it are shown, never sent to the terminal."""
-    shown = "".join(c if c == "\t" or c.isprintable() else repr(c)[1:-1] for c in text)
-    sys.stderr.write(shown + "\n")
+    sys.stderr.write(_shown(text) + "\n")
     sys.stderr.flush()
+
+
+def say_in_place(text: str, *, done: bool) -> None:
+    """Narration on a terminal's current line, over what is there; `done` leaves it standing."""
+    sys.stderr.write("\r" + _shown(text) + "\033[K" + ("\n" if done else ""))
+    sys.stderr.flush()
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c == "\t" or c.isprintable() else repr(c)[1:-1] for c in text)

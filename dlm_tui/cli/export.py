@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
-    from dlm_tui.export import ExportProgress, ExportResult
+    from dlm_tui.export import ExportResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Progress and notes on stderr; stdout has the manifest with --json, else the folder and the next command."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.errors import UsageError
     from dlm_tui.export import ExportRequest, export_document
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     ).checked()
     if args.ollama_create and request.target != "ollama":
         raise UsageError("--ollama-create belongs to the target ollama")
-    result = run_to_end(export_document(request, open_session(args)), _Teller())
+    result = run_to_end(export_document(request, open_session(args)), Narration())
     _summary(result)
     if args.json:
         emit(result.manifest)
@@ -64,20 +65,6 @@ def run(args: argparse.Namespace) -> int:
     if request.target == "ollama":
         _offer_ollama(result, wanted=args.ollama_create)
     return 0
-
-
-class _Teller:
-    """One line when a stage begins, and every note."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-
-    def __call__(self, step: ExportProgress) -> None:
-        if step.stage == "note":
-            say(step.text or "")
-        elif step.stage != self._stage:
-            self._stage = step.stage
-            say(f"{step.stage} …")
 
 
 def _summary(result: ExportResult) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
-
-if TYPE_CHECKING:
-    from dlm_tui.training.progress import TrainProgress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.document import load
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.progress import run_to_end
@@ -37,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
+    narration = Narration()
     document = load(Path(args.document))
-    base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)))
+    base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
     outcome = train_document(
         TrainRequest(
             document=document,
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             parameterization=args.parameterization,
             selection=args.selection,
         ),
-        tell,
+        narration,
     )
     for name, item in outcome.adapters.items():
         say(f"{name}: version {item.version}, {item.steps} steps, loss {item.train_loss:.3f} nats per token")
@@ -58,13 +56,3 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(outcome_json(document, outcome))
     return 0
-
-
-def tell(step: TrainProgress) -> None:
-    """One line per twentieth of the way, and every note."""
-    if step.stage == "note":
-        say(step.text or "")
-    elif step.total and (step.done == step.total or step.done % max(1, step.total // 20) == 0):
-        loss = "" if step.loss is None else f"  loss {step.loss:.3f}"
-        left = "" if step.eta is None else f"  {step.eta:.0f} s left"
-        say(f"{step.scope or step.stage} {step.done}/{step.total}{loss}{left}")

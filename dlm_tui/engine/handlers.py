@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from dlm_tui.engine import protocol as p
-from dlm_tui.engine.relay import Relay
+from dlm_tui.engine.progress_events import ProgressEvents, progress_events
 from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
 from dlm_tui.model import Backbone, Generated, GenerationEvent, Sampling, View
 from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, map_steps
 from dlm_tui.session import Session
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, resolve_home
 
@@ -64,10 +64,10 @@ class Handlers:
     def _open(self, request: p.Open) -> Work:
         base = Path(request.base) if request.base else None
         opening = Session.open(Path(request.document), resolve_home(request.home), base, dtype=request.dtype)
-        session = yield from Relay().run(opening)
+        session = yield from progress_events(opening)
         warning = ""
         try:
-            yield from Relay().run(warm_up(session, choose_threads=self._threads is None))
+            yield from progress_events(warm_up(session, choose_threads=self._threads is None))
         except Exception as error:  # whatever it is, the first real use will say it again
             traceback.print_exc(file=sys.stderr)
             warning = f"the warm-up failed: {type(error).__name__}: {first_line(error)}"
@@ -75,7 +75,7 @@ class Handlers:
         return self._opened(warning)
 
     def _reload(self, _: p.Reload) -> Work:
-        yield from Relay().run(self.session.reload())
+        yield from progress_events(self.session.reload())
         return self._opened()
 
     def _opened(self, warning: str = "") -> p.Opened:
@@ -97,7 +97,7 @@ class Handlers:
     def _route(self, request: p.Route) -> Work:
         began = time.monotonic()
         routing = self.session.router.route(request.prompt, explain=request.explain)
-        result = yield from Relay().run(routing)
+        result = yield from progress_events(routing)
         return p.Routed(
             prompt=request.prompt,
             weights=result.weights,
@@ -143,7 +143,7 @@ class Handlers:
         """Gate weights of the prompt when a view asks for them."""
         if not any(view.kind == "gated" for view in views):
             return None
-        result = yield from Relay().run(self.session.router.route(prompt))
+        result = yield from progress_events(self.session.router.route(prompt))
         return dict(result.weights)
 
     def _score(self, request: p.Score) -> Work:
@@ -156,7 +156,7 @@ class Handlers:
         completion = None
         if request.completion:
             completion = list(session.base.tokenizer(request.completion, add_special_tokens=False)["input_ids"])
-        scores = yield from Relay().run(
+        scores = yield from progress_events(
             score_views(
                 session.model,
                 prompt,
@@ -181,9 +181,9 @@ class Handlers:
     def _train_gate(self, request: p.TrainGate) -> Work:
         began = time.monotonic()
         session = self.session
-        yield from Relay().run(session.reload())
+        yield from progress_events(session.reload())
         work = train_document_gate(session.document, session.store, session.model, seed=request.seed)
-        outcome = yield from Relay("gate").run(work)
+        outcome = yield from progress_events(work, "gate")
         session.reload_gate()
         return p.GateTrained(
             mode=outcome.mode,
@@ -201,7 +201,7 @@ class Handlers:
 
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
-        report = (yield from Relay().run(work)).as_json()
+        report = (yield from progress_events(work)).as_json()
         if session.store.exists():
             with contextlib.suppress(MetricsError), MetricsWriter(session.store) as metrics:
                 metrics.record_gate_evaluation(MetricsReader(session.store).latest_gate_run(), report)
@@ -212,7 +212,7 @@ class Handlers:
 
         session = self.session
         work = drift_report(session.document, session.store, session.model, session.gate, prompts=request.prompts)
-        report = yield from Relay().run(work)
+        report = yield from progress_events(work)
         return p.Drifted(report=report.as_json())
 
     def _status(self, _: p.GetStatus) -> Work:
@@ -232,12 +232,12 @@ class Handlers:
 def _tokens(
     work: Generator[Progress | GenerationEvent, None, list[Generated]], request: p.Generate
 ) -> Generator[p.Event | None, None, list[Generated]]:
-    """Relay prefill progress and the pieces of every row."""
-    relay = Relay()
+    """Progress of the prefill, and the pieces of every row."""
+    progress = ProgressEvents()
 
     def event(step: Progress | GenerationEvent) -> p.Event | None:
         if isinstance(step, Progress):
-            return relay.progress(step)
+            return progress.event(step)
         heat = None
         if step.logprob is not None and step.base_logprob is not None:
             heat = step.logprob - step.base_logprob
@@ -245,8 +245,7 @@ def _tokens(
             return p.Token(view=request.views[step.row].name, text=step.text_delta, heat=heat)
         return None
 
-    answers: list[Generated] = yield from relay.run(work, event)
-    return answers
+    return (yield from map_steps(work, event))
 
 
 def _with_nulls(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui.engine.priority import JOB, give_way
+from dlm_tui.engine.progress_events import ProgressEvents
 from dlm_tui.engine.protocol import (
     PROTOCOL,
     Cancel,
@@ -24,16 +25,16 @@ from dlm_tui.engine.protocol import (
     Stopped,
     TrainJob,
 )
-from dlm_tui.engine.relay import Relay
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
+from dlm_tui.progress import Progress
 
 
 class _Job:
     """The state shared by the thread that reads requests and the one that works."""
 
     def __init__(self, transport: StdioTransport, request: TrainJob | ExportJob):
-        self.transport, self.request, self._relay = transport, request, Relay()
+        self.transport, self.request, self._progress = transport, request, ProgressEvents()
         self._cancelled = threading.Event()
         threading.Thread(target=self._watch, name="cancel", daemon=True).start()
 
@@ -54,15 +55,10 @@ class _Job:
         event.id = self.request.id
         self.transport.send(event)
 
-    def step(self, progress: Any) -> None:
+    def step(self, step: Progress) -> None:
         """Report progress, and stop here when that was asked for."""
         self.check()
-        if progress is None:
-            return
-        if progress.stage == "note":
-            self.send(Log(text=progress.text or ""))
-        else:
-            self.send(self._relay.progress(progress))
+        self.send(self._progress.event(step))
 
 
 def main() -> None:

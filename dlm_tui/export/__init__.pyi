@@ -7,7 +7,6 @@ from .ollama import create_model as create_model
 from .ollama import find_ollama as find_ollama
 from .pipeline import destination as destination
 from .pipeline import export_document as export_document
-from .requests import ExportProgress as ExportProgress
 from .requests import ExportRefused as ExportRefused
 from .requests import ExportRequest as ExportRequest
 from .requests import ExportResult as ExportResult

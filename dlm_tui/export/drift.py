@@ -6,7 +6,8 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.export.requests import ExportProgress, Session
+from dlm_tui.export.requests import Session
+from dlm_tui.progress import Progress, part_of
 
 _TOP = ("kl", "kl_max", "changed_answers")
 _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept", "verdict")
@@ -14,7 +15,7 @@ _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept"
 
 def measure_drift(
     session: Session, mix: Mapping[str, float] | None, *, answers: bool = True
-) -> Generator[ExportProgress, None, dict[str, Any] | None]:
+) -> Generator[Progress, None, dict[str, Any] | None]:
     """The drift block of `mix` (None: the static mean): `kl`, `kl_max` and `changed_answers` of the frozen mix against
     the live gate (nats at the next token; share of greedy answers), and the same for the uniform and the best mix.
 
@@ -32,16 +33,8 @@ def measure_drift(
         session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
     )
     try:
-        while True:
-            try:
-                step = next(work)
-            except StopIteration as finished:
-                report = finished.value
-                break
-            yield ExportProgress("drift", step.step, step.steps)
+        report = yield from part_of(work, "drift", 0, 1)
     except DlmTuiError:
         return None  # adapters of the gate that are not trained: there is no live routing to compare with
-    finally:
-        work.close()
     block = {key: report["frozen"][key] for key in _TOP}
     return {**block, **{key: report[key] for key in _KEPT}}

@@ -11,7 +11,8 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.mix import ResolvedMix
 from dlm_tui.export.parity import ParityJob
-from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, Session
+from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Target(Protocol):
     def window(self) -> int:
         """How many tokens of prompt and answer the trial may use."""
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """All files but the manifest. Raises OSError when the disk is full."""
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:

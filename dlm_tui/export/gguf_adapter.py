@@ -11,7 +11,8 @@ import gguf
 from dlm_tui.export.architectures import Architecture, permute_rows
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_file import PlannedTensor, new_writer, write_tensors
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.progress import Progress
 
 
 def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> list[PlannedTensor]:
@@ -41,7 +42,7 @@ def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> l
 
 def write_adapter(
     path: Path, pairs: Mapping[str, LoraPair], architecture: Architecture, *, name: str
-) -> Generator[ExportProgress, None, None]:
+) -> Generator[Progress, None, None]:
     """Write `pairs` (scales folded into up) to `path`. The runtime's own scale is alpha/rank; alpha 0 means the user's
     scale alone, which is what files without a common rank need. Progress counts bytes."""
     tensors = plan_adapter(pairs, architecture)

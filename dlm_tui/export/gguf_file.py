@@ -11,7 +11,8 @@ import gguf
 import numpy as np
 from torch import Tensor
 
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.progress import Progress
 
 _TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -76,9 +77,7 @@ def new_writer(path: Path, architecture: str, quant: str | None) -> gguf.GGUFWri
     return writer
 
 
-def write_tensors(
-    writer: gguf.GGUFWriter, path: Path, tensors: list[PlannedTensor]
-) -> Generator[ExportProgress, None, None]:
+def write_tensors(writer: gguf.GGUFWriter, path: Path, tensors: list[PlannedTensor]) -> Generator[Progress, None, None]:
     """Write header, metadata and `tensors` in this order, flushed to disk. One event per block of rows, in bytes.
 
     Raises OSError when the disk is full; the unfinished file is the caller's to remove.
@@ -100,7 +99,7 @@ def write_tensors(
                 if tensor.kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(data).all():
                     raise ExportRefused(f"{tensor.name} has numbers that float16 cannot hold: use bf16 or f32")
                 written += out.write(np.ascontiguousarray(data).view(np.uint8).reshape(-1).data)
-                yield ExportProgress(path.name, done + written, total)
+                yield Progress(path.name, done + written, total)
             if written != tensor.nbytes:
                 raise ValueError(f"{tensor.name}: {written} bytes written, {tensor.nbytes} announced")
             writer.write_padding(out, written)

@@ -13,8 +13,9 @@ from dlm_tui.export.architectures import Architecture, permute_rows
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_file import PlannedTensor, new_writer, tensor_type, write_tensors
 from dlm_tui.export.gguf_tokenizer import GgufTokenizer
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import WeightSource, blocks
+from dlm_tui.progress import Progress
 
 
 def merged_rows(source: WeightSource, name: str, start: int, stop: int, pair: LoraPair | None) -> Tensor:
@@ -120,7 +121,7 @@ def write_model(
     name: str,
     mix: Mapping[str, LoraPair] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Generator[ExportProgress, None, None]:
+) -> Generator[Progress, None, None]:
     """Write the base, or base plus mix, to `path`. Progress counts bytes. `extra` are string metadata."""
     tensors = plan_model(source, architecture, quant, mix)
     writer = new_writer(path, architecture.family.gguf, quant)

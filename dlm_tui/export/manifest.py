@@ -13,8 +13,9 @@ from dlm_tui import __version__
 from dlm_tui.export.atomic_folder import CREATOR, MANIFEST
 from dlm_tui.export.choices import GGUF_TARGETS
 from dlm_tui.export.mix import ResolvedMix
-from dlm_tui.export.requests import ExportProgress, ExportRequest, Session
+from dlm_tui.export.requests import ExportRequest, Session
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.progress import Progress
 from dlm_tui.store import current_version
 
 _TOOLS = ("torch", "transformers", "peft", "safetensors", "gguf", "xllamacpp")
@@ -32,7 +33,7 @@ def tool_versions() -> dict[str, str | None]:
     return found
 
 
-def artifacts(folder: Path) -> Generator[ExportProgress, None, list[dict[str, Any]]]:
+def artifacts(folder: Path) -> Generator[Progress, None, list[dict[str, Any]]]:
     """Relative path, SHA-256 and size in bytes of every file below `folder`, except the manifest itself."""
     found = []
     for path in sorted(folder.rglob("*")):
@@ -43,7 +44,7 @@ def artifacts(folder: Path) -> Generator[ExportProgress, None, list[dict[str, An
         with path.open("rb") as handle:
             while piece := handle.read(_PIECE):
                 digest.update(piece)
-                yield ExportProgress("hash", handle.tell(), size, name)
+                yield Progress("hash", handle.tell(), size, name)
         found.append({"path": name, "sha256": digest.hexdigest(), "size_bytes": size})
     return found
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from dlm_tui.export.concatenate import LoraPair
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import WeightSource, blocks
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.progress import Progress
 
 DTYPES = {"f32": (torch.float32, "F32"), "f16": (torch.float16, "F16"), "bf16": (torch.bfloat16, "BF16")}
 SHARD_BYTES = 4 << 30
@@ -72,7 +73,7 @@ def write_merged(
     config: Mapping[str, Any],
     quant: str,
     shard_bytes: int = SHARD_BYTES,
-) -> Generator[ExportProgress, None, None]:
+) -> Generator[Progress, None, None]:
     """Write config.json and the weights W + up·down to `folder`. Progress counts bytes.
 
     Raises ExportRefused for a module without a weight of its own, and for weights that overflow the type.
@@ -87,7 +88,7 @@ def write_merged(
     total, done = planned_bytes(source, quant), 0
     for shard in shards:
         for step in _write_shard(folder / shard.name, shard, source, merged, dtype, label):
-            yield ExportProgress(shard.name, done + step, total)
+            yield Progress(shard.name, done + step, total)
         done += (folder / shard.name).stat().st_size
     if len(shards) > 1:
         index = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlm_tui.errors import UsageError
-from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, Session
+from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.progress import Progress, part_of
 
 _INSTEAD = "train the gate, or choose a mix yourself (--mix a:0.7,b:0.3, --mix uniform, --adapter NAME)"
 
@@ -27,7 +28,7 @@ class ResolvedMix:
         return dict(self.weights)
 
 
-def resolve_mix(request: ExportRequest, session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+def resolve_mix(request: ExportRequest, session: Session) -> Generator[Progress, None, ResolvedMix]:
     """The mix that `request` asks for, over adapters that are trained.
 
     Raises UsageError for unknown names and bad specs, ExportRefused for a gate that is missing, diverged or damaged and
@@ -85,18 +86,11 @@ def _require_gate(session: Session) -> None:
     load_gate(session.store, session.base.identity, session.base.hidden_size)
 
 
-def _frozen_gate(session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+def _frozen_gate(session: Session) -> Generator[Progress, None, ResolvedMix]:
     from dlm_tui.gate import gate_status, static_mix
 
     _require_gate(session)
-    work = static_mix(session.document, session.store, session.model)
-    while True:
-        try:
-            step = next(work)
-        except StopIteration as finished:
-            frozen = finished.value
-            break
-        yield ExportProgress("mix", step.step, step.steps)
+    frozen = yield from part_of(static_mix(session.document, session.store, session.model), "mix", 0, 1)
     if any(not math.isfinite(weight) for _, weight in frozen.mix):
         raise ExportRefused(f"the gate's mean weights are not finite: {_INSTEAD}")
     status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
@@ -108,7 +102,7 @@ def _frozen_gate(session: Session) -> Generator[ExportProgress, None, ResolvedMi
     return ResolvedMix(list(frozen.mix), frozen.mode, notes)
 
 
-def _best(session: Session) -> Generator[ExportProgress, None, ResolvedMix]:
+def _best(session: Session) -> Generator[Progress, None, ResolvedMix]:
     from dlm_tui.export.drift import measure_drift
 
     _require_gate(session)

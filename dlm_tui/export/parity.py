@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.runtimes import Vector
+from dlm_tui.progress import Progress
 
 PATIENCE_SECONDS = 600.0
 """How long the runtime may be silent before it counts as hung."""
@@ -74,9 +75,7 @@ def runtime_installed(runtime: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in needed)
 
 
-def workbench_answers(
-    backbone: Any, coefficients: torch.Tensor, job: ParityJob
-) -> Generator[ExportProgress, None, Answers]:
+def workbench_answers(backbone: Any, coefficients: torch.Tensor, job: ParityJob) -> Generator[Progress, None, Answers]:
     """The workbench's own answers under the frozen mix `coefficients` [N], greedily with its key/value cache."""
     row = coefficients.reshape(1, -1)
     logprobs, greedy = [], []
@@ -87,14 +86,14 @@ def workbench_answers(
             hidden = backbone.forward(torch.tensor([ids], device=backbone.device), cache, row)
             last = torch.log_softmax(backbone.logits(hidden[:, -1]).double(), dim=-1)[0]
             logprobs.append(last.float().cpu().numpy())
-            yield ExportProgress("workbench", index + 1, len(job.prompts))
+            yield Progress("workbench", index + 1, len(job.prompts))
             if index >= job.greedy:
                 continue
             said = [int(last.argmax())]
             while len(said) < job.tokens:
                 step = torch.tensor([[said[-1]]], device=backbone.device)
                 said.append(int(backbone.logits(backbone.forward(step, cache, row)[:, -1]).argmax()))
-                yield ExportProgress("workbench", index + 1, len(job.prompts))
+                yield Progress("workbench", index + 1, len(job.prompts))
             greedy.append(said)
     return Answers(logprobs, greedy)
 
@@ -158,7 +157,7 @@ def _lines(child: subprocess.Popen[bytes], patience: float) -> Generator[dict[st
                 yield json.loads(line)
 
 
-def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Generator[ExportProgress, None, Answers]:
+def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Generator[Progress, None, Answers]:
     """Load the export into its runtime, in a child process, and ask. The child is gone when this ends, however it ends.
 
     Raises ExportRefused when the runtime refuses the files, crashes, or is silent for `patience` seconds.
@@ -170,7 +169,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     try:
         for line in _lines(child, patience):
             if line is None:
-                yield ExportProgress("runtime", done, total)
+                yield Progress("runtime", done, total)
                 continue
             if "failed" in line:
                 raise ExportRefused(f"the runtime cannot use the export: {line['failed']}")
@@ -186,7 +185,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
                 answers.greedy.append(line["greedy"])
             else:
                 answers.tokenized.append(line["tokens"])
-            yield ExportProgress("runtime", done, total)
+            yield Progress("runtime", done, total)
     finally:
         child.kill()
         child.wait()

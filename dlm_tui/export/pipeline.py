@@ -14,10 +14,11 @@ from dlm_tui.export.drift import measure_drift
 from dlm_tui.export.export_context import ExportContext, Target
 from dlm_tui.export.manifest import artifacts, build_manifest, write_manifest
 from dlm_tui.export.mix import ResolvedMix, resolve_mix
-from dlm_tui.export.requests import ExportProgress, ExportRefused, ExportRequest, ExportResult, Session
+from dlm_tui.export.requests import ExportRefused, ExportRequest, ExportResult, Session
 from dlm_tui.export.targets_gguf import LlamaServerTarget, OllamaTarget
 from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
 from dlm_tui.export.verify import verify
+from dlm_tui.progress import Progress
 
 _SPARE_BYTES = 16 << 20
 _TARGETS: dict[str, Callable[[ExportContext], Target]] = {
@@ -40,7 +41,7 @@ def destination(request: ExportRequest, session: Session) -> Path:
     return session.store.exports_dir / name
 
 
-def export_document(request: ExportRequest, session: Session) -> Generator[ExportProgress, None, ExportResult]:
+def export_document(request: ExportRequest, session: Session) -> Generator[Progress, None, ExportResult]:
     """Export the document's adapters under one frozen mix.
 
     Nothing is written before everything that can be refused has been checked, and nothing replaces an older export
@@ -52,7 +53,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Expor
     folder = destination(request, session)
     try:
         check_destination(folder)
-        yield ExportProgress("mix")
+        yield Progress("mix")
         mix = yield from resolve_mix(request, session)
         target = _prepare(request, session, mix)
         check_space(folder, target.nbytes + _SPARE_BYTES)
@@ -67,7 +68,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Expor
         ) from error
     notes += record_export(session, manifest, folder, time.monotonic() - started)
     for note in notes:
-        yield ExportProgress("note", text=note)
+        yield Progress("note", text=note)
     return ExportResult(manifest, folder, target.command(folder), notes)
 
 
@@ -78,7 +79,7 @@ def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Targ
 
 def _drift(
     request: ExportRequest, session: Session, mix: ResolvedMix
-) -> Generator[ExportProgress, None, dict[str, Any] | None]:
+) -> Generator[Progress, None, dict[str, Any] | None]:
     if mix.drift is not None:
         return mix.drift
     return (yield from measure_drift(session, mix.mapping()))
@@ -86,7 +87,7 @@ def _drift(
 
 def _fill(
     scratch: Path, target: Target, mix: ResolvedMix, drift: dict[str, Any] | None, notes: list[str]
-) -> Generator[ExportProgress, None, dict[str, Any]]:
+) -> Generator[Progress, None, dict[str, Any]]:
     """All files, the trial, and the manifest as the last file."""
     context = target.context
     yield from target.write(scratch)

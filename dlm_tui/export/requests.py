@@ -1,4 +1,4 @@
-"""What an export is asked for, what it reports on the way, and what it returns. No torch."""
+"""What an export is asked for, and what it returns. No torch."""
 
 from __future__ import annotations
 
@@ -52,16 +52,6 @@ class ExportRequest:
         if self.legacy_adapter and self.target != "ollama":
             raise UsageError("--ollama-legacy-adapter belongs to the target ollama")
         return ExportRequest(**{**self.__dict__, "quant": quant})
-
-
-@dataclass(frozen=True)
-class ExportProgress:
-    """A step: `stage` is a file or phase, `done` of `total` its bytes, prompts or tensors."""
-
-    stage: str
-    done: float = 0.0
-    total: float = 0.0
-    text: str | None = None
 
 
 @dataclass(frozen=True)

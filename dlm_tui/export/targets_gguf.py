@@ -22,10 +22,10 @@ from dlm_tui.export.modelfile import (
 )
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
-from dlm_tui.export.requests import ExportProgress
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import open_weights
 from dlm_tui.files import write_atomic
+from dlm_tui.progress import Progress
 
 _METADATA_BYTES = 100
 """About what one token costs in the tokenizer's part of a GGUF."""
@@ -58,7 +58,7 @@ class _Gguf(Common):
             texts=(*ODD_TEXTS, *SENTENCES),
         )
 
-    def write_weights(self, path: Path, *, merged: bool) -> Generator[ExportProgress, None, None]:
+    def write_weights(self, path: Path, *, merged: bool) -> Generator[Progress, None, None]:
         """The base, or base and mix, as one file."""
         identity = self.context.session.base.identity
         name = f"{identity.id} with {self.context.served_name}" if merged else identity.id
@@ -86,14 +86,14 @@ class OllamaTarget(_Gguf):
             "mix_rank": context.rank,
         }
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """GGUF first, Modelfile last."""
         yield from self.write_weights(folder / self.weights, merged=not self.legacy)
         if self.legacy:
             path = folder / "adapter.gguf"
             yield from write_adapter(path, self.context.pairs, self.architecture, name=self.context.served_name)
         write_atomic(folder / "Modelfile", self._modelfile().encode())
-        yield ExportProgress("Modelfile", 1, 1)
+        yield Progress("Modelfile", 1, 1)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The files that `FROM` and `ADAPTER` name."""
@@ -168,7 +168,7 @@ class LlamaServerTarget(_Gguf):
         """llama-server's numbers of the adapters, in the order of the start script; the mix before them is 0."""
         return {name: number for number, name in enumerate(self.names, start=1)}
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Base, mix, adapters, gate, script."""
         yield from self.write_weights(folder / self.weights, merged=False)
         served = self.context.served_name
@@ -183,7 +183,7 @@ class LlamaServerTarget(_Gguf):
         path = folder / self.script
         write_atomic(path, llama_server_script(self.weights, loras, self.context.context_length).encode())
         path.chmod(0o755)
-        yield ExportProgress(self.script, 1, 1)
+        yield Progress(self.script, 1, 1)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The stacked mix at scale 1, then the adapters one by one at the weights of the mix."""

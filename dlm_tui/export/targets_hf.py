@@ -12,10 +12,11 @@ from dlm_tui.export.export_context import Common, ExportContext, effective_dtype
 from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import open_weights
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.progress import Progress
 
 _ASK = (
     "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
@@ -54,13 +55,13 @@ class PeftTarget(Common):
         """Where below the export the adapter lies."""
         return "."
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Adapter, then tokenizer."""
         base = self.context.loadable_base
         write_peft(folder / self.adapter, self.context.pairs, self.linears, base, self.context.loadable_revision)
-        yield ExportProgress("adapter_model.safetensors", 1, 2)
+        yield Progress("adapter_model.safetensors", 1, 2)
         save_tokenizer(self.context, folder / self.adapter)
-        yield ExportProgress("tokenizer", 2, 2)
+        yield Progress("tokenizer", 2, 2)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The base as PEFT loads it from its folder."""
@@ -104,7 +105,7 @@ class VllmTarget(PeftTarget):
             context.loadable_base, context.loadable_revision, adapter, self.max_rank, context.context_length, "mixed"
         )
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Adapter and tokenizer, then settings and script."""
         yield from super().write(folder)
         config = {
@@ -124,7 +125,7 @@ class VllmTarget(PeftTarget):
         path = folder / self.script
         write_atomic(path, vllm_script(self._words(self.adapter)).encode())
         path.chmod(0o755)
-        yield ExportProgress(self.script, 1, 1)
+        yield Progress(self.script, 1, 1)
 
     def command(self, folder: Path) -> str:
         """Serve base and adapter; the adapter is asked for as model `mixed`."""
@@ -154,14 +155,14 @@ class MergedTarget(Common):
             return pair
         return LoraPair(pair.lora_B.T.contiguous(), pair.lora_A.T.contiguous())
 
-    def write(self, folder: Path) -> Generator[ExportProgress, None, None]:
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Weights, config, generation settings, tokenizer."""
         yield from write_merged(folder, self.source, self.pairs, self.config, self.quant)
         generation = getattr(self.context.session.base.model, "generation_config", None)
         if generation is not None:
             write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
         save_tokenizer(self.context, folder)
-        yield ExportProgress("tokenizer", 1, 1)
+        yield Progress("tokenizer", 1, 1)
 
     def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
         """The folder as transformers loads it."""

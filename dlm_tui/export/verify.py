@@ -19,12 +19,13 @@ from dlm_tui.export.parity import (
     workbench_answers,
 )
 from dlm_tui.export.prompts import parity_prompts
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.progress import Progress
 
 
 def verify(
     target: Target, context: ExportContext, folder: Path, notes: list[str]
-) -> Generator[ExportProgress, None, dict[str, Any] | None]:
+) -> Generator[Progress, None, dict[str, Any] | None]:
     """The manifest's parity block, or None when nothing was tried (a note says why).
 
     Raises ExportRefused when the export answers differently, or when verification was asked for and is impossible.

@@ -1,13 +1,11 @@
 from .attribution import TokenAttribution as TokenAttribution
 from .cache import EmbeddingCache as EmbeddingCache
 from .drift import drift_report as drift_report
-from .embedding import EmbedProgress as EmbedProgress
 from .embedding import embed_prompts as embed_prompts
 from .embedding import prompt_tokens as prompt_tokens
 from .evaluation import evaluate_gate as evaluate_gate
 from .fitting import Fit as Fit
 from .fitting import FitSettings as FitSettings
-from .fitting import FitStep as FitStep
 from .fitting import fit_gate as fit_gate
 from .gate import Gate as Gate
 from .gate import load_document_gate as load_document_gate
@@ -25,7 +23,6 @@ from .probes import GateProbe as GateProbe
 from .probes import GateStatus as GateStatus
 from .probes import trained_probes as trained_probes
 from .report import Report as Report
-from .router import PrefillProgress as PrefillProgress
 from .router import PromptRouter as PromptRouter
 from .router import RouteResult as RouteResult
 from .static import StaticMix as StaticMix
@@ -36,5 +33,4 @@ from .static import static_mix as static_mix
 from .static import uniform_adapter_mix as uniform_adapter_mix
 from .status import gate_status as gate_status
 from .training import GateOutcome as GateOutcome
-from .training import GateProgress as GateProgress
 from .training import train_document_gate as train_document_gate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.messages import frozen_text
 from dlm_tui.gate.nexttoken import Batch, best_mix, frozen_divergence, live_logprobs, prompt_batches
 from dlm_tui.gate.probes import trained_probes
 from dlm_tui.gate.report import Report
 from dlm_tui.gate.static import mean_gate_weights
-from dlm_tui.gate.training import GateProgress, cached_embeddings
+from dlm_tui.progress import Progress, map_steps, part_of
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -50,7 +51,7 @@ def drift_report(
     prompts: Sequence[str] = (),
     frozen: Mapping[str, float] | None = None,
     answers: bool = True,
-) -> Generator[GateProgress, None, Report]:
+) -> Generator[Progress, None, Report]:
     """Compare live routing with `frozen` (default: the static mean), the uniform mix and the best frozen mix.
 
     Over the training prompts (at most 128, evenly chosen) and the saved `prompts`. Each of `frozen`, `uniform` and
@@ -73,10 +74,10 @@ def drift_report(
     divergences: dict[str, Tensor] = {}
     for turn, (name, mix) in enumerate(mixes.items()):
         work = frozen_divergence(model.backbone, batches, live, mix, len(chosen))
-        divergences[name] = yield from _counted_on(work, "frozen", turn, len(mixes))
+        divergences[name] = yield from part_of(work, "frozen", turn, len(mixes))
     mixes["best_static"] = yield from _search(model, batches, live, mixes)
     work = frozen_divergence(model.backbone, batches, live, mixes["best_static"], len(chosen))
-    divergences["best_static"] = yield from _counted_on(work, "best static", 0, 1)
+    divergences["best_static"] = yield from part_of(work, "best static", 0, 1)
     for name in ("frozen", "uniform"):
         if _on_simplex(mixes[name]) and divergences[name].mean() < divergences["best_static"].mean():
             mixes["best_static"], divergences["best_static"] = mixes[name], divergences[name]
@@ -120,7 +121,7 @@ def _check(document: Document, model: MixedModel, gate: Gate | None) -> tuple[st
 
 def _prompts(
     document: Document, store: Store, model: MixedModel, gate: Gate, saved: Sequence[str]
-) -> Generator[GateProgress, None, tuple[list[_Prompt], int, Tensor, dict[str, float]]]:
+) -> Generator[Progress, None, tuple[list[_Prompt], int, Tensor, dict[str, float]]]:
     """The compared prompts, how many are training ones, their embeddings, and the mean weights of all training ones."""
     probes = trained_probes(document)
     if not probes:
@@ -146,7 +147,7 @@ def _prompts(
 
 def _changed(
     model: MixedModel, prompts: Sequence[_Prompt], weights: Tensor, mixes: Mapping[str, Tensor]
-) -> Generator[GateProgress, None, dict[str, float | None]]:
+) -> Generator[Progress, None, dict[str, float | None]]:
     """The share of greedy answers under each mix that differ from the live ones."""
     places = _evenly(list(range(len(prompts))), MOST_ANSWERS)
     places.sort(key=lambda place: len(prompts[place].ids))
@@ -163,23 +164,26 @@ def _changed(
 
 def _answers(
     model: MixedModel, prompts: Sequence[_Prompt], places: Sequence[int], rows: Sequence[Tensor], done: int, total: int
-) -> Generator[GateProgress, None, list[list[int]]]:
+) -> Generator[Progress, None, list[list[int]]]:
     from dlm_tui.model.generation import GenerationEvent, generate
     from dlm_tui.model.sampling import Sampling
+
+    def counter(tokens: int) -> Callable[[Progress | GenerationEvent], Progress]:
+        def counted(step: Progress | GenerationEvent) -> Progress:
+            nonlocal tokens
+            tokens += isinstance(step, GenerationEvent)
+            return Progress("answers", tokens, total * ANSWER_TOKENS)
+
+        return counted
 
     texts: list[list[int]] = []
     sampling = Sampling(max_tokens=ANSWER_TOKENS, temperature=0.0)
     for first in range(0, len(places), _ANSWER_ROWS):
         batch = places[first : first + _ANSWER_ROWS]
         work = generate(model, [prompts[place].ids for place in batch], rows[first : first + _ANSWER_ROWS], sampling)
-        try:
-            tokens = 0
-            while True:
-                tokens += isinstance(next(work), GenerationEvent)
-                yield GateProgress("answers", (done + len(texts)) * ANSWER_TOKENS + tokens, total * ANSWER_TOKENS)
-        except StopIteration as finished:
-            texts += [answer.token_ids for answer in finished.value]
-        yield GateProgress("answers", (done + len(texts)) * ANSWER_TOKENS, total * ANSWER_TOKENS)
+        answers = yield from map_steps(work, counter((done + len(texts)) * ANSWER_TOKENS))
+        texts += [answer.token_ids for answer in answers]
+        yield Progress("answers", (done + len(texts)) * ANSWER_TOKENS, total * ANSWER_TOKENS)
     return texts
 
 
@@ -200,7 +204,7 @@ def _most_changed(
 
 def _search(
     model: MixedModel, batches: Sequence[Batch], live: Sequence[Tensor], mixes: Mapping[str, Tensor]
-) -> Generator[GateProgress, None, Tensor]:
+) -> Generator[Progress, None, Tensor]:
     """The best frozen mix on about 32 prompts: descent from the best of the given mixes and the single adapters."""
     stride = max(1, -(-sum(len(batch.places) for batch in batches) // MOST_SEARCHED))
     places = [torch.arange(0, len(batch.places), stride) for batch in batches]
@@ -211,22 +215,9 @@ def _search(
     costs = []
     for turn, start in enumerate(starts):
         work = frozen_divergence(model.backbone, part, targets, start, size)
-        divergences = yield from _counted_on(work, "search", turn, len(starts))
+        divergences = yield from part_of(work, "search", turn, len(starts))
         costs.append(float(divergences.sum()))
     return (yield from best_mix(model.reference, part, targets, starts[costs.index(min(costs))]))
-
-
-def _counted_on(
-    work: Generator[GateProgress, None, Tensor], stage: str, turn: int, turns: int
-) -> Generator[GateProgress, None, Tensor]:
-    """Run the `turn`-th of several equal pieces of work as a part of one stage whose count goes on."""
-    while True:
-        try:
-            step = next(work)
-        except StopIteration as finished:
-            result: Tensor = finished.value
-            return result
-        yield GateProgress(stage, turn * step.steps + step.step, turns * step.steps)
 
 
 def _on_simplex(mix: Tensor) -> bool:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+from dlm_tui.gate.cache import EmbeddingCache
+from dlm_tui.gate.probes import fingerprint
+from dlm_tui.progress import Progress, map_steps
+
+if TYPE_CHECKING:
+    from dlm_tui.model import MixedModel
+    from dlm_tui.store import Store
 
 LIMIT = 512
 BATCH_TOKENS = 512
@@ -30,15 +38,6 @@ class RawEncoder(Protocol):
     """The part of a base that turns a raw prompt into token ids, cut after `limit` tokens."""
 
     def encode_raw(self, prompt: str, limit: int = LIMIT) -> list[int]: ...
-
-
-@dataclass(frozen=True)
-class EmbedProgress:
-    """How many of the prompts have their embedding."""
-
-    done: int
-    total: int
-    stage: str = "embed"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterat
 
 def embed_prompts(
     backbone: HiddenBackbone, base: RawEncoder, prompts: Sequence[str], *, hidden_size: int
-) -> Generator[EmbedProgress, None, Tensor]:
+) -> Generator[Progress, None, Tensor]:
     """Mean over tokens of the final hidden state, adapters off, raw prompt, first 512 tokens; float32 [n, H].
 
     Batches of about 512 tokens of similar length, padded on the right: a causal model's rows do not see the padding.
@@ -98,7 +97,7 @@ def embed_prompts(
     tokens = [prompt_tokens(base, prompt).ids for prompt in prompts]
     result = torch.zeros(len(prompts), hidden_size, dtype=torch.float32)
     done = 0
-    yield EmbedProgress(0, len(prompts))
+    yield Progress("embed", 0, len(prompts))
     for batch in length_batches([len(ids) for ids in tokens]):
         longest = len(tokens[batch[-1]])
         if longest:
@@ -111,8 +110,29 @@ def embed_prompts(
                 if tokens[index]:
                     result[index] = mean_state(hidden[row, : len(tokens[index])])
         done += len(batch)
-        yield EmbedProgress(done, len(prompts))
+        yield Progress("embed", done, len(prompts))
     return result
+
+
+def cached_embeddings(
+    model: MixedModel, store: Store, prompts: Sequence[str]
+) -> Generator[Progress, None, tuple[Tensor, int]]:
+    """Embeddings float32 [n, H] of the prompts and how many had to be computed; the new ones are kept in the store."""
+    base = model.base
+    cache = EmbeddingCache(store.cache_dir, fingerprint(base.identity), base.hidden_size)
+    found = cache.find(prompts)
+    fresh = list(dict.fromkeys(prompt for prompt, row in zip(prompts, found, strict=True) if row is None))
+    computed: dict[str, Tensor] = {}
+    if fresh:
+        rows = yield from map_steps(
+            embed_prompts(model.backbone, base, fresh, hidden_size=base.hidden_size),
+            lambda step: Progress("embed", len(prompts) - step.total + step.done, len(prompts)),
+        )
+        computed = dict(zip(fresh, rows, strict=True))
+        keep = [index for index, row in enumerate(rows) if bool(torch.isfinite(row).all())]
+        cache.add([fresh[index] for index in keep], rows[keep])
+    whole = [computed[prompt] if row is None else row for prompt, row in zip(prompts, found, strict=True)]
+    return (torch.stack(whole) if whole else torch.zeros(0, base.hidden_size)), len(fresh)
 
 
 def mean_state(hidden: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, stratified_folds
+from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import load_gate
 from dlm_tui.gate.messages import (
     BADLY_CALIBRATED,
@@ -23,7 +24,8 @@ from dlm_tui.gate.network import entropy, normalised
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
 from dlm_tui.gate.report import Report
-from dlm_tui.gate.training import GateProgress, cached_embeddings, fit_document
+from dlm_tui.gate.training import fit_document
+from dlm_tui.progress import Progress, part_of
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -36,7 +38,7 @@ _SHOWN = 200
 
 def evaluate_gate(
     document: Document, store: Store, model: MixedModel, *, folds: int = 5, seed: int | None = None
-) -> Generator[GateProgress, None, Report]:
+) -> Generator[Progress, None, Report]:
     """Train on k − 1 parts of the probes, judge on the rest, k times; nothing is stored. The report of `eval --json`.
 
     Held-out figures: accuracy, log_loss (nats), ece, confusion {true: {top: count}}, temperature (None unless the ece
@@ -101,7 +103,7 @@ def evaluate_gate(
 
 def held_out_logits(
     document: Document, embeddings: Tensor, probes: Sequence[GateProbe], folds: int, seed: int
-) -> Generator[GateProgress, None, Tensor]:
+) -> Generator[Progress, None, Tensor]:
     """Logits [n, N] of every probe by a gate that did not see its fold. Raises DlmTuiError when a fold diverges."""
     assigned = torch.tensor(stratified_folds([probe.label for probe in probes], folds, seed))
     logits = torch.zeros(len(probes), len(document.adapter_names))
@@ -109,13 +111,7 @@ def held_out_logits(
         inside = assigned != fold
         seen = [probe for probe, chosen in zip(probes, inside.tolist(), strict=True) if chosen]
         work = fit_document(document, embeddings[inside], seen, seed)
-        fit = None
-        try:
-            while True:
-                step = next(work)
-                yield GateProgress("fold", fold * step.steps + step.step, folds * step.steps, step.loss, step.entropy)
-        except StopIteration as finished:
-            fit = finished.value
+        fit = yield from part_of(work, "fold", fold, folds)
         if fit.network is None:
             raise DlmTuiError("Gate training diverges on this document: lower training.gate.lr.")
         with torch.no_grad():

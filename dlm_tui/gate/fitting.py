@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dlm_tui.gate.network import GateNetwork, Standardiser, entropy_of_logits, seeded_network
+from dlm_tui.progress import Progress
 
 BATCH = 16
 
@@ -31,7 +32,6 @@ class FitStep:
     """One update: the loss (nats) and the batch's mean entropy (nats). `step` counts from 1."""
 
     step: int
-    steps: int
     loss: float
     entropy: float
 
@@ -62,7 +62,9 @@ def batches(count: int, steps: int, seed: int) -> Iterator[Tensor]:
         position += size
 
 
-def fit_gate(embeddings: Tensor, labels: Tensor, adapters: int, settings: FitSettings) -> Generator[FitStep, None, Fit]:
+def fit_gate(
+    embeddings: Tensor, labels: Tensor, adapters: int, settings: FitSettings
+) -> Generator[Progress, None, Fit]:
     """Train on standardised embeddings [n, H] with labels [n] in 0…adapters−1; yields each step.
 
     Loss: cross entropy − entropy_lambda · mean entropy; AdamW with library defaults and constant lr.
@@ -83,9 +85,9 @@ def fit_gate(embeddings: Tensor, labels: Tensor, adapters: int, settings: FitSet
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
         optimiser.step()
-        record = FitStep(step, settings.steps, float(loss.detach()), float(spread.detach()))
+        record = FitStep(step, float(loss.detach()), float(spread.detach()))
         history.append(record)
-        yield record
+        yield Progress("train", step, settings.steps, loss=record.loss, entropy=record.entropy)
         if not math.isfinite(record.loss):
             return Fit(None, history)
     folded = standardiser.fold(network)

@@ -11,8 +11,10 @@ from torch import Tensor
 from dlm_tui.document.comparison import Moved
 from dlm_tui.document.label import label_section
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
-from dlm_tui.gate.training import GateOutcome, GateProgress, cached_embeddings, train_document_gate
+from dlm_tui.gate.training import GateOutcome, train_document_gate
+from dlm_tui.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +50,7 @@ def label_prompt(
     answer: str | None = None,
     saved: Sequence[str] = (),
     seed: int | None = None,
-) -> Generator[GateProgress, None, LabelOutcome]:
+) -> Generator[Progress, None, LabelOutcome]:
     """Append the prompt as a section of `adapter`, train the gate again, and compare before with after.
 
     The document must be the file as it is on disk (else FileChanged, and nothing is written). `saved` prompts whose

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.gate.embedding import length_batches
-from dlm_tui.gate.training import GateProgress
+from dlm_tui.progress import Progress
 
 if TYPE_CHECKING:
     from dlm_tui.model import Backbone
@@ -52,26 +52,26 @@ def next_logprobs(backbone: Backbone, batch: Batch, coefficients: Tensor) -> Ten
 
 def live_logprobs(
     backbone: Backbone, batches: Sequence[Batch], weights: Tensor
-) -> Generator[GateProgress, None, list[Tensor]]:
+) -> Generator[Progress, None, list[Tensor]]:
     """One [B, V] per batch, every prompt under its own row of `weights` [n, N]."""
     result = []
     with torch.no_grad():
         for number, batch in enumerate(batches):
             result.append(next_logprobs(backbone, batch, weights[batch.places]))
-            yield GateProgress("live", number + 1, len(batches))
+            yield Progress("live", number + 1, len(batches))
     return result
 
 
 def frozen_divergence(
     backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], mix: Tensor, count: int
-) -> Generator[GateProgress, None, Tensor]:
+) -> Generator[Progress, None, Tensor]:
     """KL(live ‖ mix) at the next token, nats, float64 [n]; `mix` [N] is the same for all prompts."""
     result = torch.zeros(count, dtype=torch.float64)
     with torch.no_grad():
         for number, (batch, target) in enumerate(zip(batches, live, strict=True)):
             frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
             result[batch.places] = divergence(target, frozen).double().cpu()
-            yield GateProgress("frozen", number + 1, len(batches))
+            yield Progress("frozen", number + 1, len(batches))
     return result
 
 
@@ -83,7 +83,7 @@ def divergence(target: Tensor, other: Tensor) -> Tensor:
 
 def best_mix(
     backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], start: Tensor
-) -> Generator[GateProgress, None, Tensor]:
+) -> Generator[Progress, None, Tensor]:
     """The mix on the simplex that minimises the mean KL(live ‖ mix); `start` [N] is a mix on it. Returns [N].
 
     Steepest descent on θ with mix = softmax(θ), through a backbone that is differentiable in its coefficients: a step
@@ -107,7 +107,7 @@ def best_mix(
 
 def _loss_and_slope(
     backbone: Backbone, batches: Sequence[Batch], live: Sequence[Tensor], theta: Tensor, step: int
-) -> Generator[GateProgress, None, tuple[float, Tensor]]:
+) -> Generator[Progress, None, tuple[float, Tensor]]:
     """Mean KL(live ‖ softmax(θ)) in nats and its gradient [N] in θ."""
     count = sum(len(batch.places) for batch in batches)
     point = theta.detach().clone().requires_grad_(True)
@@ -119,6 +119,6 @@ def _loss_and_slope(
             loss = divergence(target, frozen).sum() / count
             loss.backward()
         total += float(loss.detach())
-        yield GateProgress("best", step, STEPS, total)
+        yield Progress("best", step, STEPS, loss=total)
     assert point.grad is not None
     return total, point.grad.detach()

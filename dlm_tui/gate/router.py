@@ -13,6 +13,7 @@ from dlm_tui.gate.attribution import TokenAttribution, token_attributions, traje
 from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, PromptTokens, RawEncoder, prompt_tokens
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.network import entropy, normalised
+from dlm_tui.progress import Progress
 
 PIECE = 128
 
@@ -24,15 +25,6 @@ class RouterBase(RawEncoder, Protocol):
     def tokenizer(self) -> Any: ...
     @property
     def hidden_size(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class PrefillProgress:
-    """How many of the prompt's tokens have their hidden state."""
-
-    done: int
-    total: int
-    stage: str = "prefill"
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ class PromptRouter:
         """Final hidden states [T, H] float32 of the last embedded prompt; a view, valid until the next route."""
         return self._memory.states[: self._count]
 
-    def route(self, prompt: str, *, explain: bool = False) -> Generator[PrefillProgress, None, RouteResult]:
+    def route(self, prompt: str, *, explain: bool = False) -> Generator[Progress, None, RouteResult]:
         """Weights of the prompt; yields after every piece. An empty prompt, or no gate, gives 1/N and a reason."""
         tokens = prompt_tokens(self.base, prompt)
         if not tokens.ids:
@@ -149,7 +141,7 @@ class PromptRouter:
             trajectory=trajectory(self.gate, self._memory.running[: count + 1]) if explain else None,
         )
 
-    def embed(self, prompt: str) -> Generator[PrefillProgress, None, Tensor]:
+    def embed(self, prompt: str) -> Generator[Progress, None, Tensor]:
         """The prompt embedding alone, float32 [H]; zeros for a prompt without tokens."""
         ids = prompt_tokens(self.base, prompt).ids
         if not ids:
@@ -174,15 +166,15 @@ class PromptRouter:
             trajectory=empty,
         )
 
-    def _embed(self, ids: tuple[int, ...]) -> Generator[PrefillProgress, None, int]:
+    def _embed(self, ids: tuple[int, ...]) -> Generator[Progress, None, int]:
         """Bring states and sums up to `ids`; returns how many tokens needed no forward pass."""
         reused = ready = _common_prefix(ids, self._memory.ids)
-        yield PrefillProgress(ready, len(ids))
+        yield Progress("prefill", ready, len(ids))
         # The prefix is looked up again after every pause: another prompt may have been routed meanwhile.
         while (ready := _common_prefix(ids, self._memory.ids)) < len(ids):
             self._keep(ready)
             self._run(ids[ready : ready + PIECE], ready)
-            yield PrefillProgress(len(self._memory.ids), len(ids))
+            yield Progress("prefill", len(self._memory.ids), len(ids))
         self._count = len(ids)
         return reused
 

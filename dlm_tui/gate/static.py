@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from dlm_tui.progress import Progress
+
 if TYPE_CHECKING:
     from dlm_tui.document import Document
-    from dlm_tui.gate.training import GateProgress
     from dlm_tui.model import MixedModel
     from dlm_tui.store import GateConfig, Store
 
@@ -160,15 +161,15 @@ class StaticMix:
         return dict(self.mix)
 
 
-def static_mix(document: Document, store: Store, model: MixedModel) -> Generator[GateProgress, None, StaticMix]:
+def static_mix(document: Document, store: Store, model: MixedModel) -> Generator[Progress, None, StaticMix]:
     """The mix to export: the stored gate's mean weights over the document's prompts as they are now.
 
     1/N with a reason when the gate is uniform, there is none, it names other adapters, or no prompt is left. Raises
     ForeignGate when it was trained on another base, GateFileError when it is damaged.
     """
+    from dlm_tui.gate.embedding import cached_embeddings
     from dlm_tui.gate.gate import load_gate
     from dlm_tui.gate.probes import trained_probes
-    from dlm_tui.gate.training import cached_embeddings
 
     names = document.adapter_names
     gate = load_gate(store, model.base.identity, model.base.hidden_size)

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlm_tui.gate.cache import EmbeddingCache
-from dlm_tui.gate.embedding import embed_prompts
-from dlm_tui.gate.fitting import Fit, FitSettings, FitStep, fit_gate
+from dlm_tui.gate.embedding import cached_embeddings
+from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
 from dlm_tui.gate.messages import cold_start_text, collapse_text, collapsed_onto, diverged_text
 from dlm_tui.gate.network import entropy
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import (
     GateProbe,
-    fingerprint,
     missing_probes,
     probe_counts,
     probes_digest,
     trained_probes,
 )
 from dlm_tui.gate.static import mean_gate_weights
+from dlm_tui.progress import Progress
 from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
 
 if TYPE_CHECKING:
@@ -35,17 +34,6 @@ if TYPE_CHECKING:
 
 PHASE = "gate"
 _TAIL = 10
-
-
-@dataclass(frozen=True)
-class GateProgress:
-    """`stage` is "embed" (step = prompts) or "train" (step = updates; loss and entropy in nats)."""
-
-    stage: str
-    step: int
-    steps: int
-    loss: float | None = None
-    entropy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,33 +57,9 @@ class GateOutcome:
     gate: Gate | None = field(default=None, repr=False)
 
 
-def cached_embeddings(
-    model: MixedModel, store: Store, prompts: Sequence[str]
-) -> Generator[GateProgress, None, tuple[Tensor, int]]:
-    """Embeddings float32 [n, H] of the prompts and how many had to be computed; the new ones are kept in the store."""
-    base = model.base
-    cache = EmbeddingCache(store.cache_dir, fingerprint(base.identity), base.hidden_size)
-    found = cache.find(prompts)
-    fresh = list(dict.fromkeys(prompt for prompt, row in zip(prompts, found, strict=True) if row is None))
-    computed: dict[str, Tensor] = {}
-    if fresh:
-        work = embed_prompts(model.backbone, base, fresh, hidden_size=base.hidden_size)
-        try:
-            while True:
-                step = next(work)
-                yield GateProgress("embed", len(prompts) - step.total + step.done, len(prompts))
-        except StopIteration as finished:
-            rows: Tensor = finished.value
-        computed = dict(zip(fresh, rows, strict=True))
-        keep = [index for index, row in enumerate(rows) if bool(torch.isfinite(row).all())]
-        cache.add([fresh[index] for index in keep], rows[keep])
-    whole = [computed[prompt] if row is None else row for prompt, row in zip(prompts, found, strict=True)]
-    return (torch.stack(whole) if whole else torch.zeros(0, base.hidden_size)), len(fresh)
-
-
 def train_document_gate(
     document: Document, store: Store, model: MixedModel, *, run_id: int | None = None, seed: int | None = None
-) -> Generator[GateProgress, None, GateOutcome]:
+) -> Generator[Progress, None, GateOutcome]:
     """Train the gate of a document and put it in force; the seed is the document's training.seed unless given.
 
     With too few probes a uniform gate is stored. When the loss stops being finite nothing is stored, the previous gate
@@ -129,7 +93,7 @@ def train_document_gate(
 
 def _train(
     document: Document, store: Store, model: MixedModel, metrics: MetricsWriter, run: int, seed: int, began: float
-) -> Generator[GateProgress, None, GateOutcome]:
+) -> Generator[Progress, None, GateOutcome]:
     names = document.adapter_names
     settings = document.training.gate
     probes = trained_probes(document)
@@ -190,17 +154,11 @@ def fit_settings(document: Document, seed: int) -> FitSettings:
 
 def fit_document(
     document: Document, embeddings: Tensor, probes: Sequence[GateProbe], seed: int
-) -> Generator[GateProgress, None, Fit]:
+) -> Generator[Progress, None, Fit]:
     """Train a network on the probes' embeddings [n, H] with the document's settings; nothing is stored."""
     labels = torch.tensor([probe.label for probe in probes])
     work = fit_gate(embeddings, labels, len(document.adapter_names), fit_settings(document, seed))
-    try:
-        while True:
-            step: FitStep = next(work)
-            yield GateProgress("train", step.step, step.steps, step.loss, step.entropy)
-    except StopIteration as finished:
-        fit: Fit = finished.value
-    return fit
+    return (yield from work)
 
 
 def gate_record(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_tui.model.adapters import Adapter
 from dlm_tui.model.backbone import Backbone, KVCache
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, map_steps
 
 Mix = tuple[tuple[int, float], ...]
 """The adapters that take part, by identity, each with its exact coefficient; () with all of them off."""
@@ -162,13 +162,7 @@ def _resumed(
 
 def _counted_on(work: Generator[Progress, None, Tensor], before: int, total: int) -> Generator[Progress, None, Tensor]:
     """What `work` counts from 0, counted from `before` to the `total` of several."""
-    while True:
-        try:
-            step = next(work)
-        except StopIteration as finished:
-            hidden: Tensor = finished.value
-            return hidden
-        yield Progress(step.stage, before + step.done, total)
+    return map_steps(work, lambda step: Progress(step.stage, before + step.done, total))
 
 
 def prefill(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.model import Backbone, MixedModel
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, map_steps
 from dlm_tui.scoring.errors import EmptyText
 from dlm_tui.scoring.nulls import matched_nulls, null_seeds
 from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities
@@ -55,23 +55,20 @@ class _Meter:
     """Counts tokens and distributions over all batches of one scoring."""
 
     def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
+        self._done, self._total = 0.0, total
 
-    def add(self, count: int) -> Progress:
+    def add(self, count: float) -> Progress:
         self._done += count
         return Progress("score", self._done, self._total)
 
     def of(self, work: Generator[Progress, None, Tensor]) -> Generator[Progress, None, Tensor]:
         """Count what `work` counts from 0."""
-        before = 0
-        while True:
-            try:
-                step = next(work)
-            except StopIteration as finished:
-                result: Tensor = finished.value
-                return result
-            yield self.add(step.done - before)
-            before = step.done
+        before = self._done
+
+        def counted(step: Progress) -> Progress:
+            return self.add(before + step.done - self._done)
+
+        return map_steps(work, counted)
 
 
 def score_views(

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from dlm_tui.document import Document, route_sections
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
+from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
 from dlm_tui.store import (
     MetricsReader,
     MetricsWriter,
@@ -27,7 +30,6 @@ from dlm_tui.store import (
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.phases import Diverged, Finetuned, Step
-from dlm_tui.training.progress import Report, TrainProgress, note
 from dlm_tui.training.rows import AdapterRows, adapter_rows
 from dlm_tui.training.settings import (
     optimiser_steps,
@@ -101,7 +103,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             with MetricsWriter(request.store) as metrics:
                 _mark_dead_runs(request.store, metrics)
                 runs = _train_adapters(request, metrics, report, say)
-                report(TrainProgress(stage="commit", text="putting the new adapters in force"))
+                report(Progress("commit", text="putting the new adapters in force"))
                 try:
                     commit_runs(request, metrics, runs)
                 except BaseException:
@@ -142,7 +144,7 @@ def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Repor
     if not wanted:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
     total = sum(_steps_of(document, name, rows) for name, rows in wanted.items())
-    clock = _Clock(report, total)
+    count = _Count(report, total)
     runs: list[FinishedRun] = []
     try:
         for name, rows in wanted.items():
@@ -150,7 +152,7 @@ def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Repor
                 say(f"{name}: {rows.truncated} rows were cut at {document.training.sequence_len} tokens")
             if rows.preference and not trains_preferences(document):
                 say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
-            runs.append(_train_one(request, metrics, name, rows, clock))
+            runs.append(_train_one(request, metrics, name, rows, count))
     except BaseException:
         _drop(runs, metrics, "cancelled")
         raise
@@ -190,32 +192,23 @@ def _steps_of(document: Document, name: str, rows: AdapterRows) -> int:
     return total
 
 
-class _Clock:
-    """Counts steps over the whole run and tells the time left from the pace so far."""
+class _Count:
+    """Counts optimiser steps over the adapters of a run, so that the time left is that of all of them."""
 
     def __init__(self, report: Report, total: int):
         self._report, self._total = report, total
-        self._done, self._began = 0, time.monotonic()
+        self._done, self._eta = 0, Eta()
 
     def tick(self, name: str, step: Step) -> None:
         if step.loss is None:
             return
         self._done += 1
-        pace = (time.monotonic() - self._began) / self._done
-        self._report(
-            TrainProgress(
-                stage=step.phase,  # type: ignore[arg-type]
-                scope=name,
-                done=self._done,
-                total=self._total,
-                loss=step.loss,
-                eta=pace * (self._total - self._done),
-            )
-        )
+        eta = self._eta.left("adapters", self._done, self._total)
+        self._report(Progress(step.phase, self._done, self._total, scope=name, loss=step.loss, eta=eta))
 
 
 def _train_one(
-    request: TrainRequest, metrics: MetricsWriter, name: str, rows: AdapterRows, clock: _Clock
+    request: TrainRequest, metrics: MetricsWriter, name: str, rows: AdapterRows, count: _Count
 ) -> FinishedRun:
     document, store = request.document, request.store
     run_id = next_run_id(store)
@@ -258,7 +251,7 @@ def _train_one(
                     run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
                 )
                 log.step(number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second)
-            clock.tick(name, step)
+            count.tick(name, step)
 
         try:
             result = _fit(request, name, rows, on_step)
@@ -312,20 +305,7 @@ def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) ->
     last_run = max((item.run_id for item in outcome.adapters.values()), default=None)
     work = train_document_gate(request.document, request.store, MixedModel(request.base, {}), run_id=last_run)
     try:
-        while True:
-            step = next(work)
-            report(
-                TrainProgress(
-                    stage="embed" if step.stage == "embed" else "gate",
-                    scope="gate",
-                    done=step.step,
-                    total=step.steps,
-                    loss=step.loss,
-                    entropy=step.entropy,
-                )
-            )
-    except StopIteration as finished:
-        outcome.gate = finished.value
+        outcome.gate = run_to_end(work, lambda step: report(msgspec.structs.replace(step, scope="gate")))
     except DlmTuiError as error:
         if isinstance(error, Cancelled) or request.gate_only:
             raise
@@ -334,8 +314,6 @@ def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) ->
             report,
             f"the gate was not trained: {error}; the adapters are committed, the previous gate stays in force",
         )
-    finally:
-        work.close()
 
 
 def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:

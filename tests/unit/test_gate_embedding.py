@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlm_tui.gate.cache import MAX_SHARDS, EmbeddingCache
-from dlm_tui.gate.embedding import BATCH_TOKENS, EmbedProgress, embed_prompts, length_batches, prompt_tokens
+from dlm_tui.gate.embedding import BATCH_TOKENS, embed_prompts, length_batches, prompt_tokens
 from dlm_tui.model import MixedModel
-from dlm_tui.progress import run_to_end
+from dlm_tui.progress import Progress, run_to_end
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import tiny_model
 
@@ -29,7 +29,7 @@ def test_batches_equal_one_by_one(model: MixedModel) -> None:
     words = ["harbour", "bread", "東京", "🙂", "ladder", "the", "tide", "\n"]
     prompts = [" ".join(chance.choice(words) for _ in range(chance.choice([1, 2, 5, 40, 300]))) for _ in range(40)]
     prompts += ["", prompts[0]]
-    steps: list[EmbedProgress] = []
+    steps: list[Progress] = []
     work = embed_prompts(model.backbone, model.base, prompts, hidden_size=model.base.hidden_size)
     rows = run_to_end(work, steps.append)
     assert rows.dtype == torch.float32 and steps[-1].done == len(prompts) == steps[-1].total

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dlm_tui.gate.fitting import FitSettings, FitStep, batches, fit_gate
+from dlm_tui.gate.fitting import FitSettings, batches, fit_gate
 from dlm_tui.gate.network import (
     GateNetwork,
     Standardiser,
@@ -19,7 +19,7 @@ from dlm_tui.gate.network import (
     normalised,
     seeded_network,
 )
-from dlm_tui.progress import run_to_end
+from dlm_tui.progress import Progress, run_to_end
 from tests.benchmarks.gate_reference import reference_gate
 
 
@@ -112,14 +112,17 @@ def test_training_equals_the_plain_loop_on_standardised_inputs() -> None:
 
 def test_training_is_deterministic_and_learns() -> None:
     rows, labels = _clusters(48, 20, 4)
-    steps: list[FitStep] = []
+    steps: list[Progress] = []
     first = run_to_end(fit_gate(rows, labels, 4, FitSettings()), steps.append)
     second = run_to_end(fit_gate(rows, labels, 4, FitSettings()))
     assert first.network is not None and second.network is not None
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[name])
-    assert steps == first.history and [step.step for step in steps] == list(range(1, 201))
-    assert steps[-1].loss < 0.6 < steps[0].loss
+    assert [(step.done, step.loss, step.entropy) for step in steps] == [
+        (step.step, step.loss, step.entropy) for step in first.history
+    ]
+    assert [step.step for step in first.history] == list(range(1, 201))
+    assert first.history[-1].loss < 0.6 < first.history[0].loss
     assert (first.network(rows).argmax(dim=-1) == labels).double().mean() > 0.95
     other = run_to_end(fit_gate(rows, labels, 4, FitSettings(seed=43)))
     assert other.network is not None

@@ -14,9 +14,9 @@ from dlm_tui.gate.embedding import LIMIT
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.network import entropy, seeded_network
 from dlm_tui.gate.ood import fit_ood
-from dlm_tui.gate.router import PIECE, PrefillProgress, PromptRouter
+from dlm_tui.gate.router import PIECE, PromptRouter
 from dlm_tui.model import MixedModel
-from dlm_tui.progress import run_to_end
+from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import GateConfig
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import tiny_model
@@ -180,7 +180,7 @@ def test_long_prompts_are_cut_as_the_tokenizer_cuts_them(
     router = make()
     assert router.gate is not None
     text = "The harbour master counts the boats when the tide turns. " * 60
-    steps: list[PrefillProgress] = []
+    steps: list[Progress] = []
     result = run_to_end(router.route(text), steps.append)
     assert (result.tokens, result.truncated) == (LIMIT, True)
     assert [step.done for step in steps] == [0, PIECE, 2 * PIECE, 3 * PIECE, LIMIT]

@@ -27,9 +27,9 @@ from dlm_tui.gate.static import (
     uniform_adapter_mix,
 )
 from dlm_tui.gate.status import gate_status
-from dlm_tui.gate.training import GateProgress, train_document_gate
+from dlm_tui.gate.training import train_document_gate
 from dlm_tui.model import MixedModel
-from dlm_tui.progress import run_to_end
+from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import GateConfig, GateFileError, MetricsReader, MetricsWriter, Store, read_gate_record
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
@@ -58,7 +58,7 @@ def files(store: Store) -> dict[str, bytes]:
 
 
 def test_training_writes_the_shared_files_and_the_events(store: Store, document: Document, model: MixedModel) -> None:
-    steps: list[GateProgress] = []
+    steps: list[Progress] = []
     outcome = run_to_end(train_document_gate(document, store, model), steps.append)
     assert (outcome.mode, outcome.run_id, outcome.embedded) == ("trained", 1, 18)
     assert outcome.samples == dict.fromkeys(NAMES, 6) and not outcome.warning
@@ -98,7 +98,7 @@ def test_training_writes_the_shared_files_and_the_events(store: Store, document:
     assert history.entropy is not None and history.prompt_entropy < history.entropy
     recorded = reader.gate_steps(1)
     trained = [step for step in steps if step.stage == "train"]
-    assert [(row["step"], row["loss"]) for row in recorded] == [(step.step, step.loss) for step in trained]
+    assert [(row["step"], row["loss"]) for row in recorded] == [(step.done, step.loss) for step in trained]
     record = read_gate_record(store)
     assert record is not None and record["weights_sha256"] == model.base.identity.weights_sha256
     assert record["document_sha256"] == document.sha256 and record["probes"] == outcome.samples

@@ -10,9 +10,9 @@ import pytest
 
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
-from dlm_tui.progress import run_to_end
+from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import MetricsReader, Store, adapter_versions, current_version, read_gate_config, read_manifest
-from dlm_tui.training import TrainProgress, TrainRequest, train_document
+from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.phases import Diverged
 from tests.interop.peer_fixture import peer_root
 from tests.interop.store_checker import check_store
@@ -34,7 +34,7 @@ def base() -> Base:
     return run_to_end(load_base(resolve_base("peer-tiny", peer_root() / "base")))
 
 
-def quiet(_: TrainProgress) -> None:
+def quiet(_: Progress) -> None:
     """Nobody watches."""
 
 
@@ -90,7 +90,7 @@ def test_cancelling_leaves_the_previous_adapters_and_marks_the_run(base: Base, t
     train_document(request, quiet)
     before = adapter_versions(store, ["facts", "manners"])
 
-    def stop_in_the_second(step: TrainProgress) -> None:
+    def stop_in_the_second(step: Progress) -> None:
         if step.scope == "manners":
             raise Cancelled("enough")
 
@@ -121,7 +121,7 @@ def test_preferences_train_after_the_answers(base: Base, tmp_path: Path) -> None
     plain, liked = sample(tmp_path / "plain"), sample(tmp_path / "liked", extra=PREFERENCE)
     phases: list[tuple[str, str | None]] = []
 
-    def watch(step: TrainProgress) -> None:
+    def watch(step: Progress) -> None:
         if step.loss is not None and (step.stage, step.scope) not in phases:
             phases.append((step.stage, step.scope))
 
@@ -154,7 +154,7 @@ def test_only_one_run_per_store_at_a_time(base: Base, tmp_path: Path) -> None:
     request = TrainRequest(document=document, store=store, base=base)
     refused: list[str] = []
 
-    def again(step: TrainProgress) -> None:
+    def again(step: Progress) -> None:
         if step.scope == "facts" and not refused:
             with pytest.raises(DlmTuiError, match="another run") as error:
                 train_document(request, quiet)
@@ -243,7 +243,7 @@ def test_an_interrupt_counts_as_cancelled(base: Base, tmp_path: Path) -> None:
     document = sample(tmp_path)
     store = Store(tmp_path, document.dlm_id)
 
-    def interrupt(step: TrainProgress) -> None:
+    def interrupt(step: Progress) -> None:
         if step.scope == "facts":
             raise KeyboardInterrupt
 

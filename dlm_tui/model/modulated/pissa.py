@@ -35,6 +35,7 @@ from dlm_tui.model.modulated.targets import (
     dense_weight,
     match_targets,
 )
+from dlm_tui.progress import Progress, run_to_end
 
 SELECTION_SCORES = ("s_only", "wanda", "act_only", "cho_rej_min_std")
 DELTA_MEAN = DELTA_STD = 0.04
@@ -117,8 +118,8 @@ def choose_directions(
 
 def decompose(
     layers: Mapping[str, nn.Linear], r: int, selection_score: str, calibration: Calibration | None
-) -> Generator[tuple[int, int], None, dict[str, Directions]]:
-    """Directions of every layer; yields (done, total) after each decomposition. Raises ModulationError."""
+) -> Generator[Progress, None, dict[str, Directions]]:
+    """Directions of every layer; yields after each decomposition, counting layers. Raises ModulationError."""
     if selection_score not in SELECTION_SCORES:
         raise ModulationError(f"selection must be one of {', '.join(SELECTION_SCORES)}, not {selection_score!r}")
     if r < 1:
@@ -126,7 +127,7 @@ def decompose(
     found = {}
     for done, (name, layer) in enumerate(layers.items(), start=1):
         found[name] = choose_directions(name, layer, r, selection_score, (calibration or {}).get(name))
-        yield done, len(layers)
+        yield Progress("decompose", done, len(layers), f"decomposing {name}")
     return found
 
 
@@ -156,12 +157,7 @@ class ModulatedPiSSA(Modulated):
         `selection_score`: see `direction_scores`. Raises ModulationError.
         """
         layers = match_targets(model, targets, exclude, layer_range)
-        steps = decompose(layers, r, selection_score, calibration_activations)
-        try:
-            while True:
-                next(steps)
-        except StopIteration as end:
-            directions: dict[str, Directions] = end.value
+        directions = run_to_end(decompose(layers, r, selection_score, calibration_activations))
         spec = TargetSpec(as_patterns(targets), as_patterns(exclude), layer_range)
         self._fill(model, directions, r, selection_score, spec, dtype, seed)
 
