@@ -25,15 +25,23 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
+_line_is_open = False
+"""Whether narration stands on the terminal's current line without its end."""
+
+
 def say(text: str) -> None:
     """One line of narration on stderr; control characters in it are shown, never sent to the terminal."""
-    sys.stderr.write(_shown(text) + "\n")
+    global _line_is_open
+    sys.stderr.write(("\n" if _line_is_open else "") + _shown(text) + "\n")
+    _line_is_open = False
     sys.stderr.flush()
 
 
 def say_in_place(text: str, *, done: bool) -> None:
     """Narration on a terminal's current line, over what is there; `done` leaves it standing."""
+    global _line_is_open
     sys.stderr.write("\r" + _shown(text) + "\033[K" + ("\n" if done else ""))
+    _line_is_open = not done
     sys.stderr.flush()
 
 
