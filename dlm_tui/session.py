@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from dlm_tui.document import Document, load
+from dlm_tui.document.names import split_version
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
 from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
 from dlm_tui.model.prefix_reuse import CachedPrefix
 from dlm_tui.progress import Progress
 from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base
+from dlm_tui.store.adapter_history import find_version
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -33,6 +35,7 @@ class Session:
     base_override: Path | None = None
     versions: dict[str, int] = field(default_factory=dict)
     static: dict[str, float] = field(default_factory=dict)
+    _extended: tuple[object, MixedModel] | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -117,8 +120,26 @@ class Session:
         names = self.model.names
         live = {name: weights[name] for name in names if name in weights} if weights else None
         static = {name: weight for name, weight in self.static.items() if name in names}
-        mix: dict[str, float] = resolve_view(view, names, live, static)
-        return mix
+        return resolve_view(view, names, live, static)
+
+    def model_for(self, mixes: Iterable[Mapping[str, float]]) -> MixedModel:
+        """The model that answers these mixes: with the kept versions they name (`knowledge@3`) as further adapters.
+
+        The last such model is kept, so that asking again under the same versions costs nothing. Raises UsageError for
+        a version that does not exist, AdapterError for one that cannot be read.
+        """
+        wanted = sorted({name for mix in mixes for name in mix if split_version(name)[1] is not None})
+        if not wanted:
+            return self.model
+        key = (tuple(wanted), tuple(self.versions.items()))
+        if self._extended is None or self._extended[0] != key:
+            found = {}
+            for name in wanted:
+                adapter, number = split_version(name)
+                version = find_version(self.store, adapter, number or 0)
+                found[name] = replace(load_peft_adapter(version.path, adapter, self.base, number), name=name)
+            self._extended = key, self.model.extended(found)
+        return self._extended[1]
 
 
 def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:

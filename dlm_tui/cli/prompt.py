@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     tokens = session.base.chat(prompt, session.document.system_prompt)
-    answer = run_to_end(generate(session.model, tokens, [mix], sampling), stream)[0]
+    answer = run_to_end(generate(session.model_for([mix]), tokens, [mix], sampling), stream)[0]
     if args.json:
         emit(
             {
@@ -84,11 +84,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _view(args: argparse.Namespace, session: Any) -> Any:
     from dlm_tui.document import parse_mix
+    from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo
 
     if args.mix:
-        return custom(dict(parse_mix(args.mix, session.document.adapter_names or ["default"], signed=args.signed)))
+        return custom(dict(parse_mix(args.mix, session.document.routing_names, signed=args.signed, versions=True)))
     if args.adapter:
+        if split_version(args.adapter)[1] is not None:
+            return solo(args.adapter)
         if args.adapter not in session.model.names:
             declared = session.document.adapter_names
             if args.adapter in declared:

@@ -92,7 +92,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
     tokens = _tokens(session, completion) if completion else None
     if completion and not tokens:
         raise UsageError("the completion is empty")
-    scores = run_to_end(score_views(session.model, ids, mixes, tokens, nulls=args.null, seed=seed))
+    scores = run_to_end(score_views(session.model_for(mixes.values()), ids, mixes, tokens, nulls=args.null, seed=seed))
     pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
     if args.json:
         emit(
@@ -124,6 +124,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
 
 def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
     from dlm_tui.document import parse_mix
+    from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, custom, solo
 
     names = list(session.model.names)
@@ -131,7 +132,7 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
     if args.views:
         wanted = [name.strip() for name in args.views.split(",")]
         for name in wanted:
-            if name not in fixed and name not in names:
+            if name not in fixed and split_version(name)[0] not in names:
                 known = ", ".join([*fixed, *names])
                 raise UsageError(f"there is no view {name!r} (known: {known})")
         views = [fixed[name] if name in fixed else solo(name) for name in wanted]
@@ -139,7 +140,7 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
         gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
         views = [*gated, *(solo(name) for name in names)]
     for spec in args.mix:
-        views.append(custom(dict(parse_mix(spec, names, signed=True)), name=spec))
+        views.append(custom(dict(parse_mix(spec, names, signed=True, versions=True)), name=spec))
     if not views:
         say("no adapter is trained yet: this is the base alone")
         views = [BASE]
@@ -152,7 +153,7 @@ def _answer(args: argparse.Namespace, session: Any, ids: list[int], mix: dict[st
     from dlm_tui.progress import run_to_end
 
     sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0, seed=seed % 2**63)
-    return str(run_to_end(generate(session.model, ids, [mix], sampling))[0].text)
+    return str(run_to_end(generate(session.model_for([mix]), ids, [mix], sampling))[0].text)
 
 
 def _tokens(session: Any, text: str) -> list[int]:

@@ -40,6 +40,12 @@ def with_dlm_id(data: bytes, new_id: str) -> bytes:
     return changed
 
 
+def frontmatter_span(text: str) -> tuple[int, int] | None:
+    """Where the YAML between the two `---` lines starts and ends, in characters; None where there is no frame."""
+    match = _frame.match(text)
+    return match.span(1) if match else None
+
+
 def _id_node(frontmatter: str) -> Any:
     """The scalar of the last top-level `dlm_id` key, with its marks, or None."""
     loader = BoundedLoader(frontmatter)

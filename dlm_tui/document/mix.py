@@ -6,26 +6,29 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from dlm_tui.document.errors import InvalidMixSpecError
-from dlm_tui.document.names import is_adapter_name
+from dlm_tui.document.names import is_adapter_name, split_version
 
 
-def parse_mix(spec: str, declared: Sequence[str] | None = None, signed: bool = False) -> list[tuple[str, float]]:
+def parse_mix(
+    spec: str, declared: Sequence[str] | None = None, signed: bool = False, versions: bool = False
+) -> list[tuple[str, float]]:
     """Adapter weights in the order written; they need not sum to 1.
 
     `declared` lists the names that are allowed. Plain mixes are what exports take: weights of at least 0,
     where infinity and NaN pass as they do in the other tool. `signed` mixes are what a person dials: any
-    finite number. Raises InvalidMixSpecError.
+    finite number. With `versions` an entry may name a kept version, such as `knowledge@3:0.5`.
+    Raises InvalidMixSpecError.
     """
     entries: list[tuple[str, float]] = []
     seen: set[str] = set()
     for entry in spec.strip().split(","):
-        name, weight = _read_entry(entry.strip(), signed)
+        name, weight = _read_entry(entry.strip(), signed, versions)
         if name in seen:
             raise InvalidMixSpecError(f"the mix names {name!r} twice (duplicate)")
         seen.add(name)
         entries.append((name, weight))
     if declared is not None:
-        unknown = [name for name, _ in entries if name not in declared]
+        unknown = [name for name, _ in entries if split_version(name)[0] not in declared]
         if unknown:
             raise InvalidMixSpecError(
                 f"the mix names {', '.join(unknown)}, which the document does not declare; "
@@ -40,7 +43,7 @@ def format_mix(entries: Iterable[tuple[str, float]] | Mapping[str, float]) -> st
     return ",".join(f"{name}:{float(weight)!r}" for name, weight in pairs)
 
 
-def _read_entry(entry: str, signed: bool) -> tuple[str, float]:
+def _read_entry(entry: str, signed: bool, versions: bool) -> tuple[str, float]:
     shown = repr(entry[:80])
     if not entry:
         raise InvalidMixSpecError("the mix has an empty entry")
@@ -48,7 +51,7 @@ def _read_entry(entry: str, signed: bool) -> tuple[str, float]:
     if not colon:
         raise InvalidMixSpecError(f"the mix entry {shown} has no weight; write name:weight")
     name = name.strip()
-    if not is_adapter_name(name):
+    if not is_adapter_name(split_version(name)[0] if versions else name):
         raise InvalidMixSpecError(f"the mix entry {shown} has no legal adapter name")
     try:
         weight = float(text.strip())

@@ -21,6 +21,17 @@ def is_adapter_name(name: str) -> bool:
     return _is_adapter_name(name) is not None
 
 
+def split_version(name: str) -> tuple[str, int | None]:
+    """`knowledge@3` as ("knowledge", 3), `knowledge` as ("knowledge", None).
+
+    What follows the `@` must be a decimal number from 1 on; any other text is returned whole, and is no adapter name.
+    """
+    adapter, at, number = name.partition("@")
+    if at and number.isascii() and number.isdigit() and len(number) <= 9 and int(number) > 0:
+        return adapter, int(number)
+    return name, None
+
+
 def is_dlm_id(text: str) -> bool:
     """26 characters of Crockford's base 32, upper case."""
     return _is_dlm_id(text) is not None

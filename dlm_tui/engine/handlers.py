@@ -18,7 +18,7 @@ from dlm_tui.engine.progress_events import ProgressEvents, progress_events
 from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import gate_status, train_document_gate
-from dlm_tui.model import Backbone, Generated, GenerationEvent, Sampling, View
+from dlm_tui.model import Backbone, Generated, GenerationEvent, MixedModel, Sampling, View
 from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import Progress, map_steps
@@ -128,10 +128,9 @@ class Handlers:
         )
         prompt = session.base.chat(request.prompt, session.document.system_prompt)
         with contextlib.ExitStack() as stack:
-            backbone, rows = _with_nulls(stack, session, request.views, mixes)
-            work = generate(
-                session.model, prompt, rows, sampling, heat=request.heat, backbone=backbone, known=session.known
-            )
+            model = session.model_for(mixes)
+            backbone, rows = _with_nulls(stack, model, request.views, mixes)
+            work = generate(model, prompt, rows, sampling, heat=request.heat, backbone=backbone, known=session.known)
             answers = yield from _tokens(work, request)
         for view, mix, answer in zip(request.views, mixes, answers, strict=True):
             yield p.ViewDone(
@@ -158,7 +157,7 @@ class Handlers:
             completion = list(session.base.tokenizer(request.completion, add_special_tokens=False)["input_ids"])
         scores = yield from progress_events(
             score_views(
-                session.model,
+                session.model_for(mixes.values()),
                 prompt,
                 mixes,
                 completion,
@@ -249,7 +248,7 @@ def _tokens(
 
 
 def _with_nulls(
-    stack: contextlib.ExitStack, session: Session, views: list[View], mixes: list[dict[str, float]]
+    stack: contextlib.ExitStack, model: MixedModel, views: list[View], mixes: list[dict[str, float]]
 ) -> tuple[Backbone | None, list[Any]]:
     """The backbone and the rows of a batch. `null` views add random adapters, one more column each, until `stack` ends.
 
@@ -260,13 +259,13 @@ def _with_nulls(
         return None, list(mixes)
     from dlm_tui.scoring.nulls import matched_nulls
 
-    if not session.model.names:
+    if not model.names:
         raise UsageError("a null view is a random adapter of the trained ones' shape, and none is trained")
-    backbone = stack.enter_context(session.model.with_extra(matched_nulls(session.model, seeds)))
-    column, rows = len(session.model.names), []
+    backbone = stack.enter_context(model.with_extra(matched_nulls(model, seeds)))
+    column, rows = len(model.names), []
     for view, mix in zip(views, mixes, strict=True):
         row = torch.zeros(backbone.columns)
-        row[: len(session.model.names)] = session.model.coefficients(mix).cpu()
+        row[: len(model.names)] = model.coefficients(mix).cpu()
         if view.kind == "null":
             row[column] = 1.0
             column += 1

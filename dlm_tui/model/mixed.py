@@ -73,6 +73,15 @@ class MixedModel:
             self._adapters[name] = adapter
         self._build()
 
+    def extended(self, extra: Mapping[str, Adapter]) -> MixedModel:
+        """A model of its own with further adapters behind these; the base and its weights are shared."""
+        for name in extra:
+            if name in self._adapters:
+                raise UsageError(f"an adapter is already called {name!r}")
+        return MixedModel(
+            self.base, {**self._adapters, **extra}, fast=self._fast, generation_dtype=self._generation_dtype
+        )
+
     def coefficients(self, mix: Mapping[str, float]) -> Tensor:
         """A mix as a row [N] float32. Raises UsageError for unknown names and values that are not finite."""
         for name, value in mix.items():

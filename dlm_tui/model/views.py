@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from dlm_tui.document.names import split_version
 from dlm_tui.errors import UsageError
 
 ViewKind = Literal["base", "gated", "uniform", "static", "solo", "custom", "null"]
@@ -57,6 +58,7 @@ def resolve_view(
 
     `gate_weights` are the live weights of this prompt and `static` the static mean; without them `gated` and
     `static` fall back to uniform, as an untrained gate does. A `null` view has no mix of the document's adapters.
+    Solo and custom views may also name kept versions (`knowledge@3`), which are not among `names`.
     Raises UsageError for an adapter that is not among `names`.
     """
     match view.kind:
@@ -73,7 +75,7 @@ def resolve_view(
         case "custom":
             mix = dict(view.mix or {})
     for name in mix:
-        if name not in names:
+        if name not in names and split_version(name)[1] is None:
             known = ", ".join(names) or "none are trained"
             raise UsageError(f"no trained adapter is called {name!r} (trained: {known})")
     return mix

@@ -68,6 +68,11 @@ def latest_version(store: Store, name: str) -> int | None:
     return max(_existing(store.adapter_dir(name) / "versions"), default=None)
 
 
+def existing_versions(store: Store, name: str) -> list[int]:
+    """Numbers of the version folders of an adapter, also unfinished ones, in no order."""
+    return _existing(store.adapter_dir(name) / "versions")
+
+
 def new_version(store: Store, name: str) -> AdapterVersion:
     """Create the next empty version folder; it is in use only after `commit_version`."""
     versions = store.adapter_dir(name) / "versions"

@@ -1,0 +1,298 @@
+"""The versions of every adapter: what is known of each, which is in force, and going back and forward between them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dlm_tui.errors import UsageError
+from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.store.errors import StoreError
+from dlm_tui.store.layout import Store, utc_seconds
+from dlm_tui.store.lock import store_lock
+from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, update_manifest
+from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.versions import (
+    AdapterVersion,
+    commit_version,
+    current_version,
+    existing_versions,
+    reject_version,
+)
+
+HISTORY = "tui_history.json"
+_LOCK_SECONDS = 10.0
+_MOST_CHANGES = 1000
+_EXPORT_MANIFEST = "export_manifest.json"
+
+
+class Change(msgspec.Struct, kw_only=True):
+    """A moment at which other versions came into force: adapter → (before, after), None where there was none."""
+
+    at: str
+    reason: str
+    versions: dict[str, tuple[int | None, int | None]]
+
+
+class _History(msgspec.Struct, kw_only=True):
+    kept: dict[str, list[int]] = {}
+    changes: list[Change] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionFacts:
+    """One version of one adapter.
+
+    `when` is naive UTC; `run_id` the training run it came from, None for imports. Losses are of the end of training
+    (see `loss_kind`: nats per token, or a preference loss); `size` in bytes. `exports` are the folders whose export
+    holds this version.
+    """
+
+    name: str
+    version: int
+    path: Path
+    in_force: bool
+    kept: bool
+    when: str | None
+    run_id: int | None
+    origin: str
+    parameterization: str
+    rank: int | None
+    train_loss: float | None
+    val_loss: float | None
+    loss_kind: str | None
+    effect: float | None
+    size: int
+    exports: tuple[str, ...] = ()
+
+
+def version_history(store: Store, names: Sequence[str]) -> dict[str, list[VersionFacts]]:
+    """Every finished version of each adapter, oldest first. Raises PointerError and ManifestError for damaged files."""
+    manifest = read_manifest(store)
+    history = _read_history(store)
+    exported = _exported_versions(store)
+    found: dict[str, list[VersionFacts]] = {}
+    for name in names:
+        in_force = current_version(store, name)
+        runs = _runs_of(manifest, name)
+        found[name] = [
+            _facts(
+                store,
+                name,
+                number,
+                runs.get(number),
+                in_force,
+                history.kept.get(name, ()),
+                exported.get((name, number)),
+            )
+            for number in sorted(existing_versions(store, name))
+            if (store.adapter_dir(name) / "versions" / f"v{number:04d}" / "adapter_config.json").is_file()
+        ]
+    return found
+
+
+def find_version(store: Store, name: str, number: int) -> AdapterVersion:
+    """Version `number` of an adapter. Raises UsageError naming those that exist."""
+    path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
+    if path.is_symlink() or not (path / "adapter_config.json").is_file():
+        there = ", ".join(str(one) for one in sorted(existing_versions(store, name))) or "none"
+        raise UsageError(f"adapter {name!r} has no version {number}; there are: {there}")
+    return AdapterVersion(name, number, path)
+
+
+def use_versions(store: Store, wanted: Mapping[str, int], reason: str = "use") -> dict[str, tuple[int | None, int]]:
+    """Put these versions in force together; returns adapter → (before, after) of those that changed.
+
+    Raises UsageError for a version that does not exist, LockHeld when the store is in use.
+    """
+    targets = {name: find_version(store, name, number) for name, number in wanted.items()}
+    with store_lock(store, _LOCK_SECONDS):
+        before = {name: current_version(store, name) for name in targets}
+        changed: dict[str, tuple[int | None, int]] = {}
+        for name, target in targets.items():
+            was = before[name]
+            if was is None or was.version != target.version:
+                changed[name] = (was.version if was is not None else None, target.version)
+                commit_version(store, target)
+
+        def record(manifest: Manifest) -> None:
+            for name, (_, after) in changed.items():
+                if name == "default":
+                    manifest.adapter_version = after
+                else:
+                    manifest.adapter_versions[name] = after
+
+        if changed:
+            if read_manifest(store) is not None:
+                update_manifest(store, record)
+            note_change(store, reason, changed)
+    return changed
+
+
+def before_last_training(store: Store, names: Sequence[str]) -> dict[str, int]:
+    """The versions that were in force before the last training: adapter → version; {} where there is none to go to.
+
+    The last training is the newest run with every other run that ended with it; an adapter that it made for the first
+    time has no earlier version and is left out.
+    """
+    manifest = read_manifest(store)
+    runs = [run for run in (manifest.training_runs if manifest else ()) if run.status == "completed"]
+    if not runs:
+        return {}
+    last_end = runs[-1].ended_at
+    trained = {run.adapter_name or "default": run.adapter_version for run in runs if run.ended_at == last_end}
+    history = _read_history(store)
+    found: dict[str, int] = {}
+    for name, version in trained.items():
+        if name not in names:
+            continue
+        noted = [c.versions[name][0] for c in history.changes if name in c.versions and c.versions[name][1] == version]
+        earlier = [run.adapter_version for run in runs if (run.adapter_name or "default") == name][:-1]
+        candidate = noted[-1] if noted else (earlier[-1] if earlier else None)
+        if candidate is not None and candidate in existing_versions(store, name):
+            found[name] = candidate
+    return found
+
+
+def keep_version(store: Store, name: str, number: int, kept: bool = True) -> None:
+    """Mark a version so that `prune` leaves it (or take the mark away)."""
+    find_version(store, name, number)
+    with store_lock(store, _LOCK_SECONDS):
+        history = _read_history(store)
+        marked = set(history.kept.get(name, ()))
+        history.kept[name] = sorted(marked | {number} if kept else marked - {number})
+        _write_history(store, history)
+
+
+def drop_version(store: Store, name: str, number: int) -> int:
+    """Delete a version; returns the bytes freed. Raises UsageError for one in force or held by an export."""
+    target = find_version(store, name, number)
+    with store_lock(store, _LOCK_SECONDS):
+        in_force = current_version(store, name)
+        if in_force is not None and in_force.version == number:
+            raise UsageError(f"{name}@{number} is in force; put another version in force first")
+        exports = _exported_versions(store).get((name, number))
+        if exports:
+            raise UsageError(f"{name}@{number} is part of the export in {exports[0]}; delete that export first")
+        size = _size(target.path)
+        # Renamed first: a kill in the middle of the deletion leaves no version that looks whole.
+        shutil.rmtree(reject_version(store, target))
+        history = _read_history(store)
+        history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
+        _write_history(store, history)
+    return size
+
+
+def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
+    """Versions that nothing needs: neither in force, nor kept, nor part of an export, nor the one to go back to."""
+    back = before_last_training(store, names)
+    return [
+        facts
+        for versions in version_history(store, names).values()
+        for facts in versions
+        if not (facts.in_force or facts.kept or facts.exports or back.get(facts.name) == facts.version)
+    ]
+
+
+def note_change(store: Store, reason: str, versions: Mapping[str, tuple[int | None, int | None]]) -> None:
+    """Remember that other versions came into force; the caller holds the store."""
+    history = _read_history(store)
+    history.changes.append(Change(at=utc_seconds(), reason=reason, versions=dict(versions)))
+    del history.changes[:-_MOST_CHANGES]
+    _write_history(store, history)
+
+
+def changes(store: Store) -> list[Change]:
+    """What came into force when, oldest first."""
+    return _read_history(store).changes
+
+
+def _read_history(store: Store) -> _History:
+    path = store.adapters_dir / HISTORY
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_History)
+    except FileNotFoundError:
+        return _History()
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return _History()  # only marks and dates are in it; the versions themselves are not touched
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _write_history(store: Store, history: _History) -> None:
+    write_atomic(store.adapters_dir / HISTORY, json_bytes(msgspec.to_builtins(history)))
+
+
+def _runs_of(manifest: Manifest | None, name: str) -> dict[int, TrainingRun]:
+    """The run that made each version; a later record of the same version counts."""
+    if manifest is None:
+        return {}
+    return {run.adapter_version: run for run in manifest.training_runs if (run.adapter_name or "default") == name}
+
+
+def _facts(
+    store: Store,
+    name: str,
+    number: int,
+    run: TrainingRun | None,
+    in_force: AdapterVersion | None,
+    kept: Sequence[int],
+    exports: Sequence[str] | None,
+) -> VersionFacts:
+    path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
+    config = _json_object(path / "adapter_config.json")
+    imported = _json_object(path / "tui_import.json")
+    rank = config.get("r")
+    return VersionFacts(
+        name=name,
+        version=number,
+        path=path,
+        in_force=in_force is not None and in_force.version == number,
+        kept=number in kept,
+        when=(run.ended_at or run.started_at) if run else imported.get("imported_at"),
+        run_id=run.run_id if run else None,
+        origin=str(imported.get("source")) if imported else "trained" if run else "unknown",
+        parameterization=str(config.get("dlm_parameterization") or "lora"),
+        rank=rank if isinstance(rank, int) else None,
+        train_loss=run.final_train_loss if run else None,
+        val_loss=run.final_val_loss if run else None,
+        loss_kind=None,
+        effect=None,
+        size=_size(path),
+        exports=tuple(exports or ()),
+    )
+
+
+def _exported_versions(store: Store) -> dict[tuple[str, int], list[str]]:
+    """(adapter, version) → folders of exports that still exist and name it in their manifest."""
+    folders = (
+        {path.parent for path in store.exports_dir.rglob(_EXPORT_MANIFEST)} if store.exports_dir.is_dir() else set()
+    )
+    folders |= {Path(str(row["folder"])) for row in MetricsReader(store).exports(None) if row.get("folder")}
+    found: dict[tuple[str, int], list[str]] = {}
+    for folder in sorted(folders):
+        adapters = _json_object(folder / _EXPORT_MANIFEST).get("adapters")
+        for name, facts in adapters.items() if isinstance(adapters, dict) else ():
+            version = facts.get("version") if isinstance(facts, dict) else None
+            if isinstance(version, int):
+                found.setdefault((str(name), version), []).append(str(folder))
+    return found
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file, {} where there is none that can be read."""
+    try:
+        value = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 24 else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
