@@ -52,6 +52,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": dict(SMALL),
     "qwen3": {**SMALL, "head_dim": 16},
     "gemma2": {**SMALL, "head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8},
+    "gemma3_text": {
+        **SMALL,
+        "head_dim": 8,
+        "sliding_window": 12,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
     "phi3": {**SMALL, "sliding_window": None},
     "olmo2": dict(SMALL),
     "smollm3": dict(SMALL),

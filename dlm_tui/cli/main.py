@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "judge the gate by k-fold cross-validation",
     "drift": "what freezing the gate into a static mix costs",
     "label": "add a labelled prompt to the document and retrain the gate",
+    "adapter": "versions of the adapters: list, use, back, keep, drop, prune; import and export one",
     "score": "how much the adapters change the model, against noise",
     "metrics": "runs and gate events with entropy",
     "export": "write the adapters out for other programs",
@@ -35,7 +36,7 @@ COMMANDS = {
     "doctor": "versions, device, caches, what is missing",
 }
 # These take no document, or take it in a way of their own.
-_OWN_ARGUMENTS = {"open", "demo", "parse", "unpack", "verify", "doctor", "serve"}
+_OWN_ARGUMENTS = {"adapter", "open", "demo", "parse", "unpack", "verify", "doctor", "serve"}
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -11,7 +11,17 @@ from dlm_tui.progress import run_to_end
 from dlm_tui.store import resolve_home
 
 if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.model import Base
     from dlm_tui.session import Dtype, Session
+
+
+def load_document_base(args: argparse.Namespace, document: Document) -> Base:
+    """The base of a headless command alone, without adapters and gate."""
+    from dlm_tui.model import load_base, resolve_base
+
+    override = Path(args.base) if args.base else None
+    return run_to_end(load_base(resolve_base(document.base_model, override)), Narration(quiet=True))
 
 
 def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:

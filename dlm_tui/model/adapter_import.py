@@ -36,7 +36,7 @@ class Candidate:
     """An adapter that fits the base. `source` says where it came from, `form` is "peft" or "modulated".
 
     `difference` is the largest difference of any logit to the plain forward, relative to the largest logit;
-    `renamed` how many modules had another prefix than the base's.
+    `renamed` how many modules had another prefix than the base's; `made_for` the base that its configuration names.
     """
 
     adapter: Adapter
@@ -44,6 +44,7 @@ class Candidate:
     form: str
     difference: float
     renamed: int
+    made_for: str = ""
 
 
 def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, None, Candidate]:
@@ -56,9 +57,9 @@ def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, Non
     form = "modulated" if path.is_file() else "peft"
     if form == "modulated":
         adapter, expected, probe = _read_modulated(path, name, base)
-        renamed = 0
+        renamed, made_for = 0, ""
     else:
-        _refuse_other_base(path, base)
+        made_for = _refuse_other_base(path, base)
         adapter, renamed = _renamed(load_peft_adapter(path, name), base)
         check_fits(adapter, base)
         probe = _probe(base)
@@ -71,11 +72,11 @@ def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, Non
             f"(largest difference {difference:.1e} of the largest logit): it is not imported"
         )
     yield Progress("import", 2, 2, "the adapter answers as it does where it was made")
-    return Candidate(adapter, str(path), form, difference, renamed)
+    return Candidate(adapter, str(path), form, difference, renamed, made_for)
 
 
-def _refuse_other_base(path: Path, base: Base) -> None:
-    """What the configuration says about its base and its vocabulary, before any tensor is read."""
+def _refuse_other_base(path: Path, base: Base) -> str:
+    """What the configuration says about its base and its vocabulary, before any tensor is read: the base's name."""
     file = path / CONFIG
     try:
         if file.stat().st_size > _MOST_CONFIG_BYTES:
@@ -91,6 +92,7 @@ def _refuse_other_base(path: Path, base: Base) -> None:
             f"the adapter in {path} was trained with a vocabulary of {tokens} tokens; {base.identity.id} has "
             f"{base.vocab_size}: resized embeddings are part of the adapter and cannot be mixed"
         )
+    return str(config.get("base_model_name_or_path") or "") if isinstance(config, dict) else ""
 
 
 def _added_tokens(path: Path) -> int | None:

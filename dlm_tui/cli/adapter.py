@@ -1,0 +1,236 @@
+"""`dlm-tui adapter ACTION DOC …`: the versions of a document's adapters, and adapters from and for other programs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlm_tui.errors import UsageError
+from dlm_tui.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.store import Store
+    from dlm_tui.store.adapter_history import VersionFacts
+
+ACTIONS = {
+    "list": "adapter list DOC [NAME]: versions with date, run, kind, rank, losses, effect, size",
+    "use": "adapter use DOC NAME --version N: put that version in force",
+    "back": "adapter back DOC: to the versions before the last training",
+    "keep": "adapter keep DOC NAME --version N [--no]: prune leaves it (or takes the mark away)",
+    "drop": "adapter drop DOC NAME --version N: delete a version that nothing needs",
+    "prune": "adapter prune DOC [--dry-run]: drop every version that nothing needs",
+    "import": "adapter import DOC NAME PATH|hf:org/name [--replace]: one trained elsewhere",
+    "export": "adapter export DOC NAME --form peft|gguf|modulated --out PATH [--version N]",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The action, the document, and what the action takes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(ACTIONS.values())
+    parser.add_argument("action", metavar="ACTION", choices=tuple(ACTIONS), help=", ".join(ACTIONS))
+    parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
+    parser.add_argument("rest", metavar="NAME PATH", nargs="*", help="the adapter, and for import where it is")
+    parser.add_argument("--version", type=int, metavar="N", help="which version")
+    parser.add_argument("--no", action="store_true", help="of keep: take the mark away")
+    parser.add_argument("--dry-run", action="store_true", help="of prune: only say what would go")
+    parser.add_argument("--replace", action="store_true", help="of import: as a new version of an adapter that exists")
+    parser.add_argument("--form", choices=("peft", "gguf", "modulated"), default="peft", help="of export (peft)")
+    parser.add_argument("--out", metavar="PATH", help="of export: the folder or file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action; facts on stdout, narration on stderr."""
+    from dlm_tui.document import load
+    from dlm_tui.store import Store, resolve_home
+
+    document = load(Path(args.document))
+    store = Store(resolve_home(args.home), document.dlm_id)
+    table: dict[str, Callable[[argparse.Namespace, Document, Store], int]] = {
+        "list": _list,
+        "use": _use,
+        "back": _back,
+        "keep": _keep,
+        "drop": _drop,
+        "prune": _prune,
+        "import": _import,
+        "export": _export,
+    }
+    return table[args.action](args, document, store)
+
+
+def _list(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import version_history
+
+    names = _names(args, document, at_most=1) or list(document.routing_names)
+    found = version_history(store, names)
+    if args.json:
+        emit({name: [_as_json(facts) for facts in versions] for name, versions in found.items()})
+        return 0
+    for name, versions in found.items():
+        if not versions:
+            print(f"{name}  no version yet")
+        for facts in versions:
+            print(_line(facts))
+    return 0
+
+
+def _use(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import use_versions
+
+    name = _one_name(args, document)
+    return _say_changes(args, use_versions(store, {name: _version(args)}))
+
+
+def _back(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import before_last_training, use_versions
+
+    _names(args, document, at_most=0)
+    wanted = before_last_training(store, document.routing_names)
+    if not wanted:
+        raise UsageError("there are no earlier versions to go back to")
+    return _say_changes(args, use_versions(store, wanted, "back"))
+
+
+def _say_changes(args: argparse.Namespace, changed: dict[str, tuple[int | None, int]]) -> int:
+    if args.json:
+        emit({name: {"before": before, "after": after} for name, (before, after) in changed.items()})
+        return 0
+    for name, (before, after) in changed.items():
+        print(f"{name}  {f'@{before}' if before else '(none)'} → @{after}")
+    if not changed:
+        say("that is in force already; nothing changed")
+    return 0
+
+
+def _keep(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import keep_version
+
+    name, number = _one_name(args, document), _version(args)
+    keep_version(store, name, number, not args.no)
+    say(f"{name}@{number} is {'no longer kept' if args.no else 'kept'}")
+    return 0
+
+
+def _drop(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import drop_version
+
+    name, number = _one_name(args, document), _version(args)
+    freed = drop_version(store, name, number)
+    say(f"{name}@{number} is deleted, {freed / 1e6:.1f} MB")
+    return 0
+
+
+def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.store.adapter_history import drop_version, prunable
+
+    _names(args, document, at_most=0)
+    found = prunable(store, document.routing_names)
+    for facts in found:
+        print(f"{facts.name}@{facts.version}  {facts.size / 1e6:.1f} MB")
+        if not args.dry_run:
+            drop_version(store, facts.name, facts.version)
+    freed = sum(facts.size for facts in found) / 1e6
+    say(f"{len(found)} versions {'would go' if args.dry_run else 'are deleted'}, {freed:.1f} MB")
+    return 0
+
+
+def _import(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.cli.open_session import load_document_base
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.training.import_adapter import import_adapter
+
+    if len(args.rest) != 2:
+        raise UsageError("write: dlm-tui adapter import DOC NAME PATH|hf:org/name")
+    name, source = args.rest
+    base = load_document_base(args, document)
+    work = import_adapter(source, name, Path(args.document), store.home, base, replace=args.replace)
+    done = run_to_end(work, lambda step: say(step.text) if step.text else None)
+    for note in done.notes:
+        say(note)
+    if done.declared:
+        say(f"{args.document} declares {name} now: one line was added to training.adapters")
+    if args.json:
+        emit(
+            {
+                "name": name,
+                "version": done.version,
+                "rank": done.candidate.adapter.rank,
+                "modules": len(done.candidate.adapter.modules),
+                "difference": done.candidate.difference,
+                "declared": done.declared,
+            }
+        )
+    else:
+        print(f"{name}@{done.version} is in force: rank {done.candidate.adapter.rank}")
+    return 0
+
+
+def _export(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.cli.open_session import load_document_base
+    from dlm_tui.export.one_adapter import export_adapter
+
+    name = _one_name(args, document)
+    if not args.out:
+        raise UsageError("adapter export needs --out PATH")
+    base = load_document_base(args, document)
+    written = export_adapter(store, name, args.version, base, args.form, Path(args.out))
+    if args.json:
+        emit({"name": name, "form": args.form, "out": str(written)})
+    else:
+        print(written)
+    return 0
+
+
+def _names(args: argparse.Namespace, document: Document, *, at_most: int) -> list[str]:
+    rest: Sequence[str] = args.rest
+    if len(rest) > at_most:
+        raise UsageError(f"too many arguments; {ACTIONS[args.action]}")
+    for name in rest:
+        if name not in document.routing_names:
+            known = ", ".join(document.routing_names)
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {known})")
+    return list(rest)
+
+
+def _one_name(args: argparse.Namespace, document: Document) -> str:
+    names = _names(args, document, at_most=1)
+    if not names:
+        raise UsageError(f"which adapter? {ACTIONS[args.action]}")
+    return names[0]
+
+
+def _version(args: argparse.Namespace) -> int:
+    if args.version is None or args.version < 1:
+        raise UsageError(f"which version? {ACTIONS[args.action]}")
+    return int(args.version)
+
+
+def _as_json(facts: VersionFacts) -> dict[str, Any]:
+    return {**asdict(facts), "path": str(facts.path)}
+
+
+def _line(facts: VersionFacts) -> str:
+    marks = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
+    losses = "  ".join(
+        f"{word} {value:.3f}"
+        for word, value in (("loss", facts.train_loss), ("val", facts.val_loss))
+        if value is not None
+    )
+    run = f"run {facts.run_id}" if facts.run_id else facts.origin
+    parts = [
+        f"{facts.name}@{facts.version}",
+        marks,
+        facts.when or "",
+        "".join(char if char.isprintable() else "\ufffd" for char in run),
+        f"{facts.parameterization} r{facts.rank}" if facts.rank else facts.parameterization,
+        losses,
+        f"effect {facts.effect:.3f} nats" if facts.effect is not None else "",
+        f"{facts.size / 1e6:.1f} MB",
+        f"in {len(facts.exports)} exports" if facts.exports else "",
+    ]
+    return "  ".join(part for part in parts if part)
