@@ -13,9 +13,9 @@ from dlm_tui.document import (
     InvalidMixSpecError,
     describe_document,
     describe_error,
-    document_side_file,
     load,
     parse_mix,
+    source_bindings,
     sources,
 )
 from dlm_tui.document.describe import describe_path, tagged_floats
@@ -67,8 +67,7 @@ def _read_document(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any]
 
 
 def _take_in(document: Document) -> dict[str, Any]:
-    bindings = document_side_file(document).source_adapters
-    return sources.describe_scan(sources.SourceScan(document, bindings=bindings))
+    return sources.describe_scan(sources.SourceScan(document, bindings=source_bindings(document)))
 
 
 def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]:

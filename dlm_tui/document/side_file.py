@@ -64,6 +64,19 @@ def document_side_file(document: Document) -> SideFile:
     return SideFile() if document.path is None else read_side_file(side_file_path(document.path))
 
 
+def source_bindings(document: Document) -> dict[str, str]:
+    """Folder -> adapter of the side file. Raises SideFileError, also for an adapter that the document lacks."""
+    bindings = document_side_file(document).source_adapters
+    for folder, adapter in bindings.items():
+        if adapter not in document.routing_names:
+            known = ", ".join(document.routing_names)
+            raise SideFileError(
+                f"{printable(str(side_file_path(document.path or Path())))}: source_adapters: {folder!r} is bound to "
+                f"{adapter!r}, but the document has {known}"
+            )
+    return bindings
+
+
 def write_side_file(path: Path, content: SideFile) -> None:
     """Write a new side file. An existing one would lose its comments. OSError if the disk refuses."""
     lines = ["# What dlm-tui knows about the document beside this file; the dlm tool ignores it.", ""]

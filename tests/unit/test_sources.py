@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -11,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlm_tui.document import Document, gate_probes, load
+from dlm_tui.document import Document, gate_probes, load, training_rows
 from dlm_tui.document.errors import DirectivePathError
+from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.document.side_file import (
     SideFile,
     SideFileError,
@@ -24,6 +26,8 @@ from dlm_tui.document.sources import reading
 from dlm_tui.document.sources.folder_config import make_config
 from dlm_tui.document.sources.globs import compile_any, compile_glob
 from dlm_tui.document.sources.scan import Outcome, SourceScan, TextFacts, expand_sources
+from dlm_tui.document.sources.weights import copies, weight_distribution, weighted_rows
+from dlm_tui.errors import DlmTuiError
 
 _HEAD = "---\ndlm_id: 01J8ZQ5M3V0000000000000001\ndlm_version: 15\nbase_model: pocket\ntraining:\n"
 
@@ -175,9 +179,53 @@ def test_a_folder_trains_the_adapter_it_is_bound_to(tmp_path: Path) -> None:
         (tmp_path / "src" / name / "x.txt").write_text(f"about {name}")
     document = _document(tmp_path, "  adapters: {tone: {}, facts: {}}\n  sources: [{path: src}]\n")
     bindings = {"src/tone": "tone", "src/facts": "facts", "./src/facts/deep": "tone"}
-    expanded, _ = expand_sources(document, bindings)
+    write_side_file(side_file_path(tmp_path / "doc.dlm"), SideFile(source_adapters=bindings))
+    expanded, _ = expand_sources(document)
     assert [section.adapter for section in expanded.sections] == ["tone", "facts", None, "tone"]
     assert [probe.adapter for probe in gate_probes(expanded)] == ["tone", "facts", "tone"]
+    short, _ = expand_sources(document, only_bound=True, characters=PROSE_PROBE_CHARS)
+    assert [section.section_id for section in short.sections] == [
+        section.section_id for section in expanded.sections if section.adapter
+    ]
+    assert gate_probes(short)[0].prompt == gate_probes(expanded)[0].prompt
+
+
+def test_a_binding_to_an_adapter_that_is_not_there_is_said(tmp_path: Path) -> None:
+    write_side_file(side_file_path(tmp_path / "doc.dlm"), SideFile(source_adapters={"src": "nobody"}))
+    (tmp_path / "src").mkdir()
+    with pytest.raises(SideFileError, match="'nobody', but the document has default"):
+        expand_sources(_document(tmp_path, "  sources: [{path: src}]\n"))
+
+
+def test_weights_repeat_and_drop_rows_by_tag(tmp_path: Path) -> None:
+    (tmp_path / "src/old/.dlm").mkdir(parents=True)
+    (tmp_path / "src/.dlm").mkdir()
+    (tmp_path / "src/.dlm/training.yaml").write_text("metadata: {age: new}\nweights: {age: {new: 2, old: 0}}\n")
+    (tmp_path / "src/old/.dlm/training.yaml").write_text("metadata: {age: old}\n")
+    for name in ("a.txt", "b.txt", "old/c.txt"):
+        (tmp_path / "src" / name).write_text(name)
+    expanded, scan = expand_sources(_document(tmp_path, "  sources: [{path: src}]\n", "By hand.\n"))
+    rows = weighted_rows(training_rows(expanded), expanded, scan.weights)
+    assert [(row.text.splitlines()[-1], row.sub_index) for row in rows] == [
+        ("By hand.", 0),
+        ("a.txt", 0),
+        ("a.txt", 1),
+        ("b.txt", 0),
+        ("b.txt", 1),
+    ]
+    assert weight_distribution(training_rows(expanded), expanded, scan.weights) == {"age": {"new": 2, "old": 1}}
+    with pytest.raises(DlmTuiError, match="drop every row"):
+        weighted_rows(rows[1:], expanded, {"age": {"new": 0.0}})
+    with pytest.raises(DlmTuiError, match="finite"):
+        weighted_rows(rows, expanded, {"age": {"new": float("inf")}})
+
+
+def test_a_fraction_is_drawn_from_seed_and_id() -> None:
+    drawn = [copies(1.25, 7, f"{index:016x}") for index in range(4000)]
+    assert set(drawn) == {1, 2}
+    assert 0.22 < drawn.count(2) / 4000 < 0.28
+    digest = hashlib.blake2b(b"7:0000000000000000", digest_size=8).digest()
+    assert drawn[0] == 1 + (int.from_bytes(digest, "big") / 2**64 < 0.25)
 
 
 def test_the_side_file_survives_writing_and_reading(tmp_path: Path) -> None:

@@ -6,3 +6,5 @@ from .scan import SourceCounts as SourceCounts
 from .scan import SourceScan as SourceScan
 from .scan import SourceSection as SourceSection
 from .scan import expand_sources as expand_sources
+from .weights import weight_distribution as weight_distribution
+from .weights import weighted_rows as weighted_rows

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from dlm_tui.document.document import MAX_FILE_BYTES, Document
 from dlm_tui.document.errors import DirectivePathError, DlmEncodingError, printable
 from dlm_tui.document.sections import Origin, Section, section_id
+from dlm_tui.document.side_file import source_bindings
 from dlm_tui.document.sources.defaults import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from dlm_tui.document.sources.folder_config import FolderConfig, merged_weights
 from dlm_tui.document.sources.reading import Fingerprint, Unreadable, read_regular
@@ -73,12 +74,12 @@ class SourceSection:
     media_transcript: str | None = None
     media_blob_sha: str | None = None
 
-    def as_section(self) -> Section:
-        """The section as training sees it, behind those of the document."""
+    def as_section(self, characters: int | None = None) -> Section:
+        """The section as training sees it, or with no more than the first `characters` of its text."""
         media_path = None if self.type == "prose" else self.origin.label
         return Section(
             type=self.type,
-            content=self.content or "",
+            content=(self.content or "")[:characters],
             start_line=0,
             content_line=0,
             section_id=self.facts.section_id,
@@ -328,14 +329,20 @@ def read_facts(content: str, raw_bytes: int) -> TextFacts:
     return TextFacts(section_id("prose", content), digest, len(encoded), raw_bytes)
 
 
-def expand_sources(document: Document, bindings: Mapping[str, str] | None = None) -> tuple[Document, SourceScan]:
-    """The document with the sections of its sources behind its own, all texts in memory, and the finished pass.
+def expand_sources(
+    document: Document, *, only_bound: bool = False, characters: int | None = None
+) -> tuple[Document, SourceScan]:
+    """The document with the sections of its sources behind its own, and the finished pass.
 
-    Raises DirectivePathError, DirectivePolicyError.
+    Folders train the adapters that the side file binds them to. `only_bound` leaves out the sections that no folder
+    binds, `characters` keeps no more of each text than that: what routes prompts needs neither. Raises
+    DirectivePathError, DirectivePolicyError, SideFileError.
     """
-    scan = SourceScan(document, bindings=bindings, with_text=True)
-    ingested = tuple(section.as_section() for section in scan.sections())
-    return replace(document, sections=document.sections + ingested), scan
+    scan = SourceScan(document, bindings=source_bindings(document), with_text=True)
+    ingested = [
+        section.as_section(characters) for section in scan.sections() if section.adapter is not None or not only_bound
+    ]
+    return replace(document, sections=(*document.sections, *ingested)), scan
 
 
 def _place(root: Root, candidate: Candidate) -> str:
