@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout."""
     from dlm_tui.cli.narration import Narration
-    from dlm_tui.document import load
+    from dlm_tui.document import load, sources
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
     narration = Narration()
-    document = load(Path(args.document))
+    document, scan = sources.expand_sources(load(Path(args.document)))
     base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
     outcome = train_document(
         TrainRequest(
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             gate_only=args.gate_only,
             parameterization=args.parameterization,
             selection=args.selection,
+            scan=scan,
         ),
         narration,
     )

@@ -100,7 +100,7 @@ def run_train(job: _Job) -> dict[str, Any]:
     """Train with one thread fewer than the machine has, so that typing stays quick."""
     import torch
 
-    from dlm_tui.document import load
+    from dlm_tui.document import load, sources
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
@@ -110,7 +110,7 @@ def run_train(job: _Job) -> dict[str, Any]:
     request = job.request
     assert isinstance(request, TrainJob)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
-    document = load(Path(request.document))
+    document, scan = sources.expand_sources(load(Path(request.document)))
     override = Path(request.base) if request.base else None
     base = run_to_end(load_base(resolve_base(document.base_model, override)), job.step)
     outcome = train_document(
@@ -122,6 +122,7 @@ def run_train(job: _Job) -> dict[str, Any]:
             gate_only=request.gate_only,
             parameterization=request.parameterization,
             selection=request.selection,
+            scan=scan,
         ),
         job.step,
     )

@@ -130,6 +130,7 @@ def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> Traini
         pinned_versions=pinned_versions(),
         summary_path=run.summary,
         adapter_name=None if run.name == "default" else run.name,
+        weight_distribution=run.rows.weight_distribution,
     )
 
 

@@ -54,7 +54,7 @@ def finetune(
     try:
         result = Finetuned(tensors={}, config={}, phases=[])
         if rows.train:
-            run_sft(model, base, document, sft_phase(document, settings), rows, on_step, result)
+            run_sft(model, base, document, sft_phase(document, settings, rows.prose_share), rows, on_step, result)
         if preferences and rows.preference:
             run_preferences(
                 model,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dlm_tui.document import Document, route_sections
+from dlm_tui.document import Document, route_sections, sources
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
 from dlm_tui.store import (
@@ -41,13 +41,17 @@ from dlm_tui.training.settings import (
 )
 
 if TYPE_CHECKING:
+    from dlm_tui.document.sources import SourceScan
     from dlm_tui.gate import GateOutcome
     from dlm_tui.model import Base
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What to train. `adapters` None means all; `gate_only` leaves the adapters alone."""
+    """What to train. `adapters` None means all; `gate_only` leaves the adapters alone.
+
+    `document` includes the sections of its sources; `scan` is the finished pass that read them.
+    """
 
     document: Document
     store: Store
@@ -56,6 +60,7 @@ class TrainRequest:
     gate_only: bool = False
     parameterization: Literal["lora", "pissa"] = "lora"
     selection: str = "s_only"
+    scan: SourceScan | None = None
 
 
 @dataclass(kw_only=True)
@@ -98,7 +103,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
     with training_lock(request.store):
         refuse_foreign_base(request.store, request.document)
         if not request.gate_only:
-            for text in unused_settings(request.document):
+            for text in (*unused_settings(request.document), *_source_notes(request.scan)):
                 say(text)
             with MetricsWriter(request.store) as metrics:
                 _mark_dead_runs(request.store, metrics)
@@ -177,7 +182,8 @@ def _plan(request: TrainRequest, say: Any) -> dict[str, AdapterRows]:
         remark = refuse_unsupported(name, request.document.adapter_settings(name))
         if remark:
             say(remark)
-        rows = adapter_rows(request.document, routed[name], request.base)
+        weights = request.scan.weights if request.scan is not None else None
+        rows = adapter_rows(request.document, routed[name], request.base, weights)
         if not rows.train and not (rows.preference and trains_preferences(request.document)):
             say(f"{name}: no section reaches this adapter, it is left as it is")
             continue
@@ -273,6 +279,9 @@ def _train_one(
             final_train_loss=last_loss(result),
             final_val_loss=result.val_loss,
             adapter_name=name,
+            source_directives=[sources.describe_short(counts) for counts in request.scan.counts]
+            if request.scan
+            else [],
         )
         return FinishedRun(
             name=name,
@@ -324,6 +333,13 @@ def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:
         train_loss=last_loss(run.result),
         val_loss=run.result.val_loss,
     )
+
+
+def _source_notes(scan: SourceScan | None) -> list[str]:
+    """A sentence per source, and what was skipped with a warning."""
+    if scan is None:
+        return []
+    return [sources.count_words(counts) for counts in scan.counts] + scan.warnings
 
 
 def _known_sections(store: Store) -> set[str]:

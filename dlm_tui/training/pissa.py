@@ -81,7 +81,7 @@ def finetune_pissa(
     try:
         with pissa(base.model, c=1.0):
             if rows.train:
-                run_sft(model, base, document, sft_phase(document, settings), rows, on_step, result)
+                run_sft(model, base, document, sft_phase(document, settings, rows.prose_share), rows, on_step, result)
             if preferences and rows.preference:
                 phase = preference_phase(document)
                 run_preferences(model, base, document, phase, rows, on_step, result, adapter_off=adapter_off)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dlm_tui.document import Document, Row, split_side, training_rows
+from dlm_tui.document import Document, Row, sources, split_side, training_rows
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -25,25 +25,37 @@ class PreferencePair:
 
 @dataclass
 class AdapterRows:
-    """Rows of one adapter: causal-LM sequences for training and validation, and preference pairs."""
+    """Rows of one adapter: causal-LM sequences for training and validation, and preference pairs.
+
+    `prose_share` is the part of the training sequences that is plain text; `weight_distribution` counts rows per tag
+    and value before weighting, None where no folder gives weights.
+    """
 
     train: list[list[int]] = field(default_factory=list)
     validation: list[list[int]] = field(default_factory=list)
     preference: list[PreferencePair] = field(default_factory=list)
     section_ids: list[str] = field(default_factory=list)
     truncated: int = 0
+    prose_share: float = 0.0
+    weight_distribution: dict[str, dict[str, int]] | None = None
 
 
-def adapter_rows(document: Document, indices: Sequence[int], base: Base) -> AdapterRows:
+def adapter_rows(
+    document: Document, indices: Sequence[int], base: Base, weights: sources.Weights | None = None
+) -> AdapterRows:
     """Rows of the sections at `indices`, in document order, rendered with the base's chat template.
 
-    Every sequence is cut at `training.sequence_len` tokens. The validation share follows the section ids and the seed,
-    so that a row keeps its side when the document grows. Raises MediaTrainingError and the errors of malformed bodies.
+    `weights` repeats or drops the rows of tagged sections. Every sequence is cut at `training.sequence_len` tokens. The
+    validation share follows the section ids and the seed, so that a row keeps its side when the document grows. Raises
+    MediaTrainingError, the errors of malformed bodies, and DlmTuiError if the weights drop every row.
     """
     settings = document.training
     rows = AdapterRows()
     seen: set[str] = set()
-    for row in training_rows(document, indices):
+    given = training_rows(document, indices)
+    rows.weight_distribution = sources.weight_distribution(given, document, weights or {})
+    prose = 0
+    for row in sources.weighted_rows(given, document, weights or {}):
         if row.section_id not in seen:
             seen.add(row.section_id)
             rows.section_ids.append(row.section_id)
@@ -54,8 +66,11 @@ def adapter_rows(document: Document, indices: Sequence[int], base: Base) -> Adap
         rows.truncated += len(ids) > settings.sequence_len
         side = split_side(settings.seed, row.section_id, row.sub_index)
         (rows.train if side == "train" else rows.validation).append(ids[: settings.sequence_len])
+        prose += row.kind == "text" and side == "train"
     if not rows.train:  # too small to spare anything
         rows.train, rows.validation = rows.validation, []
+        prose = sum(row.kind == "text" for row in given)
+    rows.prose_share = prose / len(rows.train) if rows.train else 0.0
     return rows
 
 

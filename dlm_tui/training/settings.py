@@ -24,20 +24,38 @@ _OPTIMISERS = {
     "galore_adamw_8bit": ("galore_adamw_8bit", "galore_torch"),
 }
 _AUTO_MICRO_BATCH = 4
+_MOSTLY_PROSE = 0.7
+# Continued pretraining: a long warm-up, and a rate that falls to a tenth of its peak instead of to nothing.
+_PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One optimisation: "sft", "dpo" or "orpo", with its own rate and epochs."""
+    """One optimisation: "sft", "dpo" or "orpo", with its own rate and epochs.
+
+    `pretraining` is the schedule for continued pretraining on prose, instead of the document's.
+    """
 
     name: str
     learning_rate: float
     epochs: int
+    pretraining: bool = False
 
 
-def sft_phase(document: Document, settings: AdapterSettings) -> Phase:
-    """Supervised fine-tuning with the adapter's own learning rate."""
-    return Phase(name="sft", learning_rate=settings.learning_rate, epochs=document.training.num_epochs)
+def sft_phase(document: Document, settings: AdapterSettings, prose_share: float = 0.0) -> Phase:
+    """Supervised fine-tuning with the adapter's own learning rate.
+
+    `cpt.schedule` chooses the schedule; `auto` is that of pretraining when more than 70 % of the training rows are
+    prose.
+    """
+    schedule = document.training.cpt.schedule
+    pretraining = schedule == "dapt" or (schedule == "auto" and prose_share > _MOSTLY_PROSE)
+    return Phase(
+        name="sft",
+        learning_rate=settings.learning_rate,
+        epochs=document.training.num_epochs,
+        pretraining=pretraining,
+    )
 
 
 def preference_phase(document: Document) -> Phase:
@@ -82,6 +100,10 @@ def trainer_arguments(document: Document, phase: Phase, scratch: Path, *, evalua
         raise DlmTuiError("training.precision fp16 needs a GPU; use bf16 or fp32 on this machine")
     micro, accumulate = batch_shape(document)
     extra: dict[str, Any] = {}
+    scheduler, warmup = str(training.lr_scheduler), training.warmup_ratio
+    if phase.pretraining:
+        scheduler, warmup = "cosine_with_min_lr", _PRETRAINING_WARMUP
+        extra["lr_scheduler_kwargs"] = {"min_lr_rate": _PRETRAINING_FLOOR}
     if optimiser.startswith("galore"):
         extra["optim_target_modules"] = ["lora_A", "lora_B"]
     return TrainingArguments(
@@ -92,8 +114,8 @@ def trainer_arguments(document: Document, phase: Phase, scratch: Path, *, evalua
         learning_rate=phase.learning_rate,
         num_train_epochs=phase.epochs,
         optim=optimiser,
-        lr_scheduler_type=training.lr_scheduler,
-        warmup_steps=training.warmup_ratio if training.warmup_ratio > 0 else 0,
+        lr_scheduler_type=scheduler,
+        warmup_steps=warmup if warmup > 0 else 0,
         bf16=training.precision == "bf16",
         fp16=training.precision == "fp16",
         seed=training.seed,
@@ -117,16 +139,16 @@ def unused_settings(document: Document) -> list[str]:
     training = document.training
     given = training.model_fields_set
     notes = []
-    if "cpt" in given:
-        notes.append("training.cpt is not used: prose rows train in the same pass as the others")
+    if training.cpt.embed_warmup_steps:
+        notes.append(
+            "training.cpt.embed_warmup_steps is not used: an adapter with embeddings of its own cannot be mixed exactly"
+        )
     if "cache" in given:
         notes.append("training.cache is not used: rows are tokenised in memory at every run")
     if "audio" in given:
         notes.append("training.audio is not used: audio sections are shown, not trained")
     if training.lr_scheduler == "constant" and training.warmup_ratio > 0:
         notes.append("training.warmup_ratio is not used: a constant learning rate has no warm-up")
-    if training.sources or "sources_policy" in given:
-        notes.append("training.sources is not used: only sections of the document itself are trained")
     return notes
 
 

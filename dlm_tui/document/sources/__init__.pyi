@@ -1,10 +1,13 @@
+from .describe import count_words as count_words
 from .describe import describe_for_show as describe_for_show
 from .describe import describe_scan as describe_scan
+from .describe import describe_short as describe_short
 from .scan import FileOutcome as FileOutcome
 from .scan import ScanMemory as ScanMemory
 from .scan import SourceCounts as SourceCounts
 from .scan import SourceScan as SourceScan
 from .scan import SourceSection as SourceSection
 from .scan import expand_sources as expand_sources
+from .weights import Weights as Weights
 from .weights import weight_distribution as weight_distribution
 from .weights import weighted_rows as weighted_rows

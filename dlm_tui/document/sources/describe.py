@@ -22,6 +22,18 @@ _ALWAYS_TOLD = (
     "audio_no_store",
     "audio_no_transcript",
 )
+_REASONS: dict[Outcome, str] = {
+    "by_descent": "not included",
+    "over_size": "too large",
+    "image_no_store": "images",
+    "audio_no_store": "sounds",
+    "audio_no_transcript": "sounds without a transcript",
+    "binary": "binary",
+    "encoding": "not UTF-8",
+    "unreadable": "unreadable",
+    "outside": "links that lead out",
+    "name": "with a name that is not UTF-8",
+}
 _SHORT = ("path", "file_count", "total_bytes", "skipped_binary", "skipped_encoding", "skipped_over_size")
 
 
@@ -68,6 +80,18 @@ def describe_counts(counts: SourceCounts) -> dict[str, Any]:
     return shown
 
 
+def describe_short(counts: SourceCounts) -> dict[str, Any]:
+    """The counters that a run's summary records."""
+    return {key: value for key, value in describe_counts(counts).items() if key in _SHORT}
+
+
+def count_words(counts: SourceCounts) -> str:
+    """One source in a sentence: files, size, and what was skipped for which reason."""
+    text = f"{printable(counts.path)}: {counts.file_count} files, {counts.total_bytes / 1e6:.1f} MB"
+    skipped = ", ".join(f"{count} {_REASONS[outcome]}" for outcome, count in counts.skipped.items())
+    return f"{text}; skipped: {skipped}" if skipped else text
+
+
 def describe_for_show(document: Document, scan: SourceScan | None) -> dict[str, Any]:
     """`training_sources` and `discovered_training_configs` as `show` tells them; each absent if there is none.
 
@@ -79,8 +103,7 @@ def describe_for_show(document: Document, scan: SourceScan | None) -> dict[str, 
     shown: dict[str, Any] = {"training_sources": [_declared(source) for source in sources]}
     if scan is not None:
         for declared, counts in zip(shown["training_sources"], scan.counts, strict=True):
-            told = describe_counts(counts)
-            declared.update({key: value for key, value in told.items() if key in _SHORT})
+            declared.update(describe_short(counts))
         if scan.configs:
             shown["discovered_training_configs"] = [_config_for_show(config) for config in scan.configs]
     return shown
