@@ -44,6 +44,8 @@ def describe(report: dict[str, Any]) -> list[str]:
         lines.append(_row("store", f"{report['path']}  ({size:.1f} MB)"))
         last = f", last {report['last_trained_at']} UTC" if report["last_trained_at"] else ""
         lines.append(_row("runs", f"{report['training_runs']}{last}; {len(report['exports'])} exports"))
+    lines += [_row("source", _source_words(source)) for source in report.get("training_sources", ())]
+    lines += [_row("bound", f"{folder} → {name}") for folder, name in report.get("source_adapters", {}).items()]
     lines += ["", f"{'adapter':<34}{'version':>8}{'sections':>10}"]
     for name, version in report["adapters"].items():
         shown = f"v{version:04d}" if version is not None else "-"
@@ -65,6 +67,14 @@ def describe(report: dict[str, Any]) -> list[str]:
 
 def _row(label: str, text: str) -> str:
     return f"{label:<10}{text}"
+
+
+def _source_words(source: dict[str, Any]) -> str:
+    if "file_count" not in source:
+        return f"{source['path']}  (not read)"
+    skipped = sum(count for key, count in source.items() if key.startswith("skipped_"))
+    more = f", {skipped} skipped" if skipped else ""
+    return f"{source['path']}  ({source['file_count']} files, {source['total_bytes'] / 1e6:.1f} MB{more})"
 
 
 def _weight_row(row: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.document import Document
+from dlm_tui.document import DirectiveError, Document, SideFileError, source_bindings, sources
+from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_report import describe_gate
@@ -19,15 +20,17 @@ from dlm_tui.store.versions import current_version, latest_version, stored_adapt
 
 
 def show_report(home: Path, document: Document, *, base_path: Path | None = None) -> dict[str, Any]:
-    """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`.
+    """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, and
+    `source_adapters` where folders are bound to adapters.
 
-    `base_path` is the folder of the base when known (its config names the architecture). Reads only: a store that
-    does not exist stays so. Parts that cannot be read become sentences in `problems`; only a broken manifest raises
-    (ManifestError).
+    The folders of `training.sources` are read, too. `base_path` is the folder of the base when known (its config names
+    the architecture). Reads only: a store that does not exist stays so. Parts that cannot be read become sentences in
+    `problems`; only a broken manifest raises (ManifestError).
     """
     store = Store(home, document.dlm_id)
     problems: list[str] = []
     manifest = read_manifest(store)
+    document, scan, bindings = _with_sources(document, problems)
     if manifest is None:
         report = _not_initialised(document)
     else:
@@ -39,7 +42,14 @@ def show_report(home: Path, document: Document, *, base_path: Path | None = None
                 "architecture": architecture,
                 "trust_remote_code": False,
             }
+    report.update(sources.describe_for_show(document, scan))
+    if bindings:
+        report["source_adapters"] = bindings
     sections = Counter(section.adapter for section in document.sections)
+    if scan is not None:
+        # Sections that no folder binds were counted, not kept.
+        ingested = sum(section.origin is not None for section in document.sections)
+        sections[None] += sum(counts.section_count for counts in scan.counts) - ingested
     untagged = sections.pop(None, 0)
     counts = {name: sections.pop(name, 0) for name in document.adapter_names}
     counts.update({str(name): count for name, count in sections.items()})
@@ -118,9 +128,23 @@ def _training_settings(document: Document) -> dict[str, Any]:
             "prune_older_than_days": cache.prune_older_than_days,
         }
     }
-    if document.training.sources is not None:
-        settings["training_sources"] = [source.model_dump() for source in document.training.sources]
     return settings
+
+
+def _with_sources(
+    document: Document, problems: list[str]
+) -> tuple[Document, sources.SourceScan | None, dict[str, str]]:
+    """The document with what its bound folders give, the finished pass or None where it failed, and the bindings."""
+    bindings: dict[str, str] = {}
+    try:
+        bindings = source_bindings(document)
+        if document.training.sources:
+            document, scan = sources.expand_sources(document, only_bound=True, characters=PROSE_PROBE_CHARS)
+            problems += scan.warnings
+            return document, scan, bindings
+    except (DirectiveError, SideFileError) as error:
+        problems.append(str(error))
+    return document, None, bindings
 
 
 def _from_metrics(store: Store) -> dict[str, Any]:
