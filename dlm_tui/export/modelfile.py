@@ -19,6 +19,10 @@ FAMILY_STOPS = {
 FAMILY_TOP_P = {"qwen3thinking": 0.95, "smollm3": 0.95}
 
 _CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+_PLAIN = (
+    '{{{{- range .Messages }}}}{{{{ .Content }}}}{{{{ if eq .Role "assistant" }}}}{end}'
+    '{{{{ else if eq .Role "system" }}}}\n\n{{{{ else }}}}\n{{{{ end }}}}{{{{ end }}}}'
+)
 _CHATML_SHAPE = (
     "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
     "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
@@ -60,12 +64,17 @@ def stop_words(family: str, special_tokens: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word and '"' not in word and word.isprintable())
 
 
-def go_template(rendered: str | None) -> str | None:
+def go_template(rendered: str | None, *, front: str = "", end: str = "") -> str | None:
     """Ollama's own template language for a chat template, only where it was seen to render `CONVERSATION` the same way.
 
-    Otherwise None: Ollama then uses the template embedded in the GGUF.
+    `front` is what the runtime itself puts before a text, `end` the end-of-text token: they tell the form of a base
+    that has no template of its own. Otherwise None: Ollama then uses the template embedded in the GGUF.
     """
-    return _CHATML if rendered == _CHATML_SHAPE else None
+    if rendered == _CHATML_SHAPE:
+        return _CHATML
+    if rendered == f"{front}one\ntwo{end}three\n" and "{{" not in end:
+        return _PLAIN.format(end=end)
+    return None
 
 
 def modelfile(

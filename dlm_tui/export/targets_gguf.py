@@ -25,6 +25,7 @@ from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import open_weights
 from dlm_tui.files import write_atomic
+from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.progress import Progress
 
 _METADATA_BYTES = 100
@@ -109,6 +110,7 @@ class OllamaTarget(_Gguf):
         session, mix = self.context.session, self.context.mix
         document, source, export = session.document, session.base.source, session.document.frontmatter.export
         tokenizer = session.base.tokenizer
+        front = "".join(tokenizer.convert_ids_to_tokens(session.base.renderer.prefix))
         parameters = Parameters(
             temperature=export.default_temperature or (0.6 if source.reasoning else 0.7),
             top_p=export.default_top_p or FAMILY_TOP_P.get(source.family, 0.9),
@@ -128,17 +130,14 @@ class OllamaTarget(_Gguf):
             self.weights,
             parameters,
             adapter="adapter.gguf" if self.legacy else None,
-            template=go_template(self._rendered()),
+            template=go_template(self._rendered(), front=front, end=tokenizer.eos_token or ""),
             system=document.system_prompt,
         )
 
     def _rendered(self) -> str | None:
-        tokenizer = self.context.session.base.tokenizer
-        if not getattr(tokenizer, "chat_template", None):
-            return None
         try:
-            return str(tokenizer.apply_chat_template(list(CONVERSATION), tokenize=False, add_generation_prompt=True))
-        except Exception:  # templates raise what they like; the embedded one is then left to Ollama
+            return self.context.session.base.renderer.text(CONVERSATION, generate=True)
+        except ChatTemplateError:  # the embedded one is then left to Ollama
             return None
 
 

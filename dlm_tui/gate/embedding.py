@@ -49,23 +49,24 @@ class PromptTokens:
 
 
 def prompt_tokens(base: RawEncoder, prompt: str) -> PromptTokens:
-    """The ids that the tokenizer's own truncation to 512 gives, without reading far into a long prompt.
+    """The ids that the tokenizer's own truncation to 512 gives (to the rows of a learned position table, if fewer).
 
-    Only a head of the text is encoded, as long as the head alone has 64 tokens more than needed: what is cut from the
-    text then lies too far away to merge with the tokens that count. An empty prompt has no tokens, whatever specials
-    the tokenizer would add.
+    A long text is not read far: only a head is encoded, as long as the head alone has 64 tokens more than needed: what
+    is cut from the text then lies too far away to merge with the tokens that count. An empty prompt has no tokens,
+    whatever specials the tokenizer would add.
     """
     if not prompt:
         return PromptTokens((), False)
     prompt = encodable(prompt)
+    limit = min(LIMIT, getattr(base, "position_rows", None) or LIMIT)
     head = _HEAD
     from_the_left = getattr(getattr(base, "tokenizer", None), "truncation_side", "right") == "left"
     while head < len(prompt) and not from_the_left:
-        if len(base.encode_raw(prompt[:head], LIMIT + _MARGIN)) == LIMIT + _MARGIN:
-            return PromptTokens(tuple(base.encode_raw(prompt[:head], LIMIT)), True)
+        if len(base.encode_raw(prompt[:head], limit + _MARGIN)) == limit + _MARGIN:
+            return PromptTokens(tuple(base.encode_raw(prompt[:head], limit)), True)
         head *= 4
-    ids = base.encode_raw(prompt, LIMIT)
-    truncated = len(ids) == LIMIT and len(base.encode_raw(prompt, LIMIT + 1)) > LIMIT
+    ids = base.encode_raw(prompt, limit)
+    truncated = len(ids) == limit and len(base.encode_raw(prompt, limit + 1)) > limit
     return PromptTokens(tuple(ids), truncated)
 
 

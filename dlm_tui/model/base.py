@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from dlm_tui.errors import UsageError
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.model.chat import ChatRenderer, Message
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
@@ -18,13 +19,20 @@ from dlm_tui.progress import Progress, in_thread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+
+
+class NoEmbedding(DlmTuiError):
+    """A token of the tokenizer for which the base has no embedding row."""
 
 
 class Base:
     """A causal LM with its tokenizer: in eval mode, no parameter requires a gradient.
 
-    `model` is the transformers module; `context_length` is in tokens; `stop_ids` end an answer.
+    `model` is the transformers module; `context_length` is in tokens, `positions` the longest text its configuration
+    speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
+    nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
     `fused` belongs to the fast tier, which keeps its fused weights here.
     """
 
@@ -38,8 +46,15 @@ class Base:
         self.decoder = cast("nn.Module", cast("Any", model).base_model)
         self.hidden_size = int(self.config.hidden_size)
         self.vocab_size = int(self.config.vocab_size)
-        self.context_length = source.context_length or _context_length(self.config)
+        self.positions = _positions(self.config)
+        self.position_rows = _position_rows(self.decoder)
+        self.context_length = source.context_length or self.positions or 4096
+        if self.position_rows is not None:
+            self.context_length = min(self.context_length, self.position_rows)
         self.stop_ids = _stop_ids(model, tokenizer)
+        self.renderer = ChatRenderer(tokenizer, source.key)
+        self._rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
+        self._rows_suffice = max(tokenizer.get_vocab().values(), default=0) < self._rows
         self._quick = _quick_agrees(tokenizer)
 
     @property
@@ -63,21 +78,55 @@ class Base:
         return name.startswith(f"{prefix}.") if prefix else True
 
     def chat(self, prompt: str, system: str | None = None) -> list[int]:
-        """Token ids of one user turn with the generation prompt; of the raw prompt where there is no chat template."""
-        if not getattr(self.tokenizer, "chat_template", None):
-            text = f"{system}\n\n{prompt}" if system else prompt
-            return self.encode_raw(text, limit=None)
+        """Token ids of one user turn with the generation prompt, `system` as the base's chat template has it."""
         messages = [{"role": "user", "content": prompt}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return self.encode_rendered(self.renderer.text(messages, generate=True))
+
+    def conversation(self, messages: Sequence[Message]) -> tuple[list[int], int]:
+        """Ids of a conversation that ends with an answer, and how many of them the question before it takes.
+
+        The answer ends the way the template ends it; where the template does not, with the end-of-text token.
+        """
+        ids = self.encode_rendered(self.renderer.text(messages))
+        asked = self.encode_rendered(self.renderer.text(messages[:-1], generate=True))
+        question = next((at for at, (a, b) in enumerate(zip(ids, asked, strict=False)) if a != b), None)
+        question = min(len(ids), len(asked)) if question is None else question
+        end = self.tokenizer.eos_token_id
+        if end is not None and not self.stop_ids.intersection(ids[question:]):
+            ids.append(int(end))
+        return ids, question
+
+    def passage(self, text: str) -> list[int]:
+        """Ids of a text to learn: what the tokenizer puts in front, the text, the end-of-text token once."""
+        ids = self.encode_rendered(text)
+        end = self.tokenizer.eos_token_id
+        if end is not None and ids[-1:] != [int(end)]:
+            ids.append(int(end))
+        return [*self.renderer.prefix, *ids]
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of exactly this text: nothing is added in front or behind."""
+        return self._checked(list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]))
 
     def encode_raw(self, prompt: str, limit: int | None = 512) -> list[int]:
         """Token ids of the bare prompt with the tokenizer's default special tokens, cut after `limit` tokens."""
         if self._quick:
-            return _quick_ids(self.tokenizer, prompt, limit)
-        return _plain_ids(self.tokenizer, prompt, limit)
+            return self._checked(_quick_ids(self.tokenizer, prompt, limit))
+        return self._checked(_plain_ids(self.tokenizer, prompt, limit))
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """The ids. Raises NoEmbedding for one without a row; costs nothing where the tokenizer has no such ids."""
+        if not self._rows_suffice:
+            for token in ids:
+                if token >= self._rows:
+                    text = self.tokenizer.convert_ids_to_tokens(token)
+                    raise NoEmbedding(
+                        f"the base {self.source.key} has no embedding for the token {text!r} (id {token}, it has"
+                        f" {self._rows} rows); leave that text out, or use the tokenizer that belongs to the base"
+                    )
+        return ids
 
 
 def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto") -> Generator[Progress, None, Base]:
@@ -192,8 +241,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _context_length(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 4096)
+def _positions(config: Any) -> int | None:
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0) or None
+
+
+def _position_rows(decoder: nn.Module) -> int | None:
+    """Rows of a learned position table: GPT-2 calls it `wpe`, OPT and others `embed_positions`."""
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES:
+            return module.num_embeddings - int(getattr(module, "offset", 0))
+    return None
 
 
 def _stop_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:

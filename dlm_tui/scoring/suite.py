@@ -146,7 +146,7 @@ def _items(index: int, section: Section, document: Document, base: Base) -> list
     elif section.type == "preference":
         texts = [(triple.prompt, triple.chosen) for triple in preference_triples(section)]
     elif section.type == "prose":
-        ids = base.encode_raw(section.content)
+        ids = base.encode_raw(section.content, min(512, base.context_length))
         cut = min(_PROSE_PROMPT, len(ids) // 2)
         return [Item(index, ids[:cut], ids[cut : cut + _COMPLETION])] if cut else []
     else:

@@ -30,7 +30,7 @@ from dlm_tui.store import (
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.phases import Diverged, Finetuned, Step
-from dlm_tui.training.rows import AdapterRows, adapter_rows
+from dlm_tui.training.rows import AdapterRows, adapter_rows, cut_notes
 from dlm_tui.training.settings import (
     optimiser_steps,
     preference_phase,
@@ -153,8 +153,8 @@ def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Repor
     runs: list[FinishedRun] = []
     try:
         for name, rows in wanted.items():
-            if rows.truncated:
-                say(f"{name}: {rows.truncated} rows were cut at {document.training.sequence_len} tokens")
+            for text in cut_notes(name, rows, document):
+                say(text)
             if rows.preference and not trains_preferences(document):
                 say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
             runs.append(_train_one(request, metrics, name, rows, count))

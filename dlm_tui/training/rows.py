@@ -29,15 +29,23 @@ class AdapterRows:
 
     `prose_share` is the part of the training sequences that is plain text; `weight_distribution` counts rows per tag
     and value before weighting, None where no folder gives weights.
+
+    `limit` is the most tokens a row may have. `truncated` counts sequences cut there, `cut_prompts` pairs whose prompt
+    lost its beginning, `cut_answers` pairs with a shortened answer, `equal_pairs` those left out because no difference
+    between chosen and rejected was left.
     """
 
     train: list[list[int]] = field(default_factory=list)
     validation: list[list[int]] = field(default_factory=list)
     preference: list[PreferencePair] = field(default_factory=list)
     section_ids: list[str] = field(default_factory=list)
+    limit: int = 0
     truncated: int = 0
     prose_share: float = 0.0
     weight_distribution: dict[str, dict[str, int]] | None = None
+    cut_prompts: int = 0
+    cut_answers: int = 0
+    equal_pairs: int = 0
 
 
 def adapter_rows(
@@ -45,12 +53,12 @@ def adapter_rows(
 ) -> AdapterRows:
     """Rows of the sections at `indices`, in document order, rendered with the base's chat template.
 
-    `weights` repeats or drops the rows of tagged sections. Every sequence is cut at `training.sequence_len` tokens. The
+    `weights` repeats or drops the rows of tagged sections. Every sequence is cut at `row_limit` tokens. The
     validation share follows the section ids and the seed, so that a row keeps its side when the document grows. Raises
     MediaTrainingError, the errors of malformed bodies, and DlmTuiError if the weights drop every row.
     """
     settings = document.training
-    rows = AdapterRows()
+    rows = AdapterRows(limit=row_limit(document, base))
     seen: set[str] = set()
     given = training_rows(document, indices)
     rows.weight_distribution = sources.weight_distribution(given, document, weights or {})
@@ -60,12 +68,12 @@ def adapter_rows(
             seen.add(row.section_id)
             rows.section_ids.append(row.section_id)
         if row.kind == "preference":
-            rows.preference.append(_preference_pair(row, base, settings.sequence_len))
+            _add_pair(rows, row, base)
             continue
         ids = _sequence(row, base)
-        rows.truncated += len(ids) > settings.sequence_len
+        rows.truncated += len(ids) > rows.limit
         side = split_side(settings.seed, row.section_id, row.sub_index)
-        (rows.train if side == "train" else rows.validation).append(ids[: settings.sequence_len])
+        (rows.train if side == "train" else rows.validation).append(ids[: rows.limit])
         prose += row.kind == "text" and side == "train"
     if not rows.train:  # too small to spare anything
         rows.train, rows.validation = rows.validation, []
@@ -74,31 +82,58 @@ def adapter_rows(
     return rows
 
 
+def row_limit(document: Document, base: Base) -> int:
+    """`training.sequence_len`, or the base's positions where it has fewer; in tokens."""
+    return min(document.training.sequence_len, base.positions or document.training.sequence_len)
+
+
+def cut_notes(name: str, rows: AdapterRows, document: Document) -> list[str]:
+    """A sentence for everything that was left out of the rows of adapter `name`."""
+    notes = []
+    wanted = document.training.sequence_len
+    why = f" (the base has no more positions; sequence_len is {wanted})" if rows.limit < wanted else ""
+    if rows.truncated:
+        notes.append(f"{name}: {rows.truncated} rows were cut at {rows.limit} tokens{why}")
+    if rows.cut_prompts:
+        notes.append(
+            f"{name}: {rows.cut_prompts} preference prompts lost their beginning to fit into {rows.limit} tokens{why}"
+        )
+    if rows.cut_answers:
+        notes.append(f"{name}: the answers of {rows.cut_answers} preference pairs were cut at {rows.limit} tokens{why}")
+    if rows.equal_pairs:
+        notes.append(
+            f"{name}: {rows.equal_pairs} preference pairs were left out: chosen and rejected are the same"
+            f" within {rows.limit} tokens"
+        )
+    return notes
+
+
 def _sequence(row: Row, base: Base) -> list[int]:
-    tokenizer = base.tokenizer
-    if row.kind == "messages" and tokenizer.chat_template:
-        turns = [{"role": role, "content": content} for role, content in row.messages]
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    text = row.text if row.kind == "text" else "\n".join(content for _, content in row.messages)
-    ids = list(tokenizer(text)["input_ids"])
-    return ids if tokenizer.eos_token_id is None else [*ids, int(tokenizer.eos_token_id)]
+    if row.kind == "text":
+        return base.passage(row.text)
+    return base.conversation([{"role": role, "content": content} for role, content in row.messages])[0]
 
 
-def _preference_pair(row: Row, base: Base, limit: int) -> PreferencePair:
-    prompt = base.chat(row.prompt)
-    tokenizer = base.tokenizer
-    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-
-    def answer(text: str) -> list[int]:
-        return [*tokenizer(text, add_special_tokens=False)["input_ids"], *end]
-
-    prompt = prompt[: max(1, limit // 2)]
-    return PreferencePair(
-        chosen=(prompt + answer(row.chosen))[:limit],
-        rejected=(prompt + answer(row.rejected))[:limit],
-        prompt_length=len(prompt),
+def _add_pair(rows: AdapterRows, row: Row, base: Base) -> None:
+    """One pair, cut to the limit: the answers keep their beginning, at least half of the row, the prompt its end."""
+    (chosen, asked), (rejected, asked_again) = (
+        base.conversation([{"role": "user", "content": row.prompt}, {"role": "assistant", "content": answer}])
+        for answer in (row.chosen, row.rejected)
     )
+    question = min(asked, asked_again)
+    prompt, limit = chosen[:question], rows.limit
+    longest = max(len(chosen), len(rejected)) - question
+    room = max(1, limit - min(longest, (limit + 1) // 2))
+    if question > room:
+        rows.cut_prompts += 1
+        prompt = prompt[-room:]
+    left = limit - len(prompt)
+    answers = chosen[question:], rejected[question:]
+    rows.cut_answers += longest > left
+    if answers[0][:left] == answers[1][:left]:
+        rows.equal_pairs += 1
+        return
+    rows.preference.append(PreferencePair(prompt + answers[0][:left], prompt + answers[1][:left], len(prompt)))
 
 
 def pad(sequences: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:

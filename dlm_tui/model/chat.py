@@ -1,0 +1,225 @@
+"""How a conversation becomes text: the one place where chat templates run. No torch.
+
+Training rows, preference pairs, questions and exports all render through `ChatRenderer`, so what is asked has the
+form of what was learned. A template comes from a model's folder, so it runs in a process of its own (`chat_worker`)
+with a bound on time, memory and length.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.errors import DlmTuiError
+
+SECONDS = 4.0
+_START_SECONDS = 30.0
+_TEMPLATE_LIMIT = 1_000_000
+
+Message = Mapping[str, str]
+
+
+class ChatTemplateError(DlmTuiError):
+    """A chat template that cannot render a conversation."""
+
+
+class _Refused(Exception):
+    """The template itself says that it does not take these messages."""
+
+
+class TemplateWorker:
+    """One worker process, started on first use and again after it had to be ended. Thread-safe."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def render(
+        self, template: str, messages: Sequence[Message], *, generate: bool, variables: Mapping[str, Any]
+    ) -> str:
+        """The rendered text. Raises `_Refused` when the template says no, ChatTemplateError when it cannot go on."""
+        if len(template) > _TEMPLATE_LIMIT:
+            raise ChatTemplateError(f"it is longer than {_TEMPLATE_LIMIT} characters")
+        request = {
+            "template": template,
+            "messages": [dict(message) for message in messages],
+            "generate": generate,
+            "variables": dict(variables),
+        }
+        with self._lock:
+            answer = self._ask(json.dumps(request).encode() + b"\n")
+        if "refused" in answer:
+            raise _Refused(answer["refused"])
+        if "error" in answer:
+            raise ChatTemplateError(answer["error"])
+        return answer["text"]
+
+    def close(self) -> None:
+        """End the worker."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    def _ask(self, line: bytes) -> dict[str, str]:
+        for fresh in (False, True):
+            process = self._started()
+            assert process.stdin is not None
+            try:
+                process.stdin.write(line)
+                process.stdin.flush()
+                return self._reply(process)
+            except (BrokenPipeError, EOFError) as error:
+                self.close()
+                if fresh:
+                    raise ChatTemplateError("the process that renders it ended") from error
+        raise AssertionError("unreachable")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            worker = Path(__file__).with_name("chat_worker.py")
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(worker)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl+C is for the parent; the worker ends with its stdin
+            )
+            atexit.register(self.close)
+            # the clock of the first text starts once jinja2 is there
+            assert self._process.stdin is not None
+            self._process.stdin.write(b'{"template": "", "messages": [], "generate": false, "variables": {}}\n')
+            self._process.stdin.flush()
+            self._reply(self._process, _START_SECONDS)
+        return self._process
+
+    def _reply(self, process: subprocess.Popen[bytes], seconds: float | None = None) -> dict[str, str]:
+        """The next line, or ChatTemplateError after `seconds`; the worker is then ended. Raises EOFError."""
+        assert process.stdout is not None
+        deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                self.close()
+                raise ChatTemplateError(f"it takes longer than {self.seconds:g} seconds")
+            piece = os.read(process.stdout.fileno(), 1 << 20)
+            if not piece:
+                raise EOFError
+            received += piece
+        reply: dict[str, str] = json.loads(received)
+        return reply
+
+
+_worker = TemplateWorker()
+
+
+class ChatRenderer:
+    """Renders conversations for one tokenizer.
+
+    A tokenizer without a chat template is given the plain one (`plain_template`), so that everything that reads it
+    later (stored adapters, exports) has the same form.
+    """
+
+    def __init__(self, tokenizer: Any, base: str, worker: TemplateWorker | None = None) -> None:
+        self.base = base
+        self.prefix, self.suffix = added_tokens(tokenizer)
+        self._tokenizer = tokenizer
+        self._worker = worker or _worker
+        if not getattr(tokenizer, "chat_template", None):
+            tokenizer.chat_template = plain_template(tokenizer, self.prefix)
+
+    @property
+    def template(self) -> str:
+        """The template's source; of several the one called `default`, else the first by name."""
+        template = self._tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default") or template[min(template)]
+        return str(template)
+
+    def text(self, messages: Sequence[Message], *, generate: bool = False) -> str:
+        """The conversation as text, with `generate` up to where the answer begins.
+
+        Where the template refuses the system role, or drops it without a word, its text stands before the first user
+        turn; where it demands that user and assistant alternate, turns of one speaker are joined. Raises
+        ChatTemplateError with one sentence.
+        """
+        try:
+            try:
+                rendered = self._render(messages, generate)
+            except _Refused:
+                return self._render(alternating(messages), generate)
+            if all(message["content"].strip() in rendered for message in messages if message["role"] == "system"):
+                return rendered
+            return self._render(alternating(messages), generate)
+        except _Refused as error:
+            reason = str(error)
+        except ChatTemplateError as error:
+            reason = str(error)
+        first = (reason.strip().splitlines() or ["no reason given"])[0]
+        raise ChatTemplateError(f"the chat template of {self.base} cannot be used: {first}; mend its chat_template")
+
+    def _render(self, messages: Sequence[Message], generate: bool) -> str:
+        names = self._tokenizer.special_tokens_map
+        variables = {name: [*map(str, v)] if isinstance(v, (list, tuple)) else str(v) for name, v in names.items()}
+        return self._worker.render(self.template, messages, generate=generate, variables=variables)
+
+
+def alternating(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The same conversation without a system role: its text before the first user turn, turns of one speaker joined."""
+    system = "\n\n".join(message["content"].strip() for message in messages if message["role"] == "system")
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        if message["role"] == "system":
+            continue
+        if turns and turns[-1]["role"] == message["role"]:
+            turns[-1]["content"] += f"\n\n{message['content']}"
+        else:
+            turns.append({"role": message["role"], "content": message["content"]})
+    if system:
+        if turns and turns[0]["role"] == "user":
+            turns[0]["content"] = f"{system}\n\n{turns[0]['content']}"
+        else:
+            turns.insert(0, {"role": "user", "content": system})
+    return turns
+
+
+def plain_template(tokenizer: Any, prefix: Sequence[int] = ()) -> str:
+    """The template of a base that has none: question, line feed, answer, end of text; what the tokenizer adds in front.
+
+    System text stands before the question with a blank line between them.
+    """
+    front = "".join(tokenizer.convert_ids_to_tokens(list(prefix)))
+    return (
+        f"{{{{ {json.dumps(front, ensure_ascii=False)} }}}}"
+        "{%- for message in messages %}{{ message['content'] }}"
+        "{%- if message['role'] == 'assistant' %}{{ eos_token }}"
+        "{%- elif message['role'] == 'system' %}{{ '\\n\\n' }}"
+        "{%- else %}{{ '\\n' }}{%- endif %}{%- endfor %}"
+    )
+
+
+def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer by itself puts before and after a text."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start], full[start + len(plain) :]
+    return [], []
