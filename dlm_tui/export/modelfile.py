@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,10 +48,15 @@ class Parameters:
 def quoted(text: str) -> str:
     '''`"""…"""`, the only quoting in which Ollama keeps line feeds and quotes.
 
-    A value ends at the first line that ends in three quotes, so such a line of the text gets a blank behind it.
+    Ollama looks for the closing quotes at every line end, once white space is trimmed off, and has no escape for them:
+    a run of three quotes or more in the text is broken up by blanks (`broken_up`).
     '''
-    lines = [line + " " if line.endswith('"""') else line for line in text.split("\n")]
-    return '"""' + "\n".join(lines) + '"""'
+    return f'"""{broken_up(text)}"""'
+
+
+def broken_up(text: str) -> str:
+    """The text with a blank after every second quote of a run of three or more."""
+    return re.sub(r'""(?=")', '"" ', text)
 
 
 def comment(text: str) -> str:

@@ -16,6 +16,7 @@ from dlm_tui.export.modelfile import (
     CONVERSATION,
     FAMILY_TOP_P,
     Parameters,
+    broken_up,
     go_template,
     modelfile,
     stop_words,
@@ -79,6 +80,9 @@ class OllamaTarget(_Gguf):
         if self.legacy:
             tensors += plan_adapter(context.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
+        system = context.session.document.system_prompt or ""
+        if broken_up(system) != system:
+            self.notes.append('a Modelfile cannot hold three quotes in a row: in SYSTEM they are written as "" "')
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
         self.figures = {
             "merged": not self.legacy,

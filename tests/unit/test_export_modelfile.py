@@ -14,31 +14,32 @@ from hypothesis import strategies as st
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     Parameters,
+    broken_up,
     comment,
     go_template,
     modelfile,
-    quoted,
     stop_words,
 )
 from dlm_tui.export.scripts import llama_server_script, shell, vllm_script, vllm_words
+from tests.modelfile_reader import read_modelfile
+
+PARAMETERS = Parameters(temperature=0.7, top_p=0.9, num_ctx=512, stops=())
 
 
-def read_value(text: str) -> tuple[str, str]:
-    """A value as Ollama's parser reads it: at each line end it is complete once it starts and ends in three quotes."""
-    for end in [index for index, char in enumerate(text) if char == "\n"] + [len(text)]:
-        taken = text[:end]
-        if len(taken) >= 6 and taken.startswith('"""') and taken.endswith('"""'):
-            return taken[3:-3], text[end:]
-    raise AssertionError("the value never ends")
+@given(st.text(alphabet=st.sampled_from('"ab \n\r\t\u00a0\u2028\ufeff#\\{}'), max_size=40))
+def test_no_text_ends_its_value_early(text: str) -> None:
+    lines = read_modelfile(modelfile([text], "m.gguf", PARAMETERS, template=f"T{text}T", system=f"S{text}S"))
+    assert [name for name, _ in lines] == ["from", "template", "parameter", "parameter", "parameter", "system"]
+    assert lines[1] == ("template", broken_up(f"T{text}T"))
+    assert lines[-1] == ("system", broken_up(f"S{text}S"))
+    assert broken_up(text) == text or '"""' in text
 
 
-@given(st.text(alphabet=st.sampled_from('"ab \n#\\{}'), max_size=40))
-def test_quoted_text_comes_back_whole(text: str) -> None:
-    value, rest = read_value(quoted(text) + "\nFROM x\n")
-    assert rest == "\nFROM x\n"
-    assert value.replace('""" \n', '"""\n').removesuffix(" ") == text.replace('""" \n', '"""\n').removesuffix(" ")
-    if '"""' not in text:
-        assert value == text
+def test_a_system_prompt_cannot_name_another_model() -> None:
+    prompt = 'use """ \nFROM ./other.gguf\n# bye'
+    assert read_modelfile(f'SYSTEM """{prompt}"""\n')[1] == ("from", "./other.gguf")  # what the reader would see
+    written = read_modelfile(modelfile([], "m.gguf", PARAMETERS, system=prompt))
+    assert [value for name, value in written if name == "from"] == ["./m.gguf"]
 
 
 @given(st.text(max_size=60))
@@ -72,6 +73,15 @@ def test_a_template_is_written_only_where_it_was_seen_to_be_the_same() -> None:
     assert go_template(shape + "<|im_start|>assistant\n") is not None
     assert go_template("<|im_start|>system\nBe kind.<|im_end|>\n" + shape + "<|im_start|>assistant\n") is None
     assert go_template(None) is None
+
+
+def test_a_base_without_a_template_is_asked_by_ollama_as_here() -> None:
+    written = go_template("<s>one\ntwo</s>three\n", front="<s>", end="</s>")
+    assert written == (
+        '{{- range .Messages }}{{ .Content }}{{ if eq .Role "assistant" }}</s>'
+        '{{ else if eq .Role "system" }}\n\n{{ else }}\n{{ end }}{{ end }}'
+    )
+    assert go_template("<s>one\ntwo</s>three", front="<s>", end="</s>") is None
 
 
 def run_script(binaries: Path, folder: Path, program: str, script: str, *arguments: str) -> tuple[str, list[str]]:

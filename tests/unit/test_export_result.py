@@ -20,6 +20,7 @@ from dlm_tui.export.requests import ExportRefused, ExportRequest
 from dlm_tui.session import Session
 from dlm_tui.store import MetricsReader, read_manifest
 from tests.export_sessions import NAMES, export, open_tiny
+from tests.modelfile_reader import read_modelfile
 
 SHARED_KEYS = {
     "target",
@@ -139,7 +140,8 @@ def test_the_modelfile_carries_the_document(session: Session) -> None:
     assert "\nFROM ./model.f16.gguf\n" in text
     assert "ADAPTER" not in text
     assert "PARAMETER temperature 0.3\nPARAMETER top_p 0.9\nPARAMETER num_ctx 128\n" in text
-    assert 'SYSTEM """You are "brief", and\n"""kind""" """\n' in text
+    assert ("system", 'You are "brief", and\n"" "kind"" "') in read_modelfile(text)
+    assert any("three quotes in a row" in note for note in result.notes)
     assert 'TEMPLATE """' in text
     legacy = export(session, target="ollama", legacy_adapter=True, verify=False)
     text = (legacy.folder / "Modelfile").read_text(encoding="utf-8")
