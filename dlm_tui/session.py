@@ -15,7 +15,7 @@ from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mi
 from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
 from dlm_tui.model.prefix_reuse import CachedPrefix
 from dlm_tui.progress import Progress
-from dlm_tui.store import AdapterVersion, Store, adapter_versions, refuse_foreign_base
+from dlm_tui.store import AdapterVersion, GateStatus, Store, adapter_versions, gate_status, refuse_foreign_base
 from dlm_tui.store.adapter_history import find_version
 
 Dtype = Literal["float32", "bfloat16"]
@@ -71,7 +71,7 @@ class Session:
             model=model,
             gate=gate,
             gate_error=gate_error,
-            router=PromptRouter(model.backbone, base, gate, document.adapter_names),
+            router=PromptRouter(model.backbone, base, gate, document.adapter_names, gate_error),
             base_override=base_override,
             versions={name: item.version for name, item in committed.items()},
             static=_static(store, document),
@@ -101,8 +101,20 @@ class Session:
     def reload_gate(self) -> None:
         """Read the gate files again and use them at once; the router's cached states stay valid."""
         self.gate, self.gate_error = _load_gate(self.document, self.store, self.base)
-        self.router.set_gate(self.gate, self.document.adapter_names)
+        self.router.set_gate(self.gate, self.document.adapter_names, self.gate_error)
         self.static = _static(self.store, self.document)
+
+    @property
+    def gate_status(self) -> GateStatus:
+        """What is in force, and why: the stored gate as it was loaded for this base."""
+        in_force = self.gate.config.mode if self.gate is not None else "none"
+        try:
+            status = gate_status(self.document, self.store, self.base.identity, self.base.hidden_size)
+        except DlmTuiError as error:
+            return GateStatus("damaged", self.gate_error or str(error), in_force)
+        if self.gate_error is not None and status.mode != "foreign":
+            status = replace(status, mode="damaged", reason=self.gate_error)
+        return replace(status, in_force=in_force)
 
     def known(self) -> CachedPrefix | None:
         """What the router has run of the prompt, for answers that begin with the same tokens."""

@@ -17,19 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The report on stdout; it is also kept in the store's metrics where that can be written."""
     from dlm_tui.cli.open_session import open_session
-    from dlm_tui.gate import evaluate_gate
+    from dlm_tui.gate import evaluate_gate, record_evaluation
     from dlm_tui.progress import run_to_end
-    from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter
 
     session = open_session(args, adapters=False)
-    work = evaluate_gate(session.document, session.store, session.model, folds=args.folds)
-    report = run_to_end(work).as_json()
-    if session.store.exists():
-        try:
-            with MetricsWriter(session.store) as metrics:
-                metrics.record_gate_evaluation(MetricsReader(session.store).latest_gate_run(), report)
-        except MetricsError as error:
-            say(f"the report is not kept: {error}")
+    judged = run_to_end(evaluate_gate(session.document, session.store, session.model, folds=args.folds))
+    if problem := record_evaluation(session.store, judged):
+        say(f"the report is not kept: {problem}")
+    report = judged.as_json()
     if args.json:
         emit(report)
     else:

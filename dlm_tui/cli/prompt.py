@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     view = _view(args, session)
     routed = run_to_end(session.router.route(prompt)) if view.kind == "gated" else None
     mix = session.mix_of(view, routed.weights if routed else None)
-    if routed is not None and routed.mode != "trained":
-        say(f"the gate is {routed.mode}: uniform weights")
+    if routed is not None and routed.note:
+        say(routed.note)
     exported = session.document.frontmatter.export
     sampling = Sampling(
         max_tokens=args.max_tokens,

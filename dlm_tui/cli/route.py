@@ -24,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Weights on stdout: one JSON object, or a line per prompt. The gate needs no adapters, so none are loaded."""
     from dlm_tui.cli.open_session import open_session
-    from dlm_tui.gate import gate_status
     from dlm_tui.progress import run_to_end
 
     session = open_session(args, adapters=False)
     names = session.document.adapter_names
-    status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
-    reason = session.gate_error or status.reason
-    if reason:
-        say(reason)
+    status = session.gate_status
+    if status.problem:
+        say(status.problem)
     results = []
     for prompt in _prompts(args):
         result = run_to_end(session.router.route(prompt, explain=args.explain))
@@ -43,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
             say(result.reason)
         _print(prompt, result)
     if args.json:
-        emit({"adapters": list(names), "mode": status.mode, "reason": reason, "results": results})
+        gate = {"mode": status.mode, "in_force": status.in_force, "reason": status.problem}
+        emit({"adapters": list(names), **gate, "results": results})
     return 0
 
 

@@ -81,8 +81,8 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
 
     views = _chosen(args, session)
     routed = run_to_end(session.router.route(prompt)) if any(view.kind == "gated" for view in views) else None
-    if routed is not None and routed.mode != "trained":
-        say(f"the gate is {routed.mode}: uniform weights")
+    if routed is not None and routed.note:
+        say(routed.note)
     mixes = {view.name: session.mix_of(view, routed.weights if routed else None) for view in views}
     ids = session.base.chat(prompt, session.document.system_prompt)
     completion = args.completion

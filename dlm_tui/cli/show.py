@@ -53,7 +53,9 @@ def describe(report: dict[str, Any]) -> list[str]:
         lines.append(f"{name:<34}{shown:>8}{count:>10}")
     strangers = [name for name in document["sections"] if name not in report["adapters"]]
     lines += [f"{name:<34}{'-':>8}{document['sections'][name]:>10}  not declared" for name in strangers]
-    lines += ["", _row("gate", f"{gate['mode']}: {gate['reason']}")]
+    weights = {"trained": "its learned weights are in force", "uniform": "uniform weights", "none": "uniform weights"}
+    used = "" if gate["mode"] in (gate["in_force"], "none") else f" ({weights[gate['in_force']]})"
+    lines += ["", _row("gate", f"{gate['mode']}{used}: {gate['reason']}")]
     for row in report.get("gate", {}).get("per_adapter", []):
         if "mean_weight" in row:
             lines.append(_weight_row(row))

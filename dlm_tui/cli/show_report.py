@@ -11,11 +11,10 @@ from dlm_tui.document import DirectiveError, Document, SideFileError, source_bin
 from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
-from dlm_tui.store.gate_report import describe_gate
+from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_status
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
-from dlm_tui.store.state import GateState, gate_state
 from dlm_tui.store.versions import current_version, latest_version, stored_adapters
 
 
@@ -63,10 +62,10 @@ def show_report(home: Path, document: Document, *, base_path: Path | None = None
     report["adapters"] = {name: _current(store, name, problems) for name in document.adapter_names or (FLAT,)}
     try:
         recorded_base = manifest.base_model if manifest is not None else None
-        report["gate_state"] = describe_gate(document, store, recorded_base)
+        report["gate_state"] = gate_status(document, store, recorded_base=recorded_base).as_json()
     except (GateFileError, MetricsError) as error:
         problems.append(str(error))
-        report["gate_state"] = {"mode": "none", "in_force": "none", "reason": str(error), "warnings": []}
+        report["gate_state"] = GateStatus("damaged", str(error), "none").as_json()
     report["base"] = _base(store, manifest, problems)
     report["problems"] = list(dict.fromkeys(problems))
     return report

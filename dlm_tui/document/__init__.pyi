@@ -43,6 +43,8 @@ from .probes import Probe as Probe
 from .probes import gate_mode as gate_mode
 from .probes import gate_probes as gate_probes
 from .probes import gate_samples as gate_samples
+from .probes import lacking_samples as lacking_samples
+from .probes import probes_digest as probes_digest
 from .problems import Problem as Problem
 from .problems import body_problems as body_problems
 from .prompt_sets import PromptSets as PromptSets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,11 +48,25 @@ def gate_samples(document: Document) -> dict[str, int]:
     return counts
 
 
+def lacking_samples(document: Document) -> dict[str, int]:
+    """Adapter → how many more probes it needs to reach the cold-start floor; empty when none needs any."""
+    floor = document.training.gate.cold_start_floor
+    return {name: floor - count for name, count in gate_samples(document).items() if count < floor}
+
+
+def probes_digest(document: Document) -> str:
+    """SHA-256, lower-case hex, of the declared adapters in order and of every (adapter, prompt) that trains the gate.
+
+    Of the JSON text of [names, [[adapter, prompt], …]]; `tui_gate.json` keeps it as `probes_sha256`.
+    """
+    names = list(document.adapter_names)
+    pairs = [[probe.adapter, probe.prompt] for probe in gate_probes(document) if probe.adapter in names]
+    return hashlib.sha256(json.dumps([names, pairs]).encode()).hexdigest()
+
+
 def gate_mode(document: Document) -> Literal["trained", "uniform"]:
     """What training would give: `uniform` if any adapter has fewer probes than the cold-start floor."""
-    floor = document.training.gate.cold_start_floor
-    samples = gate_samples(document)
-    return "trained" if samples and min(samples.values()) >= floor else "uniform"
+    return "trained" if document.adapter_names and not lacking_samples(document) else "uniform"
 
 
 def _prompt(section: Section) -> str | None:

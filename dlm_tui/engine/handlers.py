@@ -17,13 +17,13 @@ from dlm_tui.engine import protocol as p
 from dlm_tui.engine.progress_events import ProgressEvents, progress_events
 from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.gate import gate_status, train_document_gate
+from dlm_tui.gate import train_document_gate
 from dlm_tui.model import Backbone, Generated, GenerationEvent, MixedModel, Sampling, View
 from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import Progress, map_steps
 from dlm_tui.session import Session
-from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, resolve_home
+from dlm_tui.store import resolve_home
 
 Work = Generator[p.Event | None, None, p.Event]
 
@@ -80,12 +80,12 @@ class Handlers:
 
     def _opened(self, warning: str = "") -> p.Opened:
         session = self.session
-        status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
+        status = session.gate_status
         return p.Opened(
             adapters=list(session.model.names),
             versions=dict(session.versions),
             gate=status.mode,
-            gate_reason=session.gate_error or status.reason,
+            gate_reason=status.problem,
             base=session.base.identity.id,
             tier=session.model.backbone.tier,
             device=str(session.base.device),
@@ -196,15 +196,13 @@ class Handlers:
         )
 
     def _evaluate(self, request: p.Evaluate) -> Work:
-        from dlm_tui.gate import evaluate_gate
+        from dlm_tui.gate import evaluate_gate, record_evaluation
 
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
-        report = (yield from progress_events(work)).as_json()
-        if session.store.exists():
-            with contextlib.suppress(MetricsError), MetricsWriter(session.store) as metrics:
-                metrics.record_gate_evaluation(MetricsReader(session.store).latest_gate_run(), report)
-        return p.Evaluated(report=report)
+        report = yield from progress_events(work)
+        record_evaluation(session.store, report)
+        return p.Evaluated(report=report.as_json())
 
     def _drift(self, request: p.Drift) -> Work:
         from dlm_tui.gate import drift_report

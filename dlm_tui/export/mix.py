@@ -75,7 +75,8 @@ def _check_trained(mix: ResolvedMix, session: Session) -> None:
 
 def _require_gate(session: Session) -> None:
     """Raises what stands in the way of asking the stored gate."""
-    from dlm_tui.gate import gate_status, load_gate
+    from dlm_tui.gate import load_gate
+    from dlm_tui.store import gate_status
 
     status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
     if status.mode == "diverged":
@@ -87,7 +88,8 @@ def _require_gate(session: Session) -> None:
 
 
 def _frozen_gate(session: Session) -> Generator[Progress, None, ResolvedMix]:
-    from dlm_tui.gate import gate_status, static_mix
+    from dlm_tui.gate import static_mix
+    from dlm_tui.store import gate_status
 
     _require_gate(session)
     frozen = yield from part_of(static_mix(session.document, session.store, session.model), "mix", 0, 1)

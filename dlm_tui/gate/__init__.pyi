@@ -4,6 +4,7 @@ from .drift import drift_report as drift_report
 from .embedding import embed_prompts as embed_prompts
 from .embedding import prompt_tokens as prompt_tokens
 from .evaluation import evaluate_gate as evaluate_gate
+from .evaluation import record_evaluation as record_evaluation
 from .fitting import Fit as Fit
 from .fitting import FitSettings as FitSettings
 from .fitting import fit_gate as fit_gate
@@ -18,9 +19,7 @@ from .network import Standardiser as Standardiser
 from .network import entropy as entropy
 from .ood import OodDetector as OodDetector
 from .ood import fit_ood as fit_ood
-from .probes import ForeignGate as ForeignGate
 from .probes import GateProbe as GateProbe
-from .probes import GateStatus as GateStatus
 from .probes import trained_probes as trained_probes
 from .report import Report as Report
 from .router import PromptRouter as PromptRouter
@@ -31,6 +30,5 @@ from .static import resolve_and_announce as resolve_and_announce
 from .static import resolve_gate_mix as resolve_gate_mix
 from .static import static_mix as static_mix
 from .static import uniform_adapter_mix as uniform_adapter_mix
-from .status import gate_status as gate_status
 from .training import GateOutcome as GateOutcome
 from .training import train_document_gate as train_document_gate

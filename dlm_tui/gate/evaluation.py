@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dlm_tui.document import gate_samples, lacking_samples
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, stratified_folds
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import load_gate
-from dlm_tui.gate.messages import (
-    BADLY_CALIBRATED,
-    cold_start_text,
-    collapse_floor,
-    collapse_text,
-    collapsed_onto,
-    verdict_text,
-)
+from dlm_tui.gate.messages import BADLY_CALIBRATED, verdict_text
 from dlm_tui.gate.network import entropy, normalised
 from dlm_tui.gate.ood import fit_ood
-from dlm_tui.gate.probes import GateProbe, missing_probes, probe_counts, trained_probes
+from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.report import Report
 from dlm_tui.gate.training import fit_document
 from dlm_tui.progress import Progress, part_of
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter
+from dlm_tui.store.collapse import collapse_floor, collapse_text, collapsed_onto
+from dlm_tui.store.gate_state import cold_start_text
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -53,7 +50,7 @@ def evaluate_gate(
         raise UsageError(f"--folds must be at least 2, not {folds}.")
     chosen = document.training.seed if seed is None else seed
     probes = trained_probes(document)
-    counts = probe_counts(names, probes)
+    counts = gate_samples(document)
     poor = [name for name, count in counts.items() if count < 2]
     if poor:
         raise DlmTuiError(f"The gate cannot be judged: {', '.join(poor)} needs at least 2 sections with a prompt.")
@@ -68,11 +65,11 @@ def evaluate_gate(
     state, weights = _weights_in_force(store, model, embeddings, logits, names)
     means = dict(zip(names, weights.double().mean(dim=0).tolist(), strict=True))
     spread = float(entropy(weights.double()).mean())
-    onto = collapsed_onto(means, spread)
+    onto = collapsed_onto(means, spread, counts)
     strength = document.training.gate.entropy_lambda
     collapse = collapse_text(onto, means[onto], spread, strength, counts) if onto else None
     floor = document.training.gate.cold_start_floor
-    missing = missing_probes(counts, floor)
+    lacking = lacking_samples(document)
     table = confusion(logits, labels, len(names))
     figures = {
         "folds": used,
@@ -92,13 +89,28 @@ def evaluate_gate(
         "gate": state,
         "collapsed": onto,
         "collapse_floor": collapse_floor(len(names)),
-        "cold_start": cold_start_text(missing, floor) if missing else None,
+        "cold_start": cold_start_text(lacking, floor) if lacking else None,
         "temperature": temperature if held_out.ece >= BADLY_CALIBRATED else None,
         "novelty": _novelty_rates(embeddings, probes, chosen),
         "verdict": verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
         "misrouted": _misrouted(names, probes, logits),
     }
     return Report(figures)
+
+
+def record_evaluation(store: Store, report: Report) -> str:
+    """Keep the report in the store's metrics, with the newest gate run; why it is not kept, empty when it is.
+
+    A document without a store has nowhere to keep it, which is no failure.
+    """
+    if not store.exists():
+        return ""
+    try:
+        with MetricsWriter(store) as metrics:
+            metrics.record_gate_evaluation(MetricsReader(store).latest_gate_run(), report.as_json())
+    except MetricsError as error:
+        return str(error)
+    return ""
 
 
 def held_out_logits(

@@ -16,21 +16,20 @@ from torch import Tensor
 from dlm_tui.files import replace_directory, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
 from dlm_tui.gate.ood import OodDetector
-from dlm_tui.gate.probes import RECORD_FORMAT, Identity, check_base, staleness
 from dlm_tui.store import (
     GateConfig,
     GateFileError,
     Store,
     read_gate_config,
-    read_gate_record,
     write_gate_config,
     write_gate_record,
 )
+from dlm_tui.store.gate_files import RECORD_FORMAT, WEIGHTS_NAME, matching_record
+from dlm_tui.store.gate_state import Identity, refuse_foreign_gate, staleness
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
 
-WEIGHTS = "gate.safetensors"
 NOVELTY = "tui_novelty.safetensors"
 _FILE_LIMIT = 1 << 30
 
@@ -98,12 +97,12 @@ def load_gate(store: Store, identity: Identity | None = None, hidden_size: int |
         return None
     record = matching_record(store, config)
     if identity is not None:
-        check_base(config, record, identity, hidden_size if hidden_size is not None else config.input_dim)
+        refuse_foreign_gate(config, record, identity, hidden_size if hidden_size is not None else config.input_dim)
     if not config.adapter_names:
         raise GateFileError(f"{store.gate_dir} names no adapters.")
     if config.mode == "uniform":
         return Gate(config.adapter_names, config, record=record)
-    network = _read_network(store.gate_dir / WEIGHTS, config)
+    network = _read_network(store.gate_dir / WEIGHTS_NAME, config)
     ood_score = _read_novelty(store.gate_dir / NOVELTY, config) if record is not None else None
     return Gate(config.adapter_names, config, network, record, ood_score)
 
@@ -134,8 +133,8 @@ def save_gate(store: Store, gate: Gate) -> None:
         (folder / NOVELTY).unlink(missing_ok=True)
         if gate.network is not None:
             tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
-            write_atomic(folder / WEIGHTS, save(tensors))
-            record["gate_sha256"] = sha256_file(folder / WEIGHTS)
+            write_atomic(folder / WEIGHTS_NAME, save(tensors))
+            record["gate_sha256"] = sha256_file(folder / WEIGHTS_NAME)
         if gate.ood_score is not None:
             ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
             write_atomic(folder / NOVELTY, save(ood_score))
@@ -153,23 +152,6 @@ class _Staged(Store):
     @property
     def gate_dir(self) -> Path:
         return self._folder
-
-
-def matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
-    """Our record, unless another tool replaced the gate after it was written; None for damaged ones too."""
-    try:
-        record = read_gate_record(store)
-    except GateFileError:
-        return None
-    if record is None:
-        return None
-    wanted = record.get("gate_sha256")
-    if config.mode != "trained":
-        return record if wanted is None else None
-    try:
-        return record if wanted == sha256_file(store.gate_dir / WEIGHTS) else None
-    except OSError:
-        return None
 
 
 def _read_network(path: Path, config: GateConfig) -> GateNetwork:

@@ -49,6 +49,18 @@ class RouteResult:
     attributions: list[TokenAttribution] | None = None
     trajectory: list[dict[str, float]] | None = None
 
+    @property
+    def learned(self) -> bool:
+        """Whether these are the weights that the trained gate gives this prompt, be it up to date or stale."""
+        return self.mode in ("trained", "stale")
+
+    @property
+    def note(self) -> str:
+        """What to say beside the weights: why they are uniform, or that they come from a stale gate; else empty."""
+        if self.learned:
+            return f"{self.reason} Its learned weights are used." if self.reason else ""
+        return self.reason
+
 
 @dataclass
 class _Memory:
@@ -73,20 +85,26 @@ class PromptRouter:
     """
 
     def __init__(
-        self, backbone: HiddenBackbone, base: RouterBase, gate: Gate | None, names: tuple[str, ...] = ()
+        self,
+        backbone: HiddenBackbone,
+        base: RouterBase,
+        gate: Gate | None,
+        names: tuple[str, ...] = (),
+        gate_error: str | None = None,
     ) -> None:
-        """`names` are the adapters to report 1/N for while there is no gate."""
+        """`names` are the adapters to report 1/N for while there is no gate; `gate_error` says why there is none."""
         self.backbone = backbone
         self.base = base
         self.gate = gate
         self.names = names
+        self.gate_error = gate_error
         size = base.hidden_size
         self._memory = _Memory(torch.zeros(LIMIT, size), torch.zeros(LIMIT + 1, size, dtype=torch.float64))
         self._count = 0
 
-    def set_gate(self, gate: Gate | None, names: tuple[str, ...] | None = None) -> None:
+    def set_gate(self, gate: Gate | None, names: tuple[str, ...] | None = None, gate_error: str | None = None) -> None:
         """Ask another gate from now on; the embedding of the current prompt stays."""
-        self.gate = gate
+        self.gate, self.gate_error = gate, gate_error
         if names is not None:
             self.names = names
 
@@ -115,8 +133,9 @@ class PromptRouter:
         if not tokens.ids:
             return self._defined("The prompt is empty: every adapter has the same weight.", tokens, explain)
         if self.gate is None or self.gate.network is None:
-            reason = "There is no gate yet" if self.gate is None else "The gate is uniform (too few training prompts)"
-            return self._defined(f"{reason}: every adapter has the same weight.", tokens, explain)
+            missing = (self.gate_error or "There is no gate yet.").rstrip()
+            reason = missing if self.gate is None else "The gate is uniform (too few training prompts)."
+            return self._defined(f"{reason} Every adapter has the same weight.", tokens, explain)
         if self.gate.config.input_dim != self.base.hidden_size:
             reason = f"The gate takes {self.gate.config.input_dim} numbers, the base gives {self.base.hidden_size}"
             return self._defined(f"{reason}: train the gate again.", tokens, explain)

@@ -111,7 +111,7 @@ def _ordered(weights: dict[str, float], names: Sequence[str]) -> Mix | None:
 
 def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | None:
     from dlm_tui.errors import DlmTuiError
-    from dlm_tui.gate.cache import EmbeddingCache
+    from dlm_tui.gate.cache import EmbeddingCache, base_key
     from dlm_tui.gate.gate import load_gate
     from dlm_tui.gate.probes import trained_probes
 
@@ -121,7 +121,7 @@ def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | Non
         return None
     if gate is None or gate.record is None or not gate.record.get("weights_sha256"):
         return None
-    key = f"{gate.record['weights_sha256']}:{gate.record.get('tokenizer_sha256')}"
+    key = base_key(gate.record["weights_sha256"], gate.record.get("tokenizer_sha256"))
     cache = EmbeddingCache(store.cache_dir, key, config.input_dim)
     found = cache.find([probe.prompt for probe in trained_probes(parsed)])
     rows = [row for row in found if row is not None]
@@ -131,7 +131,7 @@ def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | Non
 
 
 def _recorded(store: Store, parsed: Document, config: GateConfig) -> Mix | None:
-    from dlm_tui.gate.gate import matching_record
+    from dlm_tui.store import matching_record
 
     static: Any = (matching_record(store, config) or {}).get("static_mean")
     if not isinstance(static, dict) or not all(isinstance(weight, float) for weight in static.values()):

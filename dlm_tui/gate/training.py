@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
-from dlm_tui.gate.messages import cold_start_text, collapse_text, collapsed_onto, diverged_text
 from dlm_tui.gate.network import entropy
 from dlm_tui.gate.ood import fit_ood
-from dlm_tui.gate.probes import (
-    GateProbe,
-    missing_probes,
-    probe_counts,
-    probes_digest,
-    trained_probes,
-)
+from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.static import mean_gate_weights
 from dlm_tui.progress import Progress
 from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
+from dlm_tui.store.collapse import collapse_text, collapsed_onto
+from dlm_tui.store.gate_state import cold_start_text, diverged_text
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -97,19 +93,19 @@ def _train(
     names = document.adapter_names
     settings = document.training.gate
     probes = trained_probes(document)
-    counts = probe_counts(names, probes)
+    counts = gate_samples(document)
     config = GateConfig(names, settings.entropy_lambda, settings.hidden_proj_dim, model.base.hidden_size, "trained")
-    record = gate_record(document, model, probes, counts, run, seed)
+    record = gate_record(document, model, run, seed)
 
-    missing = missing_probes(counts, settings.cold_start_floor)
-    if missing:
+    lacking = lacking_samples(document)
+    if lacking:
         means = dict.fromkeys(names, 1.0 / len(names))
         uniform = GateConfig(names, config.entropy_lambda, config.hidden_proj_dim, config.input_dim, "uniform")
         gate = Gate(names, uniform, record={**record, "static_mean": means})
         save_gate(store, gate)
         events = [(name, means[name], counts[name]) for name in names]
         metrics.record_gate_events(run, events, "uniform", math.log(len(names)))
-        reason = cold_start_text(missing, settings.cold_start_floor)
+        reason = cold_start_text(lacking, settings.cold_start_floor)
         return GateOutcome("uniform", reason, run, means, counts, seconds=time.perf_counter() - began, gate=gate)
 
     embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
@@ -129,7 +125,7 @@ def _train(
     gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_ood(embeddings, labels, seed))
     save_gate(store, gate)
     metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained", spread)
-    onto = collapsed_onto(means, spread)
+    onto = collapsed_onto(means, spread, counts)
     warning = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
     return GateOutcome(
         "trained",
@@ -161,14 +157,7 @@ def fit_document(
     return (yield from work)
 
 
-def gate_record(
-    document: Document,
-    model: MixedModel,
-    probes: Sequence[GateProbe],
-    counts: Mapping[str, int],
-    run: int,
-    seed: int,
-) -> dict[str, Any]:
+def gate_record(document: Document, model: MixedModel, run: int, seed: int) -> dict[str, Any]:
     """What a gate was trained for, kept beside the shared files."""
     identity = model.base.identity
     return {
@@ -178,8 +167,8 @@ def gate_record(
         "weights_sha256": identity.weights_sha256,
         "tokenizer_sha256": identity.tokenizer_sha256,
         "document_sha256": document.sha256,
-        "probes": dict(counts),
-        "probes_sha256": probes_digest(document.adapter_names, probes),
+        "probes": gate_samples(document),
+        "probes_sha256": probes_digest(document),
         "run_id": run,
         "seed": seed,
     }

@@ -1,3 +1,5 @@
+from .collapse import collapsed_onto as collapsed_onto
+from .errors import ForeignGate as ForeignGate
 from .errors import GateFileError as GateFileError
 from .errors import LockHeld as LockHeld
 from .errors import LockStale as LockStale
@@ -6,12 +8,16 @@ from .errors import MetricsError as MetricsError
 from .errors import PointerError as PointerError
 from .errors import StoreError as StoreError
 from .gate_files import GateConfig as GateConfig
+from .gate_files import matching_record as matching_record
 from .gate_files import parse_gate_config as parse_gate_config
 from .gate_files import read_gate_config as read_gate_config
 from .gate_files import read_gate_record as read_gate_record
 from .gate_files import write_gate_config as write_gate_config
 from .gate_files import write_gate_record as write_gate_record
-from .gate_report import describe_gate as describe_gate
+from .gate_state import GateState as GateState
+from .gate_state import GateStatus as GateStatus
+from .gate_state import gate_state as gate_state
+from .gate_state import gate_status as gate_status
 from .layout import Store as Store
 from .layout import resolve_home as resolve_home
 from .layout import utc_seconds as utc_seconds
@@ -32,8 +38,6 @@ from .metrics_reader import weights_entropy as weights_entropy
 from .metrics_writer import MetricsWriter as MetricsWriter
 from .run_log import RunLog as RunLog
 from .runs import next_run_id as next_run_id
-from .state import GateState as GateState
-from .state import gate_state as gate_state
 from .versions import AdapterVersion as AdapterVersion
 from .versions import adapter_versions as adapter_versions
 from .versions import commit_version as commit_version

@@ -21,6 +21,10 @@ class GateFileError(StoreError):
     """A file under `adapter/_gate/` is not what the format says."""
 
 
+class ForeignGate(StoreError):
+    """The stored gate was trained on another base: its input means something else there."""
+
+
 class MetricsError(StoreError):
     """`metrics.sqlite` cannot be read or written."""
 

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.store.errors import GateFileError
 from dlm_tui.store.layout import Store
 
 CONFIG_NAME = "gate_config.json"
 WEIGHTS_NAME = "gate.safetensors"
 RECORD_NAME = "tui_gate.json"
+RECORD_FORMAT = 1
 _FILE_LIMIT = 16 << 20
 
 RECORD_KEYS = frozenset(
@@ -110,6 +111,23 @@ def read_gate_record(store: Store) -> dict[str, Any] | None:
     Raises GateFileError when the file is not a JSON object.
     """
     return _read_object(store.gate_dir / RECORD_NAME)
+
+
+def matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
+    """Our record, unless another tool replaced the gate after it was written; None for damaged ones too."""
+    try:
+        record = read_gate_record(store)
+    except GateFileError:
+        return None
+    if record is None:
+        return None
+    wanted = record.get("gate_sha256")
+    if config.mode != "trained":
+        return record if wanted is None else None
+    try:
+        return record if wanted == sha256_file(store.gate_dir / WEIGHTS_NAME) else None
+    except OSError:
+        return None
 
 
 def write_gate_record(store: Store, record: dict[str, Any]) -> None:

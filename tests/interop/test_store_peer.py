@@ -49,7 +49,7 @@ def test_the_three_states() -> None:
     modes = {}
     for which, dlm_id in PEER_IDS.items():
         state = gate_state(Store(peer_root() / "home", dlm_id), PEER_ADAPTERS)
-        modes[which] = (state.mode, state.in_force)
+        modes[which] = (state.mode, state.config.mode if state.config is not None else "none")
         assert [event.adapter_name for event in state.events] == PEER_ADAPTERS
     assert modes == {
         "routed": ("trained", "trained"),

@@ -18,7 +18,6 @@ from dlm_tui.gate.evaluation import evaluate_gate
 from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
 from dlm_tui.gate.label import label_prompt
 from dlm_tui.gate.network import entropy, seeded_network
-from dlm_tui.gate.probes import ForeignGate
 from dlm_tui.gate.static import (
     mean_gate_weights,
     resolve_and_announce,
@@ -26,11 +25,19 @@ from dlm_tui.gate.static import (
     static_mix,
     uniform_adapter_mix,
 )
-from dlm_tui.gate.status import gate_status
 from dlm_tui.gate.training import train_document_gate
 from dlm_tui.model import MixedModel
 from dlm_tui.progress import Progress, run_to_end
-from dlm_tui.store import GateConfig, GateFileError, MetricsReader, MetricsWriter, Store, read_gate_record
+from dlm_tui.store import (
+    ForeignGate,
+    GateConfig,
+    GateFileError,
+    MetricsReader,
+    MetricsWriter,
+    Store,
+    gate_status,
+    read_gate_record,
+)
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
 
@@ -344,13 +351,29 @@ def test_a_collapsed_gate_is_called_so(tmp_path: Path, store: Store, model: Mixe
         "bread": [f"The boat number {n} left the harbour with the tide." for n in (1, 2)],
     }
     document = write_document(
-        tmp_path / "d.dlm", lopsided, gate="cold_start_floor: 2\nlr: 0.01\nentropy_lambda: 0\nsteps: 300"
+        tmp_path / "d.dlm", lopsided, gate="cold_start_floor: 2\nlr: 0.003\nentropy_lambda: 0\nsteps: 60"
     )
     outcome = run_to_end(train_document_gate(document, store, model))
     assert outcome.mode == "trained" and "collapsed onto sea" in outcome.warning
     assert "entropy_lambda" in outcome.warning and "bread 2" in outcome.warning
     report = run_to_end(evaluate_gate(document, store, model))
     assert report["collapsed"] == "sea" and report["verdict"] == outcome.warning
+
+
+def test_a_lopsided_document_with_the_right_gate_is_no_collapse(
+    tmp_path: Path, store: Store, model: MixedModel
+) -> None:
+    """One adapter has 44 of 48 sections, so a mean weight above 0.9 is the right answer."""
+    lopsided = {
+        "sea": [f"The boat number {n} left the harbour with the tide." for n in range(44)],
+        "bread": [f"Knead the dough {n} times, then bake." for n in range(4)],
+    }
+    document = write_document(tmp_path / "d.dlm", lopsided, gate="lr: 0.01\nsteps: 200")
+    outcome = run_to_end(train_document_gate(document, store, model))
+    assert outcome.mean_weights["sea"] > 0.9 and outcome.warning == ""
+    report = run_to_end(evaluate_gate(document, store, model))
+    assert report["accuracy"] == 1.0 and report["collapsed"] is None
+    assert gate_status(document, store).warnings == []
 
 
 def test_too_few_to_judge(tmp_path: Path, store: Store, model: MixedModel) -> None:

@@ -44,8 +44,8 @@ def test_show_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for name in PEER_ADAPTERS:
         assert name in out
-    assert "uniform: All adapters weigh the same" in out
-    assert "tone lacks 1 more" in out
+    assert "gate      uniform: Too few prompts to train a gate" in out
+    assert "still needed: tone 1" in out
     assert "\x1b" not in out
 
 

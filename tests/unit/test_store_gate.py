@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-import dlm_tui.gate.probes as gate_probes_module
 from dlm_tui.cli.show_report import show_report
-from dlm_tui.document import Document, gate_samples, parse_bytes
+from dlm_tui.document import Document, gate_samples, parse_bytes, probes_digest
 from dlm_tui.files import json_bytes, sha256_file
 from dlm_tui.store import (
     GateConfig,
     GateFileError,
     MetricsWriter,
     Store,
-    describe_gate,
+    collapsed_onto,
     gate_state,
+    gate_status,
     parse_gate_config,
     read_gate_config,
     read_gate_record,
@@ -26,7 +26,6 @@ from dlm_tui.store import (
     write_gate_config,
     write_gate_record,
 )
-from dlm_tui.store.gate_report import probes_digest
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 GOOD = {"adapter_names": ["tone", "style"], "hidden_proj_dim": 8, "input_dim": 4, "mode": "trained"}
@@ -127,114 +126,142 @@ def test_the_record_keeps_unknown_keys_and_drops_old_known_ones(store: Store) ->
 
 
 def test_no_gate(store: Store) -> None:
-    found = describe_gate(document(), store)
-    assert (found["mode"], found["in_force"], found["lacking"]) == ("none", "none", {})
-    assert "nothing was trained" in found["reason"].lower()
-    assert "does not ask" in describe_gate(document(enabled="false"), store)["reason"]
-    store.create()
-    assert "tone lacks 3 more" in describe_gate(document(tone=1), store)["reason"]
-    assert gate_state(store).mode == "none"
+    found = gate_status(document(), store)
+    assert (found.mode, found.in_force, found.lacking) == ("none", "none", {})
+    assert found.problem == found.reason == "The gate is not trained yet: train the document."
+    assert "does not enable a gate" in gate_status(document(enabled="false"), store).reason
+    assert "still needed: tone 3" in gate_status(document(tone=1), store).reason
+    assert gate_state(store).mode == "none" and not store.exists()
 
 
 def test_trained(store: Store) -> None:
     train(store, "trained", weights=(0.9, 0.1))
-    found = describe_gate(document(), store)
-    assert found["mode"] == "trained"
-    assert "run 1 on 8 prompts" in found["reason"]
-    assert found["entropy"] == pytest.approx(0.3250829734)
-    assert found["normalised_entropy"] == pytest.approx(0.3250829734 / 0.6931471806)
-    assert found["warnings"] == []
+    found = gate_status(document(), store)
+    assert (found.mode, found.in_force, found.problem) == ("trained", "trained", "")
+    assert found.reason == "The gate was trained in run 1 on 8 prompts."
+    assert found.entropy == pytest.approx(0.3250829734)
+    assert found.normalised_entropy == pytest.approx(0.3250829734 / 0.6931471806)
+    assert found.warnings == []
     assert [event.adapter_name for event in gate_state(store, ["style", "tone"]).events] == ["style", "tone"]
 
 
 def test_uniform_says_which_adapters_lack_how_many(store: Store) -> None:
     train(store, "uniform", samples=3)
-    found = describe_gate(document(tone=3, style=3, floor=5), store)
-    assert found["mode"] == "uniform"
-    assert found["lacking"] == {"tone": 2, "style": 2}
-    assert "tone lacks 2 more, style lacks 2 more" in found["reason"]
+    found = gate_status(document(tone=3, style=3, floor=5), store)
+    assert (found.mode, found.in_force) == ("uniform", "uniform")
+    assert found.lacking == {"tone": 2, "style": 2}
+    assert "still needed: tone 2, style 2" in found.problem
 
 
 def test_diverged_with_and_without_a_gate_before(store: Store) -> None:
     train(store, "diverged")
-    first = describe_gate(document(), store)
-    assert (first["mode"], first["in_force"], first["entropy"]) == ("diverged", "none", None)
-    assert "no earlier gate" in first["reason"]
+    first = gate_status(document(), store)
+    assert (first.mode, first.in_force, first.entropy) == ("diverged", "none", None)
+    assert "no earlier gate" in first.reason
     train(store, "trained", 2)
     train(store, "diverged", 3)
-    later = describe_gate(document(), store)
-    assert (later["mode"], later["in_force"], later["last_run_id"]) == ("diverged", "trained", 3)
-    assert "stays in force" in later["reason"]
+    later = gate_status(document(), store)
+    assert (later.mode, later.in_force, later.last_run_id) == ("diverged", "trained", 3)
+    assert "the previous trained gate stays in force" in later.reason
     with MetricsWriter(store) as writer:
         writer.start_run(4, "sft", 0)
-    assert describe_gate(document(), store)["last_run_id"] == 3
+    assert gate_status(document(), store).last_run_id == 3
     train(store, "trained", 5)
-    assert describe_gate(document(), store)["mode"] == "trained"
+    assert gate_status(document(), store).mode == "trained"
 
 
-def test_stale_when_the_sections_the_adapters_or_the_base_changed(store: Store) -> None:
+def test_stale_when_the_sections_or_the_adapters_changed(store: Store) -> None:
     train(store, "trained")
     old = document()
     write_gate_record(store, record_of(old, store))
-    assert describe_gate(old, store)["mode"] == "trained"
-    more = describe_gate(document(tone=6), store)
-    assert more["mode"] == "stale"
-    assert "tone had 4 tagged sections and has 6" in more["reason"]
-    assert more["in_force"] == "trained"
-    renamed = document(word="Sing")
-    assert "prompts of its tagged sections are others" in describe_gate(renamed, store)["reason"]
-    other_base = describe_gate(document(base="other"), store)
-    assert other_base["mode"] == "stale"
-    assert "was tiny then and is other now" in other_base["reason"]
+    assert gate_status(old, store).mode == "trained"
+    more = gate_status(document(tone=6), store)
+    assert (more.mode, more.in_force) == ("stale", "trained")
+    assert "tone had 4 prompts and has 6" in more.problem
+    assert "gate prompts changed" in gate_status(document(word="Sing"), store).reason
     write_gate_config(store, GateConfig(("tone", "humour"), 0.01, 8, 4, "trained"))
-    assert "declares tone, style" in describe_gate(old, store)["reason"]
+    assert "declares tone, style" in gate_status(old, store).reason
+
+
+def test_a_gate_of_another_base_is_not_in_force(store: Store) -> None:
+    train(store, "trained")
+    write_gate_record(store, record_of(document(), store))
+    found = gate_status(document(base="other"), store)
+    assert (found.mode, found.in_force) == ("foreign", "none")
+    assert "trained on the base tiny, the document names other" in found.problem
 
 
 def test_an_edit_that_leaves_the_tagged_sections_alone_is_not_stale(store: Store) -> None:
     train(store, "trained")
     old = document()
     write_gate_record(store, {**record_of(old, store), "document_sha256": "0" * 64})
-    assert describe_gate(old, store)["mode"] == "trained"
+    assert gate_status(old, store).mode == "trained"
 
 
 def test_another_tools_gate_is_stale_when_the_counts_changed(store: Store) -> None:
     train(store, "trained")
-    assert describe_gate(document(tone=5), store)["mode"] == "stale"
-    assert describe_gate(document(), store, "another-base")["mode"] == "stale"
+    assert gate_status(document(tone=5), store).mode == "stale"
+    assert gate_status(document(), store, recorded_base="another-base").mode == "foreign"
 
 
 def test_a_record_of_a_gate_that_was_replaced_is_not_believed(store: Store) -> None:
     train(store, "trained")
-    write_gate_record(store, {**record_of(document(word="Sing"), store), "base_model": "other"})
-    assert describe_gate(document(), store)["mode"] == "stale"
+    write_gate_record(store, record_of(document(word="Sing"), store))
+    assert gate_status(document(), store).mode == "stale"
     (store.gate_dir / "gate.safetensors").write_bytes(b"another tool's weights")
-    assert describe_gate(document(), store)["mode"] == "trained"
-
-
-def test_the_digest_is_the_one_that_gate_training_records() -> None:
-    doc = document()
-    assert probes_digest(doc) == gate_probes_module.probes_digest(
-        doc.adapter_names, gate_probes_module.trained_probes(doc)
-    )
+    assert gate_status(document(), store).mode == "trained"
 
 
 def test_uniform_that_could_be_trained_now_says_so(store: Store) -> None:
     train(store, "uniform")
-    found = describe_gate(document(floor=4), store)
-    assert found["mode"] == "uniform"
-    assert "enough tagged sections" in found["reason"]
+    found = gate_status(document(floor=4), store)
+    assert found.mode == "uniform"
+    assert "enough prompts now: train the gate" in found.reason
 
 
-def test_collapse_and_missing_weights_are_warned_of(store: Store) -> None:
+def test_a_gate_without_its_weights_is_damaged_and_not_in_force(store: Store) -> None:
+    train(store, "trained")
+    (store.gate_dir / "gate.safetensors").unlink()
+    found = gate_status(document(), store)
+    assert (found.mode, found.in_force) == ("damaged", "none")
+    assert "gate.safetensors is missing" in found.reason
+
+
+def test_a_collapse_is_warned_of(store: Store) -> None:
     train(store, "trained", weights=(0.999, 0.001))
     with MetricsWriter(store) as writer:
         writer.record_gate_events(1, [("tone", 0.999, 4), ("style", 0.001, 4)], "trained", 0.004)
-    (store.gate_dir / "gate.safetensors").unlink()
-    missing, collapsed = describe_gate(document(), store)["warnings"]
-    assert "missing" in missing
-    assert "collapsed onto tone" in collapsed
-    assert "entropy_lambda" in collapsed
-    assert "0.004 nats" in collapsed
+    (warning,) = gate_status(document(), store).warnings
+    for part in ("collapsed onto tone", "entropy_lambda from 0.01", "0.004 nats", "tone 4, style 4"):
+        assert part in warning
+
+
+@pytest.mark.parametrize(
+    ("weights", "prompt_entropy", "samples", "expected"),
+    [
+        # 44 of 48 sections are one adapter's, and the gate is sure and right: the labels look the same.
+        ((0.917, 0.083), 0.01, (44, 4), None),
+        ((0.93, 0.07), 0.02, (44, 4), None),
+        # Everything goes one way, in a balanced and in a lopsided document.
+        ((0.97, 0.03), 0.02, (24, 24), "tone"),
+        ((0.99, 0.01), 0.02, (44, 4), "tone"),
+        # Every prompt gets the label shares, whatever it says: nothing was learned.
+        ((0.968, 0.032), 0.142, (60, 2), "tone"),
+        # Not sure of itself, or nobody dominates.
+        ((0.92, 0.08), 0.27, (44, 4), None),
+        ((0.6, 0.4), 0.01, (24, 24), None),
+        # Another tool's run recorded no entropy per prompt: the mean weights alone decide.
+        ((0.99, 0.01), None, (24, 24), "tone"),
+        ((0.97, 0.03), None, (58, 2), None),
+        ((0.99, 0.01), None, (0, 0), "tone"),
+    ],
+)
+def test_a_collapse_is_judged_against_the_labels(
+    weights: tuple[float, float], prompt_entropy: float | None, samples: tuple[int, int], expected: str | None
+) -> None:
+    names = ("tone", "style")
+    means, counts = dict(zip(names, weights, strict=True)), dict(zip(names, samples, strict=True))
+    assert collapsed_onto(means, prompt_entropy, counts) == expected
 
 
 def test_a_broken_gate_file_does_not_stop_the_report(store: Store) -> None:

@@ -15,7 +15,7 @@ from textual.widget import Widget
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.store import GateRun
-from dlm_tui.store.gate_report import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
+from dlm_tui.store.collapse import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble
