@@ -66,9 +66,3 @@ def test_widgets_stand_alone() -> None:
 def test_naming_a_room_of_the_model_does_not_load_torch() -> None:
     rooms = ["model", "gate", "scoring", "training", "export", "engine"]
     assert "torch" not in loaded_by(*(f"dlm_tui.{room}" for room in rooms))
-
-
-def test_files_stay_readable() -> None:
-    files = [path for package in ("dlm_tui", "widgets", "assets", "tests") for path in (ROOT / package).rglob("*.py")]
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
