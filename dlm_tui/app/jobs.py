@@ -7,20 +7,23 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     Event,
+    Exported,
     ExportJob,
+    ExportReport,
     Failed,
     GateTrained,
-    JobDone,
     Log,
     Progress,
     Stopped,
+    Trained,
     TrainJob,
+    TrainReport,
 )
 from dlm_tui.errors import DlmTuiError
 
@@ -43,7 +46,8 @@ class JobRecord:
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
     summary: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
+    training: TrainReport | None = None
+    export: ExportReport | None = None
     trained: GateTrained | None = None
 
     @property
@@ -69,8 +73,11 @@ class JobRecord:
                     self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
             case Log(text=text):
                 self.log.append(text)
-            case JobDone(result=result):
-                self.result = result
+            case Trained(report=report):
+                self.training = report
+                self._end("done", f"done in {time_text(self.seconds)}")
+            case Exported(report=finished):
+                self.export = finished
                 self._end("done", f"done in {time_text(self.seconds)}")
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event

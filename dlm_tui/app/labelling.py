@@ -8,7 +8,6 @@ from functools import partial
 
 from textual import on
 
-from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.screens.label import Label, LabelScreen
 from dlm_tui.app.state import ExportSettings
@@ -115,7 +114,7 @@ class Labelling(Viewing):
         hand_mix = None
         if self.state.mix.mode == "custom":
             hand_mix = ",".join(f"{name}:{value:g}" for name, value in self.coefficients().items() if value)
-        last = next((record.result for record in self.board.records if record.kind == "export" and record.result), None)
+        last = next((record.export for record in self.board.records if record.export), None)
         screen = ExportScreen(
             self.state.export, hand_mix, self.state.last_export, self.trained_names, last, shutil.which("ollama")
         )
@@ -151,17 +150,16 @@ class Labelling(Viewing):
 
     async def _export(self, request: ExportJob, title: str) -> None:
         record = await self.board.run(request, "export", title)
-        if record.state == "done":
-            folder, command = export_outcome(record)
+        if record.state == "done" and (report := record.export):
+            folder, command = report.folder, report.next_command
             self.state.last_export = command or folder
             record.summary = f"{record.summary} \u00b7 {folder}"
             self.save_soon()
             title = f"Exported; {self.key('view.copy')} copies the command"
-            if problem := record.result.get("register_error"):
+            if problem := report.register_error:
                 self.say(f"{folder}\nNot registered with Ollama: {problem}\n{command}", warning=True, title=title)
             else:
-                name = record.result.get("registered")
-                registered = f"Registered with Ollama as {name}." if name else ""
+                registered = f"Registered with Ollama as {report.registered}." if report.registered else ""
                 self.say("\n".join(part for part in (folder, registered, command) if part), title=title)
             self.ask_jobs()
         elif record.state == "failed":
@@ -200,9 +198,3 @@ class Labelling(Viewing):
             self.say(f"The screenshot cannot be saved: {error}", error=True)
             return
         self.say(f"Saved {path}")
-
-
-def export_outcome(record: JobRecord) -> tuple[str, str]:
-    """The folder and the next command in a finished export's result."""
-    result = record.result
-    return str(result.get("folder", "")), str(result.get("next_command", ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from time import monotonic
-from typing import Any
 
 from textual import on
 from textual.widget import Widget
@@ -26,6 +25,7 @@ from dlm_tui.engine.protocol import (
     Progress,
     TrainGate,
     TrainJob,
+    TrainReport,
 )
 from dlm_tui.store import MetricsReader
 
@@ -62,7 +62,7 @@ class Training(Rechecking):
         record = await self.board.run(request, "train", title)
         if record.state == "done":
             self.state.trained_sections = [section.section_id for section in self.document.sections]
-            self._warn_of_gate(record.result)
+            self._warn_of_gate(record.training)
             await self.gate_changed()
             self.say(f"Trained: {record.summary}. {changed_text(self.moved)}".strip())
             if self.state.page == "jobs" and self.pane_of(self.focused) != "jobs":
@@ -71,11 +71,13 @@ class Training(Rechecking):
             self.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
         self.refresh_outline()
 
-    def _warn_of_gate(self, result: dict[str, Any]) -> None:
+    def _warn_of_gate(self, report: TrainReport | None) -> None:
         """What the training's result says against the gate, though the adapters are trained."""
-        for text in (result.get("gate_error"), (result.get("gate") or {}).get("warning")):
+        if report is None:
+            return
+        for text in (report.gate_error, report.gate.warning if report.gate else None):
             if text:
-                self.say(str(text), warning=True, title="The gate")
+                self.say(text, warning=True, title="The gate")
 
     def action_train_gate(self) -> None:
         """Train only the gate, in the resident engine."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dlm_tui.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.gate import EvaluationReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,34 +24,33 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.progress import run_to_end
 
     session = open_session(args, adapters=False)
-    judged = run_to_end(evaluate_gate(session.document, session.store, session.model, folds=args.folds))
-    if problem := record_evaluation(session.store, judged):
+    report = run_to_end(evaluate_gate(session.document, session.store, session.model, folds=args.folds))
+    if problem := record_evaluation(session.store, report):
         say(f"the report is not kept: {problem}")
-    report = judged.as_json()
     if args.json:
-        emit(report)
+        emit(report.as_json())
     else:
         _print(report)
     return 0
 
 
-def _print(report: dict[str, Any]) -> None:
-    names = report["adapters"]
+def _print(report: EvaluationReport) -> None:
+    names = report.adapters
     out = sys.stdout.write
-    out(f"{report['verdict']}\n")
-    if report["cold_start"]:
-        out(f"{report['cold_start']}\n")
-    out(f"prompts      {report['prompts']} in {report['folds']} folds\n")
-    out(f"accuracy     {report['accuracy']:.3f} of held-out prompts\n")
-    out(f"log loss     {report['log_loss']:.4f} nats\n")
-    advice = "" if report["temperature"] is None else f", temperature {report['temperature']:.2f} would correct it"
-    out(f"calibration  {report['ece']:.4f} expected error{advice}\n")
-    out(f"entropy      {report['mean_entropy']:.4f} nats, {report['normalised_entropy']:.2f} of ln N\n")
-    out("mean weight  " + "  ".join(f"{name} {weight:.3f}" for name, weight in report["mean_weights"].items()) + "\n")
+    out(f"{report.verdict}\n")
+    if report.cold_start:
+        out(f"{report.cold_start}\n")
+    out(f"prompts      {report.prompts} in {report.folds} folds\n")
+    out(f"accuracy     {report.accuracy:.3f} of held-out prompts\n")
+    out(f"log loss     {report.log_loss:.4f} nats\n")
+    advice = "" if report.temperature is None else f", temperature {report.temperature:.2f} would correct it"
+    out(f"calibration  {report.ece:.4f} expected error{advice}\n")
+    out(f"entropy      {report.mean_entropy:.4f} nats, {report.normalised_entropy:.2f} of ln N\n")
+    out("mean weight  " + "  ".join(f"{name} {weight:.3f}" for name, weight in report.mean_weights.items()) + "\n")
     width = max(len(name) for name in names)
     out("confusion    " + " ".join(f"{name:>{width}}" for name in names) + "   (rows: meant, columns: routed)\n")
-    for truth, row in report["confusion"].items():
+    for truth, row in report.confusion.items():
         out(f"{truth:>12} " + " ".join(f"{row[name]:>{width}}" for name in names) + "\n")
-    for item in report["misrouted"]:
-        prompt = "".join(char if char.isprintable() else " " for char in item["prompt"])[:80]
-        out(f"line {item['line']}: {item['adapter']} went to {item['routed']} ({item['weight']:.3f} left)  {prompt}\n")
+    for item in report.misrouted:
+        prompt = "".join(char if char.isprintable() else " " for char in item.prompt)[:80]
+        out(f"line {item.line}: {item.adapter} went to {item.routed} ({item.weight:.3f} left)  {prompt}\n")

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, train_document
-    from dlm_tui.training.report import outcome_json
+    from dlm_tui.training.report import train_report
 
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
@@ -55,5 +55,5 @@ def run(args: argparse.Namespace) -> int:
     if outcome.gate is not None:
         say(f"gate: {outcome.gate.mode}. {outcome.gate.reason} {outcome.gate.warning}".rstrip())
     if args.json:
-        emit(outcome_json(document, outcome))
+        emit(train_report(document, outcome).as_json())
     return 0

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from dlm_tui.engine.process import FINAL_EVENTS, ChildProcess, EngineFailed, EngineGone, ExitInfo
-from dlm_tui.engine.protocol import Event, Hello, Message
+from dlm_tui.engine.process import ChildProcess, EngineFailed, EngineGone, ExitInfo
+from dlm_tui.engine.protocol import FINAL_EVENTS, Event, Hello, Message
 
 __all__ = ["FINAL_EVENTS", "Engine", "EngineClient", "EngineFailed", "EngineGone", "ExitInfo"]
 

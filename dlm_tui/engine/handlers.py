@@ -202,7 +202,7 @@ class Handlers:
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
         report = yield from progress_events(work)
         record_evaluation(session.store, report)
-        return p.Evaluated(report=report.as_json())
+        return p.Evaluated(report=report)
 
     def _drift(self, request: p.Drift) -> Work:
         from dlm_tui.gate import drift_report
@@ -210,7 +210,7 @@ class Handlers:
         session = self.session
         work = drift_report(session.document, session.store, session.model, session.gate, prompts=request.prompts)
         report = yield from progress_events(work)
-        return p.Drifted(report=report.as_json())
+        return p.Drifted(report=report)
 
     def _status(self, _: p.GetStatus) -> Work:
         yield from ()

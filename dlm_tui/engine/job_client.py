@@ -22,7 +22,7 @@ class Job(Protocol):
     log: deque[str]
 
     def events(self) -> AsyncIterator[Event]:
-        """Progress, then JobDone, Failed or Stopped."""
+        """Progress, then Trained or Exported, Failed or Stopped."""
 
     async def cancel(self) -> str:
         """Stop the job and say what it took."""

@@ -8,7 +8,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
 
 from dlm_tui.engine.priority import JOB, give_way
 from dlm_tui.engine.progress_events import ProgressEvents
@@ -16,17 +15,19 @@ from dlm_tui.engine.protocol import (
     PROTOCOL,
     Cancel,
     Event,
+    Exported,
     ExportJob,
     Failed,
     Hello,
-    JobDone,
     Log,
     Request,
     Stopped,
+    Trained,
     TrainJob,
 )
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
+from dlm_tui.export.report import ExportReport
 from dlm_tui.progress import Progress
 
 
@@ -86,7 +87,7 @@ def _raise_cancelled(*_: object) -> None:
 
 def _answer(job: _Job) -> Event:
     try:
-        return JobDone(result=run_train(job) if isinstance(job.request, TrainJob) else run_export(job))
+        return run_train(job, job.request) if isinstance(job.request, TrainJob) else run_export(job, job.request)
     except Cancelled:
         return Stopped(reason="cancelled")
     except DlmTuiError as error:
@@ -96,7 +97,7 @@ def _answer(job: _Job) -> Event:
         return Failed(kind=type(error).__name__, text=f"unexpected {type(error).__name__}: {error}")
 
 
-def run_train(job: _Job) -> dict[str, Any]:
+def run_train(job: _Job, request: TrainJob) -> Trained:
     """Train with one thread fewer than the machine has, so that typing stays quick."""
     import torch
 
@@ -105,10 +106,8 @@ def run_train(job: _Job) -> dict[str, Any]:
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, train_document
-    from dlm_tui.training.report import outcome_json
+    from dlm_tui.training.report import train_report
 
-    request = job.request
-    assert isinstance(request, TrainJob)
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     document, scan = sources.expand_sources(load(Path(request.document)))
     override = Path(request.base) if request.base else None
@@ -126,18 +125,17 @@ def run_train(job: _Job) -> dict[str, Any]:
         ),
         job.step,
     )
-    return outcome_json(document, outcome)
+    return Trained(report=train_report(document, outcome))
 
 
-def run_export(job: _Job) -> dict[str, Any]:
-    """Export and return the manifest with the folder and the command to type next."""
+def run_export(job: _Job, request: ExportJob) -> Exported:
+    """Export, and hand the result to Ollama where that is asked for."""
     from dlm_tui.export import ExportRequest, export_document
+    from dlm_tui.export.report import export_report
     from dlm_tui.progress import run_to_end
     from dlm_tui.session import Session
     from dlm_tui.store import resolve_home
 
-    request = job.request
-    assert isinstance(request, ExportJob)
     override = Path(request.base) if request.base else None
     session = run_to_end(Session.open(Path(request.document), resolve_home(request.home), override), job.step)
     wanted = ExportRequest(
@@ -151,19 +149,14 @@ def run_export(job: _Job) -> dict[str, Any]:
         legacy_adapter=request.legacy_adapter,
     )
     result = run_to_end(export_document(wanted, session), job.step)
-    finished = {
-        "manifest": result.manifest,
-        "folder": str(result.folder),
-        "next_command": result.next_command,
-        "notes": list(result.notes),
-    }
+    report = export_report(result)
     if request.register and request.target == "ollama":
-        finished |= _register(job, result.folder, str(result.manifest["ollama_name"]))
-    return finished
+        _register(job, report, result.folder, str(result.manifest["ollama_name"]))
+    return Exported(report=report)
 
 
-def _register(job: _Job, folder: Path, name: str) -> dict[str, Any]:
-    """Hand a finished export to Ollama: `registered` is its name there, or `register_error` why it is not."""
+def _register(job: _Job, report: ExportReport, folder: Path, name: str) -> None:
+    """Hand a finished export to Ollama; `report` says how that went."""
     from contextlib import closing
 
     from dlm_tui.export import create_model
@@ -173,11 +166,11 @@ def _register(job: _Job, folder: Path, name: str) -> dict[str, Any]:
             for line in lines:
                 job.check()
                 job.send(Log(text=line))
+        report.registered = name
     except Cancelled:
-        return {"register_error": "ollama create was stopped; the export itself is complete"}
+        report.register_error = "ollama create was stopped; the export itself is complete"
     except (DlmTuiError, OSError) as error:
-        return {"register_error": str(error)}
-    return {"registered": name}
+        report.register_error = str(error)
 
 
 if __name__ == "__main__":

@@ -14,43 +14,22 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dlm_tui.engine.protocol import (
+    FINAL_EVENTS,
     PROTOCOL,
     Cancel,
-    Drifted,
-    Evaluated,
     Event,
     Failed,
-    GateTrained,
-    Generated,
     Hello,
-    JobDone,
     Message,
-    Opened,
-    Routed,
-    Scored,
-    Status,
-    Stopped,
     decode_event,
     encode,
+    unreadable,
 )
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
 
 _LINE_LIMIT = 64 * 1024 * 1024
 _LOG_LINES = 500
-FINAL_EVENTS = (
-    Opened,
-    Routed,
-    Generated,
-    Scored,
-    GateTrained,
-    Evaluated,
-    Drifted,
-    Status,
-    JobDone,
-    Stopped,
-    Failed,
-)
 
 
 class EngineFailed(DlmTuiError):
@@ -213,7 +192,10 @@ class ChildProcess:
                     event = decode_event(line)
                 except msgspec.DecodeError as error:
                     self.log.append(f"unreadable line from the engine: {error}")
-                    continue
+                    ended = unreadable(line, error)
+                    if ended is None:
+                        continue
+                    event = ended
                 queue = self._queues.get(event.id)
                 if queue is not None:
                     queue.put_nowait(event)

@@ -2,16 +2,24 @@
 
 Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
 one of its final events (`Opened`, `Routed`, `Generated`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`, `Status`,
-`JobDone`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends with `Stopped`.
+`Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends with
+`Stopped`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+# The reports are part of the wire: the screen has them from here.
+from dlm_tui.export.report import DriftFigures as DriftFigures
+from dlm_tui.export.report import ExportReport as ExportReport
+from dlm_tui.gate.report import DriftReport as DriftReport
+from dlm_tui.gate.report import EvaluationReport as EvaluationReport
+from dlm_tui.gate.report import MisroutedPrompt as MisroutedPrompt
 from dlm_tui.model.views import View
+from dlm_tui.training.report import TrainReport as TrainReport
 
 PROTOCOL = 1
 
@@ -266,13 +274,13 @@ class GateTrained(Message, tag="gate_trained"):
 class Evaluated(Message, tag="evaluated"):
     """The report of `dlm-tui eval --json`."""
 
-    report: dict[str, Any]
+    report: EvaluationReport
 
 
 class Drifted(Message, tag="drifted"):
     """The report of `dlm-tui drift --json`."""
 
-    report: dict[str, Any]
+    report: DriftReport
 
 
 class Status(Message, tag="status"):
@@ -288,10 +296,16 @@ class Status(Message, tag="status"):
     cache: int = 0
 
 
-class JobDone(Message, tag="job_done"):
-    """A job child's result: the JSON the headless command prints."""
+class Trained(Message, tag="trained"):
+    """A training job's result: the report of `dlm-tui train --json`."""
 
-    result: dict[str, Any]
+    report: TrainReport
+
+
+class Exported(Message, tag="exported"):
+    """An export job's result."""
+
+    report: ExportReport
 
 
 class Stopped(Message, tag="stopped"):
@@ -321,11 +335,37 @@ Event = (
     | Evaluated
     | Drifted
     | Status
-    | JobDone
+    | Trained
+    | Exported
     | Stopped
     | Failed
 )
 
+FINAL_EVENTS = (
+    Opened,
+    Routed,
+    Generated,
+    Scored,
+    GateTrained,
+    Evaluated,
+    Drifted,
+    Status,
+    Trained,
+    Exported,
+    Stopped,
+    Failed,
+)
+"""Every request ends with exactly one of these."""
+
+
+class _Envelope(msgspec.Struct):
+    """What every line says about itself, whatever else is in it."""
+
+    type: str
+    id: int = 0
+
+
+_FINAL_TAGS = frozenset(kind.__struct_config__.tag for kind in FINAL_EVENTS)
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -344,3 +384,14 @@ def decode_request(line: bytes) -> Request:
 def decode_event(line: bytes) -> Event:
     """Raises msgspec.DecodeError on anything that is not an event."""
     return _events.decode(line)
+
+
+def unreadable(line: bytes, error: msgspec.DecodeError) -> Failed | None:
+    """The end of the request that an unreadable line was to end, so that nobody waits for it; None for other lines."""
+    try:
+        envelope = msgspec.json.decode(line, type=_Envelope)
+    except msgspec.DecodeError:
+        return None
+    if envelope.type not in _FINAL_TAGS:
+        return None
+    return Failed(id=envelope.id, kind="UnreadableEvent", text=f"the answer {envelope.type!r} cannot be read: {error}")

@@ -36,5 +36,5 @@ def measure_drift(
         report = yield from part_of(work, "drift", 0, 1)
     except DlmTuiError:
         return None  # adapters of the gate that are not trained: there is no live routing to compare with
-    block = {key: report["frozen"][key] for key in _TOP}
-    return {**block, **{key: report[key] for key in _KEPT}}
+    block = report.as_json()
+    return {**{key: block["frozen"][key] for key in _TOP}, **{key: block[key] for key in _KEPT}}

@@ -21,7 +21,8 @@ from .ood import OodDetector as OodDetector
 from .ood import fit_ood as fit_ood
 from .probes import GateProbe as GateProbe
 from .probes import trained_probes as trained_probes
-from .report import Report as Report
+from .report import DriftReport as DriftReport
+from .report import EvaluationReport as EvaluationReport
 from .router import PromptRouter as PromptRouter
 from .router import RouteResult as RouteResult
 from .static import StaticMix as StaticMix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.messages import frozen_text
 from dlm_tui.gate.nexttoken import Batch, best_mix, frozen_divergence, live_logprobs, prompt_batches
 from dlm_tui.gate.probes import trained_probes
-from dlm_tui.gate.report import Report
+from dlm_tui.gate.report import ChangedPrompt, DriftReport, MixCost
 from dlm_tui.gate.static import mean_gate_weights
 from dlm_tui.progress import Progress, map_steps, part_of
 
@@ -51,7 +51,7 @@ def drift_report(
     prompts: Sequence[str] = (),
     frozen: Mapping[str, float] | None = None,
     answers: bool = True,
-) -> Generator[Progress, None, Report]:
+) -> Generator[Progress, None, DriftReport]:
     """Compare live routing with `frozen` (default: the static mean), the uniform mix and the best frozen mix.
 
     Over the training prompts (at most 128, evenly chosen) and the saved `prompts`. Each of `frozen`, `uniform` and
@@ -83,28 +83,29 @@ def drift_report(
             mixes["best_static"], divergences["best_static"] = mixes[name], divergences[name]
 
     changed = (yield from _changed(model, chosen, weights, mixes)) if answers else dict.fromkeys(mixes, None)
-    report: dict[str, Any] = {
-        "prompts": len(chosen),
-        "training_prompts": trained,
-        "saved_prompts": len(chosen) - trained,
-        "answers": min(len(chosen), MOST_ANSWERS) if answers else 0,
-        "answer_tokens": ANSWER_TOKENS,
-        "adapters": list(names),
+    costs = {
+        name: MixCost(
+            mix=dict(zip(model.names, mix.tolist(), strict=True)),
+            kl=float(divergences[name].mean()),
+            kl_max=float(divergences[name].max()),
+            changed_answers=changed[name],
+        )
+        for name, mix in mixes.items()
     }
-    for name, mix in mixes.items():
-        values = divergences[name]
-        report[name] = {
-            "mix": dict(zip(model.names, mix.tolist(), strict=True)),
-            "kl": float(values.mean()),
-            "kl_max": float(values.max()),
-            "changed_answers": changed[name],
-        }
-    at_frozen, at_uniform = report["frozen"]["kl"], report["uniform"]["kl"]
+    at_frozen, at_uniform = costs["frozen"].kl, costs["uniform"].kl
     kept = 1.0 - at_frozen / at_uniform if at_uniform > _NOTHING else None
-    report["kept"] = kept
-    report["verdict"] = frozen_text(kept, at_frozen, at_uniform, report["best_static"]["kl"])
-    report["most_changed"] = _most_changed(chosen, divergences["frozen"], weights, model.names)
-    return Report(report)
+    return DriftReport(
+        prompts=len(chosen),
+        training_prompts=trained,
+        saved_prompts=len(chosen) - trained,
+        answers=min(len(chosen), MOST_ANSWERS) if answers else 0,
+        answer_tokens=ANSWER_TOKENS,
+        adapters=list(names),
+        **costs,
+        kept=kept,
+        verdict=frozen_text(kept, at_frozen, at_uniform, costs["best_static"].kl),
+        most_changed=_most_changed(chosen, divergences["frozen"], weights, model.names),
+    )
 
 
 def _check(document: Document, model: MixedModel, gate: Gate | None) -> tuple[str, ...]:
@@ -189,15 +190,15 @@ def _answers(
 
 def _most_changed(
     prompts: Sequence[_Prompt], divergences: Tensor, weights: Tensor, names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[ChangedPrompt]:
     order = divergences.argsort(descending=True, stable=True)[:5].tolist()
     return [
-        {
-            "prompt": prompts[place].text[:_SHOWN],
-            "line": prompts[place].line,
-            "kl": float(divergences[place]),
-            "weights": dict(zip(names, weights[place].tolist(), strict=True)),
-        }
+        ChangedPrompt(
+            prompt=prompts[place].text[:_SHOWN],
+            line=prompts[place].line,
+            kl=float(divergences[place]),
+            weights=dict(zip(names, weights[place].tolist(), strict=True)),
+        )
         for place in order
     ]
 

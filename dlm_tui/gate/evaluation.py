@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from dlm_tui.gate.messages import BADLY_CALIBRATED, verdict_text
 from dlm_tui.gate.network import entropy, normalised
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, trained_probes
-from dlm_tui.gate.report import Report
+from dlm_tui.gate.report import EvaluationReport, MisroutedPrompt, OodRates
 from dlm_tui.gate.training import fit_document
 from dlm_tui.progress import Progress, part_of
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter
@@ -35,7 +35,7 @@ _SHOWN = 200
 
 def evaluate_gate(
     document: Document, store: Store, model: MixedModel, *, folds: int = 5, seed: int | None = None
-) -> Generator[Progress, None, Report]:
+) -> Generator[Progress, None, EvaluationReport]:
     """Train on k − 1 parts of the probes, judge on the rest, k times; nothing is stored. The report of `eval --json`.
 
     Held-out figures: accuracy, log_loss (nats), ece, confusion {true: {top: count}}, temperature (None unless the ece
@@ -71,34 +71,33 @@ def evaluate_gate(
     floor = document.training.gate.cold_start_floor
     lacking = lacking_samples(document)
     table = confusion(logits, labels, len(names))
-    figures = {
-        "folds": used,
-        "prompts": len(probes),
-        "adapters": list(names),
-        "samples": counts,
-        "accuracy": held_out.accuracy,
-        "log_loss": held_out.log_loss,
-        "ece": held_out.ece,
-        "ece_bins": BINS,
-        "held_out_entropy": held_out.mean_entropy,
-        "confusion": {truth: dict(zip(names, row, strict=True)) for truth, row in zip(names, table, strict=True)},
-        "confused_lines": _confused_lines(names, probes, logits),
-        "mean_weights": means,
-        "mean_entropy": spread,
-        "normalised_entropy": normalised(spread, len(names)),
-        "gate": state,
-        "collapsed": onto,
-        "collapse_floor": collapse_floor(len(names)),
-        "cold_start": cold_start_text(lacking, floor) if lacking else None,
-        "temperature": temperature if held_out.ece >= BADLY_CALIBRATED else None,
-        "novelty": _novelty_rates(embeddings, probes, chosen),
-        "verdict": verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
-        "misrouted": _misrouted(names, probes, logits),
-    }
-    return Report(figures)
+    return EvaluationReport(
+        folds=used,
+        prompts=len(probes),
+        adapters=list(names),
+        samples=counts,
+        accuracy=held_out.accuracy,
+        log_loss=held_out.log_loss,
+        ece=held_out.ece,
+        ece_bins=BINS,
+        held_out_entropy=held_out.mean_entropy,
+        confusion={truth: dict(zip(names, row, strict=True)) for truth, row in zip(names, table, strict=True)},
+        confused_lines=_confused_lines(names, probes, logits),
+        mean_weights=means,
+        mean_entropy=spread,
+        normalised_entropy=normalised(spread, len(names)),
+        gate=state,
+        collapsed=onto,
+        collapse_floor=collapse_floor(len(names)),
+        cold_start=cold_start_text(lacking, floor) if lacking else None,
+        temperature=temperature if held_out.ece >= BADLY_CALIBRATED else None,
+        novelty=_novelty_rates(embeddings, probes, chosen),
+        verdict=verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
+        misrouted=_misrouted(names, probes, logits),
+    )
 
 
-def record_evaluation(store: Store, report: Report) -> str:
+def record_evaluation(store: Store, report: EvaluationReport) -> str:
     """Keep the report in the store's metrics, with the newest gate run; why it is not kept, empty when it is.
 
     A document without a store has nowhere to keep it, which is no failure.
@@ -144,7 +143,7 @@ def _weights_in_force(
     return "trained", gate.weights(embeddings)
 
 
-def _misrouted(names: Sequence[str], probes: Sequence[GateProbe], logits: Tensor) -> list[dict[str, Any]]:
+def _misrouted(names: Sequence[str], probes: Sequence[GateProbe], logits: Tensor) -> list[MisroutedPrompt]:
     """Held-out probes whose top adapter is another one, worst first: least weight on their own adapter."""
     weights = torch.softmax(logits.double(), dim=-1).tolist()
     wrong = []
@@ -152,16 +151,16 @@ def _misrouted(names: Sequence[str], probes: Sequence[GateProbe], logits: Tensor
         top = max(range(len(names)), key=row.__getitem__)
         if top != probe.label:
             wrong.append(
-                {
-                    "line": probe.line,
-                    "adapter": probe.adapter,
-                    "routed": names[top],
-                    "weight": row[probe.label],
-                    "weights": dict(zip(names, row, strict=True)),
-                    "prompt": probe.prompt[:_SHOWN],
-                }
+                MisroutedPrompt(
+                    line=probe.line,
+                    adapter=probe.adapter,
+                    routed=names[top],
+                    weight=row[probe.label],
+                    weights=dict(zip(names, row, strict=True)),
+                    prompt=probe.prompt[:_SHOWN],
+                )
             )
-    wrong.sort(key=lambda item: (item["weight"], item["line"]))
+    wrong.sort(key=lambda item: (item.weight, item.line))
     return wrong[:WORST]
 
 
@@ -175,15 +174,11 @@ def _confused_lines(
     return lines
 
 
-def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> dict[str, float] | None:
+def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
     """Share of the document's own prompts that the hint calls unlike: as seen in training, and while held out."""
     ood_score = fit_ood(embeddings, [probe.label for probe in probes], seed)
     if ood_score is None:
         return None
     own = ood_score.distance(embeddings) > ood_score.limit
     held_out = ood_score.held_out > ood_score.limit
-    return {
-        "limit": ood_score.limit,
-        "own": float(own.double().mean()),
-        "held_out": float(held_out.double().mean()),
-    }
+    return OodRates(limit=ood_score.limit, own=float(own.double().mean()), held_out=float(held_out.double().mean()))

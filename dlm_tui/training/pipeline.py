@@ -30,6 +30,7 @@ from dlm_tui.store import (
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.phases import Diverged, Finetuned, Step
+from dlm_tui.training.report import AdapterOutcome
 from dlm_tui.training.rows import AdapterRows, adapter_rows, cut_notes
 from dlm_tui.training.settings import (
     optimiser_steps,
@@ -61,17 +62,6 @@ class TrainRequest:
     parameterization: Literal["lora", "pissa"] = "lora"
     selection: str = "s_only"
     scan: SourceScan | None = None
-
-
-@dataclass(kw_only=True)
-class AdapterOutcome:
-    """A trained adapter: its run, committed version, steps and losses (nats per token)."""
-
-    run_id: int
-    version: int
-    steps: int
-    train_loss: float | None
-    val_loss: float | None
 
 
 @dataclass(kw_only=True)

@@ -1,34 +1,73 @@
-"""The outcome of a training run as `dlm-tui train --json` prints it."""
+"""The outcome of a training run, as `dlm-tui train --json` prints it and the wire carries it. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
     from dlm_tui.training.pipeline import TrainOutcome
 
 
-def outcome_json(document: Document, outcome: TrainOutcome) -> dict[str, Any]:
-    """Adapters with run, version and losses (nats per token); the gate's mode and mean weights; seconds."""
+class AdapterOutcome(msgspec.Struct, kw_only=True):
+    """A trained adapter: its run, committed version, steps and losses (nats per token)."""
+
+    run_id: int
+    version: int
+    steps: int
+    train_loss: float | None
+    val_loss: float | None
+
+
+class TrainedGate(msgspec.Struct, kw_only=True):
+    """The gate after its training: `mode` is trained, uniform or diverged; loss and entropy in nats."""
+
+    mode: str
+    reason: str
+    run_id: int
+    loss: float | None
+    entropy: float | None
+    mean_weights: dict[str, float]
+    warning: str = ""
+
+
+class TrainReport(msgspec.Struct, kw_only=True):
+    """What a run left behind. `gate` is None when none was trained; `gate_error` says why one was not."""
+
+    dlm_id: str
+    seed: int
+    adapters: dict[str, AdapterOutcome]
+    gate: TrainedGate | None
+    gate_error: str | None
+    notes: list[str]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as a plain object."""
+        return dict(msgspec.to_builtins(self))
+
+
+def train_report(document: Document, outcome: TrainOutcome) -> TrainReport:
+    """The outcome of training `document`."""
     gate = outcome.gate
-    return {
-        "dlm_id": document.dlm_id,
-        "seed": document.training.seed,
-        "adapters": {name: asdict(item) for name, item in outcome.adapters.items()},
-        "gate": None
+    return TrainReport(
+        dlm_id=document.dlm_id,
+        seed=document.training.seed,
+        adapters=outcome.adapters,
+        gate=None
         if gate is None
-        else {
-            "mode": gate.mode,
-            "reason": gate.reason,
-            "run_id": gate.run_id,
-            "loss": gate.loss,
-            "entropy": gate.entropy,
-            "mean_weights": dict(gate.mean_weights),
-            "warning": gate.warning,
-        },
-        "gate_error": outcome.gate_error,
-        "notes": outcome.notes,
-        "seconds": outcome.seconds,
-    }
+        else TrainedGate(
+            mode=gate.mode,
+            reason=gate.reason,
+            run_id=gate.run_id,
+            loss=gate.loss,
+            entropy=gate.entropy,
+            mean_weights=dict(gate.mean_weights),
+            warning=gate.warning,
+        ),
+        gate_error=outcome.gate_error,
+        notes=outcome.notes,
+        seconds=outcome.seconds,
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from dlm_tui.document import load
 from dlm_tui.engine.job_client import ChildJob, start_job
-from dlm_tui.engine.protocol import Failed, JobDone, Progress, Stopped, TrainJob
+from dlm_tui.engine.protocol import Failed, Progress, Stopped, Trained, TrainJob
 from dlm_tui.store import MetricsReader, Store
 from tests.interop.peer_fixture import peer_root
 from tests.training_samples import write_document
@@ -47,6 +47,6 @@ async def test_a_killed_training_is_told_and_the_next_one_works(tmp_path: Path) 
     write_document(tmp_path)
     again = await start_job(request)
     events = [event async for event in again.events()]
-    assert isinstance(events[-1], JobDone)
+    assert isinstance(events[-1], Trained)
     runs = MetricsReader(Store(tmp_path / "home", load(path).dlm_id)).runs(limit=10)
     assert [run["status"] for run in sorted(runs, key=lambda run: run["run_id"])] == ["failed", "ok", "ok"]

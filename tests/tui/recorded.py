@@ -7,25 +7,28 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from dlm_tui.engine.client import EngineFailed, EngineGone, ExitInfo
 from dlm_tui.engine.protocol import (
     Drift,
     Drifted,
+    DriftReport,
     Evaluate,
     Evaluated,
+    EvaluationReport,
     Event,
+    Exported,
     ExportJob,
+    ExportReport,
     Failed,
     GateTrained,
     Generate,
     Generated,
     GetStatus,
     Hello,
-    JobDone,
     Log,
     Message,
+    MisroutedPrompt,
     Open,
     Opened,
     Progress,
@@ -38,12 +41,17 @@ from dlm_tui.engine.protocol import (
     Stopped,
     Token,
     TokenAttribution,
+    Trained,
     TrainGate,
     TrainJob,
+    TrainReport,
     ViewDone,
     ViewScore,
 )
+from dlm_tui.export.report import DriftFigures, ParityFigures
+from dlm_tui.gate.report import ChangedPrompt, MixCost
 from dlm_tui.model.views import resolve_view
+from dlm_tui.training.report import AdapterOutcome, TrainedGate
 
 NAMES = ("knowledge", "tone", "style")
 
@@ -77,11 +85,13 @@ class World:
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
         self.slow_prompt: str | None = None
-        self.train_result: dict[str, Any] = {}
+        self.train_report = train_report()
         self.prefill: asyncio.Event | None = None
         self.measuring: asyncio.Event | None = None
-        self.manifest: dict[str, Any] = {}
-        self.registering: dict[str, str] = {"registered": "dlm-harbour:v0001"}
+        self.parity: ParityFigures | None = None
+        self.drift: DriftFigures | None = None
+        self.registered: str | None = "dlm-harbour:v0001"
+        self.register_error: str | None = None
         self.on_trained: Callable[[], None] = lambda: None
 
 
@@ -301,39 +311,74 @@ class RecordedJob:
             self.world.runs += 1
             self.world.sharpness += 3.0
             self.world.on_trained()
-            yield JobDone(result={"adapters": dict.fromkeys(NAMES, 1), **self.world.train_result})
+            yield Trained(report=self.world.train_report)
         else:
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
-            result = {"folder": folder, "next_command": command, "manifest": self.world.manifest}
+            report = ExportReport(folder=folder, next_command=command, parity=self.world.parity, drift=self.world.drift)
             if self.request.register:
-                result |= self.world.registering
-            yield JobDone(result=result)
+                report.registered, report.register_error = self.world.registered, self.world.register_error
+            yield Exported(report=report)
 
     async def cancel(self) -> str:
         self._stop.set()
         return "stopped when asked"
 
 
-EVALUATION = {
-    "accuracy": 0.92,
-    "log_loss": 0.31,
-    "ece": 0.04,
-    "folds": 5,
-    "confusion": {"knowledge": {"knowledge": 12, "tone": 0, "style": 0},
-                  "tone": {"knowledge": 1, "tone": 11, "style": 0},
-                  "style": {"knowledge": 0, "tone": 2, "style": 10}},
-    "confused_lines": {"tone": {"knowledge": [9]}},
-    "mean_weights": {"knowledge": 0.35, "tone": 0.34, "style": 0.31},
-    "mean_entropy": 0.42,
-    "verdict": {"collapsed": False, "text": "healthy"},
-    "misrouted": [{"line": 9, "adapter": "tone", "routed": "knowledge", "prompt": "Say good morning"}],
-}  # fmt: skip
-DRIFT = {
-    "frozen": {"kl": 0.21, "changed_answers": 0.3, "mix": {"knowledge": 0.35, "tone": 0.34, "style": 0.31}},
-    "uniform": {"kl": 0.25, "changed_answers": 0.36, "mix": {"knowledge": 0.33, "tone": 0.33, "style": 0.33}},
-    "best_static": {"kl": 0.17, "changed_answers": None, "mix": {"knowledge": 0.5, "tone": 0.3, "style": 0.2}},
-    "prompts": 36,
-    "most_changed": [{"prompt": "Say good morning", "line": 9, "kl": 1.2}],
-    "verdict": "Freezing keeps most of what the gate learned.",
-}
+EVALUATION = EvaluationReport(
+    folds=5,
+    prompts=36,
+    adapters=list(NAMES),
+    samples=dict.fromkeys(NAMES, 12),
+    accuracy=0.92,
+    log_loss=0.31,
+    ece=0.04,
+    ece_bins=10,
+    held_out_entropy=0.4,
+    confusion={"knowledge": {"knowledge": 12, "tone": 0, "style": 0},
+               "tone": {"knowledge": 1, "tone": 11, "style": 0},
+               "style": {"knowledge": 0, "tone": 2, "style": 10}},
+    confused_lines={"tone": {"knowledge": [9]}},
+    mean_weights={"knowledge": 0.35, "tone": 0.34, "style": 0.31},
+    mean_entropy=0.42,
+    normalised_entropy=0.38,
+    gate="trained",
+    collapsed=None,
+    collapse_floor=0.1,
+    cold_start=None,
+    temperature=None,
+    novelty=None,
+    verdict="healthy",
+    misrouted=[
+        MisroutedPrompt(
+            line=9, adapter="tone", routed="knowledge", weight=0.2, weights={}, prompt="Say good morning"
+        )
+    ],
+)  # fmt: skip
+DRIFT = DriftReport(
+    prompts=36,
+    training_prompts=36,
+    saved_prompts=0,
+    answers=36,
+    answer_tokens=24,
+    adapters=list(NAMES),
+    frozen=MixCost(mix={"knowledge": 0.35, "tone": 0.34, "style": 0.31}, kl=0.21, kl_max=1.2, changed_answers=0.3),
+    uniform=MixCost(mix={"knowledge": 0.33, "tone": 0.33, "style": 0.33}, kl=0.25, kl_max=1.3, changed_answers=0.36),
+    best_static=MixCost(mix={"knowledge": 0.5, "tone": 0.3, "style": 0.2}, kl=0.17, kl_max=1.1, changed_answers=None),
+    kept=0.16,
+    verdict="Freezing keeps most of what the gate learned.",
+    most_changed=[ChangedPrompt(prompt="Say good morning", line=9, kl=1.2, weights={})],
+)
+
+
+def train_report(gate_warning: str = "", gate_error: str | None = None) -> TrainReport:
+    """A training of all adapters and of the gate; with `gate_error` the gate was not trained."""
+    outcome = AdapterOutcome(run_id=1, version=1, steps=4, train_loss=0.5, val_loss=None)
+    gate = TrainedGate(
+        mode="trained", reason="36 probes", run_id=3, loss=0.3, entropy=0.6,
+        mean_weights=dict.fromkeys(NAMES, 1 / 3), warning=gate_warning,
+    )  # fmt: skip
+    return TrainReport(
+        dlm_id="d", seed=7, adapters=dict.fromkeys(NAMES, outcome), gate=None if gate_error else gate,
+        gate_error=gate_error, notes=[], seconds=1.0,
+    )  # fmt: skip

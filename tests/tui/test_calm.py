@@ -17,11 +17,12 @@ from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.app.panes.insight import InsightPane
 from dlm_tui.app.panes.jobs import JobsPane
 from dlm_tui.app.panes.runs import RunsPane
-from dlm_tui.engine.protocol import Event, JobDone, Progress
+from dlm_tui.engine.protocol import Event, Progress, Trained
 from dlm_widgets.answer_card import AnswerCard
 from dlm_widgets.literal_static import ThrottledStatic
 from dlm_widgets.throttled import Throttled
 from tests.tui.conftest import Bench, Opener
+from tests.tui.recorded import train_report
 
 TWICE = 2  # as it is shown, and again where its place changes its size a moment later
 DRAWN = (AnswerCard, AnswersPane, DeskPane, InsightPane, JobsPane, RunsPane, ThrottledStatic)
@@ -61,7 +62,7 @@ async def train(bench: Bench, steps: int) -> None:
             yield Progress(stage="train", scope="tone", done=step, total=steps, loss=2.0 - step / steps)
             if step % 20 == 0:
                 await asyncio.sleep(0)
-        yield JobDone(result={})
+        yield Trained(report=train_report())
 
     await bench.screen.board.follow(events(), "train", "train everything")
 

@@ -55,7 +55,8 @@ async def test_with_ollama_it_registers_when_asked(
     monkeypatch.setenv("PATH", str(tmp_path))
     async with workbench(size=(100, 34)) as bench:
         if not works:
-            bench.world.registering = {"register_error": "ollama create ended with code 1"}
+            bench.world.registered = None
+            bench.world.register_error = "ollama create ended with code 1"
         box = await open_export(bench)
         assert box.display and not box.value
         await bench.press("tab", "tab", "tab")

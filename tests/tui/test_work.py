@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.engine.protocol import Drift, ExportJob, Generate, TrainGate, TrainJob
+from dlm_tui.export.report import DriftFigures, FrozenCost, ParityFigures
 from tests.tui.conftest import Bench, Opener
-from tests.tui.recorded import World
+from tests.tui.recorded import World, train_report
 
 
 def requests(bench: Bench, kind: type) -> list:  # type: ignore[type-arg]
@@ -60,14 +61,14 @@ async def test_a_long_prompt_being_read_is_said_until_the_first_token(workbench:
 
 async def test_a_training_says_what_is_wrong_with_its_gate(workbench: Opener) -> None:
     world = World()
-    world.train_result = {
-        "gate": {"mode": "trained", "warning": "The gate collapsed onto [tone]."},
-        "gate_error": "The gate file cannot be written.",
-    }
+    world.train_report = train_report(gate_error="The gate file cannot be written.")
     async with workbench(world=world) as bench:
         await bench.press("ctrl+t")
         await bench.until(lambda: any("cannot be written" in toast for toast in bench.toasts), "error")
-        assert any("collapsed onto [tone]" in toast for toast in bench.toasts)
+        await bench.idle()
+        world.train_report = train_report(gate_warning="The gate collapsed onto [tone].")
+        await bench.press("ctrl+t")
+        await bench.until(lambda: any("collapsed onto [tone]" in toast for toast in bench.toasts), "warning")
         await bench.idle()
 
 
@@ -212,15 +213,16 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
 
 async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> None:
     world = World()
-    world.manifest = {
-        "parity": {"max_abs_logprob_diff": 2e-5, "prompts": 8},
-        "drift": {
-            "kl": 0.21, "kl_max": 1.2, "changed_answers": 0.3,
-            "uniform": {"kl": 0.25, "changed_answers": 0.36},
-            "best_static": {"kl": 0.17, "changed_answers": None},
-            "verdict": "Freezing keeps 16% of what the gate learned.",
-        },
-    }  # fmt: skip
+    world.parity = ParityFigures(
+        runtime="llama.cpp", prompts=8, max_abs_logprob_diff=2e-5, mean_kl=1e-9, greedy_agree=1.0
+    )
+    world.drift = DriftFigures(
+        kl=0.21,
+        changed_answers=0.3,
+        uniform=FrozenCost(kl=0.25, changed_answers=0.36),
+        best_static=FrozenCost(kl=0.17),
+        verdict="Freezing keeps 16% of what the gate learned.",
+    )
     async with workbench(world=world, size=(100, 34)) as bench:
         await bench.press("f8")
         await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")

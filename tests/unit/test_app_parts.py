@@ -15,7 +15,7 @@ from dlm_tui.app.keys import display
 from dlm_tui.app.layout import PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
-from dlm_tui.engine.protocol import Failed, JobDone, Progress, Stopped
+from dlm_tui.engine.protocol import Exported, ExportReport, Failed, Progress, Stopped
 from dlm_tui.model.views import resolve_view
 
 NAMES = ("a", "b", "c")
@@ -131,8 +131,9 @@ def test_job_records_say_how_it_went() -> None:
     other.take(Failed(kind="X", text="disk full"))
     assert (other.state, other.summary) == ("failed", "disk full")
     done = JobRecord("export", "export")
-    done.take(JobDone(result={"folder": "f"}))
-    assert done.state == "done" and done.result == {"folder": "f"}
+    report = ExportReport(folder="f", next_command="run f")
+    done.take(Exported(report=report))
+    assert done.state == "done" and done.export == report
 
 
 def test_editor_commands(monkeypatch: pytest.MonkeyPatch) -> None:

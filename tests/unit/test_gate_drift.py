@@ -126,11 +126,11 @@ def test_freezing_a_gate_that_never_changes_its_mind_costs_nothing(
             value.zero_()
         gate.network.second.bias.copy_(torch.tensor([2.0, 0.0, 0.0]))
     report = run_to_end(drift_report(document, store, model, gate))
-    assert report["frozen"]["kl"] == pytest.approx(0.0, abs=1e-5) and report["frozen"]["changed_answers"] == 0.0
-    assert report["kept"] == pytest.approx(1.0, abs=1e-3) and "keeps 100%" in report["verdict"]
+    assert report.frozen.kl == pytest.approx(0.0, abs=1e-5) and report.frozen.changed_answers == 0.0
+    assert report.kept == pytest.approx(1.0, abs=1e-3) and "keeps 100%" in report.verdict
     given = run_to_end(drift_report(document, store, model, gate, frozen={"sea": 1.0}, answers=False))
-    assert given["frozen"]["mix"] == {"sea": 1.0, "bread": 0.0, "letters": 0.0}
-    assert given["frozen"]["changed_answers"] is None and given["frozen"]["kl"] > report["frozen"]["kl"]
+    assert given.frozen.mix == {"sea": 1.0, "bread": 0.0, "letters": 0.0}
+    assert given.frozen.changed_answers is None and given.frozen.kl > report.frozen.kl
 
 
 def test_without_a_gate_or_adapters_there_is_a_sentence(

@@ -340,7 +340,7 @@ def test_evaluation_has_the_promised_figures(store: Store, document: Document, m
             assert len(at) == report["confusion"][truth][top] and all(lines[line] == truth for line in at)
     run_to_end(train_document_gate(document, store, model))
     again = run_to_end(evaluate_gate(document, store, model, folds=50))
-    assert again["gate"] == "trained" and again["folds"] == 6
+    assert again.gate == "trained" and again.folds == 6
     with pytest.raises(UsageError, match="at least 2"):
         run_to_end(evaluate_gate(document, store, model, folds=1))
 
@@ -357,7 +357,7 @@ def test_a_collapsed_gate_is_called_so(tmp_path: Path, store: Store, model: Mixe
     assert outcome.mode == "trained" and "collapsed onto sea" in outcome.warning
     assert "entropy_lambda" in outcome.warning and "bread 2" in outcome.warning
     report = run_to_end(evaluate_gate(document, store, model))
-    assert report["collapsed"] == "sea" and report["verdict"] == outcome.warning
+    assert report.collapsed == "sea" and report.verdict == outcome.warning
 
 
 def test_a_lopsided_document_with_the_right_gate_is_no_collapse(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.document import parse_mix
+from dlm_tui.engine.protocol import DriftFigures, ExportReport
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.choices import QUANTS, TARGET_TEXTS, TARGETS
 from dlm_widgets.literal_static import LiteralStatic
@@ -36,14 +37,14 @@ class ExportScreen(Dialog[ExportSettings]):
         hand_mix: str | None,
         last: str | None,
         names: Sequence[str],
-        result: dict[str, Any] | None = None,
+        result: ExportReport | None = None,
         ollama: str | None = None,
     ) -> None:
         """`ollama` is the program that is installed here, None if there is none."""
         super().__init__()
         self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
-        self._result = result or {}
+        self._result = result
         self._mixes: list[tuple[str | None, str]] = [
             (None, "the gate's static mean"),
             ("uniform", "uniform"),
@@ -140,48 +141,28 @@ class ExportScreen(Dialog[ExportSettings]):
             copy(self._last, "the command of the last export")
 
 
-def last_export_text(command: str | None, result: dict[str, Any]) -> str:
+def last_export_text(command: str | None, report: ExportReport | None) -> str:
     """The last export's command, parity and drift in a few lines."""
     if not command:
         return "Nothing has been exported yet."
     lines = [f"Last export, to run next:\n  {command}"]
-    manifest = result.get("manifest") or {}
-    parity, drift = manifest.get("parity") or {}, manifest.get("drift") or {}
-    if parity.get("max_abs_logprob_diff") is not None:
+    if report is not None and (parity := report.parity):
         lines.append(
-            f"Parity with {parity.get('runtime', 'llama.cpp')}: largest log-probability difference "
-            f"{parity['max_abs_logprob_diff']:.1e} nats over {parity.get('prompts', '?')} prompts"
+            f"Parity with {parity.runtime}: largest log-probability difference "
+            f"{parity.max_abs_logprob_diff:.1e} nats over {parity.prompts} prompts"
         )
-    return "\n".join([*lines, *_drift_lines(drift)])
+    return "\n".join([*lines, *_drift_lines(report.drift if report else None)])
 
 
-def _drift_lines(drift: dict[str, Any]) -> list[str]:
+def _drift_lines(drift: DriftFigures | None) -> list[str]:
     """The frozen mix against the live gate, then the uniform and the best fixed mix, then what that means."""
-    lines = []
-    frozen = drift.get("frozen") if isinstance(drift.get("frozen"), dict) else drift
-    kl, changed = _figures(frozen)
-    if kl is not None:
-        share = f"; {changed:.0%} of greedy answers change" if changed is not None else ""
-        lines.append(f"Freezing the gate costs {kl:.3f} nats per prompt (KL at the next token){share}")
+    if drift is None:
+        return []
+    share = "" if drift.changed_answers is None else f"; {drift.changed_answers:.0%} of greedy answers change"
+    lines = [f"Freezing the gate costs {drift.kl:.3f} nats per prompt (KL at the next token){share}"]
     others = []
-    for key, name in (("uniform", "A uniform mix"), ("best_static", "The best fixed mix")):
-        kl, changed = _figures(drift.get(key))
-        if kl is not None:
-            share = f", {changed:.0%} of answers" if changed is not None else ""
-            others.append(f"{name}: {kl:.3f} nats{share}")
-    if others:
-        lines.append(". ".join(others))
-    if isinstance(verdict := drift.get("verdict"), str) and verdict:
-        lines.append(verdict)
-    return lines
-
-
-def _figures(block: Any) -> tuple[float | None, float | None]:
-    """`kl` in nats and the share of changed answers, each None where the manifest has no number."""
-    if not isinstance(block, dict):
-        return None, None
-    kl, changed = (
-        float(value) if isinstance(value, int | float) else None
-        for value in (block.get("kl"), block.get("changed_answers"))
-    )
-    return kl, changed
+    for cost, name in ((drift.uniform, "A uniform mix"), (drift.best_static, "The best fixed mix")):
+        share = "" if cost.changed_answers is None else f", {cost.changed_answers:.0%} of answers"
+        others.append(f"{name}: {cost.kl:.3f} nats{share}")
+    lines.append(". ".join(others))
+    return [*lines, drift.verdict] if drift.verdict else lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.progress import progress_line
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.engine.protocol import Progress
+from dlm_tui.engine.protocol import DriftReport, EvaluationReport, MisroutedPrompt, Progress
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.confusion_table import ConfusionTable
 from dlm_widgets.literal_static import LiteralStatic
@@ -57,77 +57,63 @@ class ReportScreen(Dialog[None]):
         """Why there is no report."""
         self.query_one("#report-figures", LiteralStatic).show(literal(text, "$error"))
 
-    def show_evaluation(self, report: Mapping[str, Any]) -> None:
+    def show_evaluation(self, report: EvaluationReport) -> None:
         """Accuracy, log loss, calibration, confusion, the worst prompts."""
         parts: _Parts = []
-        parts += _figure(
-            "accuracy", report.get("accuracy"), "share of held-out prompts routed to their own adapter", "%"
-        )
-        parts += _figure("log loss", report.get("log_loss"), "nats per held-out prompt, lower is better")
-        parts += _figure("calibration", report.get("ece"), "expected calibration error, 0 is perfect")
-        share = report.get("normalised_entropy")
-        of_most = f" ({share:.0%} of ln N)" if isinstance(share, float) else ""
-        parts += _figure("entropy", report.get("mean_entropy"), f"mean of the gate in force, nats{of_most}")
-        for name, weight in (report.get("mean_weights") or {}).items():
-            mark = self._marks.get(name)
-            if mark and isinstance(weight, float):
+        parts += _figure("accuracy", report.accuracy, "share of held-out prompts routed to their own adapter", "%")
+        parts += _figure("log loss", report.log_loss, "nats per held-out prompt, lower is better")
+        parts += _figure("calibration", report.ece, "expected calibration error, 0 is perfect")
+        share = f"{report.normalised_entropy:.0%} of ln N"
+        parts += _figure("entropy", report.mean_entropy, f"mean of the gate in force, nats ({share})")
+        for name, weight in report.mean_weights.items():
+            if mark := self._marks.get(name):
                 parts.append((f"{mark.glyph} {name} {weight:.2f}  ", mark.color))
         parts.append("mean weights\n")
-        verdict = report.get("verdict")
-        text = verdict if isinstance(verdict, str) else str((verdict or {}).get("text", ""))
-        parts.append((text, "bold"))
-        if report.get("cold_start"):
-            parts.append(f"\n{report['cold_start']}")
+        parts.append((report.verdict, "bold"))
+        if report.cold_start:
+            parts.append(f"\n{report.cold_start}")
         self.query_one("#report-figures", LiteralStatic).show(assemble(*parts))
         table = self.query_one(ConfusionTable)
-        table.show(report.get("confusion") or {})
+        table.show(report.confusion)
         table.display = True
         table.focus()
-        self._cells = report.get("confused_lines") or {}
-        wrong = list(report.get("misrouted") or [])
+        self._cells = report.confused_lines
         self._list(
             "Most misrouted (Enter opens the section; choose a cell of the table for its sections)"
-            if wrong
+            if report.misrouted
             else "No held-out prompt is misrouted; choose a cell of the table for its sections",
-            [(self._wrong_row(item), item.get("line")) for item in wrong],
+            [(self._wrong_row(item), item.line) for item in report.misrouted],
         )
 
-    def _wrong_row(self, item: Mapping[str, Any]) -> Content:
-        truth, routed = str(item.get("adapter", "")), str(item.get("routed", ""))
+    def _wrong_row(self, item: MisroutedPrompt) -> Content:
         return assemble(
-            (f"{item.get('line', 0):5d} ", "dim"),
-            (truth, self._marks[truth].color if truth in self._marks else ""),
+            (f"{item.line:5d} ", "dim"),
+            (item.adapter, self._marks[item.adapter].color if item.adapter in self._marks else ""),
             " \u2192 ",
-            (routed, self._marks[routed].color if routed in self._marks else ""),
-            f"  {sanitize(str(item.get('prompt', '')), one_line=True)}",
+            (item.routed, self._marks[item.routed].color if item.routed in self._marks else ""),
+            f"  {sanitize(item.prompt, one_line=True)}",
         )
 
-    def show_drift(self, report: Mapping[str, Any]) -> None:
+    def show_drift(self, report: DriftReport) -> None:
         """KL to the live gate and changed answers of the frozen, uniform and best mixes."""
         parts: _Parts = [(f"{'mix':12s} {'KL (nats)':>9s} {'answers changed':>16s}\n", "dim")]
-        for key, label in (("frozen", "static mean"), ("uniform", "uniform"), ("best_static", "best fixed")):
-            item = report.get(key)
-            if not isinstance(item, Mapping):
-                continue
-            changed = item.get("changed_answers")
-            share = f"{changed:.0%}" if isinstance(changed, float) else "\u2013"
-            parts.append(f"{label:12s} {_number(item.get('kl')):>9s} {share:>16s}   ")
-            for name, weight in (item.get("mix") or {}).items():
+        for cost, label in (
+            (report.frozen, "static mean"),
+            (report.uniform, "uniform"),
+            (report.best_static, "best fixed"),
+        ):
+            share = "\u2013" if cost.changed_answers is None else f"{cost.changed_answers:.0%}"
+            parts.append(f"{label:12s} {cost.kl:>9.2f} {share:>16s}   ")
+            for name, weight in cost.mix.items():
                 mark = self._marks.get(name)
-                parts.append((f"{mark.glyph if mark else name} {_number(weight)} ", mark.color if mark else ""))
+                parts.append((f"{mark.glyph if mark else name} {weight:.2f} ", mark.color if mark else ""))
             parts.append("\n")
-        parts.append((f"over {report.get('prompts', 0)} prompts, against the live gate\n", "dim"))
-        parts.append((str(report.get("verdict", "")), "bold"))
+        parts.append((f"over {report.prompts} prompts, against the live gate\n", "dim"))
+        parts.append((report.verdict, "bold"))
         self.query_one("#report-figures", LiteralStatic).show(assemble(*parts))
         rows = [
-            (
-                assemble(
-                    (f"{_number(item.get('kl')):>6s} nats  ", "dim"),
-                    sanitize(str(item.get("prompt", "")), one_line=True),
-                ),
-                item.get("line"),
-            )
-            for item in report.get("most_changed") or []
+            (assemble((f"{item.kl:>6.2f} nats  ", "dim"), sanitize(item.prompt, one_line=True)), item.line)
+            for item in report.most_changed
         ]
         self._list("Prompts that lose most by freezing", rows)
         self.query_one("#report-list").focus()
@@ -157,10 +143,6 @@ class ReportScreen(Dialog[None]):
             self.on_line(line)
 
 
-def _number(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, int | float) else "\u2013"
-
-
-def _figure(label: str, value: object, meaning: str, unit: str = "") -> _Parts:
-    shown = f"{value:.0%}" if unit == "%" and isinstance(value, float) else _number(value)
+def _figure(label: str, value: float, meaning: str, unit: str = "") -> _Parts:
+    shown = f"{value:.0%}" if unit == "%" else f"{value:.2f}"
     return [f"{label:12s} ", (f"{shown:>6s}", "bold"), (f"  {meaning}\n", "$foreground 60%")]

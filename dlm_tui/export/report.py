@@ -1,0 +1,60 @@
+"""A finished export as the wire carries it: where it is, what is typed next, and its measured figures. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from dlm_tui.export.requests import ExportResult
+
+
+class ParityFigures(msgspec.Struct, kw_only=True):
+    """The export in its runtime beside the workbench, over `prompts`: differences in nats, agreement in [0, 1]."""
+
+    runtime: str
+    prompts: int
+    max_abs_logprob_diff: float
+    mean_kl: float
+    greedy_agree: float
+
+
+class FrozenCost(msgspec.Struct, kw_only=True):
+    """A mix against the live gate: mean KL at the next token in nats, share of greedy answers that change."""
+
+    kl: float
+    changed_answers: float | None = None
+
+
+class DriftFigures(FrozenCost, kw_only=True):
+    """The exported mix, and beside it the uniform and the best fixed one."""
+
+    uniform: FrozenCost
+    best_static: FrozenCost
+    verdict: str = ""
+
+
+class ExportReport(msgspec.Struct, kw_only=True):
+    """`parity` and `drift` are None where they were not measured. `registered` is the name in Ollama, or
+    `register_error` says why there is none; both None when that was not asked for."""
+
+    folder: str
+    next_command: str
+    notes: list[str] = []
+    parity: ParityFigures | None = None
+    drift: DriftFigures | None = None
+    registered: str | None = None
+    register_error: str | None = None
+
+
+def export_report(result: ExportResult) -> ExportReport:
+    """The report of a finished export. Its figures are those of the manifest."""
+    manifest = result.manifest
+    return ExportReport(
+        folder=str(result.folder),
+        next_command=result.next_command,
+        notes=list(result.notes),
+        parity=msgspec.convert(manifest["parity"], ParityFigures | None),
+        drift=msgspec.convert(manifest["drift"], DriftFigures | None),
+    )
