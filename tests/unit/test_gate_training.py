@@ -372,7 +372,7 @@ def test_a_lopsided_document_with_the_right_gate_is_no_collapse(
     outcome = run_to_end(train_document_gate(document, store, model))
     assert outcome.mean_weights["sea"] > 0.9 and outcome.warning == ""
     report = run_to_end(evaluate_gate(document, store, model))
-    assert report["accuracy"] == 1.0 and report["collapsed"] is None
+    assert report.accuracy == 1.0 and report.collapsed is None
     assert gate_status(document, store).warnings == []
 
 
