@@ -21,6 +21,7 @@ import torch
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.runtimes import Vector
+from dlm_tui.model.information import kl_divergence
 from dlm_tui.progress import Progress
 
 PATIENCE_SECONDS = 600.0
@@ -201,9 +202,9 @@ def compare(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:
     for mine, other in zip(ours.logprobs, theirs.logprobs, strict=True):
         if mine.shape != other.shape or not np.isfinite(other).all():
             raise ExportRefused("the runtime's probabilities do not cover the whole vocabulary")
-        a, b = mine.astype(np.float64), other.astype(np.float64)
-        differences.append(float(np.abs(a - b).max()))
-        divergences.append(float((np.exp(a) * (a - b)).sum()))
+        a, b = torch.from_numpy(mine.astype(np.float64)), torch.from_numpy(other.astype(np.float64))
+        differences.append(float((a - b).abs().max()))
+        divergences.append(float(kl_divergence(a, b)))
     pairs = [(x, y) for mine, other in zip(ours.greedy, theirs.greedy, strict=True) for x, y in _aligned(mine, other)]
     agreed = sum(x == y for x, y in pairs)
     return {
@@ -211,7 +212,7 @@ def compare(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:
         "prompts": len(ours.logprobs),
         "vocabulary": int(ours.logprobs[0].shape[0]),
         "max_abs_logprob_diff": max(differences),
-        "mean_kl": max(0.0, float(np.mean(divergences))),
+        "mean_kl": float(np.mean(divergences)),
         "greedy_agree": agreed / len(pairs) if pairs else 1.0,
         "greedy_tokens": len(pairs),
         "dtype": dtype,

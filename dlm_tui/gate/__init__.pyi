@@ -16,7 +16,6 @@ from .label import LabelOutcome as LabelOutcome
 from .label import label_prompt as label_prompt
 from .network import GateNetwork as GateNetwork
 from .network import Standardiser as Standardiser
-from .network import entropy as entropy
 from .ood import OodDetector as OodDetector
 from .ood import fit_ood as fit_ood
 from .probes import GateProbe as GateProbe

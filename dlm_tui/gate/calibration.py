@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dlm_tui.model.information import entropy_of_logits
+
 BINS = 10
 _GRID = 121
 _CEILING = math.log(20.0)
@@ -33,7 +35,7 @@ def scores(logits: Tensor, labels: Tensor) -> Scores:
         accuracy=float(hits.double().mean()),
         log_loss=float(functional.nll_loss(log_weights, labels)),
         ece=expected_calibration_error(weights, labels),
-        mean_entropy=float(-(weights * log_weights).sum(dim=-1).mean()),
+        mean_entropy=float(entropy_of_logits(logits.double()).mean()),
     )
 
 

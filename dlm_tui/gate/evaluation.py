@@ -14,11 +14,12 @@ from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, 
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import load_gate
 from dlm_tui.gate.messages import BADLY_CALIBRATED, verdict_text
-from dlm_tui.gate.network import entropy, normalised
+from dlm_tui.gate.network import normalised
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.report import EvaluationReport, MisroutedPrompt, OodRates
 from dlm_tui.gate.training import fit_document
+from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress, part_of
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter
 from dlm_tui.store.collapse import collapse_floor, collapse_text, collapsed_onto

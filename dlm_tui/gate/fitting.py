@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dlm_tui.gate.network import GateNetwork, Standardiser, entropy_of_logits, seeded_network
+from dlm_tui.gate.network import GateNetwork, Standardiser, seeded_network
+from dlm_tui.model.information import entropy_of_logits
 from dlm_tui.progress import Progress
 
 BATCH = 16

@@ -1,4 +1,4 @@
-"""The gate's network, its entropy, and folding standardised inputs into its first layer."""
+"""The gate's network, and folding standardised inputs into its first layer."""
 
 from __future__ import annotations
 
@@ -49,18 +49,6 @@ def seeded_network(input_dim: int, hidden_dim: int, adapters: int, seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GateNetwork(input_dim, hidden_dim, adapters)
-
-
-def entropy(weights: Tensor) -> Tensor:
-    """Shannon entropy −Σ w ln w over the last axis, nats; [..., N] -> [...]; 0 · ln 0 counts as 0."""
-    total: Tensor = torch.special.entr(weights).sum(dim=-1)
-    return total
-
-
-def entropy_of_logits(logits: Tensor) -> Tensor:
-    """The same from logits, with finite gradients also where a weight underflows."""
-    log_weights = torch.log_softmax(logits, dim=-1)
-    return -(log_weights.exp() * log_weights).sum(dim=-1)
 
 
 def normalised(entropy_nats: float, adapters: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.gate.embedding import length_batches
+from dlm_tui.model.information import kl_divergence
 from dlm_tui.progress import Progress
 
 if TYPE_CHECKING:
@@ -70,15 +71,9 @@ def frozen_divergence(
     with torch.no_grad():
         for number, (batch, target) in enumerate(zip(batches, live, strict=True)):
             frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
-            result[batch.places] = divergence(target, frozen).double().cpu()
+            result[batch.places] = kl_divergence(target, frozen).cpu()
             yield Progress("frozen", number + 1, len(batches))
     return result
-
-
-def divergence(target: Tensor, other: Tensor) -> Tensor:
-    """KL(target ‖ other) = Σ p (ln p − ln q) of log-probabilities [..., V], nats, in float64."""
-    first, second = target.double(), other.double()
-    return (first.exp() * (first - second)).sum(dim=-1)
 
 
 def best_mix(
@@ -116,7 +111,7 @@ def _loss_and_slope(
         with torch.enable_grad():
             mix = torch.softmax(point, dim=0)
             frozen = next_logprobs(backbone, batch, mix.expand(len(batch.places), -1))
-            loss = divergence(target, frozen).sum() / count
+            loss = kl_divergence(target, frozen).sum() / count
             loss.backward()
         total += float(loss.detach())
         yield Progress("best", step, STEPS, loss=total)

@@ -12,7 +12,8 @@ from torch import Tensor
 from dlm_tui.gate.attribution import TokenAttribution, token_attributions, trajectory
 from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, PromptTokens, RawEncoder, prompt_tokens
 from dlm_tui.gate.gate import Gate
-from dlm_tui.gate.network import entropy, normalised
+from dlm_tui.gate.network import normalised
+from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
 
 PIECE = 128

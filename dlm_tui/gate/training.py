@@ -15,10 +15,10 @@ from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
-from dlm_tui.gate.network import entropy
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.static import mean_gate_weights
+from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
 from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
 from dlm_tui.store.collapse import collapse_text, collapsed_onto

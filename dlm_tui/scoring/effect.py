@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from dlm_tui.model import Backbone, MixedModel
+from dlm_tui.model.information import js_divergence, kl_divergence
 from dlm_tui.progress import Progress, map_steps
 from dlm_tui.scoring.errors import EmptyText
 from dlm_tui.scoring.nulls import matched_nulls, null_seeds
-from dlm_tui.scoring.rows import check_length, js_rows, kl_rows, last_hidden, log_probabilities
+from dlm_tui.scoring.rows import check_length, last_hidden, log_probabilities
 from dlm_tui.scoring.zscore import summarise_nulls, z_score
 
 DEFAULT_NULLS = 32
@@ -108,8 +109,8 @@ def score_views(
     labels = [f"null {number}" for number in range(nulls)]
     null_next, _ = yield from _read_nulls(model, prompt_ids, [], reference, labels, meter)
     base = next_token[0]
-    null_kls = tuple(kl_rows(null_next, base).tolist()) if len(null_next) else ()
-    kls, jss = kl_rows(next_token, base).tolist(), js_rows(next_token, base).tolist()
+    null_kls = tuple(kl_divergence(null_next, base).tolist()) if len(null_next) else ()
+    kls, jss = kl_divergence(next_token, base).tolist(), js_divergence(next_token, base).tolist()
     scores = {}
     for row, name in enumerate(names[1:], start=1):
         changed = name in own or bool(rows[row].any())

@@ -61,14 +61,3 @@ def check_length(model: MixedModel, count: int) -> None:
         raise EmptyText("a prompt of zero tokens cannot be scored")
     if count > model.base.context_length:
         raise UsageError(f"the text has {count} tokens but the base reads at most {model.base.context_length}")
-
-
-def kl_rows(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats over the last axis of full log-probabilities, ≥ 0."""
-    return (p.exp() * (p - q)).sum(dim=-1).clamp_min(0.0)
-
-
-def js_rows(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen–Shannon divergence in nats over the last axis of full log-probabilities, 0 … ln 2."""
-    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0, dtype=p.dtype))
-    return (0.5 * kl_rows(p, middle) + 0.5 * kl_rows(q, middle)).clamp(0.0, float(torch.log(torch.tensor(2.0))))

@@ -16,8 +16,9 @@ from dlm_tui.gate.calibration import (
     scores,
     stratified_folds,
 )
-from dlm_tui.gate.messages import collapse_text, collapsed_onto, frozen_text, verdict_text
+from dlm_tui.gate.messages import frozen_text, verdict_text
 from dlm_tui.gate.ood import MINIMUM, OodDetector, _leading, fit_ood
+from dlm_tui.store.collapse import collapse_text
 
 
 def _logits(count: int, adapters: int, seed: int, sharp: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,9 +138,6 @@ def test_no_novelty_without_enough_to_go_by() -> None:
 
 
 def test_verdicts_say_what_to_do() -> None:
-    assert collapsed_onto({"a": 0.95, "b": 0.05}, 0.1) == "a"
-    assert collapsed_onto({"a": 0.95, "b": 0.05}, 0.4) is None
-    assert collapsed_onto({"a": 0.6, "b": 0.4}, 0.01) is None
     text = collapse_text("a", 0.95, 0.1, 0.01, {"a": 40, "b": 4})
     assert "entropy_lambda" in text and "a 40" in text and "b 4" in text
     assert verdict_text(0.9, 3, text, 0.0, 1.0) == text

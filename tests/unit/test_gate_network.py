@@ -14,11 +14,10 @@ from dlm_tui.gate.fitting import FitSettings, batches, fit_gate
 from dlm_tui.gate.network import (
     GateNetwork,
     Standardiser,
-    entropy,
-    entropy_of_logits,
     normalised,
     seeded_network,
 )
+from dlm_tui.model.information import entropy, entropy_of_logits, js_divergence, kl_divergence
 from dlm_tui.progress import Progress, run_to_end
 from tests.benchmarks.gate_reference import reference_gate
 
@@ -64,6 +63,18 @@ def test_entropy_in_nats() -> None:
     assert torch.isfinite(logits.grad).all() if logits.grad is not None else False
     assert normalised(math.log(3), 3) == pytest.approx(1.0)
     assert normalised(0.0, 1) == 0.0
+
+
+def test_divergences_in_nats() -> None:
+    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log(), torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
+    middle = (p.exp() + q.exp()) / 2
+    expected = [0.5 * math.log(2) + 0.5 * math.log(2 / 3), 0.0]
+    assert kl_divergence(p, q).tolist() == pytest.approx(expected, abs=1e-7)
+    halves = 0.5 * kl_divergence(p, middle.log()) + 0.5 * kl_divergence(q, middle.log())
+    assert js_divergence(p, q).tolist() == pytest.approx(halves.tolist(), abs=1e-7)
+    disjoint = torch.tensor([1.0, 1e-30]).log(), torch.tensor([1e-30, 1.0]).log()
+    assert float(js_divergence(*disjoint)) == pytest.approx(math.log(2))
+    assert (kl_divergence(p, p) >= 0).all() and kl_divergence(p, q).dtype == torch.float64
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from dlm_tui.gate.embedding import LIMIT
 from dlm_tui.gate.gate import Gate
-from dlm_tui.gate.network import entropy, seeded_network
+from dlm_tui.gate.network import seeded_network
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.router import PIECE, PromptRouter
 from dlm_tui.model import MixedModel
+from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import GateConfig
 from tests.benchmarks.gate_reference import reference_embedding

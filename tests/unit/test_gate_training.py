@@ -17,7 +17,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.evaluation import evaluate_gate
 from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
 from dlm_tui.gate.label import label_prompt
-from dlm_tui.gate.network import entropy, seeded_network
+from dlm_tui.gate.network import seeded_network
 from dlm_tui.gate.static import (
     mean_gate_weights,
     resolve_and_announce,
@@ -27,6 +27,7 @@ from dlm_tui.gate.static import (
 )
 from dlm_tui.gate.training import train_document_gate
 from dlm_tui.model import MixedModel
+from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import (
     ForeignGate,
