@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     grid = _grid(args.grid)
     prompt = None if args.suite else _prompt(args)
     session = open_session(args)
-    seed = (session.document.training.seed if args.seed is None else args.seed) % 2**64
+    seed = seed_in_range(session.document.training.seed if args.seed is None else args.seed)
     if args.suite:
         return _suite(args, session, seed)
     if args.sweep:

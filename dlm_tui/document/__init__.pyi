@@ -58,6 +58,8 @@ from .schema import Frontmatter as Frontmatter
 from .sections import Origin as Origin
 from .sections import Section as Section
 from .sections import section_id as section_id
+from .seeds import seed_in_range as seed_in_range
+from .seeds import seed_note as seed_note
 from .side_file import SideFile as SideFile
 from .side_file import SideFileError as SideFileError
 from .side_file import document_side_file as document_side_file

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.engine import protocol as p
 from dlm_tui.engine.progress_events import ProgressEvents, progress_events
 from dlm_tui.engine.warmup import warm_up
@@ -162,7 +163,7 @@ class Handlers:
                 mixes,
                 completion,
                 nulls=request.nulls,
-                seed=session.document.training.seed,
+                seed=seed_in_range(session.document.training.seed),
                 null_views={view.name: view.seed for view in request.views if view.kind == "null"},
             )
         )

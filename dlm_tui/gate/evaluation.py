@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.document import gate_samples, lacking_samples
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.calibration import BINS, best_temperature, confusion, scores, stratified_folds
 from dlm_tui.gate.embedding import cached_embeddings
@@ -49,7 +50,7 @@ def evaluate_gate(
         raise UsageError("The document declares fewer than two adapters: there is nothing to route between.")
     if folds < 2:
         raise UsageError(f"--folds must be at least 2, not {folds}.")
-    chosen = document.training.seed if seed is None else seed
+    chosen = seed_in_range(document.training.seed if seed is None else seed)
     probes = trained_probes(document)
     counts = gate_samples(document)
     poor = [name for name, count in counts.items() if count < 2]

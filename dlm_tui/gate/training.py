@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
@@ -69,7 +70,7 @@ def train_document_gate(
             "The document has no gate to train: set training.gate.enabled and declare at least two adapters."
         )
     began = time.perf_counter()
-    chosen = document.training.seed if seed is None else seed
+    chosen = seed_in_range(document.training.seed if seed is None else seed)
     with MetricsWriter(store.create()) as metrics:
         run = next_run_id(store) if run_id is None else run_id
         if run_id is None:

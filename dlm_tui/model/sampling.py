@@ -6,13 +6,15 @@ import math
 
 import msgspec
 
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 
 
 class Sampling(msgspec.Struct, frozen=True):
     """`temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with at least that probability.
 
-    `seed` starts every row's own random stream. Raises UsageError for values outside their range.
+    `seed` starts every row's own random stream; it is taken modulo 2^32. Raises UsageError for other values outside
+    their range.
     """
 
     max_tokens: int = 128
@@ -21,6 +23,7 @@ class Sampling(msgspec.Struct, frozen=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "seed", seed_in_range(self.seed))
         if self.max_tokens < 1:
             raise UsageError(f"max tokens must be at least 1, not {self.max_tokens}")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

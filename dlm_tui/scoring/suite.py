@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dlm_tui.document import BodyError, Document, Section, instruction_pairs, preference_triples
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import Base, MixedModel
 from dlm_tui.progress import Progress
@@ -90,7 +91,7 @@ def score_suite(
     tallies = {name: {group: _Tally() for group in GROUPS} for name in model.names}
     by_section: dict[int, dict[str, list[float]]] = {}
     views = {name: {name: 1.0} for name in model.names}
-    grown = document.training.seed if seed is None else seed
+    grown = seed_in_range(document.training.seed if seed is None else seed)
     yield Progress("suite", 0, len(items))
     for done, item in enumerate(items, start=1):
         scores = yield from score_views(model, item.prompt, views, item.answer or None, nulls=nulls, seed=grown)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
 from dlm_tui.store import (
     AdapterVersion,
@@ -90,7 +91,7 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
     write_lock_record(
         store,
         dlm_sha256=document.sha256,
-        seed=document.training.seed,
+        seed=seed_in_range(document.training.seed),
         last_run_id=runs[-1].run_id,
         base_model_revision=request.base.identity.revision,
         pinned_versions=pinned_versions(),
@@ -122,7 +123,7 @@ def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> Traini
         ended_at=ended,
         adapter_version=run.version.version,
         base_model_revision=request.base.identity.revision,
-        seed=request.document.training.seed,
+        seed=seed_in_range(request.document.training.seed),
         steps=sum(run.result.steps.values()),
         final_train_loss=last_loss(run.result),
         final_val_loss=run.result.val_loss,

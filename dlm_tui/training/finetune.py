@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import set_seed
 
 from dlm_tui.document import AdapterSettings, Document
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_preferences, run_sft
 from dlm_tui.training.rows import AdapterRows
@@ -34,7 +35,7 @@ def finetune(
     whatever `on_step` raises.
     """
     training = document.training
-    set_seed(training.seed)
+    set_seed(seed_in_range(training.seed))
     config = LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from dlm_tui.document import Document, route_sections, sources
+from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
 from dlm_tui.store import (
@@ -29,6 +30,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
 from dlm_tui.training.finetune import finetune
+from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.phases import Diverged, Finetuned, Step
 from dlm_tui.training.report import AdapterOutcome
 from dlm_tui.training.rows import AdapterRows, adapter_rows, cut_notes
@@ -90,8 +92,13 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
         note(report, text)
 
     request.store.create()
-    with training_lock(request.store):
+    ignored = launcher_variables()
+    with training_lock(request.store), without_launcher():
+        if ignored:
+            say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
         refuse_foreign_base(request.store, request.document)
+        if remark := seed_note(request.document.training.seed):
+            say(remark)
         if not request.gate_only:
             for text in (*unused_settings(request.document), *_source_notes(request.scan)):
                 say(text)
@@ -213,7 +220,7 @@ def _train_one(
     metrics.start_run(
         run_id,
         "sft" if rows.train else document.training.preference.method,
-        document.training.seed,
+        seed_in_range(document.training.seed),
         adapter_version=target.version,
         adapter_name=name,
         parameterization=request.parameterization,
@@ -222,7 +229,7 @@ def _train_one(
     began = time.monotonic()
     with RunLog(store, run_id) as log:
         log.banner(
-            seed=document.training.seed,
+            seed=seed_in_range(document.training.seed),
             pinned_versions=pinned_versions(),
             plan=_plan_text(request, name, rows),
         )
@@ -263,7 +270,7 @@ def _train_one(
         log.complete(steps=steps)
         log.summary(
             adapter_version=target.version,
-            seed=document.training.seed,
+            seed=seed_in_range(document.training.seed),
             steps=steps,
             duration_seconds=time.monotonic() - began,
             final_train_loss=last_loss(result),

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import set_seed
 
 from dlm_tui.document import AdapterSettings, Document
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
@@ -56,7 +57,8 @@ def finetune_pissa(
 
     Raises UsageError when `cho_rej_min_std` finds no preference rows, Diverged, and whatever `on_step` raises.
     """
-    set_seed(document.training.seed)
+    seed = seed_in_range(document.training.seed)
+    set_seed(seed)
     targets = target_modules(settings, base.source.target_modules)
     pissa = build_pissa(
         base.model,
@@ -64,7 +66,7 @@ def finetune_pissa(
         settings.lora_r,
         selection,
         _calibration(base, rows, targets, selection),
-        seed=document.training.seed,
+        seed=seed,
     )
     result = Finetuned(tensors={}, config={}, phases=[])
     model = _Steered(base.model, list(pissa.parameters()))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dlm_tui.document.seeds import seed_in_range
+
 if TYPE_CHECKING:
     from dlm_tui.document import Document
     from dlm_tui.training.pipeline import TrainOutcome
@@ -54,7 +56,7 @@ def train_report(document: Document, outcome: TrainOutcome) -> TrainReport:
     gate = outcome.gate
     return TrainReport(
         dlm_id=document.dlm_id,
-        seed=document.training.seed,
+        seed=seed_in_range(document.training.seed),
         adapters=outcome.adapters,
         gate=None
         if gate is None

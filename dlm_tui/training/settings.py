@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from dlm_tui.document import AdapterSettings, Document
+from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 
 # Optimiser of the schema -> (Trainer's name, package it needs).
@@ -118,8 +119,8 @@ def trainer_arguments(document: Document, phase: Phase, scratch: Path, *, evalua
         warmup_steps=warmup if warmup > 0 else 0,
         bf16=training.precision == "bf16",
         fp16=training.precision == "fp16",
-        seed=training.seed,
-        data_seed=training.seed,
+        seed=seed_in_range(training.seed),
+        data_seed=seed_in_range(training.seed),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         logging_nan_inf_filter=False,
