@@ -17,6 +17,7 @@ from dlm_tui.output import say
 COMMANDS = {
     "open": "open the workbench on a document (the default; without DOC: the most recent, else the demo)",
     "demo": "copy the demo document to a folder and open it",
+    "new": "write a document to start from and open it",
     "show": "document, adapters, gate and store at a glance",
     "parse": "check documents and print what is in them",
     "train": "train the adapters and the gate",
@@ -36,7 +37,7 @@ COMMANDS = {
     "doctor": "versions, device, caches, what is missing",
 }
 # These take no document, or take it in a way of their own.
-_OWN_ARGUMENTS = {"adapter", "open", "demo", "parse", "unpack", "verify", "doctor", "serve"}
+_OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "serve"}
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

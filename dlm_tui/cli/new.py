@@ -1,0 +1,70 @@
+"""`dlm-tui new PATH`: a document to start from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dlm_tui.document.templates import TEMPLATES, compose, folders_to_learn, write_new
+from dlm_tui.output import emit, say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where, from what, and whether to open it."""
+    parser.add_argument("path", metavar="PATH", type=Path, help="the document to write; .dlm is added where missing")
+    parser.add_argument("--base-model", metavar="KEY", default="pocket", help="pocket, a key, or hf:org/name")
+    parser.add_argument("--adapters", metavar="A,B,C", help="names of the adapters, instead of a template's")
+    parser.add_argument(
+        "--template", choices=tuple(TEMPLATES), help="; ".join(f"{name}: {text}" for name, text in TEMPLATES.items())
+    )
+    parser.add_argument(
+        "--from",
+        dest="folders",
+        metavar="FOLDER",
+        type=Path,
+        action="append",
+        default=[],
+        help="learn from the files below a folder (may be repeated: one adapter each)",
+    )
+    parser.add_argument("--no-open", action="store_true", help="only write the document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write, say what was written, then open it where there is a terminal."""
+    from dlm_tui.model.registry import resolve_base
+
+    base = resolve_base(args.base_model, Path(args.base) if args.base else None)
+    path: Path = args.path if args.path.suffix else args.path.with_name(f"{args.path.name}.dlm")
+    names = [name.strip() for name in args.adapters.split(",")] if args.adapters else []
+    new = compose(
+        path,
+        base_model=args.base_model,
+        template=args.template,
+        adapters=() if args.folders else names,
+        folders=folders_to_learn(args.folders, names) if args.folders else (),
+    )
+    write_new(new)
+    floor = new.document.training.gate.cold_start_floor
+    if args.json:
+        emit(
+            {
+                "document": str(path),
+                "dlm_id": new.document.dlm_id,
+                "adapters": list(new.document.routing_names),
+                "sources": [source.path for source in new.document.training.sources or ()],
+                "source_adapters": new.side.source_adapters,
+            }
+        )
+    else:
+        say(f"{path}: a new document with the adapters {', '.join(new.document.routing_names)}")
+        for folder in new.folders:
+            few = f"; a gate needs {floor}" if folder.file_count < floor else ""
+            say(f"  {folder.adapter} learns from {folder.folder}: {folder.file_count} files{few}")
+    if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not args.json:
+            say(f"`dlm-tui {path}` opens it, `dlm-tui train {path}` trains it")
+        return 0
+    from dlm_tui.cli.open import launch
+
+    return launch(path, args, train_if_untrained=base.path is not None)
