@@ -61,8 +61,30 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "phi3": {**SMALL, "sliding_window": None},
     "olmo2": dict(SMALL),
-    "smollm3": dict(SMALL),
+    "smollm3": {**SMALL, "no_rope_layers": [1, 0, 1]},
+    "granite": {
+        **SMALL,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.0,
+    },
+    "phi3-partial": {
+        **SMALL,
+        "model_type": "phi3",
+        "sliding_window": 12,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
+    "qwen3_moe": {
+        **SMALL,
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "norm_topk_prob": True,
+    },
     "mixtral": {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "stablelm": {**SMALL, "layer_norm_eps": 1e-5},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "bos_token_id": 0, "eos_token_id": 1},
 }
 

@@ -22,7 +22,7 @@ def engine_rows(opened: Opened, status: Status, names: Sequence[str]) -> list[tu
         ("adapters", ", ".join(_adapter(name, opened.versions) for name in trained) or "none trained yet"),
         ("gate", f"{opened.gate}{f': {opened.gate_reason}' if opened.gate_reason else ''}"),
         ("device", f"{status.device}, answers in {status.dtype}, gates in float32"),
-        ("tier", _TIERS.get(status.tier, status.tier)),
+        ("tier", _TIERS.get(status.tier, status.tier) + (f" ({status.tier_reason})" if status.tier_reason else "")),
         ("threads", str(status.threads)),
         ("memory", f"{bytes_text(status.rss)} resident in the engine's process" if status.rss else "not known here"),
         ("kept", f"{bytes_text(status.cache)} of keys and values for the next prompt and answer"),

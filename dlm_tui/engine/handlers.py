@@ -20,6 +20,7 @@ from dlm_tui.engine.warmup import warm_up
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import train_document_gate
 from dlm_tui.model import Backbone, Generated, GenerationEvent, MixedModel, Sampling, View
+from dlm_tui.model.backend_selection import why_slower
 from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import Progress, map_steps
@@ -224,6 +225,7 @@ class Handlers:
             device=str(session.base.device) if session else "none",
             dtype=str(session.model.decoding_dtype).removeprefix("torch.") if session else "",
             cache=session.cache_bytes if session else 0,
+            tier_reason=why_slower(session.base) if session else "",
         )
 
 

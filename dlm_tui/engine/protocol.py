@@ -284,8 +284,9 @@ class Drifted(Message, tag="drifted"):
 
 
 class Status(Message, tag="status"):
-    """About the engine: resident bytes, compute threads, tier, device, seconds since start; `dtype` is what answers are
-    decoded in, `cache` the bytes of keys and values kept for the next prompt and answer."""
+    """About the engine: resident bytes, compute threads, tier (`tier_reason`: why it is not the quickest, else empty),
+    device, seconds since start; `dtype` is what answers are decoded in, `cache` the bytes of keys and
+    values kept for the next prompt and answer."""
 
     rss: int
     threads: int
@@ -294,6 +295,7 @@ class Status(Message, tag="status"):
     device: str
     dtype: str = ""
     cache: int = 0
+    tier_reason: str = ""
 
 
 class Trained(Message, tag="trained"):

@@ -19,6 +19,7 @@ from dlm_tui.model.onednn import OneDnnBackbone
 LOGITS_TOLERANCE = 1e-4
 HIDDEN_TOLERANCE = 1e-5
 _PROBE = 24
+_NOT_COMPILED = "the compiled step cannot be built here, or gave other numbers"
 
 
 def fastest(base: Base, mixer: Mixer) -> Backbone:
@@ -34,10 +35,19 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
     return ReferenceBackbone(base, mixer)
 
 
-def _admit(base: Base) -> FusedWeights | bool:
-    """The fused weights, or False where they do not apply or do not agree with the reference."""
-    if not eligible(base):
-        return False
+def why_slower(base: Base) -> str:
+    """Why this base does not get the compiled fused forward, as a clause; "" where it does. After `fastest`."""
+    if isinstance(base.fused, str):
+        return base.fused
+    if isinstance(base.fused, FusedWeights) and not base.fused.compiled and base.device.type == "cpu":
+        return "the compiled step does not take its experts" if base.fused.spec.experts else _NOT_COMPILED
+    return ""
+
+
+def _admit(base: Base) -> FusedWeights | str:
+    """The fused weights, or why they do not apply: the base is not described, or they disagree with the reference."""
+    if (reason := eligible(base)) is not None:
+        return reason
     reference = ReferenceBackbone(base)
     weights = FusedWeights(base)
     if fits(weights) and compiles():
@@ -45,7 +55,9 @@ def _admit(base: Base) -> FusedWeights | bool:
         weights.uses_bf16_weights = (
             weights.compiled and _has_memory_for_bf16_copy(weights) and weights.is_exact_in_bf16()
         )
-    return weights if weights.compiled or agrees(FusedBackbone(base, weights, reference.mixer), reference) else False
+    if weights.compiled or agrees(FusedBackbone(base, weights, reference.mixer), reference):
+        return weights
+    return "the fused forward gave other numbers than transformers"
 
 
 def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:

@@ -21,7 +21,8 @@ from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixed import MixedModel
 from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, tiny_base
 
-LEAN = {"llama", "llama-scaled", "qwen2", "qwen3"}
+FUSED = set(ARCHITECTURES) - {"gpt2", "stablelm"}
+COMPILED = FUSED - {"mixtral", "qwen3_moe"}
 IDS = torch.randint(3, 300, (2, 30), generator=torch.Generator().manual_seed(3))
 
 
@@ -37,7 +38,9 @@ def mixed_model(folder: Path, architecture: str, **changes: object) -> MixedMode
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_in_every_way(tmp_path: Path, architecture: str) -> None:
     model = mixed_model(tmp_path / "m", architecture)
-    assert model.backbone.tier == ("fused" if architecture in LEAN else "onednn")
+    assert model.backbone.tier == ("fused" if architecture in FUSED else "onednn")
+    if isinstance(model.backbone, FusedBackbone):
+        assert model.backbone.weights.compiled == (architecture in COMPILED)
     with torch.no_grad():
         untouched = model.base.model(IDS).logits
     assert torch.equal(model.reference.logits(model.reference.forward(IDS)), untouched)
@@ -139,7 +142,7 @@ def test_fusing_copies_nothing(tmp_path: Path) -> None:
     assert weights.head.data_ptr() == weights.embedding.data_ptr()
 
 
-def test_a_lean_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fused_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(tmp_path / "m")
     original = FusedBackbone._norm
 
@@ -148,6 +151,7 @@ def test_a_lean_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(FusedBackbone, "_norm", slightly_off)
     assert MixedModel(base, {}).backbone.tier == "onednn"
+    assert "other numbers" in backend_selection.why_slower(base)
     monkeypatch.setattr(backend_selection, "onednn_works", lambda dtype: False)
     assert MixedModel(base, {}).backbone.tier == "reference"
 
@@ -157,13 +161,13 @@ def test_a_lean_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: 
     [{"hidden_act": "gelu"}, {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}],
     ids=["activation", "rope"],
 )
-def test_what_the_lean_forward_does_not_know_goes_to_the_general_tier(
+def test_what_the_fused_forward_does_not_know_goes_to_the_general_tier(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     assert mixed_model(tmp_path / "m", "llama", **changes).backbone.tier == "onednn"
 
 
-def test_biases_everywhere_are_part_of_the_lean_forward(tmp_path: Path) -> None:
+def test_biases_everywhere_are_part_of_the_fused_forward(tmp_path: Path) -> None:
     model = mixed_model(tmp_path / "m", "llama", attention_bias=True, mlp_bias=True)
     assert model.backbone.tier == "fused"
     mix = model.coefficients({"x": 1.0})[None].repeat(2, 1)
@@ -181,18 +185,29 @@ def test_without_the_private_operator_plain_products_do(tmp_path: Path, monkeypa
         model = mixed_model(tmp_path / "m", "llama")
         assert model.backbone.tier == "fused"
         near(model.backbone.forward(IDS), model.reference.forward(IDS))
-        assert mixed_model(tmp_path / "n", "olmo2").backbone.tier == "reference"
+        assert mixed_model(tmp_path / "n", "stablelm").backbone.tier == "reference"
     finally:
         onednn_works.cache_clear()
 
 
 def test_the_middle_tier_leaves_plain_linears_and_gradients(tmp_path: Path) -> None:
-    model = mixed_model(tmp_path / "m", "olmo2")
+    model = mixed_model(tmp_path / "m", "stablelm")
     coefficients = torch.zeros(2, 2, requires_grad=True)
     model.backbone.forward(IDS, None, coefficients).square().sum().backward()
     assert coefficients.grad is not None
     assert float(coefficients.grad.abs().sum()) > 0
     assert all(type(m) is nn.Linear for m in model.base.model.modules() if isinstance(m, nn.Linear))
+
+
+def test_what_is_not_the_quickest_says_why(tmp_path: Path) -> None:
+    for architecture, reason in {"stablelm": "no description", "mixtral": "experts", "llama": ""}.items():
+        base = tiny_base(tmp_path / architecture, architecture)
+        MixedModel(base, {})
+        assert reason in backend_selection.why_slower(base) and bool(reason) == bool(backend_selection.why_slower(base))
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    base = tiny_base(tmp_path / "dynamic", "llama", rope_parameters=dynamic)
+    MixedModel(base, {})
+    assert "dynamic" in backend_selection.why_slower(base)
 
 
 def test_half_precision_bases_run_and_agree_roughly(tmp_path: Path) -> None:

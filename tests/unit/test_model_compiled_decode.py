@@ -16,7 +16,20 @@ from dlm_tui.model.fused.weights import FusedWeights
 from dlm_tui.model.mixed import MixedModel
 from tests.tiny_models import random_adapter, target_names, tiny_base
 
-FUSED = ("llama", "llama-scaled", "qwen2", "qwen3")
+FUSED = (
+    "llama",
+    "llama-scaled",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "gemma2",
+    "gemma3_text",
+    "olmo2",
+    "phi3",
+    "phi3-partial",
+    "granite",
+)
 IDS = torch.randint(3, 300, (4, 20), generator=torch.Generator().manual_seed(5))
 
 
@@ -62,7 +75,7 @@ def test_products_equal_float64(rows: int, height: int, width: int, threads: int
 
 @pytest.mark.parametrize("architecture", FUSED)
 @pytest.mark.parametrize("coefficients", [None, [[0.4, -1.0], [1.0, 0.0], [0.0, 0.0], [0.3, 2.0]]])
-def test_few_tokens_equal_the_lean_forward(
+def test_few_tokens_equal_the_fused_forward(
     tmp_path: Path, architecture: str, coefficients: list[list[float]] | None, threads: int
 ) -> None:
     model = mixed(tmp_path / "m", architecture)
@@ -129,7 +142,7 @@ def test_an_interrupt_leaves_no_thread_waiting(threads: int) -> None:
     assert sorted(ended) == list(range(1, threads))
 
 
-def test_without_a_compiler_the_lean_forward_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_fused_forward_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_selection, "compiles", lambda: False)
     model = mixed(tmp_path / "m", "llama")
     assert isinstance(model.backbone, FusedBackbone) and not model.backbone.weights.compiled

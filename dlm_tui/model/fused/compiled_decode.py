@@ -21,6 +21,7 @@ from dlm_tui.model.fused.weights import FusedWeights
 MOST_TOKENS = 8
 """More at a time are quicker as ordinary matrix products."""
 _NOBODY_WAITS = 1 << 62
+_ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _one_at_a_time = threading.Lock()
 
 
@@ -69,14 +70,18 @@ class CompiledDecode:
                 for matrix, group, addition in groups
                 for number in (*_entry(matrix, group.bias, addition), int(uses_bf16_weights))
             ]
-            norms = (layer.attention_norm, layer.mlp_norm, layer.query_norm, layer.key_norm)
-            rows.append([*row, *(_address(norm) for norm in norms)])
+            whole = weights.spec.qk_norm == "projection"
+            rows.append([*row, *map(_address, layer.norms), layer.spec.window, layer.spec.rope, int(whole)])
         self._table = np.array(rows, dtype=np.int64)
         ranks = max((one.lora_A.shape[0] for added in additions for one in added if one is not None), default=0)
-        first = weights.layers[0]
-        intermediate, fused = first.down_proj.weight.shape[1], sum(first.qkv.widths)
-        self._heads = weights.heads, weights.kv_heads
-        widths = (fused, first.out.weight.shape[1], first.out.weight.shape[0], 2 * intermediate, intermediate, ranks)
+        qkv, out, gate_up, down = (group.weight.shape for group in weights.layers[0].groups)
+        self._numbers = (
+            weights.heads,
+            weights.kv_heads,
+            _ACTIVATIONS[weights.activation],
+            *map(np.float32, (weights.eps, weights.attention_scale, weights.softcap, weights.residual_scale)),
+        )
+        widths = (qkv[0], out[1], out[0], gate_up[0], down[1], ranks)
         self._space = [np.empty((MOST_TOKENS, width), dtype=np.float32) for width in widths]
         self._none = np.empty((0, 0), dtype=np.float32)
 
@@ -91,8 +96,7 @@ class CompiledDecode:
         mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
         together(
             self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.kv.numpy(),
-            cos.numpy(), sin.numpy(), *self._heads, np.float32(self._weights.eps),
-            *(space[: len(hidden)] for space in self._space),
+            cos.numpy(), sin.numpy(), *self._numbers, *(space[: len(hidden)] for space in self._space),
         )  # fmt: skip
         return hidden
 
@@ -145,6 +149,7 @@ def fits(weights: FusedWeights) -> bool:
     parts = [part for layer in weights.layers for group in layer.groups for part in (group.weight, group.bias)]
     return (
         weights.device.type == "cpu"
+        and not weights.spec.experts
         and weights.dtype == torch.float32
         and all(part.is_contiguous() for part in (*parts, weights.head) if part is not None)
     )

@@ -44,9 +44,15 @@ WEIGHT, BIAS, LOW, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(8)
 """Addresses, 0 where a part is absent, of weight, bias, the adapters' down, the coefficients' columns and the
 blocks; then the number of ranks, that of blocks, and 1 where the weight is bfloat16."""
 GROUP = 8
-# … then the addresses of four norms: attention, MLP, query and key.
+# … then the addresses of six norms, 0 where the family has none: before attention and MLP, of queries and keys, behind
+# attention and MLP …
 NORMS = 4 * GROUP
-WIDTH = NORMS + 4
+ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, ATTENTION_OUT_NORM, MLP_OUT_NORM = range(NORMS, NORMS + 6)
+# … then how many positions a token looks back (0: all), the rotary table (-1: none), and 1 where the norm of queries
+# and keys is over the whole projection.
+WINDOW, ROPE, WHOLE_NORM = range(NORMS + 6, NORMS + 9)
+WIDTH = NORMS + 9
+SILU, GELU_TANH = range(2)
 
 
 def _counter(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -116,7 +122,7 @@ def _meet(counter: Integers, threads: int, meetings: int) -> int:
 
 @_compiled
 def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
-    """The first and the last-but-one row of a thread; borders at multiples of four."""
+    """The half-open range of rows [first, last) of a thread; borders at multiples of four."""
     quarter = (number + 3) // 4
     return min(number, thread * quarter // threads * 4), min(number, (thread + 1) * quarter // threads * 4)
 
@@ -234,16 +240,36 @@ def _mixes(part: Integers, coefficients: Floats) -> bool:
 
 
 @_compiled
-def _add(y: Floats, x: Floats, first: int, last: int) -> None:
+def _add(y: Floats, x: Floats, scale: float, first: int, last: int) -> None:
     for r in range(x.shape[0]):
         for i in range(first, last):
-            y[r, i] += x[r, i]
+            y[r, i] += x[r, i] * scale
+
+
+@_compiled
+def _activate(gate_up: Floats, kind: int, active: Floats, first: int, last: int) -> None:
+    """active = activation(gate) · up for the columns `first` to `last` of gate_up [R, 2I]."""
+    width = active.shape[1]
+    if kind == SILU:
+        for r in range(active.shape[0]):
+            for i in range(first, last):
+                gate = gate_up[r, i]
+                active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, width + i]
+        return
+    for r in range(active.shape[0]):
+        for i in range(first, last):
+            gate = gate_up[r, i]
+            inner = F(0.7978845608028654) * (gate + F(0.044715) * gate * gate * gate)
+            active[r, i] = F(0.5) * gate * (F(1) + np.tanh(inner)) * gate_up[r, width + i]
 
 
 @_compiled
 def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
-    """Root mean square norm of every row of x [R, n] into y, with the weight [n] at `address`."""
+    """Root mean square norm of every row of x [R, n] into y, with the weight [n] at `address` (0: a copy)."""
     count, width = x.shape
+    if address == 0:
+        y[:, :] = x
+        return
     weight = carray(_pointer(address), (width,), F)
     for r in range(count):
         total = F(0)
@@ -255,37 +281,60 @@ def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
 
 
 @_compiled
-def _attend(query: Floats, keys: Floats, values: Floats, length: int, result: Floats, scores: Floats) -> None:
-    """result [D] = softmax(query · keys / √D) · values over the first `length` positions."""
+def _attend(
+    query: Floats, keys: Floats, values: Floats, start: int, length: int, scale: float, cap: float, result: Floats,
+    scores: Floats,
+) -> None:  # fmt: skip
+    """result [D] = softmax(scale · query · keys) · values over the positions `start` to `length`; with a `cap` above 0
+    a score is cap · tanh(score / cap)."""
     width = query.shape[0]
-    scale = F(1) / np.sqrt(F(width))
     highest = F(-np.inf)
-    for t in range(length):
+    for t in range(start, length):
         total = F(0)
         for j in range(width):
             total += query[j] * keys[t, j]
-        scores[t] = total * scale
-        highest = max(highest, scores[t])
+        score = total * scale
+        if cap > F(0):
+            score = np.tanh(score / cap) * cap
+        scores[t] = score
+        highest = max(highest, score)
     whole = F(0)
-    for t in range(length):
+    for t in range(start, length):
         scores[t] = np.exp(scores[t] - highest)
         whole += scores[t]
     result[:] = F(0)
-    for t in range(length):
+    for t in range(start, length):
         share = scores[t] / whole
         for j in range(width):
             result[j] += share * values[t, j]
 
 
 @_compiled
+def _norm_whole(qkv: Floats, query_norm: int, key_norm: int, queries: int, keys: int, eps: float, r: int) -> None:
+    """Norm all queries of token r as one vector, and all its keys, in place."""
+    start = 0
+    for part in range(2):
+        width = queries if part == 0 else keys
+        weight = carray(_pointer(query_norm if part == 0 else key_norm), (width,), F)
+        total = F(0)
+        for j in range(start, start + width):
+            total += qkv[r, j] * qkv[r, j]
+        factor = F(1) / np.sqrt(total / F(width) + eps)
+        for j in range(width):
+            qkv[r, start + j] *= factor * weight[j]
+        start += width
+
+
+@_compiled
 def _place(
     qkv: Floats, r: int, head: int, heads: int, kv_heads: int, norm: int, keys: Floats, values: Floats, b: int,
-    spot: int, cos: Floats, sin: Floats, eps: float,
+    spot: int, cos: Floats, sin: Floats, rope: int, eps: float,
 ) -> None:  # fmt: skip
     """Norm (weight at address `norm`, 0: none) and rotate one head of token r, in place: x·cos + swap(x)·sin, where
-    swap exchanges the halves and `sin` carries the signs. Keys and values go into row b of the cache at `spot`."""
-    width = cos.shape[1]
-    start, half = head * width, width // 2
+    swap exchanges the halves of the first R values and `sin` carries the signs. Keys and values go into row b of the
+    cache at `spot`."""
+    width = keys.shape[3]
+    start, half = head * width, cos.shape[2] // 2
     if head >= heads + kv_heads:
         for j in range(width):
             values[b, head - heads - kv_heads, spot, j] = qkv[r, start + j]
@@ -298,10 +347,11 @@ def _place(
         factor = F(1) / np.sqrt(total / F(width) + eps)
         for j in range(width):
             qkv[r, start + j] *= factor * weight[j]
-    for j in range(half):
-        low, high = qkv[r, start + j], qkv[r, start + half + j]
-        qkv[r, start + j] = low * cos[spot, j] + high * sin[spot, j]
-        qkv[r, start + half + j] = high * cos[spot, half + j] + low * sin[spot, half + j]
+    if rope >= 0:
+        for j in range(half):
+            low, high = qkv[r, start + j], qkv[r, start + half + j]
+            qkv[r, start + j] = low * cos[rope, spot, j] + high * sin[rope, spot, j]
+            qkv[r, start + half + j] = high * cos[rope, spot, half + j] + low * sin[rope, spot, half + j]
     if head >= heads:
         for j in range(width):
             keys[b, head - heads, spot, j] = qkv[r, start + j]
@@ -311,13 +361,14 @@ def _place(
 def decode(
     thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
     positions: Integers, coefficients: Floats, kv: Floats, cos: Floats, sin: Floats, heads: int,
-    kv_heads: int, eps: float, qkv: Floats, mixed: Floats, added: Floats, gate_up: Floats, active: Floats,
-    inner: Floats,
+    kv_heads: int, activation: int, eps: float, scale: float, cap: float, residual: float, qkv: Floats, mixed: Floats,
+    added: Floats, gate_up: Floats, active: Floats, inner: Floats,
 ) -> None:  # fmt: skip
     """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `kv`.
 
-    `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [positions, D],
-    `coefficients` [B or 0, N], `counter` [1] zero; behind `eps` six arrays [R, …] to work in, all ranks in the last.
+    `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [tables, positions,
+    R], `coefficients` [B or 0, N], `counter` [1] zero; attention scores are multiplied by `scale` and capped by `cap`
+    (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in the last.
     All threads must call it.
     """
     count, width = hidden.shape
@@ -332,7 +383,7 @@ def decode(
         gate_up_part, down_part = row[2 * GROUP : 3 * GROUP], row[3 * GROUP : NORMS]
         keys, values = kv[number, 0], kv[number, 1]
 
-        _norm(hidden, row[NORMS], eps, x)
+        _norm(hidden, row[ATTENTION_NORM], eps, x)
         first, last = _share(qkv.shape[1], thread, threads)
         _product(qkv_part, x, qkv, first, last)
         if _mixes(qkv_part, coefficients):
@@ -341,12 +392,19 @@ def decode(
             _spread(qkv_part, inner, qkv, first, last)
         meetings = _meet(counter, threads, meetings)
 
+        if row[WHOLE_NORM] != 0:
+            for r in range(thread, count, threads):
+                _norm_whole(qkv, row[QUERY_NORM], row[KEY_NORM], heads * head_dim, kv_heads * head_dim, eps, r)
+            meetings = _meet(counter, threads, meetings)
+
         each = heads + 2 * kv_heads
         for job in range(thread, count * each, threads):
             r, head = job // each, job % each
             b, spot = rows[r], positions[r]
-            norm = row[NORMS + 2] if head < heads else row[NORMS + 3]
-            _place(qkv, r, head, heads, kv_heads, norm, keys, values, b, spot, cos, sin, eps)
+            norm = 0
+            if row[WHOLE_NORM] == 0:
+                norm = row[QUERY_NORM] if head < heads else row[KEY_NORM]
+            _place(qkv, r, head, heads, kv_heads, norm, keys, values, b, spot, cos, sin, row[ROPE], eps)
         meetings = _meet(counter, threads, meetings)
 
         for job in range(thread, count * heads, threads):
@@ -354,7 +412,9 @@ def decode(
             b, kv_head = rows[r], head * kv_heads // heads
             query = qkv[r, head * head_dim : (head + 1) * head_dim]
             result = mixed[r, head * head_dim : (head + 1) * head_dim]
-            _attend(query, keys[b, kv_head], values[b, kv_head], positions[r] + 1, result, scores)
+            length = positions[r] + 1
+            start = max(0, length - row[WINDOW]) if row[WINDOW] > 0 else 0
+            _attend(query, keys[b, kv_head], values[b, kv_head], start, length, scale, cap, result, scores)
         meetings = _meet(counter, threads, meetings)
 
         _product(out_part, mixed, added, own, own_last)
@@ -362,10 +422,15 @@ def decode(
             _inner(out_part, coefficients, rows, mixed, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
             _spread(out_part, inner, added, own, own_last)
-        _add(hidden, added, own, own_last)
+        if row[ATTENTION_OUT_NORM] != 0:
+            meetings = _meet(counter, threads, meetings)
+            _norm(added, row[ATTENTION_OUT_NORM], eps, x)
+            _add(hidden, x, residual, own, own_last)
+        else:
+            _add(hidden, added, residual, own, own_last)
         meetings = _meet(counter, threads, meetings)
 
-        _norm(hidden, row[NORMS + 1], eps, x)
+        _norm(hidden, row[MLP_NORM], eps, x)
         first, last = _share(intermediate, thread, threads)
         _product(gate_up_part, x, gate_up, first, last)
         _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
@@ -374,10 +439,7 @@ def decode(
             meetings = _meet(counter, threads, meetings)
             _spread(gate_up_part, inner, gate_up, first, last)
             _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
-        for r in range(count):
-            for i in range(first, last):
-                gate = gate_up[r, i]
-                active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, intermediate + i]
+        _activate(gate_up, activation, active, first, last)
         meetings = _meet(counter, threads, meetings)
 
         _product(down_part, active, added, own, own_last)
@@ -385,7 +447,12 @@ def decode(
             _inner(down_part, coefficients, rows, active, inner, thread, threads)
             meetings = _meet(counter, threads, meetings)
             _spread(down_part, inner, added, own, own_last)
-        _add(hidden, added, own, own_last)
+        if row[MLP_OUT_NORM] != 0:
+            meetings = _meet(counter, threads, meetings)
+            _norm(added, row[MLP_OUT_NORM], eps, x)
+            _add(hidden, x, residual, own, own_last)
+        else:
+            _add(hidden, added, residual, own, own_last)
         meetings = _meet(counter, threads, meetings)
 
 

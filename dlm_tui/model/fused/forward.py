@@ -1,7 +1,7 @@
-"""The fused tier: a hand-written forward for Llama-like decoders, several times quicker than the library's.
+"""The fused tier: one hand-written forward for every described family, several times quicker than the library's.
 
-It computes what transformers computes, with fused projections, a preallocated cache and a rotary table. It is only
-used for a base after a self-check against the reference (see `tiers`).
+It computes what transformers computes, with fused projections, a preallocated cache and rotary tables. It is only
+used for a base after a self-check against the reference (see `backend_selection`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dlm_tui.model.base import Base
 from dlm_tui.model.fused.compiled_decode import MOST_TOKENS, Addition, CompiledDecode, project
 from dlm_tui.model.fused.cuda_graph import DecodeGraphs
 from dlm_tui.model.fused.kv_cache import FusedKVCache, Plan
-from dlm_tui.model.fused.weights import FusedLayer, FusedLinear, FusedWeights
+from dlm_tui.model.fused.weights import FusedExperts, FusedLayer, FusedLinear, FusedWeights
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.pages import release_pages
 
 
 class FusedBackbone:
-    """Hidden states of a Llama-like base under per-row mixes; no gradients.
+    """Hidden states of a base under per-row mixes; no gradients.
 
     Without coefficients, or when all are 0, no adapter arithmetic runs at all. In a mixed batch a row of zeros gets
     exactly 0.0 added at every layer, so it equals the same row of the same batch run without adapters (only the sign
@@ -104,7 +104,9 @@ class FusedBackbone:
         return self._norm(hidden, self.weights.norm)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return functional.embedding(ids.to(self.device), self.weights.embedding)
+        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
+        scale = self.weights.embedding_scale
+        return hidden if scale == 1.0 else hidden * torch.tensor(scale, dtype=hidden.dtype, device=hidden.device)
 
     def _forward_decode(
         self, step: CompiledDecode, hidden: Tensor, cache: FusedKVCache, plan: Plan, coefficients: Tensor | None
@@ -118,28 +120,59 @@ class FusedBackbone:
 
     def _forward_prefill(self, hidden: Tensor, kv: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
         """All layers for many tokens, product by product."""
-        table = self.weights.rope(plan.longest)
-        # [B or 1, T, 1, D], so that one table row serves all heads of a token
-        cos, sin = (part[plan.positions].unsqueeze(2) for part in table)
-        for number, layer in enumerate(self.weights.layers):
-            qkv_add, out_add, gate_up_add, down_add = self._additions[number]
+        weights = self.weights
+        # [tables, B or 1, T, 1, R], so that one table row serves all heads of a token
+        cos, sin = (part[:, plan.positions].unsqueeze(3) for part in weights.rope(plan.longest))
+        for number, layer in enumerate(weights.layers):
+            added = self._additions[number]
             x = self._norm(hidden, layer.attention_norm)
-            qkv = self._project(x, layer.qkv, qkv_add, ranks)
-            q, k, v = self._heads(qkv, layer, cos, sin)
-            mixed = self._attend(q, *kv.write(number, k, v, plan), plan)
-            hidden = hidden + self._project(mixed, layer.out, out_add, ranks)
-            x = self._norm(hidden, layer.mlp_norm)
-            gate, up = self._project(x, layer.gate_up, gate_up_add, ranks).chunk(2, dim=-1)
-            inner = functional.silu(gate).mul_(up)
-            hidden = hidden + self._project(inner, layer.down_proj, down_add, ranks)
+            q, k, v = self._heads(self._project(x, layer.qkv, added[0], ranks), layer, cos, sin)
+            mixed = self._attend(q, *kv.write(number, k, v, plan), plan.mask_within(layer.spec.window))
+            change = self._norm(self._project(mixed, layer.out, added[1], ranks), layer.attention_out_norm)
+            hidden = torch.add(hidden, change, alpha=weights.residual_scale)
+            change = self._norm(self._mlp(self._norm(hidden, layer.mlp_norm), layer, added, ranks), layer.mlp_out_norm)
+            hidden = torch.add(hidden, change, alpha=weights.residual_scale)
         return hidden
+
+    def _mlp(
+        self, x: Tensor, layer: FusedLayer, added: tuple[Addition | None, ...], ranks: list[Tensor] | None
+    ) -> Tensor:
+        if layer.experts is not None:
+            return self._mix_experts(x, layer.experts)
+        assert layer.gate_up is not None and layer.down_proj is not None  # a layer has experts or these
+        gate_up = self._project(x, layer.gate_up, added[2], ranks)
+        return self._project(self._gated(gate_up), layer.down_proj, added[3], ranks)
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        """activation(gate) · up of [..., 2I]."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        if self.weights.activation == "silu":
+            return functional.silu(gate).mul_(up)
+        return functional.gelu(gate, approximate="tanh").mul_(up)
+
+    def _mix_experts(self, x: Tensor, experts: FusedExperts) -> Tensor:
+        """Every token through the experts that its router prefers; each expert runs once, on its tokens."""
+        tokens = x.reshape(-1, x.shape[-1])
+        shares = torch.softmax(functional.linear(tokens, experts.router).float(), dim=-1)
+        shares, chosen = torch.topk(shares, experts.top_k, dim=-1)
+        if experts.normalised:
+            shares = shares / shares.sum(dim=-1, keepdim=True)
+        shares = shares.to(tokens.dtype)
+        result = torch.zeros_like(tokens)
+        for expert in chosen.unique().tolist():
+            token, place = torch.where(chosen == expert)
+            inner = self._gated(self._linear(tokens[token], experts.gate_up[expert], None))
+            outer = self._linear(inner, experts.down_proj[expert], None)
+            result.index_add_(0, token, outer * shares[token, place, None])
+        return result.view(x.shape)
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         return self._head(hidden)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), weight, self.weights.eps)
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """The root mean square norm; x itself where the family has no norm in this place."""
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.weights.eps) if weight is not None else x
 
     def _to_vocabulary(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -160,34 +193,59 @@ class FusedBackbone:
         """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""
         batch, count = qkv.shape[:2]
         heads, kv_heads, width = self.weights.heads, self.weights.kv_heads, self.weights.head_dim
+        query_norm, key_norm = layer.query_norm, layer.key_norm
+        if query_norm is not None and len(query_norm) != width:
+            last = (heads + kv_heads) * width
+            queries = self._norm(qkv[..., : heads * width], query_norm)
+            qkv = torch.cat([queries, self._norm(qkv[..., heads * width : last], key_norm), qkv[..., last:]], dim=-1)
+            query_norm = key_norm = None
         split = qkv.view(batch, count, heads + 2 * kv_heads, width)
         both, values = split[:, :, : heads + kv_heads], split[:, :, heads + kv_heads :]
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries = functional.rms_norm(both[:, :, :heads], (width,), layer.query_norm, self.weights.eps)
-            keys = functional.rms_norm(both[:, :, heads:], (width,), layer.key_norm, self.weights.eps)
-            both = torch.cat([queries, keys], dim=2)
-        swapped = both.unflatten(-1, (2, width // 2)).flip(-2).flatten(-2)
-        rotated = torch.addcmul(both * cos, swapped, sin)
-        return rotated[:, :, :heads], rotated[:, :, heads:], values
+        if query_norm is not None:
+            both = torch.cat(
+                [self._norm(both[:, :, :heads], query_norm), self._norm(both[:, :, heads:], key_norm)], dim=2
+            )
+        if layer.spec.rope >= 0:
+            both = _rotated(both, cos[layer.spec.rope], sin[layer.spec.rope])
+        return both[:, :, :heads], both[:, :, heads:], values
 
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, plan: Plan) -> Tensor:
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of `queries` [B, T, heads, D] over keys and values [B, kv heads, S, D] → [B, T, heads·D]."""
         batch, count, heads, width = queries.shape
-        kv_heads = keys.shape[1]
+        kv_heads, scale = keys.shape[1], self.weights.attention_scale
+        if self.weights.softcap:
+            return self._attend_capped(queries, keys, values, mask)
         if count == 1:
             # all heads that share keys look at the same positions: they become the queries of one head
-            folded = queries.view(batch, kv_heads, heads // kv_heads, width)
-            mixed = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=plan.mask)
+            folded = queries.reshape(batch, kv_heads, heads // kv_heads, width)
+            mixed = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
             return mixed.reshape(batch, 1, heads * width)
         mixed = functional.scaled_dot_product_attention(
             queries.transpose(1, 2),
             keys,
             values,
-            attn_mask=plan.mask,
-            is_causal=plan.mask is None,
+            attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=heads != kv_heads,
+            scale=scale,
         )
         return mixed.transpose(1, 2).reshape(batch, count, heads * width)
+
+    def _attend_capped(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """`_attend` with scores drawn towards 0 by cap · tanh(score / cap), which the library's attention lacks."""
+        batch, count, heads, width = queries.shape
+        group = heads // keys.shape[1]
+        folded = queries.transpose(1, 2).unflatten(1, (keys.shape[1], group))
+        scores = folded @ keys.unsqueeze(2).transpose(-1, -2) * self.weights.attention_scale
+        scores = torch.tanh(scores / self.weights.softcap) * self.weights.softcap
+        if mask is None and count > 1:
+            mask = torch.ones(count, keys.shape[2], dtype=torch.bool, device=keys.device).tril()
+        if mask is not None:
+            # [B or 1, 1, 1, T, S], whichever of these the mask has already
+            mask = mask.view(-1, 1, 1, *mask.shape[-2:])
+            scores = scores.masked_fill(~mask, -torch.inf)
+        mixed = torch.softmax(scores.float(), dim=-1).to(values.dtype) @ values.unsqueeze(2)
+        return mixed.flatten(1, 2).transpose(1, 2).reshape(batch, count, heads * width)
 
     def _addition(self, group: FusedLinear) -> Addition | None:
         """The pairs of all parts of a group as one: rows of `down` part by part, one `up` for each."""
@@ -215,3 +273,12 @@ class FusedBackbone:
         return Addition(
             lora_A.to(device, dtype).contiguous(), tuple(lora_Bs), tuple(blocks), layout, self.mixer.layouts[layout]
         )
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The first R values of every head of x [B, T, heads, D] rotated; `cos` and `sin` [B or 1, T, 1, R]."""
+    width = cos.shape[-1]
+    turned = x[..., :width]
+    swapped = turned.unflatten(-1, (2, width // 2)).flip(-2).flatten(-2)
+    turned = torch.addcmul(turned * cos, swapped, sin)
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,12 +26,23 @@ class Plan:
     longest: int
     new: tuple[int, ...]
     mask: Tensor | None
+    _windows: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def apart(cls, positions: Tensor, longest: int, new: tuple[int, ...]) -> Plan:
         """For rows that differ: tokens at `positions` [B, T], looking at what stands at or before them."""
         mask = torch.arange(longest, device=positions.device) <= positions[:, :, None]
         return cls(positions, None, longest, new, mask[:, None])
+
+    def mask_within(self, window: int) -> Tensor | None:
+        """`mask` for a layer that looks at most `window` tokens back, itself included (0: at all of them)."""
+        if not window or window >= self.longest:
+            return self.mask
+        if window not in self._windows:
+            places = torch.arange(self.longest, device=self.positions.device)
+            queries = self.positions[:, :, None]
+            self._windows[window] = ((places <= queries) & (places > queries - window))[:, None]
+        return self._windows[window]
 
 
 class FusedKVCache:

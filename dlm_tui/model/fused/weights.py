@@ -1,4 +1,4 @@
-"""The weights of a Llama-like decoder laid out for speed, sharing memory with the transformers module.
+"""The weights of a decoder laid out for speed, sharing memory with the transformers module.
 
 Query, key and value rows become one matrix, gate and up another; the module's own parameters turn into views of
 them, so nothing is stored twice.
@@ -7,18 +7,25 @@ them, so nothing is stored twice.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from dlm_tui.model.architectures.families import FAMILIES
+from dlm_tui.model.architectures.spec import (
+    DecoderSpec,
+    LayerSpec,
+    activation,
+    embedding_scale,
+    layer_specs,
+    rope_types,
+    why_not,
+)
 from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
 
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# rotary tables of these kinds depend only on the position, not on how long the text is
-_FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 _ROPE_STEP = 2048
 
 
@@ -38,42 +45,81 @@ class FusedLinear:
 
 
 @dataclass(frozen=True)
-class FusedLayer:
-    """One decoder layer. The four fused groups are in the order of their use."""
+class FusedExperts:
+    """The experts of one layer: a router [E, H] and stacked weights [E, 2I, H] and [E, H, I].
 
-    qkv: FusedLinear
-    out: FusedLinear
-    gate_up: FusedLinear
-    down_proj: FusedLinear
-    attention_norm: Tensor
-    mlp_norm: Tensor
-    query_norm: Tensor | None
-    key_norm: Tensor | None
+    The `top_k` largest softmax probabilities weigh the experts' outputs, summing to 1 if `normalised`.
+    """
 
-    @property
-    def groups(self) -> tuple[FusedLinear, FusedLinear, FusedLinear, FusedLinear]:
-        return self.qkv, self.out, self.gate_up, self.down_proj
+    router: Tensor
+    gate_up: Tensor
+    down_proj: Tensor
+    top_k: int
+    normalised: bool
 
-    def converted(self, dtype: torch.dtype) -> FusedLayer:
+    def converted(self, dtype: torch.dtype) -> FusedExperts:
         """The same in another dtype."""
-        return FusedLayer(
-            self.qkv.converted(dtype),
-            self.out.converted(dtype),
-            self.gate_up.converted(dtype),
-            self.down_proj.converted(dtype),
-            self.attention_norm.to(dtype),
-            self.mlp_norm.to(dtype),
-            self.query_norm.to(dtype) if self.query_norm is not None else None,
-            self.key_norm.to(dtype) if self.key_norm is not None else None,
+        return replace(
+            self,
+            router=self.router.to(dtype),
+            gate_up=self.gate_up.to(dtype),
+            down_proj=self.down_proj.to(dtype),
         )
 
 
+@dataclass(frozen=True)
+class FusedLayer:
+    """One decoder layer: the fused groups in the order of their use (no `gate_up` and `down_proj` with experts), and
+    the norms' weights, None where the family has no such norm."""
+
+    spec: LayerSpec
+    qkv: FusedLinear
+    out: FusedLinear
+    gate_up: FusedLinear | None
+    down_proj: FusedLinear | None
+    experts: FusedExperts | None
+    attention_norm: Tensor | None
+    mlp_norm: Tensor | None
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    attention_out_norm: Tensor | None
+    mlp_out_norm: Tensor | None
+
+    @property
+    def groups(self) -> tuple[FusedLinear, ...]:
+        """The fused groups that are there."""
+        return tuple(group for group in (self.qkv, self.out, self.gate_up, self.down_proj) if group is not None)
+
+    @property
+    def norms(self) -> tuple[Tensor | None, ...]:
+        """The norms in the order in which the compiled step's table has them."""
+        return (
+            self.attention_norm,
+            self.mlp_norm,
+            self.query_norm,
+            self.key_norm,
+            self.attention_out_norm,
+            self.mlp_out_norm,
+        )
+
+    def converted(self, dtype: torch.dtype) -> FusedLayer:
+        """The same in another dtype."""
+        changed: dict[str, Any] = {
+            name: part.converted(dtype) if isinstance(part, FusedLinear | FusedExperts) else part.to(dtype)
+            for name, part in vars(self).items()
+            if part is not None and not isinstance(part, LayerSpec)
+        }
+        return replace(self, **changed)
+
+
 class FusedWeights:
-    """All layers, the embedding, the final norm and the growing rotary table of one base."""
+    """All layers, the embedding, the final norm and the growing rotary tables of one base."""
 
     def __init__(self, base: Base) -> None:
         decoder: Any = base.decoder
         config = base.config
+        spec = FAMILIES[type(base.model).__name__]
+        self.spec = spec
         self.device, self.dtype = base.device, base.dtype
         self.compiled = False
         """Whether the compiled step reads these weights and agreed with the reference."""
@@ -82,21 +128,29 @@ class FusedWeights:
         self._rounded: tuple[list[tuple[Tensor, ...]], Tensor] | None = None
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
+        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
         self.eps = float(config.rms_norm_eps)
+        self.activation = activation(config)
+        self.embedding_scale = embedding_scale(spec, config)
+        self.residual_scale = float(getattr(config, spec.residual_scale)) if spec.residual_scale else 1.0
+        self.softcap = float(getattr(config, spec.attention_softcap) or 0.0) if spec.attention_softcap else 0.0
+        self.attention_scale = float(decoder.layers[0].self_attn.scaling)
         self.embedding = cast("Tensor", decoder.embed_tokens.weight)
-        self.norm = cast("Tensor", decoder.norm.weight)
+        self.norm = _norm(decoder.norm, spec)
         output = cast("Any", base.model).get_output_embeddings()
         self.head, self.head_bias = cast("Tensor", output.weight), cast("Tensor | None", output.bias)
-        self._rotary = decoder.rotary_emb
+        self._rotary, self._rope_types = decoder.rotary_emb, rope_types(spec, config)
         prefix = next(name for name, module in base.model.named_modules() if module is base.decoder)
-        self.layers = [_layer(layer, f"{prefix}.layers.{number}") for number, layer in enumerate(decoder.layers)]
-        self.head_dim = self.layers[0].qkv.widths[0] // self.heads
-        self._cos = torch.empty(0, self.head_dim, dtype=self.dtype, device=self.device)
+        self.layers = [
+            _layer(layer, f"{prefix}.layers.{number}", spec, facts, config)
+            for number, (layer, facts) in enumerate(zip(decoder.layers, layer_specs(spec, config), strict=True))
+        ]
+        self._cos = torch.empty(len(self._rope_types), 0, self.head_dim, dtype=self.dtype, device=self.device)
         self._sin = self._cos
 
     @property
     def matrices(self) -> list[tuple[Tensor, ...]]:
-        """The weights of every layer's four fused groups."""
+        """The weights of every layer's fused groups."""
         return [tuple(group.weight for group in layer.groups) for layer in self.layers]
 
     def bf16_weights(self) -> tuple[list[tuple[Tensor, ...]], Tensor]:
@@ -121,51 +175,74 @@ class FusedWeights:
         other.head = other.embedding if tied else self.head.to(dtype)
         other.head_bias = self.head_bias.to(dtype) if self.head_bias is not None else None
         other.layers = [layer.converted(dtype) for layer in self.layers]
-        other._cos = other._sin = torch.empty(0, self.head_dim, dtype=dtype, device=self.device)
+        other._cos = other._sin = torch.empty(len(self._rope_types), 0, self.head_dim, dtype=dtype, device=self.device)
         return other
 
     def rope(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sign-folded sin [≥ length, head_dim]: x·cos + swap(x)·sin, where swap exchanges the halves."""
-        if self._cos.shape[0] < length:
+        """cos and sign-folded sin [tables, ≥ length, R]: x·cos + swap(x)·sin, where swap exchanges the halves of the
+        first R values of a head; the others are not rotated."""
+        if self._cos.shape[1] < length:
             size = -(-length // _ROPE_STEP) * _ROPE_STEP
             positions = torch.arange(size, device=self.device)[None]
             with torch.no_grad():
-                cos, sin = self._rotary(self.norm, positions)
-            half = self.head_dim // 2
-            self._cos = cos[0].to(self.dtype)
-            self._sin = torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1).to(self.dtype)
+                pairs = [self._rotary(self.norm, positions, *([kind] if kind else [])) for kind in self._rope_types]
+            cos, sin = (torch.stack([pair[part][0] for pair in pairs]) for part in (0, 1))
+            half = sin.shape[2] // 2
+            self._cos = cos.to(self.dtype).contiguous()
+            self._sin = torch.cat([-sin[:, :, :half], sin[:, :, half:]], dim=2).to(self.dtype).contiguous()
         return self._cos, self._sin
 
 
-def eligible(base: Base) -> bool:
-    """Whether the fused forward knows every part of this base."""
-    config = base.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    window = getattr(config, "sliding_window", None) if type(base.model).__name__ == "MistralForCausalLM" else None
-    return (
-        type(base.model).__name__ in SUPPORTED
-        and base.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not window
-        and config.hidden_act == "silu"
-        and rope.get("rope_type", "default") in _FIXED_ROPE
-        and float(rope.get("partial_rotary_factor") or 1.0) == 1.0
-        and len({(parameter.device, parameter.dtype) for parameter in base.model.parameters()}) == 1
-    )
+def eligible(base: Base) -> str | None:
+    """Why the fused forward does not take this base, as a clause; None if it knows every part of it."""
+    family = type(base.model).__name__
+    if family not in FAMILIES:
+        return f"no description of {family} is there yet"
+    if base.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"its weights are {str(base.dtype).removeprefix('torch.')}"
+    if len({(parameter.device, parameter.dtype) for parameter in base.model.parameters()}) != 1:
+        return "its weights are spread over several devices or number formats"
+    return why_not(FAMILIES[family], base.config)
 
 
-def _layer(layer: Any, name: str) -> FusedLayer:
+def _layer(layer: Any, name: str, spec: DecoderSpec, facts: LayerSpec, config: Any) -> FusedLayer:
     attention, mlp = layer.self_attn, layer.mlp
+    gate_up = down = experts = None
+    if spec.experts:
+        experts = FusedExperts(
+            router=mlp.gate.weight.detach(),
+            gate_up=mlp.experts.gate_up_proj.detach(),
+            down_proj=mlp.experts.down_proj.detach(),
+            top_k=int(config.num_experts_per_tok),
+            normalised=bool(getattr(config, "norm_topk_prob", True)),
+        )
+    else:
+        gate_up = _fuse({f"{name}.mlp.{part}": getattr(mlp, part) for part in spec.gate_up})
+        down = _fuse({f"{name}.mlp.down_proj": mlp.down_proj})
     return FusedLayer(
-        qkv=_fuse({f"{name}.self_attn.{part}": getattr(attention, part) for part in ("q_proj", "k_proj", "v_proj")}),
+        spec=facts,
+        qkv=_fuse({f"{name}.self_attn.{part}": getattr(attention, part) for part in spec.qkv}),
         out=_fuse({f"{name}.self_attn.o_proj": attention.o_proj}),
-        gate_up=_fuse({f"{name}.mlp.{part}": getattr(mlp, part) for part in ("gate_proj", "up_proj")}),
-        down_proj=_fuse({f"{name}.mlp.down_proj": mlp.down_proj}),
-        attention_norm=layer.input_layernorm.weight,
-        mlp_norm=layer.post_attention_layernorm.weight,
-        query_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
-        key_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+        gate_up=gate_up,
+        down_proj=down,
+        experts=experts,
+        attention_norm=_named_norm(layer, spec.attention_norm, spec),
+        mlp_norm=_named_norm(layer, spec.mlp_norm, spec),
+        query_norm=_norm(attention.q_norm, spec) if spec.qk_norm != "none" else None,
+        key_norm=_norm(attention.k_norm, spec) if spec.qk_norm != "none" else None,
+        attention_out_norm=_named_norm(layer, spec.attention_out_norm, spec),
+        mlp_out_norm=_named_norm(layer, spec.mlp_out_norm, spec),
     )
+
+
+def _named_norm(layer: Any, name: str | None, spec: DecoderSpec) -> Tensor | None:
+    return _norm(getattr(layer, name), spec) if name is not None else None
+
+
+def _norm(module: Any, spec: DecoderSpec) -> Tensor:
+    """A norm's weight with the family's offset."""
+    weight = cast("Tensor", module.weight).detach()
+    return (weight.float() + spec.norm_offset).to(weight.dtype) if spec.norm_offset else weight
 
 
 def _fuse(parts: dict[str, nn.Linear]) -> FusedLinear:
