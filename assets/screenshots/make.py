@@ -39,19 +39,19 @@ async def shoot(document: Path, home: Path) -> None:
     ):
         app = make_app(document, home, None)
         async with app.run_test(size=size) as pilot:
-            while not (app.is_open and app.workbench.link.ready):
+            while not (app.is_open and app.workbench.context.link.ready):
                 await pilot.pause(0.05)
             bench = app.workbench
             app.choose_theme(theme)
-            if not bench.trained_names:
-                bench.start_training(None)
-                while not bench.trained_names:
+            if not bench.context.trained_names:
+                bench.controllers.training.start()
+                while not bench.context.trained_names:
                     await pilot.pause(0.5)
             bench.prompt_pane.set_text(PROMPT)
             await pilot.pause(2.5)
             bench.action_compare()
             await pilot.pause(0.2)
-            while bench.generating:
+            while bench.controllers.generation.running:
                 await pilot.pause(0.05)
             app.clear_notifications()
             await pilot.pause(0.5)

@@ -6,8 +6,9 @@ What is imported here is what the first frame needs; the document and the panes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +25,8 @@ from dlm_tui.errors import DlmTuiError
 if TYPE_CHECKING:
     from textual.command import Provider
 
-    from dlm_tui.app.base import Setup
+    from dlm_tui.app.commands import Command
+    from dlm_tui.app.setup import Setup
     from dlm_tui.app.workbench import Workbench
 
 
@@ -67,7 +69,7 @@ class WorkbenchApp(App[int], inherit_bindings=False):
     @property
     def config(self) -> Config:
         """The settings in force."""
-        return self.workbench.config if self.is_open else self.opening.config
+        return self.workbench.context.config if self.is_open else self.opening.config
 
     @property
     def is_open(self) -> bool:
@@ -99,7 +101,7 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         from dlm_tui.app.workbench import Workbench
 
         self.workbench = Workbench(setup)
-        if (theme := self.workbench.state.theme) in self.available_themes:
+        if (theme := self.workbench.context.state.theme) in self.available_themes:
             self.theme = theme
         await self.push_screen(self.workbench)
 
@@ -112,10 +114,18 @@ class WorkbenchApp(App[int], inherit_bindings=False):
 
     def _theme_changed(self) -> None:
         if self.is_open and self.workbench.is_mounted:
-            self.workbench.theme_changed()
+            self.workbench.controllers.theme_changed()
+
+    def palette_commands(self) -> Iterator[Command]:
+        """What the command palette offers once the document is open."""
+        from dlm_tui.app.commands import Command
+
+        yield from self.workbench.commands()
+        for theme in sorted(self.available_themes):
+            yield Command(f"theme: {theme}", "Use these colours", partial(self.choose_theme, theme))
 
     def choose_theme(self, name: str) -> None:
         """Use a theme and remember it."""
         self.theme = name
-        self.workbench.state.theme = name
-        self.workbench.save_soon()
+        self.workbench.context.state.theme = name
+        self.workbench.context.saver.soon()

@@ -1,4 +1,4 @@
-"""Background work as the screen keeps book of it."""
+"""Background work: what runs, how far it is, what came of it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class JobBoard:
         return record
 
     async def follow(self, events: AsyncIterator[Event], kind: Kind, title: str) -> JobRecord:
-        """Keep book of work that the engine itself does."""
+        """Record work that the engine itself does."""
         record = JobRecord(kind, title)
         self.records.appendleft(record)
         self._changed(record, None)

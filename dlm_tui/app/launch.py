@@ -11,7 +11,7 @@ from dlm_tui.app.app import Opening, WorkbenchApp
 from dlm_tui.app.config import load_config
 
 if TYPE_CHECKING:
-    from dlm_tui.app.base import Setup
+    from dlm_tui.app.setup import Setup
 
 
 def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> WorkbenchApp:
@@ -20,7 +20,7 @@ def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained
     path = document.resolve()
 
     def read() -> Setup:
-        from dlm_tui.app.base import Setup
+        from dlm_tui.app.setup import Setup
         from dlm_tui.app.state import StateFile, note_recent
         from dlm_tui.document import load
         from dlm_tui.engine.client import EngineClient

@@ -53,7 +53,7 @@ def summary(values):
     return {"p50": at(0.5), "p99": at(0.99), "worst": values[-1], "samples": len(values)}
 
 async def opened(app, pilot):
-    while not (app.is_open and app.workbench.link.ready):
+    while not (app.is_open and app.workbench.context.link.ready):
         await pilot.pause(0.05)
     await pilot.pause(1.0)
     return app.workbench
@@ -65,21 +65,21 @@ async def main():
     async with app.run_test(size=(200, 60)) as pilot:
         bench = await opened(app, pilot)
         idle = await lags(until(seconds))
-        bench.start_training(None)
+        bench.controllers.training.start()
         bench.prompt_pane.set_text("What does the harbour master write down?")
-        while not bench.board.records or bench.board.records[0].progress is None:
+        while not bench.context.board.records or bench.context.board.records[0].progress is None:
             await pilot.pause(0.05)
         async def ask():
             while True:
                 bench.action_compare()
-                while bench.generating:
+                while bench.controllers.generation.running:
                     await asyncio.sleep(0.02)
                 await asyncio.sleep(0.02)
         asking = asyncio.create_task(ask())
         busy = await lags(until(seconds))
         asking.cancel()
-        for record in list(bench.board.records):
-            await bench.board.cancel(record)
+        for record in list(bench.context.board.records):
+            await bench.context.board.cancel(record)
         app.exit(0)
     assert "torch" not in sys.modules
     print(json.dumps({"idle": summary(idle), "busy": summary(busy)}))
@@ -101,7 +101,7 @@ async def main():
     app = make_app(Path(sys.argv[1]), Path(sys.argv[2]), None)
     async with app.run_test(size=(120, 40)) as pilot:
         bench = await opened(app, pilot)
-        bench.show_page("answers")
+        bench.panes.show_page("answers")
         views = ["base", "gated", "one", "two"]
         await bench.answers.begin(views, {})
         await pilot.pause(0.5)
@@ -111,7 +111,7 @@ async def main():
         async def feed():
             for number in range(500):
                 for view in views:
-                    bench._take_answer(Token(view=view, text=f"harbour{number} ", heat=0.1))
+                    bench.controllers.generation.take(Token(view=view, text=f"harbour{number} ", heat=0.1))
                 await asyncio.sleep(0.002)
         feeding = asyncio.create_task(feed())
         found = await lags(lambda: not feeding.done())

@@ -51,7 +51,7 @@ class Scenario:
 
 async def prompt(bench: Bench) -> None:
     bench.screen.prompt_pane.set_text(PROMPT)
-    await bench.until(lambda: bench.screen.routed and bench.screen.routed.prompt == PROMPT, "routed")
+    await bench.until(lambda: bench.routing.routed and bench.routing.routed.prompt == PROMPT, "routed")
 
 
 async def answered(bench: Bench) -> None:
@@ -76,7 +76,7 @@ async def written(bench: Bench, count: int) -> None:
 def whole(bench: Bench, count: int) -> bool:
     cards = bench.screen.answers.cards
     ended = all(not card.busy and card.text == "".join(f"{card.view} word{n} " for n in range(6)) for card in cards)
-    return len(cards) == count and ended and not bench.screen.generating
+    return len(cards) == count and ended and not bench.controllers.generation.running
 
 
 async def at_second_answer(bench: Bench) -> None:
@@ -92,7 +92,7 @@ async def labelled(bench: Bench) -> None:
     bench.app.screen.action_accept()  # type: ignore[attr-defined]
     await bench.until(lambda: sections(bench) == 14 and bench.app.screen is bench.screen, "labelled")
     await bench.idle()
-    await bench.until(lambda: bench.screen.board.records[0].state == "done", "retrained")
+    await bench.until(lambda: bench.context.board.records[0].state == "done", "retrained")
 
 
 async def second_strip(bench: Bench) -> None:
@@ -103,22 +103,22 @@ async def second_strip(bench: Bench) -> None:
 async def soloed(bench: Bench) -> None:
     await prompt(bench)
     bench.screen.desk.strips.press("solo")
-    await bench.until(lambda: bench.screen.state.mix.solos == ["knowledge"], "soloed")
+    await bench.until(lambda: bench.context.state.mix.solos == ["knowledge"], "soloed")
 
 
 async def answering(bench: Bench) -> None:
     await prompt(bench)
     bench.world.hold.clear()
     bench.screen.action_answer()
-    await bench.until(lambda: bench.screen.generating and bench.screen.answers.cards, "answering")
+    await bench.until(lambda: bench.controllers.generation.running and bench.screen.answers.cards, "answering")
 
 
 async def training(bench: Bench) -> None:
     bench.world.hold.clear()
     bench.screen.action_train()
-    await bench.until(lambda: bench.screen.board.running("train"), "training")
-    await bench.until(lambda: "knowledge: done" in bench.screen.board.records[0].log, "at its first step")
-    bench.screen.show_page("jobs")
+    await bench.until(lambda: bench.context.board.running("train"), "training")
+    await bench.until(lambda: "knowledge: done" in bench.context.board.records[0].log, "at its first step")
+    bench.panes.show_page("jobs")
 
 
 async def resized(bench: Bench) -> None:
@@ -129,7 +129,7 @@ async def resized(bench: Bench) -> None:
 
 def page(name: str) -> Step:
     async def show(bench: Bench) -> None:
-        bench.screen.show_page(name)
+        bench.panes.show_page(name)
         await bench.until(lambda: bench.screen.query_one(f"#{name}").region.area > 0, name)
 
     return show
@@ -142,7 +142,7 @@ async def at_a_section(bench: Bench) -> None:
 
 async def unreachable(bench: Bench) -> None:
     """The engine failed; what was in its way is gone."""
-    assert bench.screen.link.state.phase == "failed"
+    assert bench.context.link.state.phase == "failed"
     bench.world.fail_open = None
 
 
@@ -169,7 +169,7 @@ async def remembering(bench: Bench) -> None:
 
 
 async def exporting(bench: Bench) -> None:
-    bench.screen.state.last_export = "vllm serve it"
+    bench.context.state.last_export = "vllm serve it"
     bench.screen.action_export_dialog()
     await bench.until(lambda: showing(bench, ExportScreen), "export dialog")
 
@@ -195,15 +195,15 @@ def view(bench: Bench) -> str | None:
 
 
 def focus_of(bench: Bench) -> str | None:
-    return bench.screen.pane_of(bench.screen.focused)
+    return bench.panes.focused_pane
 
 
 def sections(bench: Bench) -> int:
-    return len(bench.screen.document.sections)
+    return len(bench.context.document.sections)
 
 
 def fader(bench: Bench) -> float:
-    return bench.screen.coefficients()["knowledge"]
+    return bench.controllers.mixing.coefficients()["knowledge"]
 
 
 def moved(amount: float) -> Callable[[Bench, float], object]:
@@ -220,7 +220,7 @@ def prompt_height(bench: Bench) -> int:
 
 def job(kind: str, state: str) -> Callable[[Bench, object], object]:
     return lambda bench, before: any(
-        record.kind == kind and record.state == state for record in bench.screen.board.records
+        record.kind == kind and record.state == state for record in bench.context.board.records
     )
 
 
@@ -273,7 +273,7 @@ ACTIONS: dict[str, Scenario] = {
     "prompt.new": Scenario(
         lambda bench, _: (
             not bench.screen.prompt_pane.text
-            and bench.screen.state.history[0].text == PROMPT
+            and bench.context.state.history[0].text == PROMPT
             and focus_of(bench) == "prompt"
         ),
         prompt,
@@ -281,8 +281,8 @@ ACTIONS: dict[str, Scenario] = {
     "prompt.history": Scenario(shows(HistoryScreen), prompt),
     "prompt.sets": Scenario(shows(PromptSetsScreen), prompt),
     "prompt.focus": Scenario(lambda bench, _: focus_of(bench) == "prompt", focus="desk", hand=click_editor),
-    "mix.mode": Scenario(lambda bench, _: bench.screen.state.mix.mode == "uniform", prompt),
-    "mix.reset": Scenario(lambda bench, _: bench.screen.state.mix.solos == [], soloed),
+    "mix.mode": Scenario(lambda bench, _: bench.context.state.mix.mode == "uniform", prompt),
+    "mix.reset": Scenario(lambda bench, _: bench.context.state.mix.solos == [], soloed),
     "mix.up": Scenario(
         lambda bench, _: bench.screen.desk.strips.selected == "knowledge", second_strip, hand=strip(0, "name")
     ),
@@ -293,9 +293,9 @@ ACTIONS: dict[str, Scenario] = {
     "mix.more": Scenario(moved(0.1), prompt, fader, hand=turn(-1)),
     "mix.much_less": Scenario(moved(-0.5), prompt, fader, hand=turn(1, shift=True)),
     "mix.much_more": Scenario(moved(0.5), prompt, fader, hand=turn(-1, shift=True)),
-    "mix.solo": Scenario(lambda bench, _: bench.screen.state.mix.solos == ["knowledge"], prompt, hand=strip(0, "S")),
-    "mix.mute": Scenario(lambda bench, _: bench.screen.state.mix.mutes == ["knowledge"], prompt, hand=strip(0, "M")),
-    "mix.pin": Scenario(lambda bench, _: [*bench.screen.state.mix.pins] == ["knowledge"], prompt, hand=strip(0, "P")),
+    "mix.solo": Scenario(lambda bench, _: bench.context.state.mix.solos == ["knowledge"], prompt, hand=strip(0, "S")),
+    "mix.mute": Scenario(lambda bench, _: bench.context.state.mix.mutes == ["knowledge"], prompt, hand=strip(0, "M")),
+    "mix.pin": Scenario(lambda bench, _: [*bench.context.state.mix.pins] == ["knowledge"], prompt, hand=strip(0, "P")),
     "mix.sweep": Scenario(
         lambda bench, _: showing(bench, SweepScreen) and "+2.0 word5" in bench.text, prompt, size=WIDE
     ),
@@ -307,17 +307,17 @@ ACTIONS: dict[str, Scenario] = {
         prompt,
     ),
     "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),
-    "export.now": Scenario(lambda bench, _: bench.screen.state.last_export),
+    "export.now": Scenario(lambda bench, _: bench.context.state.last_export),
     "export.dialog": Scenario(shows(ExportScreen)),
     "export.drift": Scenario(lambda bench, _: showing(bench, ReportScreen) and "static mean" in bench.text),
     "view.jump": Scenario(shows(JumpScreen)),
-    "view.zoom": Scenario(lambda bench, _: bench.screen.zoom and len(panes(bench)) == 1),
+    "view.zoom": Scenario(lambda bench, _: bench.panes.zoom and len(panes(bench)) == 1),
     "view.next_page": Scenario(
-        lambda bench, _: bench.screen.insight.region.area > 0 and bench.screen.state.page == "insight",
+        lambda bench, _: bench.screen.insight.region.area > 0 and bench.context.state.page == "insight",
         hand=tab("insight"),
     ),
     "view.previous_page": Scenario(
-        lambda bench, _: bench.screen.outline.region.area > 0 and bench.screen.state.page == "outline",
+        lambda bench, _: bench.screen.outline.region.area > 0 and bench.context.state.page == "outline",
         hand=tab("outline"),
     ),
     "view.narrower": Scenario(
@@ -335,7 +335,7 @@ ACTIONS: dict[str, Scenario] = {
         hand=pull("height", 0, 1),
     ),
     "view.reset": Scenario(
-        lambda bench, _: prompt_height(bench) == 7 and bench.screen.state.sizes.width == 0, resized, size=WIDE
+        lambda bench, _: prompt_height(bench) == 7 and bench.context.state.sizes.width == 0, resized, size=WIDE
     ),
     "view.next_answer": Scenario(lambda bench, _: view(bench) == "gated", compared),
     "view.previous_answer": Scenario(lambda bench, _: view(bench) == "base", at_second_answer),
@@ -343,7 +343,7 @@ ACTIONS: dict[str, Scenario] = {
         lambda bench, _: sum(card.display for card in bench.screen.answers.cards) == 1, compared
     ),
     "view.heat": Scenario(
-        lambda bench, _: bench.screen.state.heat and all(card.heat for card in bench.screen.answers.cards), compared
+        lambda bench, _: bench.context.state.heat and all(card.heat for card in bench.screen.answers.cards), compared
     ),
     "answers.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, answered,
                               size=WIDE),
@@ -352,11 +352,11 @@ ACTIONS: dict[str, Scenario] = {
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
     "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),
-    "engine.restart": Scenario(lambda bench, _: bench.screen.link.ready, unreachable, world=no_model),
+    "engine.restart": Scenario(lambda bench, _: bench.context.link.ready, unreachable, world=no_model),
     "app.cancel": Scenario(
         lambda bench, _: (
             any("Stopped the answer" in toast for toast in bench.toasts)
-            and not (bench.world.hold.is_set() and bench.screen.generating)
+            and not (bench.world.hold.is_set() and bench.controllers.generation.running)
         ),
         answering,
     ),
@@ -368,7 +368,7 @@ ACTIONS: dict[str, Scenario] = {
         lambda bench, _: bench.screen.prompt_pane.text == PROMPT and bench.app.screen is bench.screen, remembering
     ),
     "dialog.delete": Scenario(
-        lambda bench, _: showing(bench, HistoryScreen) and not bench.screen.state.history, remembering
+        lambda bench, _: showing(bench, HistoryScreen) and not bench.context.state.history, remembering
     ),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

@@ -17,8 +17,12 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from textual.pilot import Pilot, WaitForScreenTimeout
 
 from dlm_tui.app.app import Opening, WorkbenchApp
-from dlm_tui.app.base import Setup
 from dlm_tui.app.config import Config
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.layout import Layout
+from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.wiring import Controllers
+from dlm_tui.app.setup import Setup
 from dlm_tui.app.state import StateFile
 from dlm_tui.app.workbench import Workbench
 from dlm_tui.document import load
@@ -35,7 +39,7 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
     monkeypatch.setattr(Input.cursor_blink, "_default", False)
-    for clock in ("jobs", "training", "engine_link"):
+    for clock in ("jobs", "controllers.jobs", "engine_link"):
         monkeypatch.setattr(f"dlm_tui.app.{clock}.monotonic", lambda: 100.0)
     monkeypatch.setattr("textual.app.App.NOTIFICATION_TIMEOUT", 3600.0)
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
@@ -57,6 +61,26 @@ class Bench:
     @property
     def screen(self) -> Workbench:
         return self.app.workbench
+
+    @property
+    def context(self) -> Context:
+        """Document, remembered state, engine link, jobs."""
+        return self.screen.context
+
+    @property
+    def controllers(self) -> Controllers:
+        """What the workbench does."""
+        return self.screen.controllers
+
+    @property
+    def routing(self) -> Routing:
+        """The gate's answer to what is typed."""
+        return self.controllers.routing
+
+    @property
+    def panes(self) -> Layout:
+        """Pages, zoom, focus."""
+        return self.screen.panes
 
     async def type(self, text: str) -> None:
         """Type into whatever has the focus."""
@@ -125,8 +149,8 @@ class Bench:
 
     async def leave_prompt(self) -> None:
         """Where single letters are keys."""
-        self.screen.focus_pane("desk")
-        await self.until(lambda: self.screen.pane_of(self.screen.focused) == "desk", "the desk has the focus")
+        self.panes.focus_pane("desk")
+        await self.until(lambda: self.panes.focused_pane == "desk", "the desk has the focus")
 
     @property
     def toasts(self) -> list[str]:
@@ -191,7 +215,7 @@ def workbench(tmp_path: Path) -> Opener:
             bench = Bench(app, pilot, world, engines, jobs, path)
             await bench.until(lambda: app.is_open and app.workbench.is_mounted, "open")
             if wait:
-                await bench.until(lambda: app.workbench.link.state.phase in {"ready", "failed"}, "engine ready")
+                await bench.until(lambda: app.workbench.context.link.state.phase in {"ready", "failed"}, "engine ready")
                 await bench.idle()
             yield bench
             failures = list(app.workbench.failures)

@@ -64,18 +64,18 @@ async def train(bench: Bench, steps: int) -> None:
                 await asyncio.sleep(0)
         yield Trained(report=train_report())
 
-    await bench.screen.board.follow(events(), "train", "train everything")
+    await bench.context.board.follow(events(), "train", "train everything")
 
 
 async def answered(bench: Bench) -> None:
     """Until the answer is complete, which takes long on a busy machine, and everything is drawn."""
-    await bench.until(lambda: not bench.screen.generating, "answered", seconds=100.0)
+    await bench.until(lambda: not bench.controllers.generation.running, "answered", seconds=100.0)
     await bench.idle()
 
 
 async def route(bench: Bench, times: int) -> None:
     for _ in range(times):
-        await bench.screen._route(bench.screen.prompt_pane.text)
+        await bench.routing.ask(bench.screen.prompt_pane.text)
 
 
 async def test_two_thousand_tokens_are_a_few_repaints(workbench: Opener, draws: Draws) -> None:
@@ -98,7 +98,7 @@ async def test_a_flood_of_everything_is_bounded_for_every_pane(workbench: Opener
         await bench.type("what is the tide")
         await bench.idle()
         bench.world.words = 400  # five views: 2,000 tokens
-        bench.screen.show_page("runs")
+        bench.panes.show_page("runs")
         bench.screen.runs.showing_loss = True
         await bench.idle()
         draws.begin()
@@ -123,11 +123,11 @@ async def test_a_flood_of_everything_is_bounded_for_every_pane(workbench: Opener
 async def test_hidden_panes_are_not_drawn_and_right_once_shown(workbench: Opener, draws: Draws) -> None:
     async with workbench(size=(80, 24)) as bench:
         await bench.type("what is the tide")
-        bench.screen.show_page("outline")
+        bench.panes.show_page("outline")
         await bench.idle()
         draws.begin()
         bench.world.words = 50
-        await bench.screen.answers.begin(["gated"], bench.screen.marks)
+        await bench.screen.answers.begin(["gated"], bench.context.marks)
         for word in range(200):
             bench.screen.answers.add("gated", f"hidden{word} ", None)
         await train(bench, 300)
@@ -135,13 +135,13 @@ async def test_hidden_panes_are_not_drawn_and_right_once_shown(workbench: Opener
         for kind in (AnswerCard, InsightPane, JobsPane, RunsPane):
             assert draws[kind.__name__] == 0, kind
         draws.begin()
-        bench.screen.show_page("jobs")
+        bench.panes.show_page("jobs")
         await bench.until(lambda: "train everything  done" in bench.text, "the job's end", seconds=60.0)
         assert 1 <= draws["JobsPane"] <= TWICE and draws["AnswerCard"] == 0
-        bench.screen.show_page("answers")
+        bench.panes.show_page("answers")
         await bench.until(lambda: "hidden199" in bench.text, "the answer's end", seconds=60.0)
         assert 1 <= draws["AnswerCard"] <= TWICE and draws["RunsPane"] == 0
-        bench.screen.show_page("runs")
+        bench.panes.show_page("runs")
         await bench.until(lambda: "No gate has been trained yet" in bench.text, "the runs", seconds=60.0)
         assert 1 <= draws["RunsPane"] <= TWICE and draws["JobsPane"] <= TWICE
 
@@ -150,9 +150,9 @@ async def test_a_desk_behind_a_zoomed_pane_rests(workbench: Opener, draws: Draws
     async with workbench(size=(120, 40)) as bench:
         await bench.type("please")
         await bench.idle()
-        bench.screen.go_to("prompt")
+        bench.panes.go_to("prompt")
         await bench.press("f3")
-        await bench.until(lambda: bench.screen.zoom == "prompt", "zoomed")
+        await bench.until(lambda: bench.panes.zoom == "prompt", "zoomed")
         draws.begin()
         bench.screen.prompt_pane.set_text("what is the tide at the wharf")
         await bench.idle()
@@ -163,7 +163,7 @@ async def test_a_desk_behind_a_zoomed_pane_rests(workbench: Opener, draws: Draws
         await bench.idle()
         shown = {channel.name: channel.weight for channel in bench.screen.desk.strips.channels}
         assert 1 <= draws["DeskPane"] <= 2  # once as it is shown, once as the insight beside it asks for pulls
-        assert shown == bench.screen.weights
+        assert shown == bench.routing.weights
 
 
 class Counting(Static, Throttled):

@@ -61,13 +61,13 @@ async def begin(bench: Bench, scenario: Scenario, focus: str | None) -> None:
         await scenario.begin(bench)
     await rest(bench)
     if focus is not None:
-        assert bench.screen.focus_pane(focus)
-        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == focus, f"focus in {focus}")
+        assert bench.panes.focus_pane(focus)
+        await bench.until(lambda: bench.panes.focused_pane == focus, f"focus in {focus}")
     bench.app.clear_notifications()
-    await bench.until(lambda: not bench.toasts and bench.screen._save_timer is None, "toasts gone, state saved")
+    await bench.until(lambda: not bench.toasts and not bench.context.saver.is_due, "toasts gone, state saved")
     for _ in range(2):
         await bench.quiet()
-        assert focus is None or bench.screen.pane_of(bench.screen.focused) == focus
+        assert focus is None or bench.panes.focused_pane == focus
 
 
 async def rest(bench: Bench) -> None:
@@ -87,22 +87,22 @@ async def end(bench: Bench, scenario: Scenario, before: object) -> None:
 async def test_quick_keys_are_all_counted(workbench: Opener) -> None:
     async with workbench() as bench:
         await compared(bench)
-        bench.screen.focus_pane("answers")
+        bench.panes.focus_pane("answers")
         for pressed in ("n", "n", "right", "n"):
             bench.app.post_message(events.Key(pressed, pressed if len(pressed) == 1 else None))
         await bench.until(lambda: view(bench) == "style", "four on")
-        bench.screen.focus_pane("prompt")
+        bench.panes.focus_pane("prompt")
         assert view(bench) == "style", "the answer that was gone to stays the current one"
 
 
 async def test_new_answers_leave_the_focus_where_it_is(workbench: Opener) -> None:
     async with workbench() as bench:
         await compared(bench)
-        bench.screen.focus_pane("answers")
+        bench.panes.focus_pane("answers")
         bench.screen.action_answer()
         await written(bench, 1)
         assert focus_of(bench) == "answers" and view(bench) == "gated"
-        bench.screen.focus_pane("desk")
+        bench.panes.focus_pane("desk")
         bench.screen.action_compare()
         await written(bench, 5)
         assert focus_of(bench) == "desk"

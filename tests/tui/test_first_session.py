@@ -55,23 +55,23 @@ async def test_a_new_user_gets_through(
     world = World(trained=False)
     async with workbench(size=(120, 40) if mouse else (80, 24), world=world) as bench:
         screen, tape = bench.screen, Recording(bench)
-        world.on_trained = lambda: record_training(tmp_path, screen.document.dlm_id, world)
+        world.on_trained = lambda: record_training(tmp_path, screen.context.document.dlm_id, world)
 
         await (click_hint(bench, "Help") if mouse else bench.press("f1"))
         await tape.frame("help")
         await bench.press("escape")
 
         await (click_hint(bench, "Train") if mouse else bench.press("ctrl+t"))
-        await bench.until(lambda: screen.trained_names and not screen.board.running(), "trained")
+        await bench.until(lambda: screen.context.trained_names and not screen.context.board.running(), "trained")
         await bench.idle()
 
         await bench.type("what is the tide")
         await bench.idle()
-        before = dict(screen.weights or {})
+        before = dict(screen.controllers.routing.weights or {})
         await tape.frame("the gate moves while typing")
 
         await (click_hint(bench, "Compare") if mouse else bench.press("ctrl+o"))
-        await bench.until(lambda: screen.answers.cards and not screen.generating, "answers")
+        await bench.until(lambda: screen.answers.cards and not screen.controllers.generation.running, "answers")
         await bench.idle()
         await tape.frame("answers compared")
 
@@ -82,7 +82,9 @@ async def test_a_new_user_gets_through(
         else:
             await bench.press("escape", "down", "s")
         await bench.press("ctrl+g")
-        await bench.until(lambda: not screen.generating and screen.state.mix.solos == ["tone"], "solo")
+        await bench.until(
+            lambda: not screen.controllers.generation.running and screen.context.state.mix.solos == ["tone"], "solo"
+        )
         await bench.idle()
         await tape.frame("one adapter alone")
 
@@ -95,17 +97,20 @@ async def test_a_new_user_gets_through(
         await bench.press("home")
         await tape.frame("label")
         await bench.press("ctrl+g")
-        await bench.until(lambda: screen.weights and dict(screen.weights) != before, "retrained")
+        await bench.until(
+            lambda: screen.controllers.routing.weights and dict(screen.controllers.routing.weights) != before,
+            "retrained",
+        )
         await bench.idle()
         await tape.frame("retrained")
 
         await bench.press("f2", "r")
-        screen.poll_metrics()
+        screen.controllers.history.poll()
         await bench.until(lambda: "floor 0.27 nats" in bench.text, "chart")
         await tape.frame("entropy over runs")
 
         await (click_hint(bench, "Export") if mouse else bench.press("f8"))
-        await bench.until(lambda: screen.state.last_export, "exported")
+        await bench.until(lambda: screen.context.state.last_export, "exported")
         await bench.idle()
         await bench.press("f2", "j")
         await bench.until(lambda: "export peft" in bench.text, "jobs")

@@ -40,7 +40,7 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
         attributions = [TokenAttribution(text=HOSTILE, start=0, end=1, attribution={"tone": 1.0})]
         routed = Routed(prompt="p", weights={"tone": 1.0}, entropy=0, normalised_entropy=0, mode="trained", tokens=1,
                         attributions=attributions, trajectory=[{"tone": 1.0}] * 3)  # fmt: skip
-        screen.insight.show_route(routed, screen.names, screen.marks, screen.ground)
+        screen.insight.show_route(routed, screen.context.names, screen.context.marks, screen.context.background)
         screen.insight.effect_pending(HOSTILE)
         await screen.answers.begin([HOSTILE, "base"], {})
         screen.answers.add(HOSTILE, HOSTILE, None)
@@ -50,18 +50,18 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
         record = JobRecord("train", HOSTILE)
         record.take(Progress(stage=HOSTILE, scope=HOSTILE, done=1, total=2, text=HOSTILE))
         record.log.append(HOSTILE)
-        screen.board.records.appendleft(record)
+        screen.context.board.records.appendleft(record)
         screen.outline.show_error(HOSTILE)
-        screen.document_error = HOSTILE
-        screen.refresh_status()
+        screen.context.document_error = HOSTILE
+        screen.controllers.status.redraw()
         screen.say(HOSTILE, title=HOSTILE)
-        screen.show_page("jobs")
+        screen.panes.show_page("jobs")
         await bench.pilot.pause()
         assert_tame(bench)
         shown = bench.text
         assert "[bold red]x[/]" in shown and "[@click=app.quit]" in shown and "‹U+202E›" in shown and "␛" in shown
-        screen.board.records.clear()
-        screen.document_error = None
+        screen.context.board.records.clear()
+        screen.context.document_error = None
 
 
 async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> None:
@@ -70,8 +70,8 @@ async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> N
         text = HOSTILE.replace("\ud800", "")
         screen.prompt_pane.set_text(text)
         await bench.idle()
-        screen.state.remember(text, {"tone": 1.0, "knowledge": 0.0, "style": 0.0}, 1)
-        moved = MovedScreen([Moved(HOSTILE, {"tone": 1.0}, {"tone": 0.0})], screen.names, screen.marks)
+        screen.context.state.remember(text, {"tone": 1.0, "knowledge": 0.0, "style": 0.0}, 1)
+        moved = MovedScreen([Moved(HOSTILE, {"tone": 1.0}, {"tone": 0.0})], screen.context.names, screen.context.marks)
         openers = [
             lambda: bench.app.push_screen(ConfirmScreen(HOSTILE, HOSTILE)),
             lambda: bench.app.push_screen(LogScreen(HOSTILE, [HOSTILE])),
@@ -88,8 +88,8 @@ async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> N
             assert "[@click=app.quit]" in bench.text
             await bench.press("escape")
             await bench.until(lambda: bench.app.screen is screen, "closed")
-        screen.state.export.mix = "tone:0.5,[bold]:1"
-        screen.state.last_export = text
+        screen.context.state.export.mix = "tone:0.5,[bold]:1"
+        screen.context.state.last_export = text
         screen.action_export_dialog()
         await bench.until(lambda: "[bold red]x[/]" in bench.text, "export dialog")
         assert_tame(bench)

@@ -32,10 +32,10 @@ async def test_a_stale_answer_is_dropped(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.type("please")
         await bench.idle()
-        shown = bench.screen.routed
+        shown = bench.routing.routed
         assert shown is not None and shown.prompt == "please"
-        await bench.screen._route("an older prompt")
-        assert bench.screen.routed is shown
+        await bench.routing.ask("an older prompt")
+        assert bench.routing.routed is shown
 
 
 async def test_answer_streams_and_is_kept(workbench: Opener) -> None:
@@ -46,8 +46,8 @@ async def test_answer_streams_and_is_kept(workbench: Opener) -> None:
         await bench.idle()
         card = bench.screen.answers.current
         assert card is not None and card.view == "gated" and card.text.endswith("word5 ")
-        assert bench.screen.state.history[0].text == "what is"
-        assert set(bench.screen.state.history[0].weights) == {"knowledge", "tone", "style"}
+        assert bench.context.state.history[0].text == "what is"
+        assert set(bench.context.state.history[0].weights) == {"knowledge", "tone", "style"}
 
 
 async def test_compare_is_one_request_with_all_views(workbench: Opener) -> None:
@@ -66,11 +66,11 @@ async def test_escape_stops_an_answer_and_says_so(workbench: Opener) -> None:
         await bench.type("what is")
         bench.world.hold.clear()
         await bench.press("ctrl+g")
-        await bench.until(lambda: bench.screen.generating, "generating")
+        await bench.until(lambda: bench.controllers.generation.running, "generating")
         await bench.press("escape")
         bench.world.hold.set()
         await bench.idle()
-        assert not bench.screen.generating
+        assert not bench.controllers.generation.running
         assert any("Stopped the answer" in toast for toast in bench.toasts)
         assert bench.screen.answers.current is not None and not bench.screen.answers.current.busy
 
@@ -89,20 +89,20 @@ async def test_solo_mute_pin_by_key(workbench: Opener) -> None:
         await bench.idle()
         await bench.leave_prompt()
         await bench.press("down", "s")
-        assert bench.screen.coefficients() == {"knowledge": 0.0, "tone": 1.0, "style": 0.0}
+        assert bench.controllers.mixing.coefficients() == {"knowledge": 0.0, "tone": 1.0, "style": 0.0}
         await bench.press("ctrl+g")
         await bench.idle()
         assert [r for r in bench.world.requests if isinstance(r, Generate)][-1].views[0].kind == "solo"
         await bench.press("s", "m")
-        assert bench.screen.coefficients()["tone"] == 0.0
+        assert bench.controllers.mixing.coefficients()["tone"] == 0.0
         await bench.press("m", "up", "p")
-        pinned = bench.screen.coefficients()["knowledge"]
+        pinned = bench.controllers.mixing.coefficients()["knowledge"]
         bench.screen.prompt_pane.set_text("please please")
         await bench.idle()
-        assert bench.screen.coefficients()["knowledge"] == pinned
-        assert bench.screen.coefficients()["tone"] != 0.0
+        assert bench.controllers.mixing.coefficients()["knowledge"] == pinned
+        assert bench.controllers.mixing.coefficients()["tone"] != 0.0
         await bench.press("r")
-        assert bench.screen.state.mix.pins == {}
+        assert bench.context.state.mix.pins == {}
 
 
 async def test_faders_go_from_minus_two_to_two(workbench: Opener) -> None:
@@ -111,10 +111,10 @@ async def test_faders_go_from_minus_two_to_two(workbench: Opener) -> None:
         await bench.idle()
         await bench.leave_prompt()
         await bench.press(*["shift+left"] * 9)
-        assert bench.screen.coefficients()["knowledge"] == -2.0
-        assert bench.screen.state.mix.mode == "custom"
+        assert bench.controllers.mixing.coefficients()["knowledge"] == -2.0
+        assert bench.context.state.mix.mode == "custom"
         await bench.press(*["shift+right"] * 12, "left")
-        assert bench.screen.coefficients()["knowledge"] == pytest.approx(1.9)
+        assert bench.controllers.mixing.coefficients()["knowledge"] == pytest.approx(1.9)
         await bench.press("ctrl+g")
         await bench.idle()
         view = [r for r in bench.world.requests if isinstance(r, Generate)][-1].views[0]
@@ -127,11 +127,11 @@ async def test_modes_by_key(workbench: Opener) -> None:
         await bench.idle()
         await bench.leave_prompt()
         await bench.press("x")
-        assert set(bench.screen.coefficients().values()) == {1 / 3}
+        assert set(bench.controllers.mixing.coefficients().values()) == {1 / 3}
         await bench.press("x")
-        assert bench.screen.state.mix.mode == "custom"
+        assert bench.context.state.mix.mode == "custom"
         await bench.press("x")
-        assert bench.screen.state.mix.mode == "gate"
+        assert bench.context.state.mix.mode == "gate"
 
 
 async def test_the_desk_by_mouse(workbench: Opener) -> None:
@@ -142,19 +142,19 @@ async def test_the_desk_by_mouse(workbench: Opener) -> None:
         columns = desk._columns(desk.content_size.width)
         head = desk._head_rows(desk.content_size.width)
         await bench.click(MixingDesk, offset=(columns.switches_at + 1, head + 2))
-        assert bench.screen.state.mix.solos == ["style"]
+        assert bench.context.state.mix.solos == ["style"]
         await bench.click(MixingDesk, offset=(columns.switches_at + 3, head + 1))
-        assert bench.screen.state.mix.mutes == ["tone"]
+        assert bench.context.state.mix.mutes == ["tone"]
         await bench.click(MixingDesk, offset=(columns.switches_at + 5, head))
-        assert list(bench.screen.state.mix.pins) == ["knowledge"]
+        assert list(bench.context.state.mix.pins) == ["knowledge"]
         await bench.press("r")
         await bench.click(MixingDesk, offset=(columns.fader_at + 16, head + 1))
-        assert bench.screen.coefficients()["tone"] == 2.0
+        assert bench.controllers.mixing.coefficients()["tone"] == 2.0
         await bench.pilot.mouse_down(MixingDesk, offset=(columns.fader_at + 16, head + 1))
         await bench.pilot.hover(MixingDesk, offset=(columns.fader_at + 4, head + 1))
         await bench.pilot.mouse_up(MixingDesk, offset=(columns.fader_at + 4, head + 1))
         await bench.quiet()
-        assert bench.screen.coefficients()["tone"] == -1.0
+        assert bench.controllers.mixing.coefficients()["tone"] == -1.0
 
 
 async def test_sweep_shows_answers_and_divergence(workbench: Opener) -> None:
@@ -208,9 +208,9 @@ async def test_heat_columns_and_next_answer(workbench: Opener) -> None:
         await bench.type("what")
         await bench.press("ctrl+o")
         await bench.idle()
-        bench.screen.focus_pane("answers")
+        bench.panes.focus_pane("answers")
         await bench.press("h")
-        assert bench.screen.state.heat
+        assert bench.context.state.heat
         await bench.press("ctrl+o")
         await bench.idle()
         assert [r for r in bench.world.requests if isinstance(r, Generate)][-1].heat
@@ -234,7 +234,7 @@ async def test_explaining_never_overtakes_the_bars(workbench: Opener) -> None:
         assert not any(r.prompt == "please say" and r.explain for r in routes(bench))
         bench.world.slow_route.set()
         await bench.idle()
-        assert bench.screen.routed is not None and bench.screen.routed.prompt == "please say"
+        assert bench.routing.routed is not None and bench.routing.routed.prompt == "please say"
         assert any(r.prompt == "please say" and r.explain for r in routes(bench))
 
 

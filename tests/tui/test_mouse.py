@@ -28,7 +28,7 @@ def listing_of(bench: Bench) -> OptionList:
 async def test_the_first_click_marks_and_the_second_takes(workbench: Opener) -> None:
     async with workbench() as bench:
         for text in ("one", "two", "three"):
-            bench.screen.state.remember(text, {}, None)
+            bench.context.state.remember(text, {}, None)
         bench.screen.action_history()
         await bench.until(lambda: showing(bench, HistoryScreen), "history")
         listing = listing_of(bench)
@@ -37,7 +37,7 @@ async def test_the_first_click_marks_and_the_second_takes(workbench: Opener) -> 
         await mouse.click_row(bench, listing, 2)
         assert listing.highlighted == 2 and showing(bench, HistoryScreen)
         await mouse.press_button(bench, "delete")
-        await bench.until(lambda: len(bench.screen.state.history) == 2, "the marked one is forgotten")
+        await bench.until(lambda: len(bench.context.state.history) == 2, "the marked one is forgotten")
         await mouse.click_row(bench, listing, 1)
         assert showing(bench, HistoryScreen)
         await mouse.click_row(bench, listing, 1)
@@ -46,8 +46,8 @@ async def test_the_first_click_marks_and_the_second_takes(workbench: Opener) -> 
 
 async def test_a_double_click_takes(workbench: Opener) -> None:
     async with workbench() as bench:
-        bench.screen.state.remember("one", {}, None)
-        bench.screen.state.remember("two", {}, None)
+        bench.context.state.remember("one", {}, None)
+        bench.context.state.remember("two", {}, None)
         bench.screen.action_history()
         await bench.until(lambda: showing(bench, HistoryScreen), "history")
         listing = listing_of(bench)
@@ -59,10 +59,10 @@ async def test_a_double_click_takes(workbench: Opener) -> None:
 
 async def test_sections_open_at_the_second_click(workbench: Opener) -> None:
     async with workbench() as bench:
-        bench.screen.show_page("outline")
+        bench.panes.show_page("outline")
         await bench.idle()
         listing = bench.screen.outline.query_one(PickList)
-        line = bench.screen.document.sections[2].start_line
+        line = bench.context.document.sections[2].start_line
         await mouse.click_row(bench, listing, 2)
         assert not any("the place is" in toast for toast in bench.toasts)
         await mouse.click_row(bench, listing, 2)
@@ -89,24 +89,24 @@ async def test_an_export_is_chosen_with_the_mouse(workbench: Opener) -> None:
         await mouse.click_row(bench, bench.app.screen.query_one("#export-target", PickList), 1)
         await mouse.click_row(bench, bench.app.screen.query_one("#export-mix", PickList), 1)
         await mouse.press_button(bench, "accept")
-        await bench.until(lambda: bench.screen.state.last_export, "exported")
+        await bench.until(lambda: bench.context.state.last_export, "exported")
         await bench.idle()
-        assert (bench.screen.state.export.target, bench.screen.state.export.mix) == ("ollama", "uniform")
+        assert (bench.context.state.export.target, bench.context.state.export.mix) == ("ollama", "uniform")
 
 
 async def test_the_wheel_moves_the_fader_under_it_and_scrolls_elsewhere(workbench: Opener) -> None:
     async with workbench() as bench:
         await prompt(bench)
-        before = bench.screen.coefficients()
+        before = bench.controllers.mixing.coefficients()
         (x, y), _ = mouse.strip_cell(bench, 2, "fader")
         await mouse.wheel(bench, (x, y), -1)
-        after = bench.screen.coefficients()
+        after = bench.controllers.mixing.coefficients()
         assert after["style"] == pytest.approx(before["style"] + 0.1, abs=0.006)
         assert after["knowledge"] == pytest.approx(before["knowledge"], abs=0.006)
         assert bench.screen.desk.strips.selected == "style"
         (x, y), _ = mouse.strip_cell(bench, 0, "name")
         await mouse.wheel(bench, (x, y), -1)
-        assert bench.screen.coefficients() == after
+        assert bench.controllers.mixing.coefficients() == after
 
 
 async def test_a_narrow_screen_has_its_faders_in_the_numbers(workbench: Opener) -> None:
@@ -140,22 +140,22 @@ async def test_a_word_works_in_the_pane_it_stands_on(workbench: Opener) -> None:
         desk = bench.screen.desk
         at = next(at for at, border_button in desk.words() if border_button.action == "mix_mode")
         await mouse.click(bench, (desk.region.x + at, desk.region.y), desk)
-        assert bench.screen.state.mix.mode == "uniform" and focus_of(bench) == "desk"
+        assert bench.context.state.mix.mode == "uniform" and focus_of(bench) == "desk"
         answers = bench.screen.answers
         at = next(at for at, border_button in answers.words() if border_button.action == "zoom")
         await mouse.click(bench, (answers.region.x + at, answers.region.y), answers)
-        await bench.until(lambda: bench.screen.zoom == "answers" and view(bench) == "tone", "zoomed")
+        await bench.until(lambda: bench.panes.zoom == "answers" and view(bench) == "tone", "zoomed")
         at = next(at for at, border_button in answers.words() if border_button.action == "zoom")
         await mouse.click(bench, (answers.region.x + at, answers.region.y), answers)
-        await bench.until(lambda: bench.screen.zoom is None, "everything again")
+        await bench.until(lambda: bench.panes.zoom is None, "everything again")
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 async def test_menu_help_and_quit_are_within_reach(workbench: Opener, size: tuple[int, int]) -> None:
     async with workbench(size=size) as bench:
         for pane in ("prompt", "desk", "answers"):
-            bench.screen.show_page("answers")
-            bench.screen.focus_pane(pane)
+            bench.panes.show_page("answers")
+            bench.panes.focus_pane(pane)
             await bench.quiet()
             for action, bar in (("command_palette", "footer"), ("help", "footer"), ("quit", "leave")):
                 found = mouse.button(bench, action)

@@ -10,7 +10,7 @@ SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from dlm_tui.app.app import Opening, WorkbenchApp
-from dlm_tui.app.base import Setup
+from dlm_tui.app.setup import Setup
 from dlm_tui.app.config import load_config
 from dlm_tui.app.state import StateFile
 from dlm_tui.document import load
@@ -24,7 +24,7 @@ async def main(path):
                   engine_factory=lambda: RecordedEngine(world), job_starter=start_job)
     app = WorkbenchApp(Opening(path.name, setup.config, setup.config.theme, lambda: setup))
     async with app.run_test(size=(200, 60)) as pilot:
-        while not (app.is_open and app.workbench.link.ready):
+        while not (app.is_open and app.workbench.context.link.ready):
             await pilot.pause(0.01)
         await pilot.press("w", "ctrl+o", "f4", "f4")
         await pilot.pause(0.2)

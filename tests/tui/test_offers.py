@@ -36,7 +36,7 @@ async def test_without_ollama_the_dialog_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     async with workbench(size=(100, 34)) as bench:
-        bench.screen.state.export.register = True
+        bench.context.state.export.register = True
         box = await open_export(bench)
         assert "no ollama is installed here" in " ".join(bench.text.replace("\u2502", " ").split())
         assert not box.display
@@ -65,14 +65,14 @@ async def test_with_ollama_it_registers_when_asked(
         await bench.until(lambda: box.value, "chosen")
         await bench.press("ctrl+g")
         await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")
-        assert last_export(bench).register and bench.screen.state.export.register
+        assert last_export(bench).register and bench.context.state.export.register
         said = "Registered with Ollama as dlm-harbour:v0001." if works else "Not registered with Ollama: ollama create"
         assert any(said in toast for toast in bench.toasts)
 
 
 async def test_about_the_engine(workbench: Opener) -> None:
     async with workbench(size=(100, 34)) as bench:
-        bench.screen.action_engine_facts()
+        bench.controllers.engine.show_facts()
         await bench.until(lambda: "About the engine" in bench.text, "shown")
         for fact in (
             "2,100,000",
@@ -85,7 +85,7 @@ async def test_about_the_engine(workbench: Opener) -> None:
             assert fact in bench.text
         await bench.press("escape")
         bench.engines[-1].die()
-        await bench.until(lambda: len(bench.engines) == 2 and bench.screen.link.ready, "another engine")
+        await bench.until(lambda: len(bench.engines) == 2 and bench.context.link.ready, "another engine")
 
 
 def test_bytes_have_units() -> None:
@@ -109,8 +109,8 @@ async def test_the_legend_is_there_while_answers_are_tinted(workbench: Opener) -
         await bench.idle()
         legend = "tinted: more likely than under the base \u00b7 grey: less likely"
         assert legend not in bench.text
-        bench.screen.focus_pane("answers")
-        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == "answers", "focus")
+        bench.panes.focus_pane("answers")
+        await bench.until(lambda: bench.panes.focused_pane == "answers", "focus")
         await bench.press("h")
         await bench.until(lambda: f"Next answer: {legend}" in bench.text, "legend")
         await bench.press("ctrl+g")

@@ -18,7 +18,7 @@ async def test_opening(workbench: Opener) -> None:
         words = "reading the base \u00b7 50% \u00b7 3 s left"
         await bench.until(lambda: bench.text.count(words) == 2, "in the status line and on the desk")
         world.measuring.set()
-        await bench.until(lambda: bench.screen.link.ready, "open")
+        await bench.until(lambda: bench.context.link.ready, "open")
         await bench.idle()
         assert words not in bench.text
 
@@ -46,7 +46,7 @@ async def test_dialogs(workbench: Opener, key: str, words: str) -> None:
 
 async def test_the_effect_of_what_is_typed(workbench: Opener) -> None:
     async with workbench(size=(120, 40), config=Config(live=Live(pause=0.05))) as bench:
-        bench.screen.show_page("insight")
+        bench.panes.show_page("insight")
         bench.world.measuring = asyncio.Event()
         await bench.type("w")
         await bench.until(lambda: "measuring the effect \u00b7 25% \u00b7 6 s" in bench.text, "progress")
@@ -57,7 +57,7 @@ async def test_the_effect_of_what_is_typed(workbench: Opener) -> None:
 
 async def test_gate_training_and_export(workbench: Opener) -> None:
     async with workbench(size=(120, 40)) as bench:
-        bench.screen.show_page("jobs")
+        bench.panes.show_page("jobs")
         bench.world.hold.clear()
         await bench.press("f5")
         words = "gate training \u00b7 33% \u00b7 12 s left"

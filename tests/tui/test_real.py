@@ -69,33 +69,37 @@ async def test_type_train_see_answer_kill_and_return(tmp_path: Path) -> None:
             await pilot.pause(0.02)
 
     async with app.run_test(size=(100, 30)) as pilot:
-        await until(lambda: app.is_open and app.workbench.link.ready, "the engine opens the document")
+        await until(lambda: app.is_open and app.workbench.context.link.ready, "the engine opens the document")
         bench = app.workbench
-        assert bench.trained_names == ()
+        assert bench.context.trained_names == ()
         await pilot.press("ctrl+t")
-        await until(lambda: bench.trained_names == ("tide", "bread"), "trained")
-        assert bench.board.records[0].state == "done", bench.board.records[0].summary
+        await until(lambda: bench.context.trained_names == ("tide", "bread"), "trained")
+        assert bench.context.board.records[0].state == "done", bench.context.board.records[0].summary
         bench.prompt_pane.set_text("When does the tide reach post 2?")
-        await until(lambda: bench.routed and bench.routed.prompt == bench.prompt_pane.text, "routed")
-        weights = dict(bench.weights or {})
+        await until(lambda: bench.routing.routed and bench.routing.routed.prompt == bench.prompt_pane.text, "routed")
+        weights = dict(bench.routing.weights or {})
         assert weights["tide"] > weights["bread"] and abs(sum(weights.values()) - 1) < 1e-5
         bench.prompt_pane.set_text("How much flour for 2 loaves?")
-        await until(lambda: bench.routed and bench.routed.prompt == bench.prompt_pane.text, "routed again")
-        assert dict(bench.weights or {})["bread"] > 0.5
+        await until(
+            lambda: bench.routing.routed and bench.routing.routed.prompt == bench.prompt_pane.text, "routed again"
+        )
+        assert dict(bench.routing.weights or {})["bread"] > 0.5
         await pilot.press("ctrl+o")
         await until(lambda: any(card.text for card in bench.answers.cards), "answers begin")
-        await until(lambda: not bench.generating, "answers")
+        await until(lambda: not bench.controllers.generation.running, "answers")
         assert [card.view for card in bench.answers.cards] == ["base", "gated", "tide", "bread"]
         assert not any(card.busy for card in bench.answers.cards)
 
-        before = dict(bench.weights or {})
-        pid = bench.link.engine.pid  # type: ignore[union-attr]
+        before = dict(bench.routing.weights or {})
+        pid = bench.context.link.engine.pid  # type: ignore[union-attr]
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: bench.link.state.phase != "ready", "the death is noticed")
-        await until(lambda: bench.link.ready, "the engine is back")
-        assert bench.link.engine.pid != pid  # type: ignore[union-attr]
+        await until(lambda: bench.context.link.state.phase != "ready", "the death is noticed")
+        await until(lambda: bench.context.link.ready, "the engine is back")
+        assert bench.context.link.engine.pid != pid  # type: ignore[union-attr]
         assert bench.prompt_pane.text == "How much flour for 2 loaves?"
-        await until(lambda: bench.routed and bench.weights == pytest.approx(before, abs=1e-6), "same weights")
+        await until(
+            lambda: bench.routing.routed and bench.routing.weights == pytest.approx(before, abs=1e-6), "same weights"
+        )
         assert bench.failures == []
         with contextlib.suppress(WaitForScreenTimeout):  # nobody answers while the program leaves
             await pilot.press("f10")
@@ -107,7 +111,7 @@ def drawn_weights(bench: Workbench) -> dict[str, float]:
     strips = bench._compositor.render_strips()[region.y : region.bottom]
     lines = ["".join(segment.text for segment in strip)[region.x : region.right] for strip in strips]
     found = {}
-    for name in bench.names:
+    for name in bench.context.names:
         for line in lines:
             if match := re.search(rf"\b{name}\b[^\d+\u2013]*(\d\.\d\d)\s", line):
                 found[name] = float(match[1])
@@ -131,14 +135,14 @@ async def test_a_label_moves_the_drawn_weights(
                 assert asyncio.get_running_loop().time() < deadline, what
                 await pilot.pause(0.02)
 
-        await until(lambda: app.is_open and app.workbench.link.ready, "the engine opens the document")
+        await until(lambda: app.is_open and app.workbench.context.link.ready, "the engine opens the document")
         bench = app.workbench
         prompt = "where is the ladder"
-        await until(lambda: bench.pane_of(bench.focused) == "prompt", "the prompt has the focus")
+        await until(lambda: bench.panes.focused_pane == "prompt", "the prompt has the focus")
         for char in prompt:
             await pilot.press("space" if char == " " else char)
-        await until(lambda: bench.routed and bench.routed.prompt == prompt, "routed")
-        weights = dict(bench.weights or {})
+        await until(lambda: bench.routing.routed and bench.routing.routed.prompt == prompt, "routed")
+        weights = dict(bench.routing.weights or {})
         rounded = {name: pytest.approx(weight, abs=0.006) for name, weight in weights.items()}
         await until(lambda: drawn_weights(bench) == rounded, "drawn")
         before = drawn_weights(bench)

@@ -22,7 +22,7 @@ def routed(bench: Bench) -> list[str]:
 
 def known(bench: Bench) -> list[str]:
     """Saved prompts whose weights have been seen."""
-    return [entry.text for entry in bench.screen.state.saved if entry.weights]
+    return [entry.text for entry in bench.context.state.saved if entry.weights]
 
 
 async def test_saved_prompts_are_shown_before_and_after(workbench: Opener) -> None:
@@ -34,16 +34,16 @@ async def test_saved_prompts_are_shown_before_and_after(workbench: Opener) -> No
         await bench.press("down", "down", "down", "down", "enter")
         await bench.until(lambda: bench.screen.prompt_pane.text == PROMPTS[0], "taken")
         await bench.until(lambda: known(bench) == PROMPTS, "routed to compare with")
-        before = {entry.text: dict(entry.weights) for entry in bench.screen.state.saved}
+        before = {entry.text: dict(entry.weights) for entry in bench.context.state.saved}
         await bench.idle()
         await bench.press("f5")
-        await bench.until(lambda: len(bench.screen.moved) == 3, "compared")
+        await bench.until(lambda: len(bench.controllers.comparison.moved) == 3, "compared")
         await bench.idle()
-        assert [change.text for change in bench.screen.moved if change.saved] == PROMPTS
-        assert {change.text: change.before for change in bench.screen.moved} == before
+        assert [change.text for change in bench.controllers.comparison.moved if change.saved] == PROMPTS
+        assert {change.text: change.before for change in bench.controllers.comparison.moved} == before
         after = bench.engines[0].weights(PROMPTS[1])
-        assert bench.screen.moved[1].after == after != before[PROMPTS[1]]
-        bench.screen.action_moved()
+        assert bench.controllers.comparison.moved[1].after == after != before[PROMPTS[1]]
+        bench.controllers.comparison.show()
         await bench.until(lambda: "Saved prompts" in bench.text, "shown")
         assert all(prompt in bench.text for prompt in PROMPTS) and "not this one" not in bench.text
         assert f"{before[PROMPTS[1]]['tone']:.2f} \u2192 {after['tone']:.2f}" in bench.text
@@ -55,27 +55,27 @@ async def test_a_set_beside_the_document_is_compared_from_the_start(workbench: O
     async with workbench() as bench:
         await bench.until(lambda: known(bench) == PROMPTS, "routed when the engine is there")
         await bench.press("ctrl+t")
-        await bench.until(lambda: len(bench.screen.moved) == 3, "compared after a whole training")
+        await bench.until(lambda: len(bench.controllers.comparison.moved) == 3, "compared after a whole training")
         await bench.idle()
 
 
 async def test_typing_comes_first(workbench: Opener) -> None:
     async with workbench() as bench:
         bench.path.with_name("harbour.prompts.json").write_text(json.dumps({"harbour": PROMPTS}))
-        bench.screen.open_set("harbour")
+        bench.controllers.comparison.open_set("harbour")
         await bench.until(lambda: known(bench) == PROMPTS, "routed to compare with")
         await bench.idle()
         bench.world.slow_route, bench.world.slow_prompt = asyncio.Event(), PROMPTS[0]
         await bench.press("f5")
         await bench.until(lambda: PROMPTS[0] in routed(bench), "a saved prompt is being compared")
         await bench.type("w")
-        await bench.until(lambda: bench.screen.routed and bench.screen.routed.prompt == "w", "answered meanwhile")
-        assert bench.screen.weights == bench.engines[0].weights("w")
-        assert bench.screen.moved == ()
+        await bench.until(lambda: bench.routing.routed and bench.routing.routed.prompt == "w", "answered meanwhile")
+        assert bench.routing.weights == bench.engines[0].weights("w")
+        assert bench.controllers.comparison.moved == ()
         bench.world.slow_route.set()
-        await bench.until(lambda: len(bench.screen.moved) == 3, "compared in the end")
+        await bench.until(lambda: len(bench.controllers.comparison.moved) == 3, "compared in the end")
         await bench.idle()
-        assert bench.screen.routed is not None and bench.screen.routed.prompt == "w"
+        assert bench.routing.routed is not None and bench.routing.routed.prompt == "w"
 
 
 def test_moves_in_words() -> None:

@@ -13,7 +13,7 @@ from tests.tui.conftest import Bench, Opener
 
 async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> None:
     async with workbench(size=(120, 40)) as bench:
-        store = Store(tmp_path / "home", bench.screen.document.dlm_id)
+        store = Store(tmp_path / "home", bench.context.document.dlm_id)
         store.create()
         writer = MetricsWriter(store)
         for run, (mode, weight) in enumerate([("uniform", 1 / 3), ("trained", 0.5), ("trained", 0.6)], 1):
@@ -23,7 +23,7 @@ async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> 
             writer.record_gate_events(run, events, mode, None if run == 2 else 0.5)
             writer.finish_run(run, "ok")
         await bench.press("f2", "r")
-        bench.screen.poll_metrics()
+        bench.controllers.history.poll()
         await bench.until(lambda: "run 3 trained" in bench.text, "summary")
         await bench.until(lambda: "knowledge 0.60" in bench.text and "mean weights" in bench.text, "charts")
         await bench.until(lambda: "run 3 trained  0.50 nats (46%)" in bench.text, "the prompts' mean")
@@ -32,7 +32,7 @@ async def test_runs_chart_reads_the_store(workbench: Opener, tmp_path: Path) -> 
         await bench.until(lambda: "floor 0.27 nats" in words(bench, "#runs"), "the floor, 0.25 ln 3 nats")
         await bench.press("space")
         await bench.until(lambda: "collapse" not in bench.text, "loss")
-        assert bench.screen.gate_run == 3
+        assert bench.context.gate_run == 3
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -40,19 +40,19 @@ async def test_one_run_is_a_point_and_the_chart_says_whose_entropy(
     workbench: Opener, tmp_path: Path, known: bool
 ) -> None:
     async with workbench(size=(120, 40)) as bench:
-        store = Store(tmp_path / "home", bench.screen.document.dlm_id)
+        store = Store(tmp_path / "home", bench.context.document.dlm_id)
         with MetricsWriter(store.create()) as writer:
             writer.start_run(1, "gate", 42)
             events = [("knowledge", 0.4, 4), ("tone", 0.3, 4), ("style", 0.3, 4)]
             writer.record_gate_events(1, events, "trained", 0.2 if known else None)
             writer.finish_run(1, "ok")
-        bench.screen.go_to("runs")
-        bench.screen.poll_metrics()
+        bench.panes.go_to("runs")
+        bench.controllers.history.poll()
         curve = "mean of prompts 0.20" if known else "of mean weights 1.09"
         await bench.until(lambda: curve in words(bench, "#runs"), "whose entropy")
         await bench.until(lambda: "\u25cf" in words(bench, "#entropy-chart PlotWidget"), "a visible point")
         assert "Low is a collapse only with a weight \u2265 0.9." in words(bench, "#runs")
-        for name, mark in bench.screen.marks.items():
+        for name, mark in bench.context.marks.items():
             label = f"{mark.glyph} {name} 0."
             await bench.until(lambda label=label: label in words(bench, "#weights-chart"), label)  # type: ignore[misc]
 

@@ -18,7 +18,7 @@ QUICK = Config(live=Live(pause=0.05))
 
 
 def record_runs(bench: Bench, tmp_path: Path) -> None:
-    store = Store(tmp_path / "home", bench.screen.document.dlm_id)
+    store = Store(tmp_path / "home", bench.context.document.dlm_id)
     store.create()
     writer = MetricsWriter(store)
     for run, weight in enumerate((0.34, 0.5, 0.46, 0.6), 1):
@@ -41,7 +41,7 @@ async def test_live(workbench: Opener, screens: SnapshotAssertion, size: tuple[i
     async with workbench(size=size, config=QUICK) as bench:
         if size[0] == 200:
             record_runs(bench, tmp_path)
-            bench.screen.poll_metrics()
+            bench.controllers.history.poll()
             await bench.until(lambda: "knowledge 0.60" in bench.text, "charts")
         bench.screen.prompt_pane.set_text("what is the tide at noon?")
         await bench.idle()
@@ -57,12 +57,12 @@ async def test_training(workbench: Opener, screens: SnapshotAssertion, size: tup
         await bench.idle()
         bench.world.hold.clear()
         await bench.press("ctrl+t")
-        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
-        bench.screen.show_page("jobs")
+        await bench.until(lambda: bench.context.board.running("train"), "job runs")
+        bench.panes.show_page("jobs")
         await bench.until(lambda: "knowledge: done" in bench.text, "log")
         assert await bench.settled() == screens
         bench.world.hold.set()
-        await bench.until(lambda: not bench.screen.board.running(), "over")
+        await bench.until(lambda: not bench.context.board.running(), "over")
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZE_IDS)
@@ -72,8 +72,8 @@ async def test_error(workbench: Opener, screens: SnapshotAssertion, size: tuple[
     async with workbench(size=size, world=world) as bench:
         bench.app.clear_notifications()
         await bench.until(lambda: not bench.toasts, "toasts gone")
-        bench.screen.document_error = "line 4, column 3: mapping values are not allowed here."
-        bench.screen.refresh_status()
+        bench.context.document_error = "line 4, column 3: mapping values are not allowed here."
+        bench.controllers.status.redraw()
         assert await bench.settled() == screens
 
 
@@ -83,8 +83,8 @@ async def test_pages_at_80x24(workbench: Opener, screens: SnapshotAssertion, pag
         record_runs(bench, tmp_path)
         bench.screen.prompt_pane.set_text("what is the tide at noon?")
         await bench.idle()
-        bench.screen.show_page(page)
-        bench.screen.poll_metrics()
+        bench.panes.show_page(page)
+        bench.controllers.history.poll()
         await bench.idle()
         if page == "runs":
             await bench.until(lambda: "mean of prompts 0.38" in bench.text, "chart")
@@ -97,7 +97,7 @@ async def test_dialogs(workbench: Opener, screens: SnapshotAssertion, dialog: st
     async with workbench(size=size) as bench:
         bench.screen.prompt_pane.set_text("please say when the tide turns")
         await bench.idle()
-        bench.screen.remember_current()
+        bench.controllers.comparison.remember_current()
         await bench.screen.run_action(dialog)
         await bench.until(lambda: bench.app.screen is not bench.screen, "dialog")
         assert await bench.settled() == screens

@@ -49,7 +49,7 @@ async def test_pages_by_key_and_mouse(workbench: Opener) -> None:
         at = {page.id: place for place, _, page in tabs.tabs()}
         await bench.click("#tabs-top", offset=(at["runs"] + 1, 0))
         await bench.pilot.pause()
-        assert "runs" in visible(bench) and bench.screen.pane_of(bench.screen.focused) == "runs"
+        assert "runs" in visible(bench) and bench.panes.focused_pane == "runs"
 
 
 async def test_jump_reaches_every_pane(workbench: Opener) -> None:
@@ -58,7 +58,7 @@ async def test_jump_reaches_every_pane(workbench: Opener) -> None:
             await bench.press("f2")
             assert isinstance(bench.app.screen, JumpScreen)
             await bench.press(letter)
-            await bench.until(lambda pane=pane: bench.screen.pane_of(bench.screen.focused) == pane, pane)  # type: ignore[misc]
+            await bench.until(lambda pane=pane: bench.panes.focused_pane == pane, pane)  # type: ignore[misc]
         await bench.press("f2", "escape")
         assert bench.app.screen is bench.screen
 
@@ -206,7 +206,7 @@ async def test_keys_can_be_remapped(workbench: Opener) -> None:
         await bench.type("what")
         await bench.press("ctrl+g")
         assert not bench.screen.answers.cards
-        bench.screen.focus_pane("desk")
+        bench.panes.focus_pane("desk")
         await bench.press("f6")
         await bench.idle()
         assert bench.screen.answers.cards
@@ -223,11 +223,11 @@ async def test_palette_groups(workbench: Opener) -> None:
         await bench.until(lambda: bench.text.count("theme:") == 2 == bench.text.count("theme: dlm-light"), "one hit")
         await bench.press("enter")
         await bench.until(lambda: bench.app.theme == "dlm-light", "theme")
-        assert bench.screen.state.theme == "dlm-light"
-        light = bench.screen.marks["knowledge"].color
+        assert bench.context.state.theme == "dlm-light"
+        light = bench.context.marks["knowledge"].color
         bench.app.choose_theme("ansi-dark")
         await bench.pilot.pause()
-        assert bench.screen.marks["knowledge"].color.startswith("ansi_") and light.startswith("#")
+        assert bench.context.marks["knowledge"].color.startswith("ansi_") and light.startswith("#")
 
 
 async def test_footer_follows_the_focus_and_can_be_clicked(workbench: Opener) -> None:
@@ -238,7 +238,7 @@ async def test_footer_follows_the_focus_and_can_be_clicked(workbench: Opener) ->
         bar = bench.screen.query_one("#footer", KeyBar)
         at = next(place for place, hint in bar.placed() if hint.label == "Solo")
         await bench.click("#footer", offset=(at + 1, 0))
-        assert bench.screen.state.mix.solos == ["knowledge"]
+        assert bench.context.state.mix.solos == ["knowledge"]
         at = next(place for place, hint in bar.placed() if hint.label == "Help")
         await bench.click("#footer", offset=(at + 1, 0))
         await bench.until(lambda: bench.app.screen is not bench.screen, "help by mouse")
@@ -258,10 +258,10 @@ async def test_section_opens_in_the_editor(workbench: Opener, monkeypatch: pytes
 
         monkeypatch.setattr(bench.app, "suspend", suspended)
         await bench.press("f2", "d")
-        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == "outline", "outline")
+        await bench.until(lambda: bench.panes.focused_pane == "outline", "outline")
         await bench.press("home", "down", "enter")
         await bench.until(seen.exists, "editor ran")
-        assert seen.read_text() == f"{bench.path} {bench.screen.document.sections[1].start_line}"
+        assert seen.read_text() == f"{bench.path} {bench.context.document.sections[1].start_line}"
 
 
 async def test_config_is_edited_from_the_program(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,14 +275,14 @@ async def test_config_is_edited_from_the_program(workbench: Opener, monkeypatch:
 
         monkeypatch.setattr(bench.app, "suspend", suspended)
         monkeypatch.setenv("EDITOR", "true")
-        bench.screen.action_edit_config()
+        bench.controllers.settings.edit()
         assert "max_tokens" in config_path().read_text()
         config_path().write_text("[generate]\nmax_tokens = 'many'\n")
-        bench.screen.action_edit_config()
+        bench.controllers.settings.edit()
         await bench.until(lambda: any("generate.max_tokens" in toast for toast in bench.toasts), "refused")
         config_path().write_text("[generate]\nmax_tokens = 7\n")
-        bench.screen.action_edit_config()
-        assert bench.screen.config.generate.max_tokens == 7
+        bench.controllers.settings.edit()
+        assert bench.context.config.generate.max_tokens == 7
 
 
 async def test_screenshot_is_saved(workbench: Opener, tmp_path: Path) -> None:

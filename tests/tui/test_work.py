@@ -23,12 +23,12 @@ async def test_untrained_document_offers_training_and_trains(workbench: Opener) 
         await bench.type("what")
         bench.world.hold.clear()
         await bench.press("ctrl+t")
-        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.until(lambda: bench.context.board.running("train"), "job runs")
         await bench.until(lambda: "training knowledge · 25% · 4 s left · loss 2.000" in bench.text, "progress is shown")
         bench.world.hold.set()
         await bench.idle()
-        assert bench.screen.trained_names == ("knowledge", "tone", "style")
-        assert bench.screen.routed is not None and bench.screen.routed.mode == "trained"
+        assert bench.context.trained_names == ("knowledge", "tone", "style")
+        assert bench.routing.routed is not None and bench.routing.routed.mode == "trained"
         assert isinstance(bench.jobs[0].request, TrainJob)
 
 
@@ -37,7 +37,7 @@ async def test_what_went_wrong_while_opening_is_said_once(workbench: Opener) -> 
     world.open_warning = "the first answer failed: no memory"
     async with workbench(world=world) as bench:
         await bench.until(lambda: any("the first answer failed: no memory" in toast for toast in bench.toasts), "said")
-        assert bench.screen.link.state.phase == "ready"
+        assert bench.context.link.state.phase == "ready"
 
 
 async def test_a_long_prompt_being_read_is_said_until_the_first_token(workbench: Opener) -> None:
@@ -76,12 +76,12 @@ async def test_training_starts_by_itself_when_asked(workbench: Opener) -> None:
     world = World(trained=False)
     world.hold.clear()
     async with workbench(world=world, train_if_untrained=True, wait=False) as bench:
-        await bench.until(lambda: bench.screen.board.running("train"), "training by itself")
-        assert bench.screen.state.page == "jobs"
+        await bench.until(lambda: bench.context.board.running("train"), "training by itself")
+        assert bench.context.state.page == "jobs"
         await bench.until(lambda: "training knowledge" in bench.text, "shown")
         world.hold.set()
         await bench.idle()
-        assert bench.screen.state.page == "answers"
+        assert bench.context.state.page == "answers"
     async with workbench(world=world, train_if_untrained=True) as bench:
         await bench.idle()
         assert bench.jobs == []
@@ -91,28 +91,28 @@ async def test_one_training_at_a_time_and_escape_twice_stops_it(workbench: Opene
     async with workbench() as bench:
         bench.world.hold.clear()
         await bench.press("ctrl+t")
-        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.until(lambda: bench.context.board.running("train"), "job runs")
         await bench.press("ctrl+t")
         assert len(bench.jobs) == 1
         await bench.press("escape")
         assert any("Esc again stops" in toast for toast in bench.toasts)
-        assert bench.screen.board.running("train")
+        assert bench.context.board.running("train")
         await bench.press("escape")
-        await bench.until(lambda: not bench.screen.board.running(), "stopped")
+        await bench.until(lambda: not bench.context.board.running(), "stopped")
         assert any("stopped when asked" in toast for toast in bench.toasts)
-        assert bench.screen.board.records[0].state == "cancelled"
+        assert bench.context.board.records[0].state == "cancelled"
 
 
 async def test_cancel_from_the_jobs_pane(workbench: Opener) -> None:
     async with workbench() as bench:
         bench.world.hold.clear()
         await bench.press("ctrl+t")
-        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
-        bench.screen.go_to("jobs")
-        await bench.until(lambda: bench.screen.pane_of(bench.screen.focused) == "jobs", "the jobs have the focus")
+        await bench.until(lambda: bench.context.board.running("train"), "job runs")
+        bench.panes.go_to("jobs")
+        await bench.until(lambda: bench.panes.focused_pane == "jobs", "the jobs have the focus")
         await bench.press("x")
-        await bench.until(lambda: not bench.screen.board.running(), "stopped")
-        assert "what was in force stays" in bench.screen.board.records[0].summary
+        await bench.until(lambda: not bench.context.board.running(), "stopped")
+        assert "what was in force stays" in bench.context.board.records[0].summary
         assert "– train 3 adapters" in bench.text
 
 
@@ -120,14 +120,14 @@ async def test_gate_alone_trains_in_the_engine_and_shows_what_moved(workbench: O
     async with workbench() as bench:
         await bench.type("what rim is")
         await bench.idle()
-        before = dict(bench.screen.weights or {})
+        before = dict(bench.routing.weights or {})
         await bench.press("f5")
         await bench.idle()
         assert requests(bench, TrainGate) and bench.jobs == []
-        assert bench.screen.weights != before
-        assert bench.screen.ghost == before
-        assert bench.screen.moved[0].before == before
-        bench.screen.action_moved()
+        assert bench.routing.weights != before
+        assert bench.routing.ghost == before
+        assert bench.controllers.comparison.moved[0].before == before
+        bench.controllers.comparison.show()
         await bench.until(lambda: "What the last training moved" in bench.text, "moved screen")
         assert "what rim is" in bench.text and "→" in bench.text
 
@@ -165,7 +165,7 @@ async def test_label_from_an_answer(workbench: Opener) -> None:
         await bench.type("what is")
         await bench.press("ctrl+g")
         await bench.idle()
-        bench.screen.focus_pane("answers")
+        bench.panes.focus_pane("answers")
         await bench.press("l")
         await bench.until(lambda: "Label this prompt" in bench.text, "label screen")
         assert "gated word0" in bench.text
@@ -245,7 +245,7 @@ async def test_judging_the_gate_opens_sections(
         sets.write_text('{"greetings": ["Say good morning", "Hello"], "tides": ["Hello", "When is high water?"]}')
         await bench.leave_prompt()
         opened: list[int] = []
-        monkeypatch.setattr(bench.screen, "open_line", opened.append)
+        monkeypatch.setattr(bench.controllers.documents, "edit", lambda path, line: opened.append(line))
         await bench.press("v")
         await bench.until(lambda: "92%" in bench.text, "report")
         await bench.press("down", "enter")
@@ -268,30 +268,30 @@ async def test_saves_are_picked_up_and_broken_ones_keep_the_last_good_state(work
     async with workbench(size=(100, 34)) as bench:
         text = bench.path.read_text()
         bench.path.write_text(text + "::instruction#tone::\n### Q\nA new one?\n\n### A\nYes.\n")
-        await bench.until(lambda: len(bench.screen.document.sections) == 14, "picked up")
+        await bench.until(lambda: len(bench.context.document.sections) == 14, "picked up")
         bench.path.write_text(text.replace("dlm_version: 15", "dlm_version: [", 1))
-        await bench.until(lambda: bench.screen.document_error is not None, "broken")
-        assert len(bench.screen.document.sections) == 14
+        await bench.until(lambda: bench.context.document_error is not None, "broken")
+        assert len(bench.context.document.sections) == 14
         await bench.press("f2", "d")
         await bench.until(lambda: "last good state" in bench.text, "shown")
         replacement = bench.path.with_suffix(".new")
         replacement.write_text(text)
         replacement.replace(bench.path)
-        await bench.until(lambda: bench.screen.document_error is None, "good again")
-        assert len(bench.screen.document.sections) == 13
+        await bench.until(lambda: bench.context.document_error is None, "good again")
+        assert len(bench.context.document.sections) == 13
 
 
 async def test_engine_death_is_shown_and_the_prompt_stays(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.type("what is")
         await bench.idle()
-        before = dict(bench.screen.weights or {})
+        before = dict(bench.routing.weights or {})
         bench.engines[0].die()
-        await bench.until(lambda: len(bench.engines) == 2 and bench.screen.link.ready, "restarted")
+        await bench.until(lambda: len(bench.engines) == 2 and bench.context.link.ready, "restarted")
         assert any("SIGKILL" in toast and "your prompt is kept" in toast for toast in bench.toasts)
         assert bench.screen.prompt_pane.text == "what is"
         await bench.idle()
-        assert bench.screen.weights == before
+        assert bench.routing.weights == before
         await bench.press("ctrl+g")
         await bench.idle()
         assert requests(bench, Generate)
@@ -300,13 +300,13 @@ async def test_engine_death_is_shown_and_the_prompt_stays(workbench: Opener) -> 
 async def test_an_engine_that_keeps_dying_is_not_started_for_ever(workbench: Opener) -> None:
     async with workbench() as bench:
         for count in range(3):
-            await bench.until(lambda count=count: len(bench.engines) == count + 1 and bench.screen.link.ready, "up")  # type: ignore[misc]
+            await bench.until(lambda count=count: len(bench.engines) == count + 1 and bench.context.link.ready, "up")  # type: ignore[misc]
             bench.engines[-1].die("SIGSEGV")
-        await bench.until(lambda: bench.screen.link.state.phase == "failed", "given up")
+        await bench.until(lambda: bench.context.link.state.phase == "failed", "given up")
         assert "3 times in a row" in bench.text
         await bench.leave_prompt()
         await bench.press("R")
-        await bench.until(lambda: bench.screen.link.ready, "started by hand")
+        await bench.until(lambda: bench.context.link.ready, "started by hand")
 
 
 async def test_a_missing_model_is_one_sentence_and_can_be_tried_again(workbench: Opener) -> None:
@@ -318,14 +318,14 @@ async def test_a_missing_model_is_one_sentence_and_can_be_tried_again(workbench:
         world.fail_open = None
         await bench.leave_prompt()
         await bench.press("R")
-        await bench.until(lambda: bench.screen.link.ready, "opened")
+        await bench.until(lambda: bench.context.link.ready, "opened")
         assert bench.screen.prompt_pane.text == "kept"
 
 
 async def test_typed_text_survives(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.type("never lost")
-        await bench.until(lambda: bench.screen.setup.state_file.load().prompt == "never lost", "written while typing")
+        await bench.until(lambda: bench.context.setup.state_file.load().prompt == "never lost", "written while typing")
     async with workbench() as bench:
         assert bench.screen.prompt_pane.text == "never lost"
         await bench.press("ctrl+n")
@@ -360,7 +360,7 @@ async def test_quit_asks_once_while_a_job_runs(workbench: Opener) -> None:
     async with workbench() as bench:
         bench.world.hold.clear()
         await bench.press("ctrl+t")
-        await bench.until(lambda: bench.screen.board.running("train"), "job runs")
+        await bench.until(lambda: bench.context.board.running("train"), "job runs")
         await bench.press("f10")
         await bench.until(lambda: "Are you sure?" in bench.text, "asked")
         await bench.press("escape")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -14,7 +14,7 @@ from textual.widget import Widget
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_widgets.literal_static import LiteralStatic
-from dlm_widgets.mixing_desk import MixingDesk, Part
+from dlm_widgets.mixing_desk import Channel, MixingDesk, Part
 from dlm_widgets.throttled import Throttled
 
 
@@ -45,6 +45,16 @@ class DeskPane(Pane, Throttled):
     def strips(self) -> MixingDesk:
         """The strips."""
         return self.query_one(MixingDesk)
+
+    @property
+    def selected(self) -> str | None:
+        """The adapter of the selected strip."""
+        return self.strips.selected
+
+    def show(self, channels: Sequence[Channel], *, stale: bool) -> None:
+        """The strips; `stale` while no engine answers."""
+        self.strips.stale = stale
+        self.strips.set_channels(channels)
 
     def draw(self) -> None:
         """Show the mix as it is now."""

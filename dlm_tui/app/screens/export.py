@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -45,6 +45,7 @@ class ExportScreen(Dialog[ExportSettings]):
         self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
         self._result = result
+        self.on_copy: Callable[[str], None] = lambda command: None
         self._mixes: list[tuple[str | None, str]] = [
             (None, "the gate's static mean"),
             ("uniform", "uniform"),
@@ -136,9 +137,8 @@ class ExportScreen(Dialog[ExportSettings]):
 
     def action_copy_command(self) -> None:
         """Copy the command of the last export."""
-        copy = getattr(getattr(self.app, "workbench", None), "copy_text", None)
-        if self._last and copy is not None:
-            copy(self._last, "the command of the last export")
+        if self._last:
+            self.on_copy(self._last)
 
 
 def last_export_text(command: str | None, report: ExportReport | None) -> str:

@@ -74,7 +74,7 @@ class LabelScreen(Dialog[Label]):
             yield LiteralStatic(id="label-diff")
 
     def on_mount(self) -> None:
-        """Start at the gate's second thought."""
+        """Start at the adapter that is offered."""
         super().on_mount()
         listing = self.query_one(PickList)
         listing.highlighted = self._adapters.index(self._guess) if self._guess in self._adapters else 0

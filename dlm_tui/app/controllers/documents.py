@@ -1,0 +1,84 @@
+"""The document: every save is read again, the outline shows it, and the editor opens it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from textual.app import SuspendNotSupported
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.app.controllers.views import OutlineView
+from dlm_tui.app.editor import editor_command, run_editor
+from dlm_tui.document import Document
+from dlm_tui.document.problems import body_problems
+from dlm_tui.document.watch import Change, watch_document
+from dlm_tui.engine.client import EngineGone
+from dlm_tui.store import Store
+
+
+class Documents:
+    """Watches the file, and keeps the last good state when a save cannot be read."""
+
+    def __init__(self, context: Context, outline: OutlineView) -> None:
+        self._context, self._outline = context, outline
+        self.changed: Signal[[]] = Signal()
+        """The document is another, or cannot be read any more."""
+
+    async def watch(self) -> None:
+        """Take in every save until this is cancelled."""
+        async for change in watch_document(self._context.setup.path, self._context.document.sha256):
+            await self.take(change)
+
+    async def take(self, change: Change) -> None:
+        """Use a save, or say why it cannot be used."""
+        context = self._context
+        if change.document is None:
+            context.document_error = str(change.error)
+            self._outline.show_error(f"{change.error} The last good state is shown.")
+            self.changed.emit()
+            return
+        context.document_error = None
+        self._outline.show_error(None)
+        self.use(change.document)
+        if context.link.ready:
+            try:
+                await context.link.reload()
+            except EngineGone:
+                return
+
+    def use(self, document: Document) -> None:
+        """Show another state of the document."""
+        context = self._context
+        context.document = document
+        context.state.mix.keep_only(context.names)
+        if document.dlm_id != context.store.root.name:
+            context.store = Store(context.setup.home, document.dlm_id)
+        self.show()
+        self.changed.emit()
+
+    def show(self) -> None:
+        """Draw the outline: rows, counts, problems."""
+        context = self._context
+        versions = context.opened.versions if context.opened else {}
+        problems = body_problems(context.document)
+        trained = set(context.state.trained_sections)
+        self._outline.show(context.document, problems, context.marks, versions, trained)
+
+    def open_line(self, line: int) -> None:
+        """Open the document in the editor; the screen comes back when it is closed."""
+        self.edit(self._context.setup.path, line)
+
+    def edit(self, path: Path, line: int = 1) -> None:
+        """Run the editor on a file with the screen put aside."""
+        ui = self._context.ui
+        command = editor_command(self._context.config.editor, path, line)
+        try:
+            with ui.suspended():
+                problem = run_editor(command)
+        except SuspendNotSupported:
+            ui.say(f"No editor can be opened here; the place is {path.name}:{line}.", warning=True)
+            return
+        if problem:
+            ui.say(f"{shlex.join(command)}: {problem}", error=True, title="The editor did not work")

@@ -1,0 +1,89 @@
+"""Exports: settings from the dialog or from last time, one job, and what to run next."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.copying import Copying
+from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.state import ExportSettings
+from dlm_tui.engine.protocol import ExportJob, ExportReport
+
+
+class Export:
+    """One export at a time."""
+
+    def __init__(self, context: Context, mixing: Mixing, copying: Copying) -> None:
+        self._context, self._mixing, self._copying = context, mixing, copying
+        self.finished: Signal[[]] = Signal()
+        """An export is over and its summary is complete."""
+
+    def open(self) -> None:
+        """Choose what to export and where."""
+        from dlm_tui.app.screens.export import ExportScreen
+
+        context, state = self._context, self._context.state
+        hand_mix = None
+        if state.mix.mode == "custom":
+            hand_mix = ",".join(f"{name}:{value:g}" for name, value in self._mixing.coefficients().items() if value)
+        last = next((record.export for record in context.board.records if record.export), None)
+        dialog = ExportScreen(
+            state.export, hand_mix, state.last_export, context.trained_names, last, shutil.which("ollama")
+        )
+        dialog.on_copy = lambda command: self._copying.copy(command, "the command of the last export")
+        context.ui.open_dialog(dialog, self._chosen)
+
+    def _chosen(self, settings: ExportSettings | None) -> None:
+        if settings is not None:
+            self._context.state.export = settings
+            self._context.saver.soon()
+            self.start(settings)
+
+    def start(self, settings: ExportSettings | None = None) -> None:
+        """Start the export job; without settings with those of last time."""
+        context = self._context
+        settings = settings or context.state.export
+        if context.board.running("export"):
+            context.ui.say("An export is already running; it is in the jobs pane.", warning=True)
+            return
+        if not context.trained_names:
+            trains = f"{context.key('train.all')} trains the adapters"
+            context.ui.say(f"There is nothing to export yet: {trains}.", warning=True)
+            return
+        request = ExportJob(
+            document=str(context.setup.path),
+            home=str(context.setup.home),
+            base=context.setup.base,
+            target=settings.target,
+            quant=settings.quant,
+            mix=settings.mix,
+            signed=bool(settings.mix and "-" in settings.mix),
+            out=settings.out,
+            register=settings.register,
+        )
+        title = f"export {settings.target}"
+        context.ui.run(partial(self._export, request, title), "job-export", title)
+
+    async def _export(self, request: ExportJob, title: str) -> None:
+        record = await self._context.board.run(request, "export", title)
+        if record.state == "done" and record.export:
+            self._say_done(record, record.export)
+            self.finished.emit()
+        elif record.state == "failed":
+            self._context.ui.say(record.summary, error=True, title="Nothing was exported")
+
+    def _say_done(self, record: JobRecord, report: ExportReport) -> None:
+        context, folder, command = self._context, report.folder, report.next_command
+        context.state.last_export = command or folder
+        record.summary = f"{record.summary} \u00b7 {folder}"
+        context.saver.soon()
+        title = f"Exported; {context.key('view.copy')} copies the command"
+        if problem := report.register_error:
+            context.ui.say(f"{folder}\nNot registered with Ollama: {problem}\n{command}", warning=True, title=title)
+        else:
+            registered = f"Registered with Ollama as {report.registered}." if report.registered else ""
+            context.ui.say("\n".join(part for part in (folder, registered, command) if part), title=title)

@@ -1,0 +1,39 @@
+"""The gate's history over training runs, read from the metrics database while others write it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.views import RunsView
+from dlm_tui.store import MetricsReader
+
+_RUNS = 400
+
+
+class GateHistory:
+    """Reads in a thread, and only when the database has changed."""
+
+    def __init__(self, context: Context, runs: RunsView) -> None:
+        self._context, self._runs = context, runs
+        self._version: object = None
+
+    def poll(self) -> None:
+        """Look whether there is something new."""
+        self._context.ui.run(self._read, "metrics", "metrics", exclusive=True)
+
+    def show_again(self) -> None:
+        """Show everything anew, as after a change of colours."""
+        self._version = None
+        self.poll()
+
+    async def _read(self) -> None:
+        reader = MetricsReader(self._context.store)
+        version = await asyncio.to_thread(reader.data_version)
+        if version == self._version:
+            return
+        history = await asyncio.to_thread(reader.gate_overview, _RUNS)
+        self._version = version
+        if history:
+            self._context.gate_run = history[-1].run_id
+        self._runs.show_history(history, self._context.names, self._context.marks)

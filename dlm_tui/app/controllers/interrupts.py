@@ -1,0 +1,39 @@
+"""Esc and quit: what runs is stopped first, and nothing is stopped without a word."""
+
+from __future__ import annotations
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.jobs import Jobs
+from dlm_tui.app.controllers.views import Pages
+from dlm_tui.app.screens.confirm import ConfirmScreen
+
+
+class Interrupts:
+    """Ends answers, jobs, the zoom, the program."""
+
+    def __init__(self, context: Context, generation: Generation, jobs: Jobs, pages: Pages) -> None:
+        self._context, self._generation, self._jobs, self._pages = context, generation, jobs, pages
+
+    async def escape(self) -> None:
+        """Stop what is running and say so; else unzoom; else leave the prompt."""
+        if await self._generation.stop():
+            return
+        if self._jobs.ask_cancel() or self._pages.end_zoom():
+            return
+        if self._pages.focused_pane == "prompt":
+            self._pages.focus_pane("desk")
+
+    def quit(self) -> None:
+        """Leave; with a job running ask once."""
+        record = self._context.board.running()
+        if record is None:
+            self._leave()
+            return
+        question = f"{record.title} is running ({record.detail()}). Leaving stops it; what is in force stays."
+        dialog = ConfirmScreen(question, "Stop it and leave")
+        self._context.ui.open_dialog(dialog, lambda yes: self._leave() if yes else None)
+
+    def _leave(self) -> None:
+        self._context.saver.now()
+        self._context.ui.exit()

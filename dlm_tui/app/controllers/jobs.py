@@ -1,0 +1,56 @@
+"""Running jobs: what they report, and how they are stopped."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.views import Redrawn
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.engine.protocol import Event
+
+_TWICE_SECONDS = 2.0
+
+
+class Jobs:
+    """Keeps the jobs pane up to date and cancels jobs."""
+
+    def __init__(self, context: Context, pane: Redrawn) -> None:
+        self._context, self._pane = context, pane
+        self._cancel_asked = 0.0
+
+    def job_changed(self, record: JobRecord, event: Event | None) -> None:
+        """An event of a job."""
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw the jobs pane, in a moment."""
+        self._pane.ask()
+
+    def cancel_running(self) -> None:
+        """Stop the newest running job."""
+        record = self._context.board.running()
+        if record is None:
+            self._context.ui.say("No job is running.")
+        else:
+            self._cancel(record)
+
+    def _cancel(self, record: JobRecord) -> None:
+        async def stop() -> None:
+            how = await self._context.board.cancel(record)
+            self._context.ui.say(f"{record.title}: {how}.")
+
+        self._context.ui.run(stop, "job-cancel", "cancel job")
+
+    def ask_cancel(self) -> bool:
+        """Esc with a job running: the second press within two seconds stops it. False when no job runs."""
+        record = self._context.board.running("train", "export")
+        if record is None:
+            return False
+        if monotonic() - self._cancel_asked < _TWICE_SECONDS:
+            self._cancel_asked = 0.0
+            self._cancel(record)
+        else:
+            self._cancel_asked = monotonic()
+            self._context.ui.say(f"Esc again stops: {record.title}.", warning=True)
+        return True

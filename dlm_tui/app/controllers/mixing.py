@@ -1,0 +1,167 @@
+"""The mixing desk: which mix an answer would use now, and what the desk shows of gate, engine and training."""
+
+from __future__ import annotations
+
+from textual.content import Content
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.views import DeskView, PromptView
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.mix import MODES
+from dlm_tui.app.panes.insight import ood_text
+from dlm_tui.app.progress import progress_line
+from dlm_tui.engine.protocol import Event, Routed
+from dlm_tui.model.views import BASE, View
+from dlm_widgets.mixing_desk import Channel
+from dlm_widgets.sanitize import assemble, literal
+
+
+class Mixing:
+    """Changes the mix that is remembered for the document, and fills the desk."""
+
+    def __init__(self, context: Context, routing: Routing, prompt: PromptView, desk: DeskView) -> None:
+        self._context, self._routing, self._prompt, self._desk = context, routing, prompt, desk
+
+    # ---- the mix ---------------------------------------------------------------------------------------------------
+
+    def coefficients(self) -> dict[str, float]:
+        """Adapter -> coefficient of an answer asked now."""
+        return self._context.state.mix.coefficients(self._context.names, self._routing.weights)
+
+    def view(self) -> View:
+        """The view that asks with the mix on the desk; the base while nothing is trained."""
+        trained = self._context.trained_names
+        return self._context.state.mix.view(trained, self._routing.weights) if trained else BASE
+
+    def move_fader(self, name: str, value: float) -> None:
+        """Set one adapter's coefficient."""
+        self._context.state.mix.move_fader(name, value, self._context.names, self._routing.weights)
+        self._changed()
+
+    def switch(self, name: str, part: str) -> None:
+        """Press solo, mute or pin."""
+        self._context.state.mix.toggle(name, part, self.coefficients().get(name, 0.0))
+        self._changed()
+
+    def reset(self) -> None:
+        """Back to the gate alone."""
+        self._context.state.mix.reset()
+        self._changed()
+
+    def next_mode(self) -> None:
+        """Gate, uniform, custom."""
+        self.set_mode(self._context.state.mix.next_mode())
+
+    def set_mode(self, mode: str) -> None:
+        """Choose gate, uniform or custom."""
+        for known in MODES:
+            if mode == known:
+                self._context.state.mix.set_mode(known, self._context.names, self._routing.weights)
+                self._changed()
+
+    def _changed(self) -> None:
+        self._desk.draw()  # at once: the next key moves the fader from where it is now
+        self._context.saver.soon()
+
+    # ---- the desk --------------------------------------------------------------------------------------------------
+
+    def redraw(self) -> None:
+        """Draw the desk, in a moment."""
+        self._desk.ask()
+
+    def job_changed(self, record: JobRecord, event: Event | None) -> None:
+        """While nothing is trained the desk shows how far the training is."""
+        if not self._context.trained_names:
+            self.redraw()
+
+    def fill(self) -> None:
+        """Put the strips and what the gate says on the desk."""
+        opened = self._context.opened
+        self._desk.show(self._channels(), stale=not self._context.link.ready)
+        self._desk.retitle(self._context.state.mix.title(), *self._gate_words(self._routing.routed))
+        self._desk.note(self._note(opened.gate if opened else "none", opened.gate_reason if opened else ""))
+
+    def show_problem(self, text: str) -> None:
+        """The gate could not be asked."""
+        self._desk.note(assemble(("\u2717 ", "bold $error"), text))
+
+    def _channels(self) -> list[Channel]:
+        mix, marks, coefficients = self._context.state.mix, self._context.marks, self.coefficients()
+        trained, weights = self._context.trained_names, self._routing.weights
+        return [
+            Channel(
+                name,
+                marks[name].glyph,
+                marks[name].color,
+                weight=weights.get(name) if weights and name in trained else None,
+                ghost=self._ghost_of(name),
+                coefficient=coefficients.get(name, 0.0) if name in trained else 0.0,
+                solo=name in mix.solos,
+                mute=name in mix.mutes,
+                pin=name in mix.pins,
+                trained=name in trained,
+                note=self._channel_note(name),
+            )
+            for name in self._context.names
+        ]
+
+    def _ghost_of(self, name: str) -> float | None:
+        """The weight before the last training, where it differs visibly."""
+        ghost, weights = self._routing.ghost, self._routing.weights
+        if ghost is None or weights is None or name not in ghost:
+            return None
+        return ghost[name] if abs(ghost[name] - weights.get(name, 0.0)) >= 0.02 else None
+
+    def _channel_note(self, name: str) -> str:
+        if self._context.opened is None:
+            return "no engine" if self._context.link.state.phase == "failed" else "loading"
+        return "no gate" if name in self._context.trained_names else "not trained"
+
+    def _gate_words(self, routed: Routed | None) -> list[str | Content]:
+        opened = self._context.opened
+        if opened is None or not self._context.trained_names:
+            return []
+        words: list[str | Content] = [
+            f"{'' if self._context.state.mix.title() == 'gate' else 'gate '}{opened.gate}",
+        ]
+        if routed is None or self._routing.weights is None:
+            return words
+        entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
+        words.append(entropy if self._context.link.ready else Content.styled(entropy, "dim"))
+        if routed.is_ood:
+            words.append(ood_text(routed))
+        words.append(Content.styled(f"{routed.tokens} tokens{', cut' if routed.truncated else ''}", "dim"))
+        return words
+
+    def _note(self, gate: str, reason: str) -> Content:
+        state = self._context.link.state
+        if state.phase == "failed":
+            return assemble(
+                ("\u2717 ", "bold $error"),
+                state.text,
+                (f"  {self._context.key('engine.restart')} starts the engine again", "dim"),
+            )
+        if state.phase == "restarting":
+            return assemble(("\u21bb ", "bold $warning"), state.text)
+        if state.phase in {"starting", "loading"}:
+            if state.progress:
+                return progress_line(state.progress)
+            return literal(f"opening: {state.text}\u2026" if state.text else "starting the engine\u2026", "dim")
+        if not self._context.trained_names:
+            return self._untrained_note()
+        if not self._prompt.text.strip():
+            return Content.styled("No prompt yet: every adapter counts the same.", "dim")
+        if gate != "trained" and reason:
+            return assemble((f"gate {gate}: ", "bold $warning"), reason)
+        return Content("")
+
+    def _untrained_note(self) -> Content:
+        record = self._context.board.running("train")
+        if record:
+            return progress_line(record.progress) if record.progress else Content("the training is starting\u2026")
+        count = len(self._context.names)
+        what = f"{count} adapters and the gate" if count > 1 else "the adapter"
+        return assemble(
+            ("Nothing is trained yet. ", "bold"), f"{self._context.key('train.all')} trains {what} in the background."
+        )

@@ -1,0 +1,133 @@
+"""Training: all adapters in a job, the gate alone in the engine, and what is said afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.gate_comparison import GateComparison
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.moves import changed_text, moves_text
+from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob, TrainReport
+
+
+class Training:
+    """One training at a time."""
+
+    def __init__(
+        self, context: Context, comparison: GateComparison, prompt: PromptView, runs: RunsView, pages: Pages
+    ) -> None:
+        self._context, self._comparison = context, comparison
+        self._prompt, self._runs, self._pages = prompt, runs, pages
+        self._started_once = False
+        self.finished: Signal[[]] = Signal()
+        """A training of the adapters is over, however it ended."""
+
+    def start(self, adapters: Sequence[str] | None = None) -> None:
+        """Train these adapters, or all, then the gate."""
+        context = self._context
+        if self._busy():
+            return
+        if context.document_error:
+            context.ui.say("The document cannot be read right now; training waits for a good save.", warning=True)
+            return
+        title = "train " + (", ".join(adapters) if adapters else f"{len(context.names)} adapters and the gate")
+        request = TrainJob(
+            document=str(context.setup.path),
+            home=str(context.setup.home),
+            base=context.setup.base,
+            adapters=list(adapters) if adapters is not None else None,
+        )
+        self._runs.begin_losses()
+        context.ui.run(partial(self._train, request, title), "job-train", "training")
+
+    def start_if_asked(self) -> None:
+        """Train a document without adapters at once, if the program was started so."""
+        context = self._context
+        if context.setup.train_if_untrained and not self._started_once and not context.trained_names:
+            self._started_once = True
+            context.ui.say(
+                "Training starts now; watch it in the jobs pane. Esc twice stops it.",
+                title="Nothing is trained yet",
+            )
+            self.start()
+            self._pages.show_page("jobs")
+
+    def _busy(self) -> bool:
+        """Whether a training runs already, which is then said."""
+        if not self._context.board.running("train", "gate"):
+            return False
+        self._context.ui.say("A training is already running; it is in the jobs pane.", warning=True)
+        self._pages.show_page("jobs")
+        return True
+
+    async def _train(self, request: TrainJob, title: str) -> None:
+        context = self._context
+        self._comparison.remember_current()
+        record = await context.board.run(request, "train", title)
+        if record.state == "done":
+            context.state.trained_sections = [section.section_id for section in context.document.sections]
+            self._warn_of_gate(record.training)
+            await self._comparison.use_new_gate()
+            context.ui.say(f"Trained: {record.summary}. {changed_text(self._comparison.moved)}".strip())
+            if context.state.page == "jobs" and self._pages.focused_pane != "jobs":
+                self._pages.show_page("answers")
+        elif record.state == "failed":
+            context.ui.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
+        self.finished.emit()
+
+    def _warn_of_gate(self, report: TrainReport | None) -> None:
+        """What the training's result says against the gate, though the adapters are trained."""
+        if report is None:
+            return
+        for text in (report.gate_error, report.gate.warning if report.gate else None):
+            if text:
+                self._context.ui.say(text, warning=True, title="The gate")
+
+    # ---- the gate alone --------------------------------------------------------------------------------------------
+
+    def start_gate(self) -> None:
+        """Train only the gate, in the resident engine."""
+        if self._busy():
+            return
+        if not self._context.link.ready:
+            self._context.ui.say("The gate trains in the engine, which is not ready yet.", warning=True)
+        else:
+            self._context.ui.run(self._train_gate, "job-train", "gate training")
+
+    async def _train_gate(self) -> None:
+        text = self._prompt.text.strip()
+        record = await self.retrain_gate()
+        self.say_gate(record, text, title="Gate trained" if record.state == "done" else "")
+
+    async def retrain_gate(self) -> JobRecord:
+        """Train the gate on the document as it is now and use it at once."""
+        context = self._context
+        self._comparison.remember_current()
+        record = await context.board.follow(context.link.stream(TrainGate()), "gate", "train the gate")
+        if record.trained is not None and record.state == "done":
+            context.gate_run = record.trained.run_id
+            await self._comparison.use_new_gate()
+        return record
+
+    def say_gate(self, record: JobRecord, text: str, *, lead: str = "", trail: str = "", title: str = "") -> None:
+        """One toast about a retrained gate: `lead`, what happened to the weights of the prompt `text`, `trail`."""
+        say, moved = self._context.ui.say, self._comparison.moved
+        if record.state == "cancelled":
+            say(f"{lead} The gate was not retrained. {trail}".strip(), warning=True, title=title)
+        elif record.state != "done" or record.trained is None:
+            say(f"{lead} The gate was not changed: {record.summary} {trail}".strip(), error=True, title=title)
+        else:
+            warning = record.trained.warning
+            words = [lead, moves_text(moved, text, self._context.names), changed_text(moved), warning, trail]
+            say(" ".join(word for word in words if word), warning=bool(warning), title=title)
+
+    # ---- losses ----------------------------------------------------------------------------------------------------
+
+    def job_changed(self, record: JobRecord, event: Event | None) -> None:
+        """Keep the losses of a training, for the chart."""
+        if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
+            self._runs.add_loss(event.scope or "gate", event.done, event.loss)

@@ -1,0 +1,180 @@
+"""What controllers draw on: the part of each pane that they use, so that a test can stand in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from textual.content import Content
+
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.document import Document
+from dlm_tui.document.problems import Problem
+from dlm_tui.engine.protocol import Routed, Scored
+from dlm_tui.store import GateRun
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.key_bar import KeyHint
+from dlm_widgets.mixing_desk import Channel
+
+
+class Redrawn(Protocol):
+    """Anything that draws itself in a moment when it is asked."""
+
+    def ask(self) -> None:
+        """What is shown has changed."""
+
+
+class PromptView(Protocol):
+    """The prompt that is being typed."""
+
+    @property
+    def text(self) -> str:
+        """What is typed."""
+
+    def set_text(self, text: str) -> None:
+        """Replace it."""
+
+
+class DeskView(Redrawn, Protocol):
+    """The mixing desk."""
+
+    @property
+    def selected(self) -> str | None:
+        """The adapter of the selected strip."""
+
+    def show(self, channels: Sequence[Channel], *, stale: bool) -> None:
+        """The strips; `stale` while no engine answers."""
+
+    def retitle(self, *details: str | Content) -> None:
+        """Words on the title line."""
+
+    def note(self, content: str | Content) -> None:
+        """The line under the strips."""
+
+    def draw(self) -> None:
+        """Draw at once."""
+
+
+class InsightView(Protocol):
+    """Why the gate chose as it did."""
+
+    @property
+    def display(self) -> bool:
+        """Whether it is on the screen."""
+
+    def clear(self, hint: str) -> None:
+        """Say why there is nothing to see."""
+
+    def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
+        """Attributions and trajectory of an explained route."""
+
+    def show_scores(self, scored: Scored, marks: Mapping[str, Mark]) -> None:
+        """Effect sizes."""
+
+    def effect_pending(self, text: str) -> None:
+        """The effect size is being worked out, or cannot be."""
+
+
+class CardView(Protocol):
+    """One answer."""
+
+    @property
+    def view(self) -> str:
+        """The name of the view that answered."""
+
+    @property
+    def text(self) -> str:
+        """What it wrote so far."""
+
+
+class AnswersView(Protocol):
+    """The answers."""
+
+    @property
+    def current(self) -> CardView | None:
+        """The answer a person looks at."""
+
+    def hint(self, content: str | Content) -> None:
+        """What to do while there is no answer."""
+
+    async def begin(self, views: Sequence[str], marks: Mapping[str, Mark]) -> None:
+        """Make ready for answers under these views."""
+
+    def reading(self, words: str) -> None:
+        """How much of the prompt has been read."""
+
+    def add(self, view: str, text: str, heat: float | None) -> None:
+        """A token of one view; `heat` is its log-probability above the base's, nats."""
+
+    def finish(self, view: str, text: str, note: str) -> None:
+        """One view is complete."""
+
+    def stop(self, note: str) -> None:
+        """Whatever is still being written has ended."""
+
+    def retitle(self, *details: str | Content) -> None:
+        """Words on the title line."""
+
+
+class RunsView(Protocol):
+    """The gate's history and the losses of the current run."""
+
+    def show_history(self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
+        """Runs with gate events, oldest first."""
+
+    def begin_losses(self) -> None:
+        """A training begins."""
+
+    def add_loss(self, scope: str, step: float, loss: float) -> None:
+        """One step of the current run, nats per token."""
+
+
+class OutlineView(Protocol):
+    """The document's outline."""
+
+    def show_error(self, text: str | None) -> None:
+        """Why the last save cannot be read."""
+
+    def show(
+        self,
+        document: Document,
+        problems: Sequence[Problem],
+        marks: Mapping[str, Mark],
+        versions: Mapping[str, int],
+        trained_sections: set[str],
+    ) -> None:
+        """Adapters with their sections, and what is wrong."""
+
+
+class Pages(Protocol):
+    """What is in front and where the focus is, for controllers that have something to show there."""
+
+    @property
+    def rearranged(self) -> Signal[[]]:
+        """Other panes may be visible now."""
+
+    def show_page(self, page: str) -> None:
+        """Bring a page to the front."""
+
+    def go_to(self, pane_id: str) -> None:
+        """Show a pane and give it the focus."""
+
+    @property
+    def focused_pane(self) -> str | None:
+        """The id of the pane that has the focus."""
+
+    def focus_pane(self, pane_id: str) -> bool:
+        """Give a pane the focus; False when it has nothing to focus."""
+
+    def end_zoom(self) -> bool:
+        """Show everything again; False when nothing is zoomed."""
+
+    def draw_tabs(self) -> None:
+        """The tabs, with a mark on the jobs while one runs."""
+
+
+class KeysView(Protocol):
+    """A row of keys."""
+
+    def show(self, hints: Sequence[KeyHint], always: Sequence[KeyHint] = ()) -> None:
+        """These, and at the end those that always stay."""

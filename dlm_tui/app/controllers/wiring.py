@@ -1,0 +1,123 @@
+"""All controllers of one workbench, and who listens to whom. Read this first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.copying import Copying
+from dlm_tui.app.controllers.documents import Documents
+from dlm_tui.app.controllers.engine import EngineLife
+from dlm_tui.app.controllers.export import Export
+from dlm_tui.app.controllers.gate_comparison import GateComparison
+from dlm_tui.app.controllers.gate_history import GateHistory
+from dlm_tui.app.controllers.gate_reports import GateReports
+from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.interrupts import Interrupts
+from dlm_tui.app.controllers.jobs import Jobs
+from dlm_tui.app.controllers.labelling import Labelling
+from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.controllers.prompts import Prompts
+from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.settings import Settings
+from dlm_tui.app.controllers.status import StatusLines
+from dlm_tui.app.controllers.sweep import Sweep
+from dlm_tui.app.controllers.training import Training
+from dlm_tui.app.controllers.views import (
+    AnswersView,
+    DeskView,
+    InsightView,
+    KeysView,
+    OutlineView,
+    Pages,
+    PromptView,
+    Redrawn,
+    RunsView,
+)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The panes and lines that controllers draw on."""
+
+    prompt: PromptView
+    desk: DeskView
+    answers: AnswersView
+    insight: InsightView
+    runs: RunsView
+    jobs: Redrawn
+    outline: OutlineView
+    status: Redrawn
+    footer: KeysView
+    leave: KeysView
+    pages: Pages
+
+
+class Controllers:
+    """Built from the bottom up: each is given those below it, and tells those above through its signals."""
+
+    def __init__(self, context: Context, views: Views) -> None:
+        pages, prompt = views.pages, views.prompt
+        self.context, self.views = context, views
+        self.engine = EngineLife(context)
+        self.documents = Documents(context, views.outline)
+        self.settings = Settings(context, self.documents)
+        self.history = GateHistory(context, views.runs)
+        self.jobs = Jobs(context, views.jobs)
+        self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
+        self.copying = Copying(context, views.answers, pages)
+        self.routing = Routing(context, prompt, views.insight)
+        self.mixing = Mixing(context, self.routing, prompt, views.desk)
+        self.generation = Generation(context, self.routing, self.mixing, prompt, views.answers, pages)
+        self.sweep = Sweep(context, self.mixing, prompt, views.desk)
+        self.comparison = GateComparison(context, self.routing, prompt)
+        self.training = Training(context, self.comparison, prompt, views.runs, pages)
+        self.reports = GateReports(context, self.documents.open_line)
+        self.labelling = Labelling(context, self.routing, self.comparison, self.training, prompt)
+        self.export = Export(context, self.mixing, self.copying)
+        self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
+        self.interrupts = Interrupts(context, self.generation, self.jobs, pages)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Who listens to whom; where the order matters, listeners are called from left to right."""
+        status, mixing = self.status, self.mixing
+        self.engine.changed.connect(status.redraw, mixing.redraw)
+        self.engine.ready.connect(
+            self.generation.show_hint,
+            self.documents.show,
+            self.routing.route,
+            self.comparison.note_saved,
+            self.training.start_if_asked,
+        )
+        self.engine.failed.connect(self.generation.show_hint)
+        self.context.job_changed.connect(
+            self.training.job_changed, status.redraw, self.jobs.job_changed, mixing.job_changed
+        )
+        self.documents.changed.connect(status.redraw, mixing.redraw)
+        self.settings.changed.connect(status.show_keys, mixing.redraw)
+        self.routing.changed.connect(mixing.redraw)
+        self.routing.failed.connect(mixing.show_problem)
+        self.training.finished.connect(self.documents.show)
+        self.export.finished.connect(status.redraw, self.jobs.redraw)
+        self.views.pages.rearranged.connect(self.routing.explain_soon)
+
+    def show_all(self) -> None:
+        """Draw everything once, when the screen is up."""
+        self.documents.show()
+        self.mixing.redraw()
+        self.generation.show_hint()
+        self.status.redraw()
+        self.status.show_keys()
+
+    def start(self) -> None:
+        """Start what runs beside the screen for as long as it is there."""
+        self.context.ui.run(self.context.link.run, "engine", "engine")
+        self.context.ui.run(self.documents.watch, "watch", "watch")
+        self.history.poll()
+
+    def theme_changed(self) -> None:
+        """Adapter colours follow the theme."""
+        self.mixing.redraw()
+        self.documents.show()
+        self.history.show_again()

@@ -1,0 +1,84 @@
+"""The running screen, as controllers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar, cast
+
+from textual.screen import Screen
+from textual.theme import Theme
+from textual.worker import Worker
+
+from dlm_widgets.sanitize import sanitize
+
+Result = TypeVar("Result")
+
+
+class ScreenUi:
+    """`controllers.ui.Ui` over a Textual screen and its app."""
+
+    def __init__(self, screen: Screen[None]) -> None:
+        self._screen = screen
+
+    @property
+    def theme(self) -> Theme:
+        """The colours in force."""
+        return self._screen.app.current_theme
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the screen is up: widgets can be drawn on."""
+        return self._screen.is_attached
+
+    def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
+        """A toast; foreign text in it is shown literally."""
+        screen, shown, heading = self._screen, sanitize(text), sanitize(title)
+        if error:
+            screen.notify(shown, title=heading, severity="error", markup=False)
+        elif warning:
+            screen.notify(shown, title=heading, severity="warning", markup=False)
+        else:
+            screen.notify(shown, title=heading, markup=False)
+
+    def run(
+        self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
+    ) -> Worker[object]:
+        """Run work beside the screen; `exclusive` ends what runs in the group. Failures are shown by the workbench."""
+        return self._screen.run_worker(
+            cast("Any", work), group=group, description=description, exclusive=exclusive, exit_on_error=False
+        )
+
+    def cancel(self, group: str) -> None:
+        """Stop all work of a group."""
+        self._screen.workers.cancel_group(self._screen, group)
+
+    def open_dialog(
+        self, dialog: Screen[Result], then: Callable[[Result | None], None] | None = None
+    ) -> Awaitable[object]:
+        """Put a dialog on top, and call `then` with what was chosen; await it before its widgets are used."""
+        return self._screen.app.push_screen(dialog, then)
+
+    def after_refresh(self, then: Callable[[], object]) -> None:
+        """Call this once the screen has drawn what it was asked to draw before."""
+        self._screen.call_after_refresh(then)
+
+    def copy(self, text: str) -> None:
+        """Put text on the clipboard through the terminal (OSC 52)."""
+        self._screen.app.copy_to_clipboard(text)
+
+    def suspended(self) -> AbstractContextManager[None]:
+        """Give the terminal to another program meanwhile. Raises SuspendNotSupported."""
+        return self._screen.app.suspend()
+
+    def save_screenshot(self, folder: str) -> str:
+        """Write the screen as SVG into a folder; the file's path. Raises OSError."""
+        return self._screen.app.save_screenshot(path=folder)
+
+    def use_keys(self, keys: dict[str, str]) -> None:
+        """Bind these keys, by the ids of the key table, in place of the usual ones."""
+        self._screen.app.set_keymap(keys)
+
+    def exit(self) -> None:
+        """Leave the program with success."""
+        self._screen.app.exit(0)
