@@ -54,7 +54,7 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
         screen.outline.show_error(HOSTILE)
         screen.context.document_error = HOSTILE
         screen.controllers.status.redraw()
-        screen.say(HOSTILE, title=HOSTILE)
+        screen.ui.say(HOSTILE, title=HOSTILE)
         screen.panes.show_page("jobs")
         await bench.pilot.pause()
         assert_tame(bench)

@@ -1,0 +1,284 @@
+"""Controllers without a screen: a recorded engine, views that note what is drawn on them, work as asyncio tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from textual.content import Content
+
+from dlm_tui.app.config import Config
+from dlm_tui.app.controllers.context import Context, open_context
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.app.controllers.wiring import Controllers, Views
+from dlm_tui.app.setup import Setup
+from dlm_tui.app.state import StateFile
+from dlm_tui.app.themes import DLM_DARK
+from dlm_tui.document import load
+from dlm_tui.engine.protocol import ExportJob, Message, TrainJob
+from tests.tui.document import write_document
+from tests.tui.recorded import RecordedEngine, RecordedJob, World
+
+LASTING = {"engine", "watch"}
+
+
+class FakeUi:
+    """`controllers.ui.Ui` that keeps what was said, opened and copied."""
+
+    theme = DLM_DARK
+    is_open = True
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.dialogs: list[Any] = []
+        self.answers: list[Callable[[Any], None] | None] = []
+        self.copied: list[str] = []
+        self.keys: dict[str, str] = {}
+        self.left = False
+        self.tasks: list[tuple[str, asyncio.Task[object]]] = []
+
+    def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
+        kind = "error: " if error else "warning: " if warning else ""
+        self.said.append(f"{kind}{title} {text}".replace("  ", " ").strip())
+
+    def run(
+        self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
+    ) -> asyncio.Task[object]:
+        if exclusive:
+            self.cancel(group)
+        task = asyncio.ensure_future(work())
+        self.tasks.append((group, task))
+        return task
+
+    def cancel(self, group: str) -> None:
+        for name, task in self.tasks:
+            if name == group:
+                task.cancel()
+
+    async def settled(self) -> None:
+        """Until all work that ends by itself has ended; what it raised is raised here."""
+        while pending := [task for group, task in self.tasks if group not in LASTING and not task.done()]:
+            await asyncio.wait(pending)
+        for _, task in self.tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    def open_dialog(self, dialog: Any, then: Callable[[Any], None] | None = None) -> Awaitable[object]:
+        self.dialogs.append(dialog)
+        self.answers.append(then)
+        opened = asyncio.get_running_loop().create_future()
+        opened.set_result(None)
+        return opened
+
+    def choose(self, result: object) -> None:
+        """Leave the newest dialog with a result."""
+        then = self.answers[-1]
+        assert then is not None
+        then(result)
+
+    def after_refresh(self, then: Callable[[], object]) -> None:
+        then()
+
+    def copy(self, text: str) -> None:
+        self.copied.append(text)
+
+    def suspended(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def save_screenshot(self, folder: str) -> str:
+        return f"{folder}/screen.svg"
+
+    def use_keys(self, keys: dict[str, str]) -> None:
+        self.keys = keys
+
+    def exit(self) -> None:
+        self.left = True
+
+
+@dataclass
+class FakePrompt:
+    text: str = ""
+
+    def set_text(self, text: str) -> None:
+        self.text = text
+
+
+@dataclass
+class Card:
+    view: str
+    text: str = ""
+    note: str = ""
+
+
+@dataclass
+class FakeAnswers:
+    cards: dict[str, Card] = field(default_factory=dict)
+    title: tuple[str, ...] = ()
+    shown_hint: str = ""
+
+    @property
+    def current(self) -> Card | None:
+        return next(iter(self.cards.values()), None)
+
+    def hint(self, content: str | Content) -> None:
+        self.shown_hint = str(content)
+
+    async def begin(self, views: Sequence[str], marks: Mapping[str, object]) -> None:
+        self.cards = {view: Card(view) for view in views}
+
+    def reading(self, words: str) -> None:
+        for card in self.cards.values():
+            card.note = words
+
+    def add(self, view: str, text: str, heat: float | None) -> None:
+        self.cards[view].text += text
+
+    def finish(self, view: str, text: str, note: str) -> None:
+        self.cards[view].text, self.cards[view].note = text, note
+
+    def stop(self, note: str) -> None:
+        for card in self.cards.values():
+            card.note = note
+
+    def retitle(self, *details: str | Content) -> None:
+        self.title = tuple(str(detail) for detail in details)
+
+
+class Recorder:
+    """A view that keeps every call made on it: `calls["show"][-1]` are the arguments of the last `show`."""
+
+    def __init__(self, **facts: object) -> None:
+        self.calls: dict[str, list[tuple[Any, ...]]] = {}
+        self.__dict__.update(facts)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def note(*args: object, **more: object) -> None:
+            self.calls.setdefault(name, []).append(args)
+
+        return note
+
+
+class FakePages:
+    """Pages and focus as plain facts."""
+
+    def __init__(self) -> None:
+        self.rearranged: Signal[[]] = Signal()
+        self.page = ""
+        self.focused_pane: str | None = "prompt"
+        self.zoomed = False
+
+    def show_page(self, page: str) -> None:
+        self.page = page
+        self.rearranged.emit()
+
+    def go_to(self, pane_id: str) -> None:
+        self.focused_pane = pane_id
+
+    def focus_pane(self, pane_id: str) -> bool:
+        self.focused_pane = pane_id
+        return True
+
+    def end_zoom(self) -> bool:
+        zoomed, self.zoomed = self.zoomed, False
+        return zoomed
+
+    def draw_tabs(self) -> None:
+        """Nothing to draw."""
+
+
+@dataclass
+class Bench:
+    """Controllers with everything that a test may want to touch."""
+
+    controllers: Controllers
+    context: Context
+    ui: FakeUi
+    world: World
+    prompt: FakePrompt
+    answers: FakeAnswers
+    pages: FakePages
+    desk: Recorder
+    insight: Recorder
+    runs: Recorder
+    outline: Recorder
+    engines: list[RecordedEngine]
+    jobs: list[RecordedJob]
+
+    def requests(self, kind: type[Message]) -> list[Any]:
+        """What the engine was asked, of one kind."""
+        return [request for request in self.world.requests if isinstance(request, kind)]
+
+    async def type(self, text: str) -> None:
+        """The prompt becomes this, and everything it sets off ends."""
+        self.prompt.text = text
+        self.controllers.routing.typed(text)
+        await self.ui.settled()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, world: World | None = None, config: Config | None = None, **more: Any
+) -> AsyncIterator[Bench]:
+    """All controllers on a recorded engine that has opened the document."""
+    world = world or World()
+    path = folder / "harbour.dlm"
+    if not path.exists():
+        write_document(folder)
+    engines: list[RecordedEngine] = []
+    jobs: list[RecordedJob] = []
+
+    def engine() -> RecordedEngine:
+        engines.append(RecordedEngine(world))
+        return engines[-1]
+
+    async def start(request: TrainJob | ExportJob) -> RecordedJob:
+        jobs.append(RecordedJob(world, request))
+        return jobs[-1]
+
+    setup = Setup(
+        document=load(path),
+        path=path,
+        home=folder / "home",
+        base=None,
+        config=config or Config(),
+        state_file=StateFile(path, folder / "state"),
+        engine_factory=engine,
+        job_starter=start,
+        **more,
+    )
+    ui = FakeUi()
+    context = open_context(setup, ui)
+    prompt, answers, pages = FakePrompt(context.state.prompt), FakeAnswers(), FakePages()
+    desk, insight = Recorder(selected="tone"), Recorder(display=False)
+    runs, outline = Recorder(), Recorder()
+    views = Views(
+        prompt=prompt,
+        desk=desk,  # type: ignore[arg-type]
+        answers=answers,
+        insight=insight,  # type: ignore[arg-type]
+        runs=runs,
+        jobs=Recorder(),
+        outline=outline,
+        status=Recorder(),
+        footer=Recorder(),
+        leave=Recorder(),
+        pages=pages,
+    )
+    controllers = Controllers(context, views)
+    settled = asyncio.Event()
+    context.engine_changed.connect(lambda state: settled.set() if state.phase in {"ready", "failed"} else None)
+    controllers.start()
+    await settled.wait()
+    await ui.settled()
+    try:
+        yield Bench(
+            controllers, context, ui, world, prompt, answers, pages, desk, insight, runs, outline, engines, jobs
+        )  # fmt: skip
+    finally:
+        for _, task in ui.tasks:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in ui.tasks), return_exceptions=True)

@@ -1,0 +1,149 @@
+"""Training, comparison, labels, exports and the document without a screen."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+from dlm_tui.app.screens.label import Label
+from dlm_tui.app.state import ExportSettings
+from dlm_tui.document.watch import Change
+from dlm_tui.engine.protocol import Drift, ExportJob, Reload, TrainGate, TrainJob
+from dlm_tui.errors import DlmTuiError
+from tests.tui.recorded import World
+from tests.unit.app_controllers import Bench, running
+
+
+async def test_a_training_swaps_the_adapters_in_and_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, world=World(trained=False)) as bench:
+        bench.controllers.training.start(["tone"])
+        await bench.ui.settled()
+        assert isinstance(bench.jobs[0].request, TrainJob) and bench.jobs[0].request.adapters == ["tone"]
+        assert bench.requests(Reload) and bench.context.trained_names == ("knowledge", "tone", "style")
+        assert bench.ui.said[-1].startswith("Trained: done in")
+        assert len(bench.runs.calls["add_loss"]) == 4
+        assert len(bench.context.state.trained_sections) == len(bench.context.document.sections)
+
+
+async def test_one_training_at_a_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.hold.clear()
+        bench.controllers.training.start()
+        while not bench.context.board.running("train"):
+            await asyncio.sleep(0)
+        bench.controllers.training.start()
+        bench.controllers.training.start_gate()
+        assert bench.ui.said == ["warning: A training is already running; it is in the jobs pane."] * 2
+        assert bench.pages.page == "jobs" and len(bench.jobs) == 1
+        await bench.controllers.interrupts.escape()
+        await bench.controllers.interrupts.escape()
+        await bench.ui.settled()
+        assert bench.context.board.records[0].state == "cancelled"
+
+
+async def test_a_retrained_gate_is_compared_on_saved_and_recent_prompts(tmp_path: Path) -> None:
+    (tmp_path / "harbour.prompts.json").write_text(json.dumps({"mine": ["please say hello", "rime me a mast"]}))
+    async with running(tmp_path) as bench:
+        await bench.type("what is high water")
+        before = dict(bench.controllers.routing.weights or {})
+        bench.controllers.training.start_gate()
+        await bench.ui.settled()
+        moved = bench.controllers.comparison.moved
+        assert [(change.text, change.saved) for change in moved] == [
+            ("please say hello", True),
+            ("rime me a mast", True),
+            ("what is high water", False),
+        ]
+        assert moved[2].before == before and moved[2].after == bench.controllers.routing.weights != before
+        assert bench.controllers.routing.ghost == before
+        await bench.type("another")
+        assert bench.controllers.routing.ghost is None
+
+
+async def label(bench: Bench, adapter: str) -> None:
+    data = bench.context.setup.path.read_bytes()
+    await bench.controllers.labelling.add(Label(adapter, "prose", "please", hashlib.sha256(data).hexdigest()))
+    await bench.ui.settled()
+
+
+async def test_a_label_is_added_trained_on_and_taken_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        path = bench.context.setup.path
+        original = path.read_bytes()
+        await bench.type("please")
+        await label(bench, "tone")
+        assert b"::prose#tone::" in path.read_bytes() and len(bench.requests(TrainGate)) == 1
+        assert bench.ui.said[-1].startswith("Labelled as tone Added at line ")
+        bench.controllers.labelling.undo()
+        await bench.ui.settled()
+        assert path.read_bytes() == original and len(bench.requests(TrainGate)) == 2
+        bench.controllers.labelling.undo()
+        assert bench.ui.said[-1] == "warning: No label was added since the start."
+
+
+async def test_a_label_never_overwrites_a_newer_save(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        stale = Label("tone", "prose", "please", "0" * 64)
+        await bench.controllers.labelling.add(stale)
+        assert bench.ui.said[-1].startswith("error: Nothing was added") and bench.requests(TrainGate) == []
+
+
+async def test_an_export_uses_the_settings_of_last_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.controllers.export.open()
+        bench.ui.choose(ExportSettings(target="ollama", mix="tone:-0.5"))
+        await bench.ui.settled()
+        bench.controllers.export.start()
+        await bench.ui.settled()
+        first, second = (job.request for job in bench.jobs)
+        assert isinstance(first, ExportJob) and (first.target, first.signed) == ("ollama", True)
+        assert first == second
+        assert bench.context.state.last_export and bench.context.state.last_export.startswith("vllm serve")
+
+
+async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        good = bench.context.document
+        await bench.controllers.documents.take(Change(None, DlmTuiError("line 3: not YAML."), 0.0))
+        assert bench.context.document is good and bench.context.document_error == "line 3: not YAML."
+        assert "last good state" in str(bench.outline.calls["show_error"][-1])
+        bench.controllers.training.start()
+        assert "training waits for a good save" in bench.ui.said[-1] and bench.jobs == []
+        await bench.controllers.documents.take(Change(good, None, 0.0))
+        assert bench.context.document_error is None and bench.requests(Reload)
+
+
+async def test_a_report_needs_a_trained_gate(tmp_path: Path) -> None:
+    async with running(tmp_path, world=World(trained=False)) as bench:
+        await bench.controllers.reports.drift()
+        assert "This needs a trained gate" in bench.ui.said[-1]
+        assert bench.requests(Drift) == [] and bench.ui.dialogs == []
+
+
+async def test_leaving_asks_while_a_job_runs_and_saves_what_is_typed(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("never lost")
+        bench.world.hold.clear()
+        bench.controllers.training.start()
+        while not bench.context.board.running("train"):
+            await asyncio.sleep(0)
+        bench.controllers.interrupts.quit()
+        bench.ui.choose(False)
+        assert not bench.ui.left
+        bench.controllers.interrupts.quit()
+        bench.ui.choose(True)
+        assert bench.ui.left and bench.context.setup.state_file.load().prompt == "never lost"
+
+
+async def test_a_dead_engine_is_said_and_the_next_one_routes_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("what is")
+        back = asyncio.Event()
+        bench.controllers.engine.ready.connect(back.set)
+        bench.engines[0].die()
+        await back.wait()
+        await bench.ui.settled()
+        assert any("The engine is gone; your prompt is kept" in said for said in bench.ui.said)
+        assert bench.controllers.routing.weights == bench.engines[1].weights("what is")
