@@ -18,5 +18,8 @@ TARGETS = tuple(TARGET_TEXTS)
 GGUF_TARGETS = ("ollama", "llama-server")
 """The targets that a quantisation applies to."""
 
-QUANTS = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+QUANTS = (
+    "q4_k_m", "q4_k_s", "q5_k_m", "q5_k_s", "q6_k", "q8_0", "iq4_xs", "q4_0", "q4_1", "q5_0", "q5_1",
+    "f16", "bf16", "f32",
+)  # fmt: skip
 """llama.cpp's names in lower case; a request may spell them in any case."""

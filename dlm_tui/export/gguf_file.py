@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -9,63 +10,41 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
+from dlm_tui.export.quantisation.blocks import Bytes, Rows, Unquantisable, quantise, row_bytes
+from dlm_tui.export.quantisation.imatrix import Sums
+from dlm_tui.export.quantisation.recipes import QUANTISATIONS
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.progress import Progress
-
-_TYPES = {
-    "f32": gguf.GGMLQuantizationType.F32,
-    "f16": gguf.GGMLQuantizationType.F16,
-    "bf16": gguf.GGMLQuantizationType.BF16,
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "q5_1": gguf.GGMLQuantizationType.Q5_1,
-    "q5_0": gguf.GGMLQuantizationType.Q5_0,
-    "q4_1": gguf.GGMLQuantizationType.Q4_1,
-    "q4_0": gguf.GGMLQuantizationType.Q4_0,
-}
-_FILE_TYPES = {
-    "f32": gguf.LlamaFileType.ALL_F32,
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "q5_1": gguf.LlamaFileType.MOSTLY_Q5_1,
-    "q5_0": gguf.LlamaFileType.MOSTLY_Q5_0,
-    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
-    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-}
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to come: GGUF name, shape (rows first), type, and a function that yields its row blocks in float32."""
+    """A tensor to come: GGUF name, shape (columns last), type, and a function that yields its row blocks in float32.
+
+    Blocks of a stack of matrices (experts) [matrices, rows, columns] are rows of one matrix each, in order.
+    `importance` [matrices, columns] weighs the rounding of the columns.
+    """
 
     name: str
     shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
+    kind: Type
     blocks: Callable[[], Iterable[Tensor]]
+    importance: Sums | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the quantised data, without padding."""
-        if self.kind == gguf.GGMLQuantizationType.F32:
-            return 4 * int(np.prod(self.shape))
-        return int(np.prod(gguf.quant_shape_to_byte_shape(self.shape, self.kind)))
+        return math.prod(self.shape[:-1]) * row_bytes(self.kind, self.shape[-1])
 
-
-def tensor_type(quant: str, name: str, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
-    """The stored type of a tensor under a quantisation.
-
-    Vectors stay float32. Embedding and output keep eight bits under the four- and five-bit types: every logit passes
-    them. A row that is no multiple of the block falls back to float16.
-    """
-    if len(shape) < 2:
-        return gguf.GGMLQuantizationType.F32
-    if name in ("token_embd.weight", "output.weight") and quant[:2] in ("q4", "q5"):
-        quant = "q8_0"
-    kind = _TYPES[quant]
-    block, _ = gguf.GGML_QUANT_SIZES[kind]
-    return kind if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
+    def weights(self, row: int) -> Sums | None:
+        """The importance [columns] for the block that begins at `row`, counted over all matrices."""
+        if self.importance is None:
+            return None
+        matrix = row // self.shape[-2] if len(self.importance) > 1 else 0
+        return np.ascontiguousarray(self.importance[matrix])
 
 
 def new_writer(path: Path, architecture: str, quant: str | None) -> gguf.GGUFWriter:
@@ -73,8 +52,15 @@ def new_writer(path: Path, architecture: str, quant: str | None) -> gguf.GGUFWri
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if quant is not None:
-        writer.add_file_type(int(_FILE_TYPES[quant]))
+        writer.add_file_type(int(QUANTISATIONS[quant].file_type))
     return writer
+
+
+def _quantised(tensor: PlannedTensor, rows: Rows, row: int) -> Bytes:
+    try:
+        return quantise(rows, tensor.kind, tensor.weights(row))
+    except Unquantisable as error:
+        raise ExportRefused(f"the export's tensor {tensor.name}: {error}") from error
 
 
 def write_tensors(writer: gguf.GGUFWriter, path: Path, tensors: list[PlannedTensor]) -> Generator[Progress, None, None]:
@@ -93,12 +79,11 @@ def write_tensors(writer: gguf.GGUFWriter, path: Path, tensors: list[PlannedTens
         out = writer.fout[0]
         writer.write_padding(out, out.tell())
         for tensor in tensors:
-            written = 0
+            written, row = 0, 0
             for block in tensor.blocks():
-                data = gguf.quantize(block.contiguous().numpy(), tensor.kind)
-                if tensor.kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(data).all():
-                    raise ExportRefused(f"{tensor.name} has numbers that float16 cannot hold: use bf16 or f32")
-                written += out.write(np.ascontiguousarray(data).view(np.uint8).reshape(-1).data)
+                rows = block.contiguous().reshape(-1, tensor.shape[-1])
+                written += out.write(_quantised(tensor, rows.numpy(), row).reshape(-1).data)
+                row += len(rows)
                 yield Progress(path.name, done + written, total)
             if written != tensor.nbytes:
                 raise ValueError(f"{tensor.name}: {written} bytes written, {tensor.nbytes} announced")

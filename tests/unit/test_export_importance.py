@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm_tui.engine.drain import drain
-from dlm_tui.engine.session import Session
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import concatenate
 from dlm_tui.export.quantisation.importance import DOCUMENT, collect, document_sequences, text_sequences
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import MixedModel
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
 from tests.export_sessions import open_tiny
 
 MIX = {"tone": 0.8, "facts": -0.4, "style": 0.3}
@@ -31,7 +31,7 @@ def names(session: Session) -> Callable[[str], str | None]:
 
 def test_the_sums_are_the_squared_inputs(session: Session) -> None:
     sequences = document_sequences(session.document, session.base)
-    matrix = drain(collect(session.model, names(session), sequences, None, DOCUMENT))
+    matrix = run_to_end(collect(session.model, names(session), sequences, None, DOCUMENT))
     layer = session.base.model.model.layers[0]
     total, seen = torch.zeros(32, dtype=torch.float64), 0
     for ids in sequences:
@@ -49,13 +49,13 @@ def test_the_sums_are_the_squared_inputs(session: Session) -> None:
 
 def test_the_mix_counts_as_if_it_were_merged(session: Session, tmp_path: Path) -> None:
     sequences = document_sequences(session.document, session.base)
-    mixed = drain(collect(session.model, names(session), sequences, session.model.coefficients(MIX), DOCUMENT))
-    plain = drain(collect(session.model, names(session), sequences, None, DOCUMENT))
+    mixed = run_to_end(collect(session.model, names(session), sequences, session.model.coefficients(MIX), DOCUMENT))
+    plain = run_to_end(collect(session.model, names(session), sequences, None, DOCUMENT))
     merged = open_tiny(tmp_path)
     with torch.no_grad():
         for module, pair in concatenate(merged.model.adapters, list(MIX.items())).items():
-            merged.base.target_module(module).weight += pair.up @ pair.down
-    found = drain(collect(MixedModel(merged.base, {}, fast=False), names(merged), sequences, None, DOCUMENT))
+            merged.base.target_module(module).weight += pair.lora_B @ pair.lora_A
+    found = run_to_end(collect(MixedModel(merged.base, {}, fast=False), names(merged), sequences, None, DOCUMENT))
     moved = 0.0
     for name, values in found.means.items():
         assert torch.allclose(torch.from_numpy(values), torch.from_numpy(mixed.means[name]), rtol=1e-4, atol=1e-5)
@@ -82,4 +82,4 @@ def test_a_text_is_cut_into_pieces(session: Session, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="cannot be read"):
         text_sequences(tmp_path / "none.txt", session.base)
     with pytest.raises(ExportRefused, match="too few"):
-        drain(collect(session.model, names(session), [[1, 2]], None, "x"))
+        run_to_end(collect(session.model, names(session), [[1, 2]], None, "x"))

@@ -17,7 +17,6 @@ from torch import Tensor
 from dlm_tui.export import weights
 from dlm_tui.export.architectures import permute_rows, read_architecture
 from dlm_tui.export.concatenate import LoraPair
-from dlm_tui.export.gguf_file import tensor_type
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import GgufTokenizer
 from dlm_tui.export.merged_folder import write_merged
@@ -128,16 +127,6 @@ def test_permuting_is_undone_by_its_inverse() -> None:
     assert permuted[:4, 0].tolist() == [0, 8, 1, 9]
     assert permuted.reshape(3, 8, 2, 1).transpose(1, 2).reshape(48, 1).tolist() == rows.tolist()
     assert permute_rows(rows, 0) is rows
-
-
-def test_stored_types() -> None:
-    kinds = gguf.GGMLQuantizationType
-    assert tensor_type("q4_0", "blk.0.attn_q.weight", (8, 64)) == kinds.Q4_0
-    assert tensor_type("q4_0", "output.weight", (50, 64)) == kinds.Q8_0
-    assert tensor_type("q5_1", "token_embd.weight", (50, 64)) == kinds.Q8_0
-    assert tensor_type("q8_0", "blk.0.attn_q.weight", (8, 48)) == kinds.F16
-    assert tensor_type("f16", "output_norm.weight", (64,)) == kinds.F32
-    assert tensor_type("bf16", "output.weight", (50, 7)) == kinds.BF16
 
 
 def test_what_has_no_place_or_is_missing_is_refused() -> None:

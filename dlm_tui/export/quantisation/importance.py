@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from dlm_tui.document import Document, Row, training_rows
 from dlm_tui.export.quantisation.imatrix import CHUNK_TOKENS, ImportanceMatrix, from_sums
-from dlm_tui.export.requests import ExportProgress, ExportRefused
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import Base, MixedModel
+from dlm_tui.progress import Progress
 
 DOCUMENT = "the document's own prompts and answers"
 _TEXT_BYTES = 64 << 20
@@ -21,7 +22,7 @@ _FEW_TOKENS = 16
 
 
 def document_sequences(document: Document, base: Base) -> list[list[int]]:
-    """The document's rows as token ids, as they are trained: answers in the chat form, of preferences the chosen one."""
+    """The document's rows as token ids: answers in the chat form, preferences with the chosen one."""
     return list(_pieces(_row_ids(row, base) for row in training_rows(document)))
 
 
@@ -40,12 +41,12 @@ def text_sequences(path: Path, base: Base) -> list[list[int]]:
 
 def _row_ids(row: Row, base: Base) -> list[int]:
     if row.kind == "text":
-        return base.encode_raw(row.text, limit=None)
+        return list(base.encode_raw(row.text, limit=None))
     question, answer = (
         (row.prompt, row.chosen) if row.kind == "preference" else (row.messages[0][1], row.messages[-1][1])
     )
-    said: list[int] = base.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return [*base.chat(question), *said]
+    said = base.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return [*base.chat(question), *(int(token) for token in said)]
 
 
 def _pieces(sequences: Iterable[Sequence[int]]) -> Iterable[list[int]]:
@@ -60,7 +61,7 @@ def collect(
     sequences: Sequence[Sequence[int]],
     coefficients: Tensor | None,
     dataset: str,
-) -> Generator[ExportProgress, None, ImportanceMatrix]:
+) -> Generator[Progress, None, ImportanceMatrix]:
     """Run the model over `sequences` under the mix `coefficients` [N] and sum the squared inputs of every matrix.
 
     `gguf_name` maps `….q_proj.weight` to its name in the file; matrices without one, and the output layer (as in
@@ -85,7 +86,7 @@ def collect(
             with torch.no_grad():
                 model.reference.forward(torch.tensor([list(ids)]), None, row)
             done += len(ids)
-            yield ExportProgress("importance", done, total)
+            yield Progress("importance", done, total)
     finally:
         for handle in handles:
             handle.remove()
