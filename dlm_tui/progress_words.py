@@ -17,6 +17,7 @@ STAGES = {
     "fold": "judging the gate",
     "frozen": "measuring the frozen mix",
     "gate": "gate training",
+    "importance": "weighing the columns",
     "live": "asking the live gate",
     "load": "loading",
     "mix": "working out the mix",

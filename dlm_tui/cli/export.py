@@ -16,7 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from dlm_tui.export.choices import QUANTS, TARGETS
 
     parser.add_argument("--target", default="peft", metavar="T", help=f"one of {', '.join(TARGETS)} (default: peft)")
-    parser.add_argument("--quant", default="f16", metavar="Q", help=f"one of {', '.join(QUANTS)} (default: f16)")
+    parser.add_argument(
+        "--quant",
+        metavar="Q",
+        help=f"one of {', '.join(QUANTS)}, in any case (default: the document's for GGUF, the base's own for merged)",
+    )
+    parser.add_argument(
+        "--imatrix",
+        metavar="WHAT",
+        help="weigh the rounding: auto (by the document's own text), a text file, or an importance matrix (GGUF)",
+    )
     parser.add_argument("--mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)")
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--adapter", metavar="NAME", help="this adapter alone")
@@ -45,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     request = ExportRequest(
         target=args.target,
         quant=args.quant,
+        imatrix=args.imatrix,
         mix=args.mix,
         adapter=args.adapter,
         signed=args.signed,

@@ -121,7 +121,7 @@ class ExportJob(Message, tag="export_job"):
     home: str
     base: str | None = None
     target: str = "peft"
-    quant: str = "f16"
+    quant: str | None = None
     mix: str | None = None
     adapter: str | None = None
     signed: bool = False

@@ -23,3 +23,6 @@ QUANTS = (
     "f16", "bf16", "f32",
 )  # fmt: skip
 """llama.cpp's names in lower case; a request may spell them in any case."""
+
+EVEN_QUANTS = ("f32", "f16", "bf16", "q8_0")
+"""Those whose rounding an importance matrix does not change."""

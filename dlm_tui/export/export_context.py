@@ -121,6 +121,6 @@ def save_tokenizer(context: ExportContext, folder: Path) -> None:
 def effective_dtype(context: ExportContext, quant: str) -> str:
     """The type whose rounding separates workbench and export: the coarser of the two."""
     resident = str(context.session.base.dtype).removeprefix("torch.")
-    if resident == "float32" or quant.startswith("q"):
+    if resident == "float32" or quant.startswith(("q", "iq")):
         return quant
     return "bf16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -185,6 +186,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: GgufTokenizer) -> None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
+def _told_name(name: str, tokenizer: GgufTokenizer) -> str:
+    """llama.cpp looks for Phi 3 in a model's name and then for `</s>` in its tokens, and crashes without one."""
+    return name if "</s>" in tokenizer.tokens else re.sub(r"(?i)phi-?3", "phi 3", name)
+
+
 def write_model(
     path: Path,
     source: WeightSource,
@@ -200,7 +206,7 @@ def write_model(
     tensors = plan_model(source, architecture, quant, mix, importance)
     writer = new_writer(path, architecture.family.gguf, quant)
     writer.add_type("model")
-    writer.add_name(name)
+    writer.add_name(_told_name(name, tokenizer))
     _add_architecture(writer, architecture)
     _add_tokenizer(writer, tokenizer)
     yield from write_tensors(writer, path, tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ def merged_dtype(quant: str) -> torch.dtype:
     if quant not in DTYPES:
         raise ExportRefused(f"merged safetensors are written as {', '.join(DTYPES)}, not {quant}")
     return DTYPES[quant][0]
+
+
+def stored_dtype(source: WeightSource) -> str:
+    """The name in `DTYPES` of the type that most of the source's numbers have; f32 where it is none of these."""
+    elements: Counter[torch.dtype] = Counter()
+    for name in source.names():
+        elements[source.rows(name, 0, 1).dtype] += _elements(source.shape(name))
+    usual = elements.most_common(1)[0][0] if elements else torch.float32
+    return next((name for name, (dtype, _) in DTYPES.items() if dtype == usual), "f32")
 
 
 def planned_bytes(source: WeightSource, quant: str) -> int:

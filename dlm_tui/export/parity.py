@@ -33,7 +33,10 @@ ANSWER_TOKENS = 32
 MAX_DIFFERENCE = {"f32": 1e-3, "f16": 5e-2, "bf16": 5e-1}
 """Largest accepted |Δ log p| in nats. Small models measure 1e-5, 6e-3 and 5e-2; depth and large logits add to that."""
 
-MAX_MEAN_KL = {"q8_0": 0.05, "q5_1": 0.3, "q5_0": 0.3, "q4_1": 1.0, "q4_0": 1.0}
+MAX_MEAN_KL = {
+    "q8_0": 0.05, "q6_k": 0.1, "q5_k_m": 0.3, "q5_k_s": 0.3, "q5_1": 0.3, "q5_0": 0.3,
+    "q4_k_m": 1.0, "q4_k_s": 1.0, "iq4_xs": 1.0, "q4_1": 1.0, "q4_0": 1.0,
+}  # fmt: skip
 """Largest accepted mean KL(workbench ‖ export) in nats of the types that round for a purpose."""
 
 ODD_TEXTS = (

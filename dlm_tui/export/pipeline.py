@@ -32,13 +32,12 @@ _TARGETS: dict[str, Callable[[ExportContext], Target]] = {
 
 def destination(request: ExportRequest, session: Session) -> Path:
     """Where the export goes: `--out`, else the store's folder of the target (GGUF: of the quantisation)."""
+    request = request.for_document(session.document)
     if request.out:
         chosen = Path(request.out).expanduser().absolute()
         return chosen.resolve() if chosen.is_symlink() else chosen
-    name = {"ollama": request.quant, "llama-server": f"llama-server-{request.quant}"}.get(
-        request.target, request.target
-    )
-    return session.store.exports_dir / name
+    names = {"ollama": f"{request.quant}", "llama-server": f"llama-server-{request.quant}"}
+    return session.store.exports_dir / names.get(request.target, request.target)
 
 
 def export_document(request: ExportRequest, session: Session) -> Generator[Progress, None, ExportResult]:
@@ -49,7 +48,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
     stops and cleans up. Raises UsageError and ExportRefused, each with one sentence.
     """
     started = time.monotonic()
-    request = request.checked()
+    request = request.for_document(session.document)
     folder = destination(request, session)
     try:
         check_destination(folder)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.export.choices import QUANTS, TARGETS
+from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -24,34 +24,47 @@ class ExportRefused(DlmTuiError):
 class ExportRequest:
     """One export. `mix` is a spec such as `a:0.7,b:0.3`, `uniform` or `best`; None is the gate's static mean.
 
-    `verify` None means: when the runtime is installed. `out` None is the store's own exports folder.
+    `quant` None is the document's `export.default_quant` for GGUF and the base's own dtype for `merged`. `imatrix` is
+    `auto` (the document's own text), a text file, or an importance matrix. `verify` None means: when the runtime is
+    installed. `out` None is the store's own exports folder.
     """
 
     target: str = "peft"
-    quant: str = "f16"
+    quant: str | None = None
     mix: str | None = None
     adapter: str | None = None
     signed: bool = False
     out: str | None = None
+    imatrix: str | None = None
     verify: bool | None = None
     drift: bool = True
     legacy_adapter: bool = False
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""
-        quant = self.quant.lower()
+        quant = self.quant.lower() if self.quant is not None else None
         if self.target not in TARGETS:
             raise UsageError(f"no export target is called {self.target!r} (there are {', '.join(TARGETS)})")
-        if quant not in QUANTS:
-            hint = "; K-quants are made from an f16 export by llama.cpp's llama-quantize" if "_k" in quant else ""
-            raise UsageError(f"no quantisation is called {self.quant!r} (there are {', '.join(QUANTS)}){hint}")
+        if quant is not None and quant not in QUANTS:
+            raise UsageError(f"no quantisation is called {self.quant!r} (there are {', '.join(QUANTS)})")
+        if self.imatrix is not None and self.target not in GGUF_TARGETS:
+            raise UsageError(f"--imatrix belongs to the targets {' and '.join(GGUF_TARGETS)}")
+        if self.imatrix is not None and quant in EVEN_QUANTS:
+            raise UsageError(f"--imatrix changes nothing under {quant}")
         if self.mix is not None and self.adapter is not None:
             raise UsageError("--mix and --adapter exclude each other: one adapter alone is a mix already")
         if self.signed and self.mix is None:
             raise UsageError("--signed allows negative weights in --mix, and no --mix is given")
         if self.legacy_adapter and self.target != "ollama":
             raise UsageError("--ollama-legacy-adapter belongs to the target ollama")
-        return ExportRequest(**{**self.__dict__, "quant": quant})
+        return replace(self, quant=quant)
+
+    def for_document(self, document: Document) -> ExportRequest:
+        """This request, checked, with the document's own quantisation where a GGUF is asked for and none is named."""
+        request = self.checked()
+        if request.quant is not None or request.target not in GGUF_TARGETS:
+            return request
+        return replace(request, quant=str(document.frontmatter.export.default_quant).lower()).checked()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from dlm_tui.export.modelfile import (
 )
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
+from dlm_tui.export.quantisation.imatrix import write_imatrix
+from dlm_tui.export.quantisation.importance import collect, open_source
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import open_weights
 from dlm_tui.files import write_atomic
@@ -44,7 +47,11 @@ class _Gguf(Common):
         self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab)
         needed = {f"{module}.weight" for module in context.pairs} | {"model.embed_tokens.weight"}
         self.source = open_weights(base.source.path, base.model, needed)
+        assert context.request.quant is not None  # for_document saw to it
         self.quant = context.request.quant
+        given = context.request.imatrix
+        self._weighing = open_source(given, context.session.document, base) if given is not None else None
+        self._importance = self._weighing.matrix if self._weighing is not None else None
         self.window = min(self.window, self.architecture.context_length)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
@@ -54,18 +61,47 @@ class _Gguf(Common):
             runtime="llama.cpp",
             model=model,
             prompts=prompts,
-            dtype=effective_dtype(self.context, self.quant),
+            dtype=self._rounding(),
             vocab=self.architecture.vocab,
             loras=loras,
             texts=(*ODD_TEXTS, *SENTENCES),
         )
+
+    def _rounding(self) -> str:
+        """llama.cpp looks GELU up in a table of float16, so families that use it are never nearer than that."""
+        dtype = effective_dtype(self.context, self.quant)
+        return "f16" if dtype == "f32" and self.architecture.family.activation != "silu" else dtype
+
+    def weigh(self, folder: Path) -> Generator[Progress, None, None]:
+        """The importance matrix, collected under the exported mix or as it was given, beside the weights."""
+        source = self._weighing
+        if source is None:
+            return
+        if source.path is not None:
+            shutil.copyfile(source.path, folder / f"imatrix{source.path.suffix or '.gguf'}")
+        else:
+            model = self.context.session.model
+            row = model.coefficients(self.context.mix.mapping())
+            self._importance = yield from collect(
+                model, self.architecture.gguf_name, source.sequences, row, source.dataset
+            )
+            write_imatrix(folder / "imatrix.gguf", self._importance)
+        assert self._importance is not None
+        self.figures["imatrix"] = {
+            "source": source.dataset,
+            "tensors": len(self._importance.means),
+            "tokens": sum(len(ids) for ids in source.sequences) or None,
+        }
 
     def write_weights(self, path: Path, *, merged: bool) -> Generator[Progress, None, None]:
         """The base, or base and mix, as one file."""
         identity = self.context.session.base.identity
         name = f"{identity.id} with {self.context.served_name}" if merged else identity.id
         mix = self.context.pairs if merged else None
-        yield from write_model(path, self.source, self.architecture, self.tokenizer, self.quant, name=name, mix=mix)
+        yield from write_model(
+            path, self.source, self.architecture, self.tokenizer, self.quant,
+            name=name, mix=mix, importance=self._importance,
+        )  # fmt: skip
 
 
 class OllamaTarget(_Gguf):
@@ -76,7 +112,7 @@ class OllamaTarget(_Gguf):
         self.legacy = context.request.legacy_adapter
         self.weights = f"base.{self.quant}.gguf" if self.legacy else f"model.{self.quant}.gguf"
         mix = None if self.legacy else context.pairs
-        tensors = plan_model(self.source, self.architecture, self.quant, mix)
+        tensors = plan_model(self.source, self.architecture, self.quant, mix, self._importance)
         if self.legacy:
             tensors += plan_adapter(context.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
@@ -93,6 +129,7 @@ class OllamaTarget(_Gguf):
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """GGUF first, Modelfile last."""
+        yield from self.weigh(folder)
         yield from self.write_weights(folder / self.weights, merged=not self.legacy)
         if self.legacy:
             path = folder / "adapter.gguf"
@@ -159,7 +196,7 @@ class LlamaServerTarget(_Gguf):
         for name in self.names:
             check_finite(name, model.adapters[name])
             self.adapters[name] = folded(model.adapters[name])
-        tensors = plan_model(self.source, self.architecture, self.quant)
+        tensors = plan_model(self.source, self.architecture, self.quant, None, self._importance)
         for pairs in (context.pairs, *self.adapters.values()):
             tensors += plan_adapter(pairs, self.architecture)
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
@@ -173,6 +210,7 @@ class LlamaServerTarget(_Gguf):
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Base, mix, adapters, gate, script."""
+        yield from self.weigh(folder)
         yield from self.write_weights(folder / self.weights, merged=False)
         served = self.context.served_name
         yield from write_adapter(folder / "mix.gguf", self.context.pairs, self.architecture, name=served)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.export_context import Common, ExportContext, effective_dtype, save_tokenizer
-from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, write_merged
+from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
 from dlm_tui.export.requests import ExportRefused
@@ -139,13 +139,14 @@ class MergedTarget(Common):
         super().__init__()
         self.context = context
         base = context.session.base
-        self.quant = context.request.quant
-        merged_dtype(self.quant)
         self.config: dict[str, Any] = base.config.to_dict()
         if self.config.get("quantization_config"):
             raise ExportRefused("a quantised base cannot be merged exactly; the targets peft and vllm work for it")
+        if context.request.quant is not None:
+            merged_dtype(context.request.quant)
         self.pairs = {module: self._oriented(module, pair) for module, pair in context.pairs.items()}
         self.source = open_weights(base.source.path, base.model, {f"{module}.weight" for module in self.pairs})
+        self.quant = context.request.quant or stored_dtype(self.source)
         self.nbytes = planned_bytes(self.source, self.quant)
         self.figures = {"merged": True, "mix_rank": context.rank}
 

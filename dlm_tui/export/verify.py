@@ -51,7 +51,7 @@ def verify(
     for job in jobs:
         theirs = yield from runtime_answers(job)
         _check_texts(job, context, theirs.tokenized)
-        block = compare(ours, theirs, context.request.quant if job.runtime == "llama.cpp" else job.dtype)
+        block = compare(ours, theirs, context.request.quant or job.dtype)
         judge(block, job.dtype)
         blocks.append(block)
     parity = blocks[0]

@@ -70,7 +70,7 @@ def test_other_mixes(trained: Session) -> None:
         ({"adapter": "tone", "mix": "uniform"}, "--mix"),
         ({"signed": True}, "--signed"),
         ({"target": "docker"}, "docker"),
-        ({"quant": "Q4_K_M", "target": "ollama"}, "llama-quantize"),
+        ({"quant": "Q3_K_M", "target": "ollama"}, "Q3_K_M"),
         ({"quant": "q3"}, "q3"),
         ({"legacy_adapter": True}, "ollama"),
     ],

@@ -52,7 +52,7 @@ def test_the_manifest_has_the_keys_of_the_format_and_ours(session: Session) -> N
     assert set(manifest) >= SHARED_KEYS
     assert datetime.fromisoformat(manifest["created_at"]).tzinfo is None
     assert manifest["created_by"].startswith("dlm-tui-")
-    assert (manifest["gate_mode"], manifest["quant"], manifest["merged"]) == ("static_mean", "f16", False)
+    assert (manifest["gate_mode"], manifest["quant"], manifest["merged"]) == ("static_mean", "q4_k_m", False)
     assert (manifest["adapter_version"], manifest["mix_rank"]) == (1, 14)
     assert {name: entry["rank"] for name, entry in manifest["adapters"].items()} == {"tone": 4, "facts": 7, "style": 3}
     assert manifest["document"]["sha256"] == session.document.sha256
@@ -94,7 +94,7 @@ def test_the_store_and_the_metrics_know_of_it(tmp_path: Path) -> None:
     assert stored is not None
     first, second = stored.exports
     gguf = next(a for a in mixed.manifest["artifacts"] if a["path"].endswith(".gguf"))
-    assert (first.target, first.quant, first.merged) == ("ollama", "f16", True)
+    assert (first.target, first.quant, first.merged) == ("ollama", "q4_k_m", True)
     assert first.adapter_mix == [("tone", 0.75), ("facts", 0.5)]
     assert (first.base_gguf_sha256, first.adapter_name) == (gguf["sha256"], None)
     assert first.ollama_name == f"dlm-{session.document.dlm_id.lower()}:v0001"
@@ -137,7 +137,7 @@ def test_the_next_command_names_the_folder(session: Session, tmp_path: Path, tar
 def test_the_modelfile_carries_the_document(session: Session) -> None:
     result = export(session, target="ollama", verify=False)
     text = (result.folder / "Modelfile").read_text(encoding="utf-8")
-    assert "\nFROM ./model.f16.gguf\n" in text
+    assert "\nFROM ./model.q4_k_m.gguf\n" in text
     assert "ADAPTER" not in text
     assert "PARAMETER temperature 0.3\nPARAMETER top_p 0.9\nPARAMETER num_ctx 128\n" in text
     assert ("system", 'You are "brief", and\n"" "kind"" "') in read_modelfile(text)
@@ -145,7 +145,7 @@ def test_the_modelfile_carries_the_document(session: Session) -> None:
     assert 'TEMPLATE """' in text
     legacy = export(session, target="ollama", legacy_adapter=True, verify=False)
     text = (legacy.folder / "Modelfile").read_text(encoding="utf-8")
-    assert "FROM ./base.f16.gguf\nADAPTER ./adapter.gguf\n" in text
+    assert "FROM ./base.q4_k_m.gguf\nADAPTER ./adapter.gguf\n" in text
     assert any("ADAPTER" in note for note in legacy.notes)
 
 
@@ -187,7 +187,7 @@ def test_the_command_without_json_says_where_and_what_next(
     ("words", "code", "text"),
     [
         (["--target", "docker"], 2, "docker"),
-        (["--quant", "Q4_K_M", "--target", "ollama"], 2, "llama-quantize"),
+        (["--quant", "Q3_K_M", "--target", "ollama"], 2, "Q3_K_M"),
         (["--mix", "tone:-1"], 2, "negative"),
         (["--adapter", "nobody"], 2, "nobody"),
         (["--ollama-create"], 2, "ollama"),

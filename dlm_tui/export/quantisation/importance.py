@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.document import Document, Row, training_rows
-from dlm_tui.export.quantisation.imatrix import CHUNK_TOKENS, ImportanceMatrix, from_sums
+from dlm_tui.export.quantisation.imatrix import CHUNK_TOKENS, ImportanceMatrix, from_sums, read_imatrix
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import Base, MixedModel
 from dlm_tui.progress import Progress
@@ -37,6 +38,34 @@ def text_sequences(path: Path, base: Base) -> list[list[int]]:
     except UnicodeDecodeError as error:
         raise ExportRefused(f"{path} is neither a text in UTF-8 nor an importance matrix") from error
     return list(_pieces([base.encode_raw(text, limit=None)]))
+
+
+@dataclass(frozen=True)
+class ImportanceSource:
+    """What `--imatrix` names: `matrix` when it is a file that holds one, else the sequences to run."""
+
+    dataset: str
+    sequences: list[list[int]] = field(default_factory=list)
+    matrix: ImportanceMatrix | None = None
+    path: Path | None = None
+
+
+def open_source(given: str, document: Document, base: Base) -> ImportanceSource:
+    """`auto`, a text file or an importance matrix, read. Raises ExportRefused with one sentence."""
+    if given == "auto":
+        return ImportanceSource(DOCUMENT, document_sequences(document, base))
+    path = Path(given).expanduser()
+    if path.suffix in (".dat", ".gguf") or _begins_as_gguf(path):
+        return ImportanceSource(path.name, matrix=read_imatrix(path), path=path)
+    return ImportanceSource(path.name, text_sequences(path, base))
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(4) == b"GGUF"
+    except OSError:
+        return False  # the text reader says what is wrong with it
 
 
 def _row_ids(row: Row, base: Base) -> list[int]:
