@@ -86,8 +86,8 @@ class Family:
     """A GGUF architecture by data.
 
     `interleaved` families rotate neighbouring pairs, so rows of q and k are permuted; `shifted_norms` says that norms
-    are stored as the distance from 1; `metadata` gives the keys of its own (without the architecture's name);
-    `obstacle` a reason why a configuration cannot be written, else None.
+    are stored as the distance from 1; `windowed` ones have sliding layers in llama.cpp too; `metadata` gives the keys
+    of its own (without the architecture's name); `obstacle` a reason why a configuration cannot be written, else None.
     """
 
     gguf: str
@@ -97,6 +97,7 @@ class Family:
     shifted_norms: bool = False
     rope_types: Sequence[str] = ("default", "linear", "llama3")
     windowed: bool = False
+    partial_rope: bool = False
     metadata: Callable[[Config], Metadata] = lambda config: {}
     obstacle: Callable[[Config], str | None] = lambda config: None
 
@@ -203,12 +204,19 @@ def _qwen3moe_obstacle(config: Config) -> str | None:
     return None
 
 
+def _smollm3_obstacle(config: Config) -> str | None:
+    rotated = config.get("no_rope_layers") or []  # 1 where a layer is rotated
+    if any(bool(flag) != bool((index + 1) % 4) for index, flag in enumerate(rotated)):
+        return "that leaves other layers than every fourth without rotation"
+    return None
+
+
 FAMILIES = {
     "llama": Family("llama", interleaved=True),
     "mistral": Family("llama", interleaved=True),
     "qwen2": Family("qwen2"),
     "qwen3": Family("qwen3"),
-    "smollm3": Family("smollm3", interleaved=True),
+    "smollm3": Family("smollm3", interleaved=True, obstacle=_smollm3_obstacle),
     "gemma2": Family(
         "gemma2", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default",), windowed=True,
         metadata=_gemma2_metadata, obstacle=_gemma2_obstacle,
@@ -217,7 +225,9 @@ FAMILIES = {
         "gemma3", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default", "linear"),
         windowed=True, metadata=_gemma3_metadata, obstacle=_gemma3_obstacle,
     ),
-    "phi3": Family("phi3", _PHI3, rope_types=("default", "longrope"), obstacle=_square_heads),
+    "phi3": Family(
+        "phi3", _PHI3, rope_types=("default", "longrope"), partial_rope=True, obstacle=_square_heads
+    ),
     "olmo2": Family("olmo2", _OLMO2, rope_types=("default",), obstacle=_olmo2_obstacle),
     "granite": Family("granite", interleaved=True, metadata=_granite_metadata),
     "mixtral": Family("llama", _ROUTED, interleaved=True, rope_types=("default",), metadata=_experts),
@@ -254,6 +264,7 @@ class Architecture:
     rope_theta: float
     rope: Mapping[str, Any]
     tied: bool
+    rotary_dim: int
     metadata: Metadata = field(default_factory=dict)
 
     @property
@@ -357,7 +368,7 @@ def _rope(config: Config, kind: str, family: Family) -> dict[str, Any]:
     rope["rope_theta"] = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     if rope_type not in family.rope_types:
         raise ExportRefused(what_works(f"a {kind} base with rope scaling of the type {rope_type!r}"))
-    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
+    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0 and not family.partial_rope:
         raise ExportRefused(what_works("a base that rotates only a part of each head"))
     return rope
 
@@ -385,6 +396,7 @@ def read_architecture(config: Config) -> Architecture:
         # llama.cpp attends to everything in this family: exact only while the window covers the context
         context_length = min(context_length, int(window))
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    head_dim = int(config.get("head_dim") or hidden // heads)
     return Architecture(
         family=family,
         layers=int(config["num_hidden_layers"]),
@@ -392,12 +404,13 @@ def read_architecture(config: Config) -> Architecture:
         feed_forward=int(config["intermediate_size"]),
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or hidden // heads),
+        head_dim=head_dim,
         vocab=int(config["vocab_size"]),
         context_length=context_length,
         epsilon=float(config["rms_norm_eps"]),
         rope_theta=rope["rope_theta"],
         rope=rope,
         tied=bool(config.get("tie_word_embeddings")),
+        rotary_dim=int(head_dim * float(rope.get("partial_rotary_factor") or 1.0)),
         metadata=family.metadata(config),
     )

@@ -145,7 +145,7 @@ def _add_architecture(writer: gguf.GGUFWriter, architecture: Architecture) -> No
     writer.add_head_count_kv(architecture.kv_heads)
     writer.add_key_length(architecture.head_dim)
     writer.add_value_length(architecture.head_dim)
-    writer.add_rope_dimension_count(architecture.head_dim)
+    writer.add_rope_dimension_count(architecture.rotary_dim)
     writer.add_rope_freq_base(architecture.rope_theta)
     writer.add_layer_norm_rms_eps(architecture.epsilon)
     _add_rope_scaling(writer, architecture)

@@ -29,6 +29,16 @@ pytestmark = pytest.mark.skipif(
 
 F32, F16 = 1e-4, 2e-2
 PLAIN = {"tie_word_embeddings": False, "vocab_size": 387}
+GEMMA: dict[str, Any] = {
+    "model_type": "gemma2",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "tie_word_embeddings": True,
+}
 LONG = {"max_position_embeddings": 512}
 GELU = 2e-2
 """What llama.cpp's table of GELU in float16 leaves of float32."""
@@ -50,7 +60,10 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None}),
     "mistral, short window": ("mistral", {"sliding_window": 64}),
     "qwen2": ("qwen2", {"vocab_size": 400}),
-    "smollm3, every fourth layer without rotation": ("smollm3", {"num_hidden_layers": 5}),
+    "smollm3, every fourth layer without rotation": (
+        "smollm3",
+        {"num_hidden_layers": 5, "no_rope_layers": [1, 1, 1, 0, 1]},
+    ),
     "qwen3": ("qwen3", {"vocab_size": 401, "tie_word_embeddings": False}),
     "gemma2, window shorter than the prompts": ("gemma2", {"num_hidden_layers": 4}),
     "gemma3, one full layer in six": ("gemma3_text", {}),
@@ -67,6 +80,7 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3": ("phi3", PLAIN),
     "phi3, short window": ("phi3", {"sliding_window": 64}),
+    "phi3, half of each head rotates": ("phi3-partial", {"sliding_window": None}),
     "phi3, longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, **LONG}),
     "olmo2": ("olmo2", PLAIN),
     "granite": ("granite", {}),
@@ -229,6 +243,14 @@ def test_rope_factors_are_those_of_transformers() -> None:
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rotates only a part"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0, 1]}, "every fourth"),
+        ({**GEMMA, "query_pre_attn_scalar": 7}, "queries are scaled"),
+        ({**GEMMA, "layer_types": ["sliding_attention", "sliding_attention"]}, "do not alternate"),
+        ({**GEMMA, "final_logit_softcapping": None}, "without soft caps"),
+        ({**GEMMA, "tie_word_embeddings": False}, "output layer of its own"),
+        ({**GEMMA, "hidden_activation": "gelu"}, "activation 'gelu'"),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": False}, "not normed"),
+        ({"model_type": "olmo2", "tie_word_embeddings": True}, "tied output"),
     ],
 )
 def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any], words: str) -> None:
