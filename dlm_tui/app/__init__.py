@@ -1,14 +1,10 @@
-"""The screen. Importing it brings Textual in, never torch."""
+"""The screen. Importing it brings neither Textual nor torch in; opening the workbench brings Textual."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from dlm_tui.app.app import WorkbenchApp
-
-__all__ = ["WorkbenchApp", "recent_document", "run"]
+__all__ = ["recent_document", "run"]
 
 
 def run(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> int:
@@ -27,11 +23,3 @@ def recent_document() -> Path | None:
     from dlm_tui.app.state import recent_documents
 
     return next(iter(recent_documents()), None)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "WorkbenchApp":
-        from dlm_tui.app.app import WorkbenchApp
-
-        return WorkbenchApp
-    raise AttributeError(name)

@@ -196,17 +196,17 @@ def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
 
     result = run_to_end(score_suite(session, nulls=args.null, seed=seed), report)
     if args.json:
-        emit(result)
+        emit(result.as_json())
         return 0
-    for item in result["skipped"]:
-        say(f"line {item['line']}: not scored, {item['reason']}")
-    for name, groups in result["adapters"].items():
+    for item in result.skipped:
+        say(f"line {item.line}: not scored, {item.reason}")
+    for name, groups in result.adapters.items():
         for group, tally in groups.items():
             if tally is None:
                 continue
-            z = "" if tally["z"] is None else f", {_sigmas(tally['z'])}"
-            gain = "" if tally["gain"] is None else f", answers {tally['gain']:+.3f} nats a token"
-            print(f"{shown(name)} on {group} sections: {tally['kl']:.3f} nats{z}{gain} ({tally['prompts']} prompts)")
+            z = "" if tally.z is None else f", {_sigmas(tally.z)}"
+            gain = "" if tally.gain is None else f", answers {tally.gain:+.3f} nats a token"
+            print(f"{shown(name)} on {group} sections: {tally.kl:.3f} nats{z}{gain} ({tally.prompts} prompts)")
     return 0
 
 

@@ -30,13 +30,13 @@ _INTERNAL = (*_ALWAYS, "content", "content_line", "origin")
 _DIRECTIVE = ("source_path", "reason", "resolved", "root")
 
 
-def describe_document(document: Document) -> dict[str, Any]:
+def describe_document(document: Document) -> dict[str, object]:
     """`ok`, `frontmatter`, `sections`, `gate_probes`, `routing`, `training_rows`, and the gate's counts if
     enabled.
 
     `training_rows` is absent for documents with image or audio sections.
     """
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "ok": True,
         "frontmatter": tagged_floats(document.frontmatter.model_dump()),
         "sections": [_describe_section(section) for section in document.sections],
@@ -58,9 +58,9 @@ def describe_document(document: Document) -> dict[str, Any]:
     return result
 
 
-def describe_error(error: DlmTuiError) -> dict[str, Any]:
+def describe_error(error: DlmTuiError) -> dict[str, object]:
     """`ok` false, the class name, and the place as far as the class has one."""
-    result: dict[str, Any] = {"ok": False, "error": type(error).__name__, "line": None, "col": None}
+    result: dict[str, object] = {"ok": False, "error": type(error).__name__, "line": None, "col": None}
     if isinstance(error, DlmEncodingError):
         result["byte_offset"] = error.byte_offset
     elif isinstance(error, DocumentError):
@@ -89,8 +89,8 @@ def tagged_floats(value: Any) -> Any:
     return value
 
 
-def _describe_section(section: Section) -> dict[str, Any]:
-    shown: dict[str, Any] = {name: getattr(section, name) for name in _ALWAYS}
+def _describe_section(section: Section) -> dict[str, object]:
+    shown: dict[str, object] = {name: getattr(section, name) for name in _ALWAYS}
     if len(section.content) > LONG_CONTENT:
         shown["content_chars"] = len(section.content)
         shown["content_sha256"] = hashlib.sha256(section.content.encode()).hexdigest()
@@ -113,7 +113,7 @@ def _describe_section(section: Section) -> dict[str, Any]:
     return shown
 
 
-def _describe_rows(document: Document) -> dict[str, Any]:
+def _describe_rows(document: Document) -> dict[str, object]:
     pairs: list[list[Any]] = []
     for index in range(len(document.sections)):
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
 
 from dlm_tui.errors import UsageError
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
@@ -21,7 +20,7 @@ class ResolvedMix:
     weights: list[tuple[str, float]]
     gate_mode: str
     notes: list[str] = field(default_factory=list)
-    drift: dict[str, Any] | None = None
+    drift: dict[str, object] | None = None
 
     def mapping(self) -> dict[str, float]:
         """The same as a mapping."""

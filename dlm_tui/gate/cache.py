@@ -26,7 +26,7 @@ def text_key(prompt: str) -> bytes:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()[:_KEY]
 
 
-def base_key(weights_sha256: str, tokenizer_sha256: str | None) -> str:
+def base_key(weights_sha256: str, tokenizer_sha256: str) -> str:
     """The string under which embeddings of a base are kept, of the hashes of its weights and tokenizer."""
     return f"{weights_sha256}:{tokenizer_sha256}"
 

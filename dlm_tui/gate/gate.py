@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -53,7 +53,7 @@ class Gate:
     names: tuple[str, ...]
     config: GateConfig
     network: GateNetwork | None = None
-    record: Mapping[str, Any] | None = None
+    record: Mapping[str, object] | None = None
     ood_score: OodDetector | None = None
     stale: str = ""
 

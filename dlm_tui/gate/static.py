@@ -119,9 +119,10 @@ def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | Non
         gate = load_gate(store)
     except DlmTuiError:
         return None
-    if gate is None or gate.record is None or not gate.record.get("weights_sha256"):
+    record = gate.record if gate is not None else None
+    if gate is None or record is None or not record.get("weights_sha256"):
         return None
-    key = base_key(gate.record["weights_sha256"], gate.record.get("tokenizer_sha256"))
+    key = base_key(str(record["weights_sha256"]), str(record.get("tokenizer_sha256")))
     cache = EmbeddingCache(store.cache_dir, key, config.input_dim)
     found = cache.find([probe.prompt for probe in trained_probes(parsed)])
     rows = [row for row in found if row is not None]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ def fit_document(
     return (yield from work)
 
 
-def gate_record(document: Document, model: MixedModel, run: int, seed: int) -> dict[str, Any]:
+def gate_record(document: Document, model: MixedModel, run: int, seed: int) -> dict[str, object]:
     """What a gate was trained for, kept beside the shared files."""
     identity = model.base.identity
     return {

@@ -126,7 +126,7 @@ def save_peft_adapter(
     *,
     dropout: float = 0.0,
     target_modules: Iterable[str] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> None:
     """Write an adapter as a PEFT LoRA directory that PEFT loads to the same numbers.
 
@@ -171,7 +171,7 @@ def save_peft_adapter(
     write_atomic(path / "adapter_config.json", json_bytes(config))
 
 
-def pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+def pattern_value(pattern: Mapping[str, object], module: str, default: Any) -> Any:
     """PEFT's rule: the first key that, as a regular expression, matches the module name or an end of it after a dot."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):

@@ -21,6 +21,7 @@ from .protocols import ScalableDifferentialBackend as ScalableDifferentialBacken
 from .protocols import ScoringBackend as ScoringBackend
 from .protocols import ScoringModel as ScoringModel
 from .protocols import TokenDist as TokenDist
+from .suite import SuiteReport as SuiteReport
 from .suite import score_suite as score_suite
 from .sweeping import SweepPoint as SweepPoint
 from .sweeping import sweep as sweep

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 from dlm_tui.document import BodyError, Document, Section, instruction_pairs, preference_triples
 from dlm_tui.document.seeds import seed_in_range
@@ -39,6 +39,53 @@ class Item:
     answer: list[int]
 
 
+@dataclass(frozen=True)
+class GroupScore:
+    """An adapter over the prompts of a group of sections: mean `kl` and `js` in nats, `z` of the mean ln KL in standard
+    deviations of the nulls, `gain` of the answers in nats per token (None without answers).
+    """
+
+    prompts: int
+    kl: float
+    js: float
+    z: float | None
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class SectionScore:
+    """The mean KL by adapter, nats, over the prompts of one section; `adapter` is whose section it is, None for all."""
+
+    section_id: str
+    line: int
+    adapter: str | None
+    kl: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SkippedSection:
+    """A section without a prompt, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """`adapters`: name → "own", "others", "shared" → the score, None for a group without prompts."""
+
+    prompts: int
+    nulls: int
+    seed: int
+    adapters: dict[str, dict[str, GroupScore | None]]
+    sections: list[SectionScore]
+    skipped: list[SkippedSection]
+
+    def as_json(self) -> dict[str, object]:
+        """The report as plain objects."""
+        return asdict(self)
+
+
 @dataclass
 class _Tally:
     """What one adapter did over the prompts of a group."""
@@ -56,30 +103,27 @@ class _Tally:
             self.gain.append((score.logprob - score.base_logprob) / tokens)
         self.nulls.append([log_effect(kl) for kl in scores.null_kls])
 
-    def report(self) -> dict[str, Any] | None:
+    def report(self) -> GroupScore | None:
         if not self.kl:
             return None
         effect = statistics.fmean(map(log_effect, self.kl))
         noise = [statistics.fmean(column) for column in zip(*self.nulls, strict=True)]
-        return {
-            "prompts": len(self.kl),
-            "kl": statistics.fmean(self.kl),
-            "js": statistics.fmean(self.js),
-            "z": z_of_effects(effect, noise),
-            "gain": statistics.fmean(self.gain) if self.gain else None,
-        }
+        return GroupScore(
+            prompts=len(self.kl),
+            kl=statistics.fmean(self.kl),
+            js=statistics.fmean(self.js),
+            z=z_of_effects(effect, noise),
+            gain=statistics.fmean(self.gain) if self.gain else None,
+        )
 
 
 def score_suite(
     session: Opened, nulls: int = DEFAULT_NULLS, seed: int | None = None
-) -> Generator[Progress, None, dict[str, Any]]:
+) -> Generator[Progress, None, SuiteReport]:
     """Score every adapter alone on the prompts of all sections; yields Progress("suite", prompts done, of).
 
-    Returns a JSON-ready report: `adapters` → name → "own", "others", "shared" → `prompts`, mean `kl` and `js`
-    (nats), `z` of the mean ln KL against `nulls` null adapters over the same prompts, and `gain`, the mean change of
-    the answers' log-probability (nats per token); None for a group without prompts. `sections` gives the mean KL by
-    adapter for each section, `skipped` the sections that have no prompt, with the reason. Raises DlmTuiError when no
-    adapter is trained or no section can be scored.
+    `nulls` null adapters, the same over all prompts, are what `z` compares with. Raises DlmTuiError when no adapter is
+    trained or no section can be scored.
     """
     document, model = session.document, session.model
     if not model.names:
@@ -101,42 +145,40 @@ def score_suite(
             tallies[name][group].add(scores, name, len(item.answer))
             by_section.setdefault(item.section, {}).setdefault(name, []).append(scores.views[name].kl)
         yield Progress("suite", done, len(items))
-    return {
-        "prompts": len(items),
-        "nulls": nulls,
-        "seed": grown,
-        "adapters": {
-            name: {group: tally.report() for group, tally in groups.items()} for name, groups in tallies.items()
-        },
-        "sections": [
-            {
-                "section_id": document.sections[index].section_id,
-                "line": document.sections[index].start_line,
-                "adapter": owners[index],
-                "kl": {name: statistics.fmean(values) for name, values in found.items()},
-            }
+    return SuiteReport(
+        prompts=len(items),
+        nulls=nulls,
+        seed=grown,
+        adapters={name: {group: tally.report() for group, tally in groups.items()} for name, groups in tallies.items()},
+        sections=[
+            SectionScore(
+                section_id=document.sections[index].section_id,
+                line=document.sections[index].start_line,
+                adapter=owners[index],
+                kl={name: statistics.fmean(values) for name, values in found.items()},
+            )
             for index, found in sorted(by_section.items())
         ],
-        "skipped": skipped,
-    }
+        skipped=skipped,
+    )
 
 
-def collect_items(document: Document, base: Base) -> tuple[list[Item], list[dict[str, Any]]]:
+def collect_items(document: Document, base: Base) -> tuple[list[Item], list[SkippedSection]]:
     """The prompts of all sections in document order, and the sections without one (line and reason).
 
     Questions and preference prompts become a chat turn after the system prompt, with the answer or the chosen
     answer; of prose the first 16 tokens (at most half) are the prompt and the next ones the answer.
     """
     items: list[Item] = []
-    skipped: list[dict[str, Any]] = []
+    skipped: list[SkippedSection] = []
     for index, section in enumerate(document.sections):
         try:
             found = _items(index, section, document, base)
         except BodyError as problem:
-            skipped.append({"line": section.start_line, "reason": str(problem)})
+            skipped.append(SkippedSection(section.start_line, str(problem)))
             continue
         if not found:
-            skipped.append({"line": section.start_line, "reason": f"a {section.type} section has no prompt"})
+            skipped.append(SkippedSection(section.start_line, f"a {section.type} section has no prompt"))
         items += found
     return items, skipped
 

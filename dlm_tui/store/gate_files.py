@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.store.errors import GateFileError
@@ -51,7 +50,7 @@ class GateConfig:
     mode: str
 
 
-def parse_gate_config(obj: Any) -> GateConfig:
+def parse_gate_config(obj: object) -> GateConfig:
     """Check types as other readers do: unknown keys ignored, `entropy_lambda` optional.
 
     Booleans pass as integers. Raises GateFileError naming the key.
@@ -105,7 +104,7 @@ def write_gate_config(store: Store, config: GateConfig) -> None:
     write_atomic(path, json_bytes({**(before or {}), **fields}))
 
 
-def read_gate_record(store: Store) -> dict[str, Any] | None:
+def read_gate_record(store: Store) -> dict[str, object] | None:
     """What our gate was trained for (`tui_gate.json`), or None: another tool's gates have none.
 
     Raises GateFileError when the file is not a JSON object.
@@ -113,7 +112,7 @@ def read_gate_record(store: Store) -> dict[str, Any] | None:
     return _read_object(store.gate_dir / RECORD_NAME)
 
 
-def matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
+def matching_record(store: Store, config: GateConfig) -> dict[str, object] | None:
     """Our record, unless another tool replaced the gate after it was written; None for damaged ones too."""
     try:
         record = read_gate_record(store)
@@ -130,7 +129,7 @@ def matching_record(store: Store, config: GateConfig) -> dict[str, Any] | None:
         return None
 
 
-def write_gate_record(store: Store, record: dict[str, Any]) -> None:
+def write_gate_record(store: Store, record: dict[str, object]) -> None:
     """Replace `tui_gate.json`. Keys of newer versions (not in RECORD_KEYS) are kept, known ones are not."""
     path = store.gate_dir / RECORD_NAME
     try:
@@ -141,7 +140,7 @@ def write_gate_record(store: Store, record: dict[str, Any]) -> None:
     write_atomic(path, json_bytes({**kept, **record}))
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _read_object(path: Path) -> dict[str, object] | None:
     try:
         if path.stat().st_size > _FILE_LIMIT:
             raise GateFileError(f"{path} is too large to be a gate file.")

@@ -126,7 +126,7 @@ def gate_status(
 
 
 def refuse_foreign_gate(
-    config: GateConfig, record: Mapping[str, Any] | None, identity: Identity, hidden_size: int
+    config: GateConfig, record: Mapping[str, object] | None, identity: Identity, hidden_size: int
 ) -> None:
     """Raises ForeignGate when the gate was trained on another base than this one, saying which and what to do."""
     again = "Train the gate again (train --gate-only), or open the document with the base it was trained on."
@@ -148,7 +148,7 @@ def refuse_foreign_gate(
             )
 
 
-def staleness(document: Document, store: Store, config: GateConfig, record: Mapping[str, Any] | None) -> str:
+def staleness(document: Document, store: Store, config: GateConfig, record: Mapping[str, object] | None) -> str:
     """Why the stored gate no longer fits the document, in one sentence; empty while it does.
 
     With our record the probes are compared; another tool's gate has only its adapter names and sample counts.
@@ -199,7 +199,7 @@ def _unusable(
     document: Document,
     store: Store,
     state: GateState,
-    record: Mapping[str, Any] | None,
+    record: Mapping[str, object] | None,
     identity: Identity | None,
     hidden_size: int | None,
     recorded_base: str | None,
@@ -229,7 +229,7 @@ def _mode_and_reason(
     document: Document,
     store: Store,
     state: GateState,
-    record: Mapping[str, Any] | None,
+    record: Mapping[str, object] | None,
     lacking: Mapping[str, int],
     in_force: str,
 ) -> tuple[str, str]:
@@ -254,7 +254,7 @@ def _mode_and_reason(
     return "trained", f"The gate was trained{run}{f' on {probes} prompts' if probes else ''}."
 
 
-def _recorded_counts(store: Store, config: GateConfig, record: Mapping[str, Any] | None) -> dict[str, int]:
+def _recorded_counts(store: Store, config: GateConfig, record: Mapping[str, object] | None) -> dict[str, int]:
     recorded = (record or {}).get("probes")
     if isinstance(recorded, dict):
         return {str(name): int(count) for name, count in recorded.items() if isinstance(count, int)}

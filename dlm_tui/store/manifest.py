@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -46,7 +46,7 @@ class TrainingRun(_Kept):
     final_train_loss: float | None = None
     final_val_loss: float | None = None
     status: Literal["running", "completed", "failed", "cancelled"]
-    pinned_versions: dict[str, Any] = Field(default_factory=dict)
+    pinned_versions: Mapping[str, object] = Field(default_factory=dict)
     summary_path: str | None = None
     adapter_name: str | None = None
     weight_distribution: dict[str, dict[str, int]] | None = None
@@ -87,8 +87,8 @@ class Manifest(_Kept):
     training_runs: list[TrainingRun] = Field(default_factory=list)
     exports: list[ExportRecord] = Field(default_factory=list)
     content_hashes: dict[str, str] = Field(default_factory=dict)
-    pinned_versions: dict[str, Any] = Field(default_factory=dict)
-    license_acceptance: dict[str, Any] | None = None
+    pinned_versions: Mapping[str, object] = Field(default_factory=dict)
+    license_acceptance: dict[str, object] | None = None
 
 
 class LockRecord(_Kept):
@@ -100,14 +100,14 @@ class LockRecord(_Kept):
     dlm_sha256: Annotated[str, Field(pattern=re.compile(r"^[0-9a-f]{64}$"))]
     base_model_revision: str | None = None
     base_model_sha256: str | None = None
-    pinned_versions: dict[str, Any] = Field(default_factory=dict)
+    pinned_versions: Mapping[str, object] = Field(default_factory=dict)
     cuda_version: str | None = None
     rocm_version: str | None = None
     hardware_tier: Literal["cuda-sm80+", "cuda-sm<80", "mps", "cpu", "rocm"] = "cpu"
     seed: int
-    determinism_flags: dict[str, Any] = Field(default_factory=dict)
+    determinism_flags: Mapping[str, object] = Field(default_factory=dict)
     determinism_class: Literal["strong", "best-effort", "advisory"] = "best-effort"
-    license_acceptance: dict[str, Any] | None = None
+    license_acceptance: dict[str, object] | None = None
     last_run_id: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)] = 1
 
@@ -163,10 +163,10 @@ def write_lock_record(
     seed: int,
     last_run_id: int,
     base_model_revision: str | None,
-    pinned_versions: dict[str, Any],
+    pinned_versions: Mapping[str, object],
     hardware_tier: str = "cpu",
     determinism_class: str = "best-effort",
-    **optional: Any,
+    **optional: object,
 ) -> LockRecord:
     """Replace `dlm.lock`; further fields of LockRecord by keyword; unknown keys of an existing file are kept.
 

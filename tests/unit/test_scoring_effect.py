@@ -168,7 +168,7 @@ def test_suite_tells_own_from_other_sections(folder: Path) -> None:
     from dlm_tui.session import Session
 
     session = run_to_end(Session.open(folder / "doc.dlm", folder / "home", folder / "base"))
-    report = run_to_end(score_suite(session, nulls=6))
+    report = run_to_end(score_suite(session, nulls=6)).as_json()
     assert json.loads(json.dumps(report)) == report
     assert report["prompts"] == 6 and report["nulls"] == 6 and report["skipped"] == []
     own = report["adapters"]["tone"]["own"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import get_args
 
 from dlm_tui.document.describe import tagged_floats
 from dlm_tui.document.document import Document
@@ -37,7 +37,7 @@ _REASONS: dict[Outcome, str] = {
 _SHORT = ("path", "file_count", "total_bytes", "skipped_binary", "skipped_encoding", "skipped_over_size")
 
 
-def describe_scan(scan: SourceScan) -> dict[str, Any]:
+def describe_scan(scan: SourceScan) -> dict[str, object]:
     """Run a pass: `ingested` sections in order, counters per source under `sources`, `discovered` folder
     configurations, merged `weights`, `warnings`.
     """
@@ -52,9 +52,9 @@ def describe_scan(scan: SourceScan) -> dict[str, Any]:
     }
 
 
-def describe_section(section: SourceSection) -> dict[str, Any]:
+def describe_section(section: SourceSection) -> dict[str, object]:
     """One ingested section; media fields only where it has any."""
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "type": section.type,
         "adapter": section.adapter,
         "section_id": section.facts.section_id,
@@ -70,7 +70,7 @@ def describe_section(section: SourceSection) -> dict[str, Any]:
     return shown
 
 
-def describe_counts(counts: SourceCounts) -> dict[str, Any]:
+def describe_counts(counts: SourceCounts) -> dict[str, object]:
     """The counters of one source under the other tool's names."""
     shown = {key: value for key, value in asdict(counts).items() if key != "skipped"}
     shown["path"] = printable(counts.path)
@@ -80,7 +80,7 @@ def describe_counts(counts: SourceCounts) -> dict[str, Any]:
     return shown
 
 
-def describe_short(counts: SourceCounts) -> dict[str, Any]:
+def describe_short(counts: SourceCounts) -> dict[str, object]:
     """The counters that a run's summary records."""
     return {key: value for key, value in describe_counts(counts).items() if key in _SHORT}
 
@@ -92,7 +92,7 @@ def count_words(counts: SourceCounts) -> str:
     return f"{text}; skipped: {skipped}" if skipped else text
 
 
-def describe_for_show(document: Document, scan: SourceScan | None) -> dict[str, Any]:
+def describe_for_show(document: Document, scan: SourceScan | None) -> dict[str, object]:
     """`training_sources` and `discovered_training_configs` as `show` tells them; each absent if there is none.
 
     `scan` is a finished pass, or None where the sources could not be read: then only what the document says is told.
@@ -100,16 +100,17 @@ def describe_for_show(document: Document, scan: SourceScan | None) -> dict[str, 
     sources = document.training.sources
     if not sources:
         return {}
-    shown: dict[str, Any] = {"training_sources": [_declared(source) for source in sources]}
+    told = [_declared(source) for source in sources]
+    shown: dict[str, object] = {"training_sources": told}
     if scan is not None:
-        for declared, counts in zip(shown["training_sources"], scan.counts, strict=True):
+        for declared, counts in zip(told, scan.counts, strict=True):
             declared.update(describe_short(counts))
         if scan.configs:
             shown["discovered_training_configs"] = [_config_for_show(config) for config in scan.configs]
     return shown
 
 
-def _declared(source: Source) -> dict[str, Any]:
+def _declared(source: Source) -> dict[str, object]:
     return {
         "path": printable(source.path),
         "include": list(source.include),
@@ -119,7 +120,7 @@ def _declared(source: Source) -> dict[str, Any]:
     }
 
 
-def _describe_config(config: FolderConfig) -> dict[str, Any]:
+def _describe_config(config: FolderConfig) -> dict[str, object]:
     keys = ("include", "exclude", "exclude_defaults", "metadata", "weights")
     rules = ("pattern", "anchored", "directory_only", "negate")
     training = config.training
@@ -131,7 +132,7 @@ def _describe_config(config: FolderConfig) -> dict[str, Any]:
     }
 
 
-def _config_for_show(config: FolderConfig) -> dict[str, Any]:
+def _config_for_show(config: FolderConfig) -> dict[str, object]:
     training = config.training
     return {
         "anchor": printable(config.anchor),

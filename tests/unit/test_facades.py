@@ -1,0 +1,87 @@
+"""The packages' lazy facades as the type checker and the interpreter see them.
+
+A facade is an `__init__.pyi` that lists the public names; `lazy_loader` reads it when the package is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STUBS = sorted((ROOT / "dlm_tui").rglob("__init__.pyi"))
+FACADES = {".".join(stub.parent.relative_to(ROOT).parts): stub for stub in STUBS}
+# A number array has `Any` in place of its number of dimensions; there is no other way to write "of any shape".
+SHAPE = "numpy.ndarray[tuple[Any, ...],"
+UNTYPED = {
+    "dlm_tui.model.Base": "the tokenizer is a transformers object, and transformers has no types here",
+    "dlm_tui.export.ExportResult": "the manifest is a JSON object as it is written beside the export",
+}
+"""Names whose signature holds an `Any`, and why. Anything else must be typed."""
+
+
+def names(stub: Path) -> list[str]:
+    """The public names of a facade."""
+    imports = [node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)]
+    return [alias.asname or alias.name for node in imports for alias in node.names]
+
+
+def checked(lines: list[str], folder: Path) -> list[str]:
+    """What mypy says about a file of these lines, one string per line of the file, with the project's settings."""
+    path = folder / "facades.py"
+    path.write_text("\n".join(lines) + "\n")
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": f"{ROOT}{os.pathsep}{ROOT / 'widgets'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode in (0, 1), found.stderr
+    said = [""] * len(lines)
+    for match in re.finditer(rf"^{re.escape(str(path))}:(\d+): (.*)$", found.stdout, re.MULTILINE):
+        said[int(match[1]) - 1] += match[2]
+    return said
+
+
+def test_there_are_facades() -> None:
+    assert {"dlm_tui.model", "dlm_tui.gate", "dlm_tui.scoring", "dlm_tui.store", "dlm_tui.document"} <= set(FACADES)
+    assert all(names(stub) for stub in STUBS)
+
+
+def test_a_misspelt_import_is_an_error(tmp_path: Path) -> None:
+    lines = ["from dlm_tui.model import MixedModle", *(f"from {package} import Misspelt" for package in FACADES)]
+    said = checked(lines, tmp_path)
+    assert 'Module "dlm_tui.model" has no attribute "MixedModle"' in said[0]
+    for line, answer in zip(lines, said, strict=True):
+        assert "has no attribute" in answer, f"mypy lets {line!r} pass"
+
+
+def test_no_any_leaks_through_a_facade(tmp_path: Path) -> None:
+    public = [f"{package}.{name}" for package, stub in FACADES.items() for name in names(stub)]
+    lines = [f"import {package}" for package in FACADES]
+    said = checked([*lines, *(f"reveal_type({name})" for name in public)], tmp_path)[len(lines) :]
+    types = {name: re.search(r'Revealed type is "(.*)"', answer) for name, answer in zip(public, said, strict=True)}
+    assert not [name for name, found in types.items() if found is None]
+    leaking = {
+        name: found[1]
+        for name, found in types.items()
+        if found is not None and re.search(r"\bAny\b", found[1].replace(SHAPE, ""))
+    }
+    assert set(leaking) == set(UNTYPED), {name: leaking[name] for name in leaking.keys() - UNTYPED.keys()}
+
+
+@pytest.mark.parametrize("package", FACADES)
+def test_every_name_of_a_facade_resolves(package: str) -> None:
+    module = importlib.import_module(package)
+    listed = names(FACADES[package])
+    assert listed and sorted(module.__all__) == sorted(set(listed))
+    for name in listed:
+        assert getattr(module, name) is not None
