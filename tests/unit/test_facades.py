@@ -22,6 +22,8 @@ FACADES = {".".join(stub.parent.relative_to(ROOT).parts): stub for stub in STUBS
 SHAPE = "numpy.ndarray[tuple[Any, ...],"
 UNTYPED = {
     "dlm_tui.model.Base": "the tokenizer is a transformers object, and transformers has no types here",
+    "dlm_tui.model.architectures.layer_specs": "it reads a transformers configuration",
+    "dlm_tui.model.architectures.why_not": "it reads a transformers configuration",
     "dlm_tui.export.ExportResult": "the manifest is a JSON object as it is written beside the export",
 }
 """Names whose signature holds an `Any`, and why. Anything else must be typed."""
@@ -75,7 +77,8 @@ def test_no_any_leaks_through_a_facade(tmp_path: Path) -> None:
         for name, found in types.items()
         if found is not None and re.search(r"\bAny\b", found[1].replace(SHAPE, ""))
     }
-    assert set(leaking) == set(UNTYPED), {name: leaking[name] for name in leaking.keys() - UNTYPED.keys()}
+    assert {name: found for name, found in leaking.items() if name not in UNTYPED} == {}
+    assert set(UNTYPED) <= set(leaking), "a name that is typed by now needs no exception"
 
 
 @pytest.mark.parametrize("package", FACADES)
