@@ -42,7 +42,9 @@ class Generated(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class _Row:
+class DecodingRow:
+    """One answer in the making. `coefficients` [N]; `limit` tokens at most, `limit_reason` says what set it."""
+
     index: int
     prompt: list[int]
     coefficients: Tensor
@@ -91,13 +93,13 @@ def generate(
         logprobs = torch.log_softmax(logits, dim=-1)
         feed = [0] * cache.batch
         for row in alive:
-            token = _choose(logits[row.slot], sampling, row.random)
+            token = choose_token(logits[row.slot], sampling, row.random)
             logprob = float(logprobs[row.slot, token])
             base = float(logprobs[row.twin, token]) if row.twin is not None else None
             feed[row.slot] = token
             if row.twin is not None:
                 feed[row.twin] = token
-            yield _accept(row, token, logprob, base, stops)
+            yield accept_token(row, token, logprob, base, stops)
         alive = [row for row in alive if not row.reason]
         if not alive:
             break
@@ -115,12 +117,12 @@ def _rows(
     rows: Sequence[Mapping[str, float] | Tensor],
     sampling: Sampling,
     seeds: Sequence[int] | None,
-) -> list[_Row]:
+) -> list[DecodingRow]:
     if not rows:
         raise UsageError("no view to answer under was given")
     prompts = _prompts(prompt_ids, len(rows))
     context = model.base.context_length
-    work: list[_Row] = []
+    work: list[DecodingRow] = []
     for index, (prompt, mix) in enumerate(zip(prompts, rows, strict=True)):
         room = context - len(prompt)
         if not prompt:
@@ -129,7 +131,7 @@ def _rows(
             raise UsageError(f"the prompt has {len(prompt)} tokens but {model.base.source.key} reads at most {context}")
         random = torch.Generator().manual_seed(seeds[index] if seeds is not None else sampling.seed)
         work.append(
-            _Row(
+            DecodingRow(
                 index,
                 prompt,
                 _coefficients(model, engine, mix),
@@ -157,7 +159,7 @@ def _coefficients(model: MixedModel, engine: Backbone, mix: Mapping[str, float] 
 
 
 def _prefill(
-    model: MixedModel, engine: Backbone, work: Sequence[_Row], heat: bool, known: CachedPrefix | None
+    model: MixedModel, engine: Backbone, work: Sequence[DecodingRow], heat: bool, known: CachedPrefix | None
 ) -> Generator[Progress, None, tuple[Tensor, KVCache, Tensor]]:
     """Run every distinct (prompt, mix) once and spread the result over the rows (and their twins).
 
@@ -167,7 +169,7 @@ def _prefill(
     placed: list[Key] = []
     batch: list[Tensor] = []
 
-    def place(row: _Row, coefficients: Tensor) -> int:
+    def place(row: DecodingRow, coefficients: Tensor) -> int:
         mix = zip(map(id, engine.mixer.adapters), coefficients.tolist(), strict=True)
         key = (tuple(row.prompt), tuple((adapter, value) for adapter, value in mix if value))
         keys.setdefault(key, coefficients)
@@ -187,7 +189,7 @@ def _prefill(
     return torch.stack(batch), done.cache.select(sources), done.hidden[sources]
 
 
-def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
+def choose_token(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
     """The next token of one row from logits [V]; the draw inverts the cumulative distribution of sorted tokens."""
     if sampling.temperature == 0:
         return int(logits.argmax())
@@ -202,7 +204,10 @@ def _choose(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
     return int(tokens[min(place, kept - 1)])
 
 
-def _accept(row: _Row, token: int, logprob: float, base: float | None, stops: Collection[int]) -> GenerationEvent:
+def accept_token(
+    row: DecodingRow, token: int, logprob: float, base: float | None, stops: Collection[int]
+) -> GenerationEvent:
+    """Append the token to its row, or end the row with it; `logprob` and `base` in nats."""
     if token in stops:
         row.reason = "stop"
         return GenerationEvent(row.index, token, row.stream.finish(), logprob, base, True, "stop")
@@ -215,7 +220,7 @@ def _accept(row: _Row, token: int, logprob: float, base: float | None, stops: Co
 
 
 def _compact(
-    work: Sequence[_Row], alive: Sequence[_Row], batch: Tensor, cache: KVCache, feed: list[int]
+    work: Sequence[DecodingRow], alive: Sequence[DecodingRow], batch: Tensor, cache: KVCache, feed: list[int]
 ) -> tuple[Tensor, KVCache, list[int]]:
     """Drop the finished rows from the batch; they have slot -1 from then on."""
     slots = [row.slot for row in alive]

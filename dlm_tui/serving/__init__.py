@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server that routes every request through the gate. Torch only below `native`."""

@@ -1,0 +1,1 @@
+"""Answers from llama.cpp, the gate in numpy. No torch in the process."""

@@ -1,0 +1,1 @@
+"""Answers from our own engine: rows of different mixes decoded together."""

@@ -1,0 +1,65 @@
+"""Noticing that the document was trained again, or saved, while it is served."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.session import Session
+from dlm_tui.store import Store, adapter_versions
+from dlm_tui.store.process import holder_lives
+
+INTERVAL_SECONDS = 1.0
+
+
+class StoreWatch:
+    """Compares what the store and the document say now with what the session was opened with."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._seen = self._fingerprint()
+        self._asked = time.monotonic()
+
+    def changed(self) -> bool:
+        """Whether there is something new to take in; looks at most once a second, and never into a training that is
+        being committed."""
+        now = time.monotonic()
+        if now - self._asked < INTERVAL_SECONDS:
+            return False
+        self._asked = now
+        if _is_locked(self._session.store):
+            return False
+        found = self._fingerprint()
+        if found == self._seen:
+            return False
+        self._seen = found
+        return True
+
+    def _fingerprint(self) -> tuple[Any, ...]:
+        session = self._session
+        names = session.document.adapter_names or ("default",)
+        try:
+            versions = tuple((name, item.version) for name, item in adapter_versions(session.store, names).items())
+        except DlmTuiError:
+            versions = ()
+        gate = tuple(_stat(session.store.gate_dir / name) for name in ("gate_config.json", "gate.safetensors"))
+        return (versions, gate, _stat(session.path))
+
+
+def _is_locked(store: Store) -> bool:
+    try:
+        content = store.lock_path.read_bytes()
+    except OSError:
+        return False
+    return holder_lives(content, socket.gethostname()) is not False
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

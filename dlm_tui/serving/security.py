@@ -1,0 +1,216 @@
+"""Who may ask, checked before anything is read: Host, Origin, key, and the size and pace of bodies. No torch."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlm_tui.errors import UsageError
+from dlm_tui.serving import responses
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY_BYTES = 1 << 20
+BODY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may ask. `key` None: nobody is asked for one. `hosts` are the names (with port) that this server answers
+    to; `origins` the web pages that may read it, none unless asked for."""
+
+    host: str
+    port: int
+    key: str | None = None
+    allow_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    body_bytes: int = BODY_BYTES
+    body_seconds: float = BODY_SECONDS
+    hosts: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for an address beyond this machine without a key."""
+        if not is_loopback(self.host) and not self.key:
+            raise UsageError(
+                f"{self.host} can be reached from other machines: set a key with --api-key or DLM_TUI_API_KEY"
+            )
+        names = {"127.0.0.1", "localhost", "[::1]", _bracketed(self.host), *self.allow_hosts}
+        if not is_loopback(self.host):
+            names.add(socket.gethostname().lower())
+        with_port = {f"{name.lower()}:{self.port}" for name in names}
+        # a client leaves out the port only where it is the scheme's own
+        object.__setattr__(self, "hosts", frozenset(with_port | ({*names} if self.port == 80 else set())))
+
+    def knows_host(self, host: str) -> bool:
+        """Whether the Host header names this server. A page that points a name of its own at this address (DNS
+        rebinding) does not; a bare address cannot be rebound, so behind a key any will do."""
+        if host.lower() in self.hosts:
+            return True
+        name, _, port = host.rpartition(":")
+        return not is_loopback(self.host) and port == str(self.port) and _is_address(name)
+
+    def knows_key(self, authorization: str) -> bool:
+        """Whether the Authorization header carries the key; takes as long for any wrong one."""
+        if self.key is None:
+            return True
+        scheme, _, given = authorization.partition(" ")
+        # digests have one length, so nothing is told by how long the comparison takes
+        wanted, found = (hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in (self.key, given.strip()))
+        return hmac.compare_digest(wanted, found) and scheme.lower() == "bearer"
+
+
+class Guard:
+    """The outermost layer: refuses before any route sees the request, and bounds what a client may send or hold up."""
+
+    def __init__(self, app: App, policy: Policy) -> None:
+        self._app, self._policy = app, policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        policy = self._policy
+        headers = _headers(scope)
+        origin = headers.get("origin")
+        if refusal := self._refusal(policy, scope, headers):
+            await _answer(send, *refusal)
+            return
+        sender = send
+        if origin is not None:
+            if scope["method"] == "OPTIONS":
+                await _answer(send, 204, b"", _cors(origin))
+                return
+            sender = _with_headers(sender, _cors(origin))
+        await self._app(scope, _bounded(receive, policy, headers), sender)
+
+    def _refusal(self, policy: Policy, scope: Scope, headers: dict[str, str]) -> tuple[int, bytes] | None:
+        if not policy.knows_host(headers.get("host", "")):
+            return 403, responses.error("this server does not answer to that name", "permission_error", code="host")
+        origin = headers.get("origin")
+        if origin is not None and origin not in policy.origins:
+            return 403, responses.error("no web page may ask this server", "permission_error", code="origin")
+        if origin is not None and scope["method"] == "OPTIONS":
+            return None  # a preflight carries no key
+        if scope["path"] != "/health" and not policy.knows_key(headers.get("authorization", "")):
+            return 401, responses.error(
+                "the API key is missing or wrong", "authentication_error", code="invalid_api_key"
+            )
+        if scope["method"] == "POST":
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                return 415, responses.error("the body must be application/json", "invalid_request_error")
+            size = headers.get("content-length", "0")
+            if not size.isdecimal() or int(size) > policy.body_bytes:
+                return 413, _too_large(policy)
+        return None
+
+
+class BodyRefused(Exception):
+    """A body that is too long or too slow: the status and the answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """Header names in lower case; of repeated ones all values, so that none of them can pass for another."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def _too_large(policy: Policy) -> bytes:
+    return responses.error(
+        f"the body is longer than {policy.body_bytes} bytes", "invalid_request_error", code="too_large"
+    )
+
+
+def _bounded(receive: Receive, policy: Policy, headers: dict[str, str]) -> Receive:
+    """`receive` that ends a body which grows too long or comes too slowly."""
+    seen, deadline, whole = 0, asyncio.get_running_loop().time() + policy.body_seconds, False
+
+    async def bounded() -> Message:
+        nonlocal seen, whole
+        if whole:
+            return await receive()
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(left):
+                message = await receive()
+        except TimeoutError:
+            slow = responses.error("the body came too slowly", "invalid_request_error", code="timeout")
+            raise BodyRefused(408, slow) from None
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if seen > policy.body_bytes:
+                raise BodyRefused(413, _too_large(policy))
+        return message
+
+    return bounded
+
+
+def _with_headers(send: Send, extra: Sequence[tuple[bytes, bytes]]) -> Send:
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+        await send(message)
+
+    return sender
+
+
+def _cors(origin: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-expose-headers", responses.WEIGHTS_HEADER.lower().encode()),
+        (b"vary", b"origin"),
+    ]
+
+
+async def _answer(send: Send, status: int, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """A refusal closes the connection: what the client may still be sending is not read."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]
+    if status >= 400:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,135 @@
+"""Listening: the socket, uvicorn with connections that cannot be held up, and an orderly end. No torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.serving.api import Api, Recorder
+from dlm_tui.serving.backend import Backend
+from dlm_tui.serving.metrics import Metrics
+from dlm_tui.serving.security import Guard, Policy
+
+HEADER_BYTES = 32 << 10
+HEADER_SECONDS = 10.0
+UNREAD_SECONDS = 30.0
+IDLE_SECONDS = 60
+GRACE_SECONDS = 5
+CONNECTIONS = 256
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's connection, dropped when its request line and headers do not come, or its answer is not read."""
+
+    header_seconds = HEADER_SECONDS
+    unread_seconds = UNREAD_SECONDS
+    _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.header_seconds, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._disarm()
+        elif self._timer is None:  # the beginning of another request on the same connection
+            self._timer = self.loop.call_later(self.header_seconds, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        if self._unread is not None:
+            self._unread.cancel()
+        super().connection_lost(exc)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 chooses a free one. Raises DlmTuiError when the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DlmTuiError(f"cannot listen on {host}:{port}: {reason}") from None
+    return found
+
+
+def address(host: str, bound: socket.socket) -> str:
+    """The URL under which this machine reaches the server."""
+    port = bound.getsockname()[1]
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def server(
+    backend: Backend,
+    policy: Policy,
+    *,
+    recorder: Recorder | None = None,
+    connections: int = CONNECTIONS,
+    protocol: type[PatientProtocol] = PatientProtocol,
+) -> uvicorn.Server:
+    """A server that is ready to `serve(sockets=[…])`."""
+    app = Guard(Api(backend, Metrics(), recorder).application(), policy)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=protocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=connections,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+
+
+def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called once requests are taken. The backend is closed at the end."""
+
+    async def main() -> None:
+        task = asyncio.create_task(built.serve(sockets=[bound]))
+        while not built.started and not task.done():
+            await asyncio.sleep(0.01)
+        if built.started:
+            ready()
+        await task
+
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(main())
+    finally:
+        backend.close()

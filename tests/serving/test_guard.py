@@ -1,0 +1,224 @@
+"""Who is refused, and what cannot be held up: asked over bare sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.errors import UsageError
+from dlm_tui.serving.native.backend import NativeBackend
+from dlm_tui.serving.security import Policy
+from dlm_tui.serving.server import PatientProtocol
+from tests.serving.conftest import open_again
+from tests.serving.running import Running, read_answer, serving, until
+
+CHAT = {"model": "base", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+
+
+class Impatient(PatientProtocol):
+    """The same with patience that a test can wait out."""
+
+    header_seconds = 0.3
+    unread_seconds = 0.5
+
+
+@pytest.fixture(scope="module")
+def guarded(served_folder: Path) -> Iterator[Running]:
+    """A server with a key, one web page that may ask, and little patience."""
+    backend = NativeBackend(open_again(served_folder), queue=4)
+    with serving(
+        backend,
+        protocol=Impatient,
+        key="sesame",
+        origins=("https://notes.example",),
+        body_bytes=4096,
+        body_seconds=0.4,
+        connections=24,
+    ) as found:
+        yield found
+
+
+KEY = {"Authorization": "Bearer sesame"}
+
+
+def test_a_key_that_is_missing_or_wrong_is_refused_and_health_needs_none(guarded: Running) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer sesam"},
+        {"Authorization": "sesame"},
+        {"Authorization": "Basic sesame"},
+    ):
+        status, _, answer = guarded.post("/v1/chat/completions", CHAT, **headers)
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert guarded.get("/metrics", **headers)[0] == 401
+    assert guarded.post("/v1/chat/completions", CHAT, **KEY)[0] == 200
+    assert guarded.get("/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:PORT", "127.0.0.1", "127.0.0.1:1", "localhost:PORT.evil", ""]
+)
+def test_a_name_that_is_not_this_server_is_refused(guarded: Running, host: str) -> None:
+    status, _, answer = guarded.post("/v1/chat/completions", CHAT, **KEY, Host=host.replace("PORT", str(guarded.port)))
+    assert status in (400, 403)
+    if status == 403:
+        assert answer["error"]["code"] == "host"
+
+
+def test_localhost_is_this_server(guarded: Running) -> None:
+    assert guarded.post("/v1/chat/completions", CHAT, **KEY, Host=f"localhost:{guarded.port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://notes.example", "https://notes.example.evil"]
+)
+def test_no_web_page_may_ask_but_those_that_were_allowed(guarded: Running, origin: str) -> None:
+    status, headers, answer = guarded.post("/v1/chat/completions", CHAT, **KEY, Origin=origin)
+    assert (status, answer["error"]["code"]) == (403, "origin")
+    assert not any(name.startswith("access-control") for name in headers)
+
+
+def test_an_allowed_page_may_ask_and_read_the_weights(guarded: Running) -> None:
+    origin = {"Origin": "https://notes.example"}
+    status, headers, _ = guarded.raw(
+        "OPTIONS /v1/chat/completions HTTP/1.1\nHost: HOST\nOrigin: https://notes.example\nConnection: close\n\n"
+    )
+    assert (status, headers["access-control-allow-origin"]) == (204, "https://notes.example")
+    status, headers, _ = guarded.post("/v1/chat/completions", CHAT, **KEY, **origin)
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://notes.example")
+    assert headers["access-control-expose-headers"] == "x-dlm-weights"
+    assert guarded.post("/v1/chat/completions", CHAT, **origin)[0] == 401
+
+
+def test_bodies_are_json_of_bounded_size_that_come_in_time(guarded: Running) -> None:
+    assert guarded.post("/v1/chat/completions", CHAT, **KEY, **{"Content-Type": "text/plain"})[0] == 415
+    large = {**CHAT, "messages": [{"role": "user", "content": "x" * 5000}]}
+    status, _, answer = guarded.post("/v1/chat/completions", large, **KEY)
+    assert (status, answer["error"]["code"]) == (413, "too_large")
+    # a chunked body tells no size beforehand
+    piece = b"400\r\n" + b"x" * 0x400 + b"\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\nHost: HOST\nContent-Type: application/json\n"
+        "Authorization: Bearer sesame\nTransfer-Encoding: chunked\nConnection: close\n\n"
+    )
+    assert guarded.raw(head, piece * 6 + b"0\r\n\r\n")[0] == 413
+    began = time.monotonic()
+    slow = head.replace("Transfer-Encoding: chunked", "Content-Length: 50")
+    assert guarded.raw(slow, b'{"model"')[0] == 408
+    assert time.monotonic() - began < 5
+
+
+def test_half_open_connections_are_dropped(guarded: Running) -> None:
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", guarded.port)) as silent:
+        assert read_answer(silent) == (0, {}, b"")
+    with socket.create_connection(("127.0.0.1", guarded.port)) as dripping:
+        # a byte now and then does not renew the patience
+        dripping.settimeout(5)
+        with pytest.raises(OSError):
+            for _ in range(200):
+                dripping.sendall(b"G")
+                time.sleep(0.02)
+            raise AssertionError("still connected")
+    assert time.monotonic() - began < 10
+    until(lambda: not guarded.built.server_state.connections)
+
+
+def test_a_client_that_reads_nothing_is_dropped_and_its_row_freed(guarded: Running) -> None:
+    body = json.dumps(
+        {**CHAT, "max_tokens": 1900, "n": 8, "stream": True, "logprobs": True, "top_logprobs": 20, "temperature": 1}
+    )
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer sesame\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", guarded.port))
+        deaf.sendall(head.encode())
+        until(lambda: guarded.backend.load.running > 0)
+        until(lambda: guarded.backend.load.running == 0 and not guarded.built.server_state.connections)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GARBAGE\n\n",
+        "GET /v1/models HTTP/1.1\n\n",
+        "GET /v1/models HTTP/1.1\nHost: HOST\nHost: evil.example\n\n",
+        "POST /v1/chat/completions HTTP/1.1\nHost: HOST\nContent-Length: -5\n\n",
+        "POST /v1/chat/completions HTTP/1.1\nHost: HOST\nContent-Length: 5\nContent-Length: 6\n\n",
+        "POST /v1/chat/completions HTTP/1.1\nHost: HOST\nContent-Length: 5\nTransfer-Encoding: chunked\n\n",
+        "GET /v1/models HTTP/1.1\nHost: HOST\nX-Long: " + "x" * 70000 + "\n\n",
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_server_goes_on(guarded: Running, head: str) -> None:
+    status, _, _ = guarded.raw(head)
+    assert status in (0, 400, 401, 403)
+    assert guarded.get("/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1/../../etc/passwd", "/v1/models/../../../x", "/v1/files", "/%2e%2e/%2e%2e", "/docs"]
+)
+def test_there_is_nothing_else_to_ask_for(guarded: Running, path: str) -> None:
+    status, _, body = guarded.get(path, **KEY)
+    assert status == 404
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 9}, "n"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"seed": 2**70}, "seed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_with_its_field(
+    guarded: Running, change: dict[str, object], param: str | None
+) -> None:
+    status, _, answer = guarded.post("/v1/chat/completions", {**CHAT, **change}, **KEY)
+    assert status == 400, answer
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert answer["error"]["param"] == param
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nul", b'"x"', b"\xff\xfe", b"[" * 3000, b'{"messages": NaN}'])
+def test_bodies_that_are_no_request_are_refused(guarded: Running, body: bytes) -> None:
+    assert guarded.post("/v1/chat/completions", body, **KEY)[0] == 400
+
+
+def test_a_prompt_beyond_the_context_is_refused(running: Running) -> None:
+    status, _, answer = running.post("/v1/completions", {"model": "base", "prompt": "tide " * 3000})
+    assert status == 400
+    assert "reads at most 2048" in answer["error"]["message"]
+
+
+def test_any_other_address_needs_a_key() -> None:
+    for host in ("0.0.0.0", "192.168.1.7", "::", "example.org"):
+        with pytest.raises(UsageError, match="api-key"):
+            Policy(host, 8321)
+        assert Policy(host, 8321, key="k").knows_key("Bearer k")
+    open_to_all = Policy("0.0.0.0", 8321, key="k", allow_hosts=("gpu.example",))
+    assert open_to_all.knows_host("gpu.example:8321") and open_to_all.knows_host("10.0.0.7:8321")
+    assert not open_to_all.knows_host("evil.example:8321")
+    assert not Policy("127.0.0.1", 8321).knows_host("10.0.0.7:8321")

@@ -1,0 +1,205 @@
+"""Rows come and go: hang-ups, fairness, a full queue, a new training, an engine that fails, the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from dlm_tui.model import save_peft_adapter
+from dlm_tui.serving.backend import QueueFull
+from dlm_tui.serving.fair_queue import FairQueue
+from dlm_tui.serving.native.backend import NativeBackend
+from dlm_tui.serving.stops import StopFilter
+from dlm_tui.store import commit_version, new_version
+from tests.serving.conftest import open_again
+from tests.serving.running import Running, serving, until
+from tests.tiny_models import random_adapter
+
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Count the boats."}],
+    "max_tokens": 1900,
+    "temperature": 1,
+}
+SHORT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0}
+
+
+@pytest.fixture
+def own_folder(served_folder: Path, tmp_path: Path) -> Path:
+    """A copy of what is served that a test may train."""
+    shutil.copytree(served_folder, tmp_path / "own")
+    return tmp_path / "own"
+
+
+def test_a_hang_up_frees_its_row_within_one_step(served_folder: Path) -> None:
+    backend = NativeBackend(open_again(served_folder))
+    with serving(backend) as running:
+        body = json.dumps({**LONG, "model": "base", "stream": True}).encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            assert connection.recv(64)
+            until(lambda: backend.load.running == 1)
+        # what the scheduler is told, it does before its next step
+        scheduler = backend._scheduler
+        noticed: list[int] = []
+        cancel = scheduler.cancel
+
+        def noticing(job: Any) -> None:
+            cancel(job)
+            noticed.append(backend.load.steps)
+
+        scheduler.cancel = noticing  # type: ignore[method-assign]
+        until(lambda: backend.load.running == 0)
+        until(lambda: bool(noticed))
+        assert backend.load.steps <= noticed[0] + 1
+        # and answers that are not streamed end the same way
+        with pytest.raises(openai.APITimeoutError):
+            running.client(timeout=0.2).chat.completions.create(model="base", **{**LONG, "n": 8})
+        until(lambda: backend.load.running == 0)
+
+
+def test_a_full_queue_says_so_and_everything_that_waits_is_answered(served_folder: Path) -> None:
+    backend = NativeBackend(open_again(served_folder), rows=1, queue=3)
+    with serving(backend) as running, ThreadPoolExecutor(8) as pool:
+        first = running.client().chat.completions.create(model="base", **LONG, stream=True)
+        until(lambda: backend.load.running == 1)
+        waiting = [
+            pool.submit(lambda: running.client().chat.completions.create(model="base", **SHORT)) for _ in range(3)
+        ]
+        until(lambda: backend.load.waiting == 3)
+        with pytest.raises(openai.RateLimitError) as refused:
+            running.client().chat.completions.create(model="base", **SHORT)
+        assert refused.value.response.headers["retry-after"] == "1"
+        first.close()
+        assert all(one.result().choices[0].finish_reason for one in waiting)
+
+
+def test_clients_take_turns() -> None:
+    queue: FairQueue[str] = FairQueue(10, len)
+    for item in ("a1", "a2", "a3"):
+        queue.put("a", item)
+    queue.put("b", "b1")
+    queue.put("c", "large-one")
+    assert [queue.take(5), queue.take(5)] == ["a1", "b1"]
+    assert queue.take(5) is None  # the large one is waited for
+    assert [queue.take(9), queue.take(5), queue.take(5), queue.take(5)] == ["large-one", "a2", "a3", None]
+    for number in range(10):
+        queue.put("a", str(number))
+    with pytest.raises(QueueFull):
+        queue.put("b", "one too many")
+    assert queue.remove("4") and not queue.remove("4") and len(queue) == 9
+    assert queue.drain() == list("012356789") and len(queue) == 0
+
+
+def test_stop_sequences_hold_back_only_what_may_be_their_beginning() -> None:
+    stop = StopFilter(["###", "end"])
+    assert [stop.push(piece) for piece in ("a#", "#b", "e", "x#", "##c")] == ["a", "##b", "", "ex", ""]
+    assert stop.stopped and stop.push("more") == ""
+    other = StopFilter(["xyz"])
+    assert other.push("xy") == "" and other.finish() == "xy"
+
+
+def retrain(folder: Path, seed: int) -> None:
+    """Commit another version of one adapter, as a training does."""
+    session = open_again(folder)
+    version = new_version(session.store, "facts")
+    save_peft_adapter(
+        random_adapter(session.base, "facts", seed=seed, size=0.2), version.path, session.base.identity.id
+    )
+    commit_version(session.store, version)
+
+
+def test_a_new_training_is_taken_in_and_running_rows_finish_under_the_old_one(own_folder: Path) -> None:
+    asked: dict[str, Any] = {**LONG, "model": "facts", "seed": 4, "max_tokens": 1500, "temperature": 1.2}
+    with serving(NativeBackend(open_again(own_folder))) as running:
+        before = running.client().chat.completions.create(**asked).choices[0].message.content
+        stream = running.client().chat.completions.create(**asked, stream=True)
+        pieces = [next(stream).choices[0].delta.content or "" for _ in range(3)]
+        retrain(own_folder, 77)
+        until(lambda: running.backend.load.reloads == 1)
+        pieces += [event.choices[0].delta.content or "" for event in stream]
+        assert "".join(pieces) == before
+        after = running.client().chat.completions.create(**asked).choices[0].message.content
+        assert after != before
+    with serving(NativeBackend(open_again(own_folder))) as again:
+        assert again.client().chat.completions.create(**asked).choices[0].message.content == after
+
+
+def test_a_document_in_the_middle_of_an_edit_changes_nothing(own_folder: Path) -> None:
+    backend = NativeBackend(open_again(own_folder))
+    with serving(backend) as running:
+        whole = (own_folder / "doc.dlm").read_text(encoding="utf-8")
+        (own_folder / "doc.dlm").write_text(whole[:40], encoding="utf-8")
+        watch = backend._scheduler._watch
+        seen = watch._seen
+        until(lambda: watch._seen != seen)
+        assert running.client().chat.completions.create(model="facts", **SHORT).choices[0].finish_reason
+        (own_folder / "doc.dlm").write_text(whole.replace('"brief"', "wordy"), encoding="utf-8")
+        until(lambda: backend.load.reloads == 1)
+
+
+def test_an_engine_that_fails_tells_every_client(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = NativeBackend(open_again(served_folder))
+    with serving(backend) as running:
+        stream = running.client().chat.completions.create(model="base", **LONG, stream=True)
+        next(stream)
+
+        def broken() -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(backend._scheduler, "_decode", broken)
+        with pytest.raises(openai.APIError, match="MemoryError"):
+            for _ in stream:
+                pass
+        with pytest.raises(openai.InternalServerError):
+            running.client().chat.completions.create(model="base", **SHORT)
+
+
+def test_stopping_answers_everybody(served_folder: Path) -> None:
+    backend = NativeBackend(open_again(served_folder), rows=1)
+    with serving(backend) as running, ThreadPoolExecutor(2) as pool:
+        stream = running.client().chat.completions.create(model="base", **LONG, stream=True)
+        until(lambda: backend.load.running == 1)
+        waiting = pool.submit(lambda: running.client().chat.completions.create(model="base", **SHORT))
+        until(lambda: backend.load.waiting == 1)
+        threading.Thread(target=backend.close).start()
+        with pytest.raises(openai.APIError, match="stopping"):
+            for _ in stream:
+                pass
+        with pytest.raises(openai.InternalServerError):
+            waiting.result()
+
+
+def test_the_metrics_count_what_was_served(running: Running) -> None:
+    running.client().chat.completions.create(model="gated", **SHORT)
+    running.post("/v1/chat/completions", {"model": "nobody", **SHORT})
+    text = running.get("/metrics")[2].decode()
+    assert 'dlm_requests_total{route="/v1/chat/completions",status="404"}' in text
+    assert 'dlm_gate_weight_total{adapter="facts"}' in text
+    assert "dlm_time_to_first_token_seconds_count" in text
+    assert "Count the boats" not in text
+
+
+def test_what_begins_alike_under_the_same_mix_is_not_run_again(served_folder: Path) -> None:
+    backend = NativeBackend(open_again(served_folder))
+    asked = {"model": "mix:tone:0.5", "messages": [{"role": "user", "content": "Tell me of the harbour. " * 8}]}
+    with serving(backend) as running:
+        client = running.client()
+        first = client.chat.completions.create(**asked, max_tokens=10, temperature=0)
+        assert backend._scheduler._prefixes.reused_tokens == 0
+        again = client.chat.completions.create(**asked, max_tokens=10, temperature=0)
+        assert again.choices[0].message == first.choices[0].message
+        assert first.usage is not None
+        assert backend._scheduler._prefixes.reused_tokens == first.usage.prompt_tokens - 1
+        other = {**asked, "model": "mix:tone:0.50001"}
+        client.chat.completions.create(**other, max_tokens=10, temperature=0)
+        assert backend._scheduler._prefixes.reused_tokens == first.usage.prompt_tokens - 1
