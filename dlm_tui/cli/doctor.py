@@ -16,7 +16,8 @@ from dlm_tui.output import emit
 
 _OPTIONAL = {
     "xllamacpp": "checks exports on a real llama.cpp: pip install 'dlm-tui[llama]'",
-    "textual_serve": "shows the workbench in a browser: pip install 'dlm-tui[serve]'",
+    "starlette": "answers OpenAI clients: pip install 'dlm-tui[serve]'",
+    "textual_serve": "shows the workbench in a browser: pip install 'dlm-tui[web]'",
     "bitsandbytes": "8-bit optimisers, needs a GPU",
 }
 _PROGRAMS = {"ollama": "serves an exported model", "llama-server": "serves an exported model"}

@@ -33,11 +33,12 @@ COMMANDS = {
     "pack": "put a document and what it learned into one file",
     "unpack": "take such a file apart on this machine",
     "verify": "check such a file without unpacking it",
-    "serve": "show the workbench in a browser on this machine",
+    "serve": "an OpenAI-compatible server that routes every request",
+    "web": "show the workbench in a browser on this machine",
     "doctor": "versions, device, caches, what is missing",
 }
 # These take no document, or take it in a way of their own.
-_OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "serve"}
+_OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "web"}
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

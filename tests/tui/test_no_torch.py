@@ -33,7 +33,7 @@ async def main(path):
 asyncio.run(main(Path(sys.argv[1])))
 heavy = [name for name in ("torch", "transformers", "peft") if name in sys.modules]
 assert not heavy, heavy
-import dlm_tui.app.launch, dlm_tui.cli.serve
+import dlm_tui.app.launch, dlm_tui.cli.serve, dlm_tui.cli.web
 assert "torch" not in sys.modules
 print("light")
 """

@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from dlm_tui.gate import gate_status
 from dlm_tui.serving.backend import Ask, Event, Load, ServedModel, Stream
 from dlm_tui.serving.native.scheduler import QUEUE, REUSE_BYTES, ROWS, Job, Scheduler
 from dlm_tui.session import Session
@@ -33,11 +32,10 @@ class NativeBackend:
     @property
     def model(self) -> ServedModel:
         session = self._session
-        status = gate_status(session.document, session.store, session.base.identity, session.base.hidden_size)
         return ServedModel(
             base=session.base.identity.id,
             adapters=tuple(session.model.names),
-            gate=status.mode,
+            gate=session.gate_status.mode,
             backend=f"native ({session.model.generation.tier})",
             context_length=session.base.context_length,
             hidden_size=session.base.hidden_size,

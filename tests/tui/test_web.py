@@ -21,8 +21,8 @@ import pytest
 from dlm_tui.app.state import StateFile
 from tests.tui.document import write_document
 
-aiohttp = pytest.importorskip("aiohttp", reason="the serve extra is not installed")
-pytest.importorskip("textual_serve", reason="the serve extra is not installed")
+aiohttp = pytest.importorskip("aiohttp", reason="the web extra is not installed")
+pytest.importorskip("textual_serve", reason="the web extra is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -110,7 +110,7 @@ class Page:
 async def test_in_a_browser(tmp_path: Path) -> None:
     path = write_document(tmp_path)
     port = free_port()
-    serve = (sys.executable, "-m", "dlm_tui.cli.main", "serve", str(path), "--port", str(port), "--home", str(tmp_path))
+    serve = (sys.executable, "-m", "dlm_tui.cli.main", "web", str(path), "--port", str(port), "--home", str(tmp_path))
     chromium = (str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'browser'}", "--no-first-run",
                 "about:blank")  # fmt: skip
