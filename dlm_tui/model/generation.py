@@ -18,6 +18,9 @@ from dlm_tui.model.streaming import TextStream
 from dlm_tui.progress import Progress
 
 
+_LIKELY = 256
+
+
 class GenerationEvent(msgspec.Struct, frozen=True):
     """One token of one row. `logprob` is the view's own, `base_logprob` the untouched base's for the same token after
     the same text (nats, temperature 1; None unless asked for). The event with `done` is a row's last: `reason` is
@@ -190,18 +193,32 @@ def _prefill(
 
 
 def choose_token(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:
-    """The next token of one row from logits [V]; the draw inverts the cumulative distribution of sorted tokens."""
+    """The next token of one row from logits [V].
+
+    The draw inverts the cumulative distribution in the order of the vocabulary: in the order of probability, two tokens
+    that are nearly as likely would change places with the lowest bits, which depend on how many rows run together.
+    """
     if sampling.temperature == 0:
         return int(logits.argmax())
     probabilities = torch.softmax(logits.double().cpu() / sampling.temperature, dim=-1)
-    ordered, tokens = probabilities.sort(descending=True, stable=True)
-    cumulative = ordered.cumsum(0)
-    # the nucleus ends with the token that reaches top_p
-    kept = int((cumulative < sampling.top_p).sum()) + 1 if sampling.top_p < 1 else len(ordered)
-    kept = min(kept, len(ordered))
-    draw = torch.rand((), generator=random, dtype=torch.float64) * cumulative[kept - 1]
-    place = int(torch.searchsorted(cumulative[:kept], draw, right=True))
-    return int(tokens[min(place, kept - 1)])
+    if sampling.top_p < 1:
+        tokens = _nucleus(probabilities, sampling.top_p)
+        probabilities = torch.zeros_like(probabilities).index_copy_(0, tokens, probabilities[tokens])
+    cumulative = probabilities.cumsum(0)
+    draw = torch.rand((), generator=random, dtype=torch.float64) * cumulative[-1]
+    place = int(torch.searchsorted(cumulative, draw, right=True))
+    return place if place < len(cumulative) else int(probabilities.argmax())
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """The likeliest tokens [k] up to the one with which they reach `top_p` together."""
+    for size in (min(_LIKELY, len(probabilities)), len(probabilities)):
+        # sorting all of a large vocabulary takes as long as a decode step; the nucleus is nearly always among a few
+        values, tokens = probabilities.topk(size)
+        cumulative = values.cumsum(0)
+        if cumulative[-1] >= top_p:
+            break
+    return tokens[: min(int((cumulative < top_p).sum()) + 1, len(tokens))]
 
 
 def accept_token(

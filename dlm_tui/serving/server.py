@@ -12,7 +12,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.serving.api import Api, Recorder
 from dlm_tui.serving.backend import Backend
 from dlm_tui.serving.metrics import Metrics
@@ -70,12 +70,14 @@ class PatientProtocol(H11Protocol):
 
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 chooses a free one. Raises DlmTuiError when the address cannot be had."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"a port is between 0 and 65535, not {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DlmTuiError(f"cannot listen on {host}:{port}: {reason}") from None
     return found

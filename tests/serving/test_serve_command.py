@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from dlm_tui.cli.main import main
+from dlm_tui.serving.server import listen
 
 ASKED: dict[str, Any] = {
     "model": "gated", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5, "temperature": 0
@@ -78,6 +79,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
     document = str(served_folder / "doc.dlm")
     assert main(["serve", document, "--host", "0.0.0.0"]) == 2
     assert "--api-key" in capsys.readouterr().err
-    assert main(["serve", document, "--port", "99999"]) == 1
-    assert "cannot listen on 127.0.0.1:99999" in capsys.readouterr().err
+    assert main(["serve", document, "--port", "99999"]) == 2
+    assert "between 0 and 65535" in capsys.readouterr().err
     assert main(["serve", document, "--rows", "0"]) == 2
+    with listen("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", document, "--port", str(port)]) == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
