@@ -17,8 +17,8 @@ from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
 from dlm_tui.progress import Progress
 
-
 _LIKELY = 256
+"""Tokens among which the nucleus is looked for first."""
 
 
 class GenerationEvent(msgspec.Struct, frozen=True):
