@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             say(f"the demo document is {document}; `dlm-tui {document}` opens it")
         return 0
-    from dlm_tui.cli.open import launch
+    from dlm_tui.cli.launch import launch
 
     return launch(document, args, train_if_untrained=True)
 

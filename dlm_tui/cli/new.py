@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             say(f"`dlm-tui {path}` opens it, `dlm-tui train {path}` trains it")
         return 0
-    from dlm_tui.cli.open import launch
+    from dlm_tui.cli.launch import launch
 
     return launch(path, args, train_if_untrained=base.path is not None)

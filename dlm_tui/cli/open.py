@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.cli.launch import launch, need_terminal
+from dlm_tui.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,22 +29,3 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.demo import place_demo
 
     return launch(place_demo(Path("dlm-demo")), args, train_if_untrained=True)
-
-
-def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool = False) -> int:
-    """Check that there is a file to open, then hand over to the screen."""
-    if not document.exists():
-        raise DlmTuiError(f"{document} does not exist")
-    if document.is_dir():
-        raise DlmTuiError(f"{document} is a folder, not a document")
-    need_terminal()
-    from dlm_tui.app import run as run_app
-    from dlm_tui.store import resolve_home
-
-    return run_app(document, resolve_home(args.home), args.base, train_if_untrained=train_if_untrained)
-
-
-def need_terminal() -> None:
-    """Raises UsageError when there is no terminal to draw on, before anything is copied or loaded."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("the workbench needs a terminal; `dlm-tui --help` lists the headless commands")

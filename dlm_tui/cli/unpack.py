@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"{found.document}, with its store in {found.store.root}")
     if args.open:
-        from dlm_tui.cli.open import launch
+        from dlm_tui.cli.launch import launch
 
         return launch(found.document, args)
     return 0
