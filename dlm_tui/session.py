@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dlm_tui.document import DirectiveError, Document, SideFileError, load, sources
+from dlm_tui.document import Document, sources
 from dlm_tui.document.names import split_version
-from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
 from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
@@ -54,7 +53,7 @@ class Session:
 
         Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
         """
-        document = _routing_document(path)
+        document = sources.load_for_routing(path)
         store = Store(home, document.dlm_id)
         base = yield from load_base(resolve_base(document.base_model, base_override))
         committed = _committed(document, store) if adapters else {}
@@ -79,7 +78,7 @@ class Session:
 
     def reload(self) -> Generator[Progress, None, None]:
         """Read the document, the adapters whose version moved, and the gate again. The base stays."""
-        document = _routing_document(self.path)
+        document = sources.load_for_routing(self.path)
         if document.base_model != self.document.base_model:
             raise DlmTuiError(
                 f"the document now names base {document.base_model!r}; open it again to load another base"
@@ -153,18 +152,6 @@ class Session:
                 found[name] = replace(load_peft_adapter(version.path, adapter, self.base, number), name=name)
             self._extended = key, self.model.extended(found)
         return self._extended[1]
-
-
-def _routing_document(path: Path) -> Document:
-    """The document with the texts of source folders that are bound to adapters, as far as the gate reads them.
-
-    Folders that cannot be read leave the document as it is: what was trained still answers.
-    """
-    document = load(path)
-    try:
-        return sources.expand_sources(document, only_bound=True, characters=PROSE_PROBE_CHARS)[0]
-    except (DirectiveError, SideFileError):
-        return document
 
 
 def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:

@@ -56,7 +56,7 @@ def label_prompt(
     The document must be the file as it is on disk (else FileChanged, and nothing is written). `saved` prompts whose
     top adapter changed are listed. Without a gate before, `before` is None and nothing counts as changed.
     """
-    from dlm_tui.document import append_section, load
+    from dlm_tui.document import append_section, sources
 
     if adapter not in document.adapter_names:
         known = ", ".join(document.adapter_names) or "it declares none"
@@ -70,7 +70,7 @@ def label_prompt(
     before = _weights(old, embeddings)
 
     appended = append_section(path, document.sha256, type=kind, adapter=adapter, content=content)
-    changed_document = load(path)
+    changed_document = sources.load_for_routing(path)
     outcome = yield from train_document_gate(changed_document, store, model, seed=seed)
     new = outcome.gate if outcome.gate is not None else old
     after = _weights(new, embeddings)

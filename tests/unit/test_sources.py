@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,13 @@ from dlm_tui.document.side_file import (
     side_file_path,
     write_side_file,
 )
-from dlm_tui.document.sources import reading
+from dlm_tui.document.sources import FileMemory, reading, survey, survey_sources, watch_sources
+from dlm_tui.document.sources import memory as memory_module
 from dlm_tui.document.sources.folder_config import make_config
 from dlm_tui.document.sources.globs import compile_any, compile_glob
-from dlm_tui.document.sources.scan import Outcome, SourceScan, TextFacts, expand_sources
+from dlm_tui.document.sources.scan import Outcome, SourceScan, expand_sources
 from dlm_tui.document.sources.weights import copies, weight_distribution, weighted_rows
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import Cancelled, DlmTuiError
 
 _HEAD = "---\ndlm_id: 01J8ZQ5M3V0000000000000001\ndlm_version: 15\nbase_model: pocket\ntraining:\n"
 
@@ -245,31 +248,82 @@ def test_a_bad_side_file_is_one_sentence_with_its_name(tmp_path: Path, text: str
         read_side_file(path)
 
 
-class _Memory:
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, str, object], TextFacts | Outcome] = {}
-        self.recalled = 0
-
-    def recall(self, path: str, label: str, fingerprint: object) -> TextFacts | Outcome | None:
-        found = self.known.get((path, label, fingerprint))
-        self.recalled += found is not None
-        return found
-
-    def keep(self, path: str, label: str, fingerprint: object, found: TextFacts | Outcome) -> None:
-        self.known[path, label, fingerprint] = found
-
-
-def test_files_that_have_not_changed_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_have_not_changed_are_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
-    for name in ("a.txt", "b.txt"):
+    for name in ("a.txt", "b.txt", "c.txt"):
         (tmp_path / "src" / name).write_text(name)
-    (tmp_path / "src/c.bin").write_bytes(b"\0")
-    document, memory = _document(tmp_path, "  sources: [{path: src}]\n"), _Memory()
-    first = [outcome.section for outcome in SourceScan(document, memory=memory)]
-    (tmp_path / "src/b.txt").write_text("changed")
-    second = [outcome.section for outcome in SourceScan(document, memory=memory)]
-    assert memory.recalled == 2
-    assert second[0] == first[0]
-    assert second[1] is not None
-    assert first[1] is not None
-    assert second[1].facts.section_id != first[1].facts.section_id
+    (tmp_path / "src/d.bin").write_bytes(b"\0")
+    _age(tmp_path / "src")
+    document, where = _document(tmp_path, "  sources: [{path: src}]\n"), tmp_path / "cache/files.sqlite"
+    memory = FileMemory(where)
+    first = survey_sources(document, memory)
+    assert memory.read == 4
+    assert survey_sources(document, memory) == first
+    assert memory.read == 4
+    memory = FileMemory(where)
+    assert survey_sources(document, memory) == first
+    assert memory.read == 0
+    (tmp_path / "src/b.txt").write_text("B.txt")
+    (tmp_path / "src/c.txt").unlink()
+    os.utime(tmp_path / "src/a.txt")
+    second = survey_sources(document, memory)
+    assert memory.read == 2
+    assert second.files[0].section_id == first.files[0].section_id
+    assert second.files[1].section_id != first.files[1].section_id
+    assert second.counts[0].skipped == {"binary": 1}
+    assert second.news([file.section_id for file in first.files]) == (1, 2)
+
+
+def test_a_damaged_memory_is_started_anew(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/a.txt").write_text("a")
+    _age(tmp_path / "src")
+    where = tmp_path / "files.sqlite"
+    where.write_bytes(b"no database")
+    document = _document(tmp_path, "  sources: [{path: src}]\n")
+    survey_sources(document, FileMemory(where))
+    memory = FileMemory(where)
+    survey_sources(document, memory)
+    assert memory.read == 0
+
+
+def test_a_scan_stops_when_told_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    for index in range(300):
+        (tmp_path / f"src/{index}.txt").write_text("x")
+    document = _document(tmp_path, "  sources: [{path: src}]\n")
+    monkeypatch.setattr(survey, "_REPORT_SECONDS", 0.0)
+    told: list[int] = []
+    survey_sources(document, on_files=lambda files, _: told.append(files))
+    assert told == [64, 128, 192, 256]
+    with pytest.raises(Cancelled):
+        survey_sources(document, stopped=lambda: True)
+
+
+async def test_changes_of_source_files_and_of_the_side_file_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "src/deep").mkdir(parents=True)
+    (tmp_path / "src/deep/a.txt").write_text("a")
+    document = _document(tmp_path, "  adapters: {tone: {}, facts: {}}\n  sources: [{path: src}]\n")
+    async with aclosing(watch_sources(document, FileMemory())) as surveys:
+        assert (await anext(surveys)).per_adapter == {None: 1}
+        following = asyncio.ensure_future(anext(surveys))
+        await asyncio.sleep(0)
+        (tmp_path / "src/deep/b.txt").write_text("b")
+        while (found := await asyncio.wait_for(following, 20)).per_adapter != {None: 2}:
+            following = asyncio.ensure_future(anext(surveys))
+        write_side_file(side_file_path(tmp_path / "doc.dlm"), SideFile(source_adapters={"src": "tone"}))
+        found = await asyncio.wait_for(anext(surveys), 20)
+        assert found.per_adapter == {"tone": 2}
+        (tmp_path / "src").rename(tmp_path / "gone")
+        found = await asyncio.wait_for(anext(surveys), 20)
+        assert "path does not exist" in found.error
+        (tmp_path / "gone").rename(tmp_path / "src")
+        found = await asyncio.wait_for(anext(surveys), 20)
+        assert found.per_adapter == {"tone": 2}
+
+
+def _age(folder: Path) -> None:
+    """Wait until a later change of these files is sure to get another time."""
+    newest = max(path.stat().st_ctime_ns for path in folder.rglob("*"))
+    while time.time_ns() - newest <= memory_module._SETTLED_NS:
+        time.sleep(0.005)

@@ -14,7 +14,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
-from dlm_tui.store import Store, describe_gate, read_manifest
+from dlm_tui.store import Store, gate_status, read_manifest
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.pipeline import TrainOutcome
 from dlm_tui.training.rows import adapter_rows
@@ -70,8 +70,8 @@ def test_a_gate_is_learned_from_three_folders(base: Base, tmp_path: Path) -> Non
     assert outcome.gate.mode == "trained", outcome.gate_error
     assert "notes: 15 files, 0.0 MB" in told
     session = run_to_end(Session.open(path, tmp_path / "home", _BASE))
-    assert describe_gate(session.document, session.store)["mode"] == "trained"
-    assert describe_gate(session.document, session.store)["samples"] == dict.fromkeys(_TOPICS, 5)
+    status = gate_status(session.document, session.store)
+    assert (status.mode, status.samples) == ("trained", dict.fromkeys(_TOPICS, 5))
     manifest = read_manifest(session.store)
     assert manifest is not None
     assert len(manifest.content_hashes) == 15

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
-from dlm_tui.document.document import MAX_FILE_BYTES, Document
-from dlm_tui.document.errors import DirectivePathError, DlmEncodingError, printable
+from dlm_tui.document.document import MAX_FILE_BYTES, Document, load
+from dlm_tui.document.errors import DirectiveError, DirectivePathError, DlmEncodingError, printable
+from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.document.sections import Origin, Section, section_id
-from dlm_tui.document.side_file import source_bindings
+from dlm_tui.document.side_file import SideFileError, source_bindings
 from dlm_tui.document.sources.defaults import AUDIO_SUFFIXES, IMAGE_SUFFIXES
 from dlm_tui.document.sources.folder_config import FolderConfig, merged_weights
 from dlm_tui.document.sources.reading import Fingerprint, Unreadable, read_regular
@@ -343,6 +344,18 @@ def expand_sources(
         section.as_section(characters) for section in scan.sections() if section.adapter is not None or not only_bound
     ]
     return replace(document, sections=(*document.sections, *ingested)), scan
+
+
+def load_for_routing(path: Path) -> Document:
+    """The document with the texts of folders that are bound to adapters, as far as the gate reads them.
+
+    Sources that cannot be read leave the document as it is: what was trained still answers. Raises what `load` raises.
+    """
+    document = load(path)
+    try:
+        return expand_sources(document, only_bound=True, characters=PROSE_PROBE_CHARS)[0]
+    except (DirectiveError, SideFileError):
+        return document
 
 
 def _place(root: Root, candidate: Candidate) -> str:
