@@ -14,6 +14,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from dlm_tui.system_errors import naming
+
 _CHUNK = 1 << 20
 _AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
@@ -31,7 +33,7 @@ def write_atomic(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_sibling(target)
     try:
-        with scratch.open("xb") as handle:
+        with naming(target), scratch.open("xb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
 from typing import Any
 
@@ -25,6 +27,25 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
+def streams_are_there() -> bool:
+    """Whether stdout is open. A closed stdin or stderr is replaced by the null device.
+
+    Otherwise the next file that is opened would take its number, and narration would be written into that file.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        return False
+    if isinstance(sys.stdout, io.TextIOWrapper):  # paths that are not UTF-8 go out as they came in
+        sys.stdout.reconfigure(errors="surrogateescape")
+    return True
+
+
 _line_is_open = False
 """Whether narration stands on the terminal's current line without its end."""
 
@@ -32,7 +53,7 @@ _line_is_open = False
 def say(text: str) -> None:
     """One line of narration on stderr; control characters in it are shown, never sent to the terminal."""
     global _line_is_open
-    sys.stderr.write(("\n" if _line_is_open else "") + _shown(text) + "\n")
+    sys.stderr.write(("\n" if _line_is_open else "") + shown(text) + "\n")
     _line_is_open = False
     sys.stderr.flush()
 
@@ -40,10 +61,17 @@ def say(text: str) -> None:
 def say_in_place(text: str, *, done: bool) -> None:
     """Narration on a terminal's current line, over what is there; `done` leaves it standing."""
     global _line_is_open
-    sys.stderr.write("\r" + _shown(text) + "\033[K" + ("\n" if done else ""))
+    sys.stderr.write("\r" + shown(text) + "\033[K" + ("\n" if done else ""))
     _line_is_open = not done
     sys.stderr.flush()
 
 
-def _shown(text: str) -> str:
-    return "".join(c if c == "\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+def put(text: str, *, end: str = "\n") -> None:
+    """Data on stdout that holds foreign text: on a terminal control characters are shown, elsewhere it is as it is."""
+    sys.stdout.write((shown(text, keep="\t\n") if sys.stdout.isatty() else text) + end)
+    sys.stdout.flush()
+
+
+def shown(text: str, keep: str = "\t") -> str:
+    """The text with control, direction and other invisible characters (but those in `keep`) spelled out."""
+    return "".join(c if c in keep or c.isprintable() else repr(c)[1:-1] for c in text)

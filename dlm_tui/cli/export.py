@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from dlm_tui.output import emit, say
+from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
     from dlm_tui.export import ExportResult
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(result.manifest)
     else:
-        print(result.folder)
-        print(result.next_command)
+        put(str(result.folder))
+        put(result.next_command)
     if request.target == "ollama":
         _offer_ollama(result, wanted=args.ollama_create)
     return 0

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from dlm_tui.output import emit, say
+from dlm_tui.input import checked_text
+from dlm_tui.output import emit, say, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.progress import run_to_end
 
     path = Path(args.document)
+    prompt = checked_text(args.prompt, "the prompt")
+    answer = None if args.answer is None else checked_text(args.answer, "the answer")
     saved = PromptSets(path).prompts()
     session = open_session(args, adapters=False)
     outcome = run_to_end(
@@ -33,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
             session.document,
             session.store,
             session.model,
-            args.prompt,
+            prompt,
             args.adapter,
-            answer=args.answer,
+            answer=answer,
             saved=saved,
         )
     )
@@ -69,6 +72,5 @@ def run(args: argparse.Namespace) -> int:
         before = "" if outcome.before is None else f"{outcome.before.get(name, 0.0):.4f} → "
         sys.stdout.write(f"{name}  {before}{weight:.4f}\n")
     for moved in outcome.changed:
-        prompt = "".join(char if char.isprintable() else " " for char in moved.text)[:100]
-        sys.stdout.write(f"changed: {top(moved.before)} → {top(moved.after)}  {prompt}\n")
+        sys.stdout.write(f"changed: {top(moved.before)} → {top(moved.after)}  {shown(moved.text, keep='')[:100]}\n")
     return 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dlm_tui import __version__
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
-from dlm_tui.output import say
+from dlm_tui.output import say, streams_are_there
+from dlm_tui.system_errors import error_line, system_sentence
 
 COMMANDS = {
     "open": "open the workbench on a document (the default; without DOC: the most recent, else the demo)",
@@ -41,8 +44,18 @@ COMMANDS = {
 _OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "web"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse quotes what it was given in its messages; control characters in that never reach the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Usage and one line, exit code 2."""
+        self.print_usage(sys.stderr)
+        say(f"{self.prog}: error: {message}")
+        self.exit(2)
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"dlm-tui {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser = _Parser(prog=f"dlm-tui {command}", description=COMMANDS[command], allow_abbrev=False)
     if command not in _OWN_ARGUMENTS:
         parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
     if command != "parse":
@@ -63,6 +76,21 @@ def _overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 usage, 3 document invalid, 130 cancelled."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not streams_are_there():
+        say("dlm-tui: standard output is closed; give it somewhere to go, for example > /dev/null")
+        return 2
+    try:
+        code = _command(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_gone()
+    except OSError as error:  # of the last flush: everything else is told where it happens
+        say(f"dlm-tui: standard output cannot be written: {error.strerror}")
+        return _reader_gone()
+
+
+def _command(arguments: list[str]) -> int:
     if arguments[:1] in (["--help"], ["-h"], ["help"]):
         sys.stdout.write(_overview())
         return 0
@@ -95,17 +123,21 @@ def _run(run: object, args: argparse.Namespace) -> int:
         say("dlm-tui: cancelled")
         return 130
     except BrokenPipeError:
-        # The reader of our stdout has gone; leave quietly, and keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        raise
     except Exception as error:
         if args.debug:
             raise
-        lines = str(error).strip().splitlines()
-        say(f"dlm-tui: {type(error).__name__}: {lines[0] if lines else 'no further word'} (--debug shows more)")
+        say(f"dlm-tui: {system_sentence(error) or f'{error_line(error)} (--debug shows more)'}")
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _reader_gone() -> int:
+    """Nobody takes our stdout any more; keep the interpreter from complaining about that at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _interrupt(*_: object) -> None:

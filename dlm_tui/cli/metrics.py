@@ -14,7 +14,7 @@ from typing import Any
 
 from dlm_tui.document import load
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.output import emit
+from dlm_tui.output import emit, shown
 from dlm_tui.store import GateRun, MetricsReader, Store, resolve_home
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -141,12 +141,17 @@ def _tables(tables: Sequence[tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     first, *others = tables
     writer.writerow(first[0])
-    writer.writerows(first[1])
+    writer.writerows(_cells(first[1]))
     for header, rows in others:
         if rows:
             sys.stdout.write("\n")
             writer.writerow(header)
-            writer.writerows(rows)
+            writer.writerows(_cells(rows))
+
+
+def _cells(rows: Sequence[Sequence[Any]]) -> Iterable[list[Any]]:
+    """Names in a store may come from other programs: no control character of theirs reaches a terminal."""
+    return ([shown(cell, keep="") if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
 def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun]) -> None:
@@ -192,5 +197,4 @@ def _nats(entropy: float | None, share: float | None) -> str:
 
 
 def _word(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return shown("-" if value is None else str(value), keep="")

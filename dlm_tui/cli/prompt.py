@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.output import emit, say
+from dlm_tui.input import read_prompt
+from dlm_tui.output import emit, put, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.model.generation import generate
     from dlm_tui.progress import run_to_end
 
-    prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
-    if not prompt.strip():
-        raise UsageError("the prompt is empty")
+    prompt = read_prompt(args.prompt)
     if args.adapter and args.mix:
         raise UsageError("--adapter and --mix exclude each other")
     session = open_session(args)
@@ -58,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     def stream(event: Any) -> None:
         piece = getattr(event, "text_delta", "")
         if piece and not args.json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            put(piece, end="")
 
     tokens = session.base.chat(prompt, session.document.system_prompt)
     answer = run_to_end(generate(session.model_for([mix]), tokens, [mix], sampling), stream)[0]

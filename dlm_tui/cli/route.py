@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.output import emit, say
+from dlm_tui.input import read_prompts
+from dlm_tui.output import emit, say, shown
 
 if TYPE_CHECKING:
     from dlm_tui.gate import RouteResult
@@ -26,13 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.progress import run_to_end
 
+    prompts = read_prompts(args.prompt)
     session = open_session(args, adapters=False)
     names = session.document.adapter_names
     status = session.gate_status
     if status.problem:
         say(status.problem)
     results = []
-    for prompt in _prompts(args):
+    for prompt in prompts:
         result = run_to_end(session.router.route(prompt, explain=args.explain))
         if args.json:
             results.append(as_json(prompt, result))
@@ -74,14 +75,6 @@ def as_json(prompt: str, result: RouteResult) -> dict[str, Any]:
     return row
 
 
-def _prompts(args: argparse.Namespace) -> Iterator[str]:
-    if args.prompt is not None:
-        yield args.prompt
-        return
-    for line in sys.stdin:
-        yield line.removesuffix("\n").removesuffix("\r")
-
-
 def _print(prompt: str, result: RouteResult) -> None:
     weights = "  ".join(f"{name} {weight:.4f}" for name, weight in result.weights.items())
     notes = f"{result.entropy:.3f} nats  {result.tokens} tokens"
@@ -99,4 +92,4 @@ def _print(prompt: str, result: RouteResult) -> None:
 def _shown(text: str, limit: int = 100) -> str:
     """One printable line: control characters are shown, never sent to the terminal."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return shown(cut, keep="")

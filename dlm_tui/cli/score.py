@@ -8,7 +8,8 @@ from typing import Any
 
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
-from dlm_tui.output import emit, say
+from dlm_tui.input import read_prompt
+from dlm_tui.output import emit, say, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.completion == "":
         raise UsageError("the completion is empty")
     grid = _grid(args.grid)
-    prompt = None if args.suite else _prompt(args)
+    prompt = None if args.suite else read_prompt(args.prompt)
     session = open_session(args)
     seed = seed_in_range(session.document.training.seed if args.seed is None else args.seed)
     if args.suite:
@@ -57,13 +58,6 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep:
         return _sweep(args, session, str(prompt), grid)
     return _views(args, session, str(prompt), seed)
-
-
-def _prompt(args: argparse.Namespace) -> str:
-    prompt = args.prompt if args.prompt is not None else sys.stdin.read().strip()
-    if not prompt.strip():
-        raise UsageError("the prompt is empty")
-    return str(prompt)
 
 
 def _grid(text: str) -> list[float]:
@@ -227,8 +221,3 @@ def _sweep(args: argparse.Namespace, session: Any, prompt: str, grid: list[float
     for point in points:
         print(f"c = {point.c:+g}  {point.kl:.3f} nats  {shown(point.text)}")
     return 0
-
-
-def shown(text: str) -> str:
-    """One line that a terminal cannot take for anything but text."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

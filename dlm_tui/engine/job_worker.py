@@ -29,6 +29,7 @@ from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.export.report import ExportReport
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import error_line, system_sentence
 
 
 class _Job:
@@ -94,7 +95,7 @@ def _answer(job: _Job) -> Event:
         return Failed(kind=type(error).__name__, text=str(error))
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return Failed(kind=type(error).__name__, text=f"unexpected {type(error).__name__}: {error}")
+        return Failed(kind=type(error).__name__, text=system_sentence(error) or f"unexpected {error_line(error)}")
 
 
 def run_train(job: _Job, request: TrainJob) -> Trained:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dlm_tui.engine.protocol import Cancel, Event, Failed, Request, Route, Stopped
 from dlm_tui.engine.stdio_transport import StdioTransport
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import error_line, system_sentence
 
 # A handler yields events (or None after a step without news) and returns the final event.
 Work = Generator[Event | None, None, Event]
@@ -97,7 +98,10 @@ class Scheduler:
             return False
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            self._send(task, Failed(kind=type(error).__name__, text=_one_sentence(error)))
+            self._send(
+                task,
+                Failed(kind=type(error).__name__, text=system_sentence(error) or f"unexpected {error_line(error)}"),
+            )
             return False
         if event is not None:
             self._send(task, event)
@@ -106,8 +110,3 @@ class Scheduler:
     def _send(self, task: _Task, event: Event) -> None:
         event.id = task.request.id
         self._channel.send(event)
-
-
-def _one_sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"unexpected {type(error).__name__}: {lines[0] if lines else 'no further word'}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
+from dlm_tui.document.errors import printable
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
 from dlm_tui.store import (
@@ -24,6 +25,7 @@ from dlm_tui.store import (
     utc_seconds,
     write_lock_record,
 )
+from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
 from dlm_tui.training.rows import AdapterRows
 
@@ -50,9 +52,10 @@ class FinishedRun:
 def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned) -> None:
     """Fill a version directory; nothing points to it yet."""
     folder = target.path
-    save_file(result.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with naming(folder):
+        save_file(result.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        request.base.tokenizer.save_pretrained(folder)
     write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
-    request.base.tokenizer.save_pretrained(folder)
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
     write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
     sync_tree(folder)
@@ -65,7 +68,7 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
 
     def record(manifest: Manifest) -> None:
         manifest.base_model_revision = request.base.identity.revision
-        manifest.source_path = str(document.path) if document.path else manifest.source_path
+        manifest.source_path = printable(str(document.path)) if document.path else manifest.source_path
         for run in runs:
             if run.name == "default":
                 manifest.adapter_version = run.version.version

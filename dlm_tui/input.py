@@ -1,0 +1,47 @@
+"""Prompts from the command line and from standard input: UTF-8 text, the same for every command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from dlm_tui.errors import UsageError
+
+
+def read_prompt(given: str | None) -> str:
+    """The prompt given as an argument, else the whole of standard input. Raises UsageError when it is empty."""
+    prompt = checked_text(given, "the prompt") if given is not None else "\n".join(_lines()).strip()
+    if not prompt.strip():
+        raise UsageError("the prompt is empty")
+    return prompt
+
+
+def read_prompts(given: str | None) -> Iterator[str]:
+    """The one prompt given as an argument, else every line of standard input as it arrives."""
+    return _lines() if given is None else iter([checked_text(given, "the prompt")])
+
+
+def checked_text(text: str, what: str) -> str:
+    """`text`. Raises UsageError when it came from bytes that are not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) - 0xDC00
+        shown = f"byte 0x{byte:02x}" if 0 <= byte <= 0xFF else "a lone surrogate"
+        raise UsageError(f"{what} is not UTF-8 text ({shown} at character {error.start + 1}); convert it") from None
+    return text
+
+
+def _lines() -> Iterator[str]:
+    """Lines of standard input without their ends; a byte-order mark in front of the first is no part of it."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"line {number} of standard input is not UTF-8 text (byte 0x{line[error.start]:02x}"
+                f" at {error.start + 1}); convert it, for example with iconv -f latin1 -t utf-8"
+            ) from None

@@ -1,0 +1,119 @@
+"""What the system and its libraries raise, said in one sentence with the place and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+_REMEDIES = {
+    errno.ENOSPC: "no space is left on its disk; free some and do it again",
+    errno.EDQUOT: "the disk quota is used up; free some and do it again",
+    errno.EACCES: "this user may not do that; change its permissions or its owner",
+    errno.EPERM: "this user may not do that; change its permissions or its owner",
+    errno.EROFS: "its disk is mounted read-only; choose another place (--home, --out)",
+    errno.ENOENT: "it does not exist; check the path",
+    errno.ENOTDIR: "a part of that path is a file, not a folder; check the path",
+    errno.EISDIR: "it is a folder, not a file; check the path",
+    errno.EEXIST: "it exists already; choose another name",
+    errno.ENAMETOOLONG: "its name is too long; choose a shorter one",
+    errno.ELOOP: "its links lead round in a circle; remove one of them",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EIO: "the disk reports an error; look after the disk before anything else",
+    errno.ENOMEM: "there is not enough memory; close other programs",
+    errno.ENOTEMPTY: "the folder is not empty; look what is in it",
+    errno.ESTALE: "the network folder is gone; mount it again",
+}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_ALLOCATION = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
+
+
+def system_sentence(error: BaseException) -> str | None:
+    """One sentence for an error of the system or of a library below; None for any other.
+
+    Knows OSError (full disk, permissions, missing files), shutil.Error, SafetensorError, SQLite, memory, nesting,
+    text that is not UTF-8, and Jinja.
+    """
+    number, path = _errno(error), _path(error)
+    if number is not None:
+        what = _REMEDIES.get(number) or os.strerror(number)
+        return f"{path or 'a file'}: {what}"
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return "there is not enough memory for this; close other programs or use a smaller base"
+    if isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)):
+        return "there is not enough memory for this; close other programs or use a smaller base"
+    if isinstance(error, RecursionError):
+        return "a file is nested too deeply to be read"
+    if isinstance(error, sqlite3.Error):
+        return f"the metrics database cannot be used: {_first(error)}; `dlm-tui doctor DOC` looks at it"
+    if isinstance(error, UnicodeEncodeError):
+        return "a text holds bytes that are not UTF-8 and cannot be written; rename the file or mend the text"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a text is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it"
+    if name == "SafetensorError":
+        return f"{path or 'a safetensors file'} cannot be read or written: {_first(error)}"
+    if type(error).__module__.partition(".")[0] == "jinja2":
+        return f"a chat template cannot be used: {_first(error)}"
+    return None
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """System errors of the block that name no file name `path`; those of safetensors and copytree become OSError."""
+    try:
+        yield
+    except OSError as error:
+        number = _errno(error)
+        if number is None or (error.filename is not None and not isinstance(error, shutil.Error)):
+            raise
+        raise OSError(number, os.strerror(number), _path(error) or str(path)) from error
+    except Exception as error:
+        number = _errno(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def error_line(error: BaseException) -> str:
+    """The name of any other error and its first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number for what happened, also where a library has put it into a text."""
+    if isinstance(error, shutil.Error):
+        return next((found for found in map(_number_in, _reasons(error)) if found is not None), None)
+    if isinstance(error, OSError):
+        return error.errno if error.errno is not None else _number_in(str(error))
+    if type(error).__name__ == "SafetensorError" or type(error) is Exception:  # the latter is what tokenizers raises
+        return _number_in(str(error))
+    return None
+
+
+def _path(error: BaseException) -> str | None:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        return str(error.args[0][0][1])
+    name = getattr(error, "filename", None)
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else None
+
+
+def _reasons(error: shutil.Error) -> list[str]:
+    listed = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return [str(entry[-1]) for entry in listed if entry]
+
+
+def _number_in(text: str) -> int | None:
+    match = _OS_ERROR.search(text) or re.search(r"\[Errno (\d+)\]", text)
+    return int(match[1]) if match else None
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

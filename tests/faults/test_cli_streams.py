@@ -1,0 +1,105 @@
+"""Standard streams that are closed, full, gone or not UTF-8; control characters on the way to a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.errors import UsageError
+from dlm_tui.input import checked_text, read_prompt, read_prompts
+
+PROGRAM = [sys.executable, "-m", "dlm_tui"]
+
+
+def shell(script: str, *arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a shell script in which `$d` is the program and $1 … are the arguments."""
+    script = f'd() {{ "{sys.executable}" -m dlm_tui "$@"; }}; {script}'
+    return subprocess.run(["bash", "-c", script, "x", *arguments], input=stdin, capture_output=True, timeout=60)
+
+
+def clean(errors: bytes) -> bool:
+    return b"Traceback" not in errors and b"Error" not in errors and b"\x1b" not in errors
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "route --help"])
+def test_a_reader_that_is_gone(arguments: str) -> None:
+    done = shell(f"d {arguments} | true; echo ${{PIPESTATUS[0]}}")
+    assert clean(done.stderr)
+    assert done.stdout in (b"0\n", b"1\n")
+
+
+def test_closed_streams(tmp_path: Path) -> None:
+    done = shell("d --version >&-")
+    assert done.returncode == 2
+    assert b"standard output is closed" in done.stderr and clean(done.stderr)
+    assert shell("d --version 2>&-").stdout.startswith(b"dlm-tui ")
+    done = shell("d <&-")
+    assert done.returncode == 2 and b"needs a terminal" in done.stderr
+    done = shell("d prompt nothing.dlm <&-")
+    assert done.returncode == 2 and b"the prompt is empty" in done.stderr
+    # a file opened while stderr is closed must not get its number, or narration lands in it
+    (tmp_path / "a.dlm").write_bytes(b"---\ndlm_id: bad\n---\n")
+    before = (tmp_path / "a.dlm").read_bytes()
+    assert shell(f"d parse {tmp_path}/a.dlm 2>&-").returncode == 3
+    assert (tmp_path / "a.dlm").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_full_stdout_is_a_sentence() -> None:
+    done = shell("d --help > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr == b"dlm-tui: standard output cannot be written: No space left on device\n"
+
+
+def test_argparse_repeats_no_control_characters() -> None:
+    done = shell('d route "$1" "$2" "$3"', b"--z\x1b[31m\xe2\x80\xae", b"b\xc2\x9b", b"c\x1b]0;x\x07")
+    assert done.returncode == 2
+    assert b"\x1b" not in done.stderr and b"\xe2\x80\xae" not in done.stderr and b"\xc2\x9b" not in done.stderr
+    assert b"\\x1b[31m\\u202e" in done.stderr
+
+
+def test_prompts_are_utf8_whoever_reads_them() -> None:
+    for command in ("prompt", "route", "score"):
+        done = shell(f'd {command} nothing.dlm "$1"', b"Gr\xfc\xdfe")
+        assert done.returncode == 2, command
+        assert b"the prompt is not UTF-8 text (byte 0xfc at character 3)" in done.stderr
+    done = shell('d label nothing.dlm "$1" --adapter a', b"Gr\xfc\xdfe")
+    assert done.returncode == 2 and b"the prompt is not UTF-8" in done.stderr
+
+
+class _Stdin:
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self.buffer = lines
+
+
+def test_standard_input_is_read_as_utf8_without_a_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [b"\xef\xbb\xbfWhere?\r\n", "Grüße\n".encode(), b"\n", b"end"]
+    monkeypatch.setattr(sys, "stdin", _Stdin(lines))
+    assert list(read_prompts(None)) == ["Where?", "Grüße", "", "end"]
+    assert read_prompt(None) == "Where?\nGrüße\n\nend"
+    monkeypatch.setattr(sys, "stdin", _Stdin([b"good\n", b"caf\xe9\n"]))
+    taken = read_prompts(None)
+    assert next(taken) == "good"
+    with pytest.raises(UsageError, match=r"line 2 of standard input is not UTF-8 text \(byte 0xe9 at 4\); convert it"):
+        next(taken)
+    monkeypatch.setattr(sys, "stdin", _Stdin([b"\xef\xbb\xbf \n"]))
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        read_prompt(None)
+    assert checked_text("naïve 🙂", "the prompt") == "naïve 🙂"
+
+
+def test_data_on_a_terminal_holds_no_control_characters() -> None:
+    script = "from dlm_tui.output import put; put('a\\x1b[31m\\u202eb\\tc\\nd')"
+    leader, follower = pty.openpty()
+    subprocess.run([sys.executable, "-c", script], stdout=follower, check=True)
+    os.close(follower)
+    assert os.read(leader, 1000).replace(b"\r\n", b"\n") == b"a\\x1b[31m\\u202eb\tc\nd\n"
+    os.close(leader)
+    piped = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    assert piped == "a\x1b[31m\u202eb\tc\nd\n".encode()

@@ -1,0 +1,28 @@
+"""A document whose name is not UTF-8: it trains to the end, and its training is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.document import load
+from dlm_tui.store import Store, current_version, read_manifest
+from dlm_tui.training import TrainRequest, train_document
+from tests.tiny_models import tiny_base
+from tests.training_samples import write_document
+
+
+def test_a_name_that_is_not_utf8_loses_no_training(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.dlm"))
+    try:
+        path.write_bytes(write_document(tmp_path, sections=2, epochs=1).read_bytes())
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    document = load(path)
+    store = Store(tmp_path / "home", document.dlm_id)
+    train_document(TrainRequest(document=document, store=store, base=tiny_base(tmp_path / "m")), lambda _: None)
+    assert current_version(store, "facts") is not None
+    manifest = read_manifest(store)
+    assert manifest is not None and manifest.source_path == f"{tmp_path}/caf\\udce9.dlm"

@@ -1,0 +1,74 @@
+"""What the system raises becomes a sentence with the place and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from dlm_tui.files import write_atomic
+from dlm_tui.system_errors import error_line, naming, system_sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "x", "/home/a"), ("/home/a", "no space", "free some")),
+        (PermissionError(errno.EACCES, "x", "/lock"), ("/lock", "permissions")),
+        (OSError(errno.EROFS, "x", "/ro"), ("/ro", "read-only", "--home")),
+        (OSError(errno.EXDEV, "x", "/y"), ("/y", os.strerror(errno.EXDEV))),
+        (OSError(errno.ENOSPC, "x"), ("a file", "no space")),
+        (shutil.Error([("/a", "/b/c", "[Errno 28] No space left on device: '/b/c'")]), ("/b/c", "no space")),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), ("no space",)),
+        (SafetensorError("Error while deserializing header: header too large"), ("header too large",)),
+        (Exception("No space left on device (os error 28)"), ("no space",)),
+        (MemoryError(), ("memory",)),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), ("memory",)),
+        (RecursionError("maximum recursion depth exceeded"), ("nested too deeply",)),
+        (sqlite3.DatabaseError("database disk image is malformed"), ("malformed", "doctor")),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed"), ("UTF-8",)),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ("0xff",)),
+    ],
+)
+def test_a_sentence_names_place_and_remedy(error: Exception, words: tuple[str, ...]) -> None:
+    sentence = system_sentence(error)
+    assert sentence is not None and "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_other_errors_are_left_to_their_own_words() -> None:
+    assert system_sentence(ValueError("no")) is None
+    assert system_sentence(RuntimeError("shapes differ")) is None
+    assert error_line(ValueError("one\ntwo")) == "ValueError: one"
+    assert error_line(KeyError()) == "KeyError"
+
+
+def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"gate\.json") as caught:
+        write_atomic(tmp_path / "gate.json", b"{}")
+    expected = f"{tmp_path}/gate.json: no space is left on its disk; free some and do it again"
+    assert system_sentence(caught.value) == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_libraries_errors_get_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, naming(tmp_path):
+        save_file({"a": torch.zeros(2)}, tmp_path / "missing" / "a.safetensors")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path))
+    with pytest.raises(OSError) as caught, naming(tmp_path):
+        Path("/does/not/exist").read_bytes()
+    assert caught.value.filename == "/does/not/exist"
+    with pytest.raises(ValueError), naming(tmp_path):
+        raise ValueError
