@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.show_report import show_report
 from dlm_tui.document import Document, load
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit
 from dlm_tui.store import resolve_home
+
+if TYPE_CHECKING:
+    from dlm_tui.model.registry import BaseSource
 
 _BAR_CELLS = 20
 
@@ -22,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     document = load(Path(args.document))
-    report = show_report(resolve_home(args.home), document, base_path=_base_path(document, args.base))
+    report = show_report(resolve_home(args.home), document, base=_base(document, args.base))
     if args.json:
         emit(report)
     else:
@@ -51,6 +54,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         shown = f"v{version:04d}" if version is not None else "-"
         count = document["sections"].get(name, document["untagged"] if name == "default" else 0)
         lines.append(f"{name:<34}{shown:>8}{count:>10}")
+    lines += _plan_lines(report.get("training_plan"))
     strangers = [name for name in document["sections"] if name not in report["adapters"]]
     lines += [f"{name:<34}{'-':>8}{document['sections'][name]:>10}  not declared" for name in strangers]
     weights = {"trained": "its learned weights are in force", "uniform": "uniform weights", "none": "uniform weights"}
@@ -65,6 +69,29 @@ def describe(report: dict[str, Any]) -> list[str]:
     lines += [f"warning: {text}" for text in gate["warnings"]]
     lines += [f"problem: {text}" for text in report["problems"]]
     return [_plain(line) for line in lines]
+
+
+def _plan_lines(plan: dict[str, Any] | None) -> list[str]:
+    """What `train` would do, an adapter a line; a phase is its name, epochs, steps, learning rate and schedule."""
+    if plan is None:
+        return []
+    batch = plan["micro_batch"] * plan["grad_accum"]
+    shared = f"{plan['optimizer']}, {batch} rows a step, {plan['sequence_len']} tokens a row, seed {plan['seed']}"
+    lines = ["", _row("training", f"{shared}, {plan['precision'] or 'fp32'}")]
+    for name, adapter in plan["adapters"].items():
+        rows = ", ".join(f"{count} {kind}" for kind, count in adapter["rows"].items() if count)
+        kind = adapter["parameterization"] + (f" ({adapter['selection']})" if adapter["selection"] else "")
+        phases = "; ".join(
+            f"{phase['name']} {phase['epochs']} epochs, {phase['steps']} steps, {phase['learning_rate']:g} "
+            f"{phase['lr_scheduler']}"
+            for phase in adapter["phases"]
+        )
+        modules = adapter["target_modules"]
+        where = modules if isinstance(modules, str) else " ".join(modules)
+        lines.append(
+            f"  {name:<16}{kind} r {adapter['rank']} alpha {adapter['alpha']:g}; rows: {rows}; {phases}; {where}"
+        )
+    return lines + [f"  note: {text}" for text in plan["notes"]]
 
 
 def _row(label: str, text: str) -> str:
@@ -95,12 +122,11 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _base_path(document: Document, override: str | Path | None) -> Path | None:
-    """The folder of the base when it lies on this machine; showing a store needs no base."""
+def _base(document: Document, override: str | Path | None) -> BaseSource | None:
+    """What is known of the base without loading it; showing a store needs none."""
     from dlm_tui.model.registry import resolve_base
 
     try:
-        source = resolve_base(document.base_model, Path(override) if override is not None else None)
+        return resolve_base(document.base_model, Path(override) if override is not None else None)
     except DlmTuiError:
         return None
-    return source.path

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.document import DirectiveError, Document, SideFileError, source_bindings, sources
 from dlm_tui.document.probes import PROSE_PROBE_CHARS
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_status
@@ -16,15 +17,20 @@ from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.versions import current_version, latest_version, stored_adapters
+from dlm_tui.training.plan import plan_training
+
+if TYPE_CHECKING:
+    from dlm_tui.model.registry import BaseSource
 
 
-def show_report(home: Path, document: Document, *, base_path: Path | None = None) -> dict[str, Any]:
-    """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, and
-    `source_adapters` where folders are bound to adapters.
+def show_report(home: Path, document: Document, *, base: BaseSource | None = None) -> dict[str, Any]:
+    """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, `training_plan`,
+    and `source_adapters` where folders are bound to adapters.
 
-    The folders of `training.sources` are read, too. `base_path` is the folder of the base when known (its config names
-    the architecture). Reads only: a store that does not exist stays so. Parts that cannot be read become sentences in
-    `problems`; only a broken manifest raises (ManifestError).
+    The folders of `training.sources` are read, too. `base` is what is known of the base: the config in its folder
+    names the architecture, and it knows which layers `target_modules: auto` means. Reads only: a store that does not
+    exist stays so. Parts that cannot be read become sentences in `problems`; only a broken manifest raises
+    (ManifestError).
     """
     store = Store(home, document.dlm_id)
     problems: list[str] = []
@@ -34,7 +40,7 @@ def show_report(home: Path, document: Document, *, base_path: Path | None = None
         report = _not_initialised(document)
     else:
         report = _initialised(document, store, manifest, problems)
-        architecture = _architecture(base_path)
+        architecture = _architecture(base.path if base is not None else None)
         if architecture is not None:
             report["base_security"] = {
                 "base_model": document.base_model,
@@ -66,6 +72,7 @@ def show_report(home: Path, document: Document, *, base_path: Path | None = None
     except (GateFileError, MetricsError) as error:
         problems.append(str(error))
         report["gate_state"] = GateStatus("damaged", str(error), "none").as_json()
+    report["training_plan"] = _training_plan(document, scan, base, problems)
     report["base"] = _base(store, manifest, problems)
     report["problems"] = list(dict.fromkeys(problems))
     return report
@@ -144,6 +151,23 @@ def _with_sources(
     except (DirectiveError, SideFileError) as error:
         problems.append(str(error))
     return document, None, bindings
+
+
+def _training_plan(
+    document: Document, scan: sources.SourceScan | None, base: BaseSource | None, problems: list[str]
+) -> dict[str, Any] | None:
+    """What `train` would do with the document as it is; None where that cannot be said. Folders that are bound to no
+    adapter are not read here, so their rows are missing."""
+    try:
+        plan = plan_training(
+            document,
+            base_modules=base.target_modules if base is not None else (),
+            weights=scan.weights if scan is not None else None,
+        )
+    except DlmTuiError as error:
+        problems.append(str(error))
+        return None
+    return plan.as_json()
 
 
 def _from_metrics(store: Store) -> dict[str, Any]:

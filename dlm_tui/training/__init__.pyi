@@ -1,3 +1,5 @@
-from .pipeline import TrainOutcome as TrainOutcome
-from .pipeline import TrainRequest as TrainRequest
 from .pipeline import train_document as train_document
+from .plan import TrainingPlan as TrainingPlan
+from .plan import plan_training as plan_training
+from .report import TrainOutcome as TrainOutcome
+from .request import TrainRequest as TrainRequest

@@ -27,10 +27,10 @@ from dlm_tui.store import (
 )
 from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
-from dlm_tui.training.rows import AdapterRows
+from dlm_tui.training.plan import AdapterPlan
 
 if TYPE_CHECKING:
-    from dlm_tui.training.pipeline import TrainRequest
+    from dlm_tui.training.request import TrainRequest
 
 _LOCK_SECONDS = 60.0
 _PINNED = ("torch", "transformers", "peft", "bitsandbytes")
@@ -40,13 +40,17 @@ _PINNED = ("torch", "transformers", "peft", "bitsandbytes")
 class FinishedRun:
     """An adapter between being trained and being committed."""
 
-    name: str
+    plan: AdapterPlan
     run_id: int
     version: AdapterVersion
-    rows: AdapterRows
     started_at: str
     result: Finetuned
     summary: str
+
+    @property
+    def name(self) -> str:
+        """The adapter's name."""
+        return self.plan.name
 
 
 def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned) -> None:
@@ -113,7 +117,7 @@ def _put_back(pointers: dict[Path, bytes | None]) -> None:
 
 def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:
     """Sections of this run; after a partial run also those the other adapters were trained on before."""
-    trained = {section for run in runs for section in run.rows.section_ids}
+    trained = {section for run in runs for section in run.plan.rows.section_ids}
     if request.adapters:
         trained |= set(before) & {section.section_id for section in request.document.sections}
     return sorted(trained)
@@ -134,7 +138,7 @@ def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> Traini
         pinned_versions=pinned_versions(),
         summary_path=run.summary,
         adapter_name=None if run.name == "default" else run.name,
-        weight_distribution=run.rows.weight_distribution,
+        weight_distribution=run.plan.rows.weight_distribution,
     )
 
 

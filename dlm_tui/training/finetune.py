@@ -9,38 +9,27 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import set_seed
 
-from dlm_tui.document import AdapterSettings, Document
-from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_preferences, run_sft
+from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_phases
+from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
-from dlm_tui.training.settings import preference_phase, sft_phase, target_modules
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 
-def finetune(
-    base: Base,
-    document: Document,
-    settings: AdapterSettings,
-    rows: AdapterRows,
-    on_step: OnStep,
-    *,
-    preferences: bool,
-) -> Finetuned:
+def finetune(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep) -> Finetuned:
     """Train a LoRA adapter on `rows`; the base is left as it was.
 
-    The result depends only on the base, the rows, the settings and `training.seed`. Raises Diverged, DlmTuiError, and
-    whatever `on_step` raises.
+    The result depends only on the base, the rows and the plan. Raises Diverged, DlmTuiError, and whatever `on_step`
+    raises.
     """
-    training = document.training
-    set_seed(seed_in_range(training.seed))
+    set_seed(plan.seed)
     config = LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=target_modules(settings, base.source.target_modules),
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=list(adapter.target_modules),
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base.identity.id,
@@ -53,20 +42,7 @@ def finetune(
     except ValueError as error:
         raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
     try:
-        result = Finetuned(tensors={}, config={}, phases=[])
-        if rows.train:
-            run_sft(model, base, document, sft_phase(document, settings, rows.prose_share), rows, on_step, result)
-        if preferences and rows.preference:
-            run_preferences(
-                model,
-                base,
-                document,
-                preference_phase(document),
-                rows,
-                on_step,
-                result,
-                adapter_off=model.disable_adapter,
-            )
+        result = run_phases(model, base, plan, adapter, rows, on_step, adapter_off=model.disable_adapter)
         result.tensors = finite_tensors(get_peft_model_state_dict(model))
         result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from dlm_tui.document import Document
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
 from dlm_tui.training.rows import AdapterRows, collate_pairs, collate_sequences, filler_id
-from dlm_tui.training.settings import Phase, trainer_arguments
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -52,7 +51,6 @@ class Finetuned:
 
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any]
-    phases: list[Phase]
     steps: dict[str, int] = field(default_factory=dict)
     train_loss: dict[str, float] = field(default_factory=dict)
     val_loss: float | None = None
@@ -102,74 +100,119 @@ class _Rows(torch.utils.data.Dataset[Any]):
         return self.rows[index]
 
 
-def run_sft(
+def run_phases(
     model: Any,
     base: Base,
-    document: Document,
-    phase: Phase,
+    plan: TrainingPlan,
+    adapter: AdapterPlan,
     rows: AdapterRows,
     on_step: OnStep,
-    result: Finetuned,
-) -> None:
-    """Causal-LM loss on the training rows, validation loss after every epoch; fills `result`."""
+    *,
+    adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> Finetuned:
+    """Every phase of the plan that has rows, in order, on the trainable weights of `model`.
+
+    `adapter_off` is a context in which the model is the base. The result has no tensors yet. Raises Diverged, and
+    whatever `on_step` raises.
+    """
+    result = Finetuned(tensors={}, config={})
+    for phase in adapter.phases:
+        if not rows.of(phase):
+            continue
+        watch = _Watch(phase.name, on_step)
+        with tempfile.TemporaryDirectory(prefix="dlm-tui-train-") as scratch:
+            if phase.name == "sft":
+                trainer = _causal(model, base, plan, phase, rows, watch, Path(scratch))
+            else:
+                trainer = _preferences(model, base, plan, phase, rows, watch, Path(scratch), adapter_off)
+            trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries data
+            trainer.train()
+        result.steps[phase.name] = watch.steps
+        result.train_loss[phase.name] = watch.last_loss
+        result.val_loss = result.val_loss if watch.val_loss is None else watch.val_loss
+    return result
+
+
+def _causal(
+    model: Any, base: Base, plan: TrainingPlan, phase: Phase, rows: AdapterRows, watch: _Watch, scratch: Path
+) -> Trainer:
+    """Causal-LM loss on the training rows, validation loss after every epoch."""
     filler = filler_id(base)
-    watch = _Watch(phase.name, on_step)
 
     def collate(batch: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         watch.tokens += sum(map(len, batch))
         return collate_sequences(batch, filler)
 
-    with tempfile.TemporaryDirectory(prefix="dlm-tui-train-") as scratch:
-        trainer = Trainer(
-            model=model,
-            args=trainer_arguments(document, phase, Path(scratch), evaluate=bool(rows.validation)),
-            data_collator=collate,
-            train_dataset=_Rows(rows.train),
-            eval_dataset=_Rows(rows.validation) if rows.validation else None,
-            callbacks=[watch],
-        )
-        _run(trainer, watch, phase, result)
-    result.val_loss = watch.val_loss
+    return Trainer(
+        model=model,
+        args=trainer_arguments(plan, phase, scratch, evaluate=bool(rows.validation)),
+        data_collator=collate,
+        train_dataset=_Rows(rows.train),
+        eval_dataset=_Rows(rows.validation) if rows.validation else None,
+        callbacks=[watch],
+    )
 
 
-def run_preferences(
+def _preferences(
     model: Any,
     base: Base,
-    document: Document,
+    plan: TrainingPlan,
     phase: Phase,
     rows: AdapterRows,
-    on_step: OnStep,
-    result: Finetuned,
-    *,
+    watch: _Watch,
+    scratch: Path,
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
-) -> None:
-    """The preference loss on the pairs; `adapter_off` is a context in which the model is the base. Fills `result`."""
-    preference = document.training.preference
+) -> Trainer:
+    """The preference loss on the pairs, against the base or against the model as it is before this phase."""
     filler = filler_id(base)
-    watch = _Watch(phase.name, on_step)
-    reference = adapter_off if preference.reference == "base" else _frozen_copy(model)
-    with tempfile.TemporaryDirectory(prefix="dlm-tui-train-") as scratch:
-        trainer = PreferenceTrainer(
-            method=phase.name,
-            beta=preference.hyperparams.beta,
-            alpha=preference.hyperparams.alpha,
-            loss_type=preference.loss_type,
-            reference=_evaluating(model, reference),
-            model=model,
-            args=trainer_arguments(document, phase, Path(scratch), evaluate=False),
-            data_collator=lambda batch: collate_pairs(batch, filler),
-            train_dataset=_Rows(rows.preference),
-            callbacks=[watch],
-        )
-        _run(trainer, watch, phase, result)
+    preference = plan.preference
+    return PreferenceTrainer(
+        method=phase.name,
+        beta=preference.beta,
+        alpha=preference.alpha,
+        loss_type=preference.loss_type,
+        reference=_evaluating(model, adapter_off if preference.reference == "base" else _frozen_copy(model)),
+        model=model,
+        args=trainer_arguments(plan, phase, scratch, evaluate=False),
+        data_collator=lambda batch: collate_pairs(batch, filler),
+        train_dataset=_Rows(rows.preference),
+        callbacks=[watch],
+    )
 
 
-def _run(trainer: Trainer, watch: _Watch, phase: Phase, result: Finetuned) -> None:
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries data
-    trainer.train()
-    result.phases.append(phase)
-    result.steps[phase.name] = watch.steps
-    result.train_loss[phase.name] = watch.last_loss
+def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evaluate: bool) -> TrainingArguments:
+    """The plan's numbers as arguments of transformers' Trainer, for one phase."""
+    extra: dict[str, Any] = {}
+    if phase.min_lr_ratio is not None:
+        extra["lr_scheduler_kwargs"] = {"min_lr_rate": phase.min_lr_ratio}
+    if plan.optimizer.startswith("galore"):
+        extra["optim_target_modules"] = ["lora_A", "lora_B"]
+    return TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=plan.micro_batch,
+        per_device_eval_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.grad_accum,
+        learning_rate=phase.learning_rate,
+        num_train_epochs=phase.epochs,
+        optim=plan.optimizer,
+        lr_scheduler_type=phase.lr_scheduler,
+        warmup_steps=phase.warmup_ratio if phase.warmup_ratio > 0 else 0,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        seed=plan.seed,
+        data_seed=plan.seed,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch" if evaluate else "no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        label_names=["labels"],
+        **extra,
+    )
 
 
 def _frozen_copy(model: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:

@@ -6,14 +6,14 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import torch
 
-from dlm_tui.document import Document, route_sections, sources
-from dlm_tui.document.seeds import seed_in_range, seed_note
+from dlm_tui.document import sources
+from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
 from dlm_tui.store import (
@@ -31,50 +31,19 @@ from dlm_tui.store import (
 from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.launcher import launcher_variables, without_launcher
-from dlm_tui.training.phases import Diverged, Finetuned, Step
-from dlm_tui.training.report import AdapterOutcome
-from dlm_tui.training.rows import AdapterRows, adapter_rows, cut_notes
-from dlm_tui.training.settings import (
-    optimiser_steps,
-    preference_phase,
-    refuse_unsupported,
-    sft_phase,
-    trains_preferences,
-    unused_settings,
-)
+from dlm_tui.training.phases import Diverged, Finetuned, OnStep, Step
+from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible
+from dlm_tui.training.report import AdapterOutcome, TrainOutcome
+from dlm_tui.training.request import TrainRequest
+from dlm_tui.training.rows import AdapterRows, cut_notes, tokenised
 
 if TYPE_CHECKING:
     from dlm_tui.document.sources import SourceScan
-    from dlm_tui.gate import GateOutcome
     from dlm_tui.model import Base
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """What to train. `adapters` None means all; `gate_only` leaves the adapters alone.
-
-    `document` includes the sections of its sources; `scan` is the finished pass that read them.
-    """
-
-    document: Document
-    store: Store
-    base: Base
-    adapters: list[str] | None = None
-    gate_only: bool = False
-    parameterization: Literal["lora", "pissa"] = "lora"
-    selection: str = "s_only"
-    scan: SourceScan | None = None
-
-
-@dataclass(kw_only=True)
-class TrainOutcome:
-    """What a run left behind. `gate` is None when the document has no gate."""
-
-    adapters: dict[str, AdapterOutcome] = field(default_factory=dict)
-    gate: GateOutcome | None = None
-    gate_error: str | None = None
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
+Say = Callable[[str], None]
+"""Tells a person a sentence, and keeps it for the outcome."""
 
 
 def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
@@ -97,14 +66,17 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
         if ignored:
             say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
         refuse_foreign_base(request.store, request.document)
-        if remark := seed_note(request.document.training.seed):
-            say(remark)
-        if not request.gate_only:
-            for text in (*unused_settings(request.document), *_source_notes(request.scan)):
+        if request.gate_only:
+            if remark := seed_note(request.document.training.seed):
+                say(remark)
+        else:
+            plan = request.plan()
+            refuse_impossible(plan, gpu=torch.cuda.is_available())
+            for text in (*plan.notes, *_source_notes(request.scan)):
                 say(text)
             with MetricsWriter(request.store) as metrics:
                 _mark_dead_runs(request.store, metrics)
-                runs = _train_adapters(request, metrics, report, say)
+                runs = _train_adapters(request, plan, metrics, report, say)
                 report(Progress("commit", text="putting the new adapters in force"))
                 try:
                     commit_runs(request, metrics, runs)
@@ -140,21 +112,25 @@ def _mark_dead_runs(store: Store, metrics: MetricsWriter) -> None:
             metrics.finish_run(run["run_id"], "failed")
 
 
-def _train_adapters(request: TrainRequest, metrics: MetricsWriter, report: Report, say: Any) -> list[FinishedRun]:
-    document = request.document
-    wanted = _plan(request, say)
-    if not wanted:
+def _train_adapters(
+    request: TrainRequest, plan: TrainingPlan, metrics: MetricsWriter, report: Report, say: Say
+) -> list[FinishedRun]:
+    """Every adapter of the plan, trained and written, none in force yet."""
+    work: list[tuple[AdapterPlan, AdapterRows]] = []
+    for adapter in plan.adapters:
+        rows = tokenised(adapter.rows, plan.sequence_len, request.base)
+        for text in cut_notes(adapter.name, rows):
+            say(text)
+        if any(rows.of(phase) for phase in adapter.phases):
+            work.append((adapter, rows))
+    if not work:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
-    total = sum(_steps_of(document, name, rows) for name, rows in wanted.items())
+    total = sum(plan.steps(rows.of(phase), phase) for adapter, rows in work for phase in adapter.phases)
     count = _Count(report, total)
     runs: list[FinishedRun] = []
     try:
-        for name, rows in wanted.items():
-            for text in cut_notes(name, rows, document):
-                say(text)
-            if rows.preference and not trains_preferences(document):
-                say(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
-            runs.append(_train_one(request, metrics, name, rows, count))
+        for adapter, rows in work:
+            runs.append(_train_one(request, plan, adapter, rows, metrics, count))
     except BaseException:
         _drop(runs, metrics, "cancelled")
         raise
@@ -166,33 +142,6 @@ def _drop(runs: list[FinishedRun], metrics: MetricsWriter, status: str) -> None:
     for run in runs:
         shutil.rmtree(run.version.path, ignore_errors=True)
         metrics.finish_run(run.run_id, status)
-
-
-def _plan(request: TrainRequest, say: Any) -> dict[str, AdapterRows]:
-    routed = route_sections(request.document)
-    names = request.adapters or list(routed)
-    for name in names:
-        if name not in routed:
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(routed)})")
-    plan = {}
-    for name in names:
-        remark = refuse_unsupported(name, request.document.adapter_settings(name))
-        if remark:
-            say(remark)
-        weights = request.scan.weights if request.scan is not None else None
-        rows = adapter_rows(request.document, routed[name], request.base, weights)
-        if not rows.train and not (rows.preference and trains_preferences(request.document)):
-            say(f"{name}: no section reaches this adapter, it is left as it is")
-            continue
-        plan[name] = rows
-    return plan
-
-
-def _steps_of(document: Document, name: str, rows: AdapterRows) -> int:
-    total = optimiser_steps(document, len(rows.train), sft_phase(document, document.adapter_settings(name)).epochs)
-    if trains_preferences(document):
-        total += optimiser_steps(document, len(rows.preference), preference_phase(document).epochs)
-    return total
 
 
 class _Count:
@@ -211,32 +160,37 @@ class _Count:
 
 
 def _train_one(
-    request: TrainRequest, metrics: MetricsWriter, name: str, rows: AdapterRows, count: _Count
+    request: TrainRequest,
+    plan: TrainingPlan,
+    adapter: AdapterPlan,
+    rows: AdapterRows,
+    metrics: MetricsWriter,
+    count: _Count,
 ) -> FinishedRun:
-    document, store = request.document, request.store
+    document, store, name = request.document, request.store, adapter.name
     run_id = next_run_id(store)
     started = utc_seconds()
     target = new_version(store, name)
     metrics.start_run(
         run_id,
-        "sft" if rows.train else document.training.preference.method,
-        seed_in_range(document.training.seed),
+        adapter.phases[0].name,
+        plan.seed,
         adapter_version=target.version,
         adapter_name=name,
-        parameterization=request.parameterization,
-        details={"selection": request.selection} if request.parameterization == "pissa" else None,
+        parameterization=adapter.parameterization,
+        details={"selection": adapter.selection} if adapter.selection else None,
     )
     began = time.monotonic()
     with RunLog(store, run_id) as log:
         log.banner(
-            seed=seed_in_range(document.training.seed),
+            seed=plan.seed,
             pinned_versions=pinned_versions(),
-            plan=_plan_text(request, name, rows),
+            plan=_plan_text(request, adapter, rows),
         )
         known = _known_sections(store)
         log.delta(
-            new=[item for item in rows.section_ids if item not in known],
-            unchanged=[item for item in rows.section_ids if item in known],
+            new=[item for item in adapter.rows.section_ids if item not in known],
+            unchanged=[item for item in adapter.rows.section_ids if item in known],
             removed=sorted(known - {section.section_id for section in document.sections}),
         )
         offset = 0
@@ -257,7 +211,7 @@ def _train_one(
             count.tick(name, step)
 
         try:
-            result = _fit(request, name, rows, on_step)
+            result = _fit(request.base, plan, adapter, rows, on_step)
             write_version(request, target, result)
         except BaseException as error:
             metrics.finish_run(run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
@@ -270,7 +224,7 @@ def _train_one(
         log.complete(steps=steps)
         log.summary(
             adapter_version=target.version,
-            seed=seed_in_range(document.training.seed),
+            seed=plan.seed,
             steps=steps,
             duration_seconds=time.monotonic() - began,
             final_train_loss=last_loss(result),
@@ -281,27 +235,21 @@ def _train_one(
             else [],
         )
         return FinishedRun(
-            name=name,
+            plan=adapter,
             run_id=run_id,
             version=target,
-            rows=rows,
             started_at=started,
             result=result,
             summary=log.summary_relative,
         )
 
 
-def _fit(request: TrainRequest, name: str, rows: AdapterRows, on_step: Any) -> Finetuned:
-    document = request.document
-    settings = document.adapter_settings(name)
-    preferences = trains_preferences(document)
-    if request.parameterization == "pissa":
+def _fit(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep) -> Finetuned:
+    if adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 
-        return finetune_pissa(
-            request.base, document, settings, rows, on_step, selection=request.selection, preferences=preferences
-        )
-    return finetune(request.base, document, settings, rows, on_step, preferences=preferences)
+        return finetune_pissa(base, plan, adapter, rows, on_step)
+    return finetune(base, plan, adapter, rows, on_step)
 
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:
@@ -344,11 +292,11 @@ def _known_sections(store: Store) -> set[str]:
     return set(manifest.content_hashes) if manifest else set()
 
 
-def _plan_text(request: TrainRequest, name: str, rows: AdapterRows) -> dict[str, Any]:
+def _plan_text(request: TrainRequest, adapter: AdapterPlan, rows: AdapterRows) -> dict[str, Any]:
     return {
-        "adapter": name,
-        "parameterization": request.parameterization,
-        "selection": request.selection if request.parameterization == "pissa" else None,
+        "adapter": adapter.name,
+        "parameterization": adapter.parameterization,
+        "selection": adapter.selection,
         "rows": len(rows.train),
         "validation_rows": len(rows.validation),
         "preference_rows": len(rows.preference),

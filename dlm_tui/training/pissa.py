@@ -14,15 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import set_seed
 
-from dlm_tui.document import AdapterSettings, Document
-from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
 from dlm_tui.training.finetune import finite_tensors
-from dlm_tui.training.phases import Finetuned, OnStep, run_preferences, run_sft
+from dlm_tui.training.phases import Finetuned, OnStep, run_phases
+from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows, filler_id, pad
-from dlm_tui.training.settings import preference_phase, sft_phase, target_modules
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -44,31 +42,22 @@ class _Steered(nn.Module):
 
 
 def finetune_pissa(
-    base: Base,
-    document: Document,
-    settings: AdapterSettings,
-    rows: AdapterRows,
-    on_step: OnStep,
-    *,
-    selection: str,
-    preferences: bool,
+    base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep
 ) -> Finetuned:
-    """Train Δs of the `lora_r` singular directions chosen by `selection`; the result is an ordinary LoRA.
+    """Train Δs of the `rank` singular directions chosen by the plan's selection; the result is an ordinary LoRA.
 
     Raises UsageError when `cho_rej_min_std` finds no preference rows, Diverged, and whatever `on_step` raises.
     """
-    seed = seed_in_range(document.training.seed)
-    set_seed(seed)
-    targets = target_modules(settings, base.source.target_modules)
+    set_seed(plan.seed)
+    targets, selection = list(adapter.target_modules), adapter.selection or "s_only"
     pissa = build_pissa(
         base.model,
         targets,
-        settings.lora_r,
+        adapter.rank,
         selection,
         _calibration(base, rows, targets, selection),
-        seed=seed,
+        seed=plan.seed,
     )
-    result = Finetuned(tensors={}, config={}, phases=[])
     model = _Steered(base.model, list(pissa.parameters()))
 
     @contextlib.contextmanager
@@ -82,11 +71,7 @@ def finetune_pissa(
 
     try:
         with pissa(base.model, c=1.0):
-            if rows.train:
-                run_sft(model, base, document, sft_phase(document, settings, rows.prose_share), rows, on_step, result)
-            if preferences and rows.preference:
-                phase = preference_phase(document)
-                run_preferences(model, base, document, phase, rows, on_step, result, adapter_off=adapter_off)
+            result = run_phases(model, base, plan, adapter, rows, on_step, adapter_off=adapter_off)
     finally:
         base.model.eval().requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="dlm-tui-pissa-") as folder:

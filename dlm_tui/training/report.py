@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,7 +11,7 @@ from dlm_tui.document.seeds import seed_in_range
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
-    from dlm_tui.training.pipeline import TrainOutcome
+    from dlm_tui.gate import GateOutcome
 
 
 class AdapterOutcome(msgspec.Struct, kw_only=True):
@@ -21,6 +22,17 @@ class AdapterOutcome(msgspec.Struct, kw_only=True):
     steps: int
     train_loss: float | None
     val_loss: float | None
+
+
+@dataclass(kw_only=True)
+class TrainOutcome:
+    """What a run left behind. `gate` is None when the document has no gate."""
+
+    adapters: dict[str, AdapterOutcome] = field(default_factory=dict)
+    gate: GateOutcome | None = None
+    gate_error: str | None = None
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
 
 class TrainedGate(msgspec.Struct, kw_only=True):

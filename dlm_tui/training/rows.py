@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dlm_tui.document import Document, Row, sources, split_side, training_rows
+from dlm_tui.document import Row
+from dlm_tui.training.plan import Phase, PlannedRows
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -27,71 +28,44 @@ class PreferencePair:
 class AdapterRows:
     """Rows of one adapter: causal-LM sequences for training and validation, and preference pairs.
 
-    `prose_share` is the part of the training sequences that is plain text; `weight_distribution` counts rows per tag
-    and value before weighting, None where no folder gives weights.
-
-    `limit` is the most tokens a row may have. `truncated` counts sequences cut there, `cut_prompts` pairs whose prompt
-    lost its beginning, `cut_answers` pairs with a shortened answer, `equal_pairs` those left out because no difference
-    between chosen and rejected was left.
+    `limit` is the most tokens a row may have, `wanted` what the document says. `truncated` counts sequences cut there,
+    `cut_prompts` pairs whose prompt lost its beginning, `cut_answers` pairs with a shortened answer, `equal_pairs`
+    those left out because no difference between chosen and rejected was left.
     """
 
     train: list[list[int]] = field(default_factory=list)
     validation: list[list[int]] = field(default_factory=list)
     preference: list[PreferencePair] = field(default_factory=list)
-    section_ids: list[str] = field(default_factory=list)
     limit: int = 0
+    wanted: int = 0
     truncated: int = 0
-    prose_share: float = 0.0
-    weight_distribution: dict[str, dict[str, int]] | None = None
     cut_prompts: int = 0
     cut_answers: int = 0
     equal_pairs: int = 0
 
+    def of(self, phase: Phase) -> int:
+        """How many rows a phase goes over per epoch."""
+        return len(self.train if phase.name == "sft" else self.preference)
 
-def adapter_rows(
-    document: Document, indices: Sequence[int], base: Base, weights: sources.Weights | None = None
-) -> AdapterRows:
-    """Rows of the sections at `indices`, in document order, rendered with the base's chat template.
 
-    `weights` repeats or drops the rows of tagged sections. Every sequence is cut at `row_limit` tokens. The
-    validation share follows the section ids and the seed, so that a row keeps its side when the document grows. Raises
-    MediaTrainingError, the errors of malformed bodies, and DlmTuiError if the weights drop every row.
-    """
-    settings = document.training
-    rows = AdapterRows(limit=row_limit(document, base))
-    seen: set[str] = set()
-    given = training_rows(document, indices)
-    rows.weight_distribution = sources.weight_distribution(given, document, weights or {})
-    prose = 0
-    for row in sources.weighted_rows(given, document, weights or {}):
-        if row.section_id not in seen:
-            seen.add(row.section_id)
-            rows.section_ids.append(row.section_id)
-        if row.kind == "preference":
-            _add_pair(rows, row, base)
-            continue
-        ids = _sequence(row, base)
-        rows.truncated += len(ids) > rows.limit
-        side = split_side(settings.seed, row.section_id, row.sub_index)
-        (rows.train if side == "train" else rows.validation).append(ids[: rows.limit])
-        prose += row.kind == "text" and side == "train"
-    if not rows.train:  # too small to spare anything
-        rows.train, rows.validation = rows.validation, []
-        prose = sum(row.kind == "text" for row in given)
-    rows.prose_share = prose / len(rows.train) if rows.train else 0.0
+def tokenised(planned: PlannedRows, sequence_len: int, base: Base) -> AdapterRows:
+    """The rows as tokens, rendered with the base's chat template and cut at `sequence_len` tokens, or at the base's
+    positions where it has fewer."""
+    rows = AdapterRows(limit=min(sequence_len, base.positions or sequence_len), wanted=sequence_len)
+    for sequences, given in ((rows.train, planned.train), (rows.validation, planned.validation)):
+        for row in given:
+            ids = _sequence(row, base)
+            rows.truncated += len(ids) > rows.limit
+            sequences.append(ids[: rows.limit])
+    for row in planned.preference:
+        _add_pair(rows, row, base)
     return rows
 
 
-def row_limit(document: Document, base: Base) -> int:
-    """`training.sequence_len`, or the base's positions where it has fewer; in tokens."""
-    return min(document.training.sequence_len, base.positions or document.training.sequence_len)
-
-
-def cut_notes(name: str, rows: AdapterRows, document: Document) -> list[str]:
+def cut_notes(name: str, rows: AdapterRows) -> list[str]:
     """A sentence for everything that was left out of the rows of adapter `name`."""
     notes = []
-    wanted = document.training.sequence_len
-    why = f" (the base has no more positions; sequence_len is {wanted})" if rows.limit < wanted else ""
+    why = f" (the base has no more positions; sequence_len is {rows.wanted})" if rows.limit < rows.wanted else ""
     if rows.truncated:
         notes.append(f"{name}: {rows.truncated} rows were cut at {rows.limit} tokens{why}")
     if rows.cut_prompts:

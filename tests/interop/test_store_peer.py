@@ -13,6 +13,7 @@ import pytest
 
 from dlm_tui.cli.show_report import show_report
 from dlm_tui.document import load
+from dlm_tui.model import resolve_base
 from dlm_tui.store import (
     MetricsReader,
     Store,
@@ -35,13 +36,13 @@ TRIMMED = {"uniform": {"replay_size_bytes"}}
 def test_show_agrees_with_the_tool(which: str) -> None:
     root = peer_root()
     expected = json.loads((root / f"expected_show_{which}.json").read_text(encoding="utf-8"))
-    report = show_report(root / "home", load(root / f"{which}.dlm"), base_path=root / "base")
+    report = show_report(root / "home", load(root / f"{which}.dlm"), base=resolve_base("peer-tiny", root / "base"))
     assert report["gate"] == expected["gate"]
     assert set(expected) <= set(report)
     compared = set(expected) - ELSEWHERE - TRIMMED.get(which, set())
     assert {key: report[key] for key in compared} == {key: expected[key] for key in compared}
     assert report["path"].endswith(expected["path"])
-    assert set(report) - set(expected) == {"document", "adapters", "gate_state", "base", "problems"}
+    assert set(report) - set(expected) == {"document", "adapters", "gate_state", "base", "problems", "training_plan"}
     assert report["problems"] == []
 
 

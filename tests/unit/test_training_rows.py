@@ -8,7 +8,8 @@ import pytest
 
 from dlm_tui.document import Document, parse_bytes
 from dlm_tui.model.base import Base
-from dlm_tui.training.rows import adapter_rows, cut_notes
+from dlm_tui.training.plan import planned_rows
+from dlm_tui.training.rows import AdapterRows, cut_notes, tokenised
 from tests.tiny_models import tiny_base
 
 HEAD = """---
@@ -31,6 +32,10 @@ def preference(prompt: str, chosen: str, rejected: str) -> str:
     return f"::preference#facts::\n### Prompt\n{prompt}\n### Chosen\n{chosen}\n### Rejected\n{rejected}\n\n"
 
 
+def rows_of(text: Document, base: Base) -> AdapterRows:
+    return tokenised(planned_rows(text, range(len(text.sections))), text.training.sequence_len, base)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return tiny_base(tmp_path_factory.mktemp("rows") / "m")
@@ -39,23 +44,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 def test_a_long_preference_prompt_keeps_its_question(base: Base) -> None:
     body = preference(f"{LONG}\nWhat is the last word?", "rings", "stone")
     text = document(body, 64)
-    rows = adapter_rows(text, range(len(text.sections)), base)
+    rows = rows_of(text, base)
     (pair,) = rows.preference
     prompt = base.tokenizer.decode(pair.chosen[: pair.prompt_length])
     assert prompt.endswith("What is the last word?<|im_end|>\n<|im_start|>assistant\n")
     assert len(pair.chosen) <= 64 and len(pair.rejected) <= 64
     assert base.tokenizer.decode(pair.chosen[pair.prompt_length :]) == "rings<|im_end|>\n"
     assert base.tokenizer.decode(pair.rejected[pair.prompt_length :]) == "stone<|im_end|>\n"
-    assert cut_notes("facts", rows, text) == ["facts: 1 preference prompts lost their beginning to fit into 64 tokens"]
+    assert cut_notes("facts", rows) == ["facts: 1 preference prompts lost their beginning to fit into 64 tokens"]
 
 
 def test_pairs_cut_into_equality_are_left_out_and_said(base: Base) -> None:
     body = preference("Tell me.", f"{LONG} one", f"{LONG} two") + preference("Tell me.", f"one {LONG}", f"two {LONG}")
     text = document(body, 64)
-    rows = adapter_rows(text, range(len(text.sections)), base)
+    rows = rows_of(text, base)
     assert len(rows.preference) == 1
     assert rows.preference[0].chosen != rows.preference[0].rejected
-    assert cut_notes("facts", rows, text) == [
+    assert cut_notes("facts", rows) == [
         "facts: the answers of 2 preference pairs were cut at 64 tokens",
         "facts: 1 preference pairs were left out: chosen and rejected are the same within 64 tokens",
     ]
@@ -67,18 +72,18 @@ def test_pairs_end_as_instruction_rows_do(base: Base) -> None:
         + "::instruction#facts::\n### Q\nWho rings?\n### A\nThe master.\n"
     )
     text = document(body, 128)
-    rows = adapter_rows(text, range(len(text.sections)), base)
+    rows = rows_of(text, base)
     assert rows.preference[0].chosen == rows.train[0]
     assert rows.preference[0].chosen[: rows.preference[0].prompt_length] == base.chat("Who rings?")
-    assert not cut_notes("facts", rows, text)
+    assert not cut_notes("facts", rows)
 
 
 def test_rows_are_cut_at_the_bases_positions(tmp_path: Path) -> None:
     small = tiny_base(tmp_path / "m", "gpt2")  # 256 positions, learned
     text = document(LONG * 2, 2048)
-    rows = adapter_rows(text, range(len(text.sections)), small)
+    rows = rows_of(text, small)
     assert [len(row) for row in rows.train] == [256]
-    assert cut_notes("facts", rows, text) == [
+    assert cut_notes("facts", rows) == [
         "facts: 1 rows were cut at 256 tokens (the base has no more positions; sequence_len is 2048)"
     ]
     assert (small.position_rows, small.context_length) == (256, 256)

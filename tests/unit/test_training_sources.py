@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from dlm_tui.cli.main import main
-from dlm_tui.document import load, sources
+from dlm_tui.document import Row, load, sources
 from dlm_tui.document.side_file import SideFile, side_file_path, write_side_file
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import Store, gate_status, read_manifest
-from dlm_tui.training import TrainRequest, train_document
-from dlm_tui.training.pipeline import TrainOutcome
-from dlm_tui.training.rows import adapter_rows
-from dlm_tui.training.settings import sft_phase, trainer_arguments
+from dlm_tui.training import TrainOutcome, TrainRequest, train_document
+from dlm_tui.training.phases import trainer_arguments
+from dlm_tui.training.plan import PlannedRows, plan_training, planned_rows
 from tests.interop.peer_fixture import peer_root
 
 _BASE = peer_root() / "base"
@@ -122,7 +122,7 @@ def test_a_document_of_sources_alone_trains(base: Base, tmp_path: Path) -> None:
     assert manifest is not None
     assert manifest.training_runs[0].weight_distribution == {"kind": {"note": 3}}
     document, scan = sources.expand_sources(load(path))
-    rows = adapter_rows(document, range(3), base, scan.weights)
+    rows = planned_rows(document, range(3), scan.weights)
     assert len(rows.train) + len(rows.validation) == 9
     assert rows.prose_share == 1.0
 
@@ -142,12 +142,15 @@ def test_a_source_that_is_missing_stops_training_but_not_what_was_trained(base: 
     [("auto", 0.7, False), ("auto", 0.71, True), ("dapt", 0.0, True), ("sft", 1.0, False)],
 )
 def test_mostly_prose_trains_with_the_schedule_of_pretraining(
-    tmp_path: Path, schedule: str, share: float, pretraining: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, share: float, pretraining: bool
 ) -> None:
     document = load(_write(tmp_path, f"  cpt: {{schedule: {schedule}}}\n"))
-    phase = sft_phase(document, document.adapter_settings("default"), share)
-    assert phase.pretraining == pretraining
-    arguments = trainer_arguments(document, phase, tmp_path, evaluate=False)
+    kinds: list[Literal["text", "messages"]] = ["text"] * round(share * 100) + ["messages"] * round(100 - share * 100)
+    rows = PlannedRows(train=[Row(kind, 0, "s", 0) for kind in kinds])
+    monkeypatch.setattr("dlm_tui.training.plan.planned_rows", lambda *_: rows)
+    plan = plan_training(document)
+    (phase,) = plan.adapters[0].phases
+    arguments = trainer_arguments(plan, phase, tmp_path, evaluate=False)
     if pretraining:
         assert (arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs) == (
             "cosine_with_min_lr",

@@ -1,0 +1,303 @@
+"""What a training will do, resolved once from document and request: adapters, phases, numbers, rows. No torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from dlm_tui.document import AdapterSettings, Document, Row, route_sections, sources, split_side, training_rows
+from dlm_tui.document.seeds import seed_in_range, seed_note
+from dlm_tui.errors import DlmTuiError, UsageError
+
+Parameterization = Literal["lora", "pissa"]
+
+# Optimiser of the schema -> the package it needs beside torch.
+_OPTIMISER_PACKAGES = {
+    "adamw_torch": None,
+    "adamw_bnb_8bit": "bitsandbytes",
+    "paged_adamw_8bit": "bitsandbytes",
+    "galore_adamw": "galore_torch",
+    "galore_adamw_8bit": "galore_torch",
+}
+_AUTO_MICRO_BATCH = 4
+_MOSTLY_PROSE = 0.7
+# Continued pretraining: a long warm-up, and a rate that falls to a tenth of its peak instead of to nothing.
+_PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """One optimisation: `name` is sft, dpo or orpo. `warmup_ratio` is a share of the steps; the rate falls to
+    `min_lr_ratio` of its peak where that is given."""
+
+    name: Literal["sft", "dpo", "orpo"]
+    learning_rate: float
+    epochs: int
+    lr_scheduler: str
+    warmup_ratio: float
+    min_lr_ratio: float | None = None
+
+
+class PreferencePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The preference loss, in the words of the schema."""
+
+    method: Literal["dpo", "orpo"]
+    beta: float
+    alpha: float
+    loss_type: str
+    reference: Literal["pre_adapter", "base"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRows:
+    """Rows of one adapter before they become tokens, in document order; weighted, and split by section and seed."""
+
+    train: list[Row] = field(default_factory=list)
+    validation: list[Row] = field(default_factory=list)
+    preference: list[Row] = field(default_factory=list)
+    section_ids: list[str] = field(default_factory=list)
+    weight_distribution: dict[str, dict[str, int]] | None = None
+
+    @property
+    def prose_share(self) -> float:
+        """The part of the training rows that is plain text."""
+        return sum(row.kind == "text" for row in self.train) / len(self.train) if self.train else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlan:
+    """One adapter: how it is made, on what, in which phases. `target_modules` is empty where the base is not known."""
+
+    name: str
+    parameterization: Parameterization
+    selection: str | None
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    rows: PlannedRows
+
+    def phase_rows(self, phase: Phase) -> int:
+        """How many rows a phase goes over per epoch."""
+        return len(self.rows.train if phase.name == "sft" else self.rows.preference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Everything a run does; `notes` say what of the document is not used, or not as it says."""
+
+    adapters: tuple[AdapterPlan, ...]
+    seed: int
+    sequence_len: int
+    micro_batch: int
+    grad_accum: int
+    optimizer: str
+    precision: str | None
+    preference: PreferencePlan
+    notes: tuple[str, ...]
+
+    def steps(self, rows: int, phase: Phase) -> int:
+        """Optimiser updates of a phase over `rows` rows."""
+        return math.ceil(math.ceil(rows / self.micro_batch) / self.grad_accum) * phase.epochs
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan with counts instead of rows."""
+        shared = {key: value for key, value in vars(self).items() if key not in {"adapters", "preference", "notes"}}
+        preferred = any(phase.name != "sft" for adapter in self.adapters for phase in adapter.phases)
+        return {
+            **shared,
+            "preference": msgspec.to_builtins(self.preference) if preferred else None,
+            "adapters": {adapter.name: self._adapter_json(adapter) for adapter in self.adapters},
+            "notes": list(self.notes),
+        }
+
+    def _adapter_json(self, adapter: AdapterPlan) -> dict[str, Any]:
+        values = {key: value for key, value in vars(adapter).items() if key not in {"name", "phases", "rows"}}
+        rows = adapter.rows
+        return {
+            **values,
+            "target_modules": list(adapter.target_modules) or "the base's own",
+            "rows": {"train": len(rows.train), "validation": len(rows.validation), "preference": len(rows.preference)},
+            "phases": [
+                {**msgspec.to_builtins(phase), "steps": self.steps(adapter.phase_rows(phase), phase)}
+                for phase in adapter.phases
+            ],
+        }
+
+
+def plan_training(
+    document: Document,
+    *,
+    base_modules: Sequence[str] = (),
+    adapters: Sequence[str] | None = None,
+    parameterization: Parameterization = "lora",
+    selection: str = "s_only",
+    weights: sources.Weights | None = None,
+) -> TrainingPlan:
+    """Resolve the document's training keys for these adapters (None: all), whose default layers are `base_modules`.
+
+    An adapter that no row reaches is left out, with a note. `weights` are those of the source folders. Raises
+    UsageError for an adapter that is not declared, DlmTuiError for what cannot be trained exactly, and the errors of
+    malformed bodies.
+    """
+    routed = route_sections(document)
+    training = document.training
+    notes = [*filter(None, [seed_note(training.seed)]), *_unused(document)]
+    planned = []
+    for name in adapters or list(routed):
+        if name not in routed:
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(routed)})")
+        settings = document.adapter_settings(name)
+        notes += _unsupported(name, settings)
+        rows = planned_rows(document, routed[name], weights)
+        phases = _phases(document, settings, rows)
+        if not phases:
+            notes.append(f"{name}: no section reaches this adapter, it is left as it is")
+            continue
+        if rows.preference and not _trains_preferences(document):
+            notes.append(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
+        planned.append(
+            AdapterPlan(
+                name=name,
+                parameterization=parameterization,
+                selection=selection if parameterization == "pissa" else None,
+                rank=settings.lora_r,
+                alpha=settings.lora_alpha,
+                dropout=settings.lora_dropout,
+                target_modules=_target_modules(settings, base_modules),
+                phases=phases,
+                rows=rows,
+            )
+        )
+    preference = training.preference
+    return TrainingPlan(
+        adapters=tuple(planned),
+        seed=seed_in_range(training.seed),
+        sequence_len=training.sequence_len,
+        micro_batch=_AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else int(training.micro_batch_size),
+        grad_accum=1 if training.grad_accum == "auto" else int(training.grad_accum),
+        optimizer=training.optimizer,
+        precision=training.precision,
+        preference=PreferencePlan(
+            method=preference.method,
+            beta=preference.hyperparams.beta,
+            alpha=preference.hyperparams.alpha,
+            loss_type=preference.loss_type,
+            reference=preference.reference,
+        ),
+        notes=tuple(notes),
+    )
+
+
+def refuse_impossible(plan: TrainingPlan, *, gpu: bool) -> None:
+    """Raises DlmTuiError for what this machine cannot do, before anything is trained."""
+    package = _OPTIMISER_PACKAGES[plan.optimizer]
+    if package and importlib.util.find_spec(package) is None:
+        raise DlmTuiError(
+            f"training.optimizer {plan.optimizer!r} needs the package {package}, which is not installed; "
+            "use adamw_torch or install it"
+        )
+    if plan.precision == "fp16" and not gpu:
+        raise DlmTuiError("training.precision fp16 needs a GPU; use bf16 or fp32 on this machine")
+
+
+def planned_rows(document: Document, indices: Iterable[int], weights: sources.Weights | None = None) -> PlannedRows:
+    """Rows of the sections at `indices`; `weights` repeats or drops those of tagged sections.
+
+    The validation share follows the section ids and the seed, so that a row keeps its side when the document grows; a
+    document too small to spare anything trains on all. Raises MediaTrainingError, the errors of malformed bodies, and
+    DlmTuiError if the weights drop every row.
+    """
+    given = training_rows(document, indices)
+    sides: dict[str, list[Row]] = {"train": [], "validation": [], "preference": []}
+    section_ids: dict[str, None] = {}
+    for row in sources.weighted_rows(given, document, weights or {}):
+        section_ids.setdefault(row.section_id)
+        side = split_side(document.training.seed, row.section_id, row.sub_index)
+        sides["preference" if row.kind == "preference" else "train" if side == "train" else "validation"].append(row)
+    if not sides["train"]:
+        sides["train"], sides["validation"] = sides["validation"], []
+    return PlannedRows(
+        **sides,
+        section_ids=list(section_ids),
+        weight_distribution=sources.weight_distribution(given, document, weights or {}),
+    )
+
+
+def _phases(document: Document, settings: AdapterSettings, rows: PlannedRows) -> tuple[Phase, ...]:
+    training = document.training
+    phases = []
+    if rows.train:
+        schedule = training.cpt.schedule
+        pretraining = schedule == "dapt" or (schedule == "auto" and rows.prose_share > _MOSTLY_PROSE)
+        phases.append(
+            Phase(
+                name="sft",
+                learning_rate=settings.learning_rate,
+                epochs=training.num_epochs,
+                lr_scheduler="cosine_with_min_lr" if pretraining else training.lr_scheduler,
+                warmup_ratio=_PRETRAINING_WARMUP if pretraining else training.warmup_ratio,
+                min_lr_ratio=_PRETRAINING_FLOOR if pretraining else None,
+            )
+        )
+    if rows.preference and _trains_preferences(document):
+        hyper = training.preference.hyperparams
+        phases.append(
+            Phase(
+                name=training.preference.method,
+                learning_rate=hyper.learning_rate,
+                epochs=hyper.num_epochs,
+                lr_scheduler=training.lr_scheduler,
+                warmup_ratio=training.warmup_ratio,
+            )
+        )
+    return tuple(phases)
+
+
+def _trains_preferences(document: Document) -> bool:
+    """`preference.enabled`; when the key is absent, preference sections in the body turn it on."""
+    preference = document.training.preference
+    if "enabled" in preference.model_fields_set:
+        return bool(preference.enabled)
+    return any(section.type == "preference" for section in document.sections)
+
+
+def _target_modules(settings: AdapterSettings, defaults: Sequence[str]) -> tuple[str, ...]:
+    """Names of the layers to adapt: the document's list when it gives one, else the base's own."""
+    if settings.target_modules == "auto":
+        return tuple(sorted(defaults))
+    if not settings.target_modules:
+        raise DlmTuiError("target_modules is an empty list: an adapter needs at least one layer")
+    return tuple(sorted(settings.target_modules))
+
+
+def _unsupported(name: str, settings: AdapterSettings) -> list[str]:
+    """Raises DlmTuiError for DoRA; a note when QLoRA has to train as LoRA on this machine."""
+    if settings.adapter == "dora":
+        raise DlmTuiError(f"adapter {name!r} asks for DoRA, whose magnitude cannot be mixed exactly; use adapter: lora")
+    if settings.adapter == "qlora":
+        return [f"adapter {name!r}: qlora is trained as plain LoRA on an unquantised base on this machine"]
+    return []
+
+
+def _unused(document: Document) -> list[str]:
+    """A sentence per key of the document that this program reads but does not use."""
+    training = document.training
+    given = training.model_fields_set
+    notes = []
+    if training.cpt.embed_warmup_steps:
+        notes.append(
+            "training.cpt.embed_warmup_steps is not used: an adapter with embeddings of its own cannot be mixed exactly"
+        )
+    if "cache" in given:
+        notes.append("training.cache is not used: rows are tokenised in memory at every run")
+    if "audio" in given:
+        notes.append("training.audio is not used: audio sections are shown, not trained")
+    if training.lr_scheduler == "constant" and training.warmup_ratio > 0:
+        notes.append("training.warmup_ratio is not used: a constant learning rate has no warm-up")
+    return notes
