@@ -1,4 +1,4 @@
-"""No module imports itself through others: what stands in a file can be read without what uses it."""
+"""No module imports itself through others, the lazy facades included, into which the import contracts do not see."""
 
 from __future__ import annotations
 
