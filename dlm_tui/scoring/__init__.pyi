@@ -1,8 +1,9 @@
-from .cache import CacheStats as CacheStats
+from .backends.cache import CacheStats as CacheStats
+from .backends.dummy import DummyDifferentialBackend as DummyDifferentialBackend
+from .backends.dummy import DummyResponses as DummyResponses
+from .backends.mixed_model import TorchDifferentialBackend as TorchDifferentialBackend
 from .divergence import js_divergence as js_divergence
 from .divergence import kl_divergence as kl_divergence
-from .dummy import DummyDifferentialBackend as DummyDifferentialBackend
-from .dummy import DummyResponses as DummyResponses
 from .effect import Score as Score
 from .effect import Scores as Scores
 from .effect import score_views as score_views
@@ -25,7 +26,6 @@ from .suite import SuiteReport as SuiteReport
 from .suite import score_suite as score_suite
 from .sweeping import SweepPoint as SweepPoint
 from .sweeping import sweep as sweep
-from .torch_backend import TorchDifferentialBackend as TorchDifferentialBackend
 from .zscore import NullSummary as NullSummary
 from .zscore import log_effect as log_effect
 from .zscore import z_score as z_score

@@ -196,7 +196,7 @@ def test_tail_has_its_three_states(base: Base, model: MixedModel) -> None:
     with TorchDifferentialBackend(model).as_base() as view:
         assert view.next_token_dist("a", top_k=base.vocab_size).tail_logprob is None
         assert view.next_token_dist("a", top_k=base.vocab_size - 1).tail_logprob < 0.0  # type: ignore[operator]
-    from dlm_tui.scoring.torch_backend import _token_dist
+    from dlm_tui.scoring.backends.mixed_model import _token_dist
 
     certain = torch.tensor([0.0, -200.0, -300.0], dtype=torch.float64)
     assert _token_dist(certain, 1).tail_logprob == 0.0

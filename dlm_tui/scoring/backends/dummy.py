@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
+from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, Turnstile
 from dlm_tui.scoring.divergence import align
 from dlm_tui.scoring.errors import EmptyText, NullScaleError
 from dlm_tui.scoring.protocols import RollingLogprob, TokenDist, null_scale

@@ -14,7 +14,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.model import Adapter, Backbone, MixedModel, Sampling, uniform_mix
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import run_to_end
-from dlm_tui.scoring.cache import CacheStats, ScoreCache, Turnstile
+from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, Turnstile
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores, ScoringError, ViewActive
 from dlm_tui.scoring.nulls import Fingerprint, fingerprint, null_adapter, null_shapes
 from dlm_tui.scoring.protocols import RollingLogprob, TokenDist

@@ -1,0 +1,1 @@
+"""What answers the scoring protocols: a mixed model, and a dummy without a model. `examples/scoring.py` uses both."""
