@@ -30,6 +30,7 @@ COMMANDS = {
     "drift": "what freezing the gate into a static mix costs",
     "label": "add a labelled prompt to the document and retrain the gate",
     "adapter": "versions of the adapters: list, use, back, keep, drop, prune; import and export one",
+    "section": "list, add, edit, delete and retag the sections of the document",
     "score": "how much the adapters change the model, against noise",
     "metrics": "runs and gate events with entropy",
     "export": "write the adapters out for other programs",

@@ -10,6 +10,11 @@ from .document import Document as Document
 from .document import load as load
 from .document import parse_bytes as parse_bytes
 from .document import read_document_bytes as read_document_bytes
+from .edit import Edit as Edit
+from .edit import delete_section as delete_section
+from .edit import edit_section as edit_section
+from .edit import retag_section as retag_section
+from .edit import undo_edit as undo_edit
 from .errors import BodyError as BodyError
 from .errors import DirectiveError as DirectiveError
 from .errors import DirectivePathError as DirectivePathError

@@ -76,7 +76,7 @@ def _compose(
     if adapter is not None and adapter not in before.routing_names:
         raise UsageError(f"the document has no adapter {adapter!r}; it has {', '.join(before.routing_names)}")
     content = content.replace("\r\n", "\n").replace("\r", "\n")
-    line_end = _dominant_line_end(data)
+    line_end = dominant_line_end(data)
     ended = data.endswith((b"\n", b"\r"))
     fence = f"::{section_type}#{adapter}::" if adapter else f"::{section_type}::"
     text = f"{fence}\n{content}" if content else fence
@@ -110,7 +110,7 @@ def _check_read_back(before: Document, after: Document, section_type: str, adapt
         preference_triples(section)
 
 
-def _dominant_line_end(data: bytes) -> str:
+def dominant_line_end(data: bytes) -> str:
     """The most frequent line end of the file; LF where there is none."""
     counts: dict[bytes, int] = {}
     for match in _line_end.finditer(data):

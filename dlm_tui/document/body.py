@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_tui.document.errors import FenceError
@@ -12,13 +14,23 @@ from dlm_tui.document.sections import Section, section_id
 _PROSE = Fence("prose")
 
 
-def read_body(lines: list[str], first_line: int, path: Path | None = None) -> tuple[Section, ...]:
-    """All sections in document order. Raises FenceError at the first problem in reading order.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A fence with the lines below it, up to the next one.
 
-    A fence line is checked before the section that it ends is finished.
+    Indices count from 0 in the body's lines: the fence is at `start` (opening prose has none), its text from `opened`
+    to before `end`.
     """
-    sections: list[Section] = []
-    fence, fence_line, opened = _PROSE, first_line, 0
+
+    fence: Fence
+    start: int
+    opened: int
+    end: int
+
+
+def read_pieces(lines: list[str], first_line: int, path: Path | None = None) -> Iterator[Piece]:
+    """The body cut at its fences. Raises FenceError at the first problem in reading order."""
+    fence, start, opened = _PROSE, 0, 0
     in_code = False
     for index, line in enumerate(lines):
         if line.startswith(CODE_TOGGLE):
@@ -29,11 +41,22 @@ def read_body(lines: list[str], first_line: int, path: Path | None = None) -> tu
             except BadLine as error:
                 raise FenceError(str(error), path=path, line=first_line + index, col=1) from None
             if found is not None:
-                _finish(sections, fence, fence_line, lines[opened:index], first_line + opened, path)
-                fence, fence_line, opened = found, first_line + index, index + 1
+                yield Piece(fence, start, opened, index)
+                fence, start, opened = found, index, index + 1
     if in_code:
-        raise FenceError("unterminated code block at the end of this section", path=path, line=fence_line)
-    _finish(sections, fence, fence_line, lines[opened:], first_line + opened, path)
+        raise FenceError("unterminated code block at the end of this section", path=path, line=first_line + start)
+    yield Piece(fence, start, opened, len(lines))
+
+
+def read_body(lines: list[str], first_line: int, path: Path | None = None) -> tuple[Section, ...]:
+    """All sections in document order. Raises FenceError at the first problem in reading order.
+
+    A fence line is checked before the section that it ends is finished.
+    """
+    sections: list[Section] = []
+    for piece in read_pieces(lines, first_line, path):
+        text = lines[piece.opened : piece.end]
+        _finish(sections, piece.fence, first_line + piece.start, text, first_line + piece.opened, path)
     return tuple(sections)
 
 
