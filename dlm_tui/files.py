@@ -3,26 +3,81 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from dlm_tui.platform import exchange_names, keep_owner, process_lives, sync_directory
 from dlm_tui.system_errors import naming
 
 _CHUNK = 1 << 20
-_AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
+_SCRATCH = re.compile(r".+\.tmp\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
 
 
 def scratch_sibling(target: Path) -> Path:
     """A fresh name beside `target`, on the same file system, so that a rename onto it is atomic."""
     return target.with_name(f"{target.name}.tmp.{os.getpid()}.{token_hex(4)}")
+
+
+def scratch_pid(name: str) -> int | None:
+    """The process that made a scratch file of this name, or None when the name is not one of `scratch_sibling`."""
+    match = _SCRATCH.fullmatch(name)
+    return int(match["pid"]) if match else None
+
+
+def clear_scratch_of(target: Path) -> None:
+    """Remove scratch files that dead processes of this host left beside `target`, which must not be contended."""
+    prefix = f"{target.name}.tmp."
+    with contextlib.suppress(OSError):
+        for path in target.parent.iterdir():
+            pid = scratch_pid(path.name) if path.name.startswith(prefix) else None
+            if pid is not None and not process_lives(pid):
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with what is in it; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give a file that cannot be read another name, so that a new one can begin; None when that fails."""
+    number = 0
+    while True:
+        aside = path.with_name(f"{path.stem}.damaged{f'-{number}' if number else ''}{path.suffix}")
+        if not os.path.lexists(aside):
+            break
+        number += 1
+    try:
+        path.replace(aside)
+    except OSError:
+        return None
+    return aside
+
+
+def write_scratch(target: Path, data: bytes) -> Path:
+    """A flushed file beside `target` with its owner and mode, ready to be renamed over it. Raises OSError."""
+    scratch = scratch_sibling(target)
+    try:
+        with naming(target), scratch.open("xb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        keep_owner(target, scratch)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    return scratch
 
 
 def write_atomic(target: Path, data: bytes) -> None:
@@ -31,29 +86,13 @@ def write_atomic(target: Path, data: bytes) -> None:
     Raises OSError (for example when the disk is full); `target` is then what it was before.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_sibling(target)
+    scratch = write_scratch(target, data)
     try:
-        with naming(target), scratch.open("xb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copymode(target, scratch)
         scratch.replace(target)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
-
-
-def sync_directory(folder: Path) -> None:
-    """Make renames inside `folder` durable; file systems that cannot do it are left alone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def sync_tree(folder: Path) -> None:
@@ -92,31 +131,11 @@ def put_in_place(scratch: Path, target: Path) -> None:
     """
     if not target.exists():
         scratch.replace(target)
-    elif _exchange(scratch, target):
-        shutil.rmtree(scratch, ignore_errors=True)
+    elif exchange_names(scratch, target):
+        remove(scratch)
     else:
         _swap_in_steps(scratch, target)
     sync_directory(target.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot."""
-    call = _exchange_call()
-    return call is not None and call(os.fsencode(one), os.fsencode(other)) == 0
-
-
-def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    try:
-        library = ctypes.CDLL(None, use_errno=True)
-        if sys.platform == "linux":
-            rename = library.renameat2
-            return lambda a, b: int(rename(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE_LINUX))
-        if sys.platform == "darwin":
-            swap = library.renamex_np
-            return lambda a, b: int(swap(a, b, _EXCHANGE_DARWIN))
-    except (OSError, AttributeError, TypeError):
-        return None
-    return None
 
 
 def _swap_in_steps(scratch: Path, target: Path) -> None:

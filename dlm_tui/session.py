@@ -14,7 +14,15 @@ from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mi
 from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
 from dlm_tui.model.prefix_reuse import CachedPrefix
 from dlm_tui.progress import Progress
-from dlm_tui.store import AdapterVersion, GateStatus, Store, adapter_versions, gate_status, refuse_foreign_base
+from dlm_tui.store import (
+    AdapterVersion,
+    GateStatus,
+    Store,
+    adapter_versions,
+    gate_status,
+    refuse_foreign_base,
+    verify_version,
+)
 from dlm_tui.store.adapter_history import find_version
 
 Dtype = Literal["float32", "bfloat16"]
@@ -57,7 +65,7 @@ class Session:
         store = Store(home, document.dlm_id)
         base = yield from load_base(resolve_base(document.base_model, base_override))
         committed = _committed(document, store) if adapters else {}
-        found = yield from _read_adapters(committed, base)
+        found = yield from _read_adapters(store, committed, base)
         yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")
         model = MixedModel(base, found, generation_dtype=dtype)
         yield Progress("prepare", 1, 1, "the fast path is checked")
@@ -86,7 +94,7 @@ class Session:
         store = Store(self.store.home, document.dlm_id)
         committed = _committed(document, store)
         moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
-        found = yield from _read_adapters(moved, self.base)
+        found = yield from _read_adapters(store, moved, self.base)
         self.document, self.store = document, store
         for name in list(self.model.names):
             if name not in committed:
@@ -162,10 +170,13 @@ def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:
     return committed
 
 
-def _read_adapters(versions: Mapping[str, AdapterVersion], base: Base) -> Generator[Progress, None, dict[str, Adapter]]:
+def _read_adapters(
+    store: Store, versions: Mapping[str, AdapterVersion], base: Base
+) -> Generator[Progress, None, dict[str, Adapter]]:
     found: dict[str, Adapter] = {}
     for name, version in versions.items():
         yield Progress("adapters", len(found), len(versions), f"reading adapter {name}")
+        verify_version(store, version)
         found[name] = load_peft_adapter(version.path, name, base)
     if versions:
         yield Progress("adapters", len(versions), len(versions), "the adapters are read")

@@ -1,4 +1,4 @@
-"""Adding a section at the end of a document without touching any other byte."""
+"""Adding a section at the end of a document without touching any other byte, and without losing anybody's save."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
+from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen, save_document
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_atomic
 
+_TRIES = 100
 _line_end = re.compile(b"\r\n|\r|\n")
 
 
@@ -35,18 +36,34 @@ class AppendResult:
 def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str | None, content: str) -> AppendResult:
     """Put a section behind the last line of a document, in the line-end style of the file, atomically.
 
-    All other sections keep their content and id, and the file keeps having or lacking a final line end. Raises
-    FileChanged if the file is not the one with `expected_sha256`, UsageError or BodyError if the content would not
-    read back as it was given, DocumentError if the document does not parse, OSError if the disk refuses.
+    All other sections keep their content and id, and the file keeps having or lacking a final line end.
+    `expected_sha256` is the file that the caller saw: where somebody saved since, the section is added to what is there
+    now, and `previous_sha256` of the result says so. Raises UsageError or BodyError if the content would not read back
+    as it was given, DocumentError if the document does not parse, ReadOnlyDocument, OSError if the disk refuses.
     """
+    target = path.resolve()
+    refuse_unwritable(path, target)
     data = read_document_bytes(path)
-    if hashlib.sha256(data).hexdigest() != expected_sha256:
-        raise FileChanged(f"{path} has changed since it was read; nothing was written")
-    added, document = _compose(data, path, type, adapter, content)
-    # A symbolic link keeps pointing at the document instead of being replaced by it.
-    write_atomic(path.resolve(), data + added.encode())
-    section = document.sections[-1]
-    return AppendResult(added, section.start_line, section.section_id, len(data), document.sha256, expected_sha256)
+    _compose(data, path, type, adapter, content)  # what cannot be added is refused before anything is made
+    with document_lock(target):
+        base = held = read_document_bytes(path)  # what to build on, and what the file holds
+        for _ in range(_TRIES):
+            try:
+                added, document = _compose(base, path, type, adapter, content)
+            except BaseException:
+                if held != base:
+                    replace_seen(target, held, base)  # somebody's save that nothing can be added to goes back
+                raise
+            grown = base + added.encode()
+            other = replace_seen(target, held, grown)
+            if other is None:
+                section = document.sections[-1]
+                before = hashlib.sha256(base).hexdigest()
+                return AppendResult(added, section.start_line, section.section_id, len(base), document.sha256, before)
+            base, held = other.data, grown if other.displaced else other.data
+        if held != base:
+            replace_seen(target, held, base)
+    raise FileChanged(f"{path} is being written all the time; nothing was added")
 
 
 def preview_section(document_bytes: bytes, *, type: str, adapter: str | None, content: str) -> str:
@@ -62,7 +79,7 @@ def undo_append(path: Path, result: AppendResult) -> str:
     data = read_document_bytes(path)
     if hashlib.sha256(data).hexdigest() != result.sha256:
         raise FileChanged(f"{path} has changed since the section was added; nothing was undone")
-    write_atomic(path.resolve(), data[: result.offset])
+    save_document(path, data, data[: result.offset])
     return result.previous_sha256
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,23 +14,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dlm_tui.files import replace_directory, sha256_file, write_atomic
+from dlm_tui.files import remove, scratch_sibling, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
 from dlm_tui.gate.ood import OodDetector
 from dlm_tui.store import (
     GateConfig,
     GateFileError,
     Store,
+    change,
+    check_gate_files,
     read_gate_config,
+    store_lock,
     write_gate_config,
     write_gate_record,
 )
-from dlm_tui.store.gate_files import RECORD_FORMAT, WEIGHTS_NAME, matching_record
+from dlm_tui.store.gate_files import CONFIG_NAME, RECORD_FORMAT, WEIGHTS_NAME, matching_record
 from dlm_tui.store.gate_state import Identity, refuse_foreign_gate, staleness
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
 
+_LOCK_SECONDS = 60.0
 NOVELTY = "tui_novelty.safetensors"
 _FILE_LIMIT = 1 << 30
 
@@ -95,6 +100,7 @@ def load_gate(store: Store, identity: Identity | None = None, hidden_size: int |
     config = read_gate_config(store)
     if config is None:
         return None
+    check_gate_files(store, config)
     record = matching_record(store, config)
     if identity is not None:
         refuse_foreign_gate(config, record, identity, hidden_size if hidden_size is not None else config.input_dim)
@@ -125,21 +131,44 @@ def save_gate(store: Store, gate: Gate) -> None:
     """
     if gate.network is not None and not _finite(gate.network.state_dict()):
         raise GateFileError("A gate with weights that are not finite is never written.")
-    with replace_directory(store.gate_dir) as folder:
-        if store.gate_dir.is_dir():
-            shutil.copytree(store.gate_dir, folder, dirs_exist_ok=True)
-        staged = _Staged(store, folder)
-        record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None}
-        (folder / NOVELTY).unlink(missing_ok=True)
-        if gate.network is not None:
-            tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
-            write_atomic(folder / WEIGHTS_NAME, save(tensors))
-            record["gate_sha256"] = sha256_file(folder / WEIGHTS_NAME)
-        if gate.ood_score is not None:
-            ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
-            write_atomic(folder / NOVELTY, save(ood_score))
-        write_gate_config(staged, gate.config)
-        write_gate_record(staged, record)
+    with store_lock(store, _LOCK_SECONDS), change(store) as together:
+        store.adapters_dir.mkdir(parents=True, exist_ok=True)
+        folder = scratch_sibling(store.gate_dir)
+        folder.mkdir()
+        try:
+            _fill(store, folder, gate)
+            together.replace_folder(store.gate_dir, folder)
+        except BaseException:
+            remove(folder)
+            raise
+
+
+def _fill(store: Store, folder: Path, gate: Gate) -> None:
+    if store.gate_dir.is_dir():
+        _copy_what_can_be_read(store.gate_dir, folder)
+    staged = _Staged(store, folder)
+    record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None, "config_sha256": None}
+    (folder / NOVELTY).unlink(missing_ok=True)
+    if gate.network is not None:
+        tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
+        write_atomic(folder / WEIGHTS_NAME, save(tensors))
+        record["gate_sha256"] = sha256_file(folder / WEIGHTS_NAME)
+    if gate.ood_score is not None:
+        ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
+        write_atomic(folder / NOVELTY, save(ood_score))
+    write_gate_config(staged, gate.config)
+    record["config_sha256"] = sha256_file(folder / CONFIG_NAME)
+    write_gate_record(staged, record)
+
+
+def _copy_what_can_be_read(source: Path, target: Path) -> None:
+    """An unreadable gate must not stand in the way of the one that replaces it."""
+    for path in source.iterdir():
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                shutil.copytree(path, target / path.name)
+            else:
+                shutil.copy2(path, target / path.name)
 
 
 class _Staged(Store):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_tui.document.comparison import Moved
 from dlm_tui.document.label import label_section
-from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GateOutcome, train_document_gate
@@ -53,8 +53,9 @@ def label_prompt(
 ) -> Generator[Progress, None, LabelOutcome]:
     """Append the prompt as a section of `adapter`, train the gate again, and compare before with after.
 
-    The document must be the file as it is on disk (else FileChanged, and nothing is written). `saved` prompts whose
-    top adapter changed are listed. Without a gate before, `before` is None and nothing counts as changed.
+    Where somebody saved the document meanwhile, the section is added to what is there now. `saved` prompts whose top
+    adapter changed are listed. Without a gate before, `before` is None and nothing counts as changed. What fails after
+    the section was saved is an error that says so.
     """
     from dlm_tui.document import append_section, sources
 
@@ -70,8 +71,12 @@ def label_prompt(
     before = _weights(old, embeddings)
 
     appended = append_section(path, document.sha256, type=kind, adapter=adapter, content=content)
-    changed_document = sources.load_for_routing(path)
-    outcome = yield from train_document_gate(changed_document, store, model, seed=seed)
+    try:
+        changed_document = sources.load_for_routing(path)
+        outcome = yield from train_document_gate(changed_document, store, model, seed=seed)
+    except (DlmTuiError, OSError, KeyboardInterrupt) as error:
+        kind_of_error = Cancelled if isinstance(error, Cancelled | KeyboardInterrupt) else DlmTuiError
+        raise kind_of_error(_half_done(path, appended, error)) from error
     new = outcome.gate if outcome.gate is not None else old
     after = _weights(new, embeddings)
     compared = zip(others, (before or [])[1:], (after or [])[1:], strict=False)  # neither has any without a gate
@@ -83,6 +88,18 @@ def label_prompt(
         after[0] if after is not None else dict.fromkeys(document.adapter_names, 1.0 / len(document.adapter_names)),
         outcome,
         [change for change in moved if change.top_changed],
+    )
+
+
+def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
+    if isinstance(error, Cancelled | KeyboardInterrupt):
+        reason = "was cancelled"
+    else:
+        said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        reason = f"failed: {said.rstrip('.')}"
+    return (
+        f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "
+        "again: `dlm-tui train DOC --gate-only` trains the gate on it."
     )
 
 

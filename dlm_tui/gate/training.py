@@ -21,7 +21,7 @@ from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.static import mean_gate_weights
 from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
-from dlm_tui.store import GateConfig, MetricsWriter, Store, next_run_id, read_gate_config
+from dlm_tui.store import GateConfig, MetricsWriter, Store, read_gate_config
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.gate_state import cold_start_text, diverged_text
 
@@ -72,9 +72,7 @@ def train_document_gate(
     began = time.perf_counter()
     chosen = seed_in_range(document.training.seed if seed is None else seed)
     with MetricsWriter(store.create()) as metrics:
-        run = next_run_id(store) if run_id is None else run_id
-        if run_id is None:
-            metrics.start_run(run, PHASE, chosen)
+        run = metrics.begin_run(PHASE, chosen) if run_id is None else run_id
         status = "failed"
         try:
             outcome = yield from _train(document, store, model, metrics, run, chosen, began)

@@ -13,18 +13,15 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, write_atomic
-from dlm_tui.store.errors import StoreError
+from dlm_tui.store.errors import PointerError, StoreError
+from dlm_tui.store.journal import Change as FileChange
+from dlm_tui.store.journal import change
 from dlm_tui.store.layout import Store, utc_seconds
-from dlm_tui.store.lock import store_lock
-from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, update_manifest
+from dlm_tui.store.locks import store_lock
+from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
-from dlm_tui.store.versions import (
-    AdapterVersion,
-    commit_version,
-    current_version,
-    existing_versions,
-    reject_version,
-)
+from dlm_tui.store.version_record import AdapterVersion, is_kept, mark_kept, verify_version
+from dlm_tui.store.versions import current_version, existing_versions, put_in_force, reject_version
 
 HISTORY = "tui_history.json"
 _LOCK_SECONDS = 10.0
@@ -112,27 +109,36 @@ def use_versions(store: Store, wanted: Mapping[str, int], reason: str = "use") -
     Raises UsageError for a version that does not exist, LockHeld when the store is in use.
     """
     targets = {name: find_version(store, name, number) for name, number in wanted.items()}
-    with store_lock(store, _LOCK_SECONDS):
-        before = {name: current_version(store, name) for name in targets}
-        changed: dict[str, tuple[int | None, int]] = {}
+    changed: dict[str, tuple[int | None, int]] = {}
+
+    def record(manifest: Manifest) -> None:
+        for name, (_, after) in changed.items():
+            if name == "default":
+                manifest.adapter_version = after
+            else:
+                manifest.adapter_versions[name] = after
+
+    with store_lock(store, _LOCK_SECONDS), change(store) as together:
         for name, target in targets.items():
-            was = before[name]
-            if was is None or was.version != target.version:
-                changed[name] = (was.version if was is not None else None, target.version)
-                commit_version(store, target)
-
-        def record(manifest: Manifest) -> None:
-            for name, (_, after) in changed.items():
-                if name == "default":
-                    manifest.adapter_version = after
-                else:
-                    manifest.adapter_versions[name] = after
-
+            was = _version_before(store, name)
+            if was != target.version:
+                verify_version(store, target)
+                changed[name] = (was, target.version)
+                put_in_force(store, target, together)
         if changed:
             if read_manifest(store) is not None:
-                update_manifest(store, record)
-            note_change(store, reason, changed)
+                stage_manifest(store, together, record)
+            stage_note(store, together, reason, changed)
     return changed
+
+
+def _version_before(store: Store, name: str) -> int | None:
+    """The version in force; a damaged pointer counts as none, for it is about to be replaced."""
+    try:
+        version = current_version(store, name)
+    except PointerError:
+        return None
+    return version.version if version is not None else None
 
 
 def before_last_training(store: Store, names: Sequence[str]) -> dict[str, int]:
@@ -168,6 +174,8 @@ def keep_version(store: Store, name: str, number: int, kept: bool = True) -> Non
         marked = set(history.kept.get(name, ()))
         history.kept[name] = sorted(marked | {number} if kept else marked - {number})
         _write_history(store, history)
+        if not kept and is_kept(find_version(store, name, number).path):
+            mark_kept(find_version(store, name, number), kept=False)
 
 
 def drop_version(store: Store, name: str, number: int) -> int:
@@ -200,12 +208,18 @@ def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
     ]
 
 
-def note_change(store: Store, reason: str, versions: Mapping[str, tuple[int | None, int | None]]) -> None:
-    """Remember that other versions came into force; the caller holds the store."""
+def stage_note(
+    store: Store, together: FileChange, reason: str, versions: Mapping[str, tuple[int | None, int | None]]
+) -> None:
+    """Remember that other versions come into force, as a part of that change; the caller holds the store."""
+    together.write(store.adapters_dir / HISTORY, _history_bytes(_noted(store, reason, versions)))
+
+
+def _noted(store: Store, reason: str, versions: Mapping[str, tuple[int | None, int | None]]) -> _History:
     history = _read_history(store)
     history.changes.append(Change(at=utc_seconds(), reason=reason, versions=dict(versions)))
     del history.changes[:-_MOST_CHANGES]
-    _write_history(store, history)
+    return history
 
 
 def changes(store: Store) -> list[Change]:
@@ -226,7 +240,11 @@ def _read_history(store: Store) -> _History:
 
 
 def _write_history(store: Store, history: _History) -> None:
-    write_atomic(store.adapters_dir / HISTORY, json_bytes(msgspec.to_builtins(history)))
+    write_atomic(store.adapters_dir / HISTORY, _history_bytes(history))
+
+
+def _history_bytes(history: _History) -> bytes:
+    return json_bytes(msgspec.to_builtins(history))
 
 
 def _runs_of(manifest: Manifest | None, name: str) -> dict[int, TrainingRun]:
@@ -254,7 +272,7 @@ def _facts(
         version=number,
         path=path,
         in_force=in_force is not None and in_force.version == number,
-        kept=number in kept,
+        kept=number in kept or is_kept(path),
         when=(run.ended_at or run.started_at) if run else imported.get("imported_at"),
         run_id=run.run_id if run else None,
         origin=str(imported.get("source")) if imported else "trained" if run else "unknown",

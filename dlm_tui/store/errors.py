@@ -13,6 +13,10 @@ class PointerError(StoreError):
     """A `current.txt` that leads out of the store, to nothing, or to something that is no version."""
 
 
+class VersionDamaged(StoreError):
+    """A file of an adapter version is not the one that was written."""
+
+
 class ManifestError(StoreError):
     """`manifest.json` or `dlm.lock` is not what the format says."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ RECORD_KEYS = frozenset(
         "tokenizer_sha256",
         "document_sha256",
         "gate_sha256",
+        "config_sha256",
+        "record_sha256",
         "probes",
         "probes_sha256",
         "run_id",
@@ -107,9 +110,48 @@ def write_gate_config(store: Store, config: GateConfig) -> None:
 def read_gate_record(store: Store) -> dict[str, object] | None:
     """What our gate was trained for (`tui_gate.json`), or None: another tool's gates have none.
 
-    Raises GateFileError when the file is not a JSON object.
+    Raises GateFileError when the file is not a JSON object, or not the one that was written.
     """
-    return _read_object(store.gate_dir / RECORD_NAME)
+    path = store.gate_dir / RECORD_NAME
+    record = _read_object(path)
+    if record is not None and record.pop("record_sha256", None) not in (None, _record_sha256(record)):
+        raise GateFileError(f"{path} is not the file that was written (its hash differs); train the gate again.")
+    return record
+
+
+def check_gate_files(store: Store, config: GateConfig) -> None:
+    """Raises GateFileError when a file of our gate is not the one that was written.
+
+    A gate that another tool trained since then has a newer run in the metrics; our record then says nothing about it.
+    """
+    record = read_gate_record(store)
+    if record is None:
+        return
+    for key, name in (("gate_sha256", WEIGHTS_NAME), ("config_sha256", CONFIG_NAME)):
+        path, wanted = store.gate_dir / name, record.get(key)
+        if wanted is None or (name == WEIGHTS_NAME and config.mode != "trained"):
+            continue
+        try:
+            if sha256_file(path) == wanted:
+                continue
+        except FileNotFoundError:
+            raise GateFileError(f"{path} is missing; train the gate again.") from None
+        except OSError as error:
+            raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+        if not _replaced_by_another_tool(store, record):
+            raise GateFileError(f"{path} is not the file that was written (its hash differs); train the gate again.")
+
+
+def _replaced_by_another_tool(store: Store, record: dict[str, object]) -> bool:
+    from dlm_tui.store.metrics_reader import MetricsReader
+
+    run = record.get("run_id")
+    latest = MetricsReader(store).latest_gate_run()
+    return not isinstance(run, int) or (latest is not None and latest > run)
+
+
+def _record_sha256(record: dict[str, object]) -> str:
+    return hashlib.sha256(json_bytes(record)).hexdigest()
 
 
 def matching_record(store: Store, config: GateConfig) -> dict[str, object] | None:
@@ -137,7 +179,8 @@ def write_gate_record(store: Store, record: dict[str, object]) -> None:
     except GateFileError:
         before = {}
     kept = {key: value for key, value in before.items() if key not in RECORD_KEYS}
-    write_atomic(path, json_bytes({**kept, **record}))
+    whole = {**kept, **record}
+    write_atomic(path, json_bytes({**whole, "record_sha256": _record_sha256(whole)}))
 
 
 def _read_object(path: Path) -> dict[str, object] | None:

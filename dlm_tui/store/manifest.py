@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.files import json_bytes
 from dlm_tui.store.errors import ManifestError
+from dlm_tui.store.journal import Change, change
 from dlm_tui.store.layout import Store, utc_seconds
-from dlm_tui.store.lock import store_lock
+from dlm_tui.store.locks import store_lock
+from dlm_tui.store.settled import current_path
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -114,7 +116,12 @@ class LockRecord(_Kept):
 
 def read_manifest(store: Store) -> Manifest | None:
     """The manifest, or None when there is none. Raises ManifestError naming file, field and reason."""
-    return _read(store.manifest_path, Manifest)
+    manifest = _read(store, store.manifest_path, Manifest)
+    if manifest is not None and manifest.dlm_id != store.dlm_id:
+        raise ManifestError(
+            f"{store.manifest_path}: dlm_id: it belongs to the document {manifest.dlm_id!r}, not to {store.dlm_id!r}."
+        )
+    return manifest
 
 
 def refuse_foreign_base(store: Store, document: Document) -> None:
@@ -139,21 +146,28 @@ def update_manifest(
     `base_model` is needed when there is no manifest yet. `updated_at` is set here. `timeout` in seconds.
     Raises ManifestError, LockHeld, LockStale; OSError leaves the old manifest as it was.
     """
-    with store_lock(store, timeout):
-        manifest = read_manifest(store)
-        if manifest is None:
-            if not base_model:
-                raise ManifestError(f"{store.manifest_path} does not exist and no base model was named for it.")
-            manifest = Manifest(dlm_id=store.dlm_id, base_model=base_model)
-        mutate(manifest)
-        manifest.updated_at = utc_seconds()
-        _write(store.manifest_path, manifest)
-        return manifest
+    with store_lock(store, timeout), change(store) as together:
+        return stage_manifest(store, together, mutate, base_model=base_model)
+
+
+def stage_manifest(
+    store: Store, together: Change, mutate: Callable[[Manifest], None], *, base_model: str | None = None
+) -> Manifest:
+    """`update_manifest` as a part of a change of several files; the caller holds the store."""
+    manifest = read_manifest(store)
+    if manifest is None:
+        if not base_model:
+            raise ManifestError(f"{store.manifest_path} does not exist and no base model was named for it.")
+        manifest = Manifest(dlm_id=store.dlm_id, base_model=base_model)
+    mutate(manifest)
+    manifest.updated_at = utc_seconds()
+    together.write(store.manifest_path, _bytes(store.manifest_path, manifest))
+    return manifest
 
 
 def read_lock_record(store: Store) -> LockRecord | None:
     """`dlm.lock`, or None when there is none. Raises ManifestError."""
-    return _read(store.lock_record_path, LockRecord)
+    return _read(store, store.lock_record_path, LockRecord)
 
 
 def write_lock_record(
@@ -172,6 +186,35 @@ def write_lock_record(
 
     Raises ManifestError for a value the format does not allow.
     """
+    with store_lock(store, _LOCK_WAIT_SECONDS), change(store) as together:
+        return stage_lock_record(
+            store,
+            together,
+            dlm_sha256=dlm_sha256,
+            seed=seed,
+            last_run_id=last_run_id,
+            base_model_revision=base_model_revision,
+            pinned_versions=pinned_versions,
+            hardware_tier=hardware_tier,
+            determinism_class=determinism_class,
+            **optional,
+        )
+
+
+def stage_lock_record(
+    store: Store,
+    together: Change,
+    *,
+    dlm_sha256: str,
+    seed: int,
+    last_run_id: int,
+    base_model_revision: str | None,
+    pinned_versions: Mapping[str, object],
+    hardware_tier: str = "cpu",
+    determinism_class: str = "best-effort",
+    **optional: Any,
+) -> LockRecord:
+    """`write_lock_record` as a part of a change of several files; the caller holds the store."""
     fields = {
         "created_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "dlm_id": store.dlm_id,
@@ -187,7 +230,7 @@ def write_lock_record(
     before = read_lock_record(store)
     kept = dict(before.model_extra or {}) if before is not None else {}
     record = _check(store.lock_record_path, LockRecord, {**kept, **fields})
-    _write(store.lock_record_path, record)
+    together.write(store.lock_record_path, _bytes(store.lock_record_path, record))
     return record
 
 
@@ -201,9 +244,9 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return json_bytes(manifest.model_dump(mode="json", warnings=False))
 
 
-def _read(path: Path, model: type[_Record]) -> _Record | None:
+def _read(store: Store, path: Path, model: type[_Record]) -> _Record | None:
     try:
-        data = path.read_bytes()
+        data = current_path(store, path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -232,8 +275,8 @@ def _check(path: str | Path, model: type[_Record], raw: dict[str, Any]) -> _Reco
         raise ManifestError(f"{path}: {place}: {first['msg']}{more}.") from error
 
 
-def _write(path: Path, record: _Kept) -> None:
+def _bytes(path: Path, record: _Kept) -> bytes:
     value = record.model_dump(mode="json", warnings=False)
     # Assigning into nested lists bypasses validation, so what is about to be written is checked once more.
     _check(path, type(record), value)
-    write_atomic(path, json_bytes(value))
+    return json_bytes(value)

@@ -1,21 +1,27 @@
-"""Questions to `metrics.sqlite`, answered without creating or changing anything (formats §14).
+"""Questions to `metrics.sqlite` (formats §14).
 
-Every question opens the database anew, so an answer is always of now; the file is small and local.
+Every question opens the database anew, so an answer is always of now; the file is small and local. A damaged database
+has no rows: that is logged, and the next writer sets it aside and begins a new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
-from dlm_tui.store.metrics_open import Fingerprint, fingerprint, read_database
+from dlm_tui.store.sqlite import Fingerprint, fingerprint, is_damage, problems_of, read_database
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 _RUN_COLUMNS = "run_id, started_at, ended_at, adapter_version, phase, seed, status"
 
 
@@ -64,10 +70,17 @@ def weights_entropy(weights: Sequence[float]) -> tuple[float | None, float | Non
 
 
 class MetricsReader:
-    """Read-only; a store without the database, or an older one without some table, has no rows."""
+    """Changes no row; a store without the database, with a damaged one, or without some table, has no rows.
+
+    Raises MetricsError for a database that is there and cannot be read now (locked, no permission).
+    """
 
     def __init__(self, store: Store) -> None:
         self.path = store.metrics_path
+
+    def problems(self) -> list[str]:
+        """What SQLite's integrity check finds; [] for a sound or absent database."""
+        return problems_of(self.path)
 
     def data_version(self) -> Fingerprint:
         """Changes whenever rows may have changed; cheap enough to poll every second."""
@@ -105,6 +118,14 @@ class MetricsReader:
             return {}
         details = _parsed(rows[0].pop("details"))
         return {**(details if isinstance(details, dict) else {}), **rows[0]}
+
+    def running_holders(self) -> list[tuple[int, int, str]]:
+        """(run id, process id, host) of every run of ours that says "running"."""
+        rows = self._rows(
+            "SELECT h.run_id, h.pid, h.host FROM tui_run_holders h JOIN runs r"
+            " ON r.run_id = h.run_id AND r.started_at = h.started_at WHERE r.status = 'running' ORDER BY h.run_id"
+        )
+        return [(row["run_id"], row["pid"], row["host"]) for row in rows]
 
     def steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
         """Steps of a run above `after_step`, in order."""
@@ -251,6 +272,26 @@ class MetricsReader:
             return read_database(self.path, guarded)
         except FileNotFoundError:
             return nothing
+        except (sqlite3.Error, OSError) as error:
+            if is_damage(error):
+                _say_damage_once(self.path, error)
+                return nothing
+            raise MetricsError(f"{self.path} cannot be read: {error}.") from error
+
+
+_said: set[tuple[str, int]] = set()
+
+
+def _say_damage_once(path: Path, error: Exception) -> None:
+    with contextlib.suppress(OSError):
+        key = (str(path), path.stat().st_ino)
+        if key not in _said:
+            _said.add(key)
+            _log.warning(
+                "%s is damaged (%s): its history cannot be shown; the next training sets it aside and begins a new one",
+                path,
+                error,
+            )
 
 
 def _gate_run(run_id: int, rows: list[dict[str, Any]], prompt_entropy: float | None) -> GateRun:

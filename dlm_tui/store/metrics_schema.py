@@ -79,6 +79,12 @@ CREATE TABLE IF NOT EXISTS tui_runs (
         parameterization TEXT,
         details          TEXT NOT NULL
     );
+CREATE TABLE IF NOT EXISTS tui_run_holders (
+        run_id      INTEGER PRIMARY KEY,
+        started_at  TEXT NOT NULL,
+        pid         INTEGER NOT NULL,
+        host        TEXT NOT NULL
+    );
 CREATE TABLE IF NOT EXISTS tui_gate_steps (
         run_id   INTEGER NOT NULL,
         step     INTEGER NOT NULL,

@@ -4,30 +4,70 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
-from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
+from dlm_tui.store.metrics_database import MetricsDatabase, Statement, run_all
 
-_BUSY_SECONDS = 5.0
+_RUN_TABLES = ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_gate_entropy", "tui_runs")
+_STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class MetricsWriter:
     """Records runs, steps and gate events. The file is made on the first write.
 
-    Rows that come once in a run raise MetricsError when they cannot be written. Per-step rows do not stop a
-    run: they are dropped and counted in `dropped`. Times are UTC `YYYY-MM-DDTHH:MM:SSZ`.
+    A database that SQLite calls damaged, or that this process may not open, is set aside under another name, which is
+    logged, and a new one begun: it never stops what is being recorded. Rows that come once in a run raise
+    MetricsError when they cannot be written. Per-step rows do not stop a run: they are dropped and counted in
+    `dropped`. Times are UTC `YYYY-MM-DDTHH:MM:SSZ`.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.dropped = 0
-        self._connection: sqlite3.Connection | None = None
+        self._database = MetricsDatabase(store)
+
+    def begin_run(
+        self,
+        phase: str,
+        seed: int | None,
+        adapter_version: int | None = None,
+        adapter_name: str | None = None,
+        *,
+        parameterization: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Take the next run id and insert the run as "running", in one transaction; returns the id.
+
+        1 + the highest id of the manifest and of the metrics, so that no id means two runs, also when several
+        processes begin one at once. Raises MetricsError, ManifestError.
+        """
+        from dlm_tui.store.manifest import read_manifest  # needs pydantic, which not every writer has loaded
+
+        manifest = read_manifest(self.store)
+        recorded = max((run.run_id for run in manifest.training_runs), default=0) if manifest else 0
+        taken: list[int] = []
+
+        def begin(connection: sqlite3.Connection) -> None:
+            highest = [
+                int(connection.execute(f"SELECT MAX(run_id) FROM {table}").fetchone()[0] or 0)
+                for table in ("runs", "gate_events", "tui_runs")
+            ]
+            taken[:] = [1 + max(recorded, *highest)]
+            for sql, values in self._start(
+                taken[0], phase, seed, adapter_version, adapter_name, parameterization, details
+            ):
+                connection.execute(sql, values)
+
+        self._database.transact(begin)
+        return taken[0]
 
     def start_run(
         self,
@@ -41,35 +81,38 @@ class MetricsWriter:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Insert the run as "running" (the last three go to `tui_runs`) and drop rows of an older run of that id."""
+        self._write(self._start(run_id, phase, seed, adapter_version, adapter_name, parameterization, details))
+
+    def _start(
+        self,
+        run_id: int,
+        phase: str,
+        seed: int | None,
+        adapter_version: int | None,
+        adapter_name: str | None,
+        parameterization: str | None,
+        details: Mapping[str, Any] | None,
+    ) -> list[Statement]:
         now = _now()
-        rows: list[tuple[str, Sequence[Any]]] = [
-            (f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-            for table in (
-                "steps",
-                "evals",
-                "gate_events",
-                "tokenization",
-                "tui_gate_steps",
-                "tui_gate_entropy",
-                "tui_runs",
-            )
-        ]
-        rows.append(
+        rows: list[Statement] = [
             (
                 "INSERT OR REPLACE INTO runs"
                 " (run_id, started_at, ended_at, adapter_version, phase, seed, status)"
                 " VALUES (?, ?, NULL, ?, ?, ?, 'running')",
-                (run_id, now, adapter_version, phase, seed),
-            )
-        )
-        rows.append(
+                (run_id, now, adapter_version, phase, _int64(seed)),
+            ),
             (
                 "INSERT INTO tui_runs (run_id, started_at, adapter_name, parameterization, details)"
                 " VALUES (?, ?, ?, ?, ?)",
                 (run_id, now, adapter_name, parameterization, _json(dict(details or {}))),
-            )
-        )
-        self._write(rows)
+            ),
+            (
+                "INSERT OR REPLACE INTO tui_run_holders (run_id, started_at, pid, host) VALUES (?, ?, ?, ?)",
+                (run_id, now, os.getpid(), socket.gethostname()),
+            ),
+        ]
+        self._database.begun[run_id] = rows
+        return [*((f"DELETE FROM {table} WHERE run_id = ?", (run_id,)) for table in _RUN_TABLES), *rows]
 
     def record_extra(self, run_id: int, **details: Any) -> None:
         """Merge further facts (JSON values) into the run's `tui_runs.details`. Raises MetricsError."""
@@ -204,33 +247,28 @@ class MetricsWriter:
         folder: str | None = None,
     ) -> None:
         """One finished export, in the shared table and, with mix and drift, in ours. Raises MetricsError."""
-        now = _now()
-        self._write(
-            [
-                (
-                    "INSERT OR REPLACE INTO exports"
-                    " (exported_at, quant, merged, ollama_name, size_bytes, duration_s)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (now, quant, int(merged), ollama_name, size_bytes, duration_s),
-                ),
-                (
-                    "INSERT INTO tui_exports"
-                    " (exported_at, target, quant, folder, mix, gate_mode, drift, size_bytes, duration_s)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        now,
-                        target,
-                        quant,
-                        folder,
-                        None if mix is None else _json([[name, weight] for name, weight in mix]),
-                        gate_mode,
-                        None if drift is None else _json(dict(drift)),
-                        size_bytes,
-                        duration_s,
-                    ),
-                ),
-            ]
+        shared = "INSERT INTO exports (exported_at, quant, merged, ollama_name, size_bytes, duration_s)"
+        ours = (
+            "INSERT INTO tui_exports"
+            " (exported_at, target, quant, folder, mix, gate_mode, drift, size_bytes, duration_s)"
         )
+        fractions = None if mix is None else _json([[name, weight] for name, weight in mix])
+        losses = None if drift is None else _json(dict(drift))
+
+        def record(connection: sqlite3.Connection) -> None:
+            # The shared table's key is the second: an export of the same second takes the next one that is free.
+            now = _now()
+            while connection.execute("SELECT 1 FROM exports WHERE exported_at = ?", (now,)).fetchone():
+                now = (datetime.strptime(now, _STAMP) + timedelta(seconds=1)).strftime(_STAMP)
+            connection.execute(
+                f"{shared} VALUES (?, ?, ?, ?, ?, ?)", (now, quant, int(merged), ollama_name, size_bytes, duration_s)
+            )
+            connection.execute(
+                f"{ours} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (now, target, quant, folder, fractions, gate_mode, losses, size_bytes, duration_s),
+            )
+
+        self._database.transact(record)
 
     def finish_run(self, run_id: int, status: str = "ok") -> None:
         """End the run: "ok", "failed" or "cancelled". Raises MetricsError."""
@@ -240,12 +278,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close the database; its WAL is folded in. Safe to call twice."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                raise self._failure(error) from error
+        self._database.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -255,36 +288,8 @@ class MetricsWriter:
     ) -> None:
         self.close()
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self.store.root.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self.store.metrics_path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA foreign_keys = ON")
-                connection.executescript(SHARED_TABLES + ADDITIVE_TABLES)
-            except sqlite3.Error:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _write(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
-        try:
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, values in statements:
-                    connection.execute(sql, values)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise self._failure(error) from error
+    def _write(self, statements: Sequence[Statement]) -> None:
+        self._database.transact(lambda connection: run_all(connection, statements))
 
     def _drop_on_failure(self, sql: str, values: Sequence[Any]) -> None:
         clean = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
@@ -293,12 +298,16 @@ class MetricsWriter:
         except MetricsError:
             self.dropped += 1
 
-    def _failure(self, error: Exception) -> MetricsError:
-        return MetricsError(f"{self.store.metrics_path} cannot be written: {error}.")
+
+def _int64(value: int | None) -> int | None:
+    """SQLite holds 64-bit integers; a larger seed is kept by its low bits, as training takes it."""
+    if value is None or -(2**63) <= value < 2**63:
+        return value
+    return value & (2**63 - 1)
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(_STAMP)
 
 
 def _json(value: Any) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dlm_tui.platform import process_lives, process_started
 
 _CLOCK_SLACK_SECONDS = 5.0
 
@@ -22,54 +21,13 @@ def holder_lives(content: bytes, this_host: str) -> bool | None:
         return None
     if host != this_host or pid <= 0:
         return None
-    if not _signal_reaches(pid):
+    if not process_lives(pid):
         return False
-    started = _start_time(pid)
-    if started is not None and started > written + _CLOCK_SLACK_SECONDS:
-        return None
-    return not _ended(pid)
+    started = process_started(pid)
+    return None if started is not None and started > written + _CLOCK_SLACK_SECONDS else True
 
 
 def written_on(content: bytes, host: str) -> bool:
     """Whether the lock names this host."""
     lines = content.decode("utf-8", "replace").splitlines()
     return len(lines) >= 2 and lines[1] == host
-
-
-def _signal_reaches(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # signal 0 would end the process there
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()
-
-
-def _ended(pid: int) -> bool:
-    fields = _stat_fields(pid)
-    return fields is not None and fields[:1] in (["Z"], ["X"])
-
-
-def _start_time(pid: int) -> float | None:
-    """Seconds since the epoch at which the process started; None where the system does not say."""
-    fields = _stat_fields(pid)
-    try:
-        boot = next(
-            float(line.split()[1])
-            for line in Path("/proc/stat").read_text(encoding="ascii", errors="replace").splitlines()
-            if line.startswith("btime ")
-        )
-        return boot + float(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else None
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import IO, Any
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store, utc_seconds
+
+_log = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -111,7 +114,10 @@ class RunLog:
             "source_directives": [],
             **fields,
         }
-        write_atomic(self.summary_path, json_bytes(_finite(value)))
+        try:
+            write_atomic(self.summary_path, json_bytes(_finite(value)))
+        except OSError as error:  # as with a line: the log must not undo the run it describes
+            _log.warning("%s cannot be written: %s", self.summary_path, error.strerror or error)
         return self.summary_path
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -5,34 +5,37 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_tui.files import sync_directory, sync_tree, write_atomic
+from dlm_tui.files import sync_tree
+from dlm_tui.platform import sync_directory
 from dlm_tui.store.errors import PointerError, StoreError
+from dlm_tui.store.journal import Change, change, pending
 from dlm_tui.store.layout import ADAPTER_NAME, FLAT, Store
+from dlm_tui.store.locks import store_lock
+from dlm_tui.store.settled import current_path
+from dlm_tui.store.version_record import (
+    RECORD_NAME,
+    AdapterVersion,
+    begin_record,
+    read_record,
+    seal_version,
+)
 
 _VERSION = re.compile(r"v([0-9]+)")
 _POINTER_LIMIT = 4096
-
-
-@dataclass(frozen=True)
-class AdapterVersion:
-    """One folder `versions/vNNNN` of one adapter."""
-
-    name: str
-    version: int
-    path: Path
+_LOCK_SECONDS = 60.0
+_TRIES = 100
 
 
 def current_version(store: Store, name: str) -> AdapterVersion | None:
     """The version that `current.txt` names, or None when nothing was committed.
 
     Raises PointerError when the pointer leads out of the store (also through links), to a folder that
-    does not exist, or to one that is no version.
+    does not exist, or to one that is no version of this adapter.
     """
     pointer = store.adapter_dir(name) / "current.txt"
-    target = _read_pointer(pointer)
+    target = _read_pointer(current_path(store, pointer), pointer)
     if target is None:
         return None
     path = _inside(store, pointer, target)
@@ -41,13 +44,48 @@ def current_version(store: Store, name: str) -> AdapterVersion | None:
         raise PointerError(f"{pointer} names {target!r}, which is not a version folder.")
     if not path.is_dir():
         raise PointerError(f"{pointer} names {target!r}, which does not exist.")
+    if path.parent != (store.adapter_dir(name) / "versions").resolve():
+        raise PointerError(f"{pointer} names {target!r}, which is not a version of the adapter {name!r}.")
     return AdapterVersion(name, int(match.group(1)), path)
 
 
 def adapter_versions(store: Store, names: Iterable[str]) -> dict[str, AdapterVersion]:
-    """The current version of each name that has one, in the order given."""
-    found = {name: current_version(store, name) for name in names}
+    """The current version of each name that has one, in the order given, all as of one moment.
+
+    Raises PointerError as `current_version` does, and for a pointer that is empty or gone though versions of that
+    adapter were put in force.
+    """
+    wanted = list(names)
+    for _ in range(_TRIES):
+        found = {name: current_version(store, name) for name in wanted}
+        # Versions only go forward: what reads the same twice, with no change under way, was so at one moment.
+        if not pending(store) and found == {name: current_version(store, name) for name in wanted}:
+            break
+    manifest = None
+    for name, version in found.items():
+        if version is None and latest_version(store, name) is None:
+            continue  # never trained
+        from dlm_tui.store.manifest import read_manifest  # needs pydantic; a store without versions has no use for it
+
+        manifest = manifest or read_manifest(store)
+        if manifest is not None:
+            recorded = manifest.adapter_version if name == FLAT else manifest.adapter_versions.get(name, 0)
+            _refuse_wrong_pointer(store, name, version, recorded)
     return {name: version for name, version in found.items() if version is not None}
+
+
+def _refuse_wrong_pointer(store: Store, name: str, version: AdapterVersion | None, recorded: int) -> None:
+    """Pointer and manifest change together here; another tool's pointer may be ahead, none may fall back or vanish."""
+    pointer = store.adapter_dir(name) / "current.txt"
+    if version is None and recorded:
+        problem = f"is empty or missing, though version {recorded} of {name!r} was put in force"
+    elif version is not None and recorded and version.version != recorded:
+        if version.version > recorded and read_record(version.path) is None:
+            return
+        problem = f"names version {version.version} of {name!r}, the manifest says {recorded}"
+    else:
+        return
+    raise PointerError(f"{pointer} {problem}; `dlm-tui doctor DOC --repair` mends it.")
 
 
 def stored_adapters(store: Store) -> list[str]:
@@ -61,6 +99,12 @@ def stored_adapters(store: Store) -> list[str]:
         if own and ADAPTER_NAME.fullmatch(path.name) and path.name != FLAT and path.is_dir():
             names.append(path.name)
     return sorted(names)
+
+
+def all_versions(store: Store, name: str) -> list[AdapterVersion]:
+    """Every version folder of the adapter that exists, oldest first."""
+    versions = store.adapter_dir(name) / "versions"
+    return [AdapterVersion(name, number, versions / f"v{number:04d}") for number in sorted(_existing(versions))]
 
 
 def latest_version(store: Store, name: str) -> int | None:
@@ -83,28 +127,42 @@ def new_version(store: Store, name: str) -> AdapterVersion:
             path = versions / f"v{number:04d}"
             try:
                 path.mkdir()
-                return AdapterVersion(name, number, path)
+                break
             except FileExistsError:
                 number += 1
+        version = AdapterVersion(name, number, path)
+        try:
+            begin_record(version)
+        except OSError:
+            path.rmdir()
+            raise
+        return version
     except OSError as error:
         raise StoreError(f"A new version cannot be created in {versions}: {error.strerror}.") from error
 
 
 def commit_version(store: Store, version: AdapterVersion) -> None:
-    """Flush the folder to disk, then point `current.txt` at it.
+    """Flush the folder to disk, then point `current.txt` at it, holding the store.
 
     Raises StoreError for a folder that is empty or not one of this adapter's versions, OSError when the
     disk fails; the old version then stays in use.
     """
+    with store_lock(store, _LOCK_SECONDS), change(store) as together:
+        put_in_force(store, version, together)
+
+
+def put_in_force(store: Store, version: AdapterVersion, together: Change) -> None:
+    """`commit_version` as a part of a change of several files; the caller holds the store."""
     expected = store.adapter_dir(version.name) / "versions" / f"v{version.version:04d}"
     if version.path != expected or not version.path.is_dir() or version.path.is_symlink():
         raise StoreError(f"{version.path} is not a version folder of the adapter {version.name!r}.")
-    if not any(version.path.iterdir()):
+    if not any(path.name != RECORD_NAME for path in version.path.iterdir()):
         raise StoreError(f"{version.path} is empty and was not committed.")
+    seal_version(version)
     sync_tree(version.path)
     sync_directory(version.path.parent)
     line = version.path.relative_to(store.root).as_posix() + "\n"
-    write_atomic(store.adapter_dir(version.name) / "current.txt", line.encode())
+    together.write(store.adapter_dir(version.name) / "current.txt", line.encode())
 
 
 def reject_version(store: Store, version: AdapterVersion) -> Path:
@@ -133,15 +191,16 @@ def _existing(versions: Path) -> list[int]:
     return [int(match.group(1)) for match, path in matches if match is not None and path.is_dir()]
 
 
-def _read_pointer(pointer: Path) -> str | None:
+def _read_pointer(path: Path, pointer: Path) -> str | None:
+    """The line in the file at `path`, which is that of `pointer`."""
     if pointer.is_symlink():
         raise PointerError(f"{pointer} is a link; a pointer must be a plain file.")
-    if not pointer.exists():
+    if not path.exists():
         return None
-    if not pointer.is_file():
+    if not path.is_file():
         raise PointerError(f"{pointer} is not a plain file.")
     try:
-        with pointer.open("rb") as handle:
+        with path.open("rb") as handle:
             data = handle.read(_POINTER_LIMIT + 1)
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError as error:

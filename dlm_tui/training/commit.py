@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
 from dlm_tui.document.errors import printable
 from dlm_tui.document.seeds import seed_in_range
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
 from dlm_tui.store import (
     AdapterVersion,
     Manifest,
     MetricsWriter,
+    StoreError,
     TrainingRun,
-    commit_version,
+    change,
+    mark_kept,
+    put_in_force,
+    seal_version,
+    stage_lock_record,
+    stage_manifest,
     store_lock,
-    update_manifest,
     utc_seconds,
-    write_lock_record,
 )
 from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
@@ -33,7 +38,12 @@ if TYPE_CHECKING:
     from dlm_tui.training.request import TrainRequest
 
 _LOCK_SECONDS = 60.0
+_log = logging.getLogger(__name__)
 _PINNED = ("torch", "transformers", "peft", "bitsandbytes")
+
+
+class NotInForce(DlmTuiError):
+    """Adapters were trained and kept as versions, but the lock or the disk did not let them be put in force."""
 
 
 @dataclass(kw_only=True)
@@ -63,10 +73,15 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
     write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
     sync_tree(folder)
+    seal_version(target)
 
 
 def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
-    """Flip every pointer, then record the runs in manifest, metrics and `dlm.lock`."""
+    """Put every version in force and record the runs in the manifest and `dlm.lock`: all of it or nothing.
+
+    Raises NotInForce when the lock or the disk says no: the versions are then kept, and the sentence says how one is
+    put in force by hand. What the metrics refuse afterwards is a warning in the log, not an error.
+    """
     document, store = request.document, request.store
     ended = utc_seconds()
 
@@ -83,36 +98,50 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
             section: section for section in _trained_sections(request, runs, manifest.content_hashes)
         }
 
-    with store_lock(store, _LOCK_SECONDS):
-        pointers = {run.name: store.adapter_dir(run.name) / "current.txt" for run in runs}
-        before = {path: path.read_bytes() if path.exists() else None for path in pointers.values()}
-        try:
+    try:
+        with store_lock(store, _LOCK_SECONDS), change(store) as together:
             for run in runs:
-                commit_version(store, run.version)
-            update_manifest(store, record, base_model=document.base_model)
-        except BaseException:
-            _put_back(before)
-            raise
+                put_in_force(store, run.version, together)
+            stage_manifest(store, together, record, base_model=document.base_model)
+            stage_lock_record(
+                store,
+                together,
+                dlm_sha256=document.sha256,
+                seed=seed_in_range(document.training.seed),
+                last_run_id=runs[-1].run_id,
+                base_model_revision=request.base.identity.revision,
+                pinned_versions=pinned_versions(),
+            )
+    except (StoreError, OSError) as error:
+        keep_runs(metrics, runs)
+        raise NotInForce(_kept_sentence(runs, error)) from error
     for run in runs:
-        metrics.finish_run(run.run_id, "ok")
-    write_lock_record(
-        store,
-        dlm_sha256=document.sha256,
-        seed=seed_in_range(document.training.seed),
-        last_run_id=runs[-1].run_id,
-        base_model_revision=request.base.identity.revision,
-        pinned_versions=pinned_versions(),
-    )
+        finish_run(metrics, run.run_id, "ok")
 
 
-def _put_back(pointers: dict[Path, bytes | None]) -> None:
-    """All adapters are in force together or none: undo what was flipped before the failure."""
-    for path, data in pointers.items():
-        with contextlib.suppress(OSError):
-            if data is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_atomic(path, data)
+def keep_runs(metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
+    """Mark trained versions that could not be put in force, so that nothing removes them."""
+    for run in runs:
+        try:
+            mark_kept(run.version)
+        except OSError as error:
+            _log.warning("%s cannot be marked as kept: %s", run.version.path, error)
+        finish_run(metrics, run.run_id, "failed")
+
+
+def finish_run(metrics: MetricsWriter, run_id: int, status: str) -> None:
+    """End a run; metrics that refuse are a warning in the log: they never undo what was trained."""
+    try:
+        metrics.finish_run(run_id, status)
+    except StoreError as error:
+        _log.warning("%s", error)
+
+
+def _kept_sentence(runs: list[FinishedRun], error: Exception) -> str:
+    kept = ", ".join(f"{run.name} version {run.version.version}" for run in runs)
+    uses = "; ".join(f"`dlm-tui adapter use DOC {run.name} --version {run.version.version}`" for run in runs)
+    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return f"trained and kept, but not in force: {kept}. {reason.rstrip('.')}. Afterwards: {uses}."
 
 
 def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:

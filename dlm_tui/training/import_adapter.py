@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dlm_tui.document import load, read_document_bytes
 from dlm_tui.document.declare import declare_adapter
+from dlm_tui.document.replacing import save_document
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
 from dlm_tui.model.adapter_download import fetch_adapter
@@ -68,9 +69,7 @@ def import_adapter(
     version = _write_version(store.create(), name, candidate, source, base)
     try:
         if declared is not data:
-            if read_document_bytes(document_path) != data:
-                raise UsageError(f"{document_path} was saved meanwhile; import again")
-            write_atomic(document_path.resolve(), declared)
+            save_document(document_path, data, declared)
         if read_manifest(store) is None:
             update_manifest(store, lambda manifest: _first(manifest, base), base_model=document.base_model)
         use_versions(store, {name: version.version}, "import")

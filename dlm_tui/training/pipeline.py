@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,18 +15,25 @@ from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
 from dlm_tui.store import (
-    MetricsReader,
     MetricsWriter,
     RunLog,
     Store,
     new_version,
-    next_run_id,
     read_manifest,
     refuse_foreign_base,
     reject_version,
+    run_lock,
     utc_seconds,
 )
-from dlm_tui.training.commit import FinishedRun, commit_runs, last_loss, pinned_versions, write_version
+from dlm_tui.training.commit import (
+    FinishedRun,
+    commit_runs,
+    finish_run,
+    keep_runs,
+    last_loss,
+    pinned_versions,
+    write_version,
+)
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, Step
@@ -62,7 +67,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
 
     request.store.create()
     ignored = launcher_variables()
-    with training_lock(request.store), without_launcher():
+    with run_lock(request.store), without_launcher():
         if ignored:
             say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
         refuse_foreign_base(request.store, request.document)
@@ -75,14 +80,9 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             for text in (*plan.notes, *_source_notes(request.scan)):
                 say(text)
             with MetricsWriter(request.store) as metrics:
-                _mark_dead_runs(request.store, metrics)
                 runs = _train_adapters(request, plan, metrics, report, say)
                 report(Progress("commit", text="putting the new adapters in force"))
-                try:
-                    commit_runs(request, metrics, runs)
-                except BaseException:
-                    _drop(runs, metrics, "failed")
-                    raise
+                commit_runs(request, metrics, runs)
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
         if request.document.gate_enabled:
             _train_gate(request, report, outcome)
@@ -90,26 +90,6 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             raise UsageError("the document has no gate: set training.gate.enabled with two or more adapters")
     outcome.seconds = time.monotonic() - began
     return outcome
-
-
-@contextlib.contextmanager
-def training_lock(store: Store) -> Iterator[None]:
-    """One training run per store at a time. Raises DlmTuiError when another process trains; dies with its holder."""
-    folder = store.cache_dir / "tui_train"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DlmTuiError("another run is training this document; wait for it or cancel it") from error
-        yield
-
-
-def _mark_dead_runs(store: Store, metrics: MetricsWriter) -> None:
-    """Runs that still say "running" while nobody holds the lock died without a word."""
-    for run in MetricsReader(store).runs(limit=None):
-        if run["status"] == "running":
-            metrics.finish_run(run["run_id"], "failed")
 
 
 def _train_adapters(
@@ -131,17 +111,15 @@ def _train_adapters(
     try:
         for adapter, rows in work:
             runs.append(_train_one(request, plan, adapter, rows, metrics, count))
+    except (Cancelled, KeyboardInterrupt):
+        for run in runs:
+            shutil.rmtree(run.version.path, ignore_errors=True)
+            finish_run(metrics, run.run_id, "cancelled")
+        raise
     except BaseException:
-        _drop(runs, metrics, "cancelled")
+        keep_runs(metrics, runs)
         raise
     return runs
-
-
-def _drop(runs: list[FinishedRun], metrics: MetricsWriter, status: str) -> None:
-    """Trained versions that will not be put in force go, and their runs say so."""
-    for run in runs:
-        shutil.rmtree(run.version.path, ignore_errors=True)
-        metrics.finish_run(run.run_id, status)
 
 
 class _Count:
@@ -168,11 +146,9 @@ def _train_one(
     count: _Count,
 ) -> FinishedRun:
     document, store, name = request.document, request.store, adapter.name
-    run_id = next_run_id(store)
     started = utc_seconds()
     target = new_version(store, name)
-    metrics.start_run(
-        run_id,
+    run_id = metrics.begin_run(
         adapter.phases[0].name,
         plan.seed,
         adapter_version=target.version,
@@ -214,7 +190,7 @@ def _train_one(
             result = _fit(request.base, plan, adapter, rows, on_step)
             write_version(request, target, result)
         except BaseException as error:
-            metrics.finish_run(run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
+            finish_run(metrics, run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
             if isinstance(error, Diverged):
                 reject_version(store, target)
             else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.store import (
+    AdapterVersion,
     GateConfig,
     MetricsError,
     MetricsReader,
@@ -41,15 +42,15 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def save_all(store: Store) -> None:
+def save_all(store: Store, version: AdapterVersion) -> None:
     """Every kind of saving there is, each made to fail; what is asserted is that it says so."""
 
     def longer(manifest: object) -> None:
         manifest.source_path = "x" * 200_000  # type: ignore[attr-defined]
 
-    version = new_version(store, "tone")
-    (version.path / "adapter_config.json").write_text("{}")
-    with pytest.raises(OSError):
+    with pytest.raises(StoreError):
+        new_version(store, "tone")
+    with pytest.raises((OSError, StoreError)):
         commit_version(store, version)
     with pytest.raises((OSError, StoreError)):
         update_manifest(store, longer)
@@ -75,9 +76,11 @@ def test_a_disk_that_fails_while_saving(store: Store, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    version = new_version(store, "tone")
+    (version.path / "adapter_config.json").write_text("{}")
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        save_all(store)
+        save_all(store, version)
     still_good(store)
     with store_lock(store):
         pass

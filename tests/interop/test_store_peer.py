@@ -19,7 +19,6 @@ from dlm_tui.store import (
     Store,
     adapter_versions,
     gate_state,
-    next_run_id,
     read_gate_config,
     read_lock_record,
     read_manifest,
@@ -105,7 +104,7 @@ def read_everything(root: Path) -> None:
         read_lock_record(store)
         read_gate_config(store)
         adapter_versions(store, document.adapter_names)
-        assert next_run_id(store) in (2, 4)
+        assert MetricsReader(store).highest_run_id() in (1, 3)
         reader = MetricsReader(store)
         reader.runs()
         reader.steps(2)
@@ -122,7 +121,14 @@ def test_reading_changes_nothing(tmp_path: Path, read_only: bool) -> None:
     try:
         before = tree_snapshot(root)
         read_everything(root)
-        assert tree_snapshot(root) == before
+        after = tree_snapshot(root)
+        if not read_only:
+            # SQLite takes its side files away again, but they were there: the folder's time tells.
+            for dlm_id in PEER_IDS.values():
+                name = f"home/store/{dlm_id}"
+                mode, size, _, digest = before[name]
+                before[name] = (mode, size, after[name][2], digest)
+        assert after == before
     finally:
         make_writable(root)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from dlm_tui.document import (
     preview_section,
     undo_append,
 )
+from dlm_tui.document.replacing import ReadOnlyDocument
 from dlm_tui.errors import UsageError
 
 HEAD = """---
@@ -79,18 +83,111 @@ def test_preview_is_what_is_added_and_undo_takes_it_away(tmp_path: Path) -> None
     assert path.read_bytes() == data
 
 
-def test_a_changed_file_is_not_written(tmp_path: Path) -> None:
+def test_a_save_that_came_between_is_built_on(tmp_path: Path) -> None:
     path = tmp_path / "a.dlm"
     before = write(path, HEAD + "\nprose\n")
-    result = append_section(path, before.sha256, type="prose", adapter=None, content="more")
+    path.write_bytes(path.read_bytes() + b"edited\n")
+    edited = path.read_bytes()
+    result = append_section(path, before.sha256, type="prose", adapter="tone", content="more")
+    assert path.read_bytes() == edited + b"::prose#tone::\nmore\n"
+    assert result.previous_sha256 == parse_bytes(edited).sha256 != before.sha256
+    path.write_bytes(path.read_bytes() + b"edited again\n")
     grown = path.read_bytes()
     with pytest.raises(FileChanged):
-        append_section(path, before.sha256, type="prose", adapter=None, content="more")
-    assert path.read_bytes() == grown
-    path.write_bytes(grown + b"edited\n")
-    with pytest.raises(FileChanged):
         undo_append(path, result)
-    assert path.read_bytes() == grown + b"edited\n"
+    assert path.read_bytes() == grown
+
+
+@pytest.mark.parametrize("moment", ["before the last look", "after the last look"])
+@pytest.mark.parametrize("swaps", [True, False])
+def test_an_editor_that_saves_at_the_last_moment_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, swaps: bool
+) -> None:
+    from dlm_tui.document import replacing
+
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    saved = path.read_bytes() + b"the editor's line\n"
+    saves = iter([saved])
+    write_scratch, exchange = replacing.write_scratch, replacing.exchange_names
+
+    def editor_saves() -> None:
+        for data in saves:
+            scratch = tmp_path / "editor"
+            scratch.write_bytes(data)
+            scratch.replace(path)
+
+    def slow_write(target: Path, data: bytes) -> Path:
+        scratch = write_scratch(target, data)
+        if moment == "before the last look":
+            editor_saves()
+        return scratch
+
+    def slow_exchange(one: Path, other: Path) -> bool:
+        if moment == "after the last look" and swaps:
+            editor_saves()
+        return swaps and exchange(one, other)
+
+    monkeypatch.setattr(replacing, "write_scratch", slow_write)
+    monkeypatch.setattr(replacing, "exchange_names", slow_exchange)
+    append_section(path, before.sha256, type="prose", adapter="tone", content="more")
+    wanted = saved if moment == "before the last look" or swaps else (HEAD + "\nprose\n").encode()
+    assert path.read_bytes() == wanted + b"::prose#tone::\nmore\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.dlm"]
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from dlm_tui.document import append_section, load
+path = Path(sys.argv[1])
+for number in range(8):
+    sha = load(path).sha256
+    append_section(path, sha, type="prose", adapter="tone", content=f"{sys.argv[2]} {number}")
+"""
+
+
+def test_four_processes_that_label_at_once_lose_no_section(tmp_path: Path) -> None:
+    path = tmp_path / "a.dlm"
+    write(path, HEAD + "\nprose\n")
+    command = [sys.executable, "-c", APPEND, str(path)]
+    writers = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0, 0]
+    texts = {section.content for section in load(path).sections}
+    assert texts >= {f"{who} {number}" for who in range(4) for number in range(8)}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.dlm"]
+
+
+def test_a_read_only_document_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    path.chmod(0o444)
+    with pytest.raises(ReadOnlyDocument, match="read-only"):
+        append_section(path, before.sha256, type="prose", adapter=None, content="more")
+    assert load(path).sha256 == before.sha256
+
+
+def test_hard_links_stay_one_file(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.dlm", tmp_path / "b.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    data = path.read_bytes()
+    other.hardlink_to(path)
+    result = append_section(path, before.sha256, type="prose", adapter="tone", content="more")
+    assert path.samefile(other) and load(other).sha256 == result.sha256
+    undo_append(other, result)
+    assert path.read_bytes() == data
+
+
+def test_the_scratch_of_a_killed_label_is_cleared_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "a.dlm"
+    before = write(path, HEAD + "\nprose\n")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"a.dlm.tmp.{ended.pid}.0123abcd").write_bytes(path.read_bytes())
+    living = tmp_path / f"a.dlm.tmp.{os.getppid()}.0123abcd"
+    living.write_bytes(b"x")
+    append_section(path, before.sha256, type="prose", adapter=None, content="more")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.dlm", living.name]
 
 
 @pytest.mark.parametrize(

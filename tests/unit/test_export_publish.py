@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dlm_tui import files
 from dlm_tui.export.atomic_folder import check_destination, check_space, publish, read_manifest, recover
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.platform import exchange_names
 
 OURS = {"created_by": "dlm-tui-0.1.0"}
 
@@ -46,7 +46,7 @@ def test_a_new_and_a_replaced_export(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_failure_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
     if not exchange:
-        monkeypatch.setattr("dlm_tui.files._exchange_call", lambda: None)
+        monkeypatch.setattr("dlm_tui.platform._exchange_call", lambda: None)
     target = tmp_path / "out"
     with publish(target) as scratch:
         fill(scratch, "first")
@@ -62,7 +62,7 @@ def test_a_failure_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_swap_in_steps_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlm_tui.files._exchange_call", lambda: None)
+    monkeypatch.setattr("dlm_tui.platform._exchange_call", lambda: None)
     target = tmp_path / "out"
     with publish(target) as scratch:
         fill(scratch, "first")
@@ -85,9 +85,9 @@ def test_names_are_exchanged_in_one_step_here(tmp_path: Path) -> None:
     for folder in (one, other):
         folder.mkdir()
         (folder / "name").write_text(folder.name)
-    assert files._exchange(one, other)
+    assert exchange_names(one, other)
     assert ((one / "name").read_text(), (other / "name").read_text()) == ("other", "one")
-    assert not files._exchange(one, tmp_path / "absent")
+    assert not exchange_names(one, tmp_path / "absent")
 
 
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:

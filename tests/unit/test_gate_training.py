@@ -246,6 +246,10 @@ def test_damaged_gate_files_are_one_sentence(store: Store, document: Document, m
     run_to_end(train_document_gate(document, store, model))
     weights = store.gate_dir / "gate.safetensors"
     tensors = load_file(weights)
+    save_file({**tensors, "2.bias": tensors["2.bias"] * 1.001}, weights)
+    with pytest.raises(GateFileError, match=r"gate\.safetensors is not the file that was written"):
+        load_gate(store)
+    (store.gate_dir / "tui_gate.json").unlink()  # another tool's gate has no hashes; what can be seen is still said
     save_file({**tensors, "2.bias": torch.tensor([0.0, float("nan"), 0.0])}, weights)
     with pytest.raises(GateFileError, match="not finite"):
         load_gate(store)
@@ -268,6 +272,9 @@ def test_a_gate_that_another_tool_replaced_has_no_record(store: Store, document:
     gate = load_gate(store)
     assert gate is not None and gate.record is not None and gate.ood_score is not None
     save_file(seeded_network(32, 64, 3, 1).state_dict(), store.gate_dir / "gate.safetensors")
+    with MetricsWriter(store) as metrics:
+        run = metrics.begin_run("sft", 0)
+        metrics.record_gate_events(run, [(name, 1 / 3, 8) for name in gate.names], "trained")
     (store.gate_dir / "notes.txt").write_text("kept")
     other = load_gate(store)
     assert other is not None and other.record is None and other.ood_score is None
@@ -400,9 +407,9 @@ def test_a_labelled_prompt_is_learned_at_once(
     )
     assert load(path).sections[-1].content.splitlines()[1] == "Where is the ladder?"
     assert answered.after["sea"] > (answered.before or {})["sea"]
+    late = run_to_end(label_prompt(path, document, store, model, "Late.", "sea"))  # the document as it was long ago
+    assert [section.content for section in late.document.sections[-3:]][::2] == [prompt, "Late."]
     text = path.read_text()
-    with pytest.raises(DlmTuiError, match="changed since"):
-        run_to_end(label_prompt(path, document, store, model, "Late.", "sea"))
     with pytest.raises(UsageError, match="no adapter 'sky'"):
         run_to_end(label_prompt(path, answered.document, store, model, "Late.", "sky"))
     with pytest.raises(UsageError, match="empty"):

@@ -17,7 +17,6 @@ from dlm_tui.store import (
     RunLog,
     Store,
     TrainingRun,
-    next_run_id,
     read_lock_record,
     read_manifest,
     update_manifest,
@@ -119,13 +118,11 @@ def test_a_bad_change_is_not_written(store: Store) -> None:
 
 
 def test_run_ids_follow_both_records(store: Store) -> None:
-    assert next_run_id(store) == 1
-    assert not store.root.exists()
     update_manifest(store, lambda manifest: manifest.training_runs.append(a_run(4)), base_model="tiny")
-    assert next_run_id(store) == 5
     with MetricsWriter(store) as writer:
+        assert writer.begin_run("gate", 0) == 5
         writer.start_run(7, "gate", 0)
-    assert next_run_id(store) == 8
+        assert writer.begin_run("gate", 0) == 8
 
 
 def test_the_lock_record(store: Store) -> None:

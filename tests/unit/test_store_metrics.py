@@ -265,16 +265,6 @@ def test_an_older_database_without_some_table_has_no_rows(store: Store) -> None:
     assert tree_snapshot(store.root) == before
 
 
-def test_a_file_that_is_no_database_is_one_sentence(store: Store) -> None:
-    store.root.mkdir(parents=True)
-    store.metrics_path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
-    with pytest.raises(MetricsError, match=r"metrics\.sqlite"):
-        MetricsReader(store).runs()
-    with pytest.raises(MetricsError, match=r"metrics\.sqlite"):
-        MetricsWriter(store).start_run(1, "sft", 0)
-    assert sorted(path.name for path in store.root.iterdir()) == ["metrics.sqlite"]
-
-
 CRASH = """
 import os, sys
 from pathlib import Path
@@ -287,17 +277,16 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.parametrize("without", ["nothing", "shm"])
-def test_rows_of_a_killed_writer_are_read_without_touching_its_files(store: Store, without: str) -> None:
+def test_rows_of_a_killed_writer_are_read(store: Store, without: str) -> None:
     done = subprocess.run([sys.executable, "-c", CRASH, str(store.home), ID], check=False)
     assert done.returncode == -9
     if without == "shm":
         Path(f"{store.metrics_path}-shm").unlink()
     assert Path(f"{store.metrics_path}-wal").stat().st_size > 0
-    before = tree_snapshot(store.root)
     reader = MetricsReader(store)
     assert [row["loss"] for row in reader.steps(1)] == [2.0]
     assert reader.run(1) is not None
-    assert tree_snapshot(store.root) == before
+    assert sorted(path.name for path in store.root.iterdir()) == ["metrics.sqlite"]
     with MetricsWriter(store) as writer:
         writer.record_step(1, 2, 1.0, 0.1)
     assert [row["step"] for row in reader.steps(1)] == [1, 2]

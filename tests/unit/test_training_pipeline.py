@@ -11,7 +11,16 @@ import pytest
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import Progress, run_to_end
-from dlm_tui.store import MetricsReader, Store, adapter_versions, current_version, read_gate_config, read_manifest
+from dlm_tui.store import (
+    MetricsReader,
+    Store,
+    StoreError,
+    adapter_versions,
+    current_version,
+    read_gate_config,
+    read_manifest,
+)
+from dlm_tui.store.adapter_history import use_versions
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.phases import Diverged
 from tests.interop.peer_fixture import peer_root
@@ -266,9 +275,48 @@ def test_adapters_come_into_force_together_or_not_at_all(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(commit, "update_manifest", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(commit, "stage_manifest", full)
+    with pytest.raises(commit.NotInForce, match=r"kept, but not in force: .*No space") as caught:
         train_document(request, quiet)
     assert adapter_versions(store, ["facts", "manners"]) == before
     statuses = {run["run_id"]: run["status"] for run in MetricsReader(store).runs()}
     assert (statuses[3], statuses[4]) == ("failed", "failed")
+    # What was trained is not thrown away, not even by later trainings, and can be put in force by hand.
+    assert "adapter use DOC facts --version 2" in str(caught.value)
+    monkeypatch.undo()
+    train_document(request, quiet)
+    assert adapter_versions(store, ["facts"])["facts"].version == 3
+    assert use_versions(store, {"facts": 2}) == {"facts": (3, 2)}
+    assert adapter_versions(store, ["facts"])["facts"].version == 2
+
+
+@pytest.mark.parametrize("left", [b"who knows", b"1\nanother-host.example\n9.0\n"])
+def test_what_will_stand_in_the_way_is_said_before_the_work_begins(base: Base, tmp_path: Path, left: bytes) -> None:
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id).create()
+    store.lock_path.write_bytes(left)
+    steps: list[Progress] = []
+    with pytest.raises(StoreError, match="cannot be judged"):
+        train_document(TrainRequest(document=document, store=store, base=base), steps.append)
+    assert steps == []
+
+
+def test_a_lock_that_says_no_at_the_end_loses_no_training(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_tui.training import commit
+
+    document = sample(tmp_path)
+    store = Store(tmp_path, document.dlm_id)
+    monkeypatch.setattr(commit, "_LOCK_SECONDS", 0.2)
+
+    def foreign_lock(step: Progress) -> None:
+        if step.stage == "commit":
+            store.lock_path.write_bytes(b"1\nanother-host.example\n9.0\n")
+
+    with pytest.raises(commit.NotInForce, match="cannot be judged"):
+        train_document(TrainRequest(document=document, store=store, base=base), foreign_lock)
+    store.lock_path.unlink()
+    for name in ("facts", "manners"):
+        assert use_versions(store, {name: 1}) == {name: (None, 1)}
+    assert set(adapter_versions(store, ["facts", "manners"])) == {"facts", "manners"}

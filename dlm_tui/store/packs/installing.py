@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dlm_tui.files import put_in_place, scratch_sibling, sync_tree, write_atomic
 from dlm_tui.store.layout import Store
-from dlm_tui.store.lock import store_lock
+from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import manifest_bytes
 from dlm_tui.store.packs.layout import (
     DOCUMENT_FOLDER,

@@ -20,7 +20,7 @@ HEADER, MANIFEST, CHECKSUMS, PROVENANCE = "PACK_HEADER.json", "manifest.json", "
 DOCUMENT_FOLDER, STORE_FOLDER = "dlm", "store"
 STORE_MANIFEST = "store/manifest.json"
 # Whoever holds the store; never part of what it holds.
-LOCK_NAMES = frozenset((".lock", ".lock.tui"))
+LOCK_NAMES = frozenset((".lock", ".lock.tui", ".journal.tui"))
 
 MAX_WINDOW_BYTES = 512 << 20
 MAX_MEMBER_BYTES = 16 << 30

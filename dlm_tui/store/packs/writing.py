@@ -18,12 +18,12 @@ import zstandard
 
 from dlm_tui import __version__
 from dlm_tui.document import parse_bytes, read_document_bytes
-from dlm_tui.files import scratch_sibling, sync_directory
+from dlm_tui.files import scratch_sibling
+from dlm_tui.platform import sync_directory
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.layout import Store, utc_seconds
-from dlm_tui.store.lock import store_lock
+from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, read_lock_record, read_manifest
-from dlm_tui.store.metrics_open import read_database
 from dlm_tui.store.packs.layout import (
     CHECKSUMS,
     DOCUMENT_FOLDER,
@@ -44,6 +44,7 @@ from dlm_tui.store.packs.layout import (
     record_bytes,
 )
 from dlm_tui.store.packs.reading import OnProgress
+from dlm_tui.store.sqlite import read_database
 
 _CHUNK = 1 << 20
 _LEVEL = 10
@@ -196,7 +197,10 @@ def _copy_database(path: Path, copy: Path) -> Path:
         finally:
             target.close()
 
-    read_database(path, backup)
+    try:
+        read_database(path, backup)
+    except sqlite3.Error as error:
+        raise PackError(f"{path} cannot be read: {error}") from error
     return copy
 
 

@@ -1,7 +1,7 @@
-"""One process at a time in a store: the `.lock` file of formats §13.3, made safe against leftovers.
+"""Who may change a store: the short store lock, and named ones (`run_lock` is that of a training).
 
-Two layers. The kernel lock on the store folder (freed by the kernel when its holder dies) orders processes
-of ours on this host, so that only one at a time judges and replaces a leftover `.lock`. The `.lock` file
+The store lock has two layers. A kernel lock (freed by the kernel when its holder dies) orders processes of
+ours, so that only one at a time judges and replaces a leftover `.lock` of formats §13.3. The `.lock` file
 itself is what other tools look at; it is created whole by linking a finished file into place, so nobody ever
 sees half of it. The second name of that file, `.lock.tui`, marks it as ours: whoever has the kernel lock and
 finds it knows, without clocks or process ids, that its writer is dead. For the `.lock` of another tool the
@@ -15,20 +15,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
+from dlm_tui.store.journal import recover
 from dlm_tui.store.layout import Store
 from dlm_tui.store.process import holder_lives, written_on
+from dlm_tui.store.scratch import clear_scratch
 
-try:
-    import fcntl
-except ImportError:  # Windows: the `.lock` file alone, as other tools do it
-    fcntl = None  # type: ignore[assignment]
-
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 _held: dict[Path, tuple[int, int]] = {}
 _held_guard = threading.Lock()
 
@@ -39,7 +36,8 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
 
     The same thread may enter again. Raises LockHeld when a living process (or another thread) has it,
     LockStale when a leftover cannot be judged: it is never stolen from anybody who may still live. A leftover
-    of a dead process of this host is replaced.
+    of a dead process of this host is replaced. Whoever comes in finishes what a killed holder began (`journal`) and
+    clears its scratch files. Hold it for a commit, never for a computation.
     """
     try:
         store.root.mkdir(parents=True, exist_ok=True)
@@ -60,10 +58,15 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
                 _held[key] = (thread, _held[key][1] - 1)
         return
     deadline = time.monotonic() + max(0.0, timeout)
-    with _folder_guard(store, deadline) as guarded, _lock_file(store.lock_path, deadline, guarded):
+    with (
+        named_lock(store, "store", timeout, _held_sentence),
+        _lock_file(store.lock_path, deadline),
+    ):
         with _held_guard:
             _held[key] = (thread, 1)
         try:
+            recover(store)
+            clear_scratch(store)
             yield
         finally:
             with _held_guard:
@@ -71,39 +74,39 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _folder_guard(store: Store, deadline: float) -> Iterator[bool]:
-    """Yields whether the kernel lock is really held; some file systems do not have it."""
-    if fcntl is None:
-        yield False
-        return
-    descriptor = os.open(store.root, os.O_RDONLY)
-    guarded = True
+def named_lock(
+    store: Store, name: str, timeout: float, sentence: Callable[[Store], str] | None = None
+) -> Iterator[None]:
+    """A kernel lock of ours on `cache/tui_locks/<name>.lock`; waits at most `timeout` seconds.
+
+    Raises LockHeld with `sentence(store)`, StoreError when the lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path = store.cache_dir / "tui_locks" / f"{name}.lock"
+    lock = FileLock(path, timeout=max(0.0, timeout), poll_interval=_POLL_SECONDS)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise LockHeld(_held_sentence(store.lock_path)) from None
-                time.sleep(_POLL_SECONDS)
-            except OSError:
-                guarded = False
-                break
-        yield guarded
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise LockHeld(sentence(store) if sentence else f"{path} is held by another process; try again.") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be locked: {error.strerror or error}.") from error
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 @contextlib.contextmanager
-def _lock_file(path: Path, deadline: float, guarded: bool) -> Iterator[None]:
+def _lock_file(path: Path, deadline: float) -> Iterator[None]:
     while True:
         try:
             mine = _create(path)
             break
         except FileExistsError:
             content = _content(path)
-            verdict = None if content is None else _holder_lives(path, content, guarded)
+            verdict = None if content is None else _holder_lives(path, content)
             if content is not None and verdict is False:
                 _remove_leftover(path, content)
                 continue
@@ -112,7 +115,7 @@ def _lock_file(path: Path, deadline: float, guarded: bool) -> Iterator[None]:
                     raise LockStale(
                         f"{path} cannot be judged; if no other program uses this store, delete that file."
                     ) from None
-                raise LockHeld(_held_sentence(path)) from None
+                raise LockHeld(_held_sentence_of(path)) from None
             time.sleep(_POLL_SECONDS)
     try:
         yield
@@ -126,8 +129,8 @@ def _mark(path: Path) -> Path:
     return path.with_name(f"{path.name}.tui")
 
 
-def _holder_lives(path: Path, content: bytes, guarded: bool) -> bool | None:
-    if guarded and written_on(content, socket.gethostname()):
+def _holder_lives(path: Path, content: bytes) -> bool | None:
+    if written_on(content, socket.gethostname()):
         with contextlib.suppress(OSError):
             if path.samefile(_mark(path)):
                 return False
@@ -182,7 +185,11 @@ def _content(path: Path) -> bytes | None:
         return None
 
 
-def _held_sentence(path: Path) -> str:
+def _held_sentence(store: Store) -> str:
+    return _held_sentence_of(store.lock_path)
+
+
+def _held_sentence_of(path: Path) -> str:
     lines = (_content(path) or b"").decode("utf-8", "replace").split("\n")
     who = f" by process {lines[0]} on {lines[1]}" if len(lines) >= 2 and lines[0].isdecimal() else ""
     return f"The store {path.parent} is in use{who}; wait for it to finish and try again."

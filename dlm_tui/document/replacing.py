@@ -1,0 +1,128 @@
+"""Replacing a document that other programs save, too: one writer of ours at a time, and nobody's save is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm_tui.document.errors import FileChanged
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import clear_scratch_of, remove, write_scratch
+from dlm_tui.platform import exchange_names, sync_directory
+
+_LOCK_SECONDS = 30.0
+
+
+class ReadOnlyDocument(DlmTuiError):
+    """A document that may not be written; nothing was changed."""
+
+
+class DocumentBusy(DlmTuiError):
+    """Another process of this program keeps the document locked; nothing was changed."""
+
+
+def refuse_unwritable(path: Path, target: Path) -> None:
+    """Raises ReadOnlyDocument for a file without a write bit, one of somebody else, or a folder that takes no files.
+
+    `target` is `path` with its links followed.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH) or not os.access(target, os.W_OK):
+            raise ReadOnlyDocument(f"{path} is read-only; nothing was changed")
+        if not os.access(target.parent, os.W_OK):
+            raise ReadOnlyDocument(f"{path} lies in a folder that cannot be written; nothing was changed")
+
+
+@contextlib.contextmanager
+def document_lock(target: Path) -> Iterator[None]:
+    """Hold the document against other processes of this program while the block runs; scratch of dead ones is cleared.
+
+    The lock is a file beside the document that goes away again. Raises DocumentBusy, OSError.
+    """
+    from filelock import FileLock, Timeout
+
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path, timeout=_LOCK_SECONDS, poll_interval=0.02)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DocumentBusy(f"{target} is being changed by another process; try again") from None
+    try:
+        clear_scratch_of(target)
+        yield
+    finally:
+        # Removed while it is held: whoever waits on it notices that it is gone and makes a new one.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+@dataclass(frozen=True)
+class SomebodySaved:
+    """What the file held instead of what was expected; `displaced` when our bytes are in its place already."""
+
+    data: bytes
+    displaced: bool
+
+
+def replace_seen(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None:
+    """Give the file new bytes if it still holds `seen`; else tell what it holds.
+
+    Where the system can swap two names, what was there is looked at once more after the swap, so that a save in the
+    last moment is seen as well: it is then the caller's to put back or to build on. A file with several names (hard
+    links) is written in place, so that all stay one file. Raises OSError; the file is then as it was.
+    """
+    if target.stat().st_nlink > 1:
+        return _write_in_place(target, seen, data)
+    scratch = write_scratch(target, data)
+    try:
+        now = target.read_bytes()
+        if now != seen:
+            return SomebodySaved(now, displaced=False)
+        if not exchange_names(scratch, target):
+            scratch.replace(target)
+            now = seen
+        else:
+            now = scratch.read_bytes()
+        sync_directory(target.parent)
+        return None if now == seen else SomebodySaved(now, displaced=True)
+    finally:
+        remove(scratch)
+
+
+def save_document(path: Path, seen: bytes, data: bytes) -> None:
+    """Give the document new bytes, holding it, if it still is what the caller read.
+
+    Raises FileChanged, with the file as somebody else saved it, ReadOnlyDocument, DocumentBusy, OSError.
+    """
+    target = path.resolve()
+    refuse_unwritable(path, target)
+    with document_lock(target):
+        other = replace_seen(target, seen, data)
+        if other is not None:
+            if other.displaced:
+                replace_seen(target, data, other.data)
+            raise FileChanged(f"{path} was saved by somebody else meanwhile; nothing was written")
+
+
+def _write_in_place(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None:
+    with target.open("r+b") as handle:
+        now = handle.read()
+        if now != seen:
+            return SomebodySaved(now, displaced=False)
+        try:
+            if data.startswith(seen):
+                handle.write(data[len(seen) :])
+                handle.flush()
+            else:
+                handle.truncate(len(data))
+            os.fsync(handle.fileno())
+        except OSError:
+            handle.truncate(len(seen))
+            raise
+    return None

@@ -1,0 +1,112 @@
+"""What differs between operating systems: processes, swapping two names, durable renames, who may write where."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+_AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of that id runs on this host; one that ended but was not yet collected does not."""
+    return pid > 0 and _signal_reaches(pid) and not _ended(pid)
+
+
+def process_started(pid: int) -> float | None:
+    """Seconds since the epoch at which the process started; None where the system does not say."""
+    fields = _stat_fields(pid)
+    try:
+        boot = next(
+            float(line.split()[1])
+            for line in Path("/proc/stat").read_text(encoding="ascii", errors="replace").splitlines()
+            if line.startswith("btime ")
+        )
+        return boot + float(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else None
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def exchange_names(one: Path, other: Path) -> bool:
+    """Swap two files or folders in one step; False where the system or the file system cannot."""
+    call = _exchange_call()
+    return call is not None and call(os.fsencode(one), os.fsencode(other)) == 0
+
+
+def sync_directory(folder: Path) -> None:
+    """Make renames inside `folder` durable; file systems that cannot do it are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def may_write(path: Path) -> bool:
+    """Whether this process may write the file and make files beside it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not on_read_only_medium(path)
+
+
+def on_read_only_medium(path: Path) -> bool:
+    """Whether nobody can write `path`: its file system is mounted so, or file and folder have no write bit."""
+    try:
+        if hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY:
+            return True
+        return not any(stat.S_IMODE(each.stat().st_mode) & 0o222 for each in (path, path.parent))
+    except OSError:
+        return False
+
+
+def keep_owner(source: Path, target: Path) -> None:
+    """Give `target` the owner, group and mode bits of `source`, as far as this process may."""
+    with contextlib.suppress(OSError):
+        status = source.stat()
+        if hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            with contextlib.suppress(OSError):
+                os.chown(target, status.st_uid, status.st_gid)
+        target.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _signal_reaches(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # signal 0 would end the process there
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _ended(pid: int) -> bool:
+    fields = _stat_fields(pid)
+    return fields is not None and fields[:1] in (["Z"], ["X"])
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()
+
+
+def _exchange_call() -> Callable[[bytes, bytes], int] | None:
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            rename = library.renameat2
+            return lambda a, b: int(rename(_AT_FDCWD, a, _AT_FDCWD, b, _EXCHANGE_LINUX))
+        if sys.platform == "darwin":
+            swap = library.renamex_np
+            return lambda a, b: int(swap(a, b, _EXCHANGE_DARWIN))
+    except (OSError, AttributeError, TypeError):
+        return None
+    return None

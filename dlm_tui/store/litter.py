@@ -1,0 +1,81 @@
+"""What killed trainings leave: version folders that nothing refers to, and rows that say "running"."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+
+from dlm_tui.files import remove
+from dlm_tui.platform import process_lives
+from dlm_tui.store.errors import StoreError
+from dlm_tui.store.layout import FLAT, Store
+from dlm_tui.store.manifest import Manifest, read_manifest
+from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.metrics_writer import MetricsWriter
+from dlm_tui.store.version_record import AdapterVersion, read_record, writer_is_dead
+from dlm_tui.store.versions import all_versions, current_version, stored_adapters
+
+_log = logging.getLogger(__name__)
+
+
+def clear_dead_versions(store: Store) -> None:
+    """Remove folders of killed trainings and end their runs; the caller holds store and run lock."""
+    for version in dead_versions(store):
+        remove(version.path)
+    try:
+        end_dead_runs(store)
+    except StoreError as error:
+        _log.warning("%s", error)
+
+
+def dead_versions(store: Store) -> Iterator[AdapterVersion]:
+    """Versions that a dead process of ours left unfinished, or finished and overtaken without being put in force.
+
+    A finished one that is newer than the version in force stays, and so does one that is marked as kept.
+    """
+    try:
+        manifest = read_manifest(store)
+    except StoreError:
+        return  # nothing can be proved
+    for name in (FLAT, *stored_adapters(store)):
+        try:
+            current = current_version(store, name)
+        except StoreError:
+            continue
+        for version in all_versions(store, name):
+            record = read_record(version.path)
+            if record is None or (current is not None and version.version == current.version):
+                continue
+            overtaken = current is not None and version.version < current.version
+            unfinished = record["state"] == "filling" or (record["state"] == "trained" and overtaken)
+            if unfinished and writer_is_dead(record) and not _recorded(manifest, version):
+                yield version
+
+
+def dead_runs(store: Store) -> list[int]:
+    """Ids of runs that say "running" and whose process ran on this host and has ended."""
+    return [
+        run_id
+        for run_id, pid, host in MetricsReader(store).running_holders()
+        if host == socket.gethostname() and not process_lives(pid)
+    ]
+
+
+def end_dead_runs(store: Store) -> None:
+    """Runs of dead processes that still say "running" are ended: "ok" when the manifest has them, else "failed"."""
+    dead = dead_runs(store)
+    if not dead:
+        return
+    manifest = read_manifest(store)
+    finished = {run.run_id for run in manifest.training_runs} if manifest else set()
+    with MetricsWriter(store) as metrics:
+        for run_id in dead:
+            metrics.finish_run(run_id, "ok" if run_id in finished else "failed")
+
+
+def _recorded(manifest: Manifest | None, version: AdapterVersion) -> bool:
+    name = None if version.name == FLAT else version.name
+    return manifest is not None and any(
+        run.adapter_name == name and run.adapter_version == version.version for run in manifest.training_runs
+    )
