@@ -1,5 +1,7 @@
 # Everything runs from a bare clone: the first target that needs it makes .venv.
-PYTHON ?= python3.11
+# The newest Python that this machine has of those tried here; `make PYTHON=…` takes another one.
+PYTHON ?= $(firstword $(foreach minor,14 13 12 11,$(shell python3.$(minor) -c \
+	"import ensurepip, sys; print(sys.executable)" 2>/dev/null)) no-python-from-3.11-to-3.14-found)
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -16,26 +16,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.demo import Demo, shared_folder, trained_demo
+from tests.once_more import pytest_runtest_protocol, pytest_terminal_summary
+
+__all__ = ["pytest_runtest_protocol", "pytest_terminal_summary"]
 
 # the same examples in every run, however slow the machine is
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=_SLOW)
 settings.load_profile("steady")
-
-# they share two cores with real processes, so that a moment of starvation must not cost the whole run
-_WITH_PROCESSES = (Path(__file__).parent / "tui", Path(__file__).parent / "engine")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Whatever had to be tried again is shown with its reason."""
-    config.option.rerun_show_tracebacks = True
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Screen and engine tests are tried again when they fail; `-rR` says so at the end."""
-    for item in items:
-        if any(folder in item.path.parents for folder in _WITH_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
 
 
 @pytest.fixture(scope="session")
