@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -18,11 +18,39 @@ from torch import Tensor, nn
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.model.base import Base, first_line
+from dlm_tui.model.patterns import BoundedPatterns, PatternError
 
+_LARGEST_SCALE = 1e6
 PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 # These keep the base as it is; all other named initialisations replace the base weight by a residual.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
+
+
+_T = TypeVar("_T")
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class PeftConfig(msgspec.Struct, frozen=True):
+    """The fields of `adapter_config.json` that decide what an adapter does, with their types; others are not read."""
+
+    r: Count = 8
+    lora_alpha: float = 8
+    rank_pattern: dict[str, Count] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool | None = False
+    peft_type: str = "LORA"
+    bias: str = "none"
+    init_lora_weights: bool | str | None = True
+    use_dora: bool | None = False
+    lora_bias: bool | None = False
+    use_qalora: bool | None = False
+    modules_to_save: list[str] | str | None = None
+    layer_replication: list[list[int]] | None = None
+    target_parameters: list[str] | str | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    alora_invocation_tokens: list[int] | None = None
+    dlm_parameterization: str = "lora"
 
 
 class AdapterError(DlmTuiError):
@@ -81,8 +109,12 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
         halves.setdefault(module, {})[side] = tensor.to(torch.float32).contiguous()
     if not halves:
         raise AdapterError(f"adapter {name} in {path} has no low-rank weights")
-    modules = {module: _pair(module, pair, config, name, path) for module, pair in sorted(halves.items(), key=_natural)}
-    adapter = Adapter(name, modules, path, version, str(config.get("dlm_parameterization", "lora")))
+    bounded = BoundedPatterns()
+    modules = {
+        module: _pair(module, pair, config, bounded, name, path)
+        for module, pair in sorted(halves.items(), key=_natural)
+    }
+    adapter = Adapter(name, modules, path, version, config.dlm_parameterization)
     if base is not None:
         check_fits(adapter, base)
     return adapter
@@ -171,15 +203,24 @@ def save_peft_adapter(
     write_atomic(path / "adapter_config.json", json_bytes(config))
 
 
-def pattern_value(pattern: Mapping[str, object], module: str, default: Any) -> Any:
-    """PEFT's rule: the first key that, as a regular expression, matches the module name or an end of it after a dot."""
+def pattern_value(pattern: Mapping[str, _T], module: str, default: _T, bounded: BoundedPatterns | None = None) -> _T:
+    """PEFT's rule: the first key that, as a regular expression, matches the module name or an end of it after a dot.
+
+    Raises PatternError for a key that is none, or that takes longer than `bounded` (default: a second) allows.
+    """
+    bounded = bounded or BoundedPatterns()
     for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if key == module:
+            return value
+        bounded.check(key)
+        if bounded.search(rf"^(.*\.)?({key})$", module):
             return value
     return default
 
 
-def _pair(module: str, halves: dict[str, Tensor], config: dict[str, Any], name: str, path: Path) -> LowRank:
+def _pair(
+    module: str, halves: dict[str, Tensor], config: PeftConfig, bounded: BoundedPatterns, name: str, path: Path
+) -> LowRank:
     if set(halves) != {"A", "B"}:
         raise AdapterError(f"adapter {name} in {path} has only one half of {module}")
     lora_A, lora_B = halves["A"], halves["B"]
@@ -188,24 +229,32 @@ def _pair(module: str, halves: dict[str, Tensor], config: dict[str, Any], name: 
             f"adapter {name} in {path} has mismatched shapes in {module}: "
             f"{tuple(lora_A.shape)} and {tuple(lora_B.shape)}"
         )
-    rank = int(pattern_value(config.get("rank_pattern") or {}, module, config.get("r", 8)))
+    try:
+        rank = pattern_value(config.rank_pattern or {}, module, config.r, bounded)
+        alpha = pattern_value(config.alpha_pattern or {}, module, config.lora_alpha, bounded)
+    except PatternError as error:
+        raise AdapterError(f"adapter {name} in {path} cannot be read: {error}") from error
     if rank != lora_A.shape[0]:
         raise AdapterError(
             f"adapter {name} in {path} declares rank {rank} for {module} but its weights have rank {lora_A.shape[0]}"
         )
-    alpha = float(pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8)))
-    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    if not math.isfinite(scale) or abs(scale) > _LARGEST_SCALE:
+        raise AdapterError(
+            f"adapter {name} in {path} has lora_alpha {alpha!r} at rank {rank} for {module}, which no training writes;"
+            " adapter_config.json is damaged"
+        )
     return LowRank(lora_A, lora_B, scale)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> PeftConfig:
+    file = path / "adapter_config.json"
     try:
-        config = json.loads((path / "adapter_config.json").read_bytes())
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(file.read_bytes(), type=PeftConfig)
+    except msgspec.ValidationError as error:
+        raise AdapterError(f"{file} is not an adapter's configuration: {error}") from error
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AdapterError(f"{path} is not a readable adapter folder: {first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path}/adapter_config.json does not hold a JSON object")
-    return config
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -218,18 +267,18 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{file} cannot be read: {first_line(error)}") from error
 
 
-def _refuse_unsupported(config: dict[str, Any], path: Path) -> None:
-    init = config.get("init_lora_weights", True)
+def _refuse_unsupported(config: PeftConfig, path: Path) -> None:
+    init = config.init_lora_weights
     problems = (
-        (config.get("peft_type", "LORA") != "LORA", f"is of type {config.get('peft_type')}, not LORA"),
-        (bool(config.get("use_dora")), "uses DoRA, which is not a plain low-rank addition"),
-        (config.get("bias", "none") != "none" or bool(config.get("lora_bias")), "has trained biases"),
-        (bool(config.get("modules_to_save")), "replaces whole modules (modules_to_save)"),
-        (bool(config.get("layer_replication")), "replicates layers of the base"),
-        (bool(config.get("target_parameters")), "targets bare parameters (target_parameters)"),
-        (bool(config.get("trainable_token_indices")), "has trained token embeddings"),
-        (bool(config.get("alora_invocation_tokens")), "is active only after invocation tokens (aLoRA)"),
-        (bool(config.get("use_qalora")), "uses QALoRA"),
+        (config.peft_type != "LORA", f"is of type {config.peft_type}, not LORA"),
+        (bool(config.use_dora), "uses DoRA, which is not a plain low-rank addition"),
+        (config.bias != "none" or bool(config.lora_bias), "has trained biases"),
+        (bool(config.modules_to_save), "replaces whole modules (modules_to_save)"),
+        (bool(config.layer_replication), "replicates layers of the base"),
+        (bool(config.target_parameters), "targets bare parameters (target_parameters)"),
+        (bool(config.trainable_token_indices), "has trained token embeddings"),
+        (bool(config.alora_invocation_tokens), "is active only after invocation tokens (aLoRA)"),
+        (bool(config.use_qalora), "uses QALoRA"),
         (
             isinstance(init, str) and init not in _HARMLESS_INITS,
             f"was trained on a changed base (init_lora_weights={init!r}); convert it to a plain LoRA",

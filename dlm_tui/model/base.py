@@ -12,6 +12,7 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message
+from dlm_tui.model.config_check import check_config
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
@@ -150,6 +151,7 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
         raise BaseUnavailable(missing_message(source))
     files = weight_files(folder)
     _refuse_remote_code(folder)
+    check_config(read_json(folder / "config.json"), files)
     tokenizer = yield from in_thread(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )

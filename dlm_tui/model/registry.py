@@ -189,8 +189,12 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        files = [folder / str(name) for name in names]
+        table = read_json(index).get("weight_map")
+        if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+            raise BaseUnavailable(f"{index} does not say which file holds which weight")
+        files = [folder / name for name in sorted(set(table.values()))]
+        if outside := [file for file in files if file.parent != folder]:
+            raise BaseUnavailable(f"{index} names a file outside its folder: {outside[0]}")
         absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise BaseUnavailable(f"{folder} is incomplete: {absent[0]} is missing")
@@ -210,7 +214,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises BaseUnavailable when it cannot be read or is something else."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BaseUnavailable(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise BaseUnavailable(f"{path} does not hold a JSON object")
@@ -291,12 +295,13 @@ def family_of(hf_id: str, architecture: str) -> str:
 
 
 def _architecture(config: dict[str, Any]) -> str:
-    names = config.get("architectures") or [""]
-    return str(names[0])
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def _context_length(config: dict[str, Any]) -> int:
-    return int(config.get("max_position_embeddings") or config.get("n_positions") or 4096)
+    stated = (config.get("max_position_embeddings"), config.get("n_positions"))
+    return next((value for value in stated if isinstance(value, int) and value > 0), 4096)
 
 
 def _modules_of(architecture: str) -> tuple[str, ...]:

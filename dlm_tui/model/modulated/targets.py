@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.patterns import BoundedPatterns, PatternError
 
 ALL_LINEAR = "all-linear"
 DEFAULT_EXCLUDE = ("vision_tower", "lm_head")
@@ -31,9 +32,9 @@ def as_patterns(targets: str | Sequence[str]) -> tuple[str, ...]:
     patterns = (targets,) if isinstance(targets, str) else tuple(targets)
     for pattern in patterns:
         try:
-            re.compile(pattern)
-        except re.error as problem:
-            raise ModulationError(f"target pattern {pattern!r} is not a regular expression: {problem}") from None
+            BoundedPatterns().check(pattern)
+        except PatternError as problem:
+            raise ModulationError(f"a target of the adapter cannot be used: {problem}") from None
     return patterns
 
 
@@ -59,13 +60,17 @@ def match_targets(
     low, high = layer_range
     if not 0.0 <= low < high <= 1.0:
         raise ModulationError(f"layer_range must be two rising fractions between 0 and 1, not {layer_range!r}")
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and (ALL_LINEAR in wanted or any(re.search(pattern, name) for pattern in wanted))
-        and not any(re.search(pattern, name) for pattern in unwanted)
-    }
+    bounded = BoundedPatterns()
+    try:
+        found = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear)
+            and (ALL_LINEAR in wanted or any(bounded.search(pattern, name) for pattern in wanted))
+            and not any(bounded.search(pattern, name) for pattern in unwanted)
+        }
+    except PatternError as problem:
+        raise ModulationError(f"a target of the adapter cannot be used: {problem}") from None
     if found and layer_range != WHOLE_DEPTH:
         found = _within_range(found, _stack_depths(model), low, high)
     if not found:

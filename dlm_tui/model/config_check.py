@@ -1,0 +1,66 @@
+"""A base's `config.json` against what its weight files hold, before anything of that size is built. No torch.
+
+A configuration that asks for ten million layers is otherwise built, layer by layer, for hours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlm_tui.model.registry import BaseUnavailable
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
+_DEPTHS = ("num_hidden_layers", "n_layer", "num_layers")
+_SIZES = (
+    *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"),
+    *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "vocab_size", "n_positions"),
+    *("num_local_experts", "num_experts", "n_routed_experts"),
+)
+# A matrix of these two sizes stands in every model that has both.
+_MATRICES = (("hidden_size", "vocab_size"), ("n_embd", "vocab_size"), ("hidden_size", "intermediate_size"))
+_HEADER_LIMIT = 100_000_000
+# One stored byte holds at most this many weights, at one bit each.
+_WEIGHTS_PER_BYTE = 8
+
+
+def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold."""
+    capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
+    stored = max((int(match[1]) + 1 for match in map(_LAYER.search, _names(files)) if match), default=None)
+    for part in (config, _mapping(config.get("text_config"))):
+        for key in _DEPTHS:
+            depth = part.get(key)
+            if isinstance(depth, int) and stored is not None and depth > stored:
+                raise BaseUnavailable(f"config.json says {key} {depth}, but the weights hold {stored} layers")
+            _refuse_above(key, depth, capacity)
+        for key in _SIZES:
+            _refuse_above(key, part.get(key), capacity)
+        for first, second in _MATRICES:
+            if isinstance(part.get(first), int) and isinstance(part.get(second), int):
+                _refuse_above(f"{first} · {second}", part[first] * part[second], capacity)
+
+
+def _refuse_above(key: str, value: object, capacity: int) -> None:
+    if isinstance(value, int) and not isinstance(value, bool) and (value > capacity or value < 0):
+        raise BaseUnavailable(f"config.json says {key} {value}, which its weight files cannot hold")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(files: Sequence[Path]) -> Iterator[str]:
+    for file in files:
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if length > _HEADER_LIMIT:
+                raise BaseUnavailable(f"{file} is damaged: its header claims {length} bytes")
+            try:
+                header = json.loads(handle.read(length))
+            except (ValueError, RecursionError) as error:
+                raise BaseUnavailable(f"{file} is damaged: its header is no JSON") from error
+        yield from header if isinstance(header, dict) else ()

@@ -1,0 +1,141 @@
+"""What a model's or an adapter's folder says is checked and bounded: sizes, types, patterns."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm_tui.model.adapters import AdapterError, load_peft_adapter, pattern_value, save_peft_adapter
+from dlm_tui.model.base import load_base
+from dlm_tui.model.modulated.targets import ModulationError, match_targets
+from dlm_tui.model.patterns import BoundedPatterns, PatternError
+from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from dlm_tui.progress import run_to_end
+from tests.tiny_models import random_adapter, tiny_base, write_tiny_base
+
+ENDLESS = "([a-z._0-9]+)+X", "(a|[a-z._0-9]|[a-z]+)*!", "(?:(?:[a-z._0-9]*)*)*#"
+SLOW = "([a-z._0-9]|[a-z._0-9][a-z._0-9])+(?<=[^a-z._0-9])"
+NAME = "model.layers.11.self_attn.q_proj" * 3
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_a_pattern_that_backtracks_without_end_stops(pattern: str) -> None:
+    began = time.monotonic()
+    bounded = BoundedPatterns(0.3)
+    try:
+        assert not bounded.search(rf"^(.*\.)?({pattern})$", NAME)  # the library may see through it
+    except PatternError as error:
+        assert "takes longer than 0.3 seconds" in str(error)
+    assert time.monotonic() - began < 3
+
+
+def test_the_time_is_shared_by_all_questions() -> None:
+    bounded = BoundedPatterns(0.3)
+    began = time.monotonic()
+    with pytest.raises(PatternError):
+        for _ in range(10_000):
+            bounded.search(r"^(a|aa)+$", "a" * 27 + "b")
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("pattern", ["(", "[z-a]", "(" * 2000 + ")" * 2000, "a" * 5000])
+def test_what_is_no_pattern_is_a_sentence(pattern: str) -> None:
+    with pytest.raises(PatternError, match="the pattern"):
+        pattern_value({pattern: 4}, NAME, 8)
+
+
+def test_patterns_of_an_adapter_and_of_its_targets_are_bounded(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m")
+    save_peft_adapter(random_adapter(base, "a"), tmp_path / "a", "x")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    config["rank_pattern"] = {SLOW: 4}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    began = time.monotonic()
+    with pytest.raises(AdapterError, match="takes longer than"):
+        load_peft_adapter(tmp_path / "a", "a", base)
+    with pytest.raises(ModulationError, match="takes longer than"):
+        match_targets(base.model, SLOW)
+    assert time.monotonic() - began < 5
+
+
+VALUES: tuple[Any, ...] = ("x", [1], {"a": 1}, -1, 0, 1.5, True, None, [[[]]], 10**30)
+FIELDS = (
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "peft_type", "bias", "init_lora_weights",
+    "use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "trainable_token_indices",
+    "alora_invocation_tokens", "use_qalora", "dlm_parameterization", "target_modules", "base_model_name_or_path",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_type_in_any_field_loads_or_is_a_sentence(tmp_path: Path, field: str) -> None:
+    base = tiny_base(tmp_path / "m")
+    save_peft_adapter(random_adapter(base, "a"), tmp_path / "a", "x")
+    file = tmp_path / "a" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for value in VALUES:
+        file.write_text(json.dumps({**config, field: value}))
+        try:
+            load_peft_adapter(tmp_path / "a", "a", base)
+        except AdapterError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "Infinity", "1e308", "-1e200", "1e7"])
+def test_a_scale_that_no_training_writes_is_refused(tmp_path: Path, alpha: str) -> None:
+    base = tiny_base(tmp_path / "m")
+    save_peft_adapter(random_adapter(base, "a", rank=1), tmp_path / "a", "x")
+    file = tmp_path / "a" / "adapter_config.json"
+    text = json.dumps({**json.loads(file.read_text()), "lora_alpha": 7e7})
+    file.write_text(text.replace("70000000.0", alpha))
+    with pytest.raises(AdapterError, match=r"damaged|not a readable"):
+        load_peft_adapter(tmp_path / "a", "a", base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers 10000000, but the weights hold 3 layers"),
+        ({"num_hidden_layers": 4}, "but the weights hold 3 layers"),
+        ({"hidden_size": 10**9}, "hidden_size 1000000000"),
+        ({"intermediate_size": 10**8}, "intermediate_size"),
+        ({"vocab_size": 10**9}, "vocab_size"),
+        ({"head_dim": 10**10}, "head_dim"),
+        ({"num_attention_heads": -4}, "num_attention_heads -4"),
+        ({"max_position_embeddings": "many"}, "cannot be loaded"),
+        ({"architectures": {"a": 1}}, ""),
+        ({"num_hidden_layers": "three"}, "cannot be loaded"),
+    ],
+)
+def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    began = time.monotonic()
+    try:
+        run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"))
+    except BaseUnavailable as error:
+        assert words and words in str(error) and "\n" not in str(error)
+    else:
+        assert not words
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[" * 100_000,
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../../x.safetensors"}}',
+    ],
+)
+def test_a_damaged_index_of_shards_is_a_sentence(tmp_path: Path, index: str) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(BaseUnavailable, match=r"index\.json"):
+        run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"))
