@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep and (args.completion or args.views or args.mix or args.heat):
         raise UsageError("--sweep shows one adapter: it takes no views, mixes, completion or heat")
     if args.heat and args.completion is not None:
-        raise UsageError("--completion has its heat shown already")
+        raise UsageError("--heat scores the answer it makes itself: leave --completion out")
     if args.completion == "":
         raise UsageError("the completion is empty")
     grid = _grid(args.grid)

@@ -18,7 +18,7 @@ from dlm_tui.export.requests import ExportRefused
 
 
 class LowRankLike(Protocol):
-    """A low-rank addition `scale · up @ down`: down [r, in], up [out, r]."""
+    """A low-rank addition `scale · lora_B @ lora_A`: lora_A [r, in], lora_B [out, r]."""
 
     @property
     def lora_A(self) -> Tensor: ...
@@ -39,7 +39,7 @@ class AdapterLike(Protocol):
 
 @dataclass(frozen=True)
 class LoraPair:
-    """down [r, in] and up [out, r] in float32, the scale folded into `lora_B`."""
+    """lora_A [r, in] and lora_B [out, r] in float32, the scale folded into `lora_B`."""
 
     lora_A: Tensor
     lora_B: Tensor

@@ -25,7 +25,7 @@ from dlm_tui.progress import Progress
 
 
 def merged_rows(source: WeightSource, name: str, start: int, stop: int, pair: LoraPair | None) -> Tensor:
-    """Rows `start` to `stop` of W + up·down in float32; `pair` has its scale folded into up."""
+    """Rows `start` to `stop` of W + lora_B·lora_A in float32; the scale of `pair` is folded into lora_B."""
     rows = source.rows(name, start, stop).float()
     if pair is None:
         return rows

@@ -84,7 +84,7 @@ def write_merged(
     quant: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> Generator[Progress, None, None]:
-    """Write config.json and the weights W + up·down to `folder`. Progress counts bytes.
+    """Write config.json and the weights W + lora_B·lora_A to `folder`. Progress counts bytes.
 
     Raises ExportRefused for a module without a weight of its own, and for weights that overflow the type.
     """

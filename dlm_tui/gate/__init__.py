@@ -1,6 +1,6 @@
 """The gate: network, prompt embedding with prefix reuse, training, judgement, static mean, drift.
 
-Names load on first use: importing the room costs nothing, and what needs no torch (status, texts) loads none.
+Names load on first use: importing the package loads neither torch nor numpy.
 """
 
 from lazy_loader import attach_stub

@@ -1,4 +1,4 @@
-"""Why the gate decided so: the pull of every token, and the weights after every prefix."""
+"""Which tokens move the gate: the attribution of every token, and the weights after every prefix (the trajectory)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class HasTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TokenAttribution:
-    """One prompt token: its text, its place prompt[start:end] in code points, and its pull per adapter.
+    """One prompt token: its text, its place prompt[start:end] in code points, and its attribution per adapter.
 
-    A pull is the first-order change of that adapter's weight caused by the token's presence, in weight units.
+    An attribution (the screen says "pull") is the first-order change of that adapter's weight caused by the token's
+    presence, in weight units.
     """
 
     text: str
@@ -33,10 +34,11 @@ class TokenAttribution:
 
 
 def attribution_values(gate: Gate, states: Tensor) -> Tensor:
-    """Pull of every token on every weight; final hidden states [T, H] -> float64 [T, N].
+    """Attribution of every token to every weight; final hidden states [T, H] -> float64 [T, N].
 
-    With m the mean state and g the gradient of a weight at m: pull = g · (h − m) / (T − 1), the first-order change of
-    the weight between leaving the token out of the mean and having it in. g · h alone differs by a constant per prompt.
+    With m the mean state and g the gradient of a weight at m: attribution = g · (h − m) / (T − 1), the first-order
+    change of the weight between leaving the token out of the mean and having it in. g · h alone differs by a constant
+    per prompt.
     """
     rows = states.double()
     mean = rows.mean(dim=0)
@@ -86,7 +88,7 @@ def token_places(base: HasTokenizer, prompt: str, ids: tuple[int, ...]) -> list[
 def token_attributions(
     gate: Gate, base: HasTokenizer, prompt: str, ids: tuple[int, ...], states: Tensor
 ) -> list[TokenAttribution]:
-    """The pulls of all tokens of the prompt, in order; `states` [T, H] belong to `ids`."""
+    """The attributions of all tokens of the prompt, in order; `states` [T, H] belong to `ids`."""
     if not ids:
         return []
     values = attribution_values(gate, states).tolist()

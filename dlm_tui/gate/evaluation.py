@@ -177,7 +177,7 @@ def _confused_lines(
 
 
 def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
-    """Share of the document's own prompts that the hint calls unlike: as seen in training, and while held out."""
+    """Share of the document's own prompts called out of distribution: as seen in training, and while held out."""
     ood_score = fit_ood(embeddings, [probe.label for probe in probes], seed)
     if ood_score is None:
         return None

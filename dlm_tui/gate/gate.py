@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dlm_tui.document import Document
 
 _LOCK_SECONDS = 60.0
-NOVELTY = "tui_novelty.safetensors"
+OOD_NAME = "tui_novelty.safetensors"
 _FILE_LIMIT = 1 << 30
 
 
@@ -109,7 +109,7 @@ def load_gate(store: Store, identity: Identity | None = None, hidden_size: int |
     if config.mode == "uniform":
         return Gate(config.adapter_names, config, record=record)
     network = _read_network(store.gate_dir / WEIGHTS_NAME, config)
-    ood_score = _read_novelty(store.gate_dir / NOVELTY, config) if record is not None else None
+    ood_score = _read_ood(store.gate_dir / OOD_NAME, config) if record is not None else None
     return Gate(config.adapter_names, config, network, record, ood_score)
 
 
@@ -148,14 +148,14 @@ def _fill(store: Store, folder: Path, gate: Gate) -> None:
         _copy_what_can_be_read(store.gate_dir, folder)
     staged = _Staged(store, folder)
     record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None, "config_sha256": None}
-    (folder / NOVELTY).unlink(missing_ok=True)
+    (folder / OOD_NAME).unlink(missing_ok=True)
     if gate.network is not None:
         tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
         write_atomic(folder / WEIGHTS_NAME, save(tensors))
         record["gate_sha256"] = sha256_file(folder / WEIGHTS_NAME)
     if gate.ood_score is not None:
         ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
-        write_atomic(folder / NOVELTY, save(ood_score))
+        write_atomic(folder / OOD_NAME, save(ood_score))
     write_gate_config(staged, gate.config)
     record["config_sha256"] = sha256_file(folder / CONFIG_NAME)
     write_gate_record(staged, record)
@@ -204,7 +204,7 @@ def _read_network(path: Path, config: GateConfig) -> GateNetwork:
     return network.requires_grad_(False).eval()
 
 
-def _read_novelty(path: Path, config: GateConfig) -> OodDetector | None:
+def _read_ood(path: Path, config: GateConfig) -> OodDetector | None:
     """None when absent or damaged: the hint is then not given, routing does not depend on it."""
     try:
         ood_score = OodDetector.restore(_read_tensors(path))

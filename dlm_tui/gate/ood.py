@@ -1,4 +1,4 @@
-"""How unlike the training prompts a prompt is, calibrated on held-out folds."""
+"""Out-of-distribution detection: how far a prompt lies from the training prompts, calibrated on held-out folds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class OodDetector:
     """A distance to the training embeddings and what it was for held-out training prompts.
 
     mean [H], axes [k, H] orthonormal, spread [k] variances along them, rest: mean variance outside them (all float64);
-    held_out: sorted distances of training prompts to fits that did not see them; limit: above it a prompt is unlike.
+    held_out: sorted distances of training prompts to fits that did not see them; limit: a prompt above it is out of
+    distribution.
     """
 
     mean: Tensor
@@ -61,7 +62,7 @@ class OodDetector:
         rest, limit = tensors["rest_limit"].tolist()
         mean, axes, spread = tensors["mean"].double(), tensors["axes"].double(), tensors["spread"].double()
         if mean.ndim != 1 or axes.shape != (len(spread), len(mean)) or not rest > 0:
-            raise ValueError("the novelty record has inconsistent shapes")
+            raise ValueError("the record of the detector has inconsistent shapes")
         return OodDetector(mean, axes, spread, rest, tensors["held_out"].double(), limit)
 
 
@@ -69,7 +70,7 @@ def fit_ood(embeddings: Tensor, labels: list[int], seed: int) -> OodDetector | N
     """Fit on all rows of [n, H]; calibrate on stratified folds. None with fewer than 8 prompts or without any spread.
 
     The limit is 2.326 standard deviations above the mean of the logarithms of the held-out distances: about one in a
-    hundred prompts like the training ones is called unlike.
+    hundred prompts like the training ones is called out of distribution.
     """
     rows = embeddings.detach().double()
     if len(rows) < MINIMUM:

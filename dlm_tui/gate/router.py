@@ -34,7 +34,7 @@ class RouteResult:
 
     `mode`: trained, uniform, stale or none; `reason` says why these are not the gate's own weights, or why it is stale.
     `tokens` used (at most 512, `truncated` when there were more), `reused` of them without a forward pass.
-    `ood_score` in [0, 1] and `is_ood`: see Novelty.judge; None without calibration.
+    `ood_score` in [0, 1] and `is_ood`: see OodDetector.judge; None without calibration.
     """
 
     weights: dict[str, float]

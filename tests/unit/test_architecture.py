@@ -1,4 +1,4 @@
-"""The arrows between the rooms, and what a fresh process really loads."""
+"""The arrows between the packages, and what a fresh process really loads."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def sources(package: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-@pytest.mark.parametrize("room", ["dlm_tui.app", "dlm_tui.document", "dlm_tui.store", "dlm_widgets", "dlm_tui.cli"])
-def test_rooms_of_the_screen_load_no_model_library(room: str) -> None:
-    loaded = loaded_by(*sources(room))
+@pytest.mark.parametrize("package", ["dlm_tui.app", "dlm_tui.document", "dlm_tui.store", "dlm_widgets", "dlm_tui.cli"])
+def test_packages_of_the_screen_load_no_model_library(package: str) -> None:
+    loaded = loaded_by(*sources(package))
     assert not [name for name in HEAVY if name in loaded]
 
 
-@pytest.mark.parametrize("room", ["dlm_tui.document", "dlm_tui.store"])
-def test_rooms_of_files_load_no_screen(room: str) -> None:
-    assert "textual" not in loaded_by(*sources(room))
+@pytest.mark.parametrize("package", ["dlm_tui.document", "dlm_tui.store"])
+def test_packages_of_files_load_no_screen(package: str) -> None:
+    assert "textual" not in loaded_by(*sources(package))
 
 
 def test_the_wire_and_its_client_load_neither() -> None:
@@ -63,6 +63,6 @@ def test_widgets_stand_alone() -> None:
     assert not [name for name in loaded_by(*sources("dlm_widgets")) if name.startswith("dlm_tui")]
 
 
-def test_naming_a_room_of_the_model_does_not_load_torch() -> None:
-    rooms = ["model", "gate", "scoring", "training", "export", "engine"]
-    assert "torch" not in loaded_by(*(f"dlm_tui.{room}" for room in rooms))
+def test_naming_a_package_of_the_model_does_not_load_torch() -> None:
+    packages = ["model", "gate", "scoring", "training", "export", "engine"]
+    assert "torch" not in loaded_by(*(f"dlm_tui.{name}" for name in packages))

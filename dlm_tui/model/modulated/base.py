@@ -92,11 +92,11 @@ class Modulated(ABC):
 
     @abstractmethod
     def pair(self, name: str) -> tuple[Tensor, Tensor, float]:
-        """(down [r, d_in], up [d_out, r], scale): the addition at c = 1 is scale · up · down."""
+        """(lora_A [r, d_in], lora_B [d_out, r], scale): the addition at c = 1 is scale · lora_B · lora_A."""
 
     @abstractmethod
     def addition(self, name: str, x: Tensor) -> Tensor:
-        """scale · up · down · x for x [..., d_in]: [..., d_out] in the adapter's dtype, differentiable."""
+        """scale · lora_B · lora_A · x for x [..., d_in]: [..., d_out] in the adapter's dtype, differentiable."""
 
     @torch.no_grad()
     def dense_delta(self, name: str) -> Tensor:
@@ -115,5 +115,5 @@ class Modulated(ABC):
 
 
 def through(x: Tensor, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-    """up · down · x without forming the product matrix."""
+    """lora_B · lora_A · x without forming the product matrix."""
     return F.linear(F.linear(x.to(lora_A.dtype), lora_A), lora_B)

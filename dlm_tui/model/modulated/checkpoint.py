@@ -121,7 +121,7 @@ def align(parts: Parts, names: Sequence[str], path: Path) -> dict[str, dict[str,
 def check_pairs(
     lora_As: Mapping[str, Tensor], lora_Bs: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]], path: Path
 ) -> None:
-    """Each pair must be down [r, d_in] and up [d_out, r]. Raises ModulationError naming the layer."""
+    """Each pair must be lora_A [r, d_in] and lora_B [d_out, r]. Raises ModulationError naming the layer."""
     for name, (d_in, d_out) in shapes.items():
         lora_A, lora_B = lora_As[name], lora_Bs[name]
         if (

@@ -1,7 +1,7 @@
 """Between modulated adapters, PEFT directories and the mixer's rows: the same additions in another form.
 
-LoRA and mixer pairs hold the same numbers. A PiSSA adapter is the pair `down = Vh`, `up = U diag(Δs)`; the way back
-is a singular value decomposition of the pair, formed in float64 from its thin factors.
+LoRA and mixer pairs hold the same numbers. A PiSSA adapter is the pair `lora_A = Vh`, `lora_B = U diag(Δs)`; the way
+back is a singular value decomposition of the pair, formed in float64 from its thin factors.
 """
 
 from __future__ import annotations

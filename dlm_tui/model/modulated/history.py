@@ -18,7 +18,7 @@ from dlm_tui.model.modulated.targets import ModulationError, linear_layer
 
 
 class _Bake:
-    """Σ_k c_k · scale_k · up_k · down_k x on every layer that any kept round targets; rounds are copied,
+    """Σ_k c_k · scale_k · B_k · A_k x on every layer that any kept round targets; rounds are copied,
     not referenced.
     """
 
@@ -41,9 +41,7 @@ class _Bake:
         return {name: len(lora_A) for name, (lora_A, _) in self._stacks.items()}
 
     def pair(self, name: str) -> tuple[Tensor, Tensor]:
-        """(down [R, d_in], up [d_out, R]) with all coefficients and scales in `lora_B`: the addition is up ·
-        down · x.
-        """
+        """(lora_A [R, d_in], lora_B [d_out, R]) with all coefficients and scales in lora_B: it adds lora_B · lora_A · x."""
         return self._stacks[name]
 
     def remove(self) -> None:
