@@ -1,7 +1,7 @@
 """Null adapters: random ones of the same shapes and size as the trained ones, to tell an effect from noise.
 
-A null has, on every layer that any trained adapter changes, Gaussian factors lora_B [d_out, r] and lora_A [r, d_in] with r
-the largest trained rank there. Their standard deviation σ is chosen per layer so that the expected squared Frobenius
+A null has, on every layer that any trained adapter changes, Gaussian factors lora_B [d_out, r] and lora_A [r, d_in],
+r the largest trained rank there. Their standard deviation σ is chosen per layer so that the expected squared Frobenius
 norm of the addition, scale² · r · d_out · d_in · σ⁴, is the mean of the trained adapters' squared norms on that
 layer (an adapter without the layer counts as 0): a random change as large as a trained one. With a fixed
 `init_scale`, σ = init_scale · √rank_scale everywhere instead.
@@ -51,7 +51,7 @@ def null_shapes(adapters: Mapping[str, Adapter]) -> dict[str, NullShape]:
 
 @torch.no_grad()
 def squared_norm(pair: LowRank) -> float:
-    """‖scale · lora_B · lora_A‖² (Frobenius) without forming the product: the trace of two small Gram matrices' product."""
+    """‖scale · lora_B · lora_A‖² (Frobenius) as the trace of two small Gram matrices' product."""
     lora_A, lora_B = pair.lora_A.double(), pair.lora_B.double()
     trace = float(((lora_B.T @ lora_B) * (lora_A @ lora_A.T)).sum())
     return float(pair.scale**2 * trace)

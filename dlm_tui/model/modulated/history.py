@@ -41,7 +41,7 @@ class _Bake:
         return {name: len(lora_A) for name, (lora_A, _) in self._stacks.items()}
 
     def pair(self, name: str) -> tuple[Tensor, Tensor]:
-        """(lora_A [R, d_in], lora_B [d_out, R]) with all coefficients and scales in lora_B: it adds lora_B · lora_A · x."""
+        """(lora_A [R, d_in], lora_B [d_out, R]) all scales in the latter: adds lora_B · lora_A · x."""
         return self._stacks[name]
 
     def remove(self) -> None:
