@@ -78,6 +78,8 @@ KEYS: tuple[Key, ...] = (
     Key("train.all", "ctrl+t", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
     Key("train.gate", "f5,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
+    Key("train.adapters", "alt+a,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
+        "Train"),
     Key("train.evaluate", "v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, calibration",
         "Train", footer=10),
     Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),
@@ -121,6 +123,10 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
     Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
     Key("dialog.delete", "f4,delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
+    Key("dialog.back", "b", "back", "Back", "All adapters back to before the last training", "Dialogs", "dialog"),
+    Key("dialog.mark", "space", "mark", "Mark", "Mark the entry: a version gets a fader and a place in Compare",
+        "Dialogs", "dialog"),
+    Key("dialog.keep", "k", "keep", "Keep", "Keep the marked version when others are pruned", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

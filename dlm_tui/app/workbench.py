@@ -251,6 +251,10 @@ class Workbench(Screen[None]):
         """Judge the gate by folds."""
         await self.controllers.reports.judge()
 
+    def action_adapters(self) -> None:
+        """Versions of the adapters."""
+        self.controllers.adapters.open()
+
     async def action_drift(self) -> None:
         """What freezing costs."""
         await self.controllers.reports.drift()

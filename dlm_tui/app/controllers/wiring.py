@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
@@ -72,6 +73,7 @@ class Controllers:
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
+        self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
         self.labelling = Labelling(context, self.routing, self.comparison, self.training, prompt)
         self.export = Export(context, self.mixing, self.copying)
