@@ -193,6 +193,10 @@ class Workbench(Screen[None]):
     def _open_line(self, event: OutlinePane.OpenLine) -> None:
         self.controllers.documents.open_line(event.line)
 
+    @on(OutlinePane.ChangeSection)
+    def _change_section(self, event: OutlinePane.ChangeSection) -> None:
+        self.controllers.sections.change(event.what, event.section, event.adapter)
+
     @on(PageTabs.Chosen)
     def _tab_chosen(self, event: PageTabs.Chosen) -> None:
         self.panes.go_to(event.page)
@@ -216,8 +220,8 @@ class Workbench(Screen[None]):
         self.controllers.labelling.open()
 
     def action_undo_label(self) -> None:
-        """Take the last added section back."""
-        self.controllers.labelling.undo()
+        """Take the last change of the document back."""
+        self.controllers.changes.undo()
 
     def action_new_prompt(self) -> None:
         """Keep the prompt in the history and start a new one."""
@@ -250,10 +254,6 @@ class Workbench(Screen[None]):
     async def action_evaluate(self) -> None:
         """Judge the gate by folds."""
         await self.controllers.reports.judge()
-
-    def action_adapters(self) -> None:
-        """Versions of the adapters."""
-        self.controllers.adapters.open()
 
     async def action_drift(self) -> None:
         """What freezing costs."""

@@ -11,6 +11,7 @@ from .document import load as load
 from .document import parse_bytes as parse_bytes
 from .document import read_document_bytes as read_document_bytes
 from .edit import Edit as Edit
+from .edit import check_edit as check_edit
 from .edit import delete_section as delete_section
 from .edit import edit_section as edit_section
 from .edit import retag_section as retag_section

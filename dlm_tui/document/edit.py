@@ -13,10 +13,10 @@ from dlm_tui.document.body import Piece, read_pieces
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
+from dlm_tui.document.replacing import save_document
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, lf_only, split_frame
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_atomic
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
@@ -44,7 +44,15 @@ def edit_section(path: Path, expected_sha256: str, index: int, content: str) -> 
     Raises FileChanged if the file is not the one with `expected_sha256`, UsageError or BodyError if the content would
     not read back as it was given, OSError if the disk refuses.
     """
+    return _write(path, expected_sha256, index, *_content_change(content))
 
+
+def check_edit(data: bytes, index: int, content: str) -> None:
+    """Raises what `edit_section` would raise for the document that `data` is; nothing is written."""
+    _compose(data, None, index, *_content_change(content))
+
+
+def _content_change(content: str) -> tuple[_Change, _Check]:
     def change(place: _Place) -> tuple[int, int, bytes]:
         section = _text_section(place.section)
         if not content.strip():
@@ -58,7 +66,7 @@ def edit_section(path: Path, expected_sha256: str, index: int, content: str) -> 
         if section.content != _within_margins(before.content, lf_only(content)):
             raise UsageError("the section would not read back as it was given: it starts with a marker or fence line")
 
-    return _write(path, expected_sha256, index, change, check)
+    return change, check
 
 
 def retag_section(path: Path, expected_sha256: str, index: int, adapter: str | None) -> Edit:
@@ -97,7 +105,7 @@ def undo_edit(path: Path, edit: Edit) -> str:
     data = read_document_bytes(path)
     if hashlib.sha256(data).hexdigest() != edit.sha256:
         raise FileChanged(f"{path} has changed since the section was changed; nothing was undone")
-    write_atomic(path.resolve(), data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :])
+    save_document(path, data, data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :])
     return edit.previous_sha256
 
 
@@ -117,21 +125,25 @@ class _Place:
     line_end: str
 
 
-def _write(
-    path: Path,
-    expected_sha256: str,
-    index: int,
-    change: Callable[[_Place], tuple[int, int, bytes]],
-    check: Callable[[Section, Section], None] | None,
-) -> Edit:
+_Change = Callable[[_Place], tuple[int, int, bytes]]
+_Check = Callable[[Section, Section], None]
+
+
+def _write(path: Path, expected_sha256: str, index: int, change: _Change, check: _Check | None) -> Edit:
     data = read_document_bytes(path)
     if hashlib.sha256(data).hexdigest() != expected_sha256:
         raise FileChanged(f"{path} has changed since it was read; nothing was written")
+    edit = _compose(data, path, index, change, check)
+    save_document(path, data, data[: edit.offset] + edit.added + data[edit.offset + len(edit.removed) :])
+    return edit
+
+
+def _compose(data: bytes, path: Path | None, index: int, change: _Change, check: _Check | None) -> Edit:
+    """The edit; without a `check` of the section that stays it takes the section out."""
     place = _find(data, path, index)
     try:
         start, end, added = change(place)
-        changed = data[:start] + added + data[end:]
-        after = parse_bytes(changed, path)
+        after = parse_bytes(data[:start] + added + data[end:], path)
     except UnicodeEncodeError:
         raise UsageError("the section holds a character that UTF-8 cannot carry") from None
     except DocumentError as error:
@@ -145,8 +157,6 @@ def _write(
             instruction_pairs(section)
         if section.type == "preference":
             preference_triples(section)
-    # A symbolic link keeps pointing at the document instead of being replaced by it.
-    write_atomic(path.resolve(), changed)
     return Edit(
         offset=start,
         removed=data[start:end],
@@ -154,14 +164,14 @@ def _write(
         line=section.start_line if section is not None else place.section.start_line,
         section_id=section.section_id if section is not None else None,
         sha256=after.sha256,
-        previous_sha256=expected_sha256,
+        previous_sha256=place.document.sha256,
     )
 
 
-def _find(data: bytes, path: Path, index: int) -> _Place:
+def _find(data: bytes, path: Path | None, index: int) -> _Place:
     document = parse_bytes(data, path)
     if not 0 <= index < len(document.sections):
-        raise UsageError(f"{path} has no section {index}")
+        raise UsageError(f"the document has no section {index}")
     section = document.sections[index]
     frame = split_frame(decode(data, path), path)
     piece = _piece_of(section, list(read_pieces(frame.body_lines, frame.body_start, path)), frame.body_start)

@@ -311,10 +311,9 @@ class Exported(Message, tag="exported"):
 
 
 class Stopped(Message, tag="stopped"):
-    """Ended before its result: overtaken by a newer route, or cancelled; `text` says what a cancelled job left."""
+    """Ended before its result: overtaken by a newer route, or cancelled."""
 
     reason: Literal["superseded", "cancelled"]
-    text: str = ""
 
 
 class Failed(Message, tag="failed"):

@@ -25,11 +25,10 @@ PATIENCE = 60.0
 class Running:
     """A server that takes requests."""
 
-    def __init__(self, backend: Any, port: int, built: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, backend: Any, port: int, built: uvicorn.Server) -> None:
         self.backend = backend
         self.port = port
         self.built = built
-        self.loop = loop
         self.url = f"http://127.0.0.1:{port}"
         self._client: openai.OpenAI | None = None
 
@@ -106,15 +105,9 @@ def serving(
     )
     ended: list[BaseException] = []
 
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def noted() -> None:
-        loops.append(asyncio.get_running_loop())
-        await built.serve(sockets=[bound])
-
     def main() -> None:
         try:
-            asyncio.run(noted())
+            asyncio.run(built.serve(sockets=[bound]))
         except BaseException as error:
             ended.append(error)
 
@@ -123,7 +116,7 @@ def serving(
     until(lambda: built.started or bool(ended) or not thread.is_alive())
     assert built.started, ended
     try:
-        yield Running(backend, port, built, loops[0])
+        yield Running(backend, port, built)
     finally:
         built.should_exit = True
         backend.close()

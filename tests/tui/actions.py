@@ -11,7 +11,6 @@ from textual.command import CommandPalette
 from textual.widgets import OptionList
 
 from dlm_tui.app.panes.pane import Pane
-from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.history import HistoryScreen
@@ -19,13 +18,10 @@ from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
+from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.engine.protocol import TrainGate
-from dlm_tui.store import current_version
-from dlm_widgets.literal_static import LiteralStatic
-from dlm_widgets.pick_list import PickList
 from dlm_widgets.splitter import Splitter
-from tests.adapter_versions import finished_training
 from tests.tui import mouse
 from tests.tui.conftest import Bench
 from tests.tui.recorded import World
@@ -52,33 +48,6 @@ class Scenario:
 
 
 # ---- where a binding means something -------------------------------------------------------------------------------
-
-
-async def trained_twice(bench: Bench) -> None:
-    """Two finished trainings in the store of the document."""
-    for run in (1, 2):
-        finished_training(bench.context.store, *bench.context.names, run=run)
-
-
-async def looking_at_versions(bench: Bench) -> None:
-    await trained_twice(bench)
-    bench.screen.action_adapters()
-    await bench.until(lambda: showing(bench, AdaptersScreen), "the versions are listed")
-
-
-async def earlier_version(bench: Bench) -> None:
-    """The first version of the first adapter is highlighted."""
-    await looking_at_versions(bench)
-    bench.app.screen.query_one(PickList).highlighted = 1
-
-
-def in_force(bench: Bench) -> set[int]:
-    found = [current_version(bench.context.store, name) for name in bench.context.names]
-    return {version.version for version in found if version is not None}
-
-
-def version_note(bench: Bench) -> str:
-    return str(bench.app.screen.query_one("#version-note", LiteralStatic).text)
 
 
 async def prompt(bench: Bench) -> None:
@@ -338,7 +307,6 @@ ACTIONS: dict[str, Scenario] = {
         ),
         prompt,
     ),
-    "train.adapters": Scenario(shows(AdaptersScreen), trained_twice),
     "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),
     "export.now": Scenario(lambda bench, _: bench.context.state.last_export),
     "export.dialog": Scenario(shows(ExportScreen)),
@@ -381,6 +349,10 @@ ACTIONS: dict[str, Scenario] = {
     "answers.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, answered,
                               size=WIDE),
     "view.copy": Scenario(lambda bench, _: bench.app.clipboard.startswith("gated word0"), answered),
+    "outline.add": Scenario(shows(SectionScreen), at_a_section),
+    "outline.edit": Scenario(shows(SectionScreen), at_a_section),
+    "outline.retag": Scenario(shows(RetagScreen), at_a_section),
+    "outline.delete": Scenario(lambda bench, _: sections(bench) == 12, at_a_section),
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
@@ -403,8 +375,5 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.delete": Scenario(
         lambda bench, _: showing(bench, HistoryScreen) and not bench.context.state.history, remembering
     ),
-    "dialog.back": Scenario(lambda bench, _: in_force(bench) == {1}, looking_at_versions),
-    "dialog.mark": Scenario(lambda bench, _: bench.context.state.desk_versions == ["knowledge@1"], earlier_version),
-    "dialog.keep": Scenario(lambda bench, _: "is kept" in version_note(bench), earlier_version),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

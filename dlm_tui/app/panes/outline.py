@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -21,6 +21,18 @@ from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
+
+Change = Literal["add", "edit", "retag", "delete"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row, the line of the document it stands for, the index of its section, and the adapter it belongs to."""
+
+    content: Content
+    line: int | None = None
+    section: int | None = None
+    adapter: str | None = None
 
 
 class OutlineList(PickList):
@@ -40,9 +52,17 @@ class OutlinePane(Pane):
 
         line: int
 
+    @dataclass
+    class ChangeSection(Message):
+        """Do something with a section: its index in the document, None on other rows; `adapter` is that of the row."""
+
+        what: Change
+        section: int | None
+        adapter: str | None
+
     def __init__(self) -> None:
         super().__init__(id="outline")
-        self._lines: list[int | None] = []
+        self._rows: list[Row] = []
 
     def compose(self) -> ComposeResult:
         """An error line, and the rows."""
@@ -69,20 +89,21 @@ class OutlinePane(Pane):
         trained_sections: Collection[str],
     ) -> None:
         """Rebuild the rows; the highlighted row stays where it was."""
-        rows: list[tuple[Content, int | None]] = [_problem_row(problem) for problem in problems]
+        rows = [_problem_row(problem) for problem in problems]
         counts = gate_samples(document)
         floor = document.training.gate.cold_start_floor
         for name in document.routing_names:
-            rows.append((_adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name)), None))
+            heading = _adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name))
+            rows.append(Row(heading, adapter=name))
             rows += _section_rows(document, name, trained_sections)
         untagged = _section_rows(document, None, trained_sections)
         if untagged:
-            rows.append((assemble(("  every adapter", "bold"), ("  untagged", "dim")), None))
+            rows.append(Row(assemble(("  every adapter", "bold"), ("  untagged", "dim"))))
             rows += untagged
         listing = self.query_one(OutlineList)
         here = listing.highlighted
-        self._lines = [line for _, line in rows]
-        listing.set_options([Option(content) for content, _ in rows])
+        self._rows = rows
+        listing.set_options([Option(row.content) for row in rows])
         if here is not None and rows:
             listing.highlighted = min(here, len(rows) - 1)
         errors = sum(problem.severity == "error" for problem in problems)
@@ -91,8 +112,14 @@ class OutlinePane(Pane):
     def action_open_section(self) -> None:
         """Open what is marked; from a heading the first section below it, from nothing the document's top."""
         marked = self.query_one(OutlineList).highlighted
-        below = self._lines[marked:] if marked is not None else []
-        self.post_message(self.OpenLine(next((line for line in below if line is not None), 1)))
+        below = self._rows[marked:] if marked is not None else []
+        self.post_message(self.OpenLine(next((row.line for row in below if row.line is not None), 1)))
+
+    def action_change_section(self, what: Change) -> None:
+        """Add a section, or edit, retag or delete what is marked."""
+        marked = self.query_one(OutlineList).highlighted
+        row = self._rows[marked] if marked is not None else Row(Content())
+        self.post_message(self.ChangeSection(what, row.section, row.adapter))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Enter, or the second click on a row."""
@@ -109,9 +136,9 @@ def _count_text(errors: int, warnings: int) -> Content:
     return assemble(*parts)
 
 
-def _problem_row(problem: Problem) -> tuple[Content, int]:
+def _problem_row(problem: Problem) -> Row:
     style = "$error" if problem.severity == "error" else "$warning"
-    return assemble((f"\u2717 {problem.line}:{problem.col} ", f"bold {style}"), problem.message), problem.line
+    return Row(assemble((f"\u2717 {problem.line}:{problem.col} ", f"bold {style}"), problem.message), problem.line)
 
 
 def _adapter_row(name: str, mark: Mark | None, probes: int, floor: int, version: int | None) -> Content:
@@ -125,25 +152,19 @@ def _adapter_row(name: str, mark: Mark | None, probes: int, floor: int, version:
     )
 
 
-def _section_rows(
-    document: Document, adapter: str | None, trained: Collection[str]
-) -> list[tuple[Content, int | None]]:
-    rows: list[tuple[Content, int | None]] = []
-    for section in document.sections:
+def _section_rows(document: Document, adapter: str | None, trained: Collection[str]) -> list[Row]:
+    rows: list[Row] = []
+    for index, section in enumerate(document.sections):
         if section.adapter != adapter:
             continue
         fresh = bool(trained) and section.section_id not in trained
-        rows.append(
-            (
-                assemble(
-                    (f"{section.start_line:5d} ", "dim"),
-                    ("+ " if fresh else "  ", "bold $warning"),
-                    (f"{section.type[:5]:5s} ", "dim"),
-                    first_words(section.content),
-                ),
-                section.start_line,
-            )
+        content = assemble(
+            (f"{section.start_line:5d} ", "dim"),
+            ("+ " if fresh else "  ", "bold $warning"),
+            (f"{section.type[:5]:5s} ", "dim"),
+            first_words(section.content),
         )
+        rows.append(Row(content, section.start_line, index, adapter))
     return rows
 
 

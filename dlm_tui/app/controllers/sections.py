@@ -1,0 +1,166 @@
+"""The sections of the document: added, edited, given to another adapter, deleted; every change can be taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from dlm_tui.app.controllers.changes import Changes
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.panes.outline import Change
+from dlm_tui.app.screens.section import Draft, RetagScreen, SectionScreen, Tag
+from dlm_tui.document import (
+    AppendResult,
+    BodyError,
+    Edit,
+    append_section,
+    check_edit,
+    delete_section,
+    edit_section,
+    preview_section,
+    retag_section,
+    undo_append,
+    undo_edit,
+)
+from dlm_tui.errors import DlmTuiError
+
+_Result = TypeVar("_Result")
+
+
+class Sections:
+    """Writes what the person asks for; the watched document then shows it. Nothing is written over another's save."""
+
+    def __init__(self, context: Context, changes: Changes) -> None:
+        self._context, self._changes = context, changes
+
+    def change(self, what: Change, section: int | None, adapter: str | None) -> None:
+        """Do what a key of the outline asks for with the section at this index, or on a row of this adapter."""
+        if what == "add":
+            self.add(adapter)
+        elif section is None or section >= len(self._context.document.sections):
+            self._context.ui.say("Choose a section first.", warning=True)
+        elif what == "edit":
+            self.edit(section)
+        elif what == "retag":
+            self.retag(section)
+        else:
+            self.delete(section)
+
+    def add(self, adapter: str | None = None) -> None:
+        """Ask for a section and put it at the end of the document."""
+        if (data := self._read()) is None:
+            return
+
+        def problem(draft: Draft) -> str:
+            try:
+                preview_section(data, type=draft.type, adapter=draft.adapter, content=draft.content)
+            except (DlmTuiError, BodyError) as error:
+                return _sentence(error)
+            return ""
+
+        context = self._context
+        dialog = SectionScreen("Add a section", problem, context.names, context.marks, adapter=adapter)
+        context.ui.open_dialog(dialog, lambda draft: self._add(draft, hashlib.sha256(data).hexdigest()))
+
+    def _add(self, draft: Draft | None, sha256: str) -> None:
+        if draft is None:
+            return
+        path = self._context.setup.path
+
+        def write() -> AppendResult:
+            return append_section(path, sha256, type=draft.type, adapter=draft.adapter, content=draft.content)
+
+        self._run(write, lambda result: (f"Added at line {result.line}.", partial(undo_append, path, result)))
+
+    def edit(self, index: int) -> None:
+        """Show the text of a section, and write what it is changed to."""
+        if (data := self._read()) is None:
+            return
+        section = self._context.document.sections[index]
+        if section.is_media:
+            self._context.ui.say(f"The text of an {section.type} section is changed in the editor.", warning=True)
+            return
+
+        def problem(draft: Draft) -> str:
+            try:
+                check_edit(data, index, draft.content)
+            except (DlmTuiError, BodyError) as error:
+                return _sentence(error)
+            return ""
+
+        def chosen(draft: Draft | None) -> None:
+            if draft is not None and draft.content != text:
+                self._write(lambda path, sha256: edit_section(path, sha256, index, draft.content), "Changed")
+
+        text = section.content.strip("\n")
+        title = f"Edit the section at line {section.start_line}"
+        self._context.ui.open_dialog(SectionScreen(title, problem, content=text), chosen)
+
+    def retag(self, index: int) -> None:
+        """Ask which adapter a section is for."""
+        section, context = self._context.document.sections[index], self._context
+
+        def chosen(tag: Tag | None) -> None:
+            if tag is not None and tag.adapter != section.adapter:
+                done = f"Given to {tag.adapter or 'every adapter'}"
+                self._write(lambda path, sha256: retag_section(path, sha256, index, tag.adapter), done)
+
+        context.ui.open_dialog(RetagScreen(context.names, context.marks, section.adapter), chosen)
+
+    def delete(self, index: int) -> None:
+        """Take a section out; it can be taken back."""
+        self._write(lambda path, sha256: delete_section(path, sha256, index), "Deleted")
+
+    def _write(self, change: Callable[[Path, str], Edit], done: str) -> None:
+        path, sha256 = self._context.setup.path, self._context.document.sha256
+        self._run(
+            lambda: change(path, sha256),
+            lambda edit: (f"{done}: the section at line {edit.line}.", partial(undo_edit, path, edit)),
+        )
+
+    def _run(self, work: Callable[[], _Result], then: Callable[[_Result], tuple[str, Callable[[], object]]]) -> None:
+        """Write in a thread, then say what was done and how it is taken back."""
+        context = self._context
+
+        async def run() -> None:
+            try:
+                result = await asyncio.to_thread(work)
+            except (DlmTuiError, OSError) as error:
+                context.ui.say(_sentence(error), error=True, title="Nothing was written")
+                return
+            text, undo = then(result)
+            self._changes.note(lambda: context.ui.run(partial(self._undo, undo), "section", "undo"))
+            context.ui.say(f"{text} {self._changes.hint}")
+
+        context.ui.run(run, "section", "section")
+
+    async def _undo(self, undo: Callable[[], object]) -> None:
+        try:
+            await asyncio.to_thread(undo)
+        except (DlmTuiError, OSError) as error:
+            self._context.ui.say(_sentence(error), error=True, title="The change stays")
+            return
+        self._changes.taken_back()
+        self._context.ui.say("The last change is taken back.")
+
+    def _read(self) -> bytes | None:
+        """The document as it is on disk, if that is what is shown."""
+        context = self._context
+        try:
+            data = context.setup.path.read_bytes()
+        except OSError as error:
+            context.ui.say(f"The document cannot be read: {error}", error=True)
+            return None
+        if hashlib.sha256(data).hexdigest() != context.document.sha256:
+            context.ui.say("The document on disk is another than the one shown; save it so that it can be read.")
+            return None
+        return data
+
+
+def _sentence(error: Exception) -> str:
+    text = error.text if isinstance(error, BodyError) else str(error)
+    return f"{text[:1].upper()}{text[1:]}"
