@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -104,23 +103,6 @@ def sync_tree(folder: Path) -> None:
         elif path.is_dir():
             sync_directory(path)
     sync_directory(folder)
-
-
-@contextlib.contextmanager
-def replace_directory(target: Path) -> Iterator[Path]:
-    """Fill a sibling folder, then put it in the place of `target`; any failure leaves `target` untouched.
-
-    Yields the empty folder to write into.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_sibling(target)
-    scratch.mkdir()
-    try:
-        yield scratch
-        sync_tree(scratch)
-        put_in_place(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def put_in_place(scratch: Path, target: Path) -> None:

@@ -62,6 +62,9 @@ def main() -> None:
         with backend.as_scaled_adapter(lam) as view:
             print(f"adapter times {lam:g}: log p(answer) {view.logprob_of(PROMPT, ANSWER):.2f} nats")
 
+    with backend.as_mix({"key": 1.0}) as view:  # any mix of the model's adapters
+        print(f"it answers: {view.generate(PROMPT, max_new_tokens=12)!r}")
+
     canned = DummyResponses(logprobs={(PROMPT, ANSWER): -30.0})
     learnt = DummyResponses(logprobs={(PROMPT, ANSWER): -2.0})
     print("\nthe same questions to the dummy:")

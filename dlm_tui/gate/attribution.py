@@ -46,15 +46,6 @@ def attribution_values(gate: Gate, states: Tensor) -> Tensor:
     return (rows - mean) @ gradients.T / max(len(rows) - 1, 1)
 
 
-def dropped_changes(gate: Gate, states: Tensor) -> Tensor:
-    """What `attribution_values` predicts, measured: weight with all tokens − without one; [T, H] -> [T, N], T ≥ 2."""
-    rows = states.double()
-    total = rows.sum(dim=0)
-    without = (total - rows) / (len(rows) - 1)
-    whole = gate.weights((total / len(rows)).float())
-    return whole.double() - gate.weights(without.float()).double()
-
-
 def trajectory(gate: Gate, running: Tensor) -> list[dict[str, float]]:
     """Weights after every prefix, from running sums of hidden states [T + 1, H] float64 whose first row is zero."""
     count = len(running) - 1

@@ -94,7 +94,7 @@ def evaluate_gate(
         cold_start=cold_start_text(lacking, floor) if lacking else None,
         temperature=temperature if held_out.ece >= BADLY_CALIBRATED else None,
         novelty=_novelty_rates(embeddings, probes, chosen),
-        verdict=verdict_text(held_out.accuracy, len(names), collapse, held_out.ece, temperature),
+        verdict=verdict_text(held_out.accuracy, _mean_recall(table), len(names), collapse, held_out.ece, temperature),
         misrouted=_misrouted(names, probes, logits),
     )
 
@@ -130,6 +130,11 @@ def held_out_logits(
         with torch.no_grad():
             logits[~inside] = fit.network.logits(embeddings[~inside])
     return logits
+
+
+def _mean_recall(table: Sequence[Sequence[int]]) -> float:
+    """Mean over the adapters of the share of its prompts that are routed to it, from counts [true][top], none empty."""
+    return sum(row[index] / sum(row) for index, row in enumerate(table)) / len(table)
 
 
 def _weights_in_force(

@@ -5,14 +5,21 @@ from __future__ import annotations
 BADLY_CALIBRATED = 0.1
 
 
-def verdict_text(accuracy: float, adapters: int, collapse: str | None, ece: float, temperature: float) -> str:
-    """One sentence on the held-out figures."""
+def verdict_text(
+    accuracy: float, recall: float, adapters: int, collapse: str | None, ece: float, temperature: float
+) -> str:
+    """One sentence on the held-out figures.
+
+    `accuracy` is the share of all prompts that are routed to their adapter, `recall` the mean over the adapters of that
+    share among their own: always naming the largest of N adapters gives its label share and 1/N.
+    """
     if collapse is not None:
         return collapse
     chance = 1.0 / max(adapters, 1)
-    if accuracy < chance + 0.1:
+    if recall < chance + 0.1:
         return (
-            f"The gate does not tell the adapters apart: {accuracy:.0%} of held-out prompts, chance is {chance:.0%}. "
+            f"The gate does not tell the adapters apart: it finds {recall:.0%} of each one's held-out prompts on "
+            f"average, chance is {chance:.0%}. "
             "Add sections, or make the adapters' prompts more different."
         )
     routed = f"The gate routes {accuracy:.0%} of held-out prompts to their adapter"

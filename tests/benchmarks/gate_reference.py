@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dlm_tui.gate import Gate
+
 
 def reference_embedding(model: Any, tokenizer: Any, prompt: str) -> Tensor:
     """Mean over tokens of the last hidden state, as `output_hidden_states` gives it; float32 [H]."""
@@ -16,6 +18,15 @@ def reference_embedding(model: Any, tokenizer: Any, prompt: str) -> Tensor:
     with torch.no_grad():
         hidden: Tensor = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
     return hidden[0].float().mean(dim=0)
+
+
+def dropped_changes(gate: Gate, states: Tensor) -> Tensor:
+    """What an attribution predicts, measured: weight with all tokens − without one; [T, H] -> [T, N], T ≥ 2."""
+    rows = states.double()
+    total = rows.sum(dim=0)
+    without = (total - rows) / (len(rows) - 1)
+    whole = gate.weights((total / len(rows)).float())
+    return whole.double() - gate.weights(without.float()).double()
 
 
 def reference_gate(

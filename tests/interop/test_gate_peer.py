@@ -13,7 +13,7 @@ import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
-from dlm_tui.gate.attribution import attribution_values, dropped_changes
+from dlm_tui.gate.attribution import attribution_values
 from dlm_tui.gate.gate import load_document_gate
 from dlm_tui.gate.router import PromptRouter
 from dlm_tui.gate.static import resolve_and_announce, resolve_gate_mix, static_mix
@@ -21,6 +21,7 @@ from dlm_tui.gate.training import cached_embeddings, train_document_gate
 from dlm_tui.model import MixedModel, load_base, resolve_base
 from dlm_tui.progress import run_to_end
 from dlm_tui.store import MetricsReader, Store, gate_status
+from tests.benchmarks.gate_reference import dropped_changes
 from tests.interop.peer_fixture import PEER_ADAPTERS, PEER_IDS, copy_peer, make_writable, peer_root, tree_snapshot
 
 EXPECTED: dict[str, Any] = json.loads((peer_root() / "expected_gate.json").read_text())

@@ -140,8 +140,12 @@ def test_no_novelty_without_enough_to_go_by() -> None:
 def test_verdicts_say_what_to_do() -> None:
     text = collapse_text("a", 0.95, 0.1, 0.01, {"a": 40, "b": 4})
     assert "entropy_lambda" in text and "a 40" in text and "b 4" in text
-    assert verdict_text(0.9, 3, text, 0.0, 1.0) == text
-    assert "chance" in verdict_text(0.36, 3, None, 0.0, 1.0)
-    assert "too sure" in verdict_text(0.8, 3, None, 0.2, 2.0) and "2.00" in verdict_text(0.8, 3, None, 0.2, 2.0)
+    assert verdict_text(0.9, 0.9, 3, text, 0.0, 1.0) == text
+    assert "chance is 33%" in verdict_text(0.36, 0.36, 3, None, 0.0, 1.0)
+    # Of 60 and 2 sections always the same adapter: 97 % right, and nothing was learned.
+    assert "does not tell the adapters apart" in verdict_text(60 / 62, 0.5, 2, None, 0.0, 1.0)
+    assert "routes 100%" in verdict_text(1.0, 1.0, 2, None, 0.0, 1.0)
+    sure = verdict_text(0.8, 0.8, 3, None, 0.2, 2.0)
+    assert "too sure" in sure and "2.00" in sure
     assert "loses most" in frozen_text(0.1, 0.9, 1.0, 0.5) and "--mix best" in frozen_text(0.1, 0.9, 1.0, 0.5)
     assert "keeps 90%" in frozen_text(0.9, 0.1, 1.0, 0.1) and "nothing" in frozen_text(None, 0.0, 0.0, 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlm_tui.assets import asset
 from dlm_tui.document import Document, load
-from dlm_tui.gate.attribution import attribution_values, dropped_changes
+from dlm_tui.gate.attribution import attribution_values
 from dlm_tui.gate.calibration import Scores, scores, stratified_folds
 from dlm_tui.gate.evaluation import held_out_logits
 from dlm_tui.gate.gate import Gate
@@ -22,7 +22,7 @@ from dlm_tui.gate.training import cached_embeddings, train_document_gate
 from dlm_tui.model import MixedModel, load_base, resolve_base
 from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
-from tests.benchmarks.gate_reference import held_out, reference_gate
+from tests.benchmarks.gate_reference import dropped_changes, held_out, reference_gate
 
 SEEDS = (9, 1, 2)
 
