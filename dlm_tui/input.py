@@ -32,6 +32,11 @@ def checked_text(text: str, what: str) -> str:
     return text
 
 
+def is_utf8(text: str) -> bool:
+    """Whether `text` came from UTF-8 bytes; a path need not have."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _lines() -> Iterator[str]:
     """Lines of standard input without their ends; a byte-order mark in front of the first is no part of it."""
     for number, line in enumerate(sys.stdin.buffer, start=1):

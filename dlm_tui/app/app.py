@@ -24,6 +24,7 @@ from dlm_tui.errors import DlmTuiError
 
 if TYPE_CHECKING:
     from textual.command import Provider
+    from textual.driver import Driver
 
     from dlm_tui.app.commands import Command
     from dlm_tui.app.setup import Setup
@@ -75,6 +76,15 @@ class WorkbenchApp(App[int], inherit_bindings=False):
     def is_open(self) -> bool:
         """Whether the document is open."""
         return hasattr(self, "workbench")
+
+    def get_driver_class(self) -> type[Driver]:
+        """On a terminal, the driver that takes what real terminals send."""
+        chosen = super().get_driver_class()
+        if chosen.__name__ != "LinuxDriver":
+            return chosen
+        from dlm_tui.app.terminal import TerminalDriver
+
+        return TerminalDriver
 
     def get_default_screen(self) -> Screen[None]:
         """The first frame."""

@@ -53,7 +53,7 @@ KEYS: tuple[Key, ...] = (
         "Prompt", footer=1),
     Key("prompt.label", "ctrl+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section and "
         "retrains the gate", "Prompt", footer=3),
-    Key("prompt.undo_label", "u", "undo_label", "Undo", "Take the last change of the document back", "Prompt"),
+    Key("prompt.undo_label", "u", "undo_label", "Undo label", "Take the last added section back", "Prompt"),
     Key("prompt.new", "ctrl+n", "new_prompt", "New", "Start a new prompt; the old one goes to the history", "Prompt",
         edge=0, panes=("prompt",)),
     Key("prompt.history", "ctrl+r,slash", "history", "History", "Search the prompts asked before", "Prompt", edge=1,
@@ -78,6 +78,8 @@ KEYS: tuple[Key, ...] = (
     Key("train.all", "ctrl+t", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
     Key("train.gate", "f5,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
+    Key("train.adapters", "alt+a,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
+        "Train"),
     Key("train.evaluate", "v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, calibration",
         "Train", footer=10),
     Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),
@@ -114,6 +116,8 @@ KEYS: tuple[Key, ...] = (
         footer=1, edge=4),
     Key("outline.delete", "delete,x", "change_section('delete')", "Delete", "Take the section out", "View", "outline",
         footer=5, edge=5),
+    Key("outline.undo", "u", "change_section('undo')", "Undo", "Take the last change of a section back", "View",
+        "outline", footer=6),
     Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
         "View", "runs", footer=0, edge=0),
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,
@@ -129,6 +133,10 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
     Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
     Key("dialog.delete", "f4,delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
+    Key("dialog.back", "b", "back", "Back", "All adapters back to before the last training", "Dialogs", "dialog"),
+    Key("dialog.mark", "space", "mark", "Mark", "Mark the entry: a version gets a fader and a place in Compare",
+        "Dialogs", "dialog"),
+    Key("dialog.keep", "k", "keep", "Keep", "Keep the marked version when others are pruned", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

@@ -48,7 +48,8 @@ class Sizes(msgspec.Struct, kw_only=True):
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen."""
+    """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen,
+    `desk_versions` the earlier versions (`knowledge@3`) with a fader of their own."""
 
     document: str = ""
     prompt: str = ""
@@ -63,6 +64,7 @@ class State(msgspec.Struct, kw_only=True):
     columns: bool = True
     heat: bool = False
     last_export: str | None = None
+    desk_versions: list[str] = []
     trained_sections: list[str] = []
 
     def remember(self, text: str, weights: dict[str, float], gate_run: int | None) -> None:

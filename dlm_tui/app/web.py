@@ -12,36 +12,25 @@ from pathlib import Path
 from aiohttp import web
 from textual_serve.server import Server
 
+from dlm_tui.app.web_guard import HOST, Guard
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import say
 
-HOST = "127.0.0.1"
-
 
 class LocalServer(Server):  # type: ignore[misc]
-    """textual-serve with our page, which asks no other host for anything; requests that name one are refused."""
+    """textual-serve with our page, which asks no other host for anything, behind a guard."""
+
+    def __init__(self, command: str, guard: Guard, *, port: int, title: str) -> None:
+        super().__init__(
+            command, host=HOST, port=port, title=title, templates_path=str(files("dlm_tui.app") / "templates")
+        )
+        self._guard = guard
 
     async def _make_app(self) -> web.Application:
         app: web.Application = await super()._make_app()
-        app.middlewares.append(_only_local)
+        app.middlewares.append(self._guard.middleware)
+        app.on_response_prepare.append(self._guard.on_prepare)
         return app
-
-
-@web.middleware
-async def _only_local(request: web.Request, handler: object) -> web.StreamResponse:
-    """A page elsewhere must not be able to reach this server under a name of its own, nor open its web socket."""
-    name = request.host.rsplit(":", 1)[0]
-    origin = request.headers.get("Origin")
-    allowed = {HOST, "localhost"}
-    if name not in allowed or (origin is not None and origin.split("://", 1)[-1].rsplit(":", 1)[0] not in allowed):
-        raise web.HTTPForbidden(text="This program answers only to this machine.")
-    response: web.StreamResponse = await handler(request)  # type: ignore[operator]
-    response.headers.setdefault(
-        "Content-Security-Policy",
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        f"img-src 'self' data:; font-src 'self' data:; connect-src 'self' ws://{request.host}",
-    )
-    return response
 
 
 def child_command(document: Path, home: Path, base: str | None) -> str:
@@ -59,13 +48,7 @@ def serve(document: Path, home: Path, base: str | None, port: int) -> int:
         except OSError as error:
             raise DlmTuiError(f"cannot listen on {HOST}:{port}: {error.strerror}") from None
     os.environ.pop("NO_COLOR", None)
-    say(f"{document.name}: http://{HOST}:{port}  (Ctrl+C ends it)")
-    server = LocalServer(
-        child_command(document, home, base),
-        host=HOST,
-        port=port,
-        title=f"{document.name} \u00b7 dlm-tui",
-        templates_path=str(files("dlm_tui.app") / "templates"),
-    )
-    server.serve()
+    guard = Guard(port)
+    say(f"{document.name}: {guard.address}  (Ctrl+C ends it)")
+    LocalServer(child_command(document, home, base), guard, port=port, title=f"{document.name} \u00b7 dlm-tui").serve()
     return 0

@@ -220,8 +220,8 @@ class Workbench(Screen[None]):
         self.controllers.labelling.open()
 
     def action_undo_label(self) -> None:
-        """Take the last change of the document back."""
-        self.controllers.changes.undo()
+        """Take the last added section back."""
+        self.controllers.labelling.undo()
 
     def action_new_prompt(self) -> None:
         """Keep the prompt in the history and start a new one."""
@@ -254,6 +254,10 @@ class Workbench(Screen[None]):
     async def action_evaluate(self) -> None:
         """Judge the gate by folds."""
         await self.controllers.reports.judge()
+
+    def action_adapters(self) -> None:
+        """Versions of the adapters."""
+        self.controllers.adapters.open()
 
     async def action_drift(self) -> None:
         """What freezing costs."""

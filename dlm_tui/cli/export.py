@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)")
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--adapter", metavar="NAME", help="this adapter alone")
+    parser.add_argument(
+        "--gate",
+        choices=("static", "live"),
+        default="static",
+        help="live takes the gate along with a server that asks it for every prompt (llama-server)",
+    )
     parser.add_argument("--out", metavar="DIR", help="where to (default: the store's exports folder)")
     parser.add_argument(
         "--verify",
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         imatrix=args.imatrix,
         mix=args.mix,
         adapter=args.adapter,
+        gate=args.gate,
         signed=args.signed,
         out=args.out,
         verify=args.verify,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.input import is_utf8
 
 
 def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool = False) -> int:
@@ -15,6 +16,8 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
         raise DlmTuiError(f"{document} does not exist")
     if document.is_dir():
         raise DlmTuiError(f"{document} is a folder, not a document")
+    if not is_utf8(str(document.absolute())):
+        raise DlmTuiError(f"the screen needs a path that is UTF-8 text, which {document} is not: rename it")
     need_terminal()
     from dlm_tui.app import run as run_app
     from dlm_tui.store import resolve_home

@@ -4,65 +4,51 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.output import emit, say
+from dlm_tui.output import say
+from dlm_tui.serving import command
 
 if TYPE_CHECKING:
     from dlm_tui.serving.backend import Backend
 
-KEY_VARIABLE = "DLM_TUI_API_KEY"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to listen, who may ask, and what answers."""
+    from dlm_tui.export.choices import QUANTS
+
     parser.epilog = "The workbench in a browser, which had this name before, is `dlm-tui web`."
-    parser.add_argument("--host", default="127.0.0.1", help="any address but the loopback needs a key")
-    parser.add_argument("--port", type=int, default=8321, help="0 chooses a free one (default 8321)")
+    command.add_arguments(parser, rows=8)
     parser.add_argument("--backend", choices=("native", "llama.cpp"), default="native", help="what decodes the answers")
-    parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send (default: ${KEY_VARIABLE})")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
-    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
-    parser.add_argument("--rows", type=int, default=8, metavar="N", help="answers decoded together (default 8)")
-    parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default 64)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="what answers read the weights as"
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what native answers read the weights as; gates stay in float32",
     )
+    parser.add_argument(
+        "--quant", default="f32", metavar="Q", help=f"llama.cpp: one of {', '.join(QUANTS)} (default f32)"
+    )
+    parser.add_argument(
+        "--grid", type=float, metavar="STEP", help="llama.cpp: round the weights, so that equal mixes share a batch"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises DlmTuiError when an extra is missing or the address is taken."""
-    try:
-        from dlm_tui.serving.security import Policy
-        from dlm_tui.serving.server import address, listen, serve, server
-    except ModuleNotFoundError as error:
-        raise DlmTuiError(f"serving needs the extra package {error.name}: pip install 'dlm-tui[serve]'") from None
-    if args.rows < 1 or args.queue < 1:
-        raise UsageError("--rows and --queue are at least 1")
-    key = args.api_key or os.environ.get(KEY_VARIABLE) or None
-    Policy(args.host, args.port, key)  # refuses before anything is loaded
-    bound = listen(args.host, args.port)
-    try:
-        policy = Policy(
-            args.host,
-            bound.getsockname()[1],
-            key,
-            allow_hosts=tuple(args.allow_host),
-            origins=tuple(args.allow_origin),
-        )
-        backend = _native(args)
-        url = address(args.host, bound)
+    from dlm_tui.document import load
 
-        def ready() -> None:
-            say(f"{Path(args.document).name}: {url}/v1  (Ctrl+C ends it)")
-            if args.json:
-                emit({"address": url, "backend": backend.model.backend, "adapters": list(backend.adapters)})
-
-        serve(server(backend, policy), bound, backend, ready)
-    finally:
-        bound.close()
+    if args.grid is not None and args.backend == "native":
+        raise UsageError("--grid belongs to --backend llama.cpp: the native one batches any mixes")
+    path = Path(args.document)
+    load(path)
+    open_backend = _native if args.backend == "native" else _llama
+    command.run(args, path.name, lambda: open_backend(args))
     return 0
 
 
@@ -75,3 +61,46 @@ def _native(args: argparse.Namespace) -> Backend:
     session = open_session(args)
     run_to_end(warm_up(session, choose_threads="OMP_NUM_THREADS" not in os.environ))
     return NativeBackend(session, rows=args.rows, queue=args.queue)
+
+
+def _llama(args: argparse.Namespace) -> Backend:
+    """The exported folder, written first by a process of its own where there is none of what is trained now."""
+    try:
+        from dlm_tui.serving.llama.standalone import open_backend
+    except ModuleNotFoundError as error:
+        raise command.missing(error, "llama") from None
+    from dlm_tui.serving.llama.folder import LiveFolder
+
+    folder = _live_folder(args)
+    return open_backend(args, LiveFolder(folder))
+
+
+def _live_folder(args: argparse.Namespace) -> Path:
+    from dlm_tui.document import load
+    from dlm_tui.serving.llama.folder import read_settings
+    from dlm_tui.store import Store, adapter_versions, resolve_home
+
+    document = load(Path(args.document))
+    store = Store(resolve_home(args.home), document.dlm_id)
+    folder = store.exports_dir / f"llama-server-live-{args.quant.lower()}"
+    versions = {name: item.version for name, item in adapter_versions(store, document.routing_names).items()}
+    gate = store.gate_dir / "gate.safetensors"
+    try:
+        settings = read_settings(folder)
+        known = settings.document_sha256, settings.versions, (folder / "gate.safetensors").read_bytes()
+        if known == (document.sha256, versions, gate.read_bytes()):
+            return folder
+    except (DlmTuiError, OSError):
+        pass
+    say(f"exporting what is trained now to {folder} …")
+    words = [
+        sys.executable, "-m", "dlm_tui", "export", args.document, "--home", str(store.home), "--target", "llama-server",
+        "--gate", "live", "--quant", args.quant, "--out", str(folder), "--no-drift", "--no-verify", "--json",
+    ]  # fmt: skip
+    if args.base:
+        words += ["--base", args.base]
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1].removeprefix("dlm-tui: ")
+        raise DlmTuiError(f"the export failed: {last}")
+    return folder

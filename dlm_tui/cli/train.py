@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Progress on stderr; with --json the outcome on stdout."""
+    """Progress on stderr; with --json the outcome on stdout. 1 when a gate was to be trained and is not."""
     from dlm_tui.cli.narration import Narration
     from dlm_tui.document import load, sources
     from dlm_tui.model import load_base, resolve_base
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for name, item in outcome.adapters.items():
         say(f"{name}: version {item.version}, {item.steps} steps, loss {item.train_loss:.3f} nats per token")
     if outcome.gate is not None:
-        say(f"gate: {outcome.gate.mode}. {outcome.gate.reason} {outcome.gate.warning}".rstrip())
+        trained = f": {outcome.gate.reason}" if outcome.gate.mode == "trained" else ""
+        say(f"gate: {outcome.gate.mode}{trained}")
     if args.json:
         emit(train_report(document, outcome).as_json())
-    return 0
+    return 1 if outcome.gate_failed else 0

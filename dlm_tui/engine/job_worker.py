@@ -28,7 +28,7 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.export.report import ExportReport
-from dlm_tui.progress import Progress
+from dlm_tui.progress import NOTE, WARNING, Progress
 from dlm_tui.system_errors import error_line, system_sentence
 
 
@@ -50,7 +50,7 @@ class _Job:
     def check(self) -> None:
         """Raises Cancelled once that was asked for, or once the screen is gone."""
         if self._cancelled.is_set():
-            raise Cancelled("cancelled")
+            raise Cancelled
 
     def send(self, event: Event) -> None:
         """Send an event of this job."""
@@ -58,8 +58,9 @@ class _Job:
         self.transport.send(event)
 
     def step(self, step: Progress) -> None:
-        """Report progress, and stop here when that was asked for."""
-        self.check()
+        """Report progress, and stop here when that was asked for; notes are about what is done already."""
+        if step.stage not in {NOTE, WARNING}:
+            self.check()
         self.send(self._progress.event(step))
 
 
@@ -83,14 +84,14 @@ def main() -> None:
 
 
 def _raise_cancelled(*_: object) -> None:
-    raise Cancelled("cancelled")
+    raise Cancelled
 
 
 def _answer(job: _Job) -> Event:
     try:
         return run_train(job, job.request) if isinstance(job.request, TrainJob) else run_export(job, job.request)
-    except Cancelled:
-        return Stopped(reason="cancelled")
+    except Cancelled as stop:
+        return Stopped(reason="cancelled", text=str(stop))
     except DlmTuiError as error:
         return Failed(kind=type(error).__name__, text=str(error))
     except Exception as error:

@@ -311,9 +311,10 @@ class Exported(Message, tag="exported"):
 
 
 class Stopped(Message, tag="stopped"):
-    """Ended before its result: overtaken by a newer route, or cancelled."""
+    """Ended before its result: overtaken by a newer route, or cancelled; `text` says what a cancelled job left."""
 
     reason: Literal["superseded", "cancelled"]
+    text: str = ""
 
 
 class Failed(Message, tag="failed"):

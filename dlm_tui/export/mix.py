@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dlm_tui.errors import UsageError
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
@@ -15,7 +15,8 @@ _INSTEAD = "train the gate, or choose a mix yourself (--mix a:0.7,b:0.3, --mix u
 
 @dataclass(frozen=True)
 class ResolvedMix:
-    """Adapter weights in declared order. `gate_mode` is static_mean, uniform, hand_picked, best_static or single."""
+    """Adapter weights in declared order. `gate_mode` is static_mean, uniform, hand_picked, best_static, single
+    or live, where the weights are those the gate would be frozen to."""
 
     weights: list[tuple[str, float]]
     gate_mode: str
@@ -48,8 +49,17 @@ def resolve_mix(request: ExportRequest, session: Session) -> Generator[Progress,
         mix = ResolvedMix([(names[0], 1.0)], "single")
     else:
         mix = yield from _frozen_gate(session)
+    if request.gate == "live":
+        mix = _live(mix, session)
     _check_trained(mix, session)
     return mix
+
+
+def _live(frozen: ResolvedMix, session: Session) -> ResolvedMix:
+    """The gate itself, with the mix it would be frozen to beside it."""
+    if session.gate is None or session.gate.network is None:
+        raise ExportRefused("the document has no trained gate to take along: train it, or leave out --gate live")
+    return replace(frozen, gate_mode="live")
 
 
 def _hand_picked(spec: str, names: list[str], signed: bool) -> list[tuple[str, float]]:

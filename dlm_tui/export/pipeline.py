@@ -12,6 +12,7 @@ from dlm_tui.export.bookkeeping import record_export
 from dlm_tui.export.concatenate import concatenate
 from dlm_tui.export.drift import measure_drift
 from dlm_tui.export.export_context import ExportContext, Target
+from dlm_tui.export.live import LiveTarget
 from dlm_tui.export.manifest import artifacts, build_manifest, write_manifest
 from dlm_tui.export.mix import ResolvedMix, resolve_mix
 from dlm_tui.export.requests import ExportRefused, ExportRequest, ExportResult, Session
@@ -36,7 +37,8 @@ def destination(request: ExportRequest, session: Session) -> Path:
     if request.out:
         chosen = Path(request.out).expanduser().absolute()
         return chosen.resolve() if chosen.is_symlink() else chosen
-    names = {"ollama": f"{request.quant}", "llama-server": f"llama-server-{request.quant}"}
+    live = "-live" if request.gate == "live" else ""
+    names = {"ollama": f"{request.quant}", "llama-server": f"llama-server{live}-{request.quant}"}
     return session.store.exports_dir / names.get(request.target, request.target)
 
 
@@ -73,7 +75,8 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
 
 def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
     pairs = concatenate(session.model.adapters, mix.weights)
-    return _TARGETS[request.target](ExportContext(request, session, mix, pairs))
+    context = ExportContext(request, session, mix, pairs)
+    return LiveTarget(context) if request.gate == "live" else _TARGETS[request.target](context)
 
 
 def _drift(

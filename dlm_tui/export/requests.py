@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
@@ -27,6 +27,7 @@ class ExportRequest:
     `quant` None is the document's `export.default_quant` for GGUF and the base's own dtype for `merged`. `imatrix` is
     `auto` (the document's own text), a text file, or an importance matrix. `verify` None means: when the runtime is
     installed. `out` None is the store's own exports folder.
+    `gate` live takes the gate along with a server that asks it for every prompt.
     """
 
     target: str = "peft"
@@ -39,6 +40,7 @@ class ExportRequest:
     verify: bool | None = None
     drift: bool = True
     legacy_adapter: bool = False
+    gate: Literal["static", "live"] = "static"
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""
@@ -55,6 +57,12 @@ class ExportRequest:
             raise UsageError("--mix and --adapter exclude each other: one adapter alone is a mix already")
         if self.signed and self.mix is None:
             raise UsageError("--signed allows negative weights in --mix, and no --mix is given")
+        if self.gate not in ("static", "live"):
+            raise UsageError(f"the gate is exported static or live, not {self.gate!r}")
+        if self.gate == "live" and self.target != "llama-server":
+            raise UsageError("--gate live belongs to the target llama-server: no other runtime can ask the gate")
+        if self.gate == "live" and (self.mix is not None or self.adapter is not None):
+            raise UsageError("--gate live asks the gate for every prompt: --mix and --adapter fix the weights")
         if self.legacy_adapter and self.target != "ollama":
             raise UsageError("--ollama-legacy-adapter belongs to the target ollama")
         return replace(self, quant=quant)

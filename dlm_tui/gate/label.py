@@ -13,7 +13,7 @@ from dlm_tui.document.label import label_section
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
-from dlm_tui.gate.training import GateOutcome, train_document_gate
+from dlm_tui.gate.training import GATE_NOT_TRAINED, GateOutcome, train_document_gate
 from dlm_tui.progress import Progress
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
         reason = "was cancelled"
     else:
         said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        reason = f"failed: {said.rstrip('.')}"
+        reason = f"failed: {said.removeprefix(GATE_NOT_TRAINED).rstrip('.')}"
     return (
         f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "
         "again: `dlm-tui train DOC --gate-only` trains the gate on it."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
 from collections.abc import Generator, Sequence
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.document.seeds import seed_in_range
+from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
@@ -21,7 +24,15 @@ from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.static import mean_gate_weights
 from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
-from dlm_tui.store import GateConfig, MetricsWriter, Store, read_gate_config
+from dlm_tui.store import (
+    GateConfig,
+    MetricsError,
+    MetricsWriter,
+    RunLog,
+    Store,
+    StoreError,
+    read_gate_config,
+)
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.gate_state import cold_start_text, diverged_text
 
@@ -29,8 +40,25 @@ if TYPE_CHECKING:
     from dlm_tui.document import Document
     from dlm_tui.model import MixedModel
 
+_log = logging.getLogger(__name__)
 PHASE = "gate"
+GATE_NOT_TRAINED = "The gate was not trained: "
+"""How the sentence of a GateTrainingError begins."""
 _TAIL = 10
+
+
+class GateTrainingError(DlmTuiError):
+    """The training of a gate broke off, for whatever reason; the gate before it is still in force."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> GateTrainingError:
+        """What happened in one sentence."""
+        if isinstance(error, cls):
+            return error
+        if isinstance(error, DlmTuiError):
+            return cls(f"{GATE_NOT_TRAINED}{error}")
+        lines = str(error).strip().splitlines()
+        return cls(f"{GATE_NOT_TRAINED}{type(error).__name__}{': ' + lines[0] if lines else ''}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,8 @@ class GateOutcome:
     """`mode`: trained, uniform or diverged; `gate` is the new gate in force, None when the previous one stays.
 
     Loss is the mean over the last ten updates, entropy the mean over the training prompts after training, both in
-    nats. `embedded` counts the prompts that were not in the cache. `warning` tells of a collapse, else empty.
+    nats. `embedded` counts the prompts that were not in the cache. `warning` tells of a collapse, and of a record that
+    could not be kept; else empty.
     """
 
     mode: str
@@ -53,6 +82,12 @@ class GateOutcome:
     warning: str = ""
     gate: Gate | None = field(default=None, repr=False)
 
+    @property
+    def alarm(self) -> str:
+        """What a person has to know of this outcome at once: cold start, divergence, collapse; else empty."""
+        said = self.reason if self.mode != "trained" else ""
+        return " ".join(part for part in (said, self.warning) if part)
+
 
 def train_document_gate(
     document: Document, store: Store, model: MixedModel, *, run_id: int | None = None, seed: int | None = None
@@ -61,29 +96,73 @@ def train_document_gate(
 
     With too few probes a uniform gate is stored. When the loss stops being finite nothing is stored, the previous gate
     stays, and the divergence is recorded. `run_id` names a run that was started already; without it this is a run of
-    its own (phase "gate"), finished "ok", "failed" (diverged or an error) or "cancelled" (closed).
+    its own (phase "gate"), finished "ok", "failed" (diverged or an error) or "cancelled" (closed). The run's log tells
+    how it ended. Raises UsageError for a document without a gate, and GateTrainingError for any other error.
     """
-    from dlm_tui.errors import Cancelled, UsageError
-
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError(
             "The document has no gate to train: set training.gate.enabled and declare at least two adapters."
         )
     began = time.perf_counter()
     chosen = seed_in_range(document.training.seed if seed is None else seed)
-    with MetricsWriter(store.create()) as metrics:
-        run = metrics.begin_run(PHASE, chosen) if run_id is None else run_id
-        status = "failed"
-        try:
-            outcome = yield from _train(document, store, model, metrics, run, chosen, began)
-            status = "failed" if outcome.mode == "diverged" else "ok"
-        except (GeneratorExit, Cancelled, KeyboardInterrupt):
-            status = "cancelled"
-            raise
-        finally:
-            if run_id is None:
-                metrics.finish_run(run, status)
+    try:
+        with MetricsWriter(store.create()) as metrics:
+            run = metrics.begin_run(PHASE, chosen) if run_id is None else run_id
+            status = "failed"
+            try:
+                outcome = yield from _train(document, store, model, metrics, run, chosen, began)
+                status = "failed" if outcome.mode == "diverged" else "ok"
+            except (GeneratorExit, Cancelled, KeyboardInterrupt):
+                status = "cancelled"
+                raise
+            except Exception as error:
+                failure = GateTrainingError.of(error)
+                _note(store, run, "gate_error", error=GateTrainingError.__name__, text=str(failure))
+                raise failure from error
+            finally:
+                if run_id is None:
+                    _finish(metrics, run, status)
+    except (Cancelled, GateTrainingError):
+        raise
+    except Exception as error:
+        raise GateTrainingError.of(error) from error
+    _note(
+        store,
+        run,
+        "gate",
+        mode=outcome.mode,
+        reason=outcome.reason,
+        warning=outcome.warning,
+        loss=outcome.loss,
+        entropy=outcome.entropy,
+        mean_weights=outcome.mean_weights,
+    )
     return outcome
+
+
+def _note(store: Store, run: int, kind: str, **fields: object) -> None:
+    """A line in the run's log; a log that cannot be written stops nothing."""
+    with contextlib.suppress(StoreError, OSError), RunLog.of_run(store, run) as log:
+        log.event(kind, **fields)
+
+
+def _finish(metrics: MetricsWriter, run: int, status: str) -> None:
+    """Say how a run ended; it has ended that way even if the metrics cannot be written."""
+    try:
+        metrics.finish_run(run, status)
+    except MetricsError as error:
+        _log.warning("run %d ended as %s, which could not be recorded: %s", run, status, error)
+
+
+def _record(
+    metrics: MetricsWriter, run: int, events: Sequence[tuple[str, float, int]], mode: str, spread: float | None = None
+) -> str:
+    """Record what is in force already; a sentence where that fails, since it stays in force all the same."""
+    try:
+        metrics.record_gate_events(run, events, mode, spread)
+    except MetricsError as error:
+        return f"The gate's weights could not be recorded: {error}"
+    return ""
 
 
 def _train(
@@ -103,19 +182,20 @@ def _train(
         gate = Gate(names, uniform, record={**record, "static_mean": means})
         save_gate(store, gate)
         events = [(name, means[name], counts[name]) for name in names]
-        metrics.record_gate_events(run, events, "uniform", math.log(len(names)))
+        unkept = _record(metrics, run, events, "uniform", math.log(len(names)))
         reason = cold_start_text(lacking, settings.cold_start_floor)
-        return GateOutcome("uniform", reason, run, means, counts, seconds=time.perf_counter() - began, gate=gate)
+        seconds = time.perf_counter() - began
+        return GateOutcome("uniform", reason, run, means, counts, seconds=seconds, warning=unkept, gate=gate)
 
     embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
     fit = yield from fit_document(document, embeddings, probes, seed)
     metrics.record_gate_steps(run, [(step.step, step.loss, step.entropy) for step in fit.history])
     if fit.network is None:
-        metrics.record_gate_events(run, [(name, 0.0, 0) for name in names], "diverged")
+        unkept = _record(metrics, run, [(name, 0.0, 0) for name in names], "diverged")
         before = read_gate_config(store)
         reason = diverged_text(before.mode if before is not None else "none")
         seconds = time.perf_counter() - began
-        return GateOutcome("diverged", reason, run, {}, counts, seconds=seconds, embedded=embedded)
+        return GateOutcome("diverged", reason, run, {}, counts, seconds=seconds, embedded=embedded, warning=unkept)
 
     labels = [probe.label for probe in probes]
     means = dict(mean_gate_weights(fit.network, config, list(embeddings)))
@@ -123,9 +203,9 @@ def _train(
     tail = [step.loss for step in fit.history[-_TAIL:]]
     gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_ood(embeddings, labels, seed))
     save_gate(store, gate)
-    metrics.record_gate_events(run, [(name, means[name], counts[name]) for name in names], "trained", spread)
+    unkept = _record(metrics, run, [(name, means[name], counts[name]) for name in names], "trained", spread)
     onto = collapsed_onto(means, spread, counts)
-    warning = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
+    collapse = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
     return GateOutcome(
         "trained",
         f"The gate is trained on {len(probes)} prompts.",
@@ -136,7 +216,7 @@ def _train(
         entropy=spread,
         seconds=time.perf_counter() - began,
         embedded=embedded,
-        warning=warning,
+        warning=" ".join(part for part in (collapse, unkept) if part),
         gate=gate,
     )
 

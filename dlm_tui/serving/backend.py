@@ -184,6 +184,10 @@ class Backend(Protocol):
         """Be ready to answer."""
         ...
 
+    async def notes(self) -> list[str]:
+        """What a person should know once it is ready."""
+        ...
+
     def answer(self, ask: Ask) -> Stream:
         """Begun, then pieces. Raises QueueFull, UsageError, BackendGone."""
         ...

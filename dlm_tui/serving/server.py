@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h11
@@ -119,7 +120,7 @@ def server(
     )
 
 
-def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: Callable[[], None]) -> None:
+def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: Callable[[], Awaitable[None]]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once requests are taken. The backend is closed at the end."""
 
     async def main() -> None:
@@ -127,11 +128,14 @@ def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: 
         while not built.started and not task.done():
             await asyncio.sleep(0.01)
         if built.started:
-            ready()
+            await ready()
         await task
 
+    # uvicorn ends in good order on either signal and then sends it again
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(main())
     finally:
+        signal.signal(signal.SIGTERM, previous)
         backend.close()

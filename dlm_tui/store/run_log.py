@@ -22,10 +22,10 @@ class RunLog:
     Times are naive UTC seconds; non-finite numbers are written as null.
     """
 
-    def __init__(self, store: Store, run_id: int) -> None:
+    def __init__(self, store: Store, run_id: int, stem: str | None = None) -> None:
         self.run_id = run_id
         moment = utc_seconds().replace("-", "").replace(":", "")
-        stem = f"train-{run_id:06d}-{moment}"
+        stem = stem or f"train-{run_id:06d}-{moment}"
         self.path = store.logs_dir / f"{stem}.jsonl"
         self.summary_path = store.logs_dir / f"{stem}.summary.json"
         self.summary_relative = self.summary_path.relative_to(store.root).as_posix()
@@ -34,6 +34,12 @@ class RunLog:
             self._handle: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise StoreError(f"The run log {self.path} cannot be written: {error.strerror}.") from error
+
+    @classmethod
+    def of_run(cls, store: Store, run_id: int) -> RunLog:
+        """The log of a run for further lines: its newest file if it has one, else a new one."""
+        known = sorted(store.logs_dir.glob(f"train-{run_id:06d}-*.jsonl"))
+        return cls(store, run_id, known[-1].stem if known else None)
 
     def banner(
         self,

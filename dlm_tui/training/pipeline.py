@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from dlm_tui.document import sources
 from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
-from dlm_tui.progress import Eta, Progress, Report, note, run_to_end
+from dlm_tui.progress import Eta, Progress, Report, note, run_to_end, warn
 from dlm_tui.store import (
     MetricsWriter,
     RunLog,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 
+_log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 """Tells a person a sentence, and keeps it for the outcome."""
 
@@ -55,8 +57,9 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
     """Train, write the new versions, flip all pointers, then train the gate.
 
     Until every adapter is trained nothing that is in force changes: a failed or cancelled run leaves the previous
-    adapters and gate, and marks its rows. A gate that fails leaves the new adapters and the old gate in force.
-    Raises UsageError for an unknown adapter, Diverged, Cancelled, DlmTuiError.
+    adapters and gate, and marks its rows. A gate that fails for whatever reason leaves the new adapters and the old
+    gate in force, and the outcome says so. Raises UsageError for an unknown adapter, Diverged, Cancelled (whose
+    sentence tells what is in force), DlmTuiError.
     """
     began = time.monotonic()
     outcome = TrainOutcome()
@@ -229,21 +232,33 @@ def _fit(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows
 
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:
-    from dlm_tui.gate import train_document_gate
+    """Train the gate on the adapters that are in force by now: whatever happens here, they stay so."""
+    from dlm_tui.gate.training import GateTrainingError, train_document_gate
     from dlm_tui.model import MixedModel
 
     last_run = max((item.run_id for item in outcome.adapters.values()), default=None)
     work = train_document_gate(request.document, request.store, MixedModel(request.base, {}), run_id=last_run)
     try:
         outcome.gate = run_to_end(work, lambda step: report(msgspec.structs.replace(step, scope="gate")))
-    except DlmTuiError as error:
-        if isinstance(error, Cancelled) or request.gate_only:
+    except (Cancelled, KeyboardInterrupt) as stop:
+        if not outcome.adapters:
             raise
-        outcome.gate_error = str(error)
-        note(
-            report,
-            f"the gate was not trained: {error}; the adapters are committed, the previous gate stays in force",
-        )
+        raise Cancelled(f"stopped while the gate trained: {_in_force(outcome)}, the gate before stays") from stop
+    except Exception as error:
+        if not outcome.adapters:
+            raise
+        failure = GateTrainingError.of(error)
+        _log.error("GateTrainingError: %s", failure, exc_info=error)
+        outcome.gate_error = f"{failure} ({_in_force(outcome)}, the gate before stays; the next training tries again)"
+        warn(report, outcome.gate_error)
+    else:
+        if outcome.gate.alarm:
+            warn(report, outcome.gate.alarm)
+
+
+def _in_force(outcome: TrainOutcome) -> str:
+    versions = ", ".join(f"{name} version {item.version}" for name, item in outcome.adapters.items())
+    return f"in force are {versions}"
 
 
 def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:

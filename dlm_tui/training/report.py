@@ -34,6 +34,11 @@ class TrainOutcome:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def gate_failed(self) -> bool:
+        """Whether a gate was to be trained and is not: its training broke off or diverged."""
+        return self.gate_error is not None or (self.gate is not None and self.gate.mode == "diverged")
+
 
 class TrainedGate(msgspec.Struct, kw_only=True):
     """The gate after its training: `mode` is trained, uniform or diverged; loss and entropy in nats."""

@@ -50,6 +50,16 @@ def test_closed_streams(tmp_path: Path) -> None:
     assert (tmp_path / "a.dlm").read_bytes() == before
 
 
+def test_the_screen_wants_a_name_it_can_send(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.dlm"
+    try:
+        Path(os.fsdecode(name)).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    done = shell('d open "$1"', name)
+    assert done.returncode == 1 and b"path that is UTF-8 text" in done.stderr and b"rename it" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 def test_a_full_stdout_is_a_sentence() -> None:
     done = shell("d --help > /dev/full")

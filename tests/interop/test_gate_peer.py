@@ -88,13 +88,18 @@ def test_states_and_mixes_of_the_three_stores(model: MixedModel, tmp_path: Path)
     assert resolve_gate_mix(_store(root, "diverged"), load(root / "diverged.dlm")) is None
 
 
+def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Put text on standard input, as bytes and as text."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), newline=""))
+
+
 def test_the_route_command_leaves_a_read_only_store_alone(
     read_only: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tree_snapshot(read_only)
     options = ["--home", str(read_only / "home"), "--base", str(read_only / "base")]
     rows = EXPECTED["rows"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("".join(row["prompt"] + "\n" for row in rows)))
+    type_in(monkeypatch, "".join(row["prompt"] + "\n" for row in rows))
     assert main(["route", str(read_only / "routed.dlm"), *options, "--json"]) == 0
     out = capsys.readouterr()
     report = json.loads(out.out)
@@ -121,7 +126,7 @@ def test_route_explains_and_survives_hostile_prompts(
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert len(result["pulls"]) == len(result["trajectory"]) == result["tokens"]
     assert "".join(attribution["text"] for attribution in result["pulls"]).endswith("friend.")
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n\x1b[31mred\x07\r\n" + "word " * 20_000 + "\n"))
+    type_in(monkeypatch, "\n\x1b[31mred\x07\r\n" + "word " * 20_000 + "\n")
     assert main(["route", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and "0 tokens" in lines[0] and "\\x1b[31mred" in lines[1]

@@ -25,10 +25,11 @@ PATIENCE = 60.0
 class Running:
     """A server that takes requests."""
 
-    def __init__(self, backend: Any, port: int, built: uvicorn.Server) -> None:
+    def __init__(self, backend: Any, port: int, built: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> None:
         self.backend = backend
         self.port = port
         self.built = built
+        self.loop = loop
         self.url = f"http://127.0.0.1:{port}"
         self._client: openai.OpenAI | None = None
 
@@ -105,9 +106,15 @@ def serving(
     )
     ended: list[BaseException] = []
 
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def noted() -> None:
+        loops.append(asyncio.get_running_loop())
+        await built.serve(sockets=[bound])
+
     def main() -> None:
         try:
-            asyncio.run(built.serve(sockets=[bound]))
+            asyncio.run(noted())
         except BaseException as error:
             ended.append(error)
 
@@ -116,7 +123,7 @@ def serving(
     until(lambda: built.started or bool(ended) or not thread.is_alive())
     assert built.started, ended
     try:
-        yield Running(backend, port, built)
+        yield Running(backend, port, built, loops[0])
     finally:
         built.should_exit = True
         backend.close()

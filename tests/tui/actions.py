@@ -11,6 +11,7 @@ from textual.command import CommandPalette
 from textual.widgets import OptionList
 
 from dlm_tui.app.panes.pane import Pane
+from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.history import HistoryScreen
@@ -21,7 +22,11 @@ from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.engine.protocol import TrainGate
+from dlm_tui.store import current_version
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
 from dlm_widgets.splitter import Splitter
+from tests.adapter_versions import finished_training
 from tests.tui import mouse
 from tests.tui.conftest import Bench
 from tests.tui.recorded import World
@@ -48,6 +53,33 @@ class Scenario:
 
 
 # ---- where a binding means something -------------------------------------------------------------------------------
+
+
+async def trained_twice(bench: Bench) -> None:
+    """Two finished trainings in the store of the document."""
+    for run in (1, 2):
+        finished_training(bench.context.store, *bench.context.names, run=run)
+
+
+async def looking_at_versions(bench: Bench) -> None:
+    await trained_twice(bench)
+    bench.screen.action_adapters()
+    await bench.until(lambda: showing(bench, AdaptersScreen), "the versions are listed")
+
+
+async def earlier_version(bench: Bench) -> None:
+    """The first version of the first adapter is highlighted."""
+    await looking_at_versions(bench)
+    bench.app.screen.query_one(PickList).highlighted = 1
+
+
+def in_force(bench: Bench) -> set[int]:
+    found = [current_version(bench.context.store, name) for name in bench.context.names]
+    return {version.version for version in found if version is not None}
+
+
+def version_note(bench: Bench) -> str:
+    return str(bench.app.screen.query_one("#version-note", LiteralStatic).text)
 
 
 async def prompt(bench: Bench) -> None:
@@ -139,6 +171,12 @@ def page(name: str) -> Step:
 async def at_a_section(bench: Bench) -> None:
     await page("outline")(bench)
     bench.screen.outline.query_one(OptionList).highlighted = 1
+
+
+async def deleted(bench: Bench) -> None:
+    await at_a_section(bench)
+    bench.controllers.sections.delete(1)
+    await bench.until(lambda: sections(bench) == 12, "deleted")
 
 
 async def unreachable(bench: Bench) -> None:
@@ -307,6 +345,7 @@ ACTIONS: dict[str, Scenario] = {
         ),
         prompt,
     ),
+    "train.adapters": Scenario(shows(AdaptersScreen), trained_twice),
     "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),
     "export.now": Scenario(lambda bench, _: bench.context.state.last_export),
     "export.dialog": Scenario(shows(ExportScreen)),
@@ -353,6 +392,7 @@ ACTIONS: dict[str, Scenario] = {
     "outline.edit": Scenario(shows(SectionScreen), at_a_section),
     "outline.retag": Scenario(shows(RetagScreen), at_a_section),
     "outline.delete": Scenario(lambda bench, _: sections(bench) == 12, at_a_section),
+    "outline.undo": Scenario(lambda bench, _: sections(bench) == 13, deleted),
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
@@ -375,5 +415,8 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.delete": Scenario(
         lambda bench, _: showing(bench, HistoryScreen) and not bench.context.state.history, remembering
     ),
+    "dialog.back": Scenario(lambda bench, _: in_force(bench) == {1}, looking_at_versions),
+    "dialog.mark": Scenario(lambda bench, _: bench.context.state.desk_versions == ["knowledge@1"], earlier_version),
+    "dialog.keep": Scenario(lambda bench, _: "is kept" in version_note(bench), earlier_version),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

@@ -116,7 +116,9 @@ async def test_in_a_browser(tmp_path: Path) -> None:
                 "about:blank")  # fmt: skip
     async with running(*serve) as server, running(*chromium) as browser, aiohttp.ClientSession() as http:
         assert server.stderr is not None
-        assert b"http://127.0.0.1" in await asyncio.wait_for(server.stderr.readline(), 180)
+        said = (await asyncio.wait_for(server.stderr.readline(), 180)).decode()
+        address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", said)
+        assert address is not None, said
         devtools = await asyncio.wait_for(devtools_address(browser), 180)
         while True:
             with contextlib.suppress(aiohttp.ClientError):
@@ -130,7 +132,7 @@ async def test_in_a_browser(tmp_path: Path) -> None:
             page = Page(tab_socket)
             listening = asyncio.create_task(page.listen())
             await page.send("Network.enable")
-            await page.send("Page.navigate", url=f"http://127.0.0.1:{port}/")
+            await page.send("Page.navigate", url=address[0])
             await wait_for(lambda: "harbour.dlm" in page.terminal and "Prompt" in page.terminal, "the first screen")
             await page.send("Page.bringToFront")
             await page.send("Emulation.setFocusEmulationEnabled", enabled=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.errors import UsageError
-from dlm_tui.store import Manifest, Store, TrainingRun, commit_version, current_version, new_version, update_manifest
+from dlm_tui.store import Store, current_version
 from dlm_tui.store.adapter_history import (
     HISTORY,
     before_last_training,
@@ -19,6 +19,7 @@ from dlm_tui.store.adapter_history import (
     use_versions,
     version_history,
 )
+from tests.adapter_versions import finished_training
 
 NAMES = ("tone", "facts")
 
@@ -28,44 +29,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path, "01JEXPXRTTESTSEXPXRTTESTSE").create()
 
 
-def train(store: Store, *names: str, run: int) -> None:
-    """A finished training of these adapters, as the pipeline records it."""
-    made = {}
-    for name in names:
-        version = new_version(store, name)
-        (version.path / "adapter_config.json").write_text(json.dumps({"r": 8, "dlm_parameterization": "lora"}))
-        (version.path / "adapter_model.safetensors").write_bytes(bytes(100 * run))
-        commit_version(store, version)
-        made[name] = version.version
-
-    def record(manifest: Manifest) -> None:
-        for offset, (name, number) in enumerate(made.items()):
-            manifest.adapter_versions[name] = number
-            manifest.training_runs.append(
-                TrainingRun(
-                    run_id=run + offset,
-                    started_at=f"2026-01-0{run}T00:00:00",
-                    ended_at=f"2026-01-0{run}T01:00:00",
-                    adapter_version=number,
-                    seed=1,
-                    steps=2,
-                    final_train_loss=1.0 / run,
-                    status="completed",
-                    adapter_name=name,
-                )
-            )
-
-    update_manifest(store, record, base_model="pocket")
-
-
 def in_force(store: Store) -> dict[str, int | None]:
     found = {name: current_version(store, name) for name in NAMES}
     return {name: version.version if version else None for name, version in found.items()}
 
 
 def test_every_version_says_where_it_came_from(store: Store) -> None:
-    train(store, *NAMES, run=1)
-    train(store, "tone", run=3)
+    finished_training(store, *NAMES, run=1)
+    finished_training(store, "tone", run=3)
     first, second = version_history(store, NAMES)["tone"]
     assert (first.version, first.run_id, first.in_force, first.train_loss, first.rank) == (1, 1, False, 1.0, 8)
     assert (second.version, second.run_id, second.in_force, second.when) == (2, 3, True, "2026-01-03T01:00:00")
@@ -73,9 +44,9 @@ def test_every_version_says_where_it_came_from(store: Store) -> None:
 
 
 def test_back_is_to_what_was_in_force_before_the_last_training(store: Store) -> None:
-    train(store, *NAMES, run=1)
+    finished_training(store, *NAMES, run=1)
     assert before_last_training(store, NAMES) == {}
-    train(store, *NAMES, run=3)
+    finished_training(store, *NAMES, run=3)
     assert before_last_training(store, NAMES) == {"tone": 1, "facts": 1}
     assert use_versions(store, before_last_training(store, NAMES), "back") == {"tone": (2, 1), "facts": (2, 1)}
     assert in_force(store) == {"tone": 1, "facts": 1}
@@ -84,12 +55,12 @@ def test_back_is_to_what_was_in_force_before_the_last_training(store: Store) -> 
 
 
 def test_using_what_is_in_force_changes_nothing(store: Store) -> None:
-    train(store, "tone", run=1)
+    finished_training(store, "tone", run=1)
     assert use_versions(store, {"tone": 1}) == {} and changes(store) == []
 
 
 def test_a_version_that_does_not_exist_is_named_with_those_that_do(store: Store) -> None:
-    train(store, *NAMES, run=1)
+    finished_training(store, *NAMES, run=1)
     with pytest.raises(UsageError, match="no version 7; there are: 1"):
         use_versions(store, {"facts": 1, "tone": 7})
     assert in_force(store) == {"tone": 1, "facts": 1}
@@ -97,7 +68,7 @@ def test_a_version_that_does_not_exist_is_named_with_those_that_do(store: Store)
 
 def test_prune_leaves_what_is_in_force_kept_exported_or_gone_back_to(store: Store) -> None:
     for run in (1, 2, 3, 4, 5):
-        train(store, "tone", run=run)
+        finished_training(store, "tone", run=run)
     keep_version(store, "tone", 2)
     folder = store.exports_dir / "peft"
     folder.mkdir(parents=True)
@@ -109,19 +80,19 @@ def test_prune_leaves_what_is_in_force_kept_exported_or_gone_back_to(store: Stor
 
 def test_drop_refuses_what_is_needed_and_frees_the_rest(store: Store) -> None:
     for run in (1, 2, 3):
-        train(store, "tone", run=run)
+        finished_training(store, "tone", run=run)
     with pytest.raises(UsageError, match="in force"):
         drop_version(store, "tone", 3)
     assert drop_version(store, "tone", 1) > 100
     assert [facts.version for facts in version_history(store, ["tone"])["tone"]] == [2, 3]
     # the number is not given to another version
-    train(store, "tone", run=4)
+    finished_training(store, "tone", run=4)
     assert in_force(store)["tone"] == 4
 
 
 def test_a_damaged_history_costs_marks_and_no_version(store: Store) -> None:
-    train(store, "tone", run=1)
-    train(store, "tone", run=2)
+    finished_training(store, "tone", run=1)
+    finished_training(store, "tone", run=2)
     (store.adapters_dir / HISTORY).write_text("[" * 100_000)
     assert len(version_history(store, ["tone"])["tone"]) == 2
     use_versions(store, {"tone": 1})

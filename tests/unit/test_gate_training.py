@@ -25,7 +25,7 @@ from dlm_tui.gate.static import (
     static_mix,
     uniform_adapter_mix,
 )
-from dlm_tui.gate.training import train_document_gate
+from dlm_tui.gate.training import GateTrainingError, train_document_gate
 from dlm_tui.model import MixedModel
 from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress, run_to_end
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_the_previous_gate(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("dlm_tui.gate.gate.write_gate_record", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(GateTrainingError, match="No space"):
         run_to_end(train_document_gate(document, store, model, seed=99))
     assert files(store) == before
     assert [path.name for path in store.adapters_dir.iterdir() if path.name.startswith("_gate")] == ["_gate"]

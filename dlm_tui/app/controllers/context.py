@@ -75,7 +75,7 @@ def open_context(setup: Setup, ui: Ui) -> Context:
     """Read the remembered state and make ready an engine link and a job board; nothing is started yet."""
     state = setup.state_file.load()
     state.document = str(setup.path)
-    state.mix.keep_only(setup.document.routing_names)
+    state.mix.keep_only([*setup.document.routing_names, *state.desk_versions])
     engine_changed: Signal[[LinkState]] = Signal()
     job_changed: Signal[[JobRecord, Event | None]] = Signal()
     request = Open(document=str(setup.path), home=str(setup.home), base=setup.base, dtype=setup.config.generate.dtype)

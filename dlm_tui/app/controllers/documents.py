@@ -52,7 +52,7 @@ class Documents:
         """Show another state of the document."""
         context = self._context
         context.document = document
-        context.state.mix.keep_only(context.names)
+        context.state.mix.keep_only([*context.names, *context.state.desk_versions])
         if document.dlm_id != context.store.root.name:
             context.store = Store(context.setup.home, document.dlm_id)
         self.show()

@@ -46,6 +46,7 @@ class Generation:
         views: list[View] = [BASE]
         if self._context.trained_names:
             views += [GATED, *(solo(name) for name in self._context.trained_names)]
+            views += [solo(name) for name in self._mixing.versions]
             mine = self._mixing.view()
             if mine.kind == "custom":
                 views.append(mine)

@@ -11,8 +11,9 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.mix import MODES
 from dlm_tui.app.panes.insight import ood_text
 from dlm_tui.app.progress import progress_line
+from dlm_tui.document.names import split_version
 from dlm_tui.engine.protocol import Event, Routed
-from dlm_tui.model.views import BASE, View
+from dlm_tui.model.views import BASE, View, custom
 from dlm_widgets.mixing_desk import Channel
 from dlm_widgets.sanitize import assemble, literal
 
@@ -27,12 +28,33 @@ class Mixing:
 
     def coefficients(self) -> dict[str, float]:
         """Adapter -> coefficient of an answer asked now."""
-        return self._context.state.mix.coefficients(self._context.names, self._routing.weights)
+        mix, names = self._context.state.mix, self._context.names
+        earlier = {name: self._earlier(name) for name in self.versions}
+        return {**mix.coefficients(names, self._routing.weights), **earlier}
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Earlier versions with a fader of their own, in the order in which they were put on the desk."""
+        names = self._context.trained_names
+        return tuple(name for name in self._context.state.desk_versions if split_version(name)[0] in names)
+
+    def _earlier(self, name: str) -> float:
+        """The coefficient of an earlier version: its fader in the custom mix, 1 alone, else 0."""
+        mix = self._context.state.mix
+        if mix.solos:
+            return 1.0 if mix.solos == [name] else 0.0
+        return mix.pins.get(name, mix.faders.get(name, 0.0) if mix.mode == "custom" else 0.0)
 
     def view(self) -> View:
         """The view that asks with the mix on the desk; the base while nothing is trained."""
         trained = self._context.trained_names
-        return self._context.state.mix.view(trained, self._routing.weights) if trained else BASE
+        if not trained:
+            return BASE
+        view = self._context.state.mix.view(trained, self._routing.weights)
+        earlier = {name: self._earlier(name) for name in self.versions if self._earlier(name) != 0.0}
+        if not earlier or view.kind == "solo":
+            return view
+        return custom({**self._context.state.mix.coefficients(trained, self._routing.weights), **earlier})
 
     def move_fader(self, name: str, value: float) -> None:
         """Set one adapter's coefficient."""
@@ -88,12 +110,12 @@ class Mixing:
 
     def _channels(self) -> list[Channel]:
         mix, marks, coefficients = self._context.state.mix, self._context.marks, self.coefficients()
-        trained, weights = self._context.trained_names, self._routing.weights
+        trained, weights = (*self._context.trained_names, *self.versions), self._routing.weights
         return [
             Channel(
                 name,
-                marks[name].glyph,
-                marks[name].color,
+                marks[split_version(name)[0]].glyph,
+                marks[split_version(name)[0]].color,
                 weight=weights.get(name) if weights and name in trained else None,
                 ghost=self._ghost_of(name),
                 coefficient=coefficients.get(name, 0.0) if name in trained else 0.0,
@@ -103,7 +125,7 @@ class Mixing:
                 trained=name in trained,
                 note=self._channel_note(name),
             )
-            for name in self._context.names
+            for name in (*self._context.names, *self.versions)
         ]
 
     def _ghost_of(self, name: str) -> float | None:
@@ -114,6 +136,8 @@ class Mixing:
         return ghost[name] if abs(ghost[name] - weights.get(name, 0.0)) >= 0.02 else None
 
     def _channel_note(self, name: str) -> str:
+        if split_version(name)[1] is not None:
+            return "earlier version"
         if self._context.opened is None:
             return "no engine" if self._context.link.state.phase == "failed" else "loading"
         return "no gate" if name in self._context.trained_names else "not trained"

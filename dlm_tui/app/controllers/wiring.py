@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlm_tui.app.controllers.changes import Changes
+from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
@@ -63,8 +63,7 @@ class Controllers:
         self.context, self.views = context, views
         self.engine = EngineLife(context)
         self.documents = Documents(context, views.outline)
-        self.changes = Changes(context)
-        self.sections = Sections(context, self.changes)
+        self.sections = Sections(context)
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
         self.jobs = Jobs(context, views.jobs)
@@ -76,8 +75,9 @@ class Controllers:
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
+        self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
-        self.labelling = Labelling(context, self.changes, self.routing, self.comparison, self.training, prompt)
+        self.labelling = Labelling(context, self.routing, self.comparison, self.training, prompt)
         self.export = Export(context, self.mixing, self.copying)
         self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, pages)

@@ -22,7 +22,7 @@ from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
 
-Change = Literal["add", "edit", "retag", "delete"]
+Change = Literal["add", "edit", "retag", "delete", "undo"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class OutlinePane(Pane):
         self.post_message(self.OpenLine(next((row.line for row in below if row.line is not None), 1)))
 
     def action_change_section(self, what: Change) -> None:
-        """Add a section, or edit, retag or delete what is marked."""
+        """Add, edit, retag or delete what is marked, or take the last change back."""
         marked = self.query_one(OutlineList).highlighted
         row = self._rows[marked] if marked is not None else Row(Content())
         self.post_message(self.ChangeSection(what, row.section, row.adapter))

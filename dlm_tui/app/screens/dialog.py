@@ -75,6 +75,15 @@ class Dialog(ModalScreen[Result]):
     def action_delete(self) -> None:
         """Delete the marked entry, where there is one."""
 
+    def action_back(self) -> None:
+        """Go back, where there is something to go back to."""
+
+    def action_mark(self) -> None:
+        """Mark the highlighted entry, where that means something."""
+
+    def action_keep(self) -> None:
+        """Keep the highlighted entry, where that means something."""
+
     def action_copy_command(self) -> None:
         """Copy the shown command, where there is one."""
 

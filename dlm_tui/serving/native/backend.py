@@ -56,6 +56,9 @@ class NativeBackend:
         self._loop = asyncio.get_running_loop()
         self._scheduler.start()
 
+    async def notes(self) -> list[str]:
+        return []
+
     def answer(self, ask: Ask) -> Stream:
         return self._submit(lambda send: Job(ask.client, send, ask=ask))
 

@@ -1,0 +1,122 @@
+"""Adapters' versions: going back and forward, keeping and dropping, and earlier ones as faders and views."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.gate_comparison import GateComparison
+from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.store.adapter_history import (
+    VersionFacts,
+    before_last_training,
+    drop_version,
+    keep_version,
+    use_versions,
+    version_history,
+)
+
+if TYPE_CHECKING:
+    from dlm_tui.app.screens.adapters import AdaptersScreen
+
+
+class Adapters:
+    """One change at a time, in a thread; the engine takes in what came into force."""
+
+    def __init__(self, context: Context, mixing: Mixing, comparison: GateComparison) -> None:
+        self._context, self._mixing, self._comparison = context, mixing, comparison
+
+    def open(self) -> None:
+        """Every version of every adapter."""
+        self._context.ui.run(self._open, "adapters", "versions of the adapters", exclusive=True)
+
+    async def _open(self) -> None:
+        from dlm_tui.app.screens.adapters import AdaptersScreen
+
+        context = self._context
+        try:
+            facts = await self._read()
+        except (DlmTuiError, OSError) as error:
+            context.ui.say(str(error), error=True)
+            return
+        if not facts:
+            context.ui.say(f"No adapter has a version yet. {context.key('train.all')} trains them.", warning=True)
+            return
+        dialog = AdaptersScreen(facts, context.marks, context.state.desk_versions)
+        dialog.on_use = lambda chosen: self._change(dialog, partial(self._use, chosen))
+        dialog.on_back = lambda: self._change(dialog, self._back)
+        dialog.on_keep = lambda chosen: self._change(dialog, partial(self._keep, chosen))
+        dialog.on_drop = lambda chosen: self._change(dialog, partial(self._drop, chosen))
+        dialog.on_mark = lambda chosen: self._mark(dialog, chosen)
+        context.ui.open_dialog(dialog)
+
+    async def _read(self) -> list[VersionFacts]:
+        found = await asyncio.to_thread(version_history, self._context.store, self._context.names)
+        return [facts for versions in found.values() for facts in versions]
+
+    # ---- changes, each in a thread ---------------------------------------------------------------------------------
+
+    def _change(self, dialog: AdaptersScreen, change: Callable[[], str]) -> None:
+        self._context.ui.run(partial(self._run, dialog, change), "adapter-change", "change of versions")
+
+    async def _run(self, dialog: AdaptersScreen, change: Callable[[], str]) -> None:
+        before = {facts.name: facts.version for facts in await self._read() if facts.in_force}
+        try:
+            said = await asyncio.to_thread(change)
+        except (DlmTuiError, OSError) as error:
+            dialog.say(str(error), error=True)
+            return
+        facts = await self._read()
+        dialog.show(facts, self._context.state.desk_versions)
+        dialog.say(said)
+        if {one.name: one.version for one in facts if one.in_force} != before:
+            self._comparison.remember_current()
+            await self._comparison.use_new_gate()
+
+    def _use(self, chosen: VersionFacts) -> str:
+        changed = use_versions(self._context.store, {chosen.name: chosen.version})
+        return f"{chosen.name}@{chosen.version} is in force{'' if changed else ' already'}."
+
+    def _back(self) -> str:
+        store, names = self._context.store, self._context.names
+        wanted = before_last_training(store, names)
+        if not wanted:
+            return "There is no earlier version to go back to."
+        changed = use_versions(store, wanted, "back")
+        if not changed:
+            return "What was in force before the last training is in force already."
+        return f"Back to {', '.join(f'{name}@{after}' for name, (_, after) in changed.items())}."
+
+    def _keep(self, chosen: VersionFacts) -> str:
+        keep_version(self._context.store, chosen.name, chosen.version, not chosen.kept)
+        return f"{chosen.name}@{chosen.version} is {'no longer kept' if chosen.kept else 'kept'}."
+
+    def _drop(self, chosen: VersionFacts) -> str:
+        freed = drop_version(self._context.store, chosen.name, chosen.version)
+        self._take_off(f"{chosen.name}@{chosen.version}")
+        return f"{chosen.name}@{chosen.version} is deleted, {freed / 1e6:.1f} MB."
+
+    # ---- on the desk -----------------------------------------------------------------------------------------------
+
+    def _mark(self, dialog: AdaptersScreen, chosen: VersionFacts) -> None:
+        """Give an earlier version a fader and a place in Compare, or take both away."""
+        name, state = f"{chosen.name}@{chosen.version}", self._context.state
+        if chosen.in_force:
+            dialog.say(f"{chosen.name} is on the desk already: this is the version in force.")
+            return
+        if name in state.desk_versions:
+            self._take_off(name)
+        else:
+            state.desk_versions = [*state.desk_versions, name]
+        dialog.show(None, state.desk_versions)
+        self._mixing.redraw()
+        self._context.saver.soon()
+
+    def _take_off(self, name: str) -> None:
+        state = self._context.state
+        state.desk_versions = [other for other in state.desk_versions if other != name]
+        state.mix.keep_only([*self._context.names, *state.desk_versions])

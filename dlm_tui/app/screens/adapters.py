@@ -1,0 +1,133 @@
+"""Every version of every adapter: one key puts it in force, one goes back to before the last training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.store.adapter_history import VersionFacts
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, literal
+
+
+class AdaptersScreen(Dialog[None]):
+    """Newest versions first within each adapter; `*` is in force, `k` is kept, a square is on the desk.
+
+    The keys put a version in force, go back to before the last training, and give a version a fader of its own.
+    """
+
+    TITLE_TEXT = "Versions of the adapters"
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("dialog.accept", "Use"),
+        ("dialog.back", "Back"),
+        ("dialog.mark", "Desk"),
+        ("dialog.keep", "Keep"),
+        ("dialog.delete", "Drop"),
+        ("dialog.close", "Close"),
+    )
+
+    def __init__(self, facts: Sequence[VersionFacts], marks: Mapping[str, Mark], on_desk: Sequence[str]) -> None:
+        super().__init__()
+        self._facts, self._marks, self._on_desk = _ordered(facts), marks, tuple(on_desk)
+        self.on_use: Callable[[VersionFacts], object] = lambda chosen: None
+        self.on_back: Callable[[], object] = lambda: None
+        self.on_keep: Callable[[VersionFacts], object] = lambda chosen: None
+        self.on_drop: Callable[[VersionFacts], object] = lambda chosen: None
+        self.on_mark: Callable[[VersionFacts], object] = lambda chosen: None
+
+    def compose_body(self) -> ComposeResult:
+        """The list, and a line for what was done."""
+        yield PickList(id="version-list", markup=False)
+        yield LiteralStatic(classes="note", id="version-note")
+
+    def on_mount(self) -> None:
+        """The version in force of the first adapter is marked."""
+        super().on_mount()
+        self._fill(0)
+        self.query_one(PickList).focus()
+
+    def show(self, facts: Sequence[VersionFacts] | None, on_desk: Sequence[str]) -> None:
+        """What there is now (None: the same versions), and which of them are on the desk."""
+        if facts is not None:
+            self._facts = _ordered(facts)
+        self._on_desk = tuple(on_desk)
+        self._fill(self.query_one(PickList).highlighted or 0)
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """What was done, or why not."""
+        self.query_one("#version-note", LiteralStatic).show(literal(text, "$error" if error else ""))
+
+    @property
+    def chosen(self) -> VersionFacts | None:
+        """The highlighted version."""
+        index = self.query_one(PickList).highlighted
+        return self._facts[index] if index is not None and index < len(self._facts) else None
+
+    def _fill(self, index: int) -> None:
+        listing = self.query_one(PickList)
+        listing.set_options([Option(self._row(facts)) for facts in self._facts])
+        listing.highlighted = min(index, len(self._facts) - 1) if self._facts else None
+
+    def _row(self, facts: VersionFacts) -> Content:
+        mark, name = self._marks.get(facts.name), f"{facts.name}@{facts.version}"
+        signs = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
+        desk = "\u25a0" if name in self._on_desk else " "
+        loss = facts.val_loss if facts.val_loss is not None else facts.train_loss
+        details = [
+            (facts.when or "")[5:16].replace("T", " "),
+            f"run {facts.run_id}" if facts.run_id is not None else facts.origin[:24],
+            f"{'' if facts.parameterization == 'lora' else facts.parameterization + ' '}r{facts.rank or '?'}",
+            f"loss {loss:.3f}" if loss is not None else "",
+            f"effect {facts.effect:.2f}" if facts.effect is not None else "",
+            f"{facts.size / 1e6:.1f} MB",
+            f"{len(facts.exports)} exports" if facts.exports else "",
+        ]
+        return assemble(
+            (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),
+            (f"{name:<14s}", "bold" if facts.in_force else ""),
+            f" {signs}{desk} ",
+            (" \u00b7 ".join(part for part in details if part), "dim"),
+        )
+
+    @on(OptionList.OptionSelected)
+    def _selected(self) -> None:
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        """Put the highlighted version in force."""
+        if self.chosen is not None:
+            self.on_use(self.chosen)
+
+    def action_back(self) -> None:
+        """All adapters of the last training back to what they were before it."""
+        self.on_back()
+
+    def action_keep(self) -> None:
+        """`prune` leaves it, or no longer."""
+        if self.chosen is not None:
+            self.on_keep(self.chosen)
+
+    def action_delete(self) -> None:
+        """Delete the highlighted version."""
+        if self.chosen is not None:
+            self.on_drop(self.chosen)
+
+    def action_mark(self) -> None:
+        """A fader and a place in Compare for the highlighted version, or neither."""
+        if self.chosen is not None:
+            self.on_mark(self.chosen)
+
+
+def _ordered(facts: Sequence[VersionFacts]) -> list[VersionFacts]:
+    """Adapters in their order, newest versions first."""
+    names = list(dict.fromkeys(one.name for one in facts))
+    return sorted(facts, key=lambda one: (names.index(one.name), -one.version))

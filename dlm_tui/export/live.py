@@ -1,0 +1,171 @@
+"""`--target llama-server --gate live`: the gate is not frozen but taken along, with a server that asks it.
+
+The server is the one of `dlm_tui/serving`: its files are copied as they are, so that there is one of it. They need
+neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import dlm_tui
+from dlm_tui.export.export_context import ExportContext
+from dlm_tui.export.scripts import shell
+from dlm_tui.export.targets_gguf import LlamaServerTarget
+from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.progress import Progress
+
+SETTINGS = "live.json"
+OOD = "ood.safetensors"
+SCRIPT = "serve.py"
+RUNTIME = "runtime"
+LEAST_CONTEXT = 2048
+"""Tokens that a conversation may have where the base allows it, however short the training rows are."""
+PROBES = 8
+
+PACKAGES = ("", "document", "model", "serving", "serving/llama")
+FILES = (
+    "errors.py",
+    "output.py",
+    "document/errors.py",
+    "document/mix.py",
+    "document/names.py",
+    "model/chat.py",
+    "model/chat_worker.py",
+    "model/views.py",
+    "serving/api.py",
+    "serving/backend.py",
+    "serving/command.py",
+    "serving/fair_queue.py",
+    "serving/metrics.py",
+    "serving/requests.py",
+    "serving/responses.py",
+    "serving/security.py",
+    "serving/server.py",
+    "serving/stops.py",
+    "serving/views.py",
+    "serving/llama/backend.py",
+    "serving/llama/folder.py",
+    "serving/llama/gate.py",
+    "serving/llama/instances.py",
+    "serving/llama/standalone.py",
+)
+"""Files of this package that make up the server."""
+
+REQUIREMENTS = """httpx>=0.28
+jinja2>=3.1
+msgspec>=0.22
+numpy>=2
+prometheus_client>=0.26
+safetensors>=0.8
+starlette>=1.10
+uvicorn>=0.54
+xllamacpp>=2026.10
+"""
+
+_SCRIPT = '''"""Answers OpenAI clients with the model of this folder; the gate decides the mix of every request.
+
+    python -m pip install -r requirements.txt
+    python serve.py --port 8321
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "runtime"))
+
+from dlm_tui.serving.llama.standalone import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(HERE))
+'''
+
+
+class LiveTarget(LlamaServerTarget):
+    """What the static target writes, and the live gate: settings, the server, its start script and requirements."""
+
+    def __init__(self, context: ExportContext) -> None:
+        super().__init__(context)
+        self.figures |= {"server": SCRIPT}
+
+    def write(self, folder: Path) -> Generator[Progress, None, None]:
+        """The static files, then those of the server."""
+        yield from super().write(folder)
+        gate = self.context.session.gate
+        assert gate is not None
+        if gate.ood_score is not None:
+            from safetensors.torch import save
+
+            tensors = {name: tensor.contiguous() for name, tensor in gate.ood_score.tensors().items()}
+            write_atomic(folder / OOD, save(tensors))
+        write_atomic(folder / SETTINGS, json_bytes(self._settings()))
+        copy_runtime(folder / RUNTIME)
+        write_atomic(folder / "requirements.txt", REQUIREMENTS.encode())
+        write_atomic(folder / SCRIPT, _SCRIPT.encode())
+        yield Progress(SCRIPT, 1, 1)
+
+    def command(self, folder: Path) -> str:
+        """Start the server."""
+        return shell(["python", folder / SCRIPT])
+
+    def _settings(self) -> dict[str, Any]:
+        """What `dlm_tui.serving.llama.folder.LiveSettings` reads."""
+        session = self.context.session
+        document, base, gate = session.document, session.base, session.gate
+        assert gate is not None
+        exported = document.frontmatter.export
+        temperature, top_p = exported.default_temperature, exported.default_top_p
+        tokens = base.tokenizer.special_tokens_map.items()
+        return {
+            "format": 1,
+            "base": base.identity.id,
+            "base_gguf": self.weights,
+            "hidden_size": base.hidden_size,
+            "context_length": min(base.context_length, max(self.context.context_length, LEAST_CONTEXT)),
+            "adapters": [{"name": name, "file": f"adapter.{name}.gguf"} for name in self.names],
+            "gate": "gate.safetensors",
+            "gate_names": list(gate.names),
+            "gate_mode": gate.mode,
+            "gate_reason": gate.stale,
+            "gate_enabled": document.gate_enabled,
+            "ood": OOD if gate.ood_score is not None else None,
+            "chat_template": base.renderer.template,
+            "special_tokens": {
+                name: [str(one) for one in found] if isinstance(found, (list, tuple)) else str(found)
+                for name, found in tokens
+            },
+            "temperature": temperature if temperature is not None else (0.6 if base.source.reasoning else 0.7),
+            "top_p": top_p if top_p is not None else 1.0,
+            "system_prompt": document.system_prompt,
+            "static_mix": self.context.mix.mapping(),
+            "probes": self._probes(),
+            "document_sha256": document.sha256,
+            "versions": self._versions(),
+        }
+
+    def _probes(self) -> list[str]:
+        """A few of the document's prompts, spread over it: the cost of rounding the weights is measured with them."""
+        from dlm_tui.gate import trained_probes
+
+        prompts = [probe.prompt for probe in trained_probes(self.context.session.document)]
+        return prompts[:: max(1, len(prompts) // PROBES)][:PROBES]
+
+    def _versions(self) -> dict[str, int]:
+        from dlm_tui.store import adapter_versions
+
+        return {name: item.version for name, item in adapter_versions(self.context.session.store, self.names).items()}
+
+
+def copy_runtime(folder: Path) -> None:
+    """The server's own files under `folder`, in packages of the same names."""
+    package = Path(dlm_tui.__file__).parent
+    for name in PACKAGES:
+        target = folder / "dlm_tui" / name
+        target.mkdir(parents=True, exist_ok=True)
+        # the packages load their names on first use, of modules that are not here
+        write_atomic(target / "__init__.py", b"")
+    for name in FILES:
+        write_atomic(folder / "dlm_tui" / name, (package / name).read_bytes())

@@ -1,0 +1,70 @@
+"""What every way to start a server has in common: options, the socket, telling the address, serving. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.output import say
+
+if TYPE_CHECKING:
+    from dlm_tui.serving.api import Recorder
+    from dlm_tui.serving.backend import Backend
+
+KEY_VARIABLE = "DLM_TUI_API_KEY"
+QUEUE = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, rows: int) -> None:
+    """Where to listen, who may ask, how much at once."""
+    parser.add_argument("--host", default="127.0.0.1", help="any address but the loopback needs a key")
+    parser.add_argument("--port", type=int, default=8321, help="0 chooses a free one (default 8321)")
+    parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send (default: ${KEY_VARIABLE})")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
+    parser.add_argument("--rows", type=int, default=rows, metavar="N", help=f"answers at once (default {rows})")
+    parser.add_argument("--queue", type=int, default=QUEUE, metavar="N", help=f"may wait (default {QUEUE})")
+
+
+def run(
+    args: argparse.Namespace, name: str, open_backend: Callable[[], Backend], recorder: Recorder | None = None
+) -> None:
+    """Serve until interrupted. The address is taken, and the options are checked, before the backend is opened.
+
+    Raises DlmTuiError when a package is missing or the address is taken, UsageError for options that make no sense.
+    """
+    try:
+        from dlm_tui.serving.security import Policy
+        from dlm_tui.serving.server import address, listen, serve, server
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    if args.rows < 1 or args.queue < 1:
+        raise UsageError("--rows and --queue are at least 1")
+    key = args.api_key or os.environ.get(KEY_VARIABLE) or None
+    Policy(args.host, args.port, key)  # refuses an open address without a key before it is listened on
+    with listen(args.host, args.port) as bound:
+        hosts, origins = tuple(args.allow_host), tuple(args.allow_origin)
+        policy = Policy(args.host, bound.getsockname()[1], key, allow_hosts=hosts, origins=origins)
+        backend = open_backend()
+        url = address(args.host, bound)
+
+        async def ready() -> None:
+            for note in await backend.notes():
+                say(note)
+            say(f"{name}: {url}/v1  (Ctrl+C ends it)")
+            if args.json:
+                facts = {"address": url, "backend": backend.model.backend, "adapters": list(backend.adapters)}
+                sys.stdout.write(json.dumps(facts) + "\n")
+                sys.stdout.flush()
+
+        serve(server(backend, policy, recorder=recorder), bound, backend, ready)
+
+
+def missing(error: ModuleNotFoundError, extra: str = "serve") -> DlmTuiError:
+    """One sentence with the remedy for a package that is not installed."""
+    return DlmTuiError(f"serving needs the package {error.name}: pip install 'dlm-tui[{extra}]'")

@@ -1,0 +1,86 @@
+"""Versions of the adapters on the screen: dislike, go back, compare both, keep the better."""
+
+from __future__ import annotations
+
+from dlm_tui.app.screens.adapters import AdaptersScreen
+from dlm_tui.store import current_version
+from dlm_tui.store.adapter_history import version_history
+from dlm_widgets.pick_list import PickList
+from tests.adapter_versions import finished_training
+from tests.tui.conftest import Bench, Opener
+
+
+def listed(bench: Bench) -> AdaptersScreen:
+    assert isinstance(bench.app.screen, AdaptersScreen)
+    return bench.app.screen
+
+
+async def open_versions(bench: Bench) -> None:
+    await bench.press("alt+a")
+    await bench.until(lambda: isinstance(bench.app.screen, AdaptersScreen), "the versions are listed")
+
+
+async def test_a_session_of_going_back_and_comparing(workbench: Opener) -> None:
+    async with workbench(size=(80, 24)) as bench:
+        store, names = bench.context.store, bench.context.names
+        for run in (1, 2):
+            finished_training(store, *names, run=run)
+        await open_versions(bench)
+        assert "knowledge@2" in bench.text and "b Back" in bench.text
+        await bench.press("b")
+        await bench.until(lambda: "Back to" in bench.text, "went back")
+        await bench.idle()
+        assert all(current_version(store, name).version == 1 for name in names)  # type: ignore[union-attr]
+        # the newer one gets a fader and a place in Compare
+        listed(bench).query_one(PickList).highlighted = 0
+        await bench.press("space")
+        assert bench.context.state.desk_versions == ["knowledge@2"]
+        await bench.press("escape")
+        await bench.until(lambda: "knowledge@2" in bench.text, "a fader for the other version")
+        bench.screen.prompt_pane.set_text("what is the tide")
+        await bench.idle()
+        bench.screen.action_compare()
+        await bench.until(lambda: "knowledge@2" in [card.view for card in bench.screen.answers.cards], "compared")
+        await bench.idle()
+        # keep the better one: forward again
+        await open_versions(bench)
+        listed(bench).query_one(PickList).highlighted = 0
+        await bench.press("enter")
+        await bench.until(lambda: "knowledge@2 is in force." in bench.text, "put in force")
+        await bench.idle()
+        assert current_version(store, "knowledge").version == 2  # type: ignore[union-attr]
+
+
+async def test_a_fader_of_an_earlier_version_is_part_of_the_mix(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        for run in (1, 2):
+            finished_training(bench.context.store, *bench.context.names, run=run)
+        bench.context.state.desk_versions = ["knowledge@1"]
+        bench.controllers.mixing.move_fader("knowledge@1", 0.5)
+        view = bench.controllers.mixing.view()
+        assert view.kind == "custom" and view.mix is not None and view.mix["knowledge@1"] == 0.5
+        bench.controllers.mixing.switch("knowledge@1", "solo")
+        assert bench.controllers.mixing.view().adapter == "knowledge@1"
+        await bench.quiet()
+        assert "knowledge@1" in bench.text
+
+
+async def test_what_is_needed_is_not_dropped_and_the_rest_is(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        store, names = bench.context.store, bench.context.names
+        for run in (1, 2, 3):
+            finished_training(store, *names, run=run)
+        await open_versions(bench)
+        await bench.press("delete")
+        await bench.until(lambda: "is in force; put another" in bench.text, "refused")
+        listed(bench).query_one(PickList).highlighted = 2
+        await bench.press("delete")
+        await bench.until(lambda: "knowledge@1 is deleted" in bench.text, "dropped")
+        await bench.idle()
+        assert [facts.version for facts in version_history(store, ["knowledge"])["knowledge"]] == [2, 3]
+
+
+async def test_without_versions_there_is_a_sentence(workbench: Opener) -> None:
+    async with workbench(trained=False) as bench:
+        bench.screen.action_adapters()
+        await bench.until(lambda: any("No adapter has a version yet" in toast for toast in bench.toasts), "said")

@@ -1,0 +1,160 @@
+"""The workbench's driver on a terminal of its own: odd bytes, old mice, signals, redirected streams."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.app.terminal import TerminalText
+
+APP = """
+import sys
+from textual.app import App
+from textual.widgets import Input
+from dlm_tui.app.terminal import TerminalDriver
+
+class Small(App):
+    def compose(self):
+        yield Input()
+    def on_ready(self):
+        self.log_file = open(sys.argv[1], "w", buffering=1)
+        print("ready", file=self.log_file)
+    def on_input_changed(self, event):
+        print("text", ascii(event.value), file=self.log_file)
+    def on_mouse_down(self, event):
+        print("mouse", event.screen_x, event.screen_y, event.button, file=self.log_file)
+    def on_mouse_up(self, event):
+        print("up", event.screen_x, event.screen_y, file=self.log_file)
+    def on_key(self, event):
+        if event.key == "f10":
+            self.exit(return_code=0)
+
+app = Small(driver_class=TerminalDriver)
+app.run()
+sys.exit(app.return_code)
+"""
+
+
+class Terminal:
+    """A small app on a pseudo-terminal; `log` is what it saw, `screen` what it drew."""
+
+    def __init__(self, folder: Path, **streams: int) -> None:
+        self.leader, follower = pty.openpty()
+        self._log = folder / "log"
+        self.screen = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", APP, str(self._log)],
+            **{"stdin": follower, "stdout": follower, "stderr": follower, **streams},
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"},
+            start_new_session=True,
+        )
+        os.close(follower)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def until(self, words: str) -> None:
+        """Read what is drawn until the log holds `words`."""
+        deadline = time.monotonic() + 20
+        while words not in self.log:
+            assert time.monotonic() < deadline and self.process.poll() is None, (self.log, self.screen[-2000:])
+            self._drain(0.05)
+
+    def end(self) -> int:
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, self.log
+            self._drain(0.05)
+        self._drain(0)
+        return self.process.returncode
+
+    def send(self, data: bytes) -> None:
+        os.write(self.leader, data)
+
+    def _drain(self, seconds: float) -> None:
+        while self.leader >= 0 and select.select([self.leader], [], [], seconds)[0]:
+            try:
+                piece = os.read(self.leader, 65536)
+            except OSError:  # the other end is closed
+                return
+            if not piece:
+                return
+            self.screen += piece
+            seconds = 0
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    shown = Terminal(tmp_path)
+    shown.until("ready")
+    yield shown
+    if shown.process.poll() is None:
+        shown.process.kill()
+        shown.process.wait()
+    if shown.leader >= 0:
+        os.close(shown.leader)
+
+
+def test_bytes_that_are_not_utf8_become_replacement_characters(terminal: Terminal) -> None:
+    terminal.send(b"a\xffb")
+    terminal.until(r"text 'a\ufffdb'")
+    terminal.send("ü".encode())
+    terminal.until(r"'a\ufffdb\xfc'")
+    terminal.send(b"\x1b[21~")
+    assert terminal.end() == 0
+
+
+def test_an_old_mouse_reports_beyond_column_95(terminal: Terminal) -> None:
+    terminal.send(b"\x1b[M" + bytes([32, 32 + 120, 32 + 10]) + b"\x1b[M" + bytes([35, 32 + 120, 32 + 10]))
+    terminal.until("mouse 119 9 1")
+    terminal.until("up 119 9")
+    terminal.send(b"k")
+    terminal.until("'k'")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM])
+def test_a_signal_restores_the_terminal(terminal: Terminal, number: signal.Signals) -> None:
+    terminal.process.send_signal(number)
+    assert terminal.end() == 128 + number
+    last = {
+        code: terminal.screen.rfind(code) for code in (b"\x1b[?1049l", b"\x1b[?1003l", b"\x1b[?25h", b"\x1b[?2004l")
+    }
+    assert all(place > terminal.screen.rfind(b"\x1b[?1049h") for place in last.values()), last
+    assert b"Traceback" not in terminal.screen
+
+
+def test_a_terminal_that_is_gone_ends_the_program(terminal: Terminal) -> None:
+    os.close(terminal.leader)
+    terminal.leader = -1
+    assert terminal.process.wait(20) in (128 + signal.SIGHUP, -signal.SIGHUP)
+
+
+def test_stderr_may_go_into_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("wb") as errors:
+        shown = Terminal(tmp_path, stderr=errors.fileno())
+    shown.until("ready")
+    shown.send(b"x")
+    shown.until("'x'")
+    shown.send(b"\x1b[21~")
+    assert shown.end() == 0
+    os.close(shown.leader)
+    assert b"\x1b[?1049h" in shown.screen
+    assert (tmp_path / "errors").read_bytes() == b""
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_reports_are_whole_however_they_arrive(size: int) -> None:
+    data = b"a\x1b[M" + bytes([32, 252, 255]) + b"\xff" + "é".encode() + b"\x1b[M" + bytes([96, 33, 33]) + b"\x1b"
+    text, pieces = TerminalText(), [data[at : at + size] for at in range(0, len(data), size)]
+    found = "".join(text.feed(piece, more=number + 1 < len(pieces)) for number, piece in enumerate(pieces))
+    assert found == "a\x1b[<0;220;223M\ufffdé\x1b[<64;1;1M\x1b"
