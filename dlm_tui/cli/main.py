@@ -38,6 +38,7 @@ COMMANDS = {
     "unpack": "take such a file apart on this machine",
     "verify": "check such a file without unpacking it",
     "serve": "an OpenAI-compatible server that routes every request",
+    "traffic": "what the gate did with the requests that were served",
     "web": "show the workbench in a browser on this machine",
     "doctor": "versions, device, caches, what is missing",
 }

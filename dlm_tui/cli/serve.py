@@ -15,6 +15,8 @@ from dlm_tui.serving import command
 
 if TYPE_CHECKING:
     from dlm_tui.serving.backend import Backend
+    from dlm_tui.serving.traffic import TrafficLog
+    from dlm_tui.store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,20 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", type=float, metavar="STEP", help="llama.cpp: round the weights, so that equal mixes share a batch"
     )
+    parser.add_argument(
+        "--keep-prompts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the text of the last N requests for `dlm-tui traffic` (default 0: of none)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises DlmTuiError when an extra is missing or the address is taken."""
     from dlm_tui.document import load
+    from dlm_tui.store import Store, resolve_home
 
     if args.grid is not None and args.backend == "native":
         raise UsageError("--grid belongs to --backend llama.cpp: the native one batches any mixes")
     path = Path(args.document)
-    load(path)
+    if args.keep_prompts < 0:
+        raise UsageError("--keep-prompts is at least 0")
+    store = Store(resolve_home(args.home), load(path).dlm_id)
     open_backend = _native if args.backend == "native" else _llama
-    command.run(args, path.name, lambda: open_backend(args))
+    command.run(args, path.name, lambda: open_backend(args), lambda: _traffic(store, args.keep_prompts))
     return 0
+
+
+def _traffic(store: Store, keep_prompts: int) -> TrafficLog:
+    from dlm_tui.serving.traffic import TrafficLog
+
+    return TrafficLog(store, keep_prompts)
 
 
 def _native(args: argparse.Namespace) -> Backend:

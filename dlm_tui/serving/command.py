@@ -13,8 +13,8 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import say
 
 if TYPE_CHECKING:
-    from dlm_tui.serving.api import Recorder
     from dlm_tui.serving.backend import Backend
+    from dlm_tui.serving.traffic import TrafficLog
 
 KEY_VARIABLE = "DLM_TUI_API_KEY"
 QUEUE = 64
@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, rows: int) -> None:
 
 
 def run(
-    args: argparse.Namespace, name: str, open_backend: Callable[[], Backend], recorder: Recorder | None = None
+    args: argparse.Namespace,
+    name: str,
+    open_backend: Callable[[], Backend],
+    open_recorder: Callable[[], TrafficLog] | None = None,
 ) -> None:
     """Serve until interrupted. The address is taken, and the options are checked, before the backend is opened.
 
@@ -62,7 +65,12 @@ def run(
                 sys.stdout.write(json.dumps(facts) + "\n")
                 sys.stdout.flush()
 
-        serve(server(backend, policy, recorder=recorder), bound, backend, ready)
+        recorder = open_recorder() if open_recorder is not None else None
+        try:
+            serve(server(backend, policy, recorder=recorder), bound, backend, ready)
+        finally:
+            if recorder is not None:
+                recorder.close()
 
 
 def missing(error: ModuleNotFoundError, extra: str = "serve") -> DlmTuiError:

@@ -228,6 +228,14 @@ class MetricsReader:
         every.sort(key=lambda row: str(row["exported_at"]), reverse=True)
         return every if limit is None else every[:limit]
 
+    def traffic(self, *, since: str | None = None, after: int = 0, limit: int | None = None) -> list[dict[str, Any]]:
+        """Served requests, newest first: the columns of `tui_traffic`; see `store.traffic`."""
+        return self._rows(
+            "SELECT * FROM tui_traffic WHERE traffic_id > :after AND (:since IS NULL OR at >= :since)"
+            " ORDER BY traffic_id DESC LIMIT :limit",
+            {"after": after, "since": since, "limit": _limit(limit)},
+        )
+
     def tokenization(self) -> dict[str, Any] | None:
         """The newest row of the tokenization cache, or None."""
         rows = self._rows("SELECT * FROM tokenization ORDER BY run_id DESC LIMIT 1")

@@ -116,4 +116,22 @@ CREATE TABLE IF NOT EXISTS tui_exports (
         size_bytes   INTEGER,
         duration_s   REAL
     );
+CREATE TABLE IF NOT EXISTS tui_traffic (
+        traffic_id          INTEGER PRIMARY KEY AUTOINCREMENT,
+        at                  TEXT NOT NULL,
+        route               TEXT NOT NULL,
+        view                TEXT NOT NULL,
+        mode                TEXT NOT NULL,
+        weights             TEXT NOT NULL,
+        entropy             REAL,
+        normalised_entropy  REAL,
+        ood_score           REAL,
+        is_ood              INTEGER NOT NULL,
+        prompt_tokens       INTEGER NOT NULL,
+        answer_tokens       INTEGER NOT NULL,
+        first_token         REAL,
+        seconds             REAL NOT NULL,
+        finish              TEXT NOT NULL,
+        prompt              TEXT
+    );
 """
