@@ -48,9 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("keep", [0, 2])
-def test_requests_are_recorded_and_prompts_only_on_demand(
-    served_folder: Path, tmp_path: Path, keep: int
-) -> None:
+def test_requests_are_recorded_and_prompts_only_on_demand(served_folder: Path, tmp_path: Path, keep: int) -> None:
     session = open_again(served_folder)
     store = Store(tmp_path / "home", session.document.dlm_id)
     log = TrafficLog(store, keep)
