@@ -92,6 +92,27 @@ async def test_no_other_page_opens_the_socket(guard: Guard) -> None:
             await http.ws_connect(f"{guard.origin}/ws")
 
 
+async def test_the_real_server_stands_behind_it() -> None:
+    pytest.importorskip("textual_serve", reason="the web extra is not installed")
+    from dlm_tui.app.web import LocalServer
+
+    port = free_port()
+    real = Guard(port)
+    runner = web.AppRunner(await LocalServer("true", real, port=port, title="harbour.dlm")._make_app())
+    await runner.setup()
+    await web.TCPSite(runner, HOST, port).start()
+    try:
+        async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
+            for path in ("/", "/ws", "/static/js/textual.js", "/download/x"):
+                assert await status(real, path, http) == 403, path
+            async with http.get(real.address) as answer:
+                page = await answer.text()
+            assert "harbour.dlm" in page and f"ws://{HOST}:{port}/ws" in page and "token" not in page
+            assert await status(real, "/static/js/textual.js", http) == 200
+    finally:
+        await runner.cleanup()
+
+
 def test_every_start_has_a_secret_of_its_own() -> None:
     assert Guard(8000).address != Guard(8000).address
     assert len(Guard(8000).address.partition("token=")[2]) >= 40
