@@ -120,17 +120,15 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
 def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
     from dlm_tui.document import parse_mix
     from dlm_tui.document.names import split_version
-    from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, custom, solo
+    from dlm_tui.model.views import BASE, GATED, VIEWS, custom, named_view, solo
 
     names = list(session.model.names)
-    fixed = {view.name: view for view in (BASE, GATED, UNIFORM, STATIC)}
     if args.views:
-        wanted = [name.strip() for name in args.views.split(",")]
-        for name in wanted:
-            if name not in fixed and split_version(name)[0] not in names:
-                known = ", ".join([*fixed, *names])
-                raise UsageError(f"there is no view {name!r} (known: {known})")
-        views = [fixed[name] if name in fixed else solo(name) for name in wanted]
+        views = [named_view(name.strip()) for name in args.views.split(",")]
+        for view in views:
+            if view.adapter is not None and split_version(view.adapter)[0] not in names:
+                known = ", ".join([*VIEWS, *(solo(name).name for name in names)])
+                raise UsageError(f"there is no view {view.name!r} (known: {known})")
     else:
         gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
         views = [*gated, *(solo(name) for name in names)]

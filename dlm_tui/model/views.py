@@ -33,9 +33,24 @@ UNIFORM = View(name="uniform", kind="uniform")
 STATIC = View(name="static", kind="static")
 
 
+VIEWS = {view.name: view for view in (BASE, GATED, UNIFORM, STATIC)}
+RESERVED = frozenset({*VIEWS, "static_mean", "custom", "null"})
+_ADAPTER = "adapter:"
+
+
 def solo(adapter: str) -> View:
-    """The view of one adapter as trained, all others off."""
-    return View(name=adapter, kind="solo", adapter=adapter)
+    """The view of one adapter as trained, all others off; called `adapter:NAME` where NAME alone means another view."""
+    return View(name=f"{_ADAPTER}{adapter}" if adapter in RESERVED else adapter, kind="solo", adapter=adapter)
+
+
+def named_view(name: str) -> View:
+    """The view called `name`: base, gated, uniform, static, else one adapter's, as NAME or adapter:NAME."""
+    return VIEWS.get(name) or solo(name.removeprefix(_ADAPTER))
+
+
+def adapter_of(name: str) -> str | None:
+    """The adapter whose view is called `name`; None for the views that belong to none."""
+    return None if name in RESERVED else name.removeprefix(_ADAPTER)
 
 
 def custom(mix: Mapping[str, float], name: str = "custom") -> View:

@@ -16,6 +16,7 @@ from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
+from dlm_tui.model.views import adapter_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.answer_card import AnswerCard
 from dlm_widgets.literal_static import LiteralStatic
@@ -91,7 +92,7 @@ class AnswersPane(Pane, Throttled):
             elsewhere = self.screen.focused
             self._cards = {}
             for view in views:
-                mark = marks.get(view)
+                mark = marks.get(adapter_of(view) or "")
                 self._cards[view] = AnswerCard(view, mark.glyph if mark else "", mark.color if mark else "")
             await holder.mount_all(self._cards.values())
             # whoever was reading goes on here, unless they have gone somewhere else meanwhile

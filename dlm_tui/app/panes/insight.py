@@ -11,6 +11,7 @@ from textual.content import Content
 
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.engine.protocol import Routed, Scored
+from dlm_tui.model.views import adapter_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, literal
@@ -62,7 +63,7 @@ class InsightPane(Pane, Throttled):
         """Effect sizes: KL to the base at the next token in nats, and how far above random adapters that is."""
         parts: list[str | tuple[str, str]] = []
         for score in scored.views:
-            mark = marks.get(score.view)
+            mark = marks.get(adapter_of(score.view) or "")
             lead = (f"{mark.glyph} {score.view}", mark.color) if mark else (score.view, "bold")
             parts += [lead, f" changes the next token by {score.kl:.2f} nats", sigma_text(score.z), "\n"]
         if scored.null_mean is not None and scored.nulls:
