@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dlm_tui.document import Document
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+# SQLite keeps these, and the next number must fit, too
+Counter = Annotated[int, Field(ge=1, lt=2**62)]
 _LOCK_WAIT_SECONDS = 60.0
 _Record = TypeVar("_Record", bound="_Kept")
 
@@ -38,10 +40,10 @@ class _Kept(BaseModel):
 class TrainingRun(_Kept):
     """One finished run of one adapter; times are naive UTC seconds."""
 
-    run_id: Annotated[int, Field(ge=1)]
+    run_id: Counter
     started_at: NonEmpty
     ended_at: str | None = None
-    adapter_version: Annotated[int, Field(ge=1)]
+    adapter_version: Counter
     base_model_revision: str | None = None
     seed: int
     steps: Annotated[int, Field(ge=0)]

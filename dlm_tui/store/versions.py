@@ -120,6 +120,7 @@ def existing_versions(store: Store, name: str) -> list[int]:
 def new_version(store: Store, name: str) -> AdapterVersion:
     """Create the next empty version folder; it is in use only after `commit_version`."""
     versions = store.adapter_dir(name) / "versions"
+    _refuse_outside(store, versions)
     try:
         versions.mkdir(parents=True, exist_ok=True)
         number = max(_existing(versions), default=0) + 1
@@ -210,6 +211,16 @@ def _read_pointer(path: Path, pointer: Path) -> str | None:
     if len(data) > _POINTER_LIMIT or "\n" in text or "\r" in text or "\0" in text:
         raise PointerError(f"{pointer} does not hold one line with one path.")
     return text or None
+
+
+def _refuse_outside(store: Store, folder: Path) -> None:
+    """Raise StoreError when a link on the way leads out of the store, so that nothing is written there."""
+    try:
+        if folder.resolve().is_relative_to(store.root.resolve()):
+            return
+    except (OSError, RuntimeError):
+        pass
+    raise StoreError(f"{folder} leads out of the store through a link; remove the link and train again.")
 
 
 def _inside(store: Store, pointer: Path, target: str) -> Path:

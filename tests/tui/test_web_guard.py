@@ -98,7 +98,7 @@ async def test_the_real_server_stands_behind_it() -> None:
 
     port = free_port()
     real = Guard(port)
-    runner = web.AppRunner(await LocalServer("true", real, port=port, title="harbour.dlm")._make_app())
+    runner = web.AppRunner(await LocalServer("true", real, port=port, title='<b>"x"</b>{{ 1 + 1 }}')._make_app())
     await runner.setup()
     await web.TCPSite(runner, HOST, port).start()
     try:
@@ -107,7 +107,8 @@ async def test_the_real_server_stands_behind_it() -> None:
                 assert await status(real, path, http) == 403, path
             async with http.get(real.address) as answer:
                 page = await answer.text()
-            assert "harbour.dlm" in page and f"ws://{HOST}:{port}/ws" in page and "token" not in page
+            assert "&lt;b&gt;&#34;x&#34;&lt;/b&gt;{{ 1 + 1 }}" in page and "<b>" not in page
+            assert f"ws://{HOST}:{port}/ws" in page and "token" not in page
             assert await status(real, "/static/js/textual.js", http) == 200
     finally:
         await runner.cleanup()

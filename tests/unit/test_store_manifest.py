@@ -163,3 +163,14 @@ def test_a_run_log_is_complete_lines_and_a_summary(store: Store) -> None:
     value = json.loads(summary.read_text())
     assert value["final_val_perplexity"] == pytest.approx(2.718281828)
     assert value["early_stopped"] is False
+
+
+@pytest.mark.parametrize("field", ["run_id", "adapter_version"])
+def test_a_number_that_no_run_ever_reaches_is_a_damaged_manifest(store: Store, field: str) -> None:
+    run = {"run_id": 1, "started_at": "2026-01-01T00:00:00", "adapter_version": 1, "seed": 0, "steps": 1}
+    manifest = {"dlm_id": store.dlm_id, "base_model": "pocket", "created_at": "2026-01-01T00:00:00"}
+    run |= {"status": "completed", field: 2**63}
+    store.create()
+    store.manifest_path.write_text(json.dumps({**manifest, "training_runs": [run]}))
+    with pytest.raises(ManifestError, match=field):
+        read_manifest(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,20 @@ def test_an_empty_pointer_is_none(store: Store) -> None:
     for content in ("", "\n", "  \t\r\n"):
         (store.adapter_dir("tone") / "current.txt").write_text(content)
         assert current_version(store, "tone") is None
+
+
+@pytest.mark.parametrize("place", ["adapter/tone", "adapter/tone/versions", "adapter"])
+def test_no_version_is_written_through_a_link_out_of_the_store(store: Store, tmp_path: Path, place: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = store.root / place
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    with pytest.raises(StoreError, match="out of the store through a link"):
+        new_version(store, "tone")
+    assert list(outside.iterdir()) == []
 
 
 def test_pointers_through_links_do_not_leave_the_store(store: Store, tmp_path: Path) -> None:
