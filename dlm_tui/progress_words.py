@@ -27,6 +27,7 @@ STAGES = {
     "score": "measuring the effect",
     "search": "comparing fixed mixes",
     "suite": "scoring the adapters",
+    "weights": "checking what was written",
     "warm-up": "warming up",
     "workbench": "answers to compare the export with",
 }

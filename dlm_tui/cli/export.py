@@ -90,8 +90,14 @@ def _summary(result: ExportResult) -> None:
     parity = result.manifest["parity"]
     if parity is not None:
         say(
-            f"in {parity['runtime']}: largest difference {parity['max_abs_logprob_diff']:.2g} nats over "
-            f"{parity['prompts']} prompts, {parity['greedy_agree']:.0%} of {parity['greedy_tokens']} greedy tokens same"
+            f"verified in {parity['runtime']} against {parity['against']}: mean divergence "
+            f"{parity['mean_kl']:.2g} nats over {parity['prompts']} prompts"
+        )
+    cost = result.manifest["cost"]
+    if cost is not None:
+        say(
+            f"read as {cost['dtype']} it diverges from the workbench by {cost['mean_kl']:.2g} nats in the mean, "
+            f"{cost['max_kl']:.2g} at most; {cost['greedy_agree']:.0%} of {cost['greedy_tokens']} greedy tokens same"
         )
 
 

@@ -64,6 +64,16 @@ class ExportContext:
         return self.session.base.identity.revision if self.session.base.source.kind == "hub" else None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One way to load an export: exactly; the reference that it has to equal (None: the workbench itself); and as its
+    reader will load it (None: `export` is that)."""
+
+    export: ParityJob
+    stored: ParityJob | None = None
+    as_read: ParityJob | None = None
+
+
 class Target(Protocol):
     """One way to export. Making it checks everything that can be refused; only `write` touches the disk."""
 
@@ -90,8 +100,11 @@ class Target(Protocol):
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """All files but the manifest. Raises OSError when the disk is full."""
 
-    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
-        """How to try what was written; empty when there is nothing to try it with."""
+    def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
+        """How to try what was written; empty when there is nothing to try it with. `workspace` is for a while only."""
+
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """Compare every written weight with what was meant; figures for the manifest, None where there are none."""
 
     def command(self, folder: Path) -> str:
         """What a person types next, once the export lies in `folder`."""

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dlm_tui.export.runtimes import LlamaCpp, Runtime, Transformers
+from dlm_tui.export.runtimes import LlamaCpp, Runtime, as_loaded, base_and_pairs, stored_in_gguf
 
 
 def _end_with_stdin() -> None:
@@ -27,7 +27,11 @@ def _load(job: dict[str, Any]) -> Runtime:
     if job["runtime"] == "llama.cpp":
         loras = [(str(path), float(scale)) for path, scale in job["loras"]]
         return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]))
-    return Transformers(job["model"], job.get("adapter"))
+    if job["runtime"] == "stored gguf":
+        return stored_in_gguf(job["config"], job["model"], [(str(path), float(scale)) for path, scale in job["loras"]])
+    if job["runtime"] == "base and pairs":
+        return base_and_pairs(job["model"], job["adapter"], job["load_dtype"])
+    return as_loaded(job["model"], job.get("adapter"), job["load_dtype"])
 
 
 def _answer(job: dict[str, Any], out: IO[str]) -> None:

@@ -93,9 +93,9 @@ def _fill(
     """All files, the trial, and the manifest as the last file."""
     context = target.context
     yield from target.write(scratch)
-    parity = yield from verify(target, context, scratch, notes)
+    tried = yield from verify(target, context, scratch, notes)
     files = yield from artifacts(scratch)
-    figures = {**target.figures, "parity": parity, "drift": drift}
+    figures = {**target.figures, **tried, "drift": drift}
     manifest = build_manifest(context.request, context.session, mix, files, figures)
     write_manifest(scratch, manifest)
     return manifest

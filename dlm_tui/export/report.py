@@ -20,6 +20,15 @@ class ParityFigures(msgspec.Struct, kw_only=True):
     greedy_agree: float
 
 
+class CostFigures(msgspec.Struct, kw_only=True):
+    """The export as its reader loads it (`dtype`) beside the workbench: divergences in nats, agreement in [0, 1]."""
+
+    dtype: str
+    mean_kl: float
+    max_kl: float
+    greedy_agree: float
+
+
 class FrozenCost(msgspec.Struct, kw_only=True):
     """A mix against the live gate: mean KL at the next token in nats, share of greedy answers that change."""
 
@@ -36,13 +45,14 @@ class DriftFigures(FrozenCost, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, kw_only=True):
-    """`parity` and `drift` are None where they were not measured. `registered` is the name in Ollama, or
+    """`parity`, `cost` and `drift` are None where they were not measured. `registered` is the name in Ollama, or
     `register_error` says why there is none; both None when that was not asked for."""
 
     folder: str
     next_command: str
     notes: list[str] = []
     parity: ParityFigures | None = None
+    cost: CostFigures | None = None
     drift: DriftFigures | None = None
     registered: str | None = None
     register_error: str | None = None
@@ -56,5 +66,6 @@ def export_report(result: ExportResult) -> ExportReport:
         next_command=result.next_command,
         notes=list(result.notes),
         parity=msgspec.convert(manifest["parity"], ParityFigures | None),
+        cost=msgspec.convert(manifest["cost"], CostFigures | None),
         drift=msgspec.convert(manifest["drift"], DriftFigures | None),
     )

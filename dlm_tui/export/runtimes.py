@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,23 +90,15 @@ class LlamaCpp:
 
 
 class Transformers:
-    """The export as another program loads it: AutoModelForCausalLM, with PEFT when `adapter` is given. float32, CPU."""
+    """A causal LM of transformers, in its own process, one thread, CPU."""
 
-    def __init__(self, model: str, adapter: str | None) -> None:
-        import peft
+    def __init__(self, model: Any, label: str) -> None:
         import torch
-        import transformers
 
         self._torch = torch
         torch.set_num_threads(1)
-        self.label = f"transformers {transformers.__version__}"
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-        if adapter is not None:
-            loaded = peft.PeftModel.from_pretrained(loaded, adapter)
-            self.label = f"peft {peft.__version__}, {self.label}"
-        self._model = loaded.eval()
+        self.label = label
+        self._model = model.eval()
 
     def _last(self, ids: Sequence[int]) -> Any:
         torch = self._torch
@@ -125,3 +118,78 @@ class Transformers:
 
     def tokenize(self, text: str) -> list[int] | None:
         return None
+
+
+def as_loaded(model: str, adapter: str | None, dtype: str) -> Transformers:
+    """The export as another program loads it: AutoModelForCausalLM, with PEFT when `adapter` is given.
+
+    `dtype` is float32, or auto for what the folder itself says.
+    """
+    import transformers
+
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        model, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    label = f"transformers {transformers.__version__}"
+    if adapter is not None:
+        import peft
+
+        loaded = peft.PeftModel.from_pretrained(loaded, adapter)
+        label = f"peft {peft.__version__}, {label}"
+    return Transformers(loaded, label)
+
+
+def stored_in_gguf(config: dict[str, Any], model: str, loras: Sequence[tuple[str, float]]) -> Transformers:
+    """The transformers model of `config` with the weights that a GGUF and adapter files at their scales stand for,
+
+    multiplied as llama.cpp does."""
+    import torch
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    from dlm_tui.export.architectures import read_architecture
+    from dlm_tui.export.ggml_arithmetic import multiply_as_ggml
+    from dlm_tui.export.stored_weights import StoredWeights
+
+    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    architecture = read_architecture(settings.to_dict())
+    with no_init_weights():
+        empty: Any = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    empty.tie_weights()
+    stored = StoredWeights(Path(model), architecture)
+    adapters = [(StoredWeights(Path(path), architecture), scale) for path, scale in loras]
+    with torch.no_grad():
+        for name, parameter in empty.named_parameters():
+            parameter.copy_(stored.weight(name, tuple(parameter.shape)))
+    for name, module in empty.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            tied = architecture.tied and name == "lm_head"
+            tensor = "token_embd.weight" if tied else architecture.gguf_name(f"{name}.weight")
+            assert tensor is not None
+            found = [(adapter.lora(name), scale) for adapter, scale in adapters]
+            pairs = [(*pair, scale) for pair, scale in found if pair is not None]
+            multiply_as_ggml(module, stored.kind(tensor), pairs)
+    return Transformers(empty, f"the stored weights in transformers {transformers.__version__}")
+
+
+def base_and_pairs(model: str, pairs: str, dtype: str) -> Transformers:
+    """The base's folder with low-rank pairs (safetensors: `<module>.lora_A`, `.lora_B`) merged, all rounded to `dtype`.
+
+    Computed in float32.
+    """
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    tensors = load_file(pairs)
+    with torch.no_grad():
+        for name in {key.rpartition(".")[0] for key in tensors}:
+            weight = loaded.get_submodule(name).weight
+            delta = tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"]
+            weight += delta
+        for parameter in loaded.parameters():
+            parameter.copy_(parameter.to(getattr(torch, dtype)).float())
+    return Transformers(loaded, f"the base and the mix in transformers {transformers.__version__}")

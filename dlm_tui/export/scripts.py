@@ -21,12 +21,14 @@ def llama_server_script(model: str, loras: Sequence[tuple[str, float]], context_
     return f'{_HEAD}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
 
 
-def vllm_words(base: str, revision: str | None, adapter: str, rank: int, context_length: int, served: str) -> list[str]:
+def vllm_words(
+    base: str, revision: str | None, adapter: str, rank: int, context_length: int, served: str, dtype: str = "auto"
+) -> list[str]:
     """`vllm serve …` for one adapter folder, without it being quoted yet."""
     words = ["vllm", "serve", base]
     if revision:
         words += ["--revision", revision]
-    words += ["--host", "127.0.0.1", "--dtype", "auto", "--max-model-len", str(context_length)]
+    words += ["--host", "127.0.0.1", "--dtype", dtype, "--max-model-len", str(context_length)]
     return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import check_finite, folded
-from dlm_tui.export.export_context import Common, ExportContext, effective_dtype
+from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype
 from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
@@ -28,6 +31,7 @@ from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import open_weights
+from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
 from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.progress import Progress
@@ -55,9 +59,9 @@ class _Gguf(Common):
         self.window = min(self.window, self.architecture.context_length)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
-    def job(self, model: Path, prompts: list[list[int]], loras: list[tuple[Path, float]]) -> ParityJob:
-        """A llama.cpp job over `prompts`, with the texts that try the tokenizer."""
-        return ParityJob(
+    def trial(self, model: Path, prompts: list[list[int]], loras: list[tuple[Path, float]]) -> Trial:
+        """llama.cpp over `prompts`, with the texts that try the tokenizer, against what its own weights say."""
+        export = ParityJob(
             runtime="llama.cpp",
             model=model,
             prompts=prompts,
@@ -66,6 +70,10 @@ class _Gguf(Common):
             loras=loras,
             texts=(*ODD_TEXTS, *SENTENCES),
         )
+        if effective_dtype(self.context, self.quant) == "f32":
+            return Trial(export)  # float32 is stored as it is: the workbench's own answers are the reference
+        config = json.loads(self.context.session.base.config.to_json_string(use_diff=False))
+        return Trial(export, replace(export, runtime="stored gguf", config=config, texts=()))
 
     def _rounding(self) -> str:
         """llama.cpp looks GELU up in a table of float16, so families that use it are never nearer than that."""
@@ -137,10 +145,17 @@ class OllamaTarget(_Gguf):
         write_atomic(folder / "Modelfile", self._modelfile().encode())
         yield Progress("Modelfile", 1, 1)
 
-    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
+    def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The files that `FROM` and `ADAPTER` name."""
         loras = [(folder / "adapter.gguf", 1.0)] if self.legacy else []
-        return [self.job(folder / self.weights, prompts, loras)]
+        return [self.trial(folder / self.weights, prompts, loras)]
+
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """The model with the mix in it, or the base and the adapter file."""
+        if self.legacy:
+            check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
+        pairs = {} if self.legacy else self.context.pairs
+        return (yield from check_gguf(folder / self.weights, self.source, self.architecture, pairs))
 
     def command(self, folder: Path) -> str:
         """Create the model and talk to it."""
@@ -226,13 +241,20 @@ class LlamaServerTarget(_Gguf):
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
 
-    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """The base, the mix and every adapter."""
+        check_adapter(folder / "mix.gguf", self.architecture, self.context.pairs)
+        for name, pairs in self.adapters.items():
+            check_adapter(folder / f"adapter.{name}.gguf", self.architecture, pairs)
+        return (yield from check_gguf(folder / self.weights, self.source, self.architecture, {}))
+
+    def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The stacked mix at scale 1, then the adapters one by one at the weights of the mix."""
         weights = self.context.mix.mapping()
         apart = [(folder / f"adapter.{name}.gguf", weights.get(name, 0.0)) for name in self.names]
         return [
-            self.job(folder / self.weights, prompts, [(folder / "mix.gguf", 1.0)]),
-            self.job(folder / self.weights, prompts, [pair for pair in apart if pair[1] != 0.0]),
+            self.trial(folder / self.weights, prompts, [(folder / "mix.gguf", 1.0)]),
+            self.trial(folder / self.weights, prompts, [pair for pair in apart if pair[1] != 0.0]),
         ]
 
     def command(self, folder: Path) -> str:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from dlm_tui.export.concatenate import LoraPair
-from dlm_tui.export.export_context import Common, ExportContext, effective_dtype, save_tokenizer
-from dlm_tui.export.merged_folder import merged_dtype, planned_bytes, stored_dtype, write_merged
+from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype, save_tokenizer
+from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import open_weights
+from dlm_tui.export.weights_check import check_merged
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.progress import Progress
+
+VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""vLLM's own choice ("auto") would read a float32 base as float16."""
 
 _ASK = (
     "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
@@ -39,6 +46,13 @@ def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _read_as_stored(export: ParityJob, dtype: str) -> Trial:
+    """`export` computes in float32; its reader computes in the type that the weights are stored in."""
+    if dtype == "f32":
+        return Trial(export)
+    return Trial(export, as_read=replace(export, load_dtype="auto", dtype=dtype))
+
+
 class PeftTarget(Common):
     """One PEFT folder with the tokenizer."""
 
@@ -49,6 +63,8 @@ class PeftTarget(Common):
         shapes = target_shapes(context.pairs, self.linears).values()
         self.nbytes = 4 * context.rank * sum(rows + columns for rows, columns in shapes)
         self.figures = {"merged": False, "mix_rank": context.rank}
+        base = context.session.base
+        self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
 
     @property
     def adapter(self) -> str:
@@ -63,21 +79,25 @@ class PeftTarget(Common):
         save_tokenizer(self.context, folder / self.adapter)
         yield Progress("tokenizer", 2, 2)
 
-    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
-        """The base as PEFT loads it from its folder."""
+    def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
+        """The base as PEFT loads it from its folder, in float32 and in the type it is stored in."""
         base = self.context.session.base
         if base.source.path is None:
             return []
-        return [
-            ParityJob(
-                runtime="transformers",
-                model=base.source.path,
-                adapter=folder / self.adapter,
-                prompts=prompts,
-                dtype=effective_dtype(self.context, "f32"),
-                vocab=base.vocab_size,
-            )
-        ]
+        export = ParityJob(
+            runtime="transformers",
+            model=base.source.path,
+            adapter=folder / self.adapter,
+            prompts=prompts,
+            dtype=effective_dtype(self.context, "f32"),
+            vocab=base.vocab_size,
+        )
+        return [_read_as_stored(export, self.dtype)]
+
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """PEFT itself adds up what the folder holds, in float32: the trial sees any difference."""
+        yield from ()
+        return None
 
     def command(self, folder: Path) -> str:
         """Ask the adapter something through PEFT."""
@@ -102,19 +122,25 @@ class VllmTarget(PeftTarget):
     def _words(self, adapter: str) -> list[str]:
         context = self.context
         return vllm_words(
-            context.loadable_base, context.loadable_revision, adapter, self.max_rank, context.context_length, "mixed"
+            context.loadable_base,
+            context.loadable_revision,
+            adapter,
+            self.max_rank,
+            context.session.base.context_length,
+            "mixed",
+            VLLM_DTYPES[self.dtype],
         )
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Adapter and tokenizer, then settings and script."""
         yield from super().write(folder)
         config = {
-            "dtype": "auto",
+            "dtype": VLLM_DTYPES[self.dtype],
             "environment": {},
             "host": "127.0.0.1",
             "lora_modules": [{"adapter_version": self.context.version, "name": "mixed", "path": self.adapter}],
             "max_lora_rank": self.max_rank,
-            "max_model_len": self.context.context_length,
+            "max_model_len": self.context.session.base.context_length,
             "model": self.context.loadable_base,
             "port": 8000,
             "revision": self.context.loadable_revision,
@@ -165,17 +191,27 @@ class MergedTarget(Common):
         save_tokenizer(self.context, folder)
         yield Progress("tokenizer", 1, 1)
 
-    def jobs(self, folder: Path, prompts: list[list[int]]) -> list[ParityJob]:
-        """The folder as transformers loads it."""
-        return [
-            ParityJob(
-                runtime="transformers",
-                model=folder,
-                prompts=prompts,
-                dtype=effective_dtype(self.context, self.quant),
-                vocab=self.context.session.base.vocab_size,
-            )
-        ]
+    def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
+        """The folder in float32 and as it is stored; the base with the mix in it is the reference."""
+        base = self.context.session.base
+        export = ParityJob(runtime="transformers", model=folder, prompts=prompts, dtype="f32", vocab=base.vocab_size)
+        rounding = effective_dtype(self.context, self.quant)
+        if base.source.path is None or rounding == "f32":
+            return [_read_as_stored(replace(export, dtype=rounding), self.quant)]
+        pairs = workspace / "pairs.safetensors"
+        tensors = {
+            f"{module}.{side}": getattr(pair, side).contiguous()
+            for module, pair in self.pairs.items()
+            for side in ("lora_A", "lora_B")
+        }
+        save_file(tensors, pairs)
+        dtype = str(DTYPES[self.quant][0]).removeprefix("torch.")
+        stored = replace(export, runtime="base and pairs", model=base.source.path, adapter=pairs, load_dtype=dtype)
+        return [replace(_read_as_stored(export, self.quant), stored=stored)]
+
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """Every tensor of the folder."""
+        return (yield from check_merged(folder, self.source, self.pairs, DTYPES[self.quant][0]))
 
     def command(self, folder: Path) -> str:
         """Ask the model something through transformers."""

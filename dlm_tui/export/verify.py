@@ -1,15 +1,22 @@
-"""Trying what was written before it is put in its place."""
+"""Trying what was written before it is put in its place: is it what was meant, and what does its form cost?
+
+Two questions, kept apart. *Parity* asks whether the export computes what its own stored weights say: it has to, and
+an export that does not is refused. The *cost* is how far the export, loaded exactly as its reader will load it, answers
+from the workbench: rounding to a format has a price, which is told and not refused.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.export.export_context import ExportContext, Target
+from dlm_tui.export.export_context import ExportContext, Target, Trial
 from dlm_tui.export.parity import (
     ANSWER_TOKENS,
+    Answers,
     ParityJob,
     check_tokenizer,
     compare,
@@ -20,45 +27,75 @@ from dlm_tui.export.parity import (
 )
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.weights_check import check_mix
 from dlm_tui.progress import Progress
+
+WORKBENCH, STORED = "the workbench", "the weights as stored"
+_COST = ("runtime", "dtype", "max_abs_logprob_diff", "mean_kl", "max_kl", "greedy_agree", "greedy_tokens")
 
 
 def verify(
     target: Target, context: ExportContext, folder: Path, notes: list[str]
-) -> Generator[Progress, None, dict[str, Any] | None]:
-    """The manifest's parity block, or None when nothing was tried (a note says why).
+) -> Generator[Progress, None, dict[str, Any]]:
+    """The manifest's `parity` and `cost` blocks, both None when nothing was tried (a note says why).
 
-    Raises ExportRefused when the export answers differently, or when verification was asked for and is impossible.
+    Raises ExportRefused when the export is not what was meant, or when verification was asked for and is impossible.
     """
     wanted = context.request.verify
     if wanted is False:
-        return None
+        return {"parity": None, "cost": None}
+    check_mix(context.session.model, context.mix.mapping(), context.pairs)
     window = min(target.window, context.session.base.context_length)
     tokens = min(ANSWER_TOKENS, window // 2)
     prompts = parity_prompts(context.session.document, context.session.base, window - tokens)
-    jobs = [replace(job, tokens=tokens) for job in target.jobs(folder, prompts)]
-    missing = [job.runtime for job in jobs if not runtime_installed(job.runtime)]
-    if missing or not jobs:
-        reason = f"{missing[0]} is not installed (extra [llama])" if missing else "the base has no folder of its own"
-        if wanted:
-            raise ExportRefused(f"the export cannot be verified: {reason}")
-        notes.append(f"not verified: {reason}")
-        return None
-    model = context.session.model
-    coefficients = model.coefficients(context.mix.mapping())
-    ours = yield from workbench_answers(model.backbone, coefficients, jobs[0])
-    blocks = []
-    for job in jobs:
-        theirs = yield from runtime_answers(job)
-        _check_texts(job, context, theirs.tokenized)
-        block = compare(ours, theirs, context.request.quant or job.dtype)
-        judge(block, job.dtype)
-        blocks.append(block)
-    parity = blocks[0]
+    with tempfile.TemporaryDirectory(prefix="dlm-tui-") as workspace:
+        trials = [_shortened(trial, tokens) for trial in target.trials(folder, Path(workspace), prompts)]
+        missing = [trial.export.runtime for trial in trials if not runtime_installed(trial.export.runtime)]
+        if missing or not trials:
+            absent = f"{missing[0]} is not installed (extra [llama])" if missing else None
+            reason = absent or "the base has no folder of its own"
+            if wanted:
+                raise ExportRefused(f"the export cannot be verified: {reason}")
+            notes.append(f"not verified: {reason}")
+            return {"parity": None, "cost": None}
+        weights = yield from target.check_weights(folder)
+        coefficients = context.session.model.coefficients(context.mix.mapping())
+        ours = yield from workbench_answers(context.session.model.backbone, coefficients, trials[0].export)
+        blocks = []
+        for trial in trials:
+            blocks.append((yield from _try(trial, ours, context)))
+    parity, cost = blocks[0]
+    if weights is not None:
+        parity["weights"] = weights
     if len(blocks) > 1:
         keys = ("max_abs_logprob_diff", "mean_kl", "greedy_agree")
-        parity["separate_adapters"] = {key: blocks[1][key] for key in keys}
-    return parity
+        parity["separate_adapters"] = {key: blocks[1][0][key] for key in keys}
+    return {"parity": parity, "cost": cost}
+
+
+def _shortened(trial: Trial, tokens: int) -> Trial:
+    def cut(job: ParityJob | None) -> ParityJob | None:
+        return replace(job, tokens=tokens) if job is not None else None
+
+    return Trial(replace(trial.export, tokens=tokens), cut(trial.stored), cut(trial.as_read))
+
+
+def _try(
+    trial: Trial, ours: Answers, context: ExportContext
+) -> Generator[Progress, None, tuple[dict[str, Any], dict[str, Any]]]:
+    """The parity and the cost block of one way to load the export."""
+    export = yield from runtime_answers(trial.export)
+    _check_texts(trial.export, context, export.tokenized)
+    label = context.request.quant or trial.export.dtype if trial.export.runtime == "llama.cpp" else trial.export.dtype
+    stored = (yield from runtime_answers(trial.stored)) if trial.stored is not None else ours
+    parity = compare(stored, export, label)
+    parity["against"] = STORED if trial.stored is not None else WORKBENCH
+    judge(parity, trial.export.dtype)
+    read, dtype = export, label
+    if trial.as_read is not None:
+        read, dtype = (yield from runtime_answers(trial.as_read)), trial.as_read.dtype
+    cost = compare(ours, read, dtype)
+    return parity, {key: cost[key] for key in _COST}
 
 
 def _check_texts(job: ParityJob, context: ExportContext, found: list[list[int] | None]) -> None:

@@ -151,6 +151,11 @@ def last_export_text(command: str | None, report: ExportReport | None) -> str:
             f"Parity with {parity.runtime}: largest log-probability difference "
             f"{parity.max_abs_logprob_diff:.1e} nats over {parity.prompts} prompts"
         )
+    if report is not None and (cost := report.cost):
+        lines.append(
+            f"Read as {cost.dtype} it is {cost.mean_kl:.2g} nats from the workbench; "
+            f"{cost.greedy_agree:.0%} of greedy tokens same"
+        )
     return "\n".join([*lines, *_drift_lines(report.drift if report else None)])
 
 

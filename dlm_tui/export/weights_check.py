@@ -1,0 +1,168 @@
+"""Are the weights in the files those that were meant? Looked at one by one, before a runtime is asked anything.
+
+The chain has no gap: the stacked mix adds what the workbench's own mixer adds; base and mix are in the file within the
+rounding of each tensor's type; and (in `verify`) the runtime answers as these stored weights do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGMLQuantizationType as Type
+from safetensors import safe_open
+from torch import Tensor
+
+from dlm_tui.export.architectures import Architecture, Place
+from dlm_tui.export.concatenate import LoraPair
+from dlm_tui.export.gguf_model import merged_rows
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.stored_weights import StoredWeights
+from dlm_tui.export.weights import WeightSource, blocks
+from dlm_tui.model import MixedModel
+from dlm_tui.progress import Progress
+
+_FOUR_BITS, _FIVE_BITS = 0.5, 0.25
+ROUNDING = {
+    Type.F32: 1e-3, Type.F16: 5e-3, Type.BF16: 2e-2, Type.Q8_0: 5e-2, Type.Q6_K: 0.12,
+    Type.Q5_K: _FIVE_BITS, Type.Q5_0: _FIVE_BITS, Type.Q5_1: _FIVE_BITS,
+    Type.Q4_K: _FOUR_BITS, Type.Q4_0: _FOUR_BITS, Type.Q4_1: _FOUR_BITS,
+    Type.IQ4_XS: _FOUR_BITS, Type.IQ4_NL: _FOUR_BITS,
+}  # fmt: skip
+"""Largest accepted ‖stored − meant‖ / ‖meant‖ of a tensor, some four times what each type leaves of normal weights.
+
+A wrong row order, scale or shift leaves about 1.
+"""
+
+_PROBES = 4
+
+
+class _Distance:
+    """‖stored − meant‖ and ‖meant‖, summed over blocks."""
+
+    def __init__(self) -> None:
+        self._apart, self._size = 0.0, 0.0
+
+    def add(self, stored: Tensor, meant: Tensor) -> None:
+        self._apart += float((stored.double() - meant.double()).square().sum())
+        self._size += float(meant.double().square().sum())
+
+    @property
+    def relative(self) -> float:
+        """NaN counts as far away."""
+        ratio = (self._apart / self._size) ** 0.5 if self._size else self._apart**0.5
+        return ratio if ratio == ratio else float("inf")
+
+
+def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, LoraPair]) -> None:
+    """Raises ExportRefused when the mix as one adapter adds anything else than the workbench's mixer does."""
+    stacks = model.mixer.stacks  # stacking adds the layouts that `expand` goes by
+    ranks = model.mixer.expand(model.coefficients(mix).reshape(1, -1))
+    generator = torch.Generator().manual_seed(0)
+    active = {module for module, stack in stacks.items() if ranks and bool(ranks[stack.layout].any())}
+    if active != set(pairs):
+        raise ExportRefused(f"the exported mix changes other modules than the workbench's: {min(active ^ set(pairs))}")
+    for module, pair in pairs.items():
+        assert ranks is not None
+        stack = stacks[module]
+        x = torch.randn(1, _PROBES, pair.lora_A.shape[1], generator=generator).to(stack.lora_A)
+        nothing = torch.zeros(1, _PROBES, pair.lora_B.shape[0]).to(stack.lora_A)
+        meant = stack.add(nothing, x, ranks[stack.layout]).float().cpu()
+        found = x.float().cpu() @ pair.lora_A.T @ pair.lora_B.T
+        distance = _Distance()
+        distance.add(found, meant)
+        # a workbench in bfloat16 adds with three digits
+        if distance.relative > (1e-3 if stack.lora_A.dtype == torch.float32 else 5e-2):
+            raise ExportRefused(f"the exported mix does not add what the workbench adds at {module!r}")
+
+
+def check_gguf(
+    path: Path, source: WeightSource, architecture: Architecture, pairs: Mapping[str, LoraPair]
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Every tensor of a written model against base and `pairs` (module -> pair, merged in).
+
+    Returns how many were looked at and the largest relative error per type. Raises ExportRefused naming the first
+    tensor that is further away than its type explains, or that is missing.
+    """
+    stored = StoredWeights(path, architecture)
+    merged = {f"{module}.weight": pair for module, pair in pairs.items()}
+    names = [name for name in source.names() if not (architecture.tied and name == "lm_head.weight")]
+    worst: dict[str, float] = {}
+    for done, name in enumerate(names):
+        for place in architecture.places(name):
+            try:
+                kind = stored.kind(place.tensor)
+                distance = _distance(stored, source, name, place, merged.get(name), architecture)
+            except (KeyError, ValueError, IndexError) as error:
+                raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {error}") from error
+            _judge(place.tensor, distance, ROUNDING[kind], kind.name)
+            worst[kind.name] = max(worst.get(kind.name, 0.0), distance)
+        yield Progress("weights", done + 1, len(names))
+    return {"tensors": len(names), "relative_error": worst}
+
+
+def _distance(
+    stored: StoredWeights,
+    source: WeightSource,
+    name: str,
+    place: Place,
+    pair: LoraPair | None,
+    architecture: Architecture,
+) -> float:
+    shape, distance = source.shape(name), _Distance()
+    stacked = place.expert is not None and len(shape) == 3
+    rows, columns = (shape[1] // place.parts, shape[2]) if stacked else (shape[0], shape[1] if len(shape) > 1 else 1)
+    heads = architecture.permuted_heads(name)
+    for start, stop in blocks(rows, columns, rows // heads if heads else 1):
+        if stacked:
+            assert place.expert is not None
+            first = place.part * rows
+            meant = source.rows(name, place.expert, place.expert + 1)[0, first + start : first + stop].float()
+        else:
+            meant = merged_rows(source, name, start, stop, pair)
+        distance.add(stored.rows(name, place, start, stop), meant)
+    return distance.relative
+
+
+def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, LoraPair]) -> None:
+    """Raises ExportRefused when an adapter file does not say what `pairs` say."""
+    stored = StoredWeights(path, architecture)
+    for module, pair in pairs.items():
+        found = stored.lora(module)
+        if found is None:
+            raise ExportRefused(f"{path.name} lacks the module {module!r}")
+        for matrix, meant in zip(found, (pair.lora_A, pair.lora_B), strict=True):
+            distance = _Distance()
+            distance.add(matrix, meant.float())
+            _judge(f"{path.name}, {module}", distance.relative, ROUNDING[Type.F32], "F32")
+
+
+def check_merged(
+    folder: Path, source: WeightSource, pairs: Mapping[str, LoraPair], dtype: torch.dtype
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Every tensor of a written Hugging Face folder against base and `pairs`, rounded once to `dtype`."""
+    merged = {f"{module}.weight": pair for module, pair in pairs.items()}
+    handles = {path: safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))}
+    where = {name: handle for handle in handles.values() for name in handle.keys()}  # noqa: SIM118 - no mapping
+    names, worst = source.names(), 0.0
+    for done, name in enumerate(names):
+        if name not in where:
+            raise ExportRefused(f"the written folder lacks {name!r}")
+        slice_, shape, distance = where[name].get_slice(name), source.shape(name), _Distance()
+        for start, stop in blocks(shape[0], shape[1] if len(shape) > 1 else 1):
+            meant = merged_rows(source, name, start, stop, merged.get(name)).to(dtype)
+            distance.add(slice_[start:stop], meant)
+        _judge(name, distance.relative, 1e-3, str(dtype).removeprefix("torch."))
+        worst = max(worst, distance.relative)
+        yield Progress("weights", done + 1, len(names))
+    return {"tensors": len(names), "relative_error": {str(dtype).removeprefix("torch."): worst}}
+
+
+def _judge(name: str, distance: float, limit: float, kind: str) -> None:
+    if distance > limit:
+        raise ExportRefused(
+            f"the export does not hold the workbench's weights: {name} is off by {distance:.2g} of its size, and "
+            f"{kind} explains at most {limit:g}"
+        )

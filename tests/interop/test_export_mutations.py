@@ -1,0 +1,208 @@
+"""Nothing broken passes for verified: a scale, norm, row order, type or setting left out, numbers that overflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlm_tui.export import architectures, gguf_model, merged_folder
+from dlm_tui.export.architectures import Architecture
+from dlm_tui.export.parity import Answers, compare
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.session import Session
+from tests.export_sessions import export, open_tiny
+from tests.tiny_models import write_tiny_base
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
+)
+WRONG = "does not (answer as|hold|add what) (the workbench|the weights as stored)"
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def _on_pieces(patch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
+    """Change what the writer takes for each tensor, and nothing of what reads it back."""
+    planning = gguf_model._pieces
+
+    def changed(*given: Any) -> dict[str, list[Any]]:
+        return {name: [change(piece) for piece in parts] for name, parts in planning(*given).items()}
+
+    patch.setattr(gguf_model, "_pieces", changed)
+
+
+def no_shift(patch: pytest.MonkeyPatch) -> None:
+    _on_pieces(patch, lambda piece: replace(piece, shift=0.0))
+
+
+def no_permutation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gguf_model, "permute_rows", lambda rows, heads: rows)
+
+
+def without(key: str) -> Patch:
+    """Leave out one key of the family's metadata, in the file only."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        reading = architectures.read_architecture
+
+        def read(config: Any) -> Architecture:
+            found = reading(config)
+            metadata = {name: value for name, value in found.metadata.items() if name != key}
+            assert len(metadata) < len(found.metadata)
+            object.__setattr__(found, "metadata", metadata)
+            return found
+
+        patch.setattr("dlm_tui.export.targets_gguf.read_architecture", read)
+
+    return patch_it
+
+
+def swapped_experts(patch: pytest.MonkeyPatch) -> None:
+    def swapped(piece: Any) -> Any:
+        gate, up = ".w1.", ".w3."
+        weight = piece.weight.replace(gate, up) if gate in piece.weight else piece.weight.replace(up, gate)
+        return replace(piece, weight=weight)
+
+    _on_pieces(patch, swapped)
+
+
+GGUF: dict[str, tuple[str, Patch]] = {
+    "the 1 of Gemma's norms": ("gemma2", no_shift),
+    "the order of rows": ("llama", no_permutation),
+    "Granite's scale of residuals": ("granite", without("residual_scale")),
+    "Granite's scale of logits": ("granite", without("embedding_scale")),
+    "the sliding window": ("gemma3_text", without("attention.sliding_window_pattern")),
+    "gate and up of experts": ("mixtral", swapped_experts),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "quant"), [*((name, "q8_0") for name in GGUF), ("Granite's scale of residuals", "q4_0")]
+)
+def test_a_gguf_with_one_thing_left_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, quant: str
+) -> None:
+    architecture, mutate = GGUF[name]
+    session = open_tiny(tmp_path, architecture)
+    mutate(monkeypatch)
+    with pytest.raises(ExportRefused, match=WRONG):
+        export(session, target="ollama", quant=quant)
+    assert not session.store.exports_dir.exists() or not any(session.store.exports_dir.iterdir())
+
+
+def through_float16(patch: pytest.MonkeyPatch) -> None:
+    writing = merged_folder._block_bytes
+
+    def rounded(source: Any, *rest: Any) -> memoryview:
+        class Coarse:
+            def rows(self, *where: Any) -> torch.Tensor:
+                return source.rows(*where).to(torch.float8_e4m3fn).float()
+
+        return writing(Coarse(), *rest)  # type: ignore[arg-type]
+
+    patch.setattr(merged_folder, "_block_bytes", rounded)
+
+
+def another_setting(patch: pytest.MonkeyPatch) -> None:
+    writing = merged_folder.json_bytes
+    patch.setattr(merged_folder, "json_bytes", lambda value: writing({**value, "rope_parameters": None}))
+
+
+def forgotten_module(patch: pytest.MonkeyPatch) -> None:
+    from dlm_tui.export import targets_hf
+
+    writing = targets_hf.write_merged
+
+    def write(folder: Any, source: Any, pairs: Any, *rest: Any) -> Any:
+        return writing(folder, source, dict(list(pairs.items())[1:]), *rest)
+
+    patch.setattr(targets_hf, "write_merged", write)
+
+
+@pytest.mark.parametrize("quant", ["bf16"])
+@pytest.mark.parametrize("mutate", [through_float16, another_setting, forgotten_module])
+def test_a_merged_folder_with_one_thing_left_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutate: Patch, quant: str
+) -> None:
+    session = open_tiny(tmp_path, "llama-scaled")
+    mutate(monkeypatch)
+    with pytest.raises(ExportRefused, match=WRONG):
+        export(session, target="merged", quant=quant)
+
+
+def stored_as(folder: Path, dtype: torch.dtype) -> None:
+    """Store a tiny base in another type, as its configuration then says."""
+    path = folder / "model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}))
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> Session:
+    """A Gemma in bfloat16 whose residual stream is larger than float16 can hold, as the real ones' is."""
+    folder = write_tiny_base(tmp_path / "base", "gemma3_text")
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        if "post_feedforward_layernorm" in name:
+            tensor += 4e4
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    stored_as(folder, torch.bfloat16)
+    return open_tiny(tmp_path, "gemma3_text")
+
+
+def test_a_base_that_overflows_in_float16_keeps_its_own_type(overflowing: Session) -> None:
+    result = export(overflowing, target="merged")
+    assert {tensor.dtype for tensor in load_file(result.folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((result.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    parity, cost = result.manifest["parity"], result.manifest["cost"]
+    assert (parity["dtype"], parity["against"]) == ("f32", "the weights as stored")
+    assert parity["max_abs_logprob_diff"] < 1e-4
+    # what the reader gets is another figure, and is not called parity
+    assert cost["dtype"] == "bf16"
+    assert cost["max_abs_logprob_diff"] > 10 * parity["max_abs_logprob_diff"]
+
+
+def test_a_base_that_overflows_in_float16_is_not_verified_in_float16(overflowing: Session) -> None:
+    with pytest.raises(ExportRefused, match="no finite probability for every token: the numbers overflow in f16"):
+        export(overflowing, target="merged", quant="f16")
+
+
+def test_a_peft_folder_tells_what_the_base_in_its_own_type_costs(overflowing: Session) -> None:
+    for target in ("peft", "vllm"):
+        manifest = export(overflowing, target=target).manifest
+        assert manifest["parity"]["max_abs_logprob_diff"] < 1e-3
+        assert manifest["cost"]["dtype"] == "bf16"
+
+
+def answers(rows: list[list[float]], greedy: list[list[int]]) -> Answers:
+    return Answers([np.array(row, dtype=np.float32) for row in rows], greedy, label="a runtime")
+
+
+def test_answers_that_cannot_be_right_are_refused() -> None:
+    plain = answers([[-0.7, -0.7]], [[0, 1, 1]])
+    assert compare(plain, plain, "f32")["greedy_agree"] == 1.0
+    for bad in (np.nan, -np.inf, np.inf):
+        with pytest.raises(ExportRefused, match="no finite probability"):
+            compare(plain, answers([[-0.7, bad]], [[0, 1, 1]]), "f16")
+    with pytest.raises(ExportRefused, match="one token over and over"):
+        compare(plain, answers([[-0.7, -0.7]], [[2, 2, 2]]), "f16")
+    same = answers([[-0.7, -0.7]], [[2, 2, 2]])
+    assert compare(same, same, "f16")["greedy_agree"] == 1.0
+
+
+def test_vllm_gets_the_context_of_the_base_and_its_type(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, "llama")
+    assert session.document.training.sequence_len == 128
+    folder = export(session, target="vllm", verify=False).folder
+    config = json.loads((folder / "vllm_config.json").read_text())
+    assert (config["max_model_len"], config["dtype"]) == (256, "float32")
+    assert "--dtype float32 --max-model-len 256" in (folder / "vllm_launch.sh").read_text()
