@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import os
 import sys
@@ -48,6 +49,14 @@ def streams_are_there() -> bool:
 
 _line_is_open = False
 """Whether narration stands on the terminal's current line without its end."""
+
+
+class Narration(logging.Handler):
+    """What a library part has to say (a damaged file set aside) goes where narration goes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line of narration."""
+        say(self.format(record))
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`dlm-tui doctor`: what is installed, what is missing, where things are."""
+"""`dlm-tui doctor [DOC]`: what is installed and missing; with a document, its whole store is looked through."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui import __version__
-from dlm_tui.output import emit
+from dlm_tui.errors import UsageError
+from dlm_tui.output import emit, shown
+
+if TYPE_CHECKING:
+    from dlm_tui.store.examine import Finding
 
 _OPTIONAL = {
     "xllamacpp": "checks exports on a real llama.cpp: pip install 'dlm-tui[llama]'",
@@ -24,11 +28,17 @@ _PROGRAMS = {"ollama": "serves an exported model", "llama-server": "serves an ex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options of its own."""
+    """Optionally a document, and whether to mend what is found."""
+    parser.add_argument("document", metavar="DOC", nargs="?", help="look through the store of this document instead")
+    parser.add_argument("--repair", action="store_true", help="mend what can be mended in the store of DOC")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; exit 1 when something the program needs is missing."""
+    """Print the report; exit 1 when something the program needs is missing, or the store of DOC is damaged."""
+    if args.document:
+        return _run_on_store(args)
+    if args.repair:
+        raise UsageError("--repair mends the store of a document: dlm-tui doctor DOC --repair")
     report = examine(args.home)
     if args.json:
         emit(report)
@@ -36,6 +46,35 @@ def run(args: argparse.Namespace) -> int:
         for line in _lines(report):
             sys.stdout.write(line + "\n")
     return 0 if report["ok"] else 1
+
+
+def _run_on_store(args: argparse.Namespace) -> int:
+    from dlm_tui.document import load
+    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.store.examine import examine as examine_store
+    from dlm_tui.store.examine import repair
+
+    document = load(Path(args.document))
+    store = Store(resolve_home(args.home), document.dlm_id)
+    mended = repair(store, document.adapter_names, document.base_model) if args.repair else []
+    findings = examine_store(store, document.adapter_names, document.base_model)
+    damaged = [finding for finding in findings if finding.severity == "damage"]
+    if args.json:
+        listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
+        emit({"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed})
+        return 1 if damaged else 0
+    lines = [f"mended      {text}" for text in mended]
+    lines += [f"{one.severity:<11} {one.text}{_hint(one, args.repair)}" for one in findings]
+    if not store.root.is_dir():
+        lines.append(f"nothing     {store.root} does not exist: nothing was trained")
+    elif not damaged:
+        lines.append(f"sound       {store.root}")
+    sys.stdout.write("".join(shown(line) + "\n" for line in lines))
+    return 1 if damaged else 0
+
+
+def _hint(finding: Finding, repaired: bool) -> str:
+    return " [--repair mends it]" if finding.mend is not None and not repaired else ""
 
 
 def examine(home: str | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import NoReturn
 from dlm_tui import __version__
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
-from dlm_tui.output import say, streams_are_there
+from dlm_tui.output import Narration, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
 COMMANDS = {
@@ -40,7 +41,7 @@ COMMANDS = {
     "serve": "an OpenAI-compatible server that routes every request",
     "traffic": "what the gate did with the requests that were served",
     "web": "show the workbench in a browser on this machine",
-    "doctor": "versions, device, caches, what is missing",
+    "doctor": "versions, device, what is missing; with DOC: look through its store, --repair mends it",
 }
 # These take no document, or take it in a way of their own.
 _OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "web"}
@@ -114,6 +115,8 @@ def _run(run: object, args: argparse.Namespace) -> int:
     for name, value in CHILD_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    log, narration = logging.getLogger("dlm_tui"), Narration()
+    log.addHandler(narration)
     try:
         return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
@@ -132,6 +135,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
         say(f"dlm-tui: {system_sentence(error) or f'{error_line(error)} (--debug shows more)'}")
         return 1
     finally:
+        log.removeHandler(narration)
         signal.signal(signal.SIGTERM, previous)
 
 

@@ -8,6 +8,7 @@ reads the new files where they lie.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Entry:
-    """`sha256` is of the new file or folder; `before` is the old text of a file, None where there was none."""
+    """`sha256` is of the new file or folder; `before` is what a file held, in base64, None where there was none."""
 
     kind: Literal["file", "folder"]
     path: Path
@@ -56,9 +57,9 @@ class Change:
         self._entries: list[_Entry] = []
 
     def write(self, path: Path, data: bytes) -> None:
-        """Give the text file at `path` new content. Raises OSError; nothing has changed then."""
+        """Give the file at `path` new content. Raises OSError; nothing has changed then."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else None
+        before = base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else None
         staged = write_scratch(path, data)
         self._entries.append(_Entry("file", path, staged, hashlib.sha256(data).hexdigest(), before))
 
@@ -172,7 +173,7 @@ def _put_back(entries: list[_Entry]) -> bool:
                 if entry.before is None:
                     entry.path.unlink()
                 else:
-                    write_atomic(entry.path, entry.before.encode("utf-8", "surrogateescape"))
+                    write_atomic(entry.path, base64.b64decode(entry.before))
             remove(entry.staged)
     except OSError as error:
         _log.warning("a change that was cut short cannot be taken back yet: %s", error)

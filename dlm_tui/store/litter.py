@@ -6,14 +6,14 @@ import logging
 import socket
 from collections.abc import Iterator
 
-from dlm_tui.files import remove
+from dlm_tui.files import remove, scratch_pid
 from dlm_tui.platform import process_lives
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_writer import MetricsWriter
-from dlm_tui.store.version_record import AdapterVersion, read_record, writer_is_dead
+from dlm_tui.store.version_record import RECORD_NAME, AdapterVersion, read_record, writer_is_dead
 from dlm_tui.store.versions import all_versions, current_version, stored_adapters
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ def dead_versions(store: Store) -> Iterator[AdapterVersion]:
             continue
         for version in all_versions(store, name):
             record = read_record(version.path)
+            if record is None and _never_begun(version):
+                yield version
             if record is None or (current is not None and version.version == current.version):
                 continue
             overtaken = current is not None and version.version < current.version
@@ -72,6 +74,16 @@ def end_dead_runs(store: Store) -> None:
     with MetricsWriter(store) as metrics:
         for run_id in dead:
             metrics.finish_run(run_id, "ok" if run_id in finished else "failed")
+
+
+def _never_begun(version: AdapterVersion) -> bool:
+    """Whether all that is there is the scratch of a record that a dead process was writing."""
+    try:
+        names = [path.name for path in version.path.iterdir()]
+    except OSError:
+        return False
+    pids = [scratch_pid(name) for name in names if name.startswith(f"{RECORD_NAME}.tmp.")]
+    return bool(pids) and len(pids) == len(names) and not any(pid is None or process_lives(pid) for pid in pids)
 
 
 def _recorded(manifest: Manifest | None, version: AdapterVersion) -> bool:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
+from typing import Literal
 
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
 from dlm_tui.store.journal import recover
@@ -26,6 +27,7 @@ from dlm_tui.store.process import holder_lives, written_on
 from dlm_tui.store.scratch import clear_scratch
 
 _POLL_SECONDS = 0.05
+_UNJUDGED_SECONDS = 3.0
 _held: dict[Path, tuple[int, int]] = {}
 _held_guard = threading.Lock()
 
@@ -98,8 +100,20 @@ def named_lock(
         lock.release()
 
 
+def lock_holder(store: Store) -> Literal["nobody", "living", "unknown"]:
+    """Whether somebody has the store, without taking it; a leftover that the next one replaces is nobody."""
+    content = _content(store.lock_path)
+    if content is None:
+        return "nobody"
+    lives = _holder_lives(store.lock_path, content) if content else None
+    if lives is False and holder_lives(content, socket.gethostname()):
+        lives = True  # marked as ours, and its process is there: it holds it right now
+    return "nobody" if lives is False else "living" if lives else "unknown"
+
+
 @contextlib.contextmanager
 def _lock_file(path: Path, deadline: float) -> Iterator[None]:
+    standing: tuple[bytes, float] | None = None  # what cannot be judged, and since when it has stood there
     while True:
         try:
             mine = _create(path)
@@ -110,11 +124,18 @@ def _lock_file(path: Path, deadline: float) -> Iterator[None]:
             if content is not None and verdict is False:
                 _remove_leftover(path, content)
                 continue
-            if time.monotonic() >= deadline:
-                if content and verdict is None:
-                    raise LockStale(
-                        f"{path} cannot be judged; if no other program uses this store, delete that file."
-                    ) from None
+            now = time.monotonic()
+            if content is None or verdict:
+                standing = None
+            elif standing is None or standing[0] != content:
+                standing = (content, now)
+            # Another host's commit is over long before this, and so is the moment in which a `.lock` is empty.
+            waited = standing is not None and now >= standing[1] + _UNJUDGED_SECONDS
+            if waited or (now >= deadline and standing is not None and standing[0]):
+                raise LockStale(
+                    f"{path} cannot be judged; if no other program uses this store, delete that file."
+                ) from None
+            if now >= deadline:
                 raise LockHeld(_held_sentence_of(path)) from None
             time.sleep(_POLL_SECONDS)
     try:

@@ -9,7 +9,7 @@ from dlm_tui.store.layout import Store
 from dlm_tui.store.litter import clear_dead_versions
 from dlm_tui.store.locks import named_lock, store_lock
 
-_PROBE_SECONDS = 10.0
+_PROBE_SECONDS = 4.0
 
 
 @contextlib.contextmanager

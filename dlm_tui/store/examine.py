@@ -1,0 +1,283 @@
+"""A whole store looked through: hashes, pointers, manifest, database, leftovers; and what can be mended, mended."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dlm_tui.files import remove, scratch_pid
+from dlm_tui.files import set_aside as set_file_aside
+from dlm_tui.platform import process_lives
+from dlm_tui.store.adapter_history import use_versions
+from dlm_tui.store.errors import ManifestError, StoreError
+from dlm_tui.store.gate_files import check_gate_files, read_gate_config
+from dlm_tui.store.journal import pending
+from dlm_tui.store.layout import FLAT, Store, utc_seconds
+from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
+from dlm_tui.store.locks import lock_holder, store_lock
+from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
+from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
+from dlm_tui.store.run_lock import run_lock
+from dlm_tui.store.scratch import dead_scratch
+from dlm_tui.store.sqlite import open_for_writing, set_aside
+from dlm_tui.store.version_record import damaged_files, is_kept, last_good_version, read_record
+from dlm_tui.store.versions import adapter_versions, all_versions, current_version, stored_adapters
+
+Severity = Literal["damage", "litter", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One sentence about a store. "damage" is wrong, "litter" can go, "note" is for a person to know.
+
+    `mend` mends it, None where only a person can; `text` then says how.
+    """
+
+    severity: Severity
+    text: str
+    mend: Callable[[], None] | None = None
+
+
+def examine(store: Store, names: Sequence[str], base_model: str | None = None) -> list[Finding]:
+    """What is wrong with a store, what is left over in it, and what is worth knowing; reads only.
+
+    `names` are the adapters that the document declares, `base_model` is its base. Never raises for what it finds.
+    """
+    if not store.root.is_dir():
+        return []
+    found: list[Finding] = []
+    for look in (_lock, _journal, _manifest, _adapters, _other_versions, _gate, _metrics, _litter):
+        try:
+            found += look(store, tuple(names) or (FLAT,), base_model)
+        except (StoreError, OSError) as error:
+            if str(error) not in {finding.text for finding in found}:
+                found.append(Finding(severity="damage", text=str(error)))
+    return found
+
+
+def repair(store: Store, names: Sequence[str], base_model: str | None = None) -> list[str]:
+    """Mend what can be mended while holding the store and the right to train; returns what was done, one sentence each.
+
+    Raises LockHeld while somebody trains or commits.
+    """
+    done: list[str] = []
+    for finding in examine(store, names, base_model):  # the lock itself stands before everything else
+        if finding.mend is not None and finding.text.startswith(str(store.lock_path)):
+            finding.mend()
+            done.append(finding.text)
+    with run_lock(store):
+        for _ in range(3):  # a mended manifest shows what is wrong with a pointer
+            mendable = [finding for finding in examine(store, names, base_model) if finding.mend is not None]
+            for finding in mendable:
+                try:
+                    finding.mend()  # type: ignore[misc]
+                except (StoreError, OSError) as error:
+                    done.append(f"{finding.text} (not mended: {error})")
+                else:
+                    done.append(finding.text)
+            if not mendable:
+                break
+    return done
+
+
+def _lock(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    holder = lock_holder(store)
+    if holder == "living":
+        yield Finding(severity="note", text=f"{store.lock_path}: the store is in use right now.")
+    elif holder == "unknown":
+        text = f"{store.lock_path} cannot be judged; unless another program uses this store, it can be deleted."
+        yield Finding(severity="damage", text=text, mend=_remover(store.lock_path))
+
+
+def _journal(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    if pending(store):
+
+        def finish() -> None:
+            with store_lock(store, 10.0):
+                pass
+
+        text = f"{store.root}: a change of several files was cut short and waits to be finished."
+        yield Finding(severity="damage", text=text, mend=finish)
+
+
+def _manifest(store: Store, names: Sequence[str], base_model: str | None) -> Iterator[Finding]:
+    try:
+        read_manifest(store)
+    except ManifestError as error:
+        mend = (lambda: _new_manifest(store, names, base_model)) if base_model else None
+        yield Finding(severity="damage", text=str(error), mend=mend)
+    try:
+        read_lock_record(store)
+    except ManifestError as error:
+        path = store.lock_record_path
+        yield Finding(severity="damage", text=str(error), mend=lambda: _aside(path))
+
+
+def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Finding]:
+    for name in dict.fromkeys((*names, *stored_adapters(store))):
+        try:
+            version = adapter_versions(store, [name]).get(name)
+        except ManifestError:
+            return  # said already
+        except StoreError as error:
+            good = _recorded_or_good(store, name)
+            if good is None:
+                yield Finding(severity="damage", text=f"{error} No version of {name!r} is sound: train it again.")
+            else:
+                yield Finding(severity="damage", text=str(error), mend=_user(store, name, good))
+            continue
+        if version is None:
+            continue
+        for file in damaged_files(version, all_files=True):
+            text = f"{version.path / file} is not the file that was written (its hash differs)"
+            good = last_good_version(store, name, below=version.version)
+            if file not in damaged_files(version):
+                yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")
+            elif good is None:
+                yield Finding(severity="damage", text=f"{text}; no older version is sound: train {name!r} again.")
+            else:
+                text = f"{text}; version {good} is the last good one."
+                yield Finding(severity="damage", text=text, mend=_user(store, name, good))
+                break
+
+
+def _other_versions(store: Store, names: Sequence[str], _: str | None) -> Iterator[Finding]:
+    dead = {version.path for version in dead_versions(store)}
+    for name in dict.fromkeys((*names, *stored_adapters(store))):
+        current = None
+        with contextlib.suppress(StoreError):
+            current = current_version(store, name)
+        for version in all_versions(store, name):
+            if version.path in dead or (current is not None and version.version == current.version):
+                continue
+            record = read_record(version.path)
+            newer = current is None or version.version > current.version
+            if is_kept(version.path) or (record is not None and record["state"] == "trained" and newer):
+                text = (
+                    f"{version.path} was trained and is not in force: "
+                    f"`dlm-tui adapter use DOC {name} --version {version.version}` puts it there."
+                )
+                yield Finding(severity="note", text=text)
+            elif not any(version.path.iterdir()):
+                yield Finding(severity="litter", text=f"{version.path} is empty.", mend=_remover(version.path))
+            elif damaged := damaged_files(version):
+                yield Finding(severity="note", text=f"{version.path / damaged[0]} is damaged; it is not in force.")
+
+
+def _gate(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    try:
+        config = read_gate_config(store)
+        if config is not None:
+            check_gate_files(store, config)
+    except StoreError as error:
+        again = "" if "train the gate again" in str(error) else " Train the gate again (train --gate-only)."
+        yield Finding(severity="damage", text=f"{error}{again}")
+
+
+def _metrics(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    problems = MetricsReader(store).problems()
+    if problems:
+        text = f"{store.metrics_path} is damaged: {problems[0]}"
+        yield Finding(severity="damage", text=text, mend=lambda: _salvage(store.metrics_path))
+    for aside in sorted(store.root.glob("metrics.damaged-*.sqlite")):
+        yield Finding(severity="note", text=f"{aside} is a damaged database that was set aside.")
+
+
+def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    for path in dead_scratch(store):
+        if process_lives(scratch_pid(path.name) or 0):
+            continue  # being written right now
+        yield Finding(severity="litter", text=f"{path} is left of a process that ended.", mend=_remover(path))
+    for version in dead_versions(store):
+        text = f"{version.path} is left of a training that was killed."
+        yield Finding(severity="litter", text=text, mend=_remover(version.path))
+    if runs := dead_runs(store):
+        listed = ", ".join(str(run) for run in runs)
+        text = f'Runs {listed} say "running", and their process has ended.'
+        yield Finding(severity="litter", text=text, mend=lambda: end_dead_runs(store))
+
+
+def _recorded_or_good(store: Store, name: str) -> int | None:
+    """The version that the manifest says is in force if it is sound, else the newest sound one."""
+    manifest = read_manifest(store)
+    if manifest is not None:
+        recorded = manifest.adapter_version if name == FLAT else manifest.adapter_versions.get(name, 0)
+        good = last_good_version(store, name, below=recorded + 1) if recorded else None
+        if good is not None:
+            return good
+    return last_good_version(store, name)
+
+
+def _user(store: Store, name: str, number: int) -> Callable[[], None]:
+    def use() -> None:
+        use_versions(store, {name: number}, "repair")
+
+    return use
+
+
+def _remover(path: Path) -> Callable[[], None]:
+    return lambda: remove(path)
+
+
+def _aside(path: Path) -> None:
+    if set_file_aside(path) is None:
+        raise StoreError(f"{path} cannot be renamed.")
+
+
+def _new_manifest(store: Store, names: Sequence[str], base_model: str | None) -> None:
+    """Set the damaged one aside and write what pointers and metrics know."""
+    _aside(store.manifest_path)
+    reader = MetricsReader(store)
+
+    def record(manifest: Manifest) -> None:
+        for name in dict.fromkeys((*names, *stored_adapters(store))):
+            with contextlib.suppress(StoreError):
+                version = current_version(store, name)
+                if version is not None and name == FLAT:
+                    manifest.adapter_version = version.version
+                elif version is not None:
+                    manifest.adapter_versions[name] = version.version
+        for row in reversed(reader.runs(limit=None)):
+            if row["status"] == "ok" and row["phase"] != "gate" and row["adapter_version"]:
+                trained = reader.run_extras(row["run_id"]).get("adapter_name")
+                manifest.training_runs.append(
+                    TrainingRun(
+                        run_id=row["run_id"],
+                        started_at=str(row["started_at"]).removesuffix("Z"),
+                        ended_at=str(row["ended_at"] or utc_seconds()).removesuffix("Z"),
+                        adapter_version=row["adapter_version"],
+                        seed=row["seed"] or 0,
+                        steps=len(reader.steps(row["run_id"])),
+                        status="completed",
+                        adapter_name=None if trained == FLAT else trained,
+                    )
+                )
+
+    update_manifest(store, record, base_model=base_model)
+
+
+def _salvage(path: Path) -> None:
+    """A new database with every row of the damaged one that SQLite can still read."""
+    aside = set_aside(path)
+    target = open_for_writing(path, SHARED_TABLES + ADDITIVE_TABLES)
+    try:
+        target.execute("PRAGMA foreign_keys = OFF")
+        tables = [row[0] for row in target.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        for table in tables:
+            if not table.startswith("sqlite_"):
+                _copy_rows(aside, target, table)
+    finally:
+        target.close()
+
+
+def _copy_rows(source: Path, target: sqlite3.Connection, table: str) -> None:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(source)) as damaged:
+        damaged.text_factory = lambda data: data.decode("utf-8", "replace")
+        for row in damaged.execute(f'SELECT * FROM "{table}"'):
+            with contextlib.suppress(sqlite3.Error):
+                target.execute(f'INSERT OR IGNORE INTO "{table}" VALUES ({", ".join("?" * len(row))})', row)

@@ -1,0 +1,231 @@
+"""Files of a store that are not what was written: said with the file and the last good version, and mended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.cli.main import main
+from dlm_tui.store import (
+    GateFileError,
+    LockHeld,
+    LockStale,
+    ManifestError,
+    MetricsReader,
+    MetricsWriter,
+    PointerError,
+    StoreError,
+    VersionDamaged,
+    adapter_versions,
+    check_gate_files,
+    current_version,
+    new_version,
+    read_gate_config,
+    read_gate_record,
+    read_manifest,
+    run_lock,
+    seal_version,
+    store_lock,
+    update_manifest,
+    verify_version,
+)
+from dlm_tui.store.examine import examine, repair
+from dlm_tui.store.version_record import mark_kept
+from tests.faults.small_store import NAMES, SmallStore
+from tests.faults.stepping import KILLED, run_child
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallStore:
+    return SmallStore(tmp_path).make()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def flip(path: Path, place: int = 5) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json", "tui_version.json"])
+def test_a_damaged_version_names_the_file_and_the_last_good_one(small: SmallStore, file: str) -> None:
+    version = adapter_versions(small.store, NAMES)["tone"]
+    if file == "tui_version.json":
+        (version.path / file).write_bytes((version.path / file).read_bytes()[:-20])
+    else:
+        flip(version.path / file)
+    with pytest.raises(VersionDamaged, match=rf"v0002/{file} is not .*last good version .*tone --version 1"):
+        verify_version(small.store, version)
+    assert repair(small.store, NAMES, "tiny")
+    assert {name: found.version for name, found in adapter_versions(small.store, NAMES).items()} == {
+        "tone": 1,
+        "style": 2,
+    }
+    verify_version(small.store, adapter_versions(small.store, NAMES)["tone"])
+
+
+def test_a_version_without_hashes_is_as_valid_as_before(small: SmallStore) -> None:
+    version = adapter_versions(small.store, NAMES)["tone"]
+    (version.path / "tui_version.json").unlink()
+    flip(version.path / "adapter_config.json")
+    verify_version(small.store, version)
+
+
+def spoil_pointer(text: str) -> Callable[[SmallStore], None]:
+    return lambda small: (small.store.adapter_dir("tone") / "current.txt").write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty or missing, though version 2"),
+        ("adapter/style/versions/v0002\n", "not a version of the adapter 'tone'"),
+        ("adapter/tone/versions/v0001\n", "names version 1 of 'tone', the manifest says 2"),
+        ("adapter/tone/versions/v0009\n", "does not exist"),
+    ],
+)
+def test_a_pointer_that_was_not_written_so_is_said_and_put_back(small: SmallStore, text: str, said: str) -> None:
+    spoil_pointer(text)(small)
+    with pytest.raises(PointerError, match=said):
+        adapter_versions(small.store, NAMES)
+    repair(small.store, NAMES, "tiny")
+    assert {found.version for found in adapter_versions(small.store, NAMES).values()} == {2}
+    assert not [one for one in examine(small.store, NAMES, "tiny") if one.severity == "damage"]
+
+
+def test_a_manifest_of_another_document_is_refused(small: SmallStore) -> None:
+    path = small.store.manifest_path
+    path.write_text(path.read_text().replace(small.store.dlm_id, "01JOTHEROTHEROTHEROTHEROTH"))
+    with pytest.raises(ManifestError, match="belongs to the document '01JOTHER"):
+        read_manifest(small.store)
+    repair(small.store, NAMES, "tiny")
+    manifest = read_manifest(small.store)
+    assert manifest is not None and manifest.adapter_versions == {"tone": 2, "style": 2}
+    assert [run.run_id for run in manifest.training_runs] == [1, 2, 3, 4]
+    assert not small.mixed()
+
+
+@pytest.mark.parametrize("file", ["gate.safetensors", "gate_config.json", "tui_gate.json"])
+def test_a_damaged_gate_is_said(small: SmallStore, file: str) -> None:
+    path = small.store.gate_dir / file
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"second", b"secomd").replace(b"0.01", b"0.02"))
+    assert path.read_bytes() != data
+    config = read_gate_config(small.store)
+    assert config is not None
+    with pytest.raises(GateFileError, match=rf"{file} is not the file that was written.*train the gate again"):
+        check_gate_files(small.store, config)
+    small.gate("third", str)
+    assert (read_gate_record(small.store) or {})["base_id"] == "third"
+
+
+def test_a_damaged_database_keeps_its_readable_rows_when_repaired(small: SmallStore) -> None:
+    path = small.store.metrics_path
+    before = [row["run_id"] for row in MetricsReader(small.store).runs(None)]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'gate_events'").fetchone()
+    with path.open("r+b") as handle:
+        handle.seek((page - 1) * 4096)
+        handle.write(b"\xff" * 4096)
+    assert MetricsReader(small.store).problems()
+    repair(small.store, NAMES, "tiny")
+    assert MetricsReader(small.store).problems() == []
+    assert [row["run_id"] for row in MetricsReader(small.store).runs(None)] == before
+    assert list(small.store.root.glob("metrics.damaged-*.sqlite"))
+
+
+def test_what_killed_trainings_leave_is_cleared_by_the_next(small: SmallStore) -> None:
+    ended = run_child(lambda told: small.train("killed", told, random.Random(0)), kill_at=60)
+    assert ended.code == KILLED
+    assert small.litter()
+    scratch = small.store.adapters_dir / f"_gate.tmp.{dead_pid()}.0123abcd"
+    scratch.mkdir()
+    with run_lock(small.store):
+        pass
+    assert small.litter() == [] and not small.mixed()
+
+
+def test_what_may_be_wanted_is_not_cleared(small: SmallStore) -> None:
+    kept = new_version(small.store, "tone")
+    newer = new_version(small.store, "style")
+    for version in (kept, newer):
+        (version.path / "adapter_config.json").write_text("{}")
+        seal_version(version)
+        record = json.loads((version.path / "tui_version.json").read_bytes())
+        (version.path / "tui_version.json").write_text(json.dumps({**record, "pid": dead_pid()}))
+    mark_kept(kept)
+    foreign = small.store.adapters_dir / "tone" / "versions" / "v0009"
+    foreign.mkdir()
+    (foreign / "adapter_model.safetensors").write_bytes(b"another tool is training")
+    for _ in range(2):
+        small.train("later", str, random.Random(0))
+    assert kept.path.is_dir() and foreign.is_dir()
+    assert not newer.path.exists()  # overtaken by a later training of the same adapter
+    texts = [one.text for one in examine(small.store, NAMES, "tiny") if one.severity == "note"]
+    assert any("v0003 was trained and is not in force" in text for text in texts)
+
+
+def test_one_training_at_a_time(small: SmallStore) -> None:
+    with run_lock(small.store):
+        ended = run_child(lambda told: small.train("other", told, random.Random(0)))
+    assert ended.code == 1 and "another run is training this document" in ended.error
+
+
+@pytest.mark.parametrize("content", [b"who knows", b"", b"1\nanother-host.example\n9.0\n"])
+def test_a_lock_that_cannot_be_judged_keeps_nobody_waiting(small: SmallStore, content: bytes) -> None:
+    small.store.lock_path.write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises((LockStale, LockHeld)), store_lock(small.store, 60.0):
+        pytest.fail("stolen")
+    assert time.monotonic() - began < 5.0
+    with pytest.raises((LockStale, LockHeld)), run_lock(small.store):
+        pytest.fail("stolen")
+    repair(small.store, NAMES, "tiny")
+    with run_lock(small.store):
+        pass
+
+
+def test_exports_of_the_same_second_have_a_row_each(small: SmallStore) -> None:
+    with MetricsWriter(small.store) as metrics:
+        for number in range(5):
+            metrics.record_export(target="peft", ollama_name=str(number))
+    with sqlite3.connect(small.store.metrics_path) as connection:
+        rows = connection.execute("SELECT ollama_name FROM exports ORDER BY exported_at").fetchall()
+    assert [name for (name,) in rows][-5:] == [str(number) for number in range(5)]
+    assert len(MetricsReader(small.store).exports(None)) == len(rows)
+
+
+def test_doctor_looks_through_a_store_and_mends_it(small: SmallStore, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["doctor", str(small.document), "--home", str(small.store.home)]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    flip(adapter_versions(small.store, NAMES)["style"].path / "adapter_model.safetensors")
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert "damage" in out and "version 1 is the last good one. [--repair mends it]" in out
+    assert main([*command, "--repair"]) == 0
+    assert "mended" in capsys.readouterr().out
+    version = current_version(small.store, "style")
+    assert version is not None and version.version == 1
+    assert main(["doctor", "--repair"]) == 2
+
+
+def test_repair_waits_for_nobody_who_trains(small: SmallStore) -> None:
+    with store_lock(small.store), pytest.raises(StoreError):
+        ended = run_child(lambda told: [told(text) for text in repair(small.store, NAMES, "tiny")] and None)
+        raise StoreError(ended.error)
+    update_manifest(small.store, lambda manifest: None)
