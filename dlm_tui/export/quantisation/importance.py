@@ -69,13 +69,13 @@ def _begins_as_gguf(path: Path) -> bool:
 
 
 def _row_ids(row: Row, base: Base) -> list[int]:
+    """A row as it is trained."""
     if row.kind == "text":
-        return list(base.encode_raw(row.text, limit=None))
+        return base.passage(row.text)
     question, answer = (
         (row.prompt, row.chosen) if row.kind == "preference" else (row.messages[0][1], row.messages[-1][1])
     )
-    said = base.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return [*base.chat(question), *(int(token) for token in said)]
+    return base.conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])[0]
 
 
 def _pieces(sequences: Iterable[Sequence[int]]) -> Iterable[list[int]]:
