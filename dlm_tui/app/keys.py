@@ -53,7 +53,7 @@ KEYS: tuple[Key, ...] = (
         "Prompt", footer=1),
     Key("prompt.label", "ctrl+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section and "
         "retrains the gate", "Prompt", footer=3),
-    Key("prompt.undo_label", "u", "undo_label", "Undo label", "Take the last added section back", "Prompt"),
+    Key("prompt.undo_label", "u", "undo_label", "Undo", "Take the last change of the document back", "Prompt"),
     Key("prompt.new", "ctrl+n", "new_prompt", "New", "Start a new prompt; the old one goes to the history", "Prompt",
         edge=0, panes=("prompt",)),
     Key("prompt.history", "ctrl+r,slash", "history", "History", "Search the prompts asked before", "Prompt", edge=1,
@@ -116,8 +116,6 @@ KEYS: tuple[Key, ...] = (
         footer=1, edge=4),
     Key("outline.delete", "delete,x", "change_section('delete')", "Delete", "Take the section out", "View", "outline",
         footer=5, edge=5),
-    Key("outline.undo", "u", "change_section('undo')", "Undo", "Take the last change of a section back", "View",
-        "outline", footer=6),
     Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
         "View", "runs", footer=0, edge=0),
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,

@@ -193,6 +193,10 @@ class Workbench(Screen[None]):
     def _open_line(self, event: OutlinePane.OpenLine) -> None:
         self.controllers.documents.open_line(event.line)
 
+    @on(OutlinePane.OpenFile)
+    def _open_file(self, event: OutlinePane.OpenFile) -> None:
+        self.controllers.documents.open_file(event.path)
+
     @on(OutlinePane.ChangeSection)
     def _change_section(self, event: OutlinePane.ChangeSection) -> None:
         self.controllers.sections.change(event.what, event.section, event.adapter)
@@ -220,8 +224,8 @@ class Workbench(Screen[None]):
         self.controllers.labelling.open()
 
     def action_undo_label(self) -> None:
-        """Take the last added section back."""
-        self.controllers.labelling.undo()
+        """Take the last change of the document back."""
+        self.controllers.changes.undo()
 
     def action_new_prompt(self) -> None:
         """Keep the prompt in the history and start a new one."""

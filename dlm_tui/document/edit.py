@@ -13,10 +13,10 @@ from dlm_tui.document.body import Piece, read_pieces
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
+from dlm_tui.document.replacing import save_document
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, lf_only, split_frame
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_atomic
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
@@ -105,7 +105,7 @@ def undo_edit(path: Path, edit: Edit) -> str:
     data = read_document_bytes(path)
     if hashlib.sha256(data).hexdigest() != edit.sha256:
         raise FileChanged(f"{path} has changed since the section was changed; nothing was undone")
-    write_atomic(path.resolve(), data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :])
+    save_document(path, data, data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :])
     return edit.previous_sha256
 
 
@@ -134,8 +134,7 @@ def _write(path: Path, expected_sha256: str, index: int, change: _Change, check:
     if hashlib.sha256(data).hexdigest() != expected_sha256:
         raise FileChanged(f"{path} has changed since it was read; nothing was written")
     edit = _compose(data, path, index, change, check)
-    # A symbolic link keeps pointing at the document instead of being replaced by it.
-    write_atomic(path.resolve(), data[: edit.offset] + edit.added + data[edit.offset + len(edit.removed) :])
+    save_document(path, data, data[: edit.offset] + edit.added + data[edit.offset + len(edit.removed) :])
     return edit
 
 

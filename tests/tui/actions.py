@@ -173,12 +173,6 @@ async def at_a_section(bench: Bench) -> None:
     bench.screen.outline.query_one(OptionList).highlighted = 1
 
 
-async def deleted(bench: Bench) -> None:
-    await at_a_section(bench)
-    bench.controllers.sections.delete(1)
-    await bench.until(lambda: sections(bench) == 12, "deleted")
-
-
 async def unreachable(bench: Bench) -> None:
     """The engine failed; what was in its way is gone."""
     assert bench.context.link.state.phase == "failed"
@@ -392,7 +386,6 @@ ACTIONS: dict[str, Scenario] = {
     "outline.edit": Scenario(shows(SectionScreen), at_a_section),
     "outline.retag": Scenario(shows(RetagScreen), at_a_section),
     "outline.delete": Scenario(lambda bench, _: sections(bench) == 12, at_a_section),
-    "outline.undo": Scenario(lambda bench, _: sections(bench) == 13, deleted),
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),

@@ -132,7 +132,7 @@ class Bench:
                 return
 
     def _no_worker(self) -> bool:
-        lasting = {"engine", "watch", *(["job-train"] if not self.world.hold.is_set() else [])}
+        lasting = {"engine", "watch", "sources", *(["job-train"] if not self.world.hold.is_set() else [])}
         return all(worker.is_finished or worker.group in lasting for worker in self.app.workers)
 
     async def settled(self) -> str:

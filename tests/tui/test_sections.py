@@ -129,5 +129,5 @@ async def test_on_a_heading_there_is_nothing_to_delete(workbench: Opener) -> Non
         await bench.press("delete")
         await bench.until(lambda: any("Choose a section first" in toast for toast in bench.toasts), "said")
         await bench.press("u")
-        await bench.until(lambda: any("No section was changed" in toast for toast in bench.toasts), "said")
+        await bench.until(lambda: any("Nothing in the document was changed" in toast for toast in bench.toasts), "said")
         assert bench.path.read_bytes() == before

@@ -157,7 +157,7 @@ async def test_label_shows_the_diff_writes_it_retrains_and_undoes(workbench: Ope
         assert bench.path.read_bytes() == original
         assert len(requests(bench, TrainGate)) == 2
         await bench.press("u")
-        assert any("No label was added" in toast for toast in bench.toasts)
+        assert any("Nothing in the document was changed" in toast for toast in bench.toasts)
 
 
 async def test_label_from_an_answer(workbench: Opener) -> None:

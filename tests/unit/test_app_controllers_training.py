@@ -76,11 +76,11 @@ async def test_a_label_is_added_trained_on_and_taken_back(tmp_path: Path) -> Non
         await label(bench, "tone")
         assert b"::prose#tone::" in path.read_bytes() and len(bench.requests(TrainGate)) == 1
         assert bench.ui.said[-1].startswith("Labelled as tone Added at line ")
-        bench.controllers.labelling.undo()
+        bench.controllers.changes.undo()
         await bench.ui.settled()
         assert path.read_bytes() == original and len(bench.requests(TrainGate)) == 2
-        bench.controllers.labelling.undo()
-        assert bench.ui.said[-1] == "warning: No label was added since the start."
+        bench.controllers.changes.undo()
+        assert bench.ui.said[-1] == "warning: Nothing in the document was changed since the start."
 
 
 async def test_a_label_never_overwrites_a_newer_save(tmp_path: Path) -> None:

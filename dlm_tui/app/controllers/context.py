@@ -15,6 +15,7 @@ from dlm_tui.app.setup import Setup
 from dlm_tui.app.state import State
 from dlm_tui.app.themes import adapter_palette
 from dlm_tui.document import Document
+from dlm_tui.document.sources import Survey
 from dlm_tui.engine.protocol import Event, Open, Opened
 from dlm_tui.store import Store
 from dlm_widgets.adapter_palette import Mark, marks_for
@@ -37,6 +38,10 @@ class Context:
     job_changed: Signal[[JobRecord, Event | None]] = field(default_factory=Signal)
     document_error: str | None = None
     """Why the last save cannot be read; `document` is then the last good state."""
+    survey: Survey | None = None
+    """What the folders of `training.sources` hold; None while that is not known, or where there are none."""
+    new_files: frozenset[str] = frozenset()
+    """Ids of the survey's sections that no training has taken in yet."""
     gate_run: int | None = None
     """The training run that the gate in force comes from, as far as it is known."""
 

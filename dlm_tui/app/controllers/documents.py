@@ -64,7 +64,17 @@ class Documents:
         versions = context.opened.versions if context.opened else {}
         problems = body_problems(context.document)
         trained = set(context.state.trained_sections)
-        self._outline.show(context.document, problems, context.marks, versions, trained)
+        from_files = context.survey.per_adapter if context.survey is not None else {}
+        self._outline.show(context.document, problems, context.marks, versions, trained, from_files)
+        self._outline.show_files(context.survey, context.new_files)
+
+    def show_reading(self, text: str | None) -> None:
+        """How far the pass over the source folders is; None once it is over."""
+        self._outline.show_reading(text)
+
+    def open_file(self, path: str) -> None:
+        """Open a file of a source folder in the editor."""
+        self.edit(Path(path))
 
     def open_line(self, line: int) -> None:
         """Open the document in the editor; the screen comes back when it is closed."""

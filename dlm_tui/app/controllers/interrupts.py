@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.jobs import Jobs
+from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.views import Pages
 from dlm_tui.app.screens.confirm import ConfirmScreen
 
@@ -12,14 +13,15 @@ from dlm_tui.app.screens.confirm import ConfirmScreen
 class Interrupts:
     """Ends answers, jobs, the zoom, the program."""
 
-    def __init__(self, context: Context, generation: Generation, jobs: Jobs, pages: Pages) -> None:
-        self._context, self._generation, self._jobs, self._pages = context, generation, jobs, pages
+    def __init__(self, context: Context, generation: Generation, jobs: Jobs, sources: Sources, pages: Pages) -> None:
+        self._context, self._generation, self._jobs = context, generation, jobs
+        self._sources, self._pages = sources, pages
 
     async def escape(self) -> None:
         """Stop what is running and say so; else unzoom; else leave the prompt."""
         if await self._generation.stop():
             return
-        if self._jobs.ask_cancel() or self._pages.end_zoom():
+        if self._jobs.ask_cancel() or self._sources.stop() or self._pages.end_zoom():
             return
         if self._pages.focused_pane == "prompt":
             self._pages.focus_pane("desk")

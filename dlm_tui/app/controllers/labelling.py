@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
@@ -16,14 +17,19 @@ from dlm_tui.errors import DlmTuiError
 
 
 class Labelling:
-    """Adds labels and takes them back, the newest first."""
+    """Adds labels, and tells how each is taken back."""
 
     def __init__(
-        self, context: Context, routing: Routing, comparison: GateComparison, training: Training, prompt: PromptView
+        self,
+        context: Context,
+        changes: Changes,
+        routing: Routing,
+        comparison: GateComparison,
+        training: Training,
+        prompt: PromptView,
     ) -> None:
-        self._context, self._routing = context, routing
+        self._context, self._changes, self._routing = context, changes, routing
         self._comparison, self._training, self._prompt = comparison, training, prompt
-        self._labels: list[AppendResult] = []
 
     def open(self, answer: str = "") -> None:
         """Ask which adapter the prompt belongs to; `answer` is offered as the right one."""
@@ -67,25 +73,17 @@ class Labelling:
         except (DlmTuiError, OSError) as error:
             context.ui.say(str(error), error=True, title="Nothing was added")
             return
-        self._labels.append(result)
-        undo = f"{context.key('prompt.undo_label')} takes it back."
-        await self._retrain(f"Labelled as {label.adapter}", f"Added at line {result.line}.", undo)
+        self._changes.note(lambda: context.ui.run(partial(self._undo, result), "label", "undo label"))
+        await self._retrain(f"Labelled as {label.adapter}", f"Added at line {result.line}.", self._changes.hint)
 
-    def undo(self) -> None:
-        """Take the last added section back."""
-        if not self._labels:
-            self._context.ui.say("No label was added since the start.", warning=True)
-            return
-        self._context.ui.run(self._undo, "label", "undo label")
-
-    async def _undo(self) -> None:
-        context, result = self._context, self._labels[-1]
+    async def _undo(self, result: AppendResult) -> None:
+        context = self._context
         try:
             await asyncio.to_thread(undo_append, context.setup.path, result)
         except (DlmTuiError, OSError) as error:
             context.ui.say(str(error), error=True, title="The label stays")
             return
-        self._labels.pop()
+        self._changes.taken_back()
         await self._retrain("Label taken back", f"The section at line {result.line} is gone.")
 
     async def _retrain(self, title: str, lead: str, trail: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The sections of the document: added, edited, given to another adapter, deleted, and every change taken back."""
+"""The sections of the document: added, edited, given to another adapter, deleted; every change can be taken back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.panes.outline import Change
 from dlm_tui.app.screens.section import Draft, RetagScreen, SectionScreen, Tag
@@ -33,15 +34,12 @@ _Result = TypeVar("_Result")
 class Sections:
     """Writes what the person asks for; the watched document then shows it. Nothing is written over another's save."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._undo: list[Callable[[], object]] = []
+    def __init__(self, context: Context, changes: Changes) -> None:
+        self._context, self._changes = context, changes
 
     def change(self, what: Change, section: int | None, adapter: str | None) -> None:
         """Do what a key of the outline asks for with the section at this index, or on a row of this adapter."""
-        if what == "undo":
-            self.undo()
-        elif what == "add":
+        if what == "add":
             self.add(adapter)
         elif section is None or section >= len(self._context.document.sections):
             self._context.ui.say("Choose a section first.", warning=True)
@@ -117,19 +115,6 @@ class Sections:
         """Take a section out; it can be taken back."""
         self._write(lambda path, sha256: delete_section(path, sha256, index), "Deleted")
 
-    def undo(self) -> None:
-        """Take the last change back, if the document is still as that change left it."""
-        if not self._undo:
-            self._context.ui.say("No section was changed since the start.", warning=True)
-            return
-        undo = self._undo[-1]
-
-        def taken_back(_: object) -> tuple[str, None]:
-            self._undo.pop()
-            return "The last change is taken back.", None
-
-        self._run(undo, taken_back)
-
     def _write(self, change: Callable[[Path, str], Edit], done: str) -> None:
         path, sha256 = self._context.setup.path, self._context.document.sha256
         self._run(
@@ -137,11 +122,7 @@ class Sections:
             lambda edit: (f"{done}: the section at line {edit.line}.", partial(undo_edit, path, edit)),
         )
 
-    def _run(
-        self,
-        work: Callable[[], _Result],
-        then: Callable[[_Result], tuple[str, Callable[[], object] | None]],
-    ) -> None:
+    def _run(self, work: Callable[[], _Result], then: Callable[[_Result], tuple[str, Callable[[], object]]]) -> None:
         """Write in a thread, then say what was done and how it is taken back."""
         context = self._context
 
@@ -152,12 +133,19 @@ class Sections:
                 context.ui.say(_sentence(error), error=True, title="Nothing was written")
                 return
             text, undo = then(result)
-            if undo is not None:
-                self._undo.append(undo)
-                text = f"{text} {context.key('outline.undo')} in the document takes it back."
-            context.ui.say(text)
+            self._changes.note(lambda: context.ui.run(partial(self._undo, undo), "section", "undo"))
+            context.ui.say(f"{text} {self._changes.hint}")
 
         context.ui.run(run, "section", "section")
+
+    async def _undo(self, undo: Callable[[], object]) -> None:
+        try:
+            await asyncio.to_thread(undo)
+        except (DlmTuiError, OSError) as error:
+            self._context.ui.say(_sentence(error), error=True, title="The change stays")
+            return
+        self._changes.taken_back()
+        self._context.ui.say("The last change is taken back.")
 
     def _read(self) -> bytes | None:
         """The document as it is on disk, if that is what is shown."""

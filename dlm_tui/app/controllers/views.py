@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from textual.content import Content
@@ -10,6 +10,7 @@ from textual.content import Content
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.document import Document
 from dlm_tui.document.problems import Problem
+from dlm_tui.document.sources import Survey
 from dlm_tui.engine.protocol import Routed, Scored
 from dlm_tui.store import GateRun
 from dlm_widgets.adapter_palette import Mark
@@ -142,8 +143,15 @@ class OutlineView(Protocol):
         marks: Mapping[str, Mark],
         versions: Mapping[str, int],
         trained_sections: set[str],
+        from_files: Mapping[str | None, int],
     ) -> None:
-        """Adapters with their sections, and what is wrong."""
+        """Adapters with their sections, how many files teach each, and what is wrong."""
+
+    def show_files(self, survey: Survey | None, new: Collection[str]) -> None:
+        """What comes from source folders, below the sections; `new` are ids that no training has taken in."""
+
+    def show_reading(self, text: str | None) -> None:
+        """How far the pass over the source folders is."""
 
 
 class Pages(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlm_tui.app.controllers.adapters import Adapters
+from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
@@ -22,6 +23,7 @@ from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.settings import Settings
+from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
 from dlm_tui.app.controllers.sweep import Sweep
 from dlm_tui.app.controllers.training import Training
@@ -63,7 +65,9 @@ class Controllers:
         self.context, self.views = context, views
         self.engine = EngineLife(context)
         self.documents = Documents(context, views.outline)
-        self.sections = Sections(context)
+        self.changes = Changes(context)
+        self.sources = Sources(context, self.documents)
+        self.sections = Sections(context, self.changes)
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
         self.jobs = Jobs(context, views.jobs)
@@ -77,10 +81,10 @@ class Controllers:
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
         self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
-        self.labelling = Labelling(context, self.routing, self.comparison, self.training, prompt)
+        self.labelling = Labelling(context, self.changes, self.routing, self.comparison, self.training, prompt)
         self.export = Export(context, self.mixing, self.copying)
         self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
-        self.interrupts = Interrupts(context, self.generation, self.jobs, pages)
+        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
         self._connect()
 
     def _connect(self) -> None:
@@ -98,11 +102,11 @@ class Controllers:
         self.context.job_changed.connect(
             self.training.job_changed, status.redraw, self.jobs.job_changed, mixing.job_changed
         )
-        self.documents.changed.connect(status.redraw, mixing.redraw)
+        self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start)
         self.settings.changed.connect(status.show_keys, mixing.redraw)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
-        self.training.finished.connect(self.documents.show)
+        self.training.finished.connect(self.documents.show, self._sources_retrained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon)
 
@@ -118,7 +122,11 @@ class Controllers:
         """Start what runs beside the screen for as long as it is there."""
         self.context.ui.run(self.context.link.run, "engine", "engine")
         self.context.ui.run(self.documents.watch, "watch", "watch")
+        self.sources.start()
         self.history.poll()
+
+    def _sources_retrained(self) -> None:
+        self.context.ui.run(self.sources.retrained, "retrained", "sources")
 
     def theme_changed(self) -> None:
         """Adapter colours follow the theme."""

@@ -17,22 +17,29 @@ from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.document import Document, gate_samples
 from dlm_tui.document.problems import Problem
+from dlm_tui.document.sources import SourceCounts, Survey
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
 
-Change = Literal["add", "edit", "retag", "delete", "undo"]
+# More files than this of one folder are counted, not listed.
+_FILES_SHOWN = 40
+
+Change = Literal["add", "edit", "retag", "delete"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row, the line of the document it stands for, the index of its section, and the adapter it belongs to."""
+    """A row, the line of the document it stands for, the index of its section, the adapter it belongs to, or
+    the file of a source folder.
+    """
 
     content: Content
     line: int | None = None
     section: int | None = None
     adapter: str | None = None
+    file: str | None = None
 
 
 class OutlineList(PickList):
@@ -60,24 +67,39 @@ class OutlinePane(Pane):
         section: int | None
         adapter: str | None
 
+    @dataclass
+    class OpenFile(Message):
+        """Open a file of a source folder."""
+
+        path: str
+
     def __init__(self) -> None:
         super().__init__(id="outline")
         self._rows: list[Row] = []
+        self._section_rows = 0
 
     def compose(self) -> ComposeResult:
         """An error line, and the rows."""
         yield LiteralStatic(id="outline-error")
+        yield LiteralStatic(id="outline-reading")
         yield OutlineList(id="outline-list", markup=False)
 
     def on_mount(self) -> None:
         """No error."""
         super().on_mount()
         self.show_error(None)
+        self.show_reading(None)
 
     def show_error(self, text: str | None) -> None:
         """A save that cannot be read: the last good state stays below."""
         line = self.query_one("#outline-error", LiteralStatic)
         line.show(text or "")
+        line.display = text is not None
+
+    def show_reading(self, text: str | None) -> None:
+        """How far the pass over the source folders is; Esc stops it."""
+        line = self.query_one("#outline-reading", LiteralStatic)
+        line.show(assemble((f"{text} (Esc stops)" if text else "", "dim")))
         line.display = text is not None
 
     def show(
@@ -87,13 +109,15 @@ class OutlinePane(Pane):
         marks: Mapping[str, Mark],
         versions: Mapping[str, int],
         trained_sections: Collection[str],
+        from_files: Mapping[str | None, int],
     ) -> None:
         """Rebuild the rows; the highlighted row stays where it was."""
         rows = [_problem_row(problem) for problem in problems]
         counts = gate_samples(document)
         floor = document.training.gate.cold_start_floor
         for name in document.routing_names:
-            heading = _adapter_row(name, marks.get(name), counts.get(name, 0), floor, versions.get(name))
+            probes = counts.get(name, 0) + from_files.get(name, 0)
+            heading = _adapter_row(name, marks.get(name), probes, floor, versions.get(name))
             rows.append(Row(heading, adapter=name))
             rows += _section_rows(document, name, trained_sections)
         untagged = _section_rows(document, None, trained_sections)
@@ -102,16 +126,30 @@ class OutlinePane(Pane):
             rows += untagged
         listing = self.query_one(OutlineList)
         here = listing.highlighted
-        self._rows = rows
+        self._rows, self._section_rows = rows, len(rows)
         listing.set_options([Option(row.content) for row in rows])
         if here is not None and rows:
             listing.highlighted = min(here, len(rows) - 1)
         errors = sum(problem.severity == "error" for problem in problems)
         self.retitle(f"{len(document.sections)} sections", _count_text(errors, len(problems) - errors))
 
+    def show_files(self, survey: Survey | None, new: Collection[str]) -> None:
+        """Below the sections: the source folders, what each adapter has from them, and what is new."""
+        listing = self.query_one(OutlineList)
+        here = listing.highlighted
+        rows = self._rows[: self._section_rows] + (_file_rows(survey, new) if survey is not None else [])
+        if len(rows) != len(self._rows) or survey is not None:
+            self._rows = rows
+            listing.set_options([Option(row.content) for row in rows])
+            if here is not None and rows:
+                listing.highlighted = min(here, len(rows) - 1)
+
     def action_open_section(self) -> None:
         """Open what is marked; from a heading the first section below it, from nothing the document's top."""
         marked = self.query_one(OutlineList).highlighted
+        if marked is not None and (path := self._rows[marked].file) is not None:
+            self.post_message(self.OpenFile(path))
+            return
         below = self._rows[marked:] if marked is not None else []
         self.post_message(self.OpenLine(next((row.line for row in below if row.line is not None), 1)))
 
@@ -166,6 +204,38 @@ def _section_rows(document: Document, adapter: str | None, trained: Collection[s
         )
         rows.append(Row(content, section.start_line, index, adapter))
     return rows
+
+
+def _file_rows(survey: Survey, new: Collection[str]) -> list[Row]:
+    if survey.error:
+        return [Row(assemble(("\u2717 ", "bold $warning"), survey.error))]
+    rows = []
+    for counts in survey.counts:
+        files = [file for file in survey.files if file.source == counts.path]
+        fresh = sum(file.section_id in new for file in files)
+        heading = assemble(
+            (f"  {sanitize(counts.path, one_line=True)}", "bold"),
+            (f"  {counts.file_count:,} file{'s' * (counts.file_count != 1)}, {counts.total_bytes / 1e6:.1f} MB", "dim"),
+            (f"  {fresh:,} new" if fresh else "", "bold $warning"),
+            (_skipped_words(counts), "dim"),
+        )
+        rows.append(Row(heading))
+        for file in files[:_FILES_SHOWN]:
+            content = assemble(
+                ("      ", "dim"),
+                ("+ " if file.section_id in new else "  ", "bold $warning"),
+                (f"{file.adapter or 'all'} ", "dim"),
+                sanitize(file.label, one_line=True),
+            )
+            rows.append(Row(content, adapter=file.adapter, file=file.path))
+        if len(files) > _FILES_SHOWN:
+            rows.append(Row(assemble((f"        and {len(files) - _FILES_SHOWN:,} more", "dim"))))
+    return rows
+
+
+def _skipped_words(counts: SourceCounts) -> str:
+    skipped = sum(count for outcome, count in counts.skipped.items() if outcome != "by_descent")
+    return f"  {skipped:,} skipped" if skipped else ""
 
 
 def first_words(content: str, limit: int = 80) -> str:
