@@ -311,7 +311,7 @@ class Architecture:
         return [Place(name)] if name is not None else []
 
     def permuted_heads(self, weight: str) -> int:
-        """How many heads the rows of this weight (or its bias, or a LoRA's up matrix) are permuted in; 0 for none."""
+        """How many heads the rows of this weight (or its bias, or an adapter's lora_B) are permuted in; 0 for none."""
         if not self.family.interleaved:
             return 0
         stem = weight.removesuffix(".weight").removesuffix(".bias")

@@ -1,6 +1,6 @@
 """Several adapters as one: exact, by stacking along the rank axis.
 
-    W + Σᵢ wᵢ·sᵢ·Upᵢ·Downᵢ  =  W + [w₁s₁Up₁ | w₂s₂Up₂ | …] · [Down₁; Down₂; …]
+    W + Σᵢ wᵢ·sᵢ·Bᵢ·Aᵢ  =  W + [w₁s₁B₁ | w₂s₂B₂ | …] · [A₁; A₂; …]
 
 Averaging the factors themselves (PEFT's `linear`) is a different and wrong matrix; the tests show by how much.
 """
@@ -59,7 +59,7 @@ def check_finite(name: str, adapter: AdapterLike) -> None:
 
 
 def folded(adapter: AdapterLike, weight: float = 1.0) -> dict[str, LoraPair]:
-    """The adapter with `weight · scale` folded into up, per module, in float32 on the CPU."""
+    """The adapter with `weight · scale` folded into lora_B, per module, in float32 on the CPU."""
     pairs = {}
     for module, low in adapter.modules.items():
         lora_B = low.lora_B.detach().to("cpu", torch.float64) * (float(low.scale) * weight)

@@ -43,7 +43,7 @@ def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> l
 def write_adapter(
     path: Path, pairs: Mapping[str, LoraPair], architecture: Architecture, *, name: str
 ) -> Generator[Progress, None, None]:
-    """Write `pairs` (scales folded into up) to `path`. The runtime's own scale is alpha/rank; alpha 0 means the user's
+    """Write `pairs` (scales folded into lora_B) to `path`. The runtime's own scale is alpha/rank; alpha 0 means the user's
     scale alone, which is what files without a common rank need. Progress counts bytes."""
     tensors = plan_adapter(pairs, architecture)
     writer = new_writer(path, architecture.family.gguf, None)

@@ -1,7 +1,7 @@
 """The mixer: all adapters stacked along the rank axis, each row of a batch with coefficients of its own.
 
-For a layer with input x, stacked pairs D [R, in] and U [out, R] (scales folded in) and coefficients expanded to ranks
-S [B, R], the layer's output gets `((x Dᵀ) ∘ S) Uᵀ` added. A row of zero coefficients adds exactly 0.0.
+For a layer with input x, stacked pairs A [R, in] and B [out, R] (scales folded in) and coefficients expanded to ranks
+S [B, R], the layer's output gets `((x Aᵀ) ∘ S) Bᵀ` added. A row of zero coefficients adds exactly 0.0.
 """
 
 from __future__ import annotations

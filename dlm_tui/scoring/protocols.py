@@ -108,7 +108,7 @@ class ScoringModel(Model, ScoringBackend, Protocol):
 
 @runtime_checkable
 class DifferentialBackend(Protocol):
-    """One model with two faces: without and with its adapters."""
+    """One model that can be asked without and with its adapters."""
 
     def as_base(self) -> AbstractContextManager[ScoringModel]:
         """The adapters off. Raises ViewActive while another view is open."""

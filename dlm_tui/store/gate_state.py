@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
-from dlm_tui.store.errors import ForeignGate
-from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, matching_record, read_gate_config
+from dlm_tui.store.errors import ForeignGate, GateFileError
+from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import GateEvent, MetricsReader, weights_entropy
 
@@ -220,6 +220,10 @@ def _unusable(
                 f"The gate was trained on the base {base}, the document names {document.base_model}: "
                 "train the gate again."
             )
+    try:
+        check_gate_files(store, config)
+    except GateFileError as error:
+        return "damaged", str(error)
     if config.mode == "trained" and not state.weights_stored:
         return "damaged", f"{store.gate_dir / WEIGHTS_NAME} is missing: train the gate again."
     return None

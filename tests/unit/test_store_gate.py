@@ -227,6 +227,17 @@ def test_a_gate_without_its_weights_is_damaged_and_not_in_force(store: Store) ->
     assert "gate.safetensors is missing" in found.reason
 
 
+def test_a_gate_whose_bytes_changed_is_damaged_and_not_in_force(store: Store) -> None:
+    train(store, "trained")
+    write_gate_record(store, {**record_of(document(), store), "run_id": 1})
+    assert gate_status(document(), store).mode == "trained"
+    weights = store.gate_dir / "gate.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    found = gate_status(document(), store)
+    assert (found.mode, found.in_force) == ("damaged", "none")
+    assert "gate.safetensors is not the file that was written" in found.problem
+
+
 def test_a_collapse_is_warned_of(store: Store) -> None:
     train(store, "trained", weights=(0.999, 0.001))
     with MetricsWriter(store) as writer:

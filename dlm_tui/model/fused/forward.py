@@ -248,7 +248,7 @@ class FusedBackbone:
         return mixed.flatten(1, 2).transpose(1, 2).reshape(batch, count, heads * width)
 
     def _addition(self, group: FusedLinear) -> Addition | None:
-        """The pairs of all parts of a group as one: rows of `down` part by part, one `up` for each."""
+        """The pairs of all parts of a group as one: rows of `lora_A` part by part, one `lora_B` for each."""
         members = [self.mixer.members(name) for name in group.names]
         pairs = [pair for part in members for _, pair in part]
         if not pairs:

@@ -67,7 +67,7 @@ class ScoreCache:
         return self._kept[key]
 
 
-class Turnstile:
+class ViewLock:
     """Lets one view in at a time; a view asks `check` before each answer."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, Turnstile
+from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, ViewLock
 from dlm_tui.scoring.divergence import align
 from dlm_tui.scoring.errors import EmptyText, NullScaleError
 from dlm_tui.scoring.protocols import RollingLogprob, TokenDist, null_scale
@@ -26,7 +26,7 @@ _LISTED = 16
 
 @dataclass(slots=True)
 class DummyResponses:
-    """What one face of the model answers.
+    """What the base, or the fine-tuned model, answers.
 
     `generations`: prompt → text (a missing one is a KeyError). `logprobs`: (prompt, completion) → nats, −10 for the
     rest. `rolling`: text → RollingLogprob. `token_dists`: prompt → TokenDist. What is missing in the last two is
@@ -42,13 +42,13 @@ class DummyResponses:
 class DummyDifferentialBackend:
     """Base, fine-tuned, λ-blended and null views over two sets of canned answers; the same rules as with a real model.
 
-    A blend is linear in log-probabilities and exact at λ = 0 and 1; text comes from the face that λ is nearer to. A
+    A blend is linear in log-probabilities and exact at λ = 0 and 1; text comes from the side that λ is nearer to. A
     null view is the base with Gaussian noise of standard deviation init_scale · √rank_scale on its log-probabilities.
     """
 
     def __init__(self, *, base: DummyResponses, ft: DummyResponses) -> None:
         self._base, self._ft = base, ft
-        self._turnstile = Turnstile()
+        self._view_lock = ViewLock()
         self._cache = ScoreCache()
 
     @property
@@ -62,21 +62,21 @@ class DummyDifferentialBackend:
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[DummyView]:
-        with self._turnstile.enter("base") as check:
-            yield DummyView("base", self._faces("base", 0.0), self._cache, check)
+        with self._view_lock.enter("base") as check:
+            yield DummyView("base", self._sides("base", 0.0), self._cache, check)
 
     @contextlib.contextmanager
     def as_finetuned(self) -> Iterator[DummyView]:
-        with self._turnstile.enter("ft") as check:
-            yield DummyView("ft", self._faces("ft", 1.0), self._cache, check)
+        with self._view_lock.enter("ft") as check:
+            yield DummyView("ft", self._sides("ft", 1.0), self._cache, check)
 
     @contextlib.contextmanager
     def as_scaled_adapter(self, lam: float) -> Iterator[DummyView]:
         if not math.isfinite(lam):
             raise NullScaleError(f"an adapter cannot be scaled by {lam}")
         label = f"scaled({lam:g})"
-        with self._turnstile.enter(label) as check:
-            yield DummyView(label, self._faces(label, lam), self._cache, check)
+        with self._view_lock.enter(label) as check:
+            yield DummyView(label, self._sides(label, lam), self._cache, check)
 
     @contextlib.contextmanager
     def as_null_adapter(
@@ -84,8 +84,8 @@ class DummyDifferentialBackend:
     ) -> Iterator[DummyView]:
         scale = null_scale(DEFAULT_NULL_SCALE if init_scale is None else init_scale, rank_scale)
         label = f"null({seed}, {scale:g})"
-        with self._turnstile.enter(label) as check:
-            yield DummyView(label, self._faces(label, 0.0), self._cache, check, noise=(seed, scale))
+        with self._view_lock.enter(label) as check:
+            yield DummyView(label, self._sides(label, 0.0), self._cache, check, noise=(seed, scale))
 
     def preflight_finite_check(self) -> tuple[bool, str]:
         prompt = "preflight"
@@ -99,12 +99,12 @@ class DummyDifferentialBackend:
                 )
         return True, ""
 
-    def _faces(self, label: str, lam: float) -> _Faces:
-        return _Faces(label, self._base, self._ft, lam)
+    def _sides(self, label: str, lam: float) -> _Sides:
+        return _Sides(label, self._base, self._ft, lam)
 
 
 @dataclass(frozen=True)
-class _Faces:
+class _Sides:
     """The two sets of answers and how far between them a view lies."""
 
     label: str
@@ -124,18 +124,18 @@ class _Faces:
 
 
 class DummyView:
-    """One face, open: `name` is what errors call it."""
+    """An open view: `name` is what errors call it."""
 
     def __init__(
         self,
         name: str,
-        faces: _Faces,
+        sides: _Sides,
         cache: ScoreCache,
         check: Callable[[], None],
         noise: tuple[int, float] | None = None,
     ) -> None:
         self.name = name
-        self._faces, self._cache, self._check, self._noise = faces, cache, check, noise
+        self._sides, self._cache, self._check, self._noise = sides, cache, check, noise
 
     def generate(
         self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
@@ -143,7 +143,7 @@ class DummyView:
         """The canned text, whatever the sampling. Raises KeyError naming view and prompt when there is none."""
         self._check()
         try:
-            return self._faces.nearer.generations[prompt]
+            return self._sides.nearer.generations[prompt]
         except KeyError:
             raise KeyError(f"view {self.name!r} has no canned generation for prompt {prompt!r}") from None
 
@@ -168,13 +168,13 @@ class DummyView:
         return [self.next_token_dist(prompt, top_k=top_k) for prompt in prompts]
 
     def _logprob(self, prompt: str, completion: str) -> float:
-        value = self._faces.number(lambda face, _: face.logprobs.get((prompt, completion), DEFAULT_LOGPROB))
+        value = self._sides.number(lambda side, _: side.logprobs.get((prompt, completion), DEFAULT_LOGPROB))
         return value + (float(self._draw("logprob", prompt, completion, count=1)[0]) if self._noise else 0.0)
 
     def _rolling(self, text: str) -> RollingLogprob:
-        kept = [face.rolling.get(text) or _made_up_rolling(text, name) for face, name in self._pairs()]
+        kept = [side.rolling.get(text) or _made_up_rolling(text, name) for side, name in self._pairs()]
         low, high = kept
-        lam = self._faces.lam
+        lam = self._sides.lam
         if lam in (0.0, 1.0) or len(low.logprobs) != len(high.logprobs):
             chosen = high if lam >= 0.5 else low
             if not self._noise:
@@ -186,15 +186,15 @@ class DummyView:
         return RollingLogprob(chosen.token_ids, logprobs, chosen.num_tokens, float(logprobs.astype(np.float64).sum()))
 
     def _dist(self, prompt: str, top_k: int) -> TokenDist:
-        low, high = (face.token_dists.get(prompt) or _made_up_dist(prompt, name) for face, name in self._pairs())
-        lam = self._faces.lam
+        low, high = (side.token_dists.get(prompt) or _made_up_dist(prompt, name) for side, name in self._pairs())
+        lam = self._sides.lam
         dist = low if lam == 0.0 else high if lam == 1.0 else _blend(low, high, lam)
         if self._noise:
             dist = _renormalised(dist, dist.logprobs + self._draw("dist", prompt, "", count=len(dist.logprobs)))
         return _cut(dist, top_k)
 
     def _pairs(self) -> tuple[tuple[DummyResponses, str], tuple[DummyResponses, str]]:
-        return (self._faces.base, "base"), (self._faces.ft, "ft")
+        return (self._sides.base, "base"), (self._sides.ft, "ft")
 
     def _draw(self, *key: str, count: int) -> NDArray[np.float64]:
         seed, scale = self._noise or (0, 0.0)
@@ -207,26 +207,26 @@ def stable_seed(*parts: str) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _made_up_dist(prompt: str, face: str) -> TokenDist:
-    """The base is peaked; the fine-tuned face prefers the same tokens, more evenly, so that they differ on every
+def _made_up_dist(prompt: str, side: str) -> TokenDist:
+    """The base is peaked; the fine-tuned side prefers the same tokens, more evenly, so that they differ on every
     prompt.
     """
     generator = np.random.default_rng(stable_seed("dist", prompt))
     ids = generator.choice(_VOCABULARY, size=_LISTED, replace=False).astype(np.int64)
     scores = -np.arange(_LISTED, dtype=np.float64) - generator.uniform(0.0, 0.5, _LISTED)
-    scores *= 1.0 if face == "base" else 0.4
+    scores *= 1.0 if side == "base" else 0.4
     tail = math.log(0.01)
     logprobs = scores - np.log(np.exp(scores).sum()) + math.log(0.99)
     return TokenDist(ids, logprobs.astype(np.float32), _VOCABULARY, tail)
 
 
-def _made_up_rolling(text: str, face: str) -> RollingLogprob:
-    """Words count as tokens: −2 nats each for the base, −1.5 for the fine-tuned face."""
+def _made_up_rolling(text: str, side: str) -> RollingLogprob:
+    """Words count as tokens: −2 nats each for the base, −1.5 for the fine-tuned side."""
     words = text.split()
     if not words:
         raise EmptyText("a text of zero tokens has no log-probability")
     ids = np.array([stable_seed("word", word) % _VOCABULARY for word in words], dtype=np.int64)
-    logprobs = np.full(len(words) - 1, -2.0 if face == "base" else -1.5, dtype=np.float32)
+    logprobs = np.full(len(words) - 1, -2.0 if side == "base" else -1.5, dtype=np.float32)
     return RollingLogprob(ids, logprobs, len(words), float(logprobs.sum()))
 
 

@@ -14,7 +14,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.model import Adapter, Backbone, MixedModel, Sampling, uniform_mix
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import run_to_end
-from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, Turnstile
+from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, ViewLock
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores, ScoringError, ViewActive
 from dlm_tui.scoring.nulls import Fingerprint, fingerprint, null_adapter, null_shapes
 from dlm_tui.scoring.protocols import RollingLogprob, TokenDist
@@ -44,7 +44,7 @@ class TorchDifferentialBackend:
         self.model = model
         self._mix = dict(uniform_mix(model.names) if mix is None else mix)
         self._chat, self._system = chat, system
-        self._turnstile = Turnstile()
+        self._view_lock = ViewLock()
         self._cache = ScoreCache()
         self._mark: Fingerprint = ()
         model.coefficients(self._mix)  # unknown names are refused now
@@ -101,7 +101,7 @@ class TorchDifferentialBackend:
         """
         null = self._null(seed, init_scale, rank_scale)
         label = f"null({seed})"
-        with self._turnstile.enter(label) as check, self.model.with_extra([null]) as backbone:
+        with self._view_lock.enter(label) as check, self.model.with_extra([null]) as backbone:
             key = ("null", seed, init_scale, rank_scale)
             row = _one_hot(len(self.model.names), backbone.columns, self.model)
             yield TorchView(self, label, key, backbone, row, check)
@@ -121,7 +121,7 @@ class TorchDifferentialBackend:
         if not seeds:
             return []
         nulls = [self._null(seed, init_scale, rank_scale) for seed in seeds]
-        with self._turnstile.enter("nulls"), self.model.with_extra(nulls) as backbone:
+        with self._view_lock.enter("nulls"), self.model.with_extra(nulls) as backbone:
             known = len(self.model.names)
             rows = torch.zeros(len(nulls), backbone.columns)
             rows[torch.arange(len(nulls)), known + torch.arange(len(nulls))] = 1.0
@@ -168,7 +168,7 @@ class TorchDifferentialBackend:
     def _view(self, label: str, mix: Mapping[str, float]) -> Iterator[TorchView]:
         row = self.model.coefficients(mix)
         key = ("mix", tuple(row.tolist()))
-        with self._turnstile.enter(label) as check:
+        with self._view_lock.enter(label) as check:
             yield TorchView(self, label, key, self.model.backbone, row, check)
 
     def _null(self, seed: int, init_scale: float | None, rank_scale: float) -> Adapter:
