@@ -43,8 +43,11 @@ def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> l
 def write_adapter(
     path: Path, pairs: Mapping[str, LoraPair], architecture: Architecture, *, name: str
 ) -> Generator[Progress, None, None]:
-    """Write `pairs` (scales folded into lora_B) to `path`. The runtime's own scale is alpha/rank; alpha 0 means the user's
-    scale alone, which is what files without a common rank need. Progress counts bytes."""
+    """Write `pairs` (scales folded into lora_B) to `path`. Progress counts bytes.
+
+    The runtime's own scale is alpha/rank; alpha 0 means the user's scale alone, which is what files without a common
+    rank need.
+    """
     tensors = plan_adapter(pairs, architecture)
     writer = new_writer(path, architecture.family.gguf, None)
     writer.add_type("adapter")

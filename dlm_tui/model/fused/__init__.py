@@ -1,1 +1,1 @@
-"""The fused forward of the described decoder families: packed weights, one kv_cache, and the compiled decode step. Needs torch."""
+"""The fused forward of the described families: packed weights, one kv_cache, the compiled decode step. Needs torch."""

@@ -208,7 +208,7 @@ def _product(part: Integers, x: Floats, y: Floats, first: int, last: int) -> Non
 def _inner(
     part: Integers, coefficients: Floats, rows: Integers, x: Floats, inner: Floats, thread: int, threads: int
 ) -> None:
-    """inner[r, q] = coefficient of rank q in token r's row, times (lora_A x)[q], for this thread's share of the ranks."""
+    """inner[r, q] = coefficient of rank q in token r's row, times (lora_A x)[q], for the thread's share of ranks."""
     ranks = part[RANKS]
     first, last = _share(ranks, thread, threads)
     dots(carray(_pointer(part[LOW]), (ranks, x.shape[1]), F), x, inner, first, last)
@@ -220,7 +220,7 @@ def _inner(
 
 @_compiled
 def _spread(part: Integers, inner: Floats, y: Floats, first: int, last: int) -> None:
-    """y[r, first:last] += lora_B inner[r], for each module of the group with the outputs and the ranks that are its own."""
+    """y[r, first:last] += lora_B inner[r], for each module of the group with its own outputs and ranks."""
     blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 5), np.int64)
     for block in range(blocks.shape[0]):
         start, end, low, high = blocks[block, 0], blocks[block, 1], blocks[block, 2], blocks[block, 3]
