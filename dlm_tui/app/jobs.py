@@ -46,6 +46,7 @@ class JobRecord:
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
     summary: str = ""
+    warnings: list[str] = field(default_factory=list)
     training: TrainReport | None = None
     export: ExportReport | None = None
     trained: GateTrained | None = None
@@ -71,8 +72,10 @@ class JobRecord:
                 before, self.progress = self.progress, event
                 if before is None or (before.stage, before.scope) != (event.stage, event.scope):
                     self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
-            case Log(text=text):
+            case Log(text=text, level=level):
                 self.log.append(text)
+                if level == "warning":
+                    self.warnings.append(text)
             case Trained(report=report):
                 self.training = report
                 self._end("done", f"done in {time_text(self.seconds)}")
@@ -82,8 +85,9 @@ class JobRecord:
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event
                 self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
-            case Stopped():
-                self._end("cancelled", f"cancelled after {time_text(self.seconds)}; what was in force stays")
+            case Stopped(text=text):
+                left = text or "what was in force stays"
+                self._end("cancelled", f"cancelled after {time_text(self.seconds)}; {left}")
             case Failed(text=text):
                 self.log.append(text)
                 self._end("failed", text)

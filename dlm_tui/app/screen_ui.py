@@ -13,6 +13,7 @@ from textual.worker import Worker
 from dlm_widgets.sanitize import sanitize
 
 Result = TypeVar("Result")
+_LASTING_SECONDS = 7 * 24 * 3600.0
 
 
 class ScreenUi:
@@ -20,6 +21,7 @@ class ScreenUi:
 
     def __init__(self, screen: Screen[None]) -> None:
         self._screen = screen
+        self._lasting = False
 
     @property
     def theme(self) -> Theme:
@@ -31,15 +33,24 @@ class ScreenUi:
         """Whether the screen is up: widgets can be drawn on."""
         return self._screen.is_attached
 
-    def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
-        """A toast; foreign text in it is shown literally."""
-        screen, shown, heading = self._screen, sanitize(text), sanitize(title)
-        if error:
-            screen.notify(shown, title=heading, severity="error", markup=False)
-        elif warning:
-            screen.notify(shown, title=heading, severity="warning", markup=False)
-        else:
-            screen.notify(shown, title=heading, markup=False)
+    def say(
+        self, text: str, *, error: bool = False, warning: bool = False, title: str = "", lasting: bool = False
+    ) -> None:
+        """A toast; foreign text in it is shown literally. A `lasting` one stays until a click on it or Esc."""
+        self._lasting |= lasting
+        self._screen.notify(
+            sanitize(text),
+            title=sanitize(title),
+            severity="error" if error else "warning" if warning else "information",
+            timeout=_LASTING_SECONDS if lasting else None,
+            markup=False,
+        )
+
+    def clear_lasting(self) -> None:
+        """Take the lasting toasts away, and with them the others: they were read."""
+        if self._lasting:
+            self._lasting = False
+            self._screen.app.clear_notifications()
 
     def run(
         self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False

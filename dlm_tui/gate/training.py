@@ -34,7 +34,7 @@ from dlm_tui.store import (
     read_gate_config,
 )
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
-from dlm_tui.store.gate_state import cold_start_text, diverged_text
+from dlm_tui.store.gate_state import alarm_text, cold_start_text, diverged_text
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -84,9 +84,8 @@ class GateOutcome:
 
     @property
     def alarm(self) -> str:
-        """What a person has to know of this outcome at once: cold start, divergence, collapse; else empty."""
-        said = self.reason if self.mode != "trained" else ""
-        return " ".join(part for part in (said, self.warning) if part)
+        """What a person has to know of this outcome at once; else empty."""
+        return alarm_text(self.mode, self.reason, self.warning)
 
 
 def train_document_gate(

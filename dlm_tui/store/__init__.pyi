@@ -18,6 +18,7 @@ from .gate_files import write_gate_config as write_gate_config
 from .gate_files import write_gate_record as write_gate_record
 from .gate_state import GateState as GateState
 from .gate_state import GateStatus as GateStatus
+from .gate_state import alarm_text as alarm_text
 from .gate_state import gate_state as gate_state
 from .gate_state import gate_status as gate_status
 from .journal import Change as Change

@@ -195,6 +195,14 @@ def diverged_text(in_force: str) -> str:
     )
 
 
+def alarm_text(mode: str, reason: str, warning: str) -> str:
+    """What a person has to know at once of a gate that was trained now (cold start, divergence, collapse), else empty.
+
+    `mode` is trained, uniform or diverged; `reason` says why; `warning` is of a trained gate.
+    """
+    return " ".join(part for part in (reason if mode != "trained" else "", warning) if part)
+
+
 def _unusable(
     document: Document,
     store: Store,

@@ -86,6 +86,8 @@ class World:
         self.slow_route: asyncio.Event | None = None
         self.slow_prompt: str | None = None
         self.train_report = train_report()
+        self.gate_end: Event | None = None
+        self.train_end: Event | None = None  # instead of the report
         self.prefill: asyncio.Event | None = None
         self.measuring: asyncio.Event | None = None
         self.parity: ParityFigures | None = None
@@ -198,7 +200,7 @@ class RecordedEngine:
                 self.world.sharpness += 6.0
                 self.world.runs += 1
                 mean = self.weights("what tide")
-                yield GateTrained(
+                yield self.world.gate_end or GateTrained(
                     mode="trained", reason="36 probes", run_id=self.world.runs, loss=0.3, entropy=0.6,
                     mean_weights=mean, seconds=0.8,
                 )  # fmt: skip
@@ -311,7 +313,7 @@ class RecordedJob:
             self.world.runs += 1
             self.world.sharpness += 3.0
             self.world.on_trained()
-            yield Trained(report=self.world.train_report)
+            yield self.world.train_end or Trained(report=self.world.train_report)
         else:
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
@@ -371,11 +373,13 @@ DRIFT = DriftReport(
 )
 
 
-def train_report(gate_warning: str = "", gate_error: str | None = None) -> TrainReport:
+def train_report(
+    gate_warning: str = "", gate_error: str | None = None, mode: str = "trained", reason: str = "36 probes"
+) -> TrainReport:
     """A training of all adapters and of the gate; with `gate_error` the gate was not trained."""
     outcome = AdapterOutcome(run_id=1, version=1, steps=4, train_loss=0.5, val_loss=None)
     gate = TrainedGate(
-        mode="trained", reason="36 probes", run_id=3, loss=0.3, entropy=0.6,
+        mode=mode, reason=reason, run_id=3, loss=0.3, entropy=0.6,
         mean_weights=dict.fromkeys(NAMES, 1 / 3), warning=gate_warning,
     )  # fmt: skip
     return TrainReport(

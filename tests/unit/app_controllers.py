@@ -34,6 +34,7 @@ class FakeUi:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.lasting: list[str] = []
         self.dialogs: list[Any] = []
         self.answers: list[Callable[[Any], None] | None] = []
         self.copied: list[str] = []
@@ -41,9 +42,16 @@ class FakeUi:
         self.left = False
         self.tasks: list[tuple[str, asyncio.Task[object]]] = []
 
-    def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
+    def say(
+        self, text: str, *, error: bool = False, warning: bool = False, title: str = "", lasting: bool = False
+    ) -> None:
         kind = "error: " if error else "warning: " if warning else ""
         self.said.append(f"{kind}{title} {text}".replace("  ", " ").strip())
+        if lasting:
+            self.lasting.append(self.said[-1])
+
+    def clear_lasting(self) -> None:
+        self.lasting.clear()
 
     def run(
         self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from dlm_tui.app.screens.label import Label
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.document.watch import Change
-from dlm_tui.engine.protocol import Drift, ExportJob, Reload, TrainGate, TrainJob
+from dlm_tui.engine.protocol import Drift, Event, ExportJob, Failed, GateTrained, Reload, Stopped, TrainGate, TrainJob
 from dlm_tui.errors import DlmTuiError
-from tests.tui.recorded import World
+from dlm_tui.store import commit_version, new_version
+from tests.tui.recorded import World, train_report
 from tests.unit.app_controllers import Bench, running
 
 
@@ -25,6 +29,76 @@ async def test_a_training_swaps_the_adapters_in_and_says_so(tmp_path: Path) -> N
         assert bench.ui.said[-1].startswith("Trained: done in")
         assert len(bench.runs.calls["add_loss"]) == 4
         assert len(bench.context.state.trained_sections) == len(bench.context.document.sections)
+
+
+def commit(bench: Bench, names: Sequence[str]) -> None:
+    """What a training job does to the store."""
+    store = bench.context.store.create()
+    for name in names:
+        version = new_version(store, name)
+        (version.path / "adapter_config.json").write_text("{}")
+        commit_version(store, version)
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (
+            Failed(kind="JobGone", text="the job ended by SIGKILL"),
+            "error: Training broke off after the new adapters were in force the job ended by SIGKILL "
+            "In force now: tone version 1, style version 1.",
+        ),
+        (
+            Stopped(reason="cancelled", text="stopped while the gate trained"),
+            "warning: Stopped after the new adapters were in force In force now: tone version 1, style version 1.",
+        ),
+    ],
+    ids=["failed", "stopped"],
+)
+async def test_the_store_says_what_is_in_force_however_a_training_ended(tmp_path: Path, end: Event, said: str) -> None:
+    async with running(tmp_path, world=World(trained=False)) as bench:
+        bench.world.train_end = end
+        bench.world.on_trained = lambda: commit(bench, ["tone", "style"])
+        bench.controllers.training.start()
+        await bench.ui.settled()
+        assert bench.ui.said[-1] == said and bench.ui.lasting == [said]
+        assert bench.requests(Reload), "the engine takes in what the store has"
+        assert len(bench.context.state.trained_sections) == len(bench.context.document.sections)
+        if isinstance(end, Stopped):
+            assert bench.context.board.records[0].summary.endswith("stopped while the gate trained")
+
+
+async def test_a_training_that_failed_before_the_commit_leaves_everything(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.train_end = Failed(kind="Diverged", text="the sft loss became nan")
+        bench.controllers.training.start()
+        await bench.ui.settled()
+        assert bench.ui.said[-1] == (
+            "error: Training failed; the adapters before it stay in force the sft loss became nan"
+        )
+        assert not bench.requests(Reload) and not bench.ui.lasting
+
+
+async def test_a_cold_start_stays_on_the_screen_until_it_is_read(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.train_report = train_report(mode="uniform", reason="Sections still needed: tone 2.")
+        bench.controllers.training.start()
+        await bench.ui.settled()
+        assert bench.ui.lasting == ["warning: The gate Sections still needed: tone 2."]
+        await bench.controllers.interrupts.escape()
+        assert bench.ui.lasting == []
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("uniform", "warning"), ("diverged", "error")])
+async def test_the_gate_alone_says_cold_start_and_divergence(tmp_path: Path, mode: str, kind: str) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.gate_end = GateTrained(
+            mode=mode, reason="What to do.", run_id=4, loss=None, entropy=None, mean_weights={}, seconds=0.1
+        )
+        bench.controllers.training.start_gate()
+        await bench.ui.settled()
+        (said,) = bench.ui.lasting
+        assert said.startswith(kind) and "What to do." in said and said == bench.ui.said[-1]
 
 
 async def test_one_training_at_a_time(tmp_path: Path) -> None:
@@ -85,9 +159,14 @@ async def test_a_label_is_added_trained_on_and_taken_back(tmp_path: Path) -> Non
 
 async def test_a_label_never_overwrites_a_newer_save(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
-        stale = Label("tone", "prose", "please", "0" * 64)
-        await bench.controllers.labelling.add(stale)
-        assert bench.ui.said[-1].startswith("error: Nothing was added") and bench.requests(TrainGate) == []
+        path = bench.context.setup.path
+        seen = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.write_bytes(path.read_bytes() + b"\nSaved meanwhile by somebody else.\n")
+        await bench.controllers.labelling.add(Label("tone", "prose", "please", seen))
+        await bench.ui.settled()
+        text = path.read_bytes()
+        assert b"Saved meanwhile by somebody else." in text and text.rstrip().endswith(b"please")
+        assert bench.ui.said[-1].startswith("Labelled as tone")
 
 
 async def test_an_export_uses_the_settings_of_last_time(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ class Interrupts:
         self._sources, self._pages = sources, pages
 
     async def escape(self) -> None:
-        """Stop what is running and say so; else unzoom; else leave the prompt."""
+        """Stop what is running and say so; else unzoom; else leave the prompt. Warnings that stay are taken as read."""
+        self._context.ui.clear_lasting()
         if await self._generation.stop():
             return
         if self._jobs.ask_cancel() or self._sources.stop() or self._pages.end_zoom():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dlm_tui.app.controllers.context import Context
@@ -11,7 +12,8 @@ from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.moves import changed_text, moves_text
-from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob, TrainReport
+from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
+from dlm_tui.store import StoreError, adapter_versions, alarm_text
 
 
 class Training:
@@ -67,25 +69,43 @@ class Training:
     async def _train(self, request: TrainJob, title: str) -> None:
         context = self._context
         self._comparison.remember_current()
+        before = await self._versions()
         record = await context.board.run(request, "train", title)
-        if record.state == "done":
+        # The store says what is in force, whatever the job said last, and even if it said nothing any more.
+        after = await self._versions()
+        committed = {name: version for name, version in after.items() if before.get(name) != version}
+        if committed or record.state == "done":
             context.state.trained_sections = [section.section_id for section in context.document.sections]
-            self._warn_of_gate(record.training)
             await self._comparison.use_new_gate()
-            context.ui.say(f"Trained: {record.summary}. {changed_text(self._comparison.moved)}".strip())
-            if context.state.page == "jobs" and self._pages.focused_pane != "jobs":
-                self._pages.show_page("answers")
-        elif record.state == "failed":
-            context.ui.say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
+        self._say_end(record, committed)
         self.finished.emit()
 
-    def _warn_of_gate(self, report: TrainReport | None) -> None:
-        """What the training's result says against the gate, though the adapters are trained."""
-        if report is None:
-            return
-        for text in (report.gate_error, report.gate.warning if report.gate else None):
-            if text:
-                self._context.ui.say(text, warning=True, title="The gate")
+    async def _versions(self) -> dict[str, int]:
+        """The version in force of every adapter, by the store; {} while that cannot be read."""
+        context = self._context
+        try:
+            found = await asyncio.to_thread(adapter_versions, context.store, context.names)
+        except (StoreError, OSError):
+            return {}
+        return {name: item.version for name, item in found.items()}
+
+    def _say_end(self, record: JobRecord, committed: Mapping[str, int]) -> None:
+        """How a training ended and what is in force since."""
+        say = self._context.ui.say
+        now = "In force now: " + ", ".join(f"{name} version {version}" for name, version in committed.items()) + "."
+        if record.state == "done":
+            for text in _alarms(record):
+                say(text, warning=True, title="The gate", lasting=True)
+            say(f"Trained: {record.summary}. {changed_text(self._comparison.moved)}".strip())
+            if self._context.state.page == "jobs" and self._pages.focused_pane != "jobs":
+                self._pages.show_page("answers")
+        elif record.state == "failed" and committed:
+            title = "Training broke off after the new adapters were in force"
+            say(f"{record.summary} {now}", error=True, title=title, lasting=True)
+        elif record.state == "failed":
+            say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
+        elif committed:
+            say(now, warning=True, title="Stopped after the new adapters were in force", lasting=True)
 
     # ---- the gate alone --------------------------------------------------------------------------------------------
 
@@ -119,11 +139,13 @@ class Training:
         if record.state == "cancelled":
             say(f"{lead} The gate was not retrained. {trail}".strip(), warning=True, title=title)
         elif record.state != "done" or record.trained is None:
-            say(f"{lead} The gate was not changed: {record.summary} {trail}".strip(), error=True, title=title)
+            told = f"{lead} The gate was not changed: {record.summary} {trail}".strip()
+            say(told, error=True, title=title, lasting=True)
         else:
-            warning = record.trained.warning
-            words = [lead, moves_text(moved, text, self._context.names), changed_text(moved), warning, trail]
-            say(" ".join(word for word in words if word), warning=bool(warning), title=title)
+            gate = record.trained
+            alarm = alarm_text(gate.mode, gate.reason, gate.warning)
+            words = [lead, moves_text(moved, text, self._context.names), changed_text(moved), alarm, trail]
+            say(" ".join(word for word in words if word), warning=bool(alarm), title=title, lasting=bool(alarm))
 
     # ---- losses ----------------------------------------------------------------------------------------------------
 
@@ -131,3 +153,13 @@ class Training:
         """Keep the losses of a training, for the chart."""
         if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
             self._runs.add_loss(event.scope or "gate", event.done, event.loss)
+
+
+def _alarms(record: JobRecord) -> list[str]:
+    """What a finished training has to tell against the gate."""
+    report = record.training
+    if report is None:
+        return record.warnings
+    gate = report.gate
+    alarm = alarm_text(gate.mode, gate.reason, gate.warning) if gate is not None else ""
+    return [text for text in (report.gate_error, alarm) if text]

@@ -30,8 +30,13 @@ class Ui(Protocol):
     def is_open(self) -> bool:
         """Whether the screen is up: widgets can be drawn on."""
 
-    def say(self, text: str, *, error: bool = False, warning: bool = False, title: str = "") -> None:
-        """A toast; foreign text in it is shown literally."""
+    def say(
+        self, text: str, *, error: bool = False, warning: bool = False, title: str = "", lasting: bool = False
+    ) -> None:
+        """A toast; foreign text in it is shown literally. A `lasting` one stays until a click on it or Esc."""
+
+    def clear_lasting(self) -> None:
+        """Take the lasting toasts away: they were read."""
 
     def run(
         self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
