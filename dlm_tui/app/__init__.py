@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["recent_document", "run"]
+__all__ = ["ask_for_start", "recent_document", "run"]
 
 
 def run(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> int:
@@ -23,3 +24,10 @@ def recent_document() -> Path | None:
     from dlm_tui.app.state import recent_documents
 
     return next(iter(recent_documents()), None)
+
+
+def ask_for_start() -> Path | Literal["demo"] | None:
+    """Ask a person without a document what to begin with: the path of the one that was written, "demo", or None."""
+    from dlm_tui.app.welcome import ask_for_start
+
+    return ask_for_start()

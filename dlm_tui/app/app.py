@@ -48,7 +48,10 @@ def _commands() -> type[Provider]:
 
 
 class WorkbenchApp(App[int], inherit_bindings=False):
-    """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened."""
+    """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened.
+
+    `next_document` is to be opened when this one is left.
+    """
 
     TITLE = "dlm-tui"
     COMMAND_PALETTE_BINDING = "ctrl+p"
@@ -62,6 +65,7 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         super().__init__()
         self.opening = opening
         self.problem: DlmTuiError | None = None
+        self.next_document: Path | None = None
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
         self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name

@@ -53,9 +53,15 @@ def keep_for_good() -> None:
 
 
 def run_workbench(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> int:
-    """Run until it is left; the exit code. Raises DlmTuiError when the document or the configuration cannot be read."""
-    app = make_app(document, home, base, train_if_untrained=train_if_untrained)
-    result = app.run()
-    if app.problem is not None:
-        raise app.problem
-    return (app.return_code or 0) if result is None else result
+    """Run until it is left, also on the documents that are begun in it; the exit code.
+
+    Raises DlmTuiError when the document or the configuration cannot be read.
+    """
+    while True:
+        app = make_app(document, home, base, train_if_untrained=train_if_untrained)
+        result = app.run()
+        if app.problem is not None:
+            raise app.problem
+        if app.next_document is None:
+            return (app.return_code or 0) if result is None else result
+        document, train_if_untrained = app.next_document, True

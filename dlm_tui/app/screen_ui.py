@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 from textual.screen import Screen
 from textual.theme import Theme
@@ -14,6 +15,15 @@ from dlm_widgets.sanitize import sanitize
 
 Result = TypeVar("Result")
 _LASTING_SECONDS = 7 * 24 * 3600.0
+
+
+class _GoesOn(Protocol):
+    """The app, which knows what to open when it is left."""
+
+    next_document: Path | None
+
+    def exit(self, result: int) -> None:
+        """Leave."""
 
 
 class ScreenUi:
@@ -93,3 +103,9 @@ class ScreenUi:
     def exit(self) -> None:
         """Leave the program with success."""
         self._screen.app.exit(0)
+
+    def leave_for(self, document: Path) -> None:
+        """Leave the program, which then opens another document."""
+        app = cast("_GoesOn", self._screen.app)
+        app.next_document = document
+        app.exit(0)

@@ -19,7 +19,7 @@ from dlm_tui.output import Narration, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
 COMMANDS = {
-    "open": "open the workbench on a document (the default; without DOC: the most recent, else the demo)",
+    "open": "open the workbench on a document (the default; without DOC: the most recent, else a choice)",
     "demo": "copy the demo document to a folder and open it",
     "new": "write a document to start from and open it",
     "show": "document, adapters, gate and store at a glance",

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Open DOC, else the most recent document, else the demo."""
+    """Open DOC, else the most recent document, else ask what to begin with."""
     if args.json:
         raise UsageError("the workbench is a screen; use `dlm-tui show DOC --json` for data")
     if args.document:
@@ -26,6 +26,13 @@ def run(args: argparse.Namespace) -> int:
     recent = recent_document()
     if recent is not None:
         return launch(recent, args)
-    from dlm_tui.cli.demo import place_demo
+    from dlm_tui.app import ask_for_start
 
-    return launch(place_demo(Path("dlm-demo")), args, train_if_untrained=True)
+    start = ask_for_start()
+    if start is None:
+        return 0
+    if start == "demo":
+        from dlm_tui.cli.demo import place_demo
+
+        start = place_demo(Path("dlm-demo"))
+    return launch(Path(start), args, train_if_untrained=True)

@@ -106,6 +106,9 @@ class FakeUi:
     def exit(self) -> None:
         self.left = True
 
+    def leave_for(self, document: Path) -> None:
+        self.left, self.next_document = True, document
+
 
 @dataclass
 class FakePrompt:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.jobs import Jobs
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.views import Pages
 from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.app.screens.new_document import NewDocumentScreen
 
 
 class Interrupts:
-    """Ends answers, jobs, the zoom, the program."""
+    """Ends answers, jobs, the zoom, the program, also to go on with a new document."""
 
     def __init__(self, context: Context, generation: Generation, jobs: Jobs, sources: Sources, pages: Pages) -> None:
         self._context, self._generation, self._jobs = context, generation, jobs
@@ -26,6 +29,19 @@ class Interrupts:
             return
         if self._pages.focused_pane == "prompt":
             self._pages.focus_pane("desk")
+
+    def begin_document(self) -> None:
+        """Ask for a new document, write it and go on with it; while a job runs it is only written."""
+        self._context.ui.open_dialog(NewDocumentScreen(self._context.setup.path.parent), self._begun)
+
+    def _begun(self, path: Path | None) -> None:
+        if path is None:
+            return
+        if self._context.board.running() is not None:
+            self._context.ui.say(f"A job is running here; `dlm-tui {path}` opens it.", title=f"{path.name} is written")
+            return
+        self._context.saver.now()
+        self._context.ui.leave_for(path)
 
     def quit(self) -> None:
         """Leave; with a job running ask once."""

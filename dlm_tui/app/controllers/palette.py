@@ -32,5 +32,10 @@ def palette_commands(controllers: Controllers, run_key: Callable[[Key], object])
             partial(controllers.training.start, [name]),
         )
     yield Command("view: edit the configuration", "Open config.toml in the editor", controllers.settings.edit)
+    yield Command(
+        "program: new document",
+        "From a template or a folder of notes, then open it",
+        controllers.interrupts.begin_document,
+    )
     yield Command("program: about the engine", "Device, threads, memory, adapters", controllers.engine.show_facts)
     yield Command("view: engine log", "The last lines the engine wrote", controllers.engine.show_log)

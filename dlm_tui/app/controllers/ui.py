@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from textual.screen import Screen
@@ -68,3 +69,6 @@ class Ui(Protocol):
 
     def exit(self) -> None:
         """Leave the program with success."""
+
+    def leave_for(self, document: Path) -> None:
+        """Leave the program, which then opens another document."""

@@ -1,0 +1,55 @@
+"""What a person without a document is offered: one of their own, or the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from textual.app import App
+from textual.binding import BindingType
+
+from dlm_tui.app.config import Config, load_config
+from dlm_tui.app.screens.new_document import NewDocumentScreen
+from dlm_tui.app.screens.welcome import WelcomeScreen
+from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
+
+Start = Path | Literal["demo"]
+
+
+class WelcomeApp(App[Start], inherit_bindings=False):
+    """Returns the path of the document that was written, "demo", or None when it is left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = []
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        super().__init__()
+        self.config, self._folder = config, folder
+        self.register_theme(DLM_DARK)
+        self.register_theme(DLM_LIGHT)
+        self.theme = config.theme if config.theme in self.available_themes else DLM_DARK.name
+        self.set_keymap(config.keys)
+
+    def on_mount(self) -> None:
+        """Ask."""
+        self._ask()
+
+    def _ask(self) -> None:
+        self.push_screen(WelcomeScreen(), self._chosen)
+
+    def _chosen(self, offer: str | None) -> None:
+        if offer == "new":
+            self.push_screen(NewDocumentScreen(self._folder), self._written)
+        else:
+            self.exit("demo" if offer == "demo" else None)
+
+    def _written(self, path: Path | None) -> None:
+        if path is None:
+            self._ask()
+        else:
+            self.exit(path)
+
+
+def ask_for_start() -> Start | None:
+    """Ask what to begin with, in the current folder. Raises ConfigError."""
+    return WelcomeApp(load_config(), Path.cwd()).run()
