@@ -15,9 +15,11 @@ import msgspec
 
 from dlm_tui.app.config import state_path
 from dlm_tui.app.mix import MixState
-from dlm_tui.files import write_atomic
+from dlm_tui.files import set_aside, write_atomic
 
 _HISTORY = 500
+# What a damaged file raises: no JSON, other types, no UTF-8, or nested deeper than the decoder goes.
+_DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RECENT = 20
 
 
@@ -92,10 +94,10 @@ class StateFile:
         try:
             data = self.path.read_bytes()
             state = msgspec.json.decode(data, type=State)
-        except OSError:
+        except FileNotFoundError:
             return State()
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
-            self.path.replace(self.path.with_suffix(".damaged.json"))
+        except (OSError, *_DAMAGE):
+            set_aside(self.path)
             return State()
         self._written = data
         return state
@@ -121,7 +123,10 @@ def recent_documents(folder: Path | None = None) -> list[Path]:
     path = (folder or state_path()) / "recent.json"
     try:
         names = msgspec.json.decode(path.read_bytes(), type=list[str])
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    except FileNotFoundError:
+        return []
+    except (OSError, *_DAMAGE):
+        set_aside(path)
         return []
     return [Path(name) for name in names if Path(name).is_file()]
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.gate import drift_report
     from dlm_tui.progress import run_to_end
 
-    saved = PromptSets(Path(args.document)).prompts()
+    saved = PromptSets(Path(args.document)).usable_prompts()
     session = open_session(args)
     if session.gate is None and session.gate_error:
         raise DlmTuiError(session.gate_error)

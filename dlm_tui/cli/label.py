@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.document)
     prompt = checked_text(args.prompt, "the prompt")
     answer = None if args.answer is None else checked_text(args.answer, "the answer")
-    saved = PromptSets(path).prompts()
+    saved = PromptSets(path).usable_prompts()
     session = open_session(args, adapters=False)
     outcome = run_to_end(
         label_prompt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -47,3 +48,11 @@ class PromptSets:
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""
         return list(dict.fromkeys(prompt for prompts in self.load().values() for prompt in prompts if prompt))
+
+    def usable_prompts(self) -> list[str]:
+        """`prompts`, or none, which is logged, where the file cannot be used: it is never in the way of other work."""
+        try:
+            return self.prompts()
+        except PromptSetsError as error:
+            logging.getLogger(__name__).warning("the saved prompts are left out: %s", error)
+            return []

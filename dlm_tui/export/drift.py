@@ -28,7 +28,7 @@ def measure_drift(
     if gate is None or gate.network is None:
         return None
     path = session.document.path
-    prompts = PromptSets(path).prompts() if path is not None else []
+    prompts = PromptSets(path).usable_prompts() if path is not None else []
     work = drift_report(
         session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
     )

@@ -84,6 +84,26 @@ def test_state_survives_and_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert file.load() == State() and file.path.with_suffix(".damaged.json").exists()
 
 
+@pytest.mark.parametrize(
+    "data", [b"[" * 200_000, b'{"saved":' + b"[" * 100_000, b"\xff\xfe", b"", b'{"history": [{"text": 3}]}', b"\0" * 64]
+)
+def test_no_state_that_cannot_be_read_stops_the_start(tmp_path: Path, data: bytes) -> None:
+    file = StateFile(tmp_path / "x.dlm", tmp_path / "state")
+    recent = tmp_path / "state" / "recent.json"
+    for _ in range(2):  # the second time beside what was set aside the first time
+        for path in (file.path, recent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        assert file.load() == State()
+        assert recent_documents(tmp_path / "state") == []
+        assert not file.path.exists() and not recent.exists()
+    assert len(list(file.path.parent.glob("*.damaged*.json"))) == 2
+    (tmp_path / "x.dlm").touch()
+    note_recent(tmp_path / "x.dlm", tmp_path / "state")
+    file.write(file.encode(State(prompt="again")))
+    assert file.load().prompt == "again" and recent_documents(tmp_path / "state") == [tmp_path / "x.dlm"]
+
+
 def test_recent_documents(tmp_path: Path) -> None:
     for name in ("a.dlm", "b.dlm"):
         (tmp_path / name).touch()

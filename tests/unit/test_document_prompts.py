@@ -58,3 +58,12 @@ def test_before_and_after() -> None:
     assert change.top_changed and change.distance == pytest.approx(0.7)
     assert not Moved("p", {"a": 0.9, "b": 0.1}, {"a": 0.6, "b": 0.4}).top_changed
     assert top({"a": 0.5, "b": 0.5}) == "a" and top({}) == ""
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"a": 1}', b"[" * 200_000, b'{"a": [' + b"[" * 100_000])
+def test_a_damaged_file_is_in_nobodys_way(tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    sets.path.write_bytes(data)
+    assert sets.usable_prompts() == []
+    assert "the saved prompts are left out" in caplog.text and "x.prompts.json" in caplog.text
+    assert sets.path.read_bytes() == data
