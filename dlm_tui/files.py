@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -30,14 +34,30 @@ def scratch_pid(name: str) -> int | None:
     return int(match["pid"]) if match else None
 
 
-def clear_scratch_of(target: Path) -> None:
-    """Remove scratch files that dead processes of this host left beside `target`, which must not be contended."""
+def clear_scratch_of(target: Path, older_than: float = 0.0) -> None:
+    """Remove scratch that dead processes of this host left beside `target`, if untouched for `older_than` seconds."""
     prefix = f"{target.name}.tmp."
     with contextlib.suppress(OSError):
         for path in target.parent.iterdir():
             pid = scratch_pid(path.name) if path.name.startswith(prefix) else None
-            if pid is not None and not process_lives(pid):
+            if pid is not None and not process_lives(pid) and time.time() - path.stat().st_mtime >= older_than:
                 remove(path)
+
+
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """An empty folder in the system's temporary directory that goes away with the block.
+
+    Those that killed processes of this user left are cleared first.
+    """
+    base = Path(tempfile.gettempdir()) / f"dlm-tui-{name}"
+    clear_scratch_of(base, older_than=3600.0)  # another container may share the folder, with process ids of its own
+    folder = scratch_sibling(base)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def remove(path: Path) -> None:
@@ -111,13 +131,25 @@ def put_in_place(scratch: Path, target: Path) -> None:
     Where the system can exchange two names at once (Linux, macOS) there is no moment without a whole folder at
     `target`; elsewhere the old one is moved aside for the swap.
     """
-    if not target.exists():
-        scratch.replace(target)
-    elif exchange_names(scratch, target):
-        remove(scratch)
-    else:
-        _swap_in_steps(scratch, target)
+    if not _takes_free_name(scratch, target):
+        if exchange_names(scratch, target):
+            remove(scratch)
+        else:
+            _swap_in_steps(scratch, target)
     sync_directory(target.parent)
+
+
+def _takes_free_name(scratch: Path, target: Path) -> bool:
+    """Rename a folder to a name that nobody has; False when somebody has it, also since a moment ago."""
+    if target.exists():
+        return False
+    try:
+        scratch.replace(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            return False
+        raise
+    return True
 
 
 def _swap_in_steps(scratch: Path, target: Path) -> None:

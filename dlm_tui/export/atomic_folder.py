@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
+from dlm_tui.platform import process_lives
 
 MANIFEST = "export_manifest.json"
 CREATOR = "dlm-tui-"
@@ -74,7 +74,9 @@ def recover(target: Path) -> None:
     pattern = re.compile(re.escape(target.name) + r"\.tmp\.(\d+)\.[0-9a-f]{8}")
     if not target.parent.is_dir():
         return
-    left = [path for path in target.parent.iterdir() if (m := pattern.fullmatch(path.name)) and not _alive(int(m[1]))]
+    left = [
+        path for path in target.parent.iterdir() if (m := pattern.fullmatch(path.name)) and not process_lives(int(m[1]))
+    ]
     if not target.exists():
         whole = [path for path in left if read_manifest(path) is not None]
         if whole:
@@ -83,18 +85,6 @@ def recover(target: Path) -> None:
             left.remove(kept)
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

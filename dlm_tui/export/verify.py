@@ -7,7 +7,6 @@ from the workbench: rounding to a format has a price, which is told and not refu
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from dlm_tui.export.parity import (
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights_check import check_mix
+from dlm_tui.files import temporary_folder
 from dlm_tui.progress import Progress
 
 WORKBENCH, STORED = "the workbench", "the weights as stored"
@@ -48,8 +48,8 @@ def verify(
     window = min(target.window, context.session.base.context_length)
     tokens = min(ANSWER_TOKENS, window // 2)
     prompts = parity_prompts(context.session.document, context.session.base, window - tokens)
-    with tempfile.TemporaryDirectory(prefix="dlm-tui-") as workspace:
-        trials = [_shortened(trial, tokens) for trial in target.trials(folder, Path(workspace), prompts)]
+    with temporary_folder("parity") as workspace:
+        trials = [_shortened(trial, tokens) for trial in target.trials(folder, workspace, prompts)]
         missing = [trial.export.runtime for trial in trials if not runtime_installed(trial.export.runtime)]
         if missing or not trials:
             absent = f"{missing[0]} is not installed (extra [llama])" if missing else None

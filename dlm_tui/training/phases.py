@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import temporary_folder
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
 from dlm_tui.training.rows import AdapterRows, collate_pairs, collate_sequences, filler_id
@@ -120,11 +120,11 @@ def run_phases(
         if not rows.of(phase):
             continue
         watch = _Watch(phase.name, on_step)
-        with tempfile.TemporaryDirectory(prefix="dlm-tui-train-") as scratch:
+        with temporary_folder("train") as scratch:
             if phase.name == "sft":
-                trainer = _causal(model, base, plan, phase, rows, watch, Path(scratch))
+                trainer = _causal(model, base, plan, phase, rows, watch, scratch)
             else:
-                trainer = _preferences(model, base, plan, phase, rows, watch, Path(scratch), adapter_off)
+                trainer = _preferences(model, base, plan, phase, rows, watch, scratch, adapter_off)
             trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries data
             trainer.train()
         result.steps[phase.name] = watch.steps

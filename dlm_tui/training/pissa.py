@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import nn
 from transformers import set_seed
 
 from dlm_tui.errors import UsageError
+from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
 from dlm_tui.training.finetune import finite_tensors
@@ -74,10 +73,10 @@ def finetune_pissa(
             result = run_phases(model, base, plan, adapter, rows, on_step, adapter_off=adapter_off)
     finally:
         base.model.eval().requires_grad_(False)
-    with tempfile.TemporaryDirectory(prefix="dlm-tui-pissa-") as folder:
-        save_peft(pissa, Path(folder), base.identity.id, extra={"dlm_parameterization": "pissa"})
-        result.tensors = finite_tensors(load_file(Path(folder) / "adapter_model.safetensors"))
-        result.config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    with temporary_folder("pissa") as folder:
+        save_peft(pissa, folder, base.identity.id, extra={"dlm_parameterization": "pissa"})
+        result.tensors = finite_tensors(load_file(folder / "adapter_model.safetensors"))
+        result.config = json.loads((folder / "adapter_config.json").read_text())
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -157,3 +158,35 @@ def test_a_file_that_no_export_wrote_is_not_swept_away(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused), publish(target) as scratch:
         fill(scratch, "second")
     assert (target / "notes.txt").read_text() == "mine" and (target / "data").read_text() == "first"
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from dlm_tui.export.atomic_folder import publish
+for number in range(10):
+    with publish(Path(sys.argv[1])) as scratch:
+        (scratch / "a").write_text(f"{sys.argv[2]} {number}")
+        (scratch / "b").write_text(f"{sys.argv[2]} {number}")
+        (scratch / "export_manifest.json").write_text(
+            '{"created_by": "dlm-tui-test", "artifacts": [{"path": "a"}, {"path": "b"}]}'
+        )
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="an open folder is read by its number there")
+def test_exports_to_one_place_at_once_never_share_a_folder(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", AT_ONCE, str(target)]
+    exports = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    while any(export.poll() is None for export in exports):
+        with contextlib.suppress(FileNotFoundError):
+            folder = os.open(target, os.O_RDONLY)  # the folder that has the name now, whoever replaces it
+            try:
+                texts = [Path(f"/proc/self/fd/{folder}/{name}").read_text() for name in ("a", "b")]
+            finally:
+                os.close(folder)
+            assert texts[0] == texts[1]
+    assert [export.wait() for export in exports] == [0, 0, 0, 0]
+    assert (target / "a").read_text() == (target / "b").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.cli.main import main
+from dlm_tui.files import temporary_folder
 from dlm_tui.store import (
     GateFileError,
     LockHeld,
@@ -229,3 +231,17 @@ def test_repair_waits_for_nobody_who_trains(small: SmallStore) -> None:
         ended = run_child(lambda told: [told(text) for text in repair(small.store, NAMES, "tiny")] and None)
         raise StoreError(ended.error)
     update_manifest(small.store, lambda manifest: None)
+
+
+def test_folders_of_killed_processes_in_the_temporary_directory_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    old, young = (tmp_path / f"dlm-tui-train.tmp.{dead_pid()}.0123abc{number}" for number in range(2))
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (1.0, 1.0))
+    with temporary_folder("train") as folder:
+        (folder / "checkpoint").write_text("x")
+        assert not old.exists() and young.exists()
+    assert not folder.exists()

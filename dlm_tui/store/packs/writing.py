@@ -7,7 +7,6 @@ import io
 import os
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import zstandard
 
 from dlm_tui import __version__
 from dlm_tui.document import parse_bytes, read_document_bytes
-from dlm_tui.files import scratch_sibling
+from dlm_tui.files import scratch_sibling, temporary_folder
 from dlm_tui.platform import sync_directory
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.layout import Store, utc_seconds
@@ -112,7 +111,7 @@ def write_pack(
         raise PackError(f"{document_path} has the id {document.dlm_id}, the store {store.dlm_id}")
     if not store.manifest_path.is_file():
         raise ManifestError(f"{store.manifest_path} does not exist: train {document_path} once before packing it.")
-    with store_lock(store), tempfile.TemporaryDirectory(prefix="dlm-tui-") as scratch:
+    with store_lock(store), temporary_folder("pack") as scratch:
         manifest = read_manifest(store)
         if manifest is None:
             raise ManifestError(f"{store.manifest_path} does not exist.")
@@ -122,7 +121,7 @@ def write_pack(
             if (beside := document_path.with_name(own)).is_file():
                 files[f"{DOCUMENT_FOLDER}/{packed}"] = _File(beside)
         folders: list[str] = [DOCUMENT_FOLDER, STORE_FOLDER]
-        _add_store(store, contents or PackContents(), files, folders, Path(scratch))
+        _add_store(store, contents or PackContents(), files, folders, scratch)
         header = _header(store, contents or PackContents())
         return _write(target, header, _manifest(document.dlm_id, manifest), files, folders, on_progress)
 
