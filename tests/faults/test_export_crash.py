@@ -107,7 +107,7 @@ def test_killed_where_names_cannot_be_exchanged_at_once(
 ) -> None:
     """There a kill between the two renames leaves no folder; the next export finds the old one first."""
 
-    monkeypatch.setattr("dlm_tui.files._exchange_call", lambda: None)
+    monkeypatch.setattr("dlm_tui.platform._exchange_call", lambda: None)
     out = tmp_path / "out"
     export(session, out=str(out), adapter="tone", verify=False)
     missing = 0
