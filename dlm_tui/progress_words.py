@@ -15,6 +15,7 @@ STAGES = {
     "drift": "measuring what freezing costs",
     "embed": "embedding prompts",
     "fold": "judging the gate",
+    "formats": "comparing formats",
     "frozen": "measuring the frozen mix",
     "gate": "gate training",
     "importance": "weighing the columns",

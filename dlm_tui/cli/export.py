@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
-    from dlm_tui.export import ExportResult
+    from dlm_tui.export import ExportRequest, ExportResult
+    from dlm_tui.export.cost_table import FormatCost
+    from dlm_tui.session import Session
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="try the export in the real runtime (default: when it is installed)",
     )
+    parser.add_argument(
+        "--compare",
+        nargs="?",
+        const="",
+        metavar="Q,Q,…",
+        help="measure what each format costs (size, divergence, changed answers, the gate's choice, speed) and show a "
+        "table; with --quant that format is then exported",
+    )
     parser.add_argument("--no-drift", action="store_true", help="do not measure what freezing the gate costs")
     parser.add_argument(
         "--ollama-legacy-adapter", action="store_true", help="base and ADAPTER apart, for Ollama before 0.34.1"
@@ -51,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Progress and notes on stderr; stdout has the manifest with --json, else the folder and the next command."""
+    from dataclasses import replace
+
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.errors import UsageError
@@ -72,7 +84,12 @@ def run(args: argparse.Namespace) -> int:
     ).checked()
     if args.ollama_create and request.target != "ollama":
         raise UsageError("--ollama-create belongs to the target ollama")
-    result = run_to_end(export_document(request, open_session(args)), Narration())
+    session = open_session(args)
+    if args.compare is not None:
+        request = replace(request, comparison=_compared(args, request, session))
+        if args.quant is None:
+            return 0
+    result = run_to_end(export_document(request, session), Narration())
     _summary(result)
     if args.json:
         emit(result.manifest)
@@ -82,6 +99,26 @@ def run(args: argparse.Namespace) -> int:
     if request.target == "ollama":
         _offer_ollama(result, wanted=args.ollama_create)
     return 0
+
+
+def _compared(args: argparse.Namespace, request: ExportRequest, session: Session) -> tuple[FormatCost, ...]:
+    """The table on stdout (with --json and no --quant: its lines); an interrupt shows what was measured until then."""
+    import msgspec
+
+    from dlm_tui.cli.narration import Narration
+    from dlm_tui.export.cost_table import table
+    from dlm_tui.export.format_costs import FormatComparison
+    from dlm_tui.progress import run_to_end
+
+    comparison = FormatComparison(request, session, args.compare.split(",") if args.compare else None)
+    try:
+        run_to_end(comparison.run(), Narration())
+    finally:
+        if not args.json:
+            put(table(comparison.lines))
+        elif args.quant is None:
+            emit([msgspec.to_builtins(line) for line in comparison.lines])
+    return tuple(comparison.lines)
 
 
 def _summary(result: ExportResult) -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class ParityJob:
 
     `runtime` is llama.cpp, transformers (the export as it is loaded, in `load_dtype`), or for the reference weights
     `stored gguf` (`config` with the weights in `model` and `loras`) and `base and pairs`. `dtype` is the type whose
-    rounding explains differences.
+    rounding explains differences. `embed` asks llama.cpp for the mean of the final hidden states instead, and for
+    nothing else.
     """
 
     runtime: str
@@ -66,6 +67,7 @@ class ParityJob:
     load_dtype: str = "float32"
     config: dict[str, Any] | None = None
     texts: tuple[str, ...] = ()
+    embed: list[list[int]] = field(default_factory=list)
     greedy: int = 2
     tokens: int = ANSWER_TOKENS
 
@@ -78,6 +80,8 @@ class Answers:
     greedy: list[list[int]]
     tokenized: list[list[int] | None] = field(default_factory=list)
     label: str = ""
+    embeddings: list[Vector] = field(default_factory=list)
+    tokens_per_second: float | None = None
 
 
 def runtime_installed(runtime: str) -> bool:
@@ -123,7 +127,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         env=environment,
         start_new_session=True,
     )
-    longest = max(len(ids) for ids in job.prompts) + job.tokens + 8
+    longest = max(len(ids) for ids in [*job.prompts, *job.embed]) + job.tokens + 8
     order = {
         "runtime": job.runtime,
         "model": str(job.model),
@@ -135,6 +139,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         "texts": job.texts,
         "load_dtype": job.load_dtype,
         "config": job.config,
+        "embed": job.embed,
         "vocab": job.vocab,
         "context": max(64, (longest + 63) // 64 * 64),
     }
@@ -176,8 +181,8 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     Raises ExportRefused when the runtime refuses the files, crashes, or is silent for `patience` seconds.
     """
     answers = Answers([], [])
-    label, done = "", 0
-    total = len(job.prompts) + min(job.greedy, len(job.prompts)) + len(job.texts)
+    label, done, speed = "", 0, None
+    total = len(job.prompts) + min(job.greedy, len(job.prompts)) + len(job.texts) + len(job.embed)
     child = _child(job)
     try:
         for line in _lines(child, patience):
@@ -187,6 +192,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
             if "failed" in line:
                 raise ExportRefused(f"the runtime cannot use the export: {line['failed']}")
             if "done" in line:
+                speed = line["tokens_per_second"]
                 break
             if "loaded" in line:
                 label = str(line["loaded"])
@@ -194,6 +200,8 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
             done += 1
             if "logprobs" in line:
                 answers.logprobs.append(np.frombuffer(base64.b64decode(line["logprobs"]), dtype="<f4"))
+            elif "embedding" in line:
+                answers.embeddings.append(np.frombuffer(base64.b64decode(line["embedding"]), dtype="<f4"))
             elif "greedy" in line:
                 answers.greedy.append(line["greedy"])
             else:
@@ -205,7 +213,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 pipe.close()
-    return Answers(answers.logprobs, answers.greedy, answers.tokenized, label)
+    return replace(answers, label=label, tokens_per_second=speed)
 
 
 def compare(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _end_with_stdin() -> None:
 def _load(job: dict[str, Any]) -> Runtime:
     if job["runtime"] == "llama.cpp":
         loras = [(str(path), float(scale)) for path, scale in job["loras"]]
-        return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]))
+        return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]), embeds=bool(job["embed"]))
     if job["runtime"] == "stored gguf":
         return stored_in_gguf(job["config"], job["model"], [(str(path), float(scale)) for path, scale in job["loras"]])
     if job["runtime"] == "base and pairs":
@@ -41,6 +41,8 @@ def _answer(job: dict[str, Any], out: IO[str]) -> None:
 
     runtime = _load(job)
     say(loaded=runtime.label)
+    for ids in job["embed"]:
+        say(embedding=base64.b64encode(runtime.embedding(ids).astype("<f4").tobytes()).decode())
     for ids in job["prompts"]:
         vector = runtime.logprobs(ids).astype("<f4")
         say(logprobs=base64.b64encode(np.ascontiguousarray(vector).tobytes()).decode())
@@ -48,7 +50,7 @@ def _answer(job: dict[str, Any], out: IO[str]) -> None:
         say(greedy=runtime.greedy(ids, int(job["tokens"])))
     for text in job["texts"]:
         say(tokens=runtime.tokenize(text))
-    say(done=True)
+    say(done=True, tokens_per_second=runtime.tokens_per_second)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dlm_tui.export.atomic_folder import check_destination, check_space, publish
 from dlm_tui.export.bookkeeping import record_export
 from dlm_tui.export.concatenate import concatenate
@@ -96,6 +98,8 @@ def _fill(
     tried = yield from verify(target, context, scratch, notes)
     files = yield from artifacts(scratch)
     figures = {**target.figures, **tried, "drift": drift}
+    if context.request.comparison:
+        figures["comparison"] = [msgspec.to_builtins(line) for line in context.request.comparison]
     manifest = build_manifest(context.request, context.session, mix, files, figures)
     write_manifest(scratch, manifest)
     return manifest

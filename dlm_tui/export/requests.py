@@ -11,6 +11,7 @@ from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
+    from dlm_tui.export.cost_table import FormatCost
     from dlm_tui.gate import Gate
     from dlm_tui.model import Base, MixedModel
     from dlm_tui.store import Store
@@ -27,6 +28,7 @@ class ExportRequest:
     `quant` None is the document's `export.default_quant` for GGUF and the base's own dtype for `merged`. `imatrix` is
     `auto` (the document's own text), a text file, or an importance matrix. `verify` None means: when the runtime is
     installed. `out` None is the store's own exports folder.
+    `comparison` is what was measured before the format was chosen, for the manifest.
     `gate` live takes the gate along with a server that asks it for every prompt.
     """
 
@@ -41,6 +43,7 @@ class ExportRequest:
     drift: bool = True
     legacy_adapter: bool = False
     gate: Literal["static", "live"] = "static"
+    comparison: tuple[FormatCost, ...] = ()
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""

@@ -20,6 +20,10 @@ class Runtime(Protocol):
 
     label: str
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over all greedy answers so far, None where it is not told."""
+
     def logprobs(self, ids: Sequence[int]) -> Vector:
         """log p of every token after `ids`, in nats, [vocab]."""
 
@@ -29,11 +33,16 @@ class Runtime(Protocol):
     def tokenize(self, text: str) -> list[int] | None:
         """Token ids of raw text by the runtime's own tokenizer, None when it has none of its own."""
 
+    def embedding(self, ids: Sequence[int]) -> Vector:
+        """The mean over `ids` of the hidden states after the final norm, [hidden], adapters off."""
+
 
 class LlamaCpp:
     """A real llama-server on a free loopback port: float32 cache, no flash attention, no prompt cache, one thread."""
 
-    def __init__(self, model: str, loras: Sequence[tuple[str, float]], vocab: int, context_length: int) -> None:
+    def __init__(
+        self, model: str, loras: Sequence[tuple[str, float]], vocab: int, context_length: int, *, embeds: bool = False
+    ) -> None:
         import xllamacpp
 
         self.label = f"llama.cpp (xllamacpp {xllamacpp.__version__})"
@@ -51,17 +60,22 @@ class LlamaCpp:
         params.warmup = False
         params.cpuparams.n_threads = 1
         params.verbosity = 0
+        if embeds:
+            params.embedding = True
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            params.embd_normalize = -1
+            params.n_batch = params.n_ubatch = max(512, context_length)  # a pooled input has to fit into one batch
+        self._said, self._milliseconds = 0, 0.0
         self._server = xllamacpp.Server(params)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
             with self._opener.open(request, timeout=600) as answer:
-                result: dict[str, Any] = json.load(answer)
-                return result
+                return json.load(answer)
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{path} answered {error.code}: {error.read(400).decode(errors='replace')}") from error
 
@@ -78,15 +92,27 @@ class LlamaCpp:
         said: list[int] = []
         while len(said) < tokens:  # generation stops at an end-of-text token: ask on from there
             body = {"prompt": [*ids, *said], "n_predict": tokens - len(said), "temperature": 0.0}
-            more = self._post("/completion", {**body, "cache_prompt": False, "return_tokens": True})["tokens"]
+            answer = self._post("/completion", {**body, "cache_prompt": False, "return_tokens": True})
+            more, timings = answer["tokens"], answer["timings"]
             if not more:
                 break
+            self._said += int(timings["predicted_n"])
+            self._milliseconds += float(timings["predicted_ms"])
             said.extend(int(token) for token in more)
         return said[:tokens]
 
     def tokenize(self, text: str) -> list[int] | None:
         answer = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return [int(token) for token in answer["tokens"]]
+
+    def embedding(self, ids: Sequence[int]) -> Vector:
+        answer = self._post("/embeddings", {"content": list(ids), "embd_normalize": -1})
+        [row] = answer[0]["embedding"]
+        return np.array(row, dtype=np.float32)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return 1000.0 * self._said / self._milliseconds if self._milliseconds else None
 
 
 class Transformers:
@@ -117,6 +143,13 @@ class Transformers:
         return said
 
     def tokenize(self, text: str) -> list[int] | None:
+        return None
+
+    def embedding(self, ids: Sequence[int]) -> Vector:
+        raise NotImplementedError("embeddings are only asked of llama.cpp")
+
+    @property
+    def tokens_per_second(self) -> float | None:
         return None
 
 

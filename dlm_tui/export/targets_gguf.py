@@ -55,7 +55,7 @@ class _Gguf(Common):
         self.quant = context.request.quant
         given = context.request.imatrix
         self._weighing = open_source(given, context.session.document, base) if given is not None else None
-        self._importance = self._weighing.matrix if self._weighing is not None else None
+        self.importance = self._weighing.matrix if self._weighing is not None else None
         self.window = min(self.window, self.architecture.context_length)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
@@ -80,6 +80,11 @@ class _Gguf(Common):
         dtype = effective_dtype(self.context, self.quant)
         return "f16" if dtype == "f32" and self.architecture.family.activation != "silu" else dtype
 
+    @property
+    def weighed(self) -> bool:
+        """Whether an importance matrix was asked for."""
+        return self._weighing is not None
+
     def weigh(self, folder: Path) -> Generator[Progress, None, None]:
         """The importance matrix, collected under the exported mix or as it was given, beside the weights."""
         source = self._weighing
@@ -90,14 +95,14 @@ class _Gguf(Common):
         else:
             model = self.context.session.model
             row = model.coefficients(self.context.mix.mapping())
-            self._importance = yield from collect(
+            self.importance = yield from collect(
                 model, self.architecture.gguf_name, source.sequences, row, source.dataset
             )
-            write_imatrix(folder / "imatrix.gguf", self._importance)
-        assert self._importance is not None
+            write_imatrix(folder / "imatrix.gguf", self.importance)
+        assert self.importance is not None
         self.figures["imatrix"] = {
             "source": source.dataset,
-            "tensors": len(self._importance.means),
+            "tensors": len(self.importance.means),
             "tokens": sum(len(ids) for ids in source.sequences) or None,
         }
 
@@ -108,7 +113,7 @@ class _Gguf(Common):
         mix = self.context.pairs if merged else None
         yield from write_model(
             path, self.source, self.architecture, self.tokenizer, self.quant,
-            name=name, mix=mix, importance=self._importance,
+            name=name, mix=mix, importance=self.importance,
         )  # fmt: skip
 
 
@@ -120,7 +125,7 @@ class OllamaTarget(_Gguf):
         self.legacy = context.request.legacy_adapter
         self.weights = f"base.{self.quant}.gguf" if self.legacy else f"model.{self.quant}.gguf"
         mix = None if self.legacy else context.pairs
-        tensors = plan_model(self.source, self.architecture, self.quant, mix, self._importance)
+        tensors = plan_model(self.source, self.architecture, self.quant, mix, self.importance)
         if self.legacy:
             tensors += plan_adapter(context.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
@@ -211,7 +216,7 @@ class LlamaServerTarget(_Gguf):
         for name in self.names:
             check_finite(name, model.adapters[name])
             self.adapters[name] = folded(model.adapters[name])
-        tensors = plan_model(self.source, self.architecture, self.quant, None, self._importance)
+        tensors = plan_model(self.source, self.architecture, self.quant, None, self.importance)
         for pairs in (context.pairs, *self.adapters.values()):
             tensors += plan_adapter(pairs, self.architecture)
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
