@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="weigh the rounding: auto (by the document's own text), a text file, or an importance matrix (GGUF)",
     )
-    parser.add_argument("--mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)")
+    parser.add_argument(
+        "--mix", "--adapter-mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)"
+    )
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--adapter", metavar="NAME", help="this adapter alone")
     parser.add_argument(
@@ -124,6 +126,13 @@ def _compared(args: argparse.Namespace, request: ExportRequest, session: Session
 def _summary(result: ExportResult) -> None:
     mix = ", ".join(f"{name} {weight:.4f}" for name, weight in result.manifest["mix"])
     say(f"{result.manifest['gate_mode']}: {mix}")
+    drift = result.manifest["drift"]
+    if drift is not None:
+        changed, kept = drift["changed_answers"], drift["kept"]
+        answers = "" if changed is None else f", {changed:.0%} of {drift['answers']} greedy answers change"
+        share = "" if kept is None else f", {kept:.0%} of what the gate does is kept"
+        say(f"frozen against the live gate: {drift['kl']:.4f} nats at the next token{answers}{share}")
+        say(drift["verdict"])
     parity = result.manifest["parity"]
     if parity is not None:
         say(

@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from dlm_tui import __version__
+from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.output import Narration, say, streams_are_there
@@ -27,6 +29,7 @@ COMMANDS = {
     "train": "train the adapters and the gate",
     "route": "gate weights of prompts",
     "prompt": "answer a prompt",
+    "repl": "answer prompts, a line each, until the end of input",
     "eval": "judge the gate by k-fold cross-validation",
     "drift": "what freezing the gate into a static mix costs",
     "label": "add a labelled prompt to the document and retrain the gate",
@@ -101,6 +104,12 @@ def _command(arguments: list[str]) -> int:
         sys.stdout.write(f"dlm-tui {__version__}\n")
         return 0
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "open"
+    unknown = instead_of_flag(command, arguments)
+    if command == "open" and arguments and not Path(arguments[0]).exists():
+        unknown = instead_of_command(arguments[0])
+    if unknown is not None:
+        say(f"dlm-tui: {unknown}")
+        return 2
     parser = _parser(command)
     module = importlib.import_module(f"dlm_tui.cli.{command}")
     module.add_arguments(parser)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import read_prompt
 from dlm_tui.output import emit, put, say
 
+if TYPE_CHECKING:
+    from dlm_tui.model import Sampling
+    from dlm_tui.model.views import View
+    from dlm_tui.session import Session
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The prompt, the view and the sampling."""
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: standard input")
+    add_view_arguments(parser)
+
+
+def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which adapters answer, and how tokens are drawn."""
     parser.add_argument("--gate", choices=("auto", "off"), default="auto", help="off means uniform weights")
     parser.add_argument("--adapter", metavar="NAME", help="only this adapter, as trained")
-    parser.add_argument("--mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3")
+    parser.add_argument("--mix", "--adapter-mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3")
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N")
     parser.add_argument("--temperature", type=float, default=None, metavar="T", help="0 is greedy")
@@ -33,54 +42,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stream the answer to stdout, or print it as JSON with the weights that made it."""
     from dlm_tui.cli.open_session import open_session
-    from dlm_tui.model import Sampling
-    from dlm_tui.model.generation import generate
-    from dlm_tui.progress import run_to_end
 
     prompt = read_prompt(args.prompt)
+    refuse_two_mixes(args)
+    session = open_session(args)
+    told = answer(session, prompt, chosen_view(args, session), sampling_of(args, session), stream=not args.json)
+    if args.json:
+        emit(told)
+    return 0
+
+
+def refuse_two_mixes(args: argparse.Namespace) -> None:
+    """Raises UsageError where two arguments say which adapters answer."""
     if args.adapter and args.mix:
         raise UsageError("--adapter and --mix exclude each other")
-    session = open_session(args)
-    view = _view(args, session)
-    routed = run_to_end(session.router.route(prompt)) if view.kind == "gated" else None
-    mix = session.mix_of(view, routed.weights if routed else None)
-    if routed is not None and routed.note:
-        say(routed.note)
+
+
+def sampling_of(args: argparse.Namespace, session: Session) -> Sampling:
+    """The arguments' sampling, else the document's, else the base's usual one."""
+    from dlm_tui.model import Sampling
+
     exported = session.document.frontmatter.export
-    sampling = Sampling(
+    return Sampling(
         max_tokens=args.max_tokens,
         temperature=_or(args.temperature, exported.default_temperature, 0.6 if session.base.source.reasoning else 0.7),
         top_p=_or(args.top_p, exported.default_top_p, 1.0),
         seed=_or(args.seed, session.document.training.seed),
     )
 
-    def stream(event: Any) -> None:
+
+def answer(session: Session, prompt: str, view: View, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
+    """Answer a prompt under a view, to stdout as it comes if `stream`; what `--json` prints about it."""
+    from dlm_tui.model.generation import generate
+    from dlm_tui.progress import run_to_end
+
+    routed = run_to_end(session.router.route(prompt)) if view.kind == "gated" else None
+    mix = session.mix_of(view, routed.weights if routed else None)
+    if routed is not None and routed.note:
+        say(routed.note)
+
+    def pieces(event: object) -> None:
         piece = getattr(event, "text_delta", "")
-        if piece and not args.json:
+        if piece and stream:
             put(piece, end="")
 
     tokens = session.base.chat(prompt, session.document.system_prompt)
-    answer = run_to_end(generate(session.model_for([mix]), tokens, [mix], sampling), stream)[0]
-    if args.json:
-        emit(
-            {
-                "prompt": prompt,
-                "view": view.name,
-                "weights": mix,
-                "text": answer.text,
-                "tokens": len(answer.token_ids),
-                "reason": answer.reason,
-                "seed": sampling.seed,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-            }
-        )
-    else:
-        sys.stdout.write("\n")
-    return 0
+    said = run_to_end(generate(session.model_for([mix]), tokens, [mix], sampling), pieces)[0]
+    if stream:
+        put("")
+    return {
+        "prompt": prompt,
+        "view": view.name,
+        "weights": mix,
+        "text": said.text,
+        "tokens": len(said.token_ids),
+        "reason": said.reason,
+        "seed": sampling.seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
 
 
-def _view(args: argparse.Namespace, session: Any) -> Any:
+def chosen_view(args: argparse.Namespace, session: Session) -> View:
+    """The view that the arguments ask for. Raises UsageError and DlmTuiError for adapters that are not there."""
     from dlm_tui.document import parse_mix
     from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo

@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--selection",
         choices=("s_only", "wanda", "act_only", "cho_rej_min_std"),
-        default="s_only",
-        help="how pissa chooses singular directions",
+        help="how pissa chooses singular directions (default: s_only)",
     )
 
 
@@ -34,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
+    if args.selection and args.parameterization != "pissa":
+        raise UsageError("--selection chooses singular directions, which --parameterization pissa trains")
     narration = Narration()
     document, scan = sources.expand_sources(load(Path(args.document)))
     base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             adapters=args.adapter,
             gate_only=args.gate_only,
             parameterization=args.parameterization,
-            selection=args.selection,
+            selection=args.selection or "s_only",
             scan=scan,
         ),
         narration,

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import time
+import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -116,7 +117,8 @@ def train_document_gate(
                 raise
             except Exception as error:
                 failure = GateTrainingError.of(error)
-                _note(store, run, "gate_error", error=GateTrainingError.__name__, text=str(failure))
+                told = "".join(traceback.format_exception(error))
+                _note(store, run, "gate_error", error=GateTrainingError.__name__, text=str(failure), traceback=told)
                 raise failure from error
             finally:
                 if run_id is None:

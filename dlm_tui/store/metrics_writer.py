@@ -15,6 +15,7 @@ from typing import Any
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_database import MetricsDatabase, Statement, run_all
+from dlm_tui.store.run_log import perplexity_of
 
 _RUN_TABLES = ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_gate_entropy", "tui_runs")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
@@ -151,7 +152,9 @@ class MetricsWriter:
         perplexity: float | None = None,
         retention: float | None = None,
     ) -> None:
-        """One evaluation: `val_loss` in nats per token, `perplexity` = exp of it."""
+        """One evaluation: `val_loss` in nats per token; `perplexity` is exp of it unless given."""
+        if perplexity is None:
+            perplexity = perplexity_of(val_loss)
         self._drop_on_failure(
             "INSERT OR REPLACE INTO evals (run_id, step, val_loss, perplexity, retention, at)"
             " VALUES (?, ?, ?, ?, ?, ?)",

@@ -102,9 +102,6 @@ class RunLog:
         **fields: Any,
     ) -> Path:
         """Write the summary file and return its path. Losses in nats per token, further keys as given."""
-        perplexity = None
-        if final_val_loss is not None and final_val_loss < 700.0:
-            perplexity = math.exp(final_val_loss)
         value = {
             "run_id": self.run_id,
             "adapter_version": adapter_version,
@@ -112,7 +109,7 @@ class RunLog:
             "steps": steps,
             "final_train_loss": final_train_loss,
             "final_val_loss": final_val_loss,
-            "final_val_perplexity": perplexity,
+            "final_val_perplexity": perplexity_of(final_val_loss),
             "early_stopped": False,
             "duration_seconds": duration_seconds,
             "determinism_class": "best-effort",
@@ -148,6 +145,11 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def perplexity_of(loss: float | None) -> float | None:
+    """exp of a loss in nats per token; None without one, and where it is too large for a number."""
+    return math.exp(loss) if loss is not None and loss < 700.0 else None
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 
-_log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 """Tells a person a sentence, and keeps it for the outcome."""
 
@@ -248,7 +246,6 @@ def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) ->
         if not outcome.adapters:
             raise
         failure = GateTrainingError.of(error)
-        _log.error("GateTrainingError: %s", failure, exc_info=error)
         outcome.gate_error = f"{failure} ({_in_force(outcome)}, the gate before stays; the next training tries again)"
         warn(report, outcome.gate_error)
     else:

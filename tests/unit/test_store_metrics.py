@@ -53,7 +53,9 @@ def test_a_run_from_start_to_end(store: Store) -> None:
         writer.start_run(3, "sft", 42, 1, "tone", parameterization="pissa", details={"rank": 8})
         writer.record_step(3, 1, 2.5, 1e-3, 0.5, 100.0)
         writer.record_step(3, 2, float("nan"), 1e-3)
-        writer.record_eval(3, 2, 2.25, math.exp(2.25))
+        writer.record_eval(3, 2, 2.25)
+        writer.record_eval(3, 3, None)
+        writer.record_eval(3, 4, 1e4)
         writer.record_extra(3, merged={"ok": True})
         writer.record_gate_step(3, 1, 0.7, 1.0)
         writer.record_gate_events(3, [("tone", 0.75, 3), ("style", 0.25, 2)], "trained")
@@ -63,7 +65,11 @@ def test_a_run_from_start_to_end(store: Store) -> None:
         writer.finish_run(3)
         writer.record_export(target="vllm", quant="hf", mix=[("tone", 0.75), ("style", 0.25)], drift={"kl": 0.1})
     assert reader.steps(3, after_step=1)[0]["loss"] is None
-    assert reader.evals(3)[0]["val_loss"] == 2.25
+    assert [(row["val_loss"], row["perplexity"]) for row in reader.evals(3)] == [
+        (2.25, math.exp(2.25)),
+        (None, None),
+        (1e4, None),
+    ]
     assert reader.run_extras(3) == {
         "rank": 8,
         "merged": {"ok": True},

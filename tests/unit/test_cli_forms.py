@@ -1,0 +1,104 @@
+"""Command forms that people know: other names of options, the other tool's commands, prompts a line each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.cli import foreign
+from dlm_tui.cli.main import COMMANDS, main
+from tests.interop.peer_fixture import copy_peer
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = copy_peer(tmp_path_factory.mktemp("forms") / "peer", base=True)
+    return [str(root / "routed.dlm"), "--home", str(root / "home"), "--base", str(root / "base")]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), newline=""))
+
+
+@pytest.mark.parametrize("name", sorted(foreign.COMMANDS))
+def test_a_command_of_the_other_tool_names_what_to_use(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert name not in COMMANDS, "this command exists by now: take it off the list"
+    assert main([name, "notes.dlm"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"dlm-tui: there is no command '{name}' here: ") and err.count("\n") == 1
+
+
+def test_a_document_of_such_a_name_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").write_text("")
+    assert main(["cache"]) == 2
+    assert "needs a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [(command, flag) for command, flags in foreign.FLAGS.items() for flag in flags]
+)
+def test_a_flag_of_the_other_tool_names_what_to_use(
+    command: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"dlm_tui.cli.{command}").add_arguments(parser)
+    assert flag not in parser._option_string_actions, "this flag exists by now: take it off the list"
+    for argument in (flag, f"{flag}=x"):
+        assert main([command, "notes.dlm", argument]) == 2
+        assert capsys.readouterr().err.startswith(f"dlm-tui: `{command}` has no {flag} here: ")
+
+
+def test_what_stands_behind_two_dashes_is_no_flag(routed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prompt", *routed, "--max-tokens", "1", "--json", "--", "--temp"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "--temp"
+
+
+def test_a_selection_needs_pissa(routed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *routed, "--selection", "wanda"]) == 2
+    assert "--parameterization pissa" in capsys.readouterr().err
+
+
+def test_adapter_mix_is_mix(routed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixes = []
+    for option in ("--mix", "--adapter-mix"):
+        assert main(["prompt", *routed, "Hello.", "--max-tokens", "2", "--json", option, "tone:0.5"]) == 0
+        mixes.append(json.loads(capsys.readouterr().out)["weights"])
+    assert mixes[0] == mixes[1] and mixes[0]["tone"] == 0.5
+    out = ["--out", str(tmp_path / "out"), "--no-drift", "--no-verify", "--json", "--adapter-mix", "tone:0.5"]
+    assert main(["export", *routed, *out]) == 0
+    assert ["tone", 0.5] in json.loads(capsys.readouterr().out)["mix"]
+
+
+def test_repl_answers_every_line_with_its_own_weights(
+    routed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "Say hello to a friend.\n\nWhat is the tide?\n/exit\nnever asked\n")
+    assert main(["repl", *routed, "--max-tokens", "3", "--json"]) == 0
+    out, err = capsys.readouterr()
+    turns = [json.loads(line) for line in out.splitlines()]
+    assert [turn["prompt"] for turn in turns] == ["Say hello to a friend.", "What is the tide?"]
+    assert turns[0]["view"] == "gated" and turns[0]["weights"] != turns[1]["weights"]
+    assert err.count("[gated]") == 2
+    type_in(monkeypatch, "Hello.\n")
+    assert main(["repl", *routed, "--max-tokens", "3", "--gate", "off"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("\n") and "[uniform]" in err
+    assert main(["repl", *routed, "--adapter", "tone", "--mix", "tone:1"]) == 2
+
+
+def test_an_export_says_what_freezing_cost(
+    routed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *routed, "--no-verify", "--out", str(tmp_path / "out"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    drift = json.loads(out)["drift"]
+    assert f"{drift['changed_answers']:.0%} of {drift['answers']} greedy answers change" in err
+    assert drift["verdict"] in err and "of what the gate does is kept" in err
