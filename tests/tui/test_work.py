@@ -202,7 +202,7 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
         await bench.until(lambda: len(bench.jobs) == 2, "second export")
         request = bench.jobs[1].request
         assert isinstance(request, ExportJob)
-        assert (request.target, request.quant, request.mix) == ("ollama", "bf16", "uniform")
+        assert (request.target, request.quant, request.mix) == ("ollama", "f32", "uniform")
         await bench.idle()
         await bench.press("e")
         await bench.until(lambda: len(bench.jobs) == 3, "third export")
