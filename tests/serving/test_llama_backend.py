@@ -127,7 +127,7 @@ def test_greedy_chat_is_that_of_the_workbench(llama: Running, workbench: Session
 
 
 def test_mixed_requests_with_hang_ups_never_see_another_mix(llama: Running, workbench: Session) -> None:
-    """Forty requests of different mixes over four slots; each told log-probability is that of its own mix."""
+    """Five hundred requests of different mixes over four slots; each told log-probability is that of its own mix."""
     models = ["gated", "base", "tone", "facts", "style", "mix:tone:0.6,facts:0.4"]
     prompt = "The harbour master counts the boats when the tide turns"
     ids = workbench.base.encode_raw(prompt)
@@ -150,7 +150,7 @@ def test_mixed_requests_with_hang_ups_never_see_another_mix(llama: Running, work
 
     lock = threading.Lock()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(40)))
+        list(pool.map(ask, range(500)))
     until(lambda: llama.backend.load.running == 0)
 
 

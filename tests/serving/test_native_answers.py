@@ -227,7 +227,7 @@ def test_models_are_listed_and_unknown_ones_refused(running: Running) -> None:
 
 
 def test_many_mixed_requests_with_hang_ups_leave_nothing_behind(running: Running, workbench: Session) -> None:
-    """Sixty mixed requests by eight clients, a third of which hang up; every whole answer is the workbench's."""
+    """Five hundred mixed requests by eight clients, a third hung up; every whole answer is the workbench's."""
     models = ["gated", "base", "uniform", "tone", "facts", "style", "mix:tone:0.6,facts:0.4"]
     views = {"gated": GATED, "uniform": UNIFORM, "base": View(name="base", kind="base")}
 
@@ -254,5 +254,5 @@ def test_many_mixed_requests_with_hang_ups_leave_nothing_behind(running: Running
 
     lock = threading.Lock()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(60)))
+        list(pool.map(ask, range(500)))
     until(lambda: running.backend.load.running == 0 and running.backend.load.waiting == 0)
