@@ -129,7 +129,7 @@ KEYS: tuple[Key, ...] = (
     Key("app.quit", "f10,q", "quit", "Quit", "Leave; asks once while a job runs", "Program"),
     Key("app.help", "f1,question_mark", "help", "Help", "All keys", "Program"),
     Key("dialog.close", "escape", "close", "Close", "Close the dialog without doing anything", "Dialogs", "dialog"),
-    Key("dialog.accept", "ctrl+g", "accept", "Do it", "Do what the dialog offers", "Dialogs", "dialog"),
+    Key("dialog.accept", "ctrl+g", "accept", "Accept", "Do what the dialog offers", "Dialogs", "dialog"),
     Key("dialog.delete", "f4,delete", "delete", "Delete", "Delete the marked entry", "Dialogs", "dialog"),
     Key("dialog.back", "b", "back", "Back", "All adapters back to before the last training", "Dialogs", "dialog"),
     Key("dialog.mark", "space", "mark", "Mark", "Mark the entry: a version gets a fader and a place in Compare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from dlm_tui.app.moves import changed_text, moves_text
+from dlm_tui.app.controllers.gate_comparison import changed_text, moves_text
 from dlm_tui.document.comparison import Moved
 from dlm_tui.engine.protocol import Route, TrainGate
 from tests.tui.conftest import Bench, Opener

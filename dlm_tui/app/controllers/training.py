@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.gate_comparison import GateComparison
+from dlm_tui.app.controllers.gate_comparison import GateComparison, changed_text, moves_text
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.moves import changed_text, moves_text
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
 from dlm_tui.store import StoreError, adapter_versions, alarm_text
 

@@ -21,7 +21,7 @@ from dlm_widgets.trajectory import Layer, Trajectory
 
 
 class InsightPane(Pane, Throttled):
-    """Token pulls, trajectory, the unlike-training hint and effect sizes of one prompt."""
+    """Token pulls, trajectory, whether the prompt is unlike the training prompts, and effect sizes of one prompt."""
 
     TITLE = "Insight"
     JUMP = "n"
