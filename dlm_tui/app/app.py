@@ -6,7 +6,7 @@ What is imported here is what the first frame needs; the document and the panes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
@@ -21,6 +22,7 @@ from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.screens.opening import OpeningScreen
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
 from dlm_tui.errors import DlmTuiError
+from dlm_widgets.style_filter import StyleEverySegment
 
 if TYPE_CHECKING:
     from textual.command import Provider
@@ -70,6 +72,11 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         self.register_theme(DLM_LIGHT)
         self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name
         self.set_keymap(opening.config.keys)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """As Textual has them, safe for segments without a style."""
+        filters = super().get_line_filters()
+        return [StyleEverySegment(), *filters] if filters else filters
 
     @property
     def config(self) -> Config:
@@ -137,6 +144,13 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         yield from self.workbench.commands()
         for theme in sorted(self.available_themes):
             yield Command(f"theme: {theme}", "Use these colours", partial(self.choose_theme, theme))
+
+    def action_leave(self) -> None:
+        """From a dialog: close what lies on the workbench, then leave as from there."""
+        if self.is_open:
+            while len(self.screen_stack) > 1 and self.screen is not self.workbench:
+                self.pop_screen()
+            self.workbench.action_quit()
 
     def choose_theme(self, name: str) -> None:
         """Use a theme and remember it."""

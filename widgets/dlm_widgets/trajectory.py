@@ -24,7 +24,7 @@ class Layer:
 
 
 class Trajectory(Widget):
-    """Weights over prompt prefixes, stacked to full height; the glyphs at the end keep it readable without colour."""
+    """Weights over prompt prefixes, stacked to full height, ending in glyphs; without colour all of it is."""
 
     DEFAULT_CSS = "Trajectory { height: 4; }"
 
@@ -48,7 +48,7 @@ class Trajectory(Widget):
         for column in range(columns):
             step = self.steps[min(len(self.steps) - 1, column * len(self.steps) // columns)]
             layer = self._layer_at(step, level)
-            char = layer.glyph if column == columns - 1 else "\u2588"
+            char = layer.glyph if column == columns - 1 or self.app.no_color else "\u2588"
             style = base + Style(color=rich_color(layer.color))
             if segments and segments[-1].style == style:
                 segments[-1] = Segment(segments[-1].text + char, style)

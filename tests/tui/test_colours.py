@@ -1,0 +1,130 @@
+"""Every page and dialog says the same without colours, in the terminal's own, in light ones and in sixteen."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dlm_tui.app.config import Config, Live
+from dlm_tui.app.layout import PAGE_TITLES
+from tests.tui.conftest import Bench, Opener
+from tests.tui.test_screens import record_runs
+
+PROMPT = "what is the tide, please"
+QUICK = Config(live=Live(pause=0.05))
+LOOKS = {
+    "no colours": {"NO_COLOR": "1"},
+    "no colours, terminal's own": {"NO_COLOR": "1", "theme": "ansi-dark"},
+    "dlm-light": {"theme": "dlm-light"},
+    "ansi-light": {"theme": "ansi-light"},
+}
+
+
+async def _sweep(bench: Bench) -> None:
+    bench.panes.focus_pane("desk")
+    await bench.press("w")
+
+
+async def _drift(bench: Bench) -> None:
+    await bench.screen.action_drift()
+
+
+async def _judge(bench: Bench) -> None:
+    await bench.screen.action_evaluate()
+
+
+def _now(act: Callable[[Bench], object]) -> Callable[[Bench], Awaitable[None]]:
+    async def step(bench: Bench) -> None:
+        act(bench)
+
+    return step
+
+
+DIALOGS: dict[str, tuple[Callable[[Bench], Awaitable[None]], str]] = {
+    "help": (_now(lambda bench: bench.screen.action_help()), "Keys"),
+    "history": (_now(lambda bench: bench.screen.action_history()), "Prompts asked before"),
+    "prompt sets": (_now(lambda bench: bench.screen.action_prompt_sets()), "Prompt sets"),
+    "label": (_now(lambda bench: bench.screen.action_label()), "Label this prompt"),
+    "export": (_now(lambda bench: bench.screen.action_export_dialog()), "Number format"),
+    "judge": (_judge, "92%"),
+    "drift": (_drift, "static mean"),
+    "sweep": (_sweep, "+2.0 word5"),
+    "jump": (_now(lambda bench: bench.screen.action_jump()), " p "),
+    "moved": (_now(lambda bench: bench.controllers.comparison.show()), "What the last training moved"),
+    "facts": (_now(lambda bench: bench.controllers.engine.show_facts()), "About the engine"),
+    "log": (_now(lambda bench: bench.controllers.engine.show_log()), "Engine log"),
+}
+
+
+async def walk(bench: Bench, tmp_path: Path) -> dict[str, str]:
+    """The text of every page and dialog after a comparison and a training of the gate."""
+    bench.screen.prompt_pane.set_text(PROMPT)
+    await bench.idle()
+    await bench.press("ctrl+o")
+    await bench.idle()
+    await bench.press("f5")
+    await bench.idle()
+    record_runs(bench, tmp_path)
+    bench.controllers.history.poll()
+    seen: dict[str, str] = {}
+    for page in PAGE_TITLES:
+        bench.panes.show_page(page)
+        bench.app.clear_notifications()
+        await bench.idle()
+        seen[page] = plain(bench)
+        paint(bench)
+    bench.screen.runs.action_toggle_chart()
+    bench.panes.show_page("runs")
+    await bench.until(lambda: "loss nats/token" in bench.text, "the losses")
+    seen["losses"] = plain(bench)
+    for name, (step, words) in DIALOGS.items():
+        await step(bench)
+        await bench.until(lambda words=words: words in bench.text, name)  # type: ignore[misc]
+        await bench.idle()
+        seen[name] = plain(bench)
+        paint(bench)
+        await bench.press("escape")
+        await bench.until(lambda: bench.app.screen is bench.screen, "closed")
+    return seen
+
+
+def plain(bench: Bench) -> str:
+    """The screen as text, with every character that fills the trajectory as a block."""
+    return re.sub("[\u2588\u25cf\u25c6\u25b2]{2,}", lambda match: "\u2588" * len(match[0]), bench.text)
+
+
+def paint(bench: Bench) -> None:
+    """Write the screen as terminals with few colours (TERM=xterm has sixteen) or none get it."""
+    strips = bench.app.screen._compositor.render_strips()
+    for system in ("standard", "256", "truecolor", None):
+        console = Console(file=io.StringIO(), color_system=system, force_terminal=True)  # type: ignore[arg-type]
+        assert all(strip.render(console) is not None for strip in strips)
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, dict[str, str]]:
+    """What was shown with all colours, kept for the other looks."""
+    return {}
+
+
+@pytest.mark.parametrize("look", ["all colours", *LOOKS])
+async def test_every_look_says_the_same(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, look: str, shown: dict[str, dict[str, str]]
+) -> None:
+    settings = dict(LOOKS.get(look, {}))
+    theme = settings.pop("theme", "dlm-dark")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    async with workbench(size=(120, 40), config=Config(live=QUICK.live, theme=theme)) as bench:
+        shown[look] = await walk(bench, tmp_path)
+        bench.panes.show_page("insight")
+        await bench.idle()
+        told_apart = [glyph for glyph in "\u25cf\u25c6\u25b2" if 2 * glyph in bench.text]
+        assert len(told_apart) >= 2 if "NO_COLOR" in settings else not told_apart
+    if "all colours" in shown:
+        assert shown[look] == shown["all colours"]
