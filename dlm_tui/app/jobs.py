@@ -105,6 +105,8 @@ class JobBoard:
         self._changed = changed
         self._jobs: dict[int, Job] = {}
         self.records: deque[JobRecord] = deque(maxlen=_KEEP)
+        self.failure: JobRecord | None = None
+        """The last job that failed, until somebody has looked or another one of its kind begins."""
 
     def running(self, *kinds: Kind) -> JobRecord | None:
         """The newest running job, of one of `kinds` if given."""
@@ -113,11 +115,21 @@ class JobBoard:
             None,
         )
 
-    async def run(self, request: TrainJob | ExportJob, kind: Kind, title: str) -> JobRecord:
-        """Start a job child and follow it to its end."""
+    def looked(self) -> None:
+        """The jobs are in view."""
+        self.failure = None
+
+    def _begin(self, kind: Kind, title: str) -> JobRecord:
         record = JobRecord(kind, title)
         self.records.appendleft(record)
+        if self.failure is not None and self.failure.kind == kind:
+            self.failure = None
         self._changed(record, None)
+        return record
+
+    async def run(self, request: TrainJob | ExportJob, kind: Kind, title: str) -> JobRecord:
+        """Start a job child and follow it to its end."""
+        record = self._begin(kind, title)
         try:
             job = await self._starter(request)
         except (DlmTuiError, OSError) as error:
@@ -137,9 +149,7 @@ class JobBoard:
 
     async def follow(self, events: AsyncIterator[Event], kind: Kind, title: str) -> JobRecord:
         """Record work that the engine itself does."""
-        record = JobRecord(kind, title)
-        self.records.appendleft(record)
-        self._changed(record, None)
+        record = self._begin(kind, title)
         try:
             await self._follow(record, events)
         except DlmTuiError as error:
@@ -154,6 +164,8 @@ class JobBoard:
 
     def _note(self, record: JobRecord, event: Event) -> None:
         record.take(event)
+        if record.state == "failed":
+            self.failure = record
         self._changed(record, event)
 
     async def cancel(self, record: JobRecord) -> str:

@@ -308,7 +308,7 @@ class Workbench(Screen[None]):
         self.controllers.engine.restart()
 
     async def action_cancel(self) -> None:
-        """Stop what is running and say so; else unzoom; else leave the prompt."""
+        """Stop the answer; else leave the prompt; else stop a job, when pressed twice; else unzoom."""
         await self.controllers.interrupts.escape()
 
     def action_quit(self) -> None:

@@ -402,6 +402,7 @@ ACTIONS: dict[str, Scenario] = {
     "app.quit": Scenario(lambda bench, _: bench.app._exit),
     "app.help": Scenario(shows(HelpScreen)),
     "dialog.close": Scenario(lambda bench, _: bench.app.screen is bench.screen, helping),
+    "dialog.quit": Scenario(lambda bench, _: bench.app._exit, helping),
     "dialog.accept": Scenario(
         lambda bench, _: bench.screen.prompt_pane.text == PROMPT and bench.app.screen is bench.screen, remembering
     ),

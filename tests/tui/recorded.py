@@ -80,6 +80,7 @@ class World:
         self.runs = 0
         self.requests: list[Message] = []
         self.fail_open: str | None = None
+        self.fail_job: Failed | None = None
         self.open_warning = ""
         self.hold = asyncio.Event()
         self.hold.set()
@@ -288,6 +289,9 @@ class RecordedJob:
 
     async def events(self) -> AsyncIterator[Event]:
         yield Log(text="loading the base")
+        if self.world.fail_job:
+            yield self.world.fail_job
+            return
         scopes = [*NAMES, "gate"] if isinstance(self.request, TrainJob) else ["weights", "manifest"]
         for index, scope in enumerate(scopes):
             loss = 2.0 - 0.4 * index if isinstance(self.request, TrainJob) else None

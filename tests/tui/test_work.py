@@ -98,6 +98,7 @@ async def test_one_training_at_a_time_and_escape_twice_stops_it(workbench: Opene
         await bench.until(lambda: bench.context.board.running("train"), "job runs")
         await bench.press("ctrl+t")
         assert len(bench.jobs) == 1
+        await bench.leave_prompt()
         await bench.press("escape")
         assert any("Esc again stops" in toast for toast in bench.toasts)
         assert bench.context.board.running("train")

@@ -31,7 +31,7 @@ class AnswerCard(VerticalScroll, can_focus=True):
 
     DEFAULT_CSS: ClassVar[str] = """
     AnswerCard { height: 1fr; padding: 0 1; }
-    AnswerCard > .answer--head { height: 1; color: $foreground 70%; }
+    AnswerCard > .answer--head { dock: top; height: 1; color: $foreground 70%; }
     AnswerCard:focus > .answer--head { text-style: bold; color: $foreground; }
     """
 

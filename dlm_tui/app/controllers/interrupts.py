@@ -21,14 +21,18 @@ class Interrupts:
         self._sources, self._pages = sources, pages
 
     async def escape(self) -> None:
-        """Stop what is running and say so; else unzoom; else leave the prompt. Warnings that stay are taken as read."""
+        """Stop an answer or a search; else leave the prompt, and only outside it stop a job; else unzoom.
+
+        Warnings that stay are taken as read.
+        """
         self._context.ui.clear_lasting()
-        if await self._generation.stop():
-            return
-        if self._jobs.ask_cancel() or self._sources.stop() or self._pages.end_zoom():
+        if await self._generation.stop() or self._sources.stop():
             return
         if self._pages.focused_pane == "prompt":
-            self._pages.focus_pane("desk")
+            if not self._pages.end_zoom():
+                self._pages.focus_pane("desk")
+        elif not self._jobs.ask_cancel():
+            self._pages.end_zoom()
 
     def begin_document(self) -> None:
         """Ask for a new document, write it and go on with it; while a job runs it is only written."""

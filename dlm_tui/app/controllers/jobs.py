@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import Redrawn
+from dlm_tui.app.controllers.views import Pages, Redrawn
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.engine.protocol import Event
 
@@ -15,13 +15,19 @@ _TWICE_SECONDS = 2.0
 class Jobs:
     """Keeps the jobs pane up to date and cancels jobs."""
 
-    def __init__(self, context: Context, pane: Redrawn) -> None:
-        self._context, self._pane = context, pane
+    def __init__(self, context: Context, pane: Redrawn, pages: Pages) -> None:
+        self._context, self._pane, self._pages = context, pane, pages
         self._cancel_asked = 0.0
 
     def job_changed(self, record: JobRecord, event: Event | None) -> None:
         """An event of a job."""
+        self.note_looked()
         self.redraw()
+
+    def note_looked(self) -> None:
+        """A failure that is on the screen needs no mark."""
+        if self._pages.is_shown("jobs"):
+            self._context.board.looked()
 
     def redraw(self) -> None:
         """Draw the jobs pane, in a moment."""

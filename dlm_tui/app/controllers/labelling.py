@@ -10,7 +10,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.training import Training
-from dlm_tui.app.controllers.views import PromptView
+from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.screens.label import Label, LabelScreen
 from dlm_tui.document.append import AppendResult, append_section, undo_append
 from dlm_tui.errors import DlmTuiError
@@ -27,8 +27,11 @@ class Labelling:
         comparison: GateComparison,
         training: Training,
         prompt: PromptView,
+        answers: AnswersView,
+        pages: Pages,
     ) -> None:
         self._context, self._changes, self._routing = context, changes, routing
+        self._answers, self._pages = answers, pages
         self._comparison, self._training, self._prompt = comparison, training, prompt
 
     def open(self, answer: str = "") -> None:
@@ -47,12 +50,18 @@ class Labelling:
         except OSError as error:
             context.ui.say(f"The document cannot be read: {error}", error=True)
             return
-        weights = self._routing.weights or {}
-        ranked = sorted(weights, key=lambda name: -weights[name])
-        # The strongest adapter is what a person who labels disagrees with.
-        guess = ranked[1] if len(ranked) > 1 else None
+        guess = self._guess()
         dialog = LabelScreen(prompt, answer.strip(), context.names, context.marks, data, guess)
         context.ui.open_dialog(dialog, self._chosen)
+
+    def _guess(self) -> str | None:
+        """The adapter of the focused answer; else the second strongest, as a label disagrees with the strongest."""
+        card = self._answers.current if self._pages.focused_pane == "answers" else None
+        if card is not None and card.view in self._context.names:
+            return card.view
+        weights = self._routing.weights or {}
+        ranked = sorted(weights, key=lambda name: -weights[name])
+        return ranked[1] if len(ranked) > 1 else None
 
     def _chosen(self, label: Label | None) -> None:
         if label is not None:

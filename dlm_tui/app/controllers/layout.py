@@ -74,13 +74,18 @@ class Layout:
         else:
             side.styles.width = outline.styles.width = "1fr"
 
+    def is_shown(self, pane_id: str) -> bool:
+        """Whether a pane is on the screen."""
+        return self.arrangement is not None and pane_id in self.arrangement.visible
+
     def draw_tabs(self) -> None:
-        """The tabs, with a mark on the jobs while one runs."""
+        """The tabs, with a mark on the jobs while one runs, or failed and nobody has looked."""
         here = self.arrangement
         if here is None:
             return
-        running = self._context.board.running() is not None
-        pages = [Page(page, PAGE_TITLES[page], page == "jobs" and running) for page in here.tabs]
+        board = self._context.board
+        attention = board.running() is not None or board.failure is not None
+        pages = [Page(page, PAGE_TITLES[page], page == "jobs" and attention) for page in here.tabs]
         for tabs in self._screen.query(PageTabs):
             tabs.show(pages, here.page, edge_offers(here.page))
 

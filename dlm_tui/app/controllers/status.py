@@ -8,6 +8,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.views import KeysView, Pages, Redrawn
 from dlm_tui.app.engine_link import LinkState
 from dlm_tui.app.hints import footer_hints, hint
+from dlm_tui.app.jobs import Kind
 from dlm_tui.app.progress import progress_words
 from dlm_widgets.sanitize import assemble
 
@@ -19,6 +20,8 @@ _ENGINE_GLYPH = {
     "failed": ("\u2717", "bold $error"),
     "closed": ("\u25cc", "dim"),
 }
+
+_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export"}
 
 
 class StatusLines:
@@ -56,6 +59,8 @@ class StatusLines:
         if record:
             title = f"{record.title} \u00b7 " if record.kind == "export" else ""
             parts += ["  ", (f"\u25b8 {title}{record.detail()}", "$primary")]
+        elif failure := context.board.failure:
+            parts += ["  ", (f"\u2717 {_KIND_WORDS[failure.kind]} failed, see Jobs", "bold $error")]
         return assemble(*parts)
 
 

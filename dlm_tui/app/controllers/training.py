@@ -24,6 +24,7 @@ class Training:
         self._context, self._comparison = context, comparison
         self._prompt, self._runs, self._pages = prompt, runs, pages
         self._started_once = False
+        self._waiting: tuple[Sequence[str] | None] | None = None  # what to train with the next good save
         self.finished: Signal[[]] = Signal()
         """A training of the adapters is over, however it ended."""
 
@@ -33,8 +34,12 @@ class Training:
         if self._busy():
             return
         if context.document_error:
-            context.ui.say("The document cannot be read right now; training waits for a good save.", warning=True)
+            self._waiting = (adapters,)
+            context.ui.say(
+                "The document cannot be read right now; training starts with the next good save.", warning=True
+            )
             return
+        self._waiting = None
         title = "train " + (", ".join(adapters) if adapters else f"{len(context.names)} adapters and the gate")
         request = TrainJob(
             document=str(context.setup.path),
@@ -45,13 +50,19 @@ class Training:
         self._runs.begin_losses()
         context.ui.run(partial(self._train, request, title), "job-train", "training")
 
+    def start_waiting(self) -> None:
+        """The document changed: a training that was asked for while it could not be read starts."""
+        if self._waiting is not None and not self._context.document_error:
+            (adapters,) = self._waiting
+            self.start(adapters)
+
     def start_if_asked(self) -> None:
         """Train a document without adapters at once, if the program was started so."""
         context = self._context
         if context.setup.train_if_untrained and not self._started_once and not context.trained_names:
             self._started_once = True
             context.ui.say(
-                "Training starts now; watch it in the jobs pane. Esc twice stops it.",
+                "Training starts now; watch it in the jobs pane. Outside the prompt Esc, pressed twice, stops it.",
                 title="Nothing is trained yet",
             )
             self.start()

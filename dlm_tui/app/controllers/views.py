@@ -177,8 +177,11 @@ class Pages(Protocol):
     def end_zoom(self) -> bool:
         """Show everything again; False when nothing is zoomed."""
 
+    def is_shown(self, pane_id: str) -> bool:
+        """Whether a pane is on the screen."""
+
     def draw_tabs(self) -> None:
-        """The tabs, with a mark on the jobs while one runs."""
+        """The tabs, with a mark on the jobs while one runs, or failed and nobody has looked."""
 
 
 class KeysView(Protocol):

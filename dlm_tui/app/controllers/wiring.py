@@ -70,7 +70,7 @@ class Controllers:
         self.sections = Sections(context, self.changes)
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
-        self.jobs = Jobs(context, views.jobs)
+        self.jobs = Jobs(context, views.jobs, pages)
         self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
         self.copying = Copying(context, views.answers, pages)
         self.routing = Routing(context, prompt, views.insight)
@@ -81,7 +81,9 @@ class Controllers:
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
         self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
-        self.labelling = Labelling(context, self.changes, self.routing, self.comparison, self.training, prompt)
+        self.labelling = Labelling(
+            context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
+        )
         self.export = Export(context, self.mixing, self.copying)
         self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
@@ -100,15 +102,15 @@ class Controllers:
         )
         self.engine.failed.connect(self.generation.show_hint)
         self.context.job_changed.connect(
-            self.training.job_changed, status.redraw, self.jobs.job_changed, mixing.job_changed
+            self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
-        self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start)
+        self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
         self.settings.changed.connect(status.show_keys, mixing.redraw)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
-        self.views.pages.rearranged.connect(self.routing.explain_soon)
+        self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.note_looked, status.redraw)
 
     def show_all(self) -> None:
         """Draw everything once, when the screen is up."""

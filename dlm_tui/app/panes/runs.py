@@ -83,8 +83,16 @@ class RunsPane(Pane, Throttled):
     def _summarise(self) -> None:
         line = self.query_one("#runs-summary", LiteralStatic)
         self.query_one("#runs-note").display = bool(self._history) and not self.showing_loss
-        if not self._history:
+        if self.showing_loss and not self._losses:
+            line.show(
+                Content.styled("No training has run since the start: its losses appear here step by step.", "dim")
+            )
+            return
+        if not self._history and not self.showing_loss:
             line.show(Content.styled("No gate has been trained yet; the chart begins with the first training.", "dim"))
+            return
+        if not self._history:
+            line.show("")
             return
         last = self._history[-1]
         line.show(run_summary(last, self._marks))
@@ -94,7 +102,7 @@ class RunsPane(Pane, Throttled):
         """The summary and the charts."""
         self._summarise()
         area = self.query_one(ChartArea)
-        if self.showing_loss:
+        if self.showing_loss and self._losses:
             loss = self._chart(area, "loss-chart", "loss nats/token", None)
             from dlm_widgets.history_chart import Series
 
@@ -107,7 +115,7 @@ class RunsPane(Pane, Throttled):
         elif self._history:
             self._draw_history(area)
         for chart_id, visible in (
-            ("loss-chart", self.showing_loss),
+            ("loss-chart", self.showing_loss and bool(self._losses)),
             ("entropy-chart", not self.showing_loss and bool(self._history)),
             ("weights-chart", not self.showing_loss and bool(self._history) and area.size.height >= 11),
         ):
