@@ -290,6 +290,12 @@ async def click_editor(bench: Bench) -> None:
     await mouse.click(bench, (editor.region.x + 3, editor.region.y), editor)
 
 
+async def close_and_quit(bench: Bench) -> None:
+    await mouse.press_button(bench, "close")
+    await bench.until(lambda: bench.app.screen is bench.screen, "closed")
+    await mouse.press_button(bench, "quit")
+
+
 def tab(name: str) -> Step:
     return lambda bench: mouse.click_tab(bench, name)
 
@@ -402,7 +408,7 @@ ACTIONS: dict[str, Scenario] = {
     "app.quit": Scenario(lambda bench, _: bench.app._exit),
     "app.help": Scenario(shows(HelpScreen)),
     "dialog.close": Scenario(lambda bench, _: bench.app.screen is bench.screen, helping),
-    "dialog.quit": Scenario(lambda bench, _: bench.app._exit, helping),
+    "dialog.quit": Scenario(lambda bench, _: bench.app._exit, helping, hand=close_and_quit),
     "dialog.accept": Scenario(
         lambda bench, _: bench.screen.prompt_pane.text == PROMPT and bench.app.screen is bench.screen, remembering
     ),

@@ -54,7 +54,6 @@ DIALOGS: dict[str, tuple[Callable[[Bench], Awaitable[None]], str]] = {
     "judge": (_judge, "92%"),
     "drift": (_drift, "static mean"),
     "sweep": (_sweep, "+2.0 word5"),
-    "jump": (_now(lambda bench: bench.screen.action_jump()), " p "),
     "moved": (_now(lambda bench: bench.controllers.comparison.show()), "What the last training moved"),
     "facts": (_now(lambda bench: bench.controllers.engine.show_facts()), "About the engine"),
     "log": (_now(lambda bench: bench.controllers.engine.show_log()), "Engine log"),
@@ -94,8 +93,12 @@ async def walk(bench: Bench, tmp_path: Path) -> dict[str, str]:
 
 
 def plain(bench: Bench) -> str:
-    """The screen as text, with every character that fills the trajectory as a block."""
-    return re.sub("[\u2588\u25cf\u25c6\u25b2]{2,}", lambda match: "\u2588" * len(match[0]), bench.text)
+    """The page, or the dialog's box, as text, with every character that fills the trajectory as a block."""
+    text = re.sub("[\u2588\u25cf\u25c6\u25b2]{2,}", lambda match: "\u2588" * len(match[0]), bench.text)
+    for box in bench.app.screen.query(".box"):  # the terminal's own colours are not blended with what lies below
+        left, top, right, bottom = box.region.corners
+        return "\n".join(line[left:right] for line in text.split("\n")[top:bottom])
+    return text
 
 
 def paint(bench: Bench) -> None:

@@ -197,6 +197,9 @@ class FakePages:
         zoomed, self.zoomed = self.zoomed, False
         return zoomed
 
+    def is_shown(self, pane_id: str) -> bool:
+        return pane_id == self.page
+
     def draw_tabs(self) -> None:
         """Nothing to draw."""
 

@@ -111,8 +111,8 @@ async def test_one_training_at_a_time(tmp_path: Path) -> None:
         bench.controllers.training.start_gate()
         assert bench.ui.said == ["warning: A training is already running; it is in the jobs pane."] * 2
         assert bench.pages.page == "jobs" and len(bench.jobs) == 1
-        await bench.controllers.interrupts.escape()
-        await bench.controllers.interrupts.escape()
+        for _ in range(3):  # out of the prompt, a warning, stopped
+            await bench.controllers.interrupts.escape()
         await bench.ui.settled()
         assert bench.context.board.records[0].state == "cancelled"
 
@@ -189,9 +189,10 @@ async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp
         assert bench.context.document is good and bench.context.document_error == "line 3: not YAML."
         assert "last good state" in str(bench.outline.calls["show_error"][-1])
         bench.controllers.training.start()
-        assert "training waits for a good save" in bench.ui.said[-1] and bench.jobs == []
+        assert "training starts with the next good save" in bench.ui.said[-1] and bench.jobs == []
         await bench.controllers.documents.take(Change(good, None, 0.0))
-        assert bench.context.document_error is None and bench.requests(Reload)
+        await bench.ui.settled()
+        assert bench.context.document_error is None and bench.requests(Reload) and len(bench.jobs) == 1
 
 
 async def test_a_report_needs_a_trained_gate(tmp_path: Path) -> None:
