@@ -21,11 +21,11 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import train_document_gate
 from dlm_tui.model import Backbone, Generated, GenerationEvent, MixedModel, Sampling, View
 from dlm_tui.model.backend_selection import why_slower
-from dlm_tui.model.base import first_line
 from dlm_tui.model.generation import generate
 from dlm_tui.progress import Progress, map_steps
 from dlm_tui.session import Session
 from dlm_tui.store import resolve_home
+from dlm_tui.system_errors import error_line, system_sentence
 
 Work = Generator[p.Event | None, None, p.Event]
 
@@ -72,7 +72,7 @@ class Handlers:
             yield from progress_events(warm_up(session, choose_threads=self._threads is None))
         except Exception as error:  # whatever it is, the first real use will say it again
             traceback.print_exc(file=sys.stderr)
-            warning = f"the warm-up failed: {type(error).__name__}: {first_line(error)}"
+            warning = f"the warm-up failed: {system_sentence(error) or error_line(error)}"
         self._session = session
         return self._opened(warning)
 

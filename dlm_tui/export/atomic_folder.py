@@ -12,6 +12,7 @@ from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
+from dlm_tui.input import is_utf8
 from dlm_tui.platform import process_lives
 
 MANIFEST = "export_manifest.json"
@@ -31,6 +32,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def check_destination(target: Path) -> None:
     """Raises ExportRefused unless `target` is absent, an empty folder, or an export of this program."""
+    if not is_utf8(str(target)):
+        raise ExportRefused(f"{target} is not UTF-8 text, which writing there needs; choose another --out")
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir():

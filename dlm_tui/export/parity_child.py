@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from dlm_tui.export.runtimes import LlamaCpp, Runtime, as_loaded, base_and_pairs, stored_in_gguf
+from dlm_tui.system_errors import error_line, system_sentence
 
 
 def _end_with_stdin() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     try:
         _answer(json.loads(line), protocol)
     except BaseException as error:  # whatever went wrong becomes one line for the parent
-        protocol.write(json.dumps({"failed": f"{type(error).__name__}: {error}"}) + "\n")
+        protocol.write(json.dumps({"failed": system_sentence(error) or error_line(error)}) + "\n")
         protocol.flush()
         os._exit(1)
     os._exit(0)

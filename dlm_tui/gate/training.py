@@ -36,6 +36,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.gate_state import alarm_text, cold_start_text, diverged_text
+from dlm_tui.system_errors import error_line, system_sentence
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -58,8 +59,7 @@ class GateTrainingError(DlmTuiError):
             return error
         if isinstance(error, DlmTuiError):
             return cls(f"{GATE_NOT_TRAINED}{error}")
-        lines = str(error).strip().splitlines()
-        return cls(f"{GATE_NOT_TRAINED}{type(error).__name__}{': ' + lines[0] if lines else ''}")
+        return cls(f"{GATE_NOT_TRAINED}{system_sentence(error) or error_line(error)}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dlm_tui.errors import UsageError
+from dlm_tui.input import is_utf8
 from dlm_tui.store.errors import StoreError
 
 ADAPTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -19,16 +20,20 @@ _SAFE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 def resolve_home(flag: str | Path | None = None) -> Path:
     """The dlm home: the flag, else `DLM_HOME`, else `%APPDATA%\\dlm` on Windows, else `~/.dlm`.
 
-    User-expanded and absolute; nothing is created. Raises UsageError for a `~name` nobody has.
+    User-expanded and absolute; nothing is created. Raises UsageError for a `~name` nobody has, and for bytes that are
+    not UTF-8.
     """
     chosen = str(flag) if flag is not None and str(flag) else os.environ.get("DLM_HOME", "")
     if not chosen:
         appdata = os.environ.get("APPDATA", "") if sys.platform == "win32" else ""
         chosen = str(Path(appdata) / "dlm") if appdata else "~/.dlm"
     try:
-        return Path(chosen).expanduser().absolute()
+        home = Path(chosen).expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"The dlm home {chosen!r} names a user that does not exist.") from error
+    if not is_utf8(str(home)):  # neither the tokenizer's library nor safetensors writes there
+        raise UsageError(f"The dlm home {home} is not UTF-8 text, so no adapter could be saved in it; use another.")
+    return home
 
 
 def utc_seconds(moment: datetime | None = None) -> str:

@@ -8,10 +8,22 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.document import load
-from dlm_tui.store import Store, current_version, read_manifest
+from dlm_tui.errors import UsageError
+from dlm_tui.export.atomic_folder import check_destination
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.store import Store, current_version, read_manifest, resolve_home
 from dlm_tui.training import TrainRequest, train_document
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
+
+
+def test_a_home_and_a_destination_that_could_take_no_file_are_refused_before_the_work(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(UsageError, match="is not UTF-8 text, so no adapter could be saved"):
+        resolve_home(odd)
+    with pytest.raises(ExportRefused, match="is not UTF-8 text"):
+        check_destination(odd)
+    assert resolve_home(tmp_path / "café") == tmp_path / "café"
 
 
 def test_a_name_that_is_not_utf8_loses_no_training(tmp_path: Path) -> None:
