@@ -18,6 +18,7 @@ from dlm_tui.gate.training import GateTrainingError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import WARNING, Progress, run_to_end
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store, adapter_versions, gate_status
+from dlm_tui.system_errors import system_sentence
 from dlm_tui.training import TrainRequest, train_document
 from tests.interop.peer_fixture import peer_root
 from tests.training_samples import sample, write_document
@@ -70,11 +71,12 @@ def test_a_gate_that_crashes_leaves_the_new_adapters_and_the_next_run_tries_agai
         outcome = train_document(request, steps.append)
     assert {name: item.version for name, item in adapter_versions(store, NAMES).items()} == {"facts": 1, "manners": 1}
     assert outcome.gate is None and outcome.gate_failed and outcome.gate_error is not None
-    assert type(error).__name__ in outcome.gate_error and "in force are facts version 1" in outcome.gate_error
+    said = system_sentence(error) or type(error).__name__
+    assert said in outcome.gate_error and "in force are facts version 1" in outcome.gate_error
     assert warnings(steps) == [outcome.gate_error]
     assert [run["status"] for run in MetricsReader(store).runs()] == ["ok", "ok"]
     last = lines(store, 2)[-1]
-    assert (last["type"], last["error"]) == ("gate_error", "GateTrainingError") and type(error).__name__ in last["text"]
+    assert (last["type"], last["error"]) == ("gate_error", "GateTrainingError") and said in last["text"]
     assert gate_status(document, store).in_force == "none"
     again = train_document(request, steps.append)
     assert again.gate is not None and again.gate.mode == "trained" and again.gate_error is None
@@ -87,7 +89,7 @@ def test_a_gate_alone_that_crashes_is_an_error_of_one_kind(
     store = Store(tmp_path / "home", document.dlm_id)
     request = TrainRequest(document=document, store=store, base=base, gate_only=True)
     monkeypatch.setattr(gate_training, "save_gate", raising(ERRORS[0]))
-    with pytest.raises(GateTrainingError, match="No space left on device"):
+    with pytest.raises(GateTrainingError, match="no space is left on its disk"):
         train_document(request, lambda step: None)
     assert [(run["phase"], run["status"]) for run in MetricsReader(store).runs()] == [("gate", "failed")]
     assert [line["type"] for line in lines(store, 1)] == ["gate_error"]
@@ -154,10 +156,10 @@ def test_the_command_exits_1_when_the_gate_crashed_and_its_result_says_why(
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert set(report["adapters"]) == set(NAMES) and report["gate"] is None
-    assert "No space left on device" in report["gate_error"]
+    assert "no space is left on its disk" in report["gate_error"]
     assert f"warning: {report['gate_error']}" in err.splitlines()
     assert main([*command, "--gate-only"]) == 1
-    assert "The gate was not trained: OSError" in capsys.readouterr().err
+    assert "The gate was not trained: a file: no space is left" in capsys.readouterr().err
 
 
 def test_a_gate_alone_that_diverges_exits_1(
