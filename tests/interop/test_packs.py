@@ -213,6 +213,8 @@ def test_our_pack_carries_store_document_and_companions(tmp_path: Path) -> None:
     (store.root / "exports/run.sh").write_text("#!/bin/sh\n")
     (store.root / "exports/run.sh").chmod(0o755)
     (store.root / "empty").mkdir()
+    (store.root / "empty-not").mkdir()
+    (store.root / "empty-not/back\\slash é.txt").write_text("x")
     done = write_pack(document, store, tmp_path / "a.dlm.pack")
     assert done.executables == 0
     with pytest.raises(PackError, match="exists already"):
@@ -226,6 +228,9 @@ def test_our_pack_carries_store_document_and_companions(tmp_path: Path) -> None:
     left_out = {name for name in theirs if name.startswith(("exports/", "cache/", "logs/"))}
     assert set(ours) == set(theirs) - left_out
     assert {name for name in ours if ours[name] != theirs[name]} <= {"manifest.json", "metrics.sqlite"}
+    again = write_pack(document, store, tmp_path / "again.dlm.pack")
+    hashes = [check_pack(pack.path).manifest.content_sha256 for pack in (done, again)]
+    assert hashes[0] == hashes[1]
     full = write_pack(document, store, tmp_path / "b.dlm.pack", PackContents(exports=True))
     assert full.executables == 1
     assert check_pack(tmp_path / "b.dlm.pack").header.content_type == "no-base"

@@ -102,3 +102,21 @@ def test_notes_that_are_there_are_used_and_a_failure_leaves_nothing(tmp_path: Pa
     with pytest.raises(DlmTuiError, match="exists already"):
         write_new(new)
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["other.dlm"]
+
+
+@pytest.mark.parametrize("start", [None, "demo", "own"])
+def test_without_a_document_the_choice_is_opened(
+    start: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import argparse
+
+    from dlm_tui import app
+    from dlm_tui.cli import open as opening
+
+    monkeypatch.chdir(tmp_path)
+    opened: list[Path] = []
+    monkeypatch.setattr(opening, "need_terminal", lambda: None)
+    monkeypatch.setattr(opening, "launch", lambda path, args, **_: opened.append(path) or 0)
+    monkeypatch.setattr(app, "ask_for_start", lambda: tmp_path / "mine.dlm" if start == "own" else start)
+    assert opening.run(argparse.Namespace(json=False, document=None)) == 0
+    assert opened == {None: [], "demo": [Path("dlm-demo/harbour.dlm")], "own": [tmp_path / "mine.dlm"]}[start]

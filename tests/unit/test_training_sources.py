@@ -88,6 +88,18 @@ def test_a_gate_is_learned_from_three_folders(base: Base, tmp_path: Path) -> Non
     ]
 
 
+def test_a_label_keeps_what_folders_teach_the_gate(
+    base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _three_folders(tmp_path)
+    _train(path, tmp_path / "home", base)
+    where = ["--home", str(tmp_path / "home"), "--base", str(_BASE), "--json"]
+    assert main(["label", str(path), "Which gull cries?", "--adapter", "birds", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["mode"] == "trained"
+    session = run_to_end(Session.open(path, tmp_path / "home", _BASE))
+    assert gate_status(session.document, session.store).samples == {**dict.fromkeys(_TOPICS, 5), "birds": 6}
+
+
 def test_show_counts_what_comes_from_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _three_folders(tmp_path)
     (tmp_path / "notes/loose.txt").write_text("Belongs to all.")

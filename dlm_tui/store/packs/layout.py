@@ -6,12 +6,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from dlm_tui.document.errors import printable, shortened
-from dlm_tui.document.side_file import SUFFIX as SIDE_SUFFIX
+from dlm_tui.document.prompt_sets import PromptSets
+from dlm_tui.document.side_file import side_file_path
 from dlm_tui.store.errors import StoreError
 
 FORMAT_VERSION = 1
@@ -73,7 +75,8 @@ class PackManifest(msgspec.Struct, kw_only=True):
 
 def companions(document_name: str) -> tuple[str, str]:
     """The files beside a document that belong to it: what the schema has no key for, and named sets of prompts."""
-    return document_name + SIDE_SUFFIX, document_name.removesuffix(".dlm") + ".prompts.json"
+    path = Path(document_name)
+    return side_file_path(path).name, PromptSets(path).path.name
 
 
 def named(name: str) -> str:

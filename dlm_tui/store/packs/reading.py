@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -210,7 +211,8 @@ class _Guard:
         if self.members > MAX_MEMBERS:
             raise PackLayoutError(f"the pack has more than {MAX_MEMBERS} members")
         parts = name.split("/")
-        if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        elsewhere = name.startswith("\\") or (os.sep != "/" and os.sep in name)
+        if not name or elsewhere or "\0" in name or any(part in ("", ".", "..") for part in parts):
             raise PackLayoutError(f"the member name {shown} is not a path below the pack")
         try:
             name.encode()
