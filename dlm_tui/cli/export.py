@@ -124,8 +124,9 @@ def _compared(args: argparse.Namespace, request: ExportRequest, session: Session
 
 
 def _summary(result: ExportResult) -> None:
-    mix = ", ".join(f"{name} {weight:.4f}" for name, weight in result.manifest["mix"])
-    say(f"{result.manifest['gate_mode']}: {mix}")
+    if result.manifest["gate_mode"] != "static_mean":  # a frozen gate is among the notes
+        mix = ", ".join(f"{name} {weight:.4f}" for name, weight in result.manifest["mix"])
+        say(f"{result.manifest['gate_mode']}: {mix}")
     drift = result.manifest["drift"]
     if drift is not None:
         changed, kept = drift["changed_answers"], drift["kept"]

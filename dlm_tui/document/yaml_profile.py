@@ -19,6 +19,8 @@ MAX_INT_CHARS = 10_000
 # Python refuses to print longer integers, so they could be read but never shown.
 _INT_LIMIT = 10**4300
 
+# No tag of a text can be this one.
+_SELF_TAG = "\0self"
 _RAW_ERRORS = (ValueError, TypeError, OverflowError, LookupError, AttributeError, RecursionError)
 
 
@@ -38,7 +40,8 @@ class BoundedLoader(yaml.SafeLoader):
             # An alias weighs as much as what it stands for; 0: still open, so it would contain itself.
             weight = self._anchored.get(event.anchor, 1)
             if weight == 0:
-                raise yaml.composer.ComposerError(None, None, "an alias inside its own anchor", mark)
+                self.get_event()  # type: ignore[no-untyped-call]
+                return yaml.ScalarNode(_SELF_TAG, event.anchor, mark, mark)
             self._count(weight, mark)
             return super().compose_node(parent, index)
         start = self._nodes
@@ -84,6 +87,14 @@ class BoundedLoader(yaml.SafeLoader):
             )
 
 
+class SelfReference:
+    """What stands where an alias would contain itself: a value of no type that any key takes."""
+
+    def __repr__(self) -> str:
+        return "a value that contains itself"
+
+
+BoundedLoader.add_constructor(_SELF_TAG, lambda loader, node: SelfReference())
 BoundedLoader.add_constructor("tag:yaml.org,2002:int", BoundedLoader.construct_yaml_int)
 BoundedLoader.add_constructor("tag:yaml.org,2002:float", BoundedLoader.construct_yaml_float)
 

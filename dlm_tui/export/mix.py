@@ -108,9 +108,7 @@ def _frozen_gate(session: Session) -> Generator[Progress, None, ResolvedMix]:
     if frozen.mode == "uniform" and status.mode == "stale":
         raise ExportRefused(f"{status.reason} ({frozen.reason}): {_INSTEAD}")
     notes = [status.reason] if status.mode == "stale" else []
-    if frozen.mode == "uniform":
-        notes.append(f"the mix is uniform: {frozen.reason}")
-    return ResolvedMix(list(frozen.mix), frozen.mode, notes)
+    return ResolvedMix(list(frozen.mix), frozen.mode, [*notes, *frozen.resolution().banner_lines])
 
 
 def _best(session: Session) -> Generator[Progress, None, ResolvedMix]:

@@ -24,6 +24,7 @@ from .report import DriftReport as DriftReport
 from .report import EvaluationReport as EvaluationReport
 from .router import PromptRouter as PromptRouter
 from .router import RouteResult as RouteResult
+from .static import GateMixResolution as GateMixResolution
 from .static import StaticMix as StaticMix
 from .static import mean_gate_weights as mean_gate_weights
 from .static import resolve_and_announce as resolve_and_announce

@@ -68,13 +68,24 @@ def resolve_gate_mix(store: Store, parsed: Document) -> Mix | None:
     return None if resolved is None else resolved[0]
 
 
-def resolve_and_announce(store: Store, parsed: Document) -> tuple[Mix | None, str]:
-    """`resolve_gate_mix` and the line to print for it; the line is empty when nothing is substituted."""
+@dataclass(frozen=True)
+class GateMixResolution:
+    """The mix that stands in for the live gate, None when nothing is substituted, and the lines that say so."""
+
+    entries: Mix | None
+    banner_lines: list[str]
+
+    @classmethod
+    def of(cls, mix: Mix, how: str) -> GateMixResolution:
+        """A mix, and in a few words where it comes from."""
+        weights = ", ".join(f"{name} {weight:.4f}" for name, weight in mix)
+        return cls(mix, [f"gate frozen to a static mix ({how}): {weights}"])
+
+
+def resolve_and_announce(store: Store, parsed: Document) -> GateMixResolution:
+    """`resolve_gate_mix` with the lines to print for it."""
     resolved = _resolve(store, parsed)
-    if resolved is None:
-        return None, ""
-    mix, how = resolved
-    return mix, f"gate frozen to a static mix ({how}): " + ", ".join(f"{name} {weight:.4f}" for name, weight in mix)
+    return GateMixResolution(None, []) if resolved is None else GateMixResolution.of(*resolved)
 
 
 def _resolve(store: Store, parsed: Document) -> tuple[Mix, str] | None:
@@ -160,6 +171,11 @@ class StaticMix:
     def weights(self) -> dict[str, float]:
         """The mix as a mapping."""
         return dict(self.mix)
+
+    def resolution(self) -> GateMixResolution:
+        """The mix with the line that says where it comes from."""
+        how = "mean over the training prompts" if self.mode == "static_mean" else f"uniform: {self.reason}"
+        return GateMixResolution.of(self.mix, how)
 
 
 def static_mix(document: Document, store: Store, model: MixedModel) -> Generator[Progress, None, StaticMix]:

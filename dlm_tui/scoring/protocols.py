@@ -63,7 +63,10 @@ class TokenDist:
 
 @runtime_checkable
 class Model(Protocol):
-    """Something that answers."""
+    """Something that answers. `id` is what it is called in reports and errors."""
+
+    @property
+    def id(self) -> str: ...
 
     def generate(
         self, prompt: str, *, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
@@ -97,8 +100,11 @@ class ScoringBackend(Protocol):
         ...
 
     def next_token_dist_batch(self, prompts: Sequence[str], *, top_k: int = 256) -> list[TokenDist]:
-        """`next_token_dist` of every prompt, in order; equal to the single form within float32 tolerance."""
-        ...
+        """`next_token_dist` of every prompt, in order; equal to the single form within float32 tolerance.
+
+        Unless a backend has a faster way, one after another: inheriting this is enough.
+        """
+        return [self.next_token_dist(prompt, top_k=top_k) for prompt in prompts]
 
 
 @runtime_checkable
@@ -109,6 +115,11 @@ class ScoringModel(Model, ScoringBackend, Protocol):
 @runtime_checkable
 class DifferentialBackend(Protocol):
     """One model that can be asked without and with its adapters."""
+
+    @property
+    def safe_for_concurrent_views(self) -> bool:
+        """Whether two views may be open at a time; False unless a backend says otherwise."""
+        return False
 
     def as_base(self) -> AbstractContextManager[ScoringModel]:
         """The adapters off. Raises ViewActive while another view is open."""

@@ -78,9 +78,9 @@ def test_states_and_mixes_of_the_three_stores(model: MixedModel, tmp_path: Path)
     document, store = load(root / "routed.dlm"), _store(root, "routed")
     shown = json.loads((root / "expected_show_routed.json").read_text())["gate"]["per_adapter"]
     recorded = {row["adapter_name"]: row["mean_weight"] for row in shown}
-    mix, line = resolve_and_announce(store, document)
-    assert mix == [(name, pytest.approx(recorded[name], abs=1e-9)) for name in PEER_ADAPTERS]
-    assert all(name in line for name in PEER_ADAPTERS)
+    found = resolve_and_announce(store, document)
+    assert found.entries == [(name, pytest.approx(recorded[name], abs=1e-9)) for name in PEER_ADAPTERS]
+    assert all(name in found.banner_lines[0] for name in PEER_ADAPTERS)
     frozen = run_to_end(static_mix(document, store, model))
     assert frozen.mode == "static_mean" and frozen.weights() == pytest.approx(recorded, abs=1e-4)
     uniform = load(root / "uniform.dlm")

@@ -62,6 +62,22 @@ def test_messages_start_with_the_place(tmp_path: Path, data: str, message: str) 
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("frontmatter", "problem"),
+    [
+        ("base_model: &a [*a]", "base_model: Input should be a valid string"),
+        ("base_model: b\ntraining: &a\n  lora_r: *a", "training.lora_r: Input should be a valid integer"),
+        ("base_model: b\ntraining: &a\n  adapters: *a", "training.adapters: Input should be a valid dictionary"),
+        ("base_model: b\nexport: &a\n  default_quant: *a", "export.default_quant: Input should be 'Q4_K_M'"),
+    ],
+)
+def test_an_alias_that_contains_itself_is_a_value_of_a_wrong_type(frontmatter: str, problem: str) -> None:
+    data = f"---\ndlm_id: 01KTESTTESTTESTTESTTESTTES\ndlm_version: 15\n{frontmatter}\n---\n"
+    with pytest.raises(SchemaValidationError) as caught:
+        parse_bytes(data.encode())
+    assert problem in str(caught.value)
+
+
 def test_all_schema_problems_come_together() -> None:
     with pytest.raises(SchemaValidationError) as caught:
         parse_bytes(b"---\ndlm_id: x\ntraining: {lora_r: 0, what: 1, micro_batch_size: 0}\n---\n")

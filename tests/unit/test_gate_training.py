@@ -19,6 +19,7 @@ from dlm_tui.gate.gate import Gate, load_document_gate, load_gate, save_gate
 from dlm_tui.gate.label import label_prompt
 from dlm_tui.gate.network import seeded_network
 from dlm_tui.gate.static import (
+    GateMixResolution,
     mean_gate_weights,
     resolve_and_announce,
     resolve_gate_mix,
@@ -305,7 +306,7 @@ def test_mean_gate_weights() -> None:
 
 def test_the_resolved_mix_follows_the_state(tmp_path: Path, store: Store, model: MixedModel) -> None:
     document = write_document(tmp_path / "d.dlm", gate=EASY)
-    assert resolve_and_announce(store, document) == (None, "")
+    assert resolve_and_announce(store, document) == GateMixResolution(None, [])
     outcome = run_to_end(train_document_gate(document, store, model))
     mix = resolve_gate_mix(store, document)
     assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights, abs=1e-6)
@@ -316,11 +317,13 @@ def test_the_resolved_mix_follows_the_state(tmp_path: Path, store: Store, model:
     recorded = Store(store.home, store.dlm_id)
     for path in recorded.cache_dir.rglob("*.safetensors"):
         path.unlink()
-    mix, line = resolve_and_announce(store, document)
-    assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights) and "as recorded" in line
+    found = resolve_and_announce(store, document)
+    assert found.entries is not None and dict(found.entries) == pytest.approx(outcome.mean_weights)
+    assert "as recorded" in found.banner_lines[0]
     (store.gate_dir / "tui_gate.json").unlink()
-    mix, line = resolve_and_announce(store, document)
-    assert mix is not None and dict(mix) == pytest.approx(outcome.mean_weights) and "gate events" in line
+    found = resolve_and_announce(store, document)
+    assert found.entries is not None and dict(found.entries) == pytest.approx(outcome.mean_weights)
+    assert "gate events" in found.banner_lines[0]
     store.metrics_path.unlink()
     assert resolve_gate_mix(store, document) == uniform_adapter_mix(NAMES)
     renamed = write_document(tmp_path / "e.dlm", {"ocean": PROMPTS["sea"], "bread": PROMPTS["bread"]})

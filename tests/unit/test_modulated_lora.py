@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dlm_tui.model import HistoryBake, ModulatedLoRA
+from dlm_tui.model import HistoryBake, ModulatedLoRA, ModulatedPiSSA, PiSSAHistoryBake
 from dlm_tui.model.modulated.targets import ModulationError, dense_weight, match_targets, suffix_patterns
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
@@ -195,6 +195,78 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     other = ModulatedLoRA(model, r=4, alpha=6.0, targets=lora.spec.targets, layer_range=(0.0, 0.7))
     other.load(path)
     assert all(torch.equal(other.B[name], lora.B[name]) for name in lora.B)
+
+
+def test_another_rank_or_scale_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    model = tiny_llama()
+    path = tmp_path / "adapter.safetensors"
+    trained(model, r=4, alpha=6.0, targets="q_proj").save(path)
+    for other, message in (
+        (ModulatedLoRA(model, r=2, alpha=6.0, targets="q_proj", seed=1), "has rank 4, this adapter 2"),
+        (ModulatedLoRA(model, r=4, alpha=8.0, targets="q_proj", seed=1), "scaled by alpha 6, this adapter by 8"),
+    ):
+        before = {name: value.clone() for name, value in other.A.items()}
+        rank, alpha = other.r, other.alpha
+        with pytest.raises(ModulationError, match=message):
+            other.load(path)
+        assert (other.r, other.alpha) == (rank, alpha)
+        assert all(torch.equal(other.A[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("targets", "held"),
+    [
+        (r"layers\.[0-3]\..*q_proj", [0, 1]),  # two of the four that match; of all six it would be three
+        (r"layers\.[0-3]\..*q_proj", [0, 1, 2]),
+        (r"layers\.(1|3|5)\..*q_proj", [1]),  # the first of three by place; of the stack's six it is 1, too
+        (r"layers\.[2-5]\..*q_proj", [2, 3]),  # by place; by number it is layer 2 alone
+    ],
+)
+def test_a_layer_range_over_the_matched_layers_alone_is_understood(
+    tmp_path: Path, targets: str, held: list[int]
+) -> None:
+    model = tiny_llama(layers=6)
+    names = [f"model.layers.{number}.self_attn.q_proj" for number in held]
+    lora = trained(model, r=2, alpha=2.0, targets=[rf"^{name}$" for name in names])
+    tensors = {
+        f"{part}.{name.replace('.', '__')}": values[name].detach().clone()
+        for part, values in (("A", lora.A), ("B", lora.B))
+        for name in names
+    }
+    path = tmp_path / "foreign.safetensors"
+    save_file(tensors, path, {"r": "2", "alpha": "2.0", "targets": targets, "layer_range": "0.0,0.5"})
+    loaded = ModulatedLoRA.from_checkpoint(model, path)
+    assert list(loaded.target_names) == names
+    assert all(torch.equal(loaded.dense_delta(name), lora.dense_delta(name)) for name in names)
+    again = tmp_path / "ours.safetensors"
+    loaded.save(again)
+    assert ModulatedLoRA.from_checkpoint(model, again).target_names == loaded.target_names
+
+
+def test_a_layer_range_that_fits_no_reading_is_refused(tmp_path: Path) -> None:
+    model = tiny_llama(layers=6)
+    lora = trained(model, r=2, alpha=2.0, targets=r"layers\.5\..*q_proj")
+    path = tmp_path / "odd.safetensors"
+    lora.save(path, {"targets": "q_proj", "targets_json": '["q_proj"]', "layer_range": "0.0,0.5"})
+    with pytest.raises(ModulationError, match="would be dropped"):
+        ModulatedLoRA.from_checkpoint(model, path)
+
+
+def test_an_empty_history_is_a_value_error_and_a_pissa_history_has_a_gate_that_does_nothing() -> None:
+    model = tiny_llama()
+    for kind in (HistoryBake, PiSSAHistoryBake):
+        with pytest.raises(ValueError, match="at least one kept round"):
+            kind(model, [])
+    pissa = ModulatedPiSSA(model, r=2, targets="q_proj", seed=1)
+    with torch.no_grad():
+        for parameter in pissa.parameters():
+            parameter.fill_(0.5)
+    baked = PiSSAHistoryBake(model, [(pissa, 1.0)])
+    on = logits(model)
+    baked.set_gate(lambda: False)
+    assert torch.equal(logits(model), on), "the history is part of the weights"
+    baked.remove()
+    assert not torch.equal(logits(model), on)
 
 
 def test_target_mismatch_says_what_would_be_lost(tmp_path: Path) -> None:

@@ -203,3 +203,67 @@ def test_other_processes_make_up_the_same_answers_without_torch() -> None:
     ]
     assert runs[0] == runs[1]
     assert runs[0].splitlines()[-1] == "False"
+
+
+class OneByOne(ScoringBackend):
+    """A backend that writes only what it has to."""
+
+    def logprob_of(self, prompt: str, completion: str) -> float:
+        return -1.0
+
+    def rolling_logprob(self, text: str) -> RollingLogprob:
+        return RollingLogprob(np.zeros(1, np.int64), np.zeros(0, np.float32), 1, 0.0)
+
+    def next_token_dist(self, prompt: str, *, top_k: int = 256) -> TokenDist:
+        return dist([len(prompt)], [1.0], vocab=top_k)
+
+
+def test_a_backend_that_inherits_the_batch_is_complete() -> None:
+    found = OneByOne().next_token_dist_batch(["a", "bbb"], top_k=7)
+    assert [(int(one.token_ids[0]), one.vocab_size) for one in found] == [(1, 7), (3, 7)]
+    dummy = backend()
+    assert dummy.safe_for_concurrent_views is False
+    with dummy.as_finetuned() as view:
+        assert view.id == view.name == "ft"
+        batch = view.next_token_dist_batch(["one", "two"], top_k=3)
+        assert [one.token_ids.tolist() for one in batch] == [
+            view.next_token_dist(prompt, top_k=3).token_ids.tolist() for prompt in ("one", "two")
+        ]
+
+
+def test_preflight_gives_a_reason_for_a_view_that_raises_or_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    dummy = backend()
+    with dummy.as_base():
+        good, reason = dummy.preflight_finite_check()
+    assert not good and reason.startswith("view 'base' cannot be asked: ViewActive")
+    assert dummy.preflight_finite_check() == (True, "")
+
+    class Broken(dict[str, TokenDist]):
+        def get(self, key: str, default: object = None) -> TokenDist:  # type: ignore[override]
+            raise OSError("the file is gone")
+
+    good, reason = backend(ft=DummyResponses(token_dists=Broken())).preflight_finite_check()
+    assert not good and "the file is gone" in reason
+
+
+def test_views_that_differ_in_the_last_digits_are_two() -> None:
+    dummy = backend(base=DummyResponses(logprobs={("p", "c"): -1.0}), ft=DummyResponses(logprobs={("p", "c"): -2.0}))
+    found = []
+    for lam in (0.12345678, 0.12345634):
+        with dummy.as_scaled_adapter(lam) as view:
+            found.append(view.logprob_of("p", "c"))
+    assert found == [pytest.approx(-1.12345678, abs=1e-12), pytest.approx(-1.12345634, abs=1e-12)]
+    assert found[0] != found[1]
+    with dummy.as_null_adapter(1, 0.12345678) as view:
+        first = view.logprob_of("p", "c")
+    with dummy.as_null_adapter(1, 0.12345634) as view:
+        assert view.logprob_of("p", "c") != first
+
+
+def test_a_canned_answer_for_the_empty_text_counts() -> None:
+    empty = RollingLogprob(np.zeros(0, np.int64), np.zeros(0, np.float32), 0, 0.0)
+    dummy = backend(base=DummyResponses(rolling={"": empty}))
+    with dummy.as_base() as view:
+        assert view.rolling_logprob("") == empty
+    with dummy.as_finetuned() as view, pytest.raises(ValueError, match="zero tokens"):
+        view.rolling_logprob("")

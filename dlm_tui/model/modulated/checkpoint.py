@@ -9,16 +9,23 @@ hold a comma.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlm_tui.files import write_atomic
 from dlm_tui.model.modulated.base import TargetSpec
-from dlm_tui.model.modulated.targets import DEFAULT_EXCLUDE, WHOLE_DEPTH, ModulationError
+from dlm_tui.model.modulated.targets import (
+    DEFAULT_EXCLUDE,
+    WHOLE_DEPTH,
+    ModulationError,
+    match_targets,
+    range_readings,
+)
 
 Parts = dict[str, dict[str, Tensor]]
 """part ("A", "U", …) -> encoded module name -> tensor."""
@@ -85,6 +92,21 @@ def read_spec(metadata: Mapping[str, str], path: Path) -> TargetSpec:
     except (KeyError, ValueError) as problem:
         raise ModulationError(f"the metadata of {path.name} does not say which layers it targets ({problem})") from None
     return TargetSpec(tuple(targets), tuple(exclude), (low, high))
+
+
+def checkpoint_layers(model: nn.Module, spec: TargetSpec, parts: Parts) -> tuple[dict[str, nn.Linear], TargetSpec]:
+    """The layers a checkpoint's tensors belong to, and the spec that chooses them here.
+
+    Its layer range may have been counted over the matched layers alone: the reading that fits the tensors is taken,
+    and then written down layer by layer, so that it is read the same everywhere. Raises ModulationError.
+    """
+    held = {module for by_module in parts.values() for module in by_module}
+    if spec.layer_range != WHOLE_DEPTH:
+        for place, layers in enumerate(range_readings(model, spec.targets, spec.exclude, spec.layer_range)):
+            if {encode_name(name) for name in layers} == held:
+                named = TargetSpec(tuple(f"^{re.escape(name)}$" for name in layers), spec.exclude, WHOLE_DEPTH)
+                return layers, named if place else spec
+    return match_targets(model, spec.targets, spec.exclude, spec.layer_range), spec
 
 
 def _strings(text: str) -> list[str]:

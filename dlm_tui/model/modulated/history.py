@@ -17,6 +17,10 @@ from dlm_tui.model.modulated.pissa import ModulatedPiSSA
 from dlm_tui.model.modulated.targets import ModulationError, linear_layer
 
 
+class EmptyHistory(ModulationError, ValueError):
+    """There is no kept round to compose."""
+
+
 class _Bake:
     """Σ_k c_k · scale_k · B_k · A_k x on every layer that any kept round targets; rounds are copied,
     not referenced.
@@ -24,7 +28,7 @@ class _Bake:
 
     def __init__(self, model: nn.Module, history: Sequence[tuple[Modulated, float]]) -> None:
         if not history:
-            raise ModulationError("a history needs at least one kept round")
+            raise EmptyHistory("a history needs at least one kept round")
         self._is_active: Callable[[], bool] = lambda: True
         self._handles: list[RemovableHandle] = []
         self._stacks = _stack(history)
@@ -77,7 +81,8 @@ def _stack(history: Sequence[tuple[Modulated, float]]) -> dict[str, tuple[Tensor
 class HistoryBake(_Bake):
     """Kept LoRA rounds at their kept coefficients; ranks and targets may differ, the order does not matter.
 
-    Hooks are on the model from construction to `remove()`. Raises ModulationError for an empty history.
+    Hooks are on the model from construction to `remove()`. Raises EmptyHistory (a ValueError)
+    without one.
     """
 
     def __init__(self, model: nn.Module, history: Sequence[tuple[ModulatedLoRA, float]]) -> None:
@@ -95,8 +100,11 @@ class PiSSAHistoryBake(_Bake):
     order.
 
     Equal to replaying rounds that each extract their directions from the weight the round before left: the
-    S terms cancel.
+    S terms cancel. Raises EmptyHistory (a ValueError) without a round.
     """
 
     def __init__(self, model: nn.Module, history: Sequence[tuple[ModulatedPiSSA, float]]) -> None:
         super().__init__(model, list(history))
+
+    def set_gate(self, is_active: Callable[[], bool]) -> None:
+        """Does nothing: this history is part of the weights it stands for, so there is nothing to switch."""

@@ -14,6 +14,7 @@ from dlm_tui.model.modulated.base import Modulated, TargetSpec, through
 from dlm_tui.model.modulated.checkpoint import (
     align,
     check_pairs,
+    checkpoint_layers,
     number,
     read_checkpoint,
     read_metadata,
@@ -126,7 +127,7 @@ class ModulatedLoRA(Modulated):
 
     def load(self, path: Path | str) -> None:
         """Take the tensors of a checkpoint. Raises ModulationError, and changes nothing, when targets,
-        shapes or scale differ.
+        shapes, rank or scale differ; `from_checkpoint` makes an adapter as the checkpoint says.
         """
         path = Path(path)
         parts, metadata = read_checkpoint(path, ("A", "B"))
@@ -134,11 +135,15 @@ class ModulatedLoRA(Modulated):
         named = align(parts, self.target_names, path)
         check_pairs(named["A"], named["B"], {name: self.shape(name) for name in self.A}, path)
         r, alpha = int(number(metadata, "r", path)), number(metadata, "alpha", path)
+        ranks = {len(lora_A) for lora_A in named["A"].values()} - {len(lora_A) for lora_A in self.A.values()}
+        if r != self.r or ranks:
+            raise ModulationError(f"{path.name} has rank {r}, this adapter {self.r}")
+        if alpha != self.alpha:
+            raise ModulationError(f"{path.name} is scaled by alpha {alpha:g}, this adapter by {self.alpha:g}")
         with torch.no_grad():
             for own, kept in ((self.A, named["A"]), (self.B, named["B"])):
                 for name, parameter in own.items():
                     parameter.data = kept[name].to(parameter.device, parameter.dtype).clone()
-        self.r, self.alpha = r, alpha
 
     @classmethod
     def from_checkpoint(cls, model: nn.Module, path: Path | str) -> Self:
@@ -148,9 +153,8 @@ class ModulatedLoRA(Modulated):
         path = Path(path)
         metadata = read_metadata(path)
         _refuse_other_kind(metadata, path)
-        spec = read_spec(metadata, path)
-        layers = match_targets(model, spec.targets, spec.exclude, spec.layer_range)
         parts, _ = read_checkpoint(path, ("A", "B"))
+        layers, spec = checkpoint_layers(model, read_spec(metadata, path), parts)
         named = align(parts, tuple(layers), path)
         check_pairs(named["A"], named["B"], {n: (m.in_features, m.out_features) for n, m in layers.items()}, path)
         factors = {

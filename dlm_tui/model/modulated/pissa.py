@@ -21,6 +21,7 @@ from dlm_tui.model.modulated.base import Modulated, TargetSpec
 from dlm_tui.model.modulated.checkpoint import (
     align,
     check_pairs,
+    checkpoint_layers,
     read_checkpoint,
     read_metadata,
     read_spec,
@@ -287,9 +288,8 @@ class ModulatedPiSSA(Modulated):
         path = Path(path)
         metadata = read_metadata(path)
         _refuse_other_kind(metadata, path)
-        spec = read_spec(metadata, path)
-        layers = match_targets(model, spec.targets, spec.exclude, spec.layer_range)
         parts, _ = read_checkpoint(path, ("U", "S", "Vh", "delta_s"))
+        layers, spec = checkpoint_layers(model, read_spec(metadata, path), parts)
         named = align(parts, tuple(layers), path)
         cls._check(named, {n: (m.in_features, m.out_features) for n, m in layers.items()}, path)
         directions = {

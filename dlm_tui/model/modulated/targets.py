@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,26 @@ def match_targets(
     return found
 
 
+def range_readings(
+    model: nn.Module, targets: Sequence[str], exclude: Sequence[str], layer_range: tuple[float, float]
+) -> Iterator[dict[str, nn.Linear]]:
+    """The layers that a range may mean: of the whole stack as in `match_targets`, then of the part of the stack up to
+    the last layer that the targets match, then of the matched layers by their place. Raises ModulationError when
+    nothing matches at all.
+    """
+    matched = match_targets(model, targets, exclude)
+    low, high = layer_range
+    yield _within_range(matched, _stack_depths(model), low, high)
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for name in matched:
+        if match := _LAYER.match(name):
+            numbers[match["stack"]].add(int(match["index"]))
+    yield _within_range(matched, {stack: max(found) + 1 for stack, found in numbers.items()}, low, high)
+    places = {(stack, number): place for stack, found in numbers.items() for place, number in enumerate(sorted(found))}
+    depths = {stack: len(found) for stack, found in numbers.items()}
+    yield _within_range(matched, depths, low, high, places)
+
+
 def _stack_depths(model: nn.Module) -> dict[str, int]:
     """Layers per stack: a model with two towers has a depth for each."""
     depths: dict[str, int] = defaultdict(int)
@@ -90,7 +110,14 @@ def _stack_depths(model: nn.Module) -> dict[str, int]:
     return depths
 
 
-def _within_range(found: dict[str, nn.Linear], depths: dict[str, int], low: float, high: float) -> dict[str, nn.Linear]:
+def _within_range(
+    found: dict[str, nn.Linear],
+    depths: Mapping[str, int],
+    low: float,
+    high: float,
+    places: Mapping[tuple[str, int], int] | None = None,
+) -> dict[str, nn.Linear]:
+    """Layers whose number (or place, where given) lies in the range of their stack's depth."""
     if not any(_LAYER.match(name) for name in found):
         raise ModulationError("a layer range was given, but no target lies in a '.layers.<number>.' stack")
     kept = {}
@@ -100,7 +127,8 @@ def _within_range(found: dict[str, nn.Linear], depths: dict[str, int], low: floa
             depth = depths[match["stack"]]
             # 0.29 of 100 layers is 28.999…: a hair is added so that written fractions mean what they say
             first, end = math.floor(depth * low + 1e-9), math.floor(depth * high + 1e-9)
-            if not first <= int(match["index"]) < end:
+            number = int(match["index"])
+            if not first <= (number if places is None else places[match["stack"], number]) < end:
                 continue
         kept[name] = module
     return kept

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from dlm_tui.scoring.backends.cache import CacheStats, ScoreCache, ViewLock
 from dlm_tui.scoring.divergence import align
 from dlm_tui.scoring.errors import EmptyText, NullScaleError
-from dlm_tui.scoring.protocols import RollingLogprob, TokenDist, null_scale
+from dlm_tui.scoring.protocols import (
+    NullCalibratedBackend,
+    RollingLogprob,
+    ScalableDifferentialBackend,
+    ScoringModel,
+    TokenDist,
+    null_scale,
+)
 
 DEFAULT_LOGPROB = -10.0
 DEFAULT_NULL_SCALE = 0.02
@@ -39,7 +46,7 @@ class DummyResponses:
     token_dists: dict[str, TokenDist] = field(default_factory=dict)
 
 
-class DummyDifferentialBackend:
+class DummyDifferentialBackend(ScalableDifferentialBackend, NullCalibratedBackend):
     """Base, fine-tuned, λ-blended and null views over two sets of canned answers; the same rules as with a real model.
 
     A blend is linear in log-probabilities and exact at λ = 0 and 1; text comes from the side that λ is nearer to. A
@@ -74,7 +81,7 @@ class DummyDifferentialBackend:
     def as_scaled_adapter(self, lam: float) -> Iterator[DummyView]:
         if not math.isfinite(lam):
             raise NullScaleError(f"an adapter cannot be scaled by {lam}")
-        label = f"scaled({lam:g})"
+        label = f"scaled({lam!r})"
         with self._view_lock.enter(label) as check:
             yield DummyView(label, self._sides(label, lam), self._cache, check)
 
@@ -83,20 +90,21 @@ class DummyDifferentialBackend:
         self, seed: int, init_scale: float | None = None, rank_scale: float = 1.0
     ) -> Iterator[DummyView]:
         scale = null_scale(DEFAULT_NULL_SCALE if init_scale is None else init_scale, rank_scale)
-        label = f"null({seed}, {scale:g})"
+        label = f"null({seed}, {scale!r})"
         with self._view_lock.enter(label) as check:
             yield DummyView(label, self._sides(label, 0.0), self._cache, check, noise=(seed, scale))
 
     def preflight_finite_check(self) -> tuple[bool, str]:
-        prompt = "preflight"
-        for view in (self.as_base(), self.as_finetuned()):
-            with view as opened:
-                dist = opened.next_token_dist(prompt)
+        """See `PreflightCheckable`; a view that raises, or one that is open already, is a reason, too."""
+        for name, view in (("base", self.as_base), ("ft", self.as_finetuned)):
+            try:
+                with view() as opened:
+                    dist = opened.next_token_dist("preflight")
+            except Exception as error:
+                return False, f"view {name!r} cannot be asked: {type(error).__name__}: {error}"
             bad = int((~np.isfinite(dist.logprobs)).sum())
             if bad:
-                return False, (
-                    f"view {opened.name!r} gives {bad} of {len(dist.logprobs)} log-probabilities that are not finite"
-                )
+                return False, f"view {name!r} gives {bad} of {len(dist.logprobs)} log-probabilities that are not finite"
         return True, ""
 
     def _sides(self, label: str, lam: float) -> _Sides:
@@ -123,8 +131,8 @@ class _Sides:
         return (1 - self.lam) * low + self.lam * high
 
 
-class DummyView:
-    """An open view: `name` is what errors call it."""
+class DummyView(ScoringModel):
+    """An open view: `name`, also its `id`, is what errors call it."""
 
     def __init__(
         self,
@@ -136,6 +144,10 @@ class DummyView:
     ) -> None:
         self.name = name
         self._sides, self._cache, self._check, self._noise = sides, cache, check, noise
+
+    @property
+    def id(self) -> str:
+        return self.name
 
     def generate(
         self, prompt: str, *, max_new_tokens: int = 128, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0
@@ -164,24 +176,26 @@ class DummyView:
         self._check()
         return self._cache.get(("next_token_dist", self.name, prompt, top_k), lambda: self._dist(prompt, top_k))
 
-    def next_token_dist_batch(self, prompts: Sequence[str], *, top_k: int = 256) -> list[TokenDist]:
-        return [self.next_token_dist(prompt, top_k=top_k) for prompt in prompts]
-
     def _logprob(self, prompt: str, completion: str) -> float:
         value = self._sides.number(lambda side, _: side.logprobs.get((prompt, completion), DEFAULT_LOGPROB))
         return value + (float(self._draw("logprob", prompt, completion, count=1)[0]) if self._noise else 0.0)
 
     def _rolling(self, text: str) -> RollingLogprob:
-        kept = [side.rolling.get(text) or _made_up_rolling(text, name) for side, name in self._pairs()]
-        low, high = kept
+        def kept(side: DummyResponses, name: str) -> RollingLogprob:
+            canned = side.rolling.get(text)
+            return canned if canned is not None else _made_up_rolling(text, name)
+
         lam = self._sides.lam
+        base, tuned = self._pairs()
+        # At the ends of the blend the other side has no say, and need not have an answer.
+        low = kept(*(tuned if lam == 1.0 else base))
+        high = kept(*(base if lam == 0.0 else tuned))
+        chosen = high if lam >= 0.5 else low
         if lam in (0.0, 1.0) or len(low.logprobs) != len(high.logprobs):
-            chosen = high if lam >= 0.5 else low
             if not self._noise:
                 return chosen
             logprobs = chosen.logprobs + self._draw("rolling", text, "", count=len(chosen.logprobs)).astype(np.float32)
         else:
-            chosen = high if lam >= 0.5 else low
             logprobs = ((1 - lam) * low.logprobs + lam * high.logprobs).astype(np.float32)
         return RollingLogprob(chosen.token_ids, logprobs, chosen.num_tokens, float(logprobs.astype(np.float64).sum()))
 

@@ -33,6 +33,8 @@ class TorchDifferentialBackend:
     cached by view, and the cache is dropped when an adapter is exchanged or a weight is written to.
     """
 
+    safe_for_concurrent_views = False
+
     def __init__(
         self,
         model: MixedModel,
@@ -193,6 +195,11 @@ class TorchView:
         self.name = name
         self._backend, self._key, self._backbone, self._row, self._is_open = backend, key, backbone, row, check
         self._mixer = backend.model.mixer
+
+    @property
+    def id(self) -> str:
+        """The view's name."""
+        return self.name
 
     def _check(self) -> None:
         self._is_open()
