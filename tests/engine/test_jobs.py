@@ -66,8 +66,8 @@ gate_training.save_gate = full
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("raise OSError(28, 'No space left on device')", "OSError: [Errno 28] No space left on device"),
-        ("raise MemoryError", "MemoryError"),
+        ("raise OSError(28, 'No space left on device')", "no space is left on its disk"),
+        ("raise MemoryError", "there is not enough memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
     ],
     ids=["full disk", "memory", "killed"],

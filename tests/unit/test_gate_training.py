@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_the_previous_gate(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("dlm_tui.gate.gate.write_gate_record", full)
-    with pytest.raises(GateTrainingError, match="No space"):
+    with pytest.raises(GateTrainingError, match="no space is left"):
         run_to_end(train_document_gate(document, store, model, seed=99))
     assert files(store) == before
     assert [path.name for path in store.adapters_dir.iterdir() if path.name.startswith("_gate")] == ["_gate"]
