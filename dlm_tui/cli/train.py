@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("s_only", "wanda", "act_only", "cho_rej_min_std"),
         help="how pissa chooses singular directions (default: s_only)",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the training that was interrupted, exactly")
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N optimiser steps of an adapter"
+    )
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=10.0, metavar="M", help="and at least every M minutes (10)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
     if args.selection and args.parameterization != "pissa":
         raise UsageError("--selection chooses singular directions, which --parameterization pissa trains")
+    if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
+        raise UsageError("--checkpoint-steps must be at least 1")
+    if not args.checkpoint_minutes > 0:
+        raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()
     document, scan = sources.expand_sources(load(Path(args.document)))
     base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
@@ -48,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
             parameterization=args.parameterization,
             selection=args.selection or "s_only",
             scan=scan,
+            resume=args.resume,
+            checkpoint_steps=args.checkpoint_steps,
+            checkpoint_seconds=args.checkpoint_minutes * 60.0,
         ),
         narration,
     )

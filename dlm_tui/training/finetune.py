@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 
-def finetune(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep) -> Finetuned:
-    """Train a LoRA adapter on `rows`; the base is left as it was.
+def finetune(
+    base: Base,
+    plan: TrainingPlan,
+    adapter: AdapterPlan,
+    rows: AdapterRows,
+    on_step: OnStep,
+    checkpoints: AdapterCheckpoints | None = None,
+) -> Finetuned:
+    """Train a LoRA adapter on `rows`, from the start or from a checkpoint; the base is left as it was.
 
     The result depends only on the base, the rows and the plan. Raises Diverged, DlmTuiError, and whatever `on_step`
     raises.
@@ -42,7 +50,9 @@ def finetune(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: Adapter
     except ValueError as error:
         raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
     try:
-        result = run_phases(model, base, plan, adapter, rows, on_step, adapter_off=model.disable_adapter)
+        result = run_phases(
+            model, base, plan, adapter, rows, on_step, adapter_off=model.disable_adapter, checkpoints=checkpoints
+        )
         result.tensors = finite_tensors(get_peft_model_state_dict(model))
         result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
+from dlm_tui.store.checkpoints import PhaseResult
+from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointedTrainer, CheckpointTimer, last_loss
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
 from dlm_tui.training.rows import AdapterRows, collate_pairs, collate_sequences, filler_id
@@ -55,15 +57,29 @@ class Finetuned:
     train_loss: dict[str, float] = field(default_factory=dict)
     val_loss: float | None = None
 
+    def add(self, phase: PhaseResult) -> None:
+        """A phase is over."""
+        self.steps[phase.name] = phase.steps
+        self.train_loss[phase.name] = phase.loss
+        self.val_loss = self.val_loss if phase.val_loss is None else phase.val_loss
+
 
 class _Watch(TrainerCallback):
     """Passes every logged number on, and counts tokens for the rate."""
 
-    def __init__(self, phase: str, on_step: OnStep):
-        self.phase, self.on_step = phase, on_step
+    def __init__(self, phase: str, on_step: OnStep, timer: CheckpointTimer | None = None):
+        self.phase, self._on_step, self._timer = phase, on_step, timer
         self.tokens, self.since = 0, time.monotonic()
         self.steps, self.last_loss = 0, math.nan
         self.val_loss: float | None = None
+
+    def on_step(self, step: Step) -> None:
+        """Tell it; whoever listens may end the training by raising."""
+        try:
+            self._on_step(step)
+        except BaseException as reason:
+            if self._timer is None or not self._timer.stop(reason):
+                raise
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
@@ -109,33 +125,49 @@ def run_phases(
     on_step: OnStep,
     *,
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
+    checkpoints: AdapterCheckpoints | None = None,
 ) -> Finetuned:
     """Every phase of the plan that has rows, in order, on the trainable weights of `model`.
 
-    `adapter_off` is a context in which the model is the base. The result has no tensors yet. Raises Diverged, and
-    whatever `on_step` raises.
+    `adapter_off` is a context in which the model is the base. With `checkpoints` the phases go on from where they were
+    interrupted. The result has no tensors yet. Raises Diverged, and whatever `on_step` raises.
     """
     result = Finetuned(tensors={}, config={})
+    for over in checkpoints.done if checkpoints is not None else ():
+        result.add(over)
     for phase in adapter.phases:
-        if not rows.of(phase):
+        if not rows.of(phase) or phase.name in result.steps:
             continue
-        watch = _Watch(phase.name, on_step)
+        timer = None
+        if checkpoints is not None:
+            timer = CheckpointTimer(checkpoints.every)
+        watch = _Watch(phase.name, on_step, timer)
+        start = checkpoints.begin(phase.name, model) if checkpoints is not None else None
+        if start is not None:
+            watch.steps, watch.last_loss, watch.val_loss = last_loss(start)
         with temporary_folder("train") as scratch:
             if phase.name == "sft":
                 trainer = _causal(model, base, plan, phase, rows, watch, scratch)
             else:
                 trainer = _preferences(model, base, plan, phase, rows, watch, scratch, adapter_off)
             trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries data
-            trainer.train()
-        result.steps[phase.name] = watch.steps
-        result.train_loss[phase.name] = watch.last_loss
-        result.val_loss = result.val_loss if watch.val_loss is None else watch.val_loss
+            if checkpoints is not None and timer is not None:
+                trainer.checkpoints, trainer.phase_name = checkpoints, phase.name
+                trainer.steps_per_epoch = plan.steps(rows.of(phase), phase) // phase.epochs
+                trainer.add_callback(timer)
+            trainer.train_from(start)
+        if timer is not None and timer.stopped is not None:
+            raise timer.stopped
+        over = PhaseResult(name=phase.name, steps=watch.steps, loss=watch.last_loss, val_loss=watch.val_loss)
+        result.add(over)
+        if checkpoints is not None:
+            checkpoints.end(over)
     return result
 
 
 def _causal(
     model: Any, base: Base, plan: TrainingPlan, phase: Phase, rows: AdapterRows, watch: _Watch, scratch: Path
-) -> Trainer:
+) -> CheckpointedTrainer:
     """Causal-LM loss on the training rows, validation loss after every epoch."""
     filler = filler_id(base)
 
@@ -143,7 +175,7 @@ def _causal(
         watch.tokens += sum(map(len, batch))
         return collate_sequences(batch, filler)
 
-    return Trainer(
+    return CheckpointedTrainer(
         model=model,
         args=trainer_arguments(plan, phase, scratch, evaluate=bool(rows.validation)),
         data_collator=collate,
@@ -162,7 +194,7 @@ def _preferences(
     watch: _Watch,
     scratch: Path,
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
-) -> Trainer:
+) -> CheckpointedTrainer:
     """The preference loss on the pairs, against the base or against the model as it is before this phase."""
     filler = filler_id(base)
     preference = plan.preference

@@ -25,6 +25,8 @@ from dlm_tui.store import (
     run_lock,
     utc_seconds,
 )
+from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
+from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
     FinishedRun,
     commit_runs,
@@ -81,9 +83,11 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             for text in (*plan.notes, *_source_notes(request.scan)):
                 say(text)
             with MetricsWriter(request.store) as metrics:
+                _say_of_interrupted(request, say)
                 runs = _train_adapters(request, plan, metrics, report, say)
                 report(Progress("commit", text="putting the new adapters in force"))
                 commit_runs(request, metrics, runs)
+            forget_checkpoints(request.store)
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
         if request.document.gate_enabled:
             _train_gate(request, report, outcome)
@@ -111,7 +115,7 @@ def _train_adapters(
     runs: list[FinishedRun] = []
     try:
         for adapter, rows in work:
-            runs.append(_train_one(request, plan, adapter, rows, metrics, count))
+            runs.append(_train_one(request, plan, adapter, rows, metrics, count, say, alone=len(work) == 1))
     except (Cancelled, KeyboardInterrupt):
         for run in runs:
             shutil.rmtree(run.version.path, ignore_errors=True)
@@ -130,6 +134,10 @@ class _Count:
         self._report, self._total = report, total
         self._done, self._eta = 0, Eta()
 
+    def skip(self, steps: int) -> None:
+        """Steps that an earlier try of this run has done."""
+        self._done += steps
+
     def tick(self, name: str, step: Step) -> None:
         if step.loss is None:
             return
@@ -145,7 +153,11 @@ def _train_one(
     rows: AdapterRows,
     metrics: MetricsWriter,
     count: _Count,
+    say: Say,
+    *,
+    alone: bool,
 ) -> FinishedRun:
+    """One adapter to the end; `alone` is the only one of its run and need not wait for others."""
     document, store, name = request.document, request.store, adapter.name
     started = utc_seconds()
     target = new_version(store, name)
@@ -187,8 +199,19 @@ def _train_one(
                 log.step(number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second)
             count.tick(name, step)
 
+        checkpoints = _checkpoints(request, plan, adapter, rows, run_id)
         try:
-            result = _fit(request.base, plan, adapter, rows, on_step)
+            result = _finished(checkpoints) if request.resume else None
+            if result is None:
+                if request.resume:
+                    say(_resumed_text(name, checkpoints))
+                count.skip(checkpoints.resumed_step)
+                result = _fit(request.base, plan, adapter, rows, on_step, checkpoints)
+                if not alone:
+                    checkpoints.finish(result.tensors, result.config)
+            else:
+                say(f"{name}: trained to the end before the interruption")
+                count.skip(sum(result.steps.values()))
             write_version(request, target, result)
         except BaseException as error:
             finish_run(metrics, run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
@@ -221,12 +244,64 @@ def _train_one(
         )
 
 
-def _fit(base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep) -> Finetuned:
+def _fit(
+    base: Base,
+    plan: TrainingPlan,
+    adapter: AdapterPlan,
+    rows: AdapterRows,
+    on_step: OnStep,
+    checkpoints: AdapterCheckpoints,
+) -> Finetuned:
     if adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 
-        return finetune_pissa(base, plan, adapter, rows, on_step)
-    return finetune(base, plan, adapter, rows, on_step)
+        return finetune_pissa(base, plan, adapter, rows, on_step, checkpoints)
+    return finetune(base, plan, adapter, rows, on_step, checkpoints)
+
+
+def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
+    """What is to be continued is there, or what is there is given up. Raises UsageError where there is nothing."""
+    left = interrupted(request.store)
+    if request.resume and left is None:
+        raise UsageError("there is no interrupted training to continue; train without --resume")
+    if left is not None and not request.resume:
+        where = f"{left.adapter} at step {left.step} of {left.total}" if left.adapter else ", ".join(left.finished)
+        say(f"an interrupted training is given up ({where}): --resume would have gone on with it")
+        forget_checkpoints(request.store)
+
+
+def _checkpoints(
+    request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, run_id: int
+) -> AdapterCheckpoints:
+    numbers = {key: value for key, value in plan.as_json().items() if key not in {"adapters", "notes"}}
+    own = {key: value for key, value in vars(adapter).items() if key != "rows"}
+    return AdapterCheckpoints.open(
+        request.store,
+        adapter.name,
+        fingerprint(numbers, own, vars(rows), request.base.identity.weights_sha256, pinned_versions()),
+        run_id,
+        sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
+        CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
+        request.resume,
+    )
+
+
+def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:
+    """The result of an adapter that an earlier try of this run has trained to the end."""
+    found = checkpoints.finished()
+    if found is None:
+        return None
+    tensors, config, phases = found
+    result = Finetuned(tensors=tensors, config=config)
+    for phase in phases:
+        result.add(phase)
+    return result
+
+
+def _resumed_text(name: str, checkpoints: AdapterCheckpoints) -> str:
+    if checkpoints.resume is None:
+        return f"{name}: starts at the beginning, there is no checkpoint of this very training"
+    return f"{name}: goes on behind step {checkpoints.resumed_step} of {checkpoints.total}"
 
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:

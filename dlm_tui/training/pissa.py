@@ -16,6 +16,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
+from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.finetune import finite_tensors
 from dlm_tui.training.phases import Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
@@ -41,7 +42,12 @@ class _Steered(nn.Module):
 
 
 def finetune_pissa(
-    base: Base, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, on_step: OnStep
+    base: Base,
+    plan: TrainingPlan,
+    adapter: AdapterPlan,
+    rows: AdapterRows,
+    on_step: OnStep,
+    checkpoints: AdapterCheckpoints | None = None,
 ) -> Finetuned:
     """Train Δs of the `rank` singular directions chosen by the plan's selection; the result is an ordinary LoRA.
 
@@ -70,7 +76,9 @@ def finetune_pissa(
 
     try:
         with pissa(base.model, c=1.0):
-            result = run_phases(model, base, plan, adapter, rows, on_step, adapter_off=adapter_off)
+            result = run_phases(
+                model, base, plan, adapter, rows, on_step, adapter_off=adapter_off, checkpoints=checkpoints
+            )
     finally:
         base.model.eval().requires_grad_(False)
     with temporary_folder("pissa") as folder:

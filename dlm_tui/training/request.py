@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class TrainRequest:
     """What to train. `adapters` None means all; `gate_only` leaves the adapters alone.
 
-    `document` includes the sections of its sources; `scan` is the finished pass that read them.
+    `document` includes the sections of its sources; `scan` is the finished pass that read them. `resume` goes on with
+    the training that was interrupted, exactly; a checkpoint is written every `checkpoint_steps` optimiser steps of an
+    adapter, or when `checkpoint_seconds` have passed.
     """
 
     document: Document
@@ -29,6 +31,9 @@ class TrainRequest:
     parameterization: Parameterization = "lora"
     selection: str = "s_only"
     scan: SourceScan | None = None
+    resume: bool = False
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float | None = 600.0
 
     def plan(self) -> TrainingPlan:
         """What the adapters' training will do. Raises as `plan_training`."""

@@ -1,0 +1,180 @@
+"""A training that was interrupted goes on exactly: the bytes of the adapter are those of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm_tui.document import load
+from dlm_tui.errors import Cancelled, UsageError
+from dlm_tui.model.base import Base
+from dlm_tui.progress import Progress
+from dlm_tui.store import Store, current_version
+from dlm_tui.store.checkpoints import FOLDER, interrupted
+from dlm_tui.training import TrainRequest, train_document
+from dlm_tui.training.report import TrainOutcome
+from tests.tiny_models import tiny_base
+from tests.training_samples import write_document
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = """
+::preference#facts::
+### Prompt
+What does boat 1 carry?
+### Chosen
+Three crates of salt.
+### Rejected
+Nothing at all, dear guest.
+
+::preference#facts::
+### Prompt
+What does boat 2 carry?
+### Chosen
+Four crates of salt.
+### Rejected
+A piano.
+
+::preference#facts::
+### Prompt
+Is the harbour quiet?
+### Chosen
+In winter it is.
+### Rejected
+Never, never.
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return tiny_base(tmp_path_factory.mktemp("base") / "m", "llama")
+
+
+def document(folder: Path, epochs: int = 3) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = write_document(folder, extra=PAIRS, sections=7, epochs=epochs)
+    text = path.read_text().replace("  micro_batch_size: 4", "  micro_batch_size: 2\n  preference: {enabled: true}")
+    path.write_text(text)
+    return path
+
+
+def train(path: Path, base: Base, *, stop_at: int | None = None, **more: Any) -> TrainOutcome:
+    """Train; with `stop_at` a person cancels at that step of the run."""
+
+    def report(step: Progress) -> None:
+        if stop_at is not None and step.stage in {"sft", "dpo"} and step.done >= stop_at:
+            raise Cancelled("cancelled")
+
+    request = TrainRequest(document=load(path), store=Store(path.parent / "home", load(path).dlm_id), base=base, **more)
+    return train_document(request, report)
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    store = Store(path.parent / "home", load(path).dlm_id)
+    found = {}
+    for name in ("facts", "manners"):
+        version = current_version(store, name)
+        assert version is not None
+        found[name] = (version.path / "adapter_model.safetensors").read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module", params=["lora", "pissa"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kind: str, base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = document(tmp_path_factory.mktemp("whole") / "d")
+    train(path, base, parameterization=kind)
+    return weights(path)
+
+
+@pytest.mark.parametrize("stops", [[3], [4], [5, 6, 11], [12], [13], [14], [20], [26]])
+def test_a_cancelled_training_goes_on_to_the_same_bytes(
+    stops: list[int], kind: str, undisturbed: dict[str, bytes], base: Base, tmp_path: Path
+) -> None:
+    path = document(tmp_path / "d")
+    for turn, stop in enumerate(stops):
+        with pytest.raises(Cancelled):
+            train(path, base, parameterization=kind, stop_at=stop, resume=turn > 0)
+        left = interrupted(Store(tmp_path / "d" / "home", load(path).dlm_id))
+        assert left is not None
+    outcome = train(path, base, parameterization=kind, resume=True)
+    assert weights(path) == undisturbed
+    assert not (tmp_path / "d" / "home" / "store" / load(path).dlm_id / FOLDER).exists()
+    assert all(item.train_loss is not None for item in outcome.adapters.values())
+
+
+def test_without_resume_the_interrupted_training_is_given_up_and_said(base: Base, tmp_path: Path) -> None:
+    path = document(tmp_path / "d")
+    with pytest.raises(UsageError, match="no interrupted training"):
+        train(path, base, resume=True)
+    with pytest.raises(Cancelled):
+        train(path, base, stop_at=4)
+    outcome = train(path, base)
+    assert any("--resume would have gone on" in text for text in outcome.notes)
+    assert interrupted(Store(tmp_path / "d" / "home", load(path).dlm_id)) is None
+
+
+def test_another_document_is_another_training(base: Base, tmp_path: Path) -> None:
+    path = document(tmp_path / "d")
+    with pytest.raises(Cancelled):
+        train(path, base, stop_at=4)
+    path.write_text(path.read_text().replace("crates of salt", "barrels of rum"))
+    outcome = train(path, base, resume=True)
+    assert any("facts: starts at the beginning" in text for text in outcome.notes)
+
+
+def test_nothing_pickled_is_written(base: Base, tmp_path: Path) -> None:
+    path = document(tmp_path / "d")
+    with pytest.raises(Cancelled):
+        train(path, base, stop_at=13)
+    root = tmp_path / "d" / "home" / "store" / load(path).dlm_id / FOLDER
+    files = [file for file in root.rglob("*") if file.is_file()]
+    assert files and {file.suffix for file in files} <= {".safetensors", ".json"}
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.unit.test_training_resume", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] >= 20 and found["same"]
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Chains of kills at random file-system steps, each gone on from, until a training ends; 20 kills in all."""
+    from tests.faults.version_kills import killed_at
+
+    base = tiny_base(folder / "base", "llama")
+    whole = document(folder / "whole", epochs=1)
+    train(whole, base)
+    wanted, chosen = weights(whole), random.Random(7)
+    kills, same, chain = 0, True, 0
+    while kills < 20:
+        chain += 1
+        path = document(folder / f"chain-{chain}", epochs=1)
+        store = Store(path.parent / "home", load(path).dlm_id)
+        while True:
+            step = chosen.randint(20, 220)
+            resume = interrupted(store) is not None
+            if not killed_at(
+                step, lambda path=path, resume=resume: train(path, base, checkpoint_steps=2, resume=resume)
+            ):
+                break
+            kills += 1
+        same = same and weights(path) == wanted
+    return {"kills": kills, "same": same, "chains": chain}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))
