@@ -10,14 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import concatenate
-from dlm_tui.export.gguf_model import write_model
-from dlm_tui.export.gguf_tokenizer import read_tokenizer
+from dlm_tui.export.gguf_model import plan_model, write_model
+from dlm_tui.export.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.weights import FolderWeights
 from dlm_tui.progress import run_to_end
@@ -25,6 +26,7 @@ from dlm_tui.session import Session
 from tests.benchmarks.harness import (
     Row,
     adapters,
+    faster,
     load_smol,
     paired,
     reported,
@@ -34,6 +36,7 @@ from tests.benchmarks.harness import (
     smol_folder,
 )
 from tests.export_sessions import export, open_tiny
+from tests.llama_quantiser import LlamaQuantiser
 from tests.tiny_models import LLAMA3_ROPE
 
 _RUNTIME = "the workbench's frozen mix"
@@ -45,7 +48,7 @@ def rows(quick: bool) -> list[Row]:
     changes: dict[str, Any] = {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False, "vocab_size": 387}
     session = open_tiny(folder, "llama", **changes)
     found = [*_in_llama_cpp(session, quick), _in_peft(session), _linear_baseline(session)]
-    return found if quick else [*found, _mix_cost(), _memory()]
+    return found if quick else [*found, _mix_cost(), _memory("q8_0"), _memory("q4_k_m"), _quantising()]
 
 
 def _difference(name: str, worst: float, goal: float, exact: str, baseline: str = _RUNTIME) -> Row:
@@ -136,8 +139,39 @@ def _mix_cost() -> Row:
     return reported("export, 8 adapters into one", timing, "PEFT cat", "both exact; finiteness is checked in ours")
 
 
-def _memory() -> Row:
-    """The most memory of one's own, above the start, while the SmolLM2-135M shape is merged and written in q8_0."""
+def _quantising() -> Row:
+    """The SmolLM2-135M shape read, quantised to Q4_K_M and written, against llama.cpp's quantiser alone on one core.
+
+    llama.cpp gets its numbers from memory in float32 and writes nothing.
+    """
+    name, baseline, goal = "export, quantising to Q4_K_M", "ggml_quantize_chunk, one core", "≥ 0.8×"
+    if importlib.util.find_spec("xllamacpp") is None:
+        return skipped(name, baseline, goal, "xllamacpp is not installed")
+    base, source = smol_base(), FolderWeights(smol_folder())
+    architecture = read_architecture(base.config.to_dict())
+    tokenizer = GgufTokenizer("gpt2", "gpt-2", ["a"], [1])  # packing 49,152 tokens is no quantising
+    out, quantiser = scratch() / "quantised.gguf", LlamaQuantiser()
+    work = []
+    for tensor in plan_model(source, architecture, "q4_k_m"):
+        if len(tensor.shape) > 1:
+            rows = np.concatenate([block.numpy() for block in tensor.blocks()])
+            work.append((rows, tensor.kind, np.empty(tensor.nbytes, dtype=np.uint8)))
+
+    def ours() -> None:
+        run_to_end(write_model(out, source, architecture, tokenizer, "q4_k_m", name="x"))
+
+    def theirs() -> None:
+        for rows, kind, filled in work:
+            quantiser.quantise(rows, kind, filled)
+
+    timing = paired(ours, theirs, rounds=3, warmup=1)
+    elements = sum(rows.size for rows, _, _ in work)
+    exact = f"{elements / 1e6:.0f} M numbers, read from safetensors and flushed to disk in ours"
+    return faster(name, timing, baseline, 0.8, exact)
+
+
+def _memory(quant: str) -> Row:
+    """The most memory of one's own, above the start, while the SmolLM2-135M shape is merged and written."""
     base = smol_base()
     pairs = concatenate(adapters(3), [(name, 1 / 3) for name in adapters(3)])
     architecture = read_architecture(base.config.to_dict())
@@ -145,7 +179,7 @@ def _memory() -> Row:
     out = scratch() / "smol.gguf"
     ours = _peak(
         lambda: run_to_end(
-            write_model(out, FolderWeights(smol_folder()), architecture, tokenizer, "q8_0", name="x", mix=pairs)
+            write_model(out, FolderWeights(smol_folder()), architecture, tokenizer, quant, name="x", mix=pairs)
         )
     )
     held: list[dict[str, torch.Tensor]] = []
@@ -158,7 +192,7 @@ def _memory() -> Row:
 
     baseline = _peak(whole)
     layer = 4 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
-    name = "export, peak memory while merging to q8_0"
+    name = f"export, peak memory while merging to {quant}"
     exact = f"one layer is {layer / 1e6:.0f} MB, the embedding {4 * 576 * 49152 / 1e6:.0f} MB in float32"
     goal = 2 * layer
     ratio = baseline / max(ours, 1)

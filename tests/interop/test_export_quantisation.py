@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dlm_tui.export.quantisation.blocks import quantise, row_bytes
+from tests.llama_quantiser import LlamaQuantiser
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
@@ -22,17 +21,8 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
-def quantiser() -> ctypes.CDLL:
-    """The library with `size_t ggml_quantize_chunk(type, src, dst, start, nrows, n_per_row, imatrix)`."""
-    spec = importlib.util.find_spec("xllamacpp")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    [path] = Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so")
-    library = ctypes.CDLL(str(path))
-    wide = ctypes.c_int64
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[wide] * 3, ctypes.c_void_p]
-    return library
+def quantiser() -> LlamaQuantiser:
+    return LlamaQuantiser()
 
 
 def rows() -> dict[str, np.ndarray]:
@@ -60,12 +50,8 @@ def importances() -> dict[str, np.ndarray | None]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weights", importances())
 @pytest.mark.parametrize("data", rows())
-def test_the_bytes_are_those_of_llama_cpp(quantiser: ctypes.CDLL, kind: Type, weights: str, data: str) -> None:
+def test_the_bytes_are_those_of_llama_cpp(quantiser: LlamaQuantiser, kind: Type, weights: str, data: str) -> None:
     source, importance = rows()[data], importances()[weights]
     theirs = np.zeros((len(source), row_bytes(kind, 768)), dtype=np.uint8)
-    given = importance.ctypes.data if importance is not None else None
-    written = quantiser.ggml_quantize_chunk(
-        int(kind), source.ctypes.data, theirs.ctypes.data, 0, len(source), 768, given
-    )
-    assert written == theirs.nbytes
+    assert quantiser.quantise(source, kind, theirs, importance) == theirs.nbytes
     assert np.array_equal(quantise(source, kind, importance), theirs)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
-import libgguf
 import numpy as np
 import numpy.typing as npt
 
@@ -62,10 +61,14 @@ def from_sums(sums: Mapping[str, Sums], counts: Mapping[str, Sums], dataset: str
     for name, total in sums.items():
         if not np.isfinite(total).all():
             raise ExportRefused(f"the inputs of {name} are not finite, so there is no importance matrix")
-        seen = counts[name].reshape(-1, 1)
-        means[name] = np.where(seen > 0, total / np.maximum(seen, 1), 1.0).astype(np.float32)
+        means[name] = _mean(total, counts[name].reshape(-1, 1))
     chunks = -(-tokens // CHUNK_TOKENS)
     return ImportanceMatrix(means, (dataset,), chunks, sums=dict(sums), counts=dict(counts))
+
+
+def _mean(total: Sums, seen: Sums) -> Sums:
+    """Sums [matrices, columns] over counts [matrices, 1]; ones where nothing was seen."""
+    return np.where(seen > 0, total / np.maximum(seen, 1), 1.0).astype(np.float32)
 
 
 def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:
@@ -94,12 +97,42 @@ def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """The importance matrix in a GGUF or `.dat` file. Raises ExportRefused with one sentence for anything else."""
     try:
-        means = libgguf.load_imatrix(path)
+        with path.open("rb") as handle:
+            means = _read_gguf(path) if handle.read(4) == b"GGUF" else _read_dat(path.read_bytes())
     except OSError as error:
         raise ExportRefused(f"the importance matrix {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, struct.error, OverflowError, MemoryError) as error:
+    except Exception as error:  # the reader of GGUF raises what it stumbles over
         raise ExportRefused(f"{path} is no importance matrix: {error}") from error
     bad = next((name for name, values in means.items() if not np.isfinite(values).all()), None)
     if bad is not None:
         raise ExportRefused(f"the importance matrix {path} has numbers for {bad} that are not finite")
-    return ImportanceMatrix(dict(means), (path.name,))
+    return ImportanceMatrix(means, (path.name,))
+
+
+def _read_gguf(path: Path) -> dict[str, Sums]:
+    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in gguf.GGUFReader(path).tensors}
+    means: dict[str, Sums] = {}
+    for name in (key.removesuffix(".in_sum2") for key in tensors if key.endswith(".in_sum2")):
+        counts = tensors[f"{name}.counts"].reshape(-1, 1)
+        means[name] = _mean(tensors[f"{name}.in_sum2"].reshape(len(counts), -1), counts)
+    if not means:
+        raise ValueError("it has no sums of squares")
+    return means
+
+
+def _read_dat(data: bytes) -> dict[str, Sums]:
+    """count; per matrix: length and name, calls, count and numbers (sums over the calls)."""
+    means: dict[str, Sums] = {}
+    (entries,), place = struct.unpack_from("<i", data), 4
+    if not 0 < entries <= 1 << 20:
+        raise ValueError("it has no entries")
+    for _ in range(entries):
+        (length,) = struct.unpack_from("<i", data, place)
+        name = data[place + 4 : place + 4 + length].decode("utf-8")
+        calls, numbers = struct.unpack_from("<ii", data, place + 4 + length)
+        place += 12 + length
+        if length <= 0 or numbers <= 0:
+            raise ValueError("an entry is empty")
+        means[name] = np.frombuffer(data, dtype=np.float32, count=numbers, offset=place) / np.float32(max(calls, 1))
+        place += 4 * numbers
+    return means
