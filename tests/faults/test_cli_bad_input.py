@@ -22,8 +22,9 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, words: str, *argument
     output = capsys.readouterr()
     assert output.out == ""
     assert "Traceback" not in output.err
-    assert words in output.err, output.err
-    assert len(output.err.strip().splitlines()) == 1, output.err
+    *narration, sentence = output.err.strip().splitlines()
+    assert all(line.endswith(" …") for line in narration), output.err
+    assert words in sentence, output.err
     return output.err
 
 
