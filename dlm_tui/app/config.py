@@ -16,6 +16,10 @@ score = true                  # effect size after a typing pause while the insig
 pause = 0.6                   # seconds without typing that count as a pause
 nulls = 16                    # random adapters the effect size is compared with
 
+[serve]
+port = 8321                   # where alt+s serves; 0 chooses a free one
+keep_prompts = 0              # the text of the last so many requests is kept, to look at and to label
+
 [look]
 palette = ["#e69f00"]         # colours of the adapters, in order, for dark themes
 answer_width = 34             # narrowest column of the side-by-side answers, cells
@@ -65,6 +69,13 @@ class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     nulls: Annotated[int, Meta(ge=0, le=64)] = 16
 
 
+class Serve(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The server that the screen starts."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8321
+    keep_prompts: Annotated[int, Meta(ge=0, le=100_000)] = 0
+
+
 class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Colours and widths."""
 
@@ -79,6 +90,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     editor: str = ""
     generate: Generate = msgspec.field(default_factory=Generate)
     live: Live = msgspec.field(default_factory=Live)
+    serve: Serve = msgspec.field(default_factory=Serve)
     look: Look = msgspec.field(default_factory=Look)
     keys: dict[str, str] = {}
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal
+from typing import Literal, Protocol
 
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
@@ -27,8 +27,17 @@ from dlm_tui.engine.protocol import (
 )
 from dlm_tui.errors import DlmTuiError
 
+
+class Stoppable(Protocol):
+    """A child process that works on a job."""
+
+    async def cancel(self) -> str:
+        """Stop it; says what it took."""
+        ...
+
+
 JobStarter = Callable[[TrainJob | ExportJob], Awaitable[Job]]
-Kind = Literal["train", "gate", "export"]
+Kind = Literal["train", "gate", "export", "serve"]
 JobState = Literal["running", "done", "failed", "cancelled"]
 _KEEP = 20
 _LOG = 400
@@ -46,6 +55,7 @@ class JobRecord:
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
     summary: str = ""
+    note: str = ""
     warnings: list[str] = field(default_factory=list)
     training: TrainReport | None = None
     export: ExportReport | None = None
@@ -63,7 +73,7 @@ class JobRecord:
 
     def detail(self) -> str:
         """What it is at, how far and the time left, in one line."""
-        return progress_words(self.progress) if self.progress else "starting"
+        return progress_words(self.progress) if self.progress else self.note or "starting"
 
     def take(self, event: Event) -> None:
         """Note an event."""
@@ -103,7 +113,7 @@ class JobBoard:
     def __init__(self, starter: JobStarter, changed: Callable[[JobRecord, Event | None], None]) -> None:
         self._starter = starter
         self._changed = changed
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, Stoppable] = {}
         self.records: deque[JobRecord] = deque(maxlen=_KEEP)
         self.failure: JobRecord | None = None
         """The last job that failed, until somebody has looked or another one of its kind begins."""
@@ -146,6 +156,23 @@ class JobBoard:
         finally:
             del self._jobs[id(record)]
         return record
+
+    def begin(self, kind: Kind, title: str) -> JobRecord:
+        """Record work that somebody else follows to its end, with `attach` and `note`."""
+        record = JobRecord(kind, title)
+        self.records.appendleft(record)
+        self._changed(record, None)
+        return record
+
+    def attach(self, record: JobRecord, process: Stoppable) -> None:
+        """What `cancel` stops from now on."""
+        self._jobs[id(record)] = process
+
+    def note(self, record: JobRecord, event: Event) -> None:
+        """An event of work that was recorded by `begin`."""
+        self._note(record, event)
+        if record.state != "running":
+            self._jobs.pop(id(record), None)
 
     async def follow(self, events: AsyncIterator[Event], kind: Kind, title: str) -> JobRecord:
         """Record work that the engine itself does."""

@@ -86,6 +86,10 @@ KEYS: tuple[Key, ...] = (
     Key("export.dialog", "E", "export_dialog", "Export as", "Choose target, quantisation, mix and destination",
         "Export"),
     Key("export.drift", "d", "drift", "Drift", "What freezing the gate for an export costs", "Export"),
+    Key("serve.toggle", "alt+s,S", "serve", "Serve", "Answer OpenAI clients, each request routed; press again to stop",
+        "Export"),
+    Key("serve.traffic", "alt+t,T", "traffic", "Traffic", "The last served requests with their weights; take or label "
+        "one", "Export"),
     Key("view.jump", "f2", "jump", "Jump", "Show a letter on every pane; press it to go there", "View", footer=6),
     Key("view.next_page", "f4,right_square_bracket", "page(1)", "Next page", "Next page of the lower or right part",
         "View"),

@@ -27,5 +27,7 @@ class Setup:
     job_starter: JobStarter
     train_if_untrained: bool = False
     screenshot_folder: Path = field(default_factory=Path.cwd)
+    server_words: tuple[str, ...] = ()
+    """The command that serves the document; () for the usual one."""
     when_ready: Callable[[], None] = lambda: None
     """Called when the engine has opened the document for the first time."""

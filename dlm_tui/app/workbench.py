@@ -275,6 +275,14 @@ class Workbench(Screen[None]):
         """Choose what to export and where."""
         self.controllers.export.open()
 
+    def action_serve(self) -> None:
+        """Start the server, or stop it."""
+        self.controllers.serving.toggle()
+
+    def action_traffic(self) -> None:
+        """The last served requests."""
+        self.controllers.serving.open()
+
     def action_copy(self) -> None:
         """The current answer; without one, the last export's command."""
         self.controllers.copying.copy_current()

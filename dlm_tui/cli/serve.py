@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep the text of the last N requests for `dlm-tui traffic` (default 0: of none)",
     )
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
 
 
@@ -58,10 +61,19 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.document)
     if args.keep_prompts < 0:
         raise UsageError("--keep-prompts is at least 0")
+    if args.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     store = Store(resolve_home(args.home), load(path).dlm_id)
     open_backend = _native if args.backend == "native" else _llama
     command.run(args, path.name, lambda: open_backend(args), lambda: _traffic(store, args.keep_prompts))
     return 0
+
+
+def _end_with_stdin() -> None:
+    """Whoever started this process has ended, or wants it to end."""
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _traffic(store: Store, keep_prompts: int) -> TrafficLog:

@@ -236,6 +236,19 @@ class MetricsReader:
             {"after": after, "since": since, "limit": _limit(limit)},
         )
 
+    def traffic_entropies(self, newest: int = 5000) -> dict[int, float]:
+        """Run → mean entropy in nats of the prompts that were served and routed while its gate was in force, over the
+        `newest` of them; a request belongs to the last gate run before it.
+        """
+        rows = self._rows(
+            "SELECT run_id, AVG(entropy) AS entropy FROM (SELECT t.entropy AS entropy,"
+            " (SELECT MAX(g.run_id) FROM gate_events g WHERE g.at <= t.at) AS run_id"
+            " FROM (SELECT at, entropy FROM tui_traffic WHERE view = 'gated' AND entropy IS NOT NULL"
+            " ORDER BY traffic_id DESC LIMIT :newest) t) WHERE run_id IS NOT NULL GROUP BY run_id",
+            {"newest": newest},
+        )
+        return {int(row["run_id"]): float(row["entropy"]) for row in rows}
+
     def tokenization(self) -> dict[str, Any] | None:
         """The newest row of the tokenization cache, or None."""
         rows = self._rows("SELECT * FROM tokenization ORDER BY run_id DESC LIMIT 1")

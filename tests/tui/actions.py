@@ -21,6 +21,7 @@ from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.sweep import SweepScreen
+from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.engine.protocol import TrainGate
 from dlm_tui.store import current_version
 from dlm_widgets.literal_static import LiteralStatic
@@ -350,6 +351,10 @@ ACTIONS: dict[str, Scenario] = {
     "export.now": Scenario(lambda bench, _: bench.context.state.last_export),
     "export.dialog": Scenario(shows(ExportScreen)),
     "export.drift": Scenario(lambda bench, _: showing(bench, ReportScreen) and "static mean" in bench.text),
+    "serve.toggle": Scenario(
+        lambda bench, _: job("serve", "running")(bench, _) and bench.app.clipboard == "http://127.0.0.1:8321/v1"
+    ),
+    "serve.traffic": Scenario(shows(TrafficScreen)),
     "view.jump": Scenario(shows(JumpScreen)),
     "view.zoom": Scenario(lambda bench, _: bench.panes.zoom and len(panes(bench)) == 1),
     "view.next_page": Scenario(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -45,6 +46,15 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
     for name in ("VISUAL", "EDITOR", "DISPLAY", "WAYLAND_DISPLAY", "TMUX", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+_SERVER_CODE = """
+import json, sys
+print(json.dumps({"address": "http://127.0.0.1:8321"}), flush=True)
+sys.stdin.read()
+"""
+SERVER = (sys.executable, "-c", _SERVER_CODE)
+"""A server that says where it is and ends with the screen."""
 
 
 @dataclass
@@ -132,7 +142,7 @@ class Bench:
                 return
 
     def _no_worker(self) -> bool:
-        lasting = {"engine", "watch", "sources", *(["job-train"] if not self.world.hold.is_set() else [])}
+        lasting = {"engine", "watch", "sources", "serve", *(["job-train"] if not self.world.hold.is_set() else [])}
         return all(worker.is_finished or worker.group in lasting for worker in self.app.workers)
 
     async def settled(self) -> str:
@@ -207,6 +217,7 @@ def workbench(tmp_path: Path) -> Opener:
             engine_factory=engine,
             job_starter=start,
             screenshot_folder=tmp_path,
+            server_words=SERVER,
         )
         setup = replace(setup, **more)
         app = WorkbenchApp(Opening(path.name, setup.config, setup.config.theme, lambda: setup))

@@ -33,7 +33,8 @@ class GateHistory:
         if version == self._version:
             return
         history = await asyncio.to_thread(reader.gate_overview, _RUNS)
+        traffic = await asyncio.to_thread(reader.traffic_entropies)
         self._version = version
         if history:
             self._context.gate_run = history[-1].run_id
-        self._runs.show_history(history, self._context.names, self._context.marks)
+        self._runs.show_history(history, self._context.names, self._context.marks, traffic)

@@ -120,8 +120,14 @@ class AnswersView(Protocol):
 class RunsView(Protocol):
     """The gate's history and the losses of the current run."""
 
-    def show_history(self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
-        """Runs with gate events, oldest first."""
+    def show_history(
+        self,
+        history: Sequence[GateRun],
+        names: Sequence[str],
+        marks: Mapping[str, Mark],
+        traffic: Mapping[int, float],
+    ) -> None:
+        """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats."""
 
     def begin_losses(self) -> None:
         """A training begins."""

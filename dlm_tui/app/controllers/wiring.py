@@ -22,6 +22,7 @@ from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sections import Sections
+from dlm_tui.app.controllers.serving import Serving
 from dlm_tui.app.controllers.settings import Settings
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
@@ -84,6 +85,7 @@ class Controllers:
         self.labelling = Labelling(
             context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
         )
+        self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
         self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)

@@ -45,6 +45,7 @@ class RunsPane(Pane, Throttled):
         self._losses: dict[str, list[tuple[float, float]]] = {}
         self._marks: dict[str, Mark] = {}
         self._names: tuple[str, ...] = ()
+        self._traffic: dict[int, float] = {}
         self.showing_loss = False
 
     def compose(self) -> ComposeResult:
@@ -59,9 +60,16 @@ class RunsPane(Pane, Throttled):
         super().on_mount()
         self.ask()
 
-    def show_history(self, history: Sequence[GateRun], names: Sequence[str], marks: Mapping[str, Mark]) -> None:
-        """Runs with gate events, oldest first."""
+    def show_history(
+        self,
+        history: Sequence[GateRun],
+        names: Sequence[str],
+        marks: Mapping[str, Mark],
+        traffic: Mapping[int, float],
+    ) -> None:
+        """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats."""
         self._history, self._names, self._marks = tuple(history), tuple(names), dict(marks)
+        self._traffic = dict(traffic)
         self.ask()
 
     def begin_losses(self) -> None:
@@ -143,6 +151,7 @@ class RunsPane(Pane, Throttled):
             for label, color, points in (
                 ("mean of prompts", ink, _points(self._history, of_prompts=True)),
                 ("of mean weights", "ansi_bright_black", _points(self._history, of_prompts=False)),
+                ("served traffic", self.app.current_theme.warning or "ansi_yellow", self._served()),
             )
             if points
         ]
@@ -161,6 +170,12 @@ class RunsPane(Pane, Throttled):
                 )
                 for name in self._names
             ],
+        )
+
+    def _served(self) -> tuple[tuple[float, float], ...]:
+        """The traffic's entropy at the run whose gate it met: apart from the training's, the traffic is another."""
+        return tuple(
+            (float(run.run_id), self._traffic[run.run_id]) for run in self._history if run.run_id in self._traffic
         )
 
     def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:

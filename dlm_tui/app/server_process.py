@@ -1,0 +1,98 @@
+"""The server as a child of the screen: started, watched and stopped, its address read from what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlm_tui.errors import DlmTuiError
+
+_GRACE_SECONDS = 8.0
+_LEAVING_SECONDS = 1.0
+_LINES = 50
+
+
+def server_words(document: Path, home: Path, base: str | None, port: int, keep_prompts: int) -> list[str]:
+    """The command that serves a document for this screen."""
+    words = [sys.executable, "-m", "dlm_tui", "serve", str(document), "--home", str(home), "--port", str(port)]
+    words += ["--keep-prompts", str(keep_prompts), "--json", "--until-eof"]
+    return [*words, *(["--base", base] if base else [])]
+
+
+class ServerProcess:
+    """A server that takes requests at `address`. It ends with the screen, whatever ends that."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str, lines: deque[str]) -> None:
+        self._process, self._lines = process, lines
+        self.address = address
+        self._stopped = False
+
+    @classmethod
+    async def start(cls, words: Sequence[str]) -> ServerProcess:
+        """Start it and wait until it takes requests. Raises DlmTuiError with its last sentence when it does not."""
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.PIPE,  # it ends when this closes, however this process ends
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        lines: deque[str] = deque(maxlen=_LINES)
+        reading = asyncio.ensure_future(_read(process.stderr, lines))
+        try:
+            told = await process.stdout.readline()
+            try:
+                return cls(process, str(json.loads(told)["address"]), lines)
+            except (ValueError, KeyError, TypeError):
+                await process.wait()
+                await reading
+                raise DlmTuiError(_last(lines)) from None
+        except BaseException:
+            _kill(process)
+            raise
+
+    async def ended(self) -> str | None:
+        """Wait for its end: None when it was stopped, else its last sentence."""
+        try:
+            code = await self._process.wait()
+        except BaseException:
+            # the screen is being left: it is told to end and goes on doing so by itself
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                self._process.terminate()
+                await asyncio.wait_for(self._process.wait(), _LEAVING_SECONDS)
+            raise
+        return None if self._stopped or code == 0 else _last(self._lines)
+
+    async def cancel(self) -> str:
+        """Stop it; what is being answered gets some seconds to end. Says what it took."""
+        if self._process.returncode is not None:
+            return "already over"
+        self._stopped = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), _GRACE_SECONDS)
+        except TimeoutError:
+            _kill(self._process)
+            return "had to be killed"
+        return "stopped"
+
+
+async def _read(stream: asyncio.StreamReader, lines: deque[str]) -> None:
+    while line := await stream.readline():
+        lines.append(line.decode("utf-8", "replace").strip())
+
+
+def _last(lines: Sequence[str]) -> str:
+    return lines[-1].removeprefix("dlm-tui: ") if lines else "the server ended without a word"
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
