@@ -21,7 +21,7 @@ _ENGINE_GLYPH = {
     "closed": ("\u25cc", "dim"),
 }
 
-_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export"}
+_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export", "serve": "Serving"}
 
 
 class StatusLines:
@@ -57,7 +57,7 @@ class StatusLines:
         parts += ["  ", (f"{glyph} ", style), (_engine_words(state), "$foreground 65%")]
         record = context.board.running()
         if record:
-            title = f"{record.title} \u00b7 " if record.kind == "export" else ""
+            title = f"{record.title} \u00b7 " if record.kind in ("export", "serve") else ""
             parts += ["  ", (f"\u25b8 {title}{record.detail()}", "$primary")]
         elif failure := context.board.failure:
             parts += ["  ", (f"\u2717 {_KIND_WORDS[failure.kind]} failed, see Jobs", "bold $error")]
