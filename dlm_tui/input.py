@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from dlm_tui.errors import UsageError
+
+_MOST_BYTES = 16 << 20
 
 
 def read_prompt(given: str | None) -> str:
@@ -19,6 +22,19 @@ def read_prompt(given: str | None) -> str:
 def read_prompts(given: str | None) -> Iterator[str]:
     """The one prompt given as an argument, else every line of standard input as it arrives."""
     return _lines() if given is None else iter([checked_text(given, "the prompt")])
+
+
+def read_text_file(name: str) -> str:
+    """The text of a file, without a byte-order mark. Raises UsageError when it cannot be read or is not UTF-8."""
+    path = Path(name).expanduser()
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UsageError(f"{name} is larger than {_MOST_BYTES >> 20} MiB")
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 text (byte 0x{error.object[error.start]:02x}); convert it") from None
 
 
 def checked_text(text: str, what: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import math
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
-from dlm_tui.input import read_prompt
+from dlm_tui.input import read_prompt, read_text_file
 from dlm_tui.output import emit, say, shown
 
 
@@ -32,6 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", metavar="LIST", default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2", help="of --sweep, as --grid=-1,0,1"
     )
+    parser.add_argument("--chosen", metavar="TEXT", help="of --sweep: follow the log-probability of this answer")
+    parser.add_argument("--rejected", metavar="TEXT", help="of --sweep: and that of this one")
+    parser.add_argument("--csv", action="store_true", help="of --sweep: c, kl, js, chosen, rejected as a table")
+    parser.add_argument(
+        "--lambda", dest="scale", type=float, default=1.0, metavar="L", help="scale every view's mix (1)"
+    )
+    parser.add_argument(
+        "--null-view", type=int, action="append", default=[], metavar="SEED", help="one more view: a random adapter"
+    )
+    parser.add_argument(
+        "--rank-scale", type=float, default=1.0, metavar="R", help="of --null-view: √R times as large (1)"
+    )
+    parser.add_argument(
+        "--text", metavar="FILE", help="perplexity of a held-out text under every view, without a prompt"
+    )
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of --sweep and --heat (64)")
 
 
@@ -47,12 +65,23 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--sweep shows one adapter: it takes no views, mixes, completion or heat")
     if args.heat and args.completion is not None:
         raise UsageError("--heat scores the answer it makes itself: leave --completion out")
+    if args.text and (args.prompt is not None or args.completion or args.sweep or args.heat or args.suite):
+        raise UsageError("--text scores a file: it takes no prompt, completion, sweep, heat or suite")
+    if not math.isfinite(args.scale):
+        raise UsageError("--lambda must be a finite number")
+    if (args.chosen or args.rejected or args.csv) and not args.sweep:
+        raise UsageError("--chosen, --rejected and --csv belong to --sweep")
+    if args.rejected and not args.chosen:
+        raise UsageError("--rejected needs --chosen beside it")
     if args.completion == "":
         raise UsageError("the completion is empty")
     grid = _grid(args.grid)
-    prompt = None if args.suite else read_prompt(args.prompt)
+    text = read_text_file(args.text) if args.text else None
+    prompt = None if args.suite or args.text else read_prompt(args.prompt)
     session = open_session(args)
     seed = seed_in_range(session.document.training.seed if args.seed is None else args.seed)
+    if text is not None:
+        return _text(args, session, text)
     if args.suite:
         return _suite(args, session, seed)
     if args.sweep:
@@ -78,7 +107,8 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
     routed = run_to_end(session.router.route(prompt)) if any(view.kind == "gated" for view in views) else None
     if routed is not None and routed.note:
         say(routed.note)
-    mixes = {view.name: session.mix_of(view, routed.weights if routed else None) for view in views}
+    mixes = _scaled(args, {view.name: session.mix_of(view, routed.weights if routed else None) for view in views})
+    nulls = {f"null {number}": number for number in args.null_view}
     ids = session.base.chat(prompt, session.document.system_prompt)
     completion = args.completion
     if args.heat:
@@ -87,7 +117,18 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
     tokens = _tokens(session, completion) if completion else None
     if completion and not tokens:
         raise UsageError("the completion is empty")
-    scores = run_to_end(score_views(session.model_for(mixes.values()), ids, mixes, tokens, nulls=args.null, seed=seed))
+    scores = run_to_end(
+        score_views(
+            session.model_for(mixes.values()),
+            ids,
+            mixes | {key: {} for key in nulls},
+            tokens,
+            nulls=args.null,
+            seed=seed,
+            null_views=nulls,
+            rank_scale=args.rank_scale,
+        )
+    )
     pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
     if args.json:
         emit(
@@ -100,7 +141,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
                 "seed": seed,
                 "null_mean": scores.null_mean,
                 "null_std": scores.null_std,
-                "views": [_as_json(score, mixes[name], pieces) for name, score in scores.views.items()],
+                "views": [_as_json(score, mixes.get(name, {}), pieces) for name, score in scores.views.items()],
             }
         )
         return 0
@@ -113,6 +154,43 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
         print(
             f"noise: {len(scores.null_kls)} random adapters of the same shape and size change it by "
             f"{scores.null_mean:.4f} ± {scores.null_std:.4f} nats"
+        )
+    return 0
+
+
+def _scaled(args: argparse.Namespace, mixes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Every mix times λ; 0 is the base, 1 the mix itself, a negative one its opposite."""
+    if args.scale == 1.0:
+        return mixes
+    return {
+        f"{name} × {args.scale:g}": {adapter: value * args.scale for adapter, value in mix.items()}
+        for name, mix in mixes.items()
+    }
+
+
+def _text(args: argparse.Namespace, session: Any, text: str) -> int:
+    """Log-probability and perplexity of a text under the base and every view."""
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.scoring import score_text
+
+    views = [view for view in _chosen(args, session) if view.kind != "base"]
+    routed = run_to_end(session.router.route(text)) if any(view.kind == "gated" for view in views) else None
+    mixes = _scaled(args, {view.name: session.mix_of(view, routed.weights if routed else None) for view in views})
+    nulls = {f"null {number}": number for number in args.null_view}
+    work = score_text(
+        session.model_for(mixes.values()), session.base.encode_raw(text, limit=None), mixes, nulls, args.rank_scale
+    )
+    scores = run_to_end(work)
+    if args.json:
+        rows = [
+            {"view": s.view, "logprob": s.logprob, "tokens": s.tokens, "perplexity": s.perplexity}
+            for s in scores.values()
+        ]
+        emit({"text": args.text, "views": rows})
+        return 0
+    for score in scores.values():
+        print(
+            f"{shown(score.view)}  perplexity {score.perplexity:.3f}  ({score.logprob:.2f} nats, {score.tokens} tokens)"
         )
     return 0
 
@@ -209,13 +287,18 @@ def _sweep(args: argparse.Namespace, session: Any, prompt: str, grid: list[float
 
     ids = session.base.chat(prompt, session.document.system_prompt)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0)
-    points = run_to_end(sweep(session.model, ids, args.sweep, grid, sampling))
+    sides = (_tokens(session, args.chosen), _tokens(session, args.rejected or "")) if args.chosen else None
+    points = run_to_end(sweep(session.model_for([{args.sweep: 1.0}]), ids, args.sweep, grid, sampling, sides=sides))
     if args.json:
-        rows = [
-            {"c": p.c, "kl": p.kl, "js": p.js, "text": p.text, "tokens": p.tokens, "reason": p.reason} for p in points
-        ]
-        emit({"prompt": prompt, "adapter": args.sweep, "points": rows})
+        emit({"prompt": prompt, "adapter": args.sweep, "points": [asdict(point) for point in points]})
+        return 0
+    if args.csv:
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerow(["c", "kl", "js", "chosen", "rejected"])
+        table.writerows([p.c, p.kl, p.js, p.chosen, p.rejected] for p in points)
         return 0
     for point in points:
-        print(f"c = {point.c:+g}  {point.kl:.3f} nats  {shown(point.text)}")
+        both = "" if point.chosen is None else f"  chosen {point.chosen:.2f}"
+        both += "" if point.rejected is None else f", rejected {point.rejected:.2f} nats"
+        print(f"c = {point.c:+g}  {point.kl:.3f} nats{both}  {shown(point.text)}")
     return 0

@@ -22,6 +22,8 @@ from .protocols import ScalableDifferentialBackend as ScalableDifferentialBacken
 from .protocols import ScoringBackend as ScoringBackend
 from .protocols import ScoringModel as ScoringModel
 from .protocols import TokenDist as TokenDist
+from .rolling import TextScore as TextScore
+from .rolling import score_text as score_text
 from .suite import SuiteReport as SuiteReport
 from .suite import score_suite as score_suite
 from .sweeping import SweepPoint as SweepPoint

@@ -80,14 +80,16 @@ def score_views(
     nulls: int = DEFAULT_NULLS,
     seed: int = 0,
     null_views: Mapping[str, int] | None = None,
+    rank_scale: float = 1.0,
 ) -> Generator[Progress, None, Scores]:
     """Score views of one prompt; the base and all views are rows of one batch, the nulls of others.
 
     `views_mixes` gives each view's mix (adapter → coefficient, {} is the base); a view in `null_views` (name → seed)
     is a null adapter instead, of the family that the `nulls` reference nulls grown from `seed` belong to. Nulls are
     as large as the trained adapters (see `nulls`), without trained adapters there are none and z is None; so is the
-    z of a view that is the base. Raises EmptyText for a prompt or completion of zero tokens, UsageError for unknown
-    adapters and texts that are too long, NonFiniteScores.
+    z of a view that is the base. `rank_scale` makes the null views larger, not the reference nulls. Raises
+    EmptyText for a prompt or completion of zero tokens, UsageError for unknown adapters and texts that are too
+    long, NonFiniteScores.
     """
     if completion_ids is not None and not len(completion_ids):
         raise EmptyText("a completion of zero tokens has no log-probability")
@@ -103,7 +105,8 @@ def score_views(
     meter = _Meter((len(names) + len(own)) * (length + 1) + randoms * (len(prompt_ids) + 1))
     next_token, tokens = yield from _read(model.backbone, prompt_ids, answer, rows, names, meter)
     if own:
-        read = yield from _read_nulls(model, prompt_ids, answer, list(own.values()), list(own), meter)
+        seeds = list(own.values())
+        read = yield from _read_nulls(model, prompt_ids, answer, seeds, list(own), meter, rank_scale)
         next_token, tokens, names = torch.cat([next_token, read[0]]), torch.cat([tokens, read[1]]), [*names, *own]
     reference = null_seeds(seed, nulls)
     labels = [f"null {number}" for number in range(nulls)]
@@ -148,13 +151,14 @@ def _read_nulls(
     seeds: Sequence[int],
     names: Sequence[str],
     meter: _Meter,
+    rank_scale: float = 1.0,
 ) -> Generator[Progress, None, tuple[Tensor, Tensor]]:
     """`_read` of null adapters, each alone. Few at a time: every row pays for the ranks of all adapters in the
     mixer.
     """
     found = []
     for first in range(0, len(seeds), NULLS_AT_ONCE):
-        group = matched_nulls(model, seeds[first : first + NULLS_AT_ONCE])
+        group = matched_nulls(model, seeds[first : first + NULLS_AT_ONCE], rank_scale)
         if not group:
             break
         with model.with_extra(group) as backbone:

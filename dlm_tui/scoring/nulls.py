@@ -108,8 +108,11 @@ _KEPT = 64
 _BANKS: weakref.WeakKeyDictionary[MixedModel, NullBank] = weakref.WeakKeyDictionary()
 
 
-def matched_nulls(model: MixedModel, seeds: Sequence[int]) -> list[Adapter]:
-    """Nulls as large as the model's trained adapters, in the order of `seeds`. Empty without trained adapters."""
+def matched_nulls(model: MixedModel, seeds: Sequence[int], rank_scale: float = 1.0) -> list[Adapter]:
+    """Nulls as large as the model's trained adapters, in the order of `seeds`. Empty without trained adapters.
+
+    With another `rank_scale` than 1 their standard deviation is multiplied by its root. Raises NullScaleError.
+    """
     if not model.adapters:
         return []
     bank, mark = _BANKS.setdefault(model, NullBank()), fingerprint(model)
@@ -117,6 +120,8 @@ def matched_nulls(model: MixedModel, seeds: Sequence[int]) -> list[Adapter]:
         # the adapters are held so that a new one cannot get the address of an old one
         bank.mark, bank.adapters = mark, tuple(model.adapters.values())
         bank.shapes, bank.kept = null_shapes(model.adapters), {}
+    if rank_scale != 1.0:
+        return [null_adapter(bank.shapes, seed, rank_scale=rank_scale) for seed in seeds]
     found = [bank.kept.get(seed) or null_adapter(bank.shapes, seed) for seed in seeds]
     # the newest ones stay: those of the last prompt are asked for again with the next
     bank.kept = dict(list({**bank.kept, **dict(zip(seeds, found, strict=True))}.items())[-_KEPT:])

@@ -16,7 +16,10 @@ DEFAULT_GRID = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """At coefficient `c`: the answer, why it ended, and KL and JS of the next token to the base in nats."""
+    """At coefficient `c`: the answer, why it ended, and KL and JS of the next token to the base in nats.
+
+    `chosen` and `rejected` are the log-probabilities (nats) of two given answers, where they were given.
+    """
 
     c: float
     text: str
@@ -24,6 +27,8 @@ class SweepPoint:
     reason: str
     kl: float
     js: float
+    chosen: float | None = None
+    rejected: float | None = None
 
 
 def sweep(
@@ -33,9 +38,11 @@ def sweep(
     grid: Sequence[float] = DEFAULT_GRID,
     sampling: Sampling | None = None,
     others: Mapping[str, float] | None = None,
+    sides: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Generator[Progress | GenerationEvent, None, list[SweepPoint]]:
     """Answers at every c of `grid`, decoded as rows of one batch; `others` are the other faders, off by default.
 
+    `sides` are the token ids of two answers, chosen and rejected, whose log-probability is followed over the grid.
     KL and JS are to the base with all adapters off. Sampling is greedy unless given. A GenerationEvent's row is the
     place in the grid. Raises UsageError for an unknown adapter or an empty grid, EmptyText for an empty prompt.
     """
@@ -43,9 +50,20 @@ def sweep(
         raise UsageError("a sweep needs at least one coefficient")
     mixes = [{**(others or {}), adapter: float(c)} for c in grid]
     named = {str(place): mix for place, mix in enumerate(mixes)}
-    scores = yield from score_views(model, prompt_ids, named, nulls=0)
+    chosen, rejected = sides or (None, None)
+    scores = yield from score_views(model, prompt_ids, named, chosen, nulls=0)
+    against = (yield from score_views(model, prompt_ids, named, rejected, nulls=0)) if rejected else scores
     answers = yield from generate(model, list(prompt_ids), mixes, sampling or Sampling(max_tokens=64))
     return [
-        SweepPoint(float(c), answer.text, len(answer.token_ids), answer.reason, score.kl, score.js)
-        for c, answer, score in zip(grid, answers, scores.views.values(), strict=True)
+        SweepPoint(
+            float(c),
+            answer.text,
+            len(answer.token_ids),
+            answer.reason,
+            score.kl,
+            score.js,
+            score.logprob,
+            other.logprob if rejected else None,
+        )
+        for c, answer, score, other in zip(grid, answers, scores.views.values(), against.views.values(), strict=True)
     ]
