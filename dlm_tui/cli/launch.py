@@ -18,6 +18,8 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
         raise DlmTuiError(f"{document} is a folder, not a document")
     if not is_utf8(str(document.absolute())):
         raise DlmTuiError(f"the screen needs a path that is UTF-8 text, which {document} is not: rename it")
+    if document.name.endswith(".dlm.pack"):
+        raise UsageError(f"{document} is a pack: `dlm-tui unpack {document} --open` takes it apart and opens it")
     need_terminal()
     from dlm_tui.app import run as run_app
     from dlm_tui.store import resolve_home

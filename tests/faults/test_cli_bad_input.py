@@ -38,6 +38,23 @@ def test_a_folder_instead_of_a_document(capsys: pytest.CaptureFixture[str], tmp_
     refused(capsys, 1, str(tmp_path), command, str(tmp_path))
 
 
+def test_a_pack_instead_of_a_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.dlm.pack").write_bytes(b"")
+    refused(capsys, 2, "unpack", "open", str(tmp_path / "x.dlm.pack"))
+    refused(capsys, 1, "x.dlm.pack", "verify", str(tmp_path / "x.dlm.pack"))
+    refused(capsys, 1, "empty file", "unpack", str(tmp_path / "x.dlm.pack"), "--home", str(tmp_path / "home"))
+    refused(capsys, 1, "nowhere", "unpack", str(tmp_path / "nowhere.dlm.pack"))
+    refused(capsys, 1, "train", "pack", str(write_document(tmp_path)), "--home", str(tmp_path / "home"))
+    assert not (tmp_path / "home").exists()
+
+
+def test_sources_that_cannot_be_taken_in(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    document.write_text(document.read_text().replace("training:\n", "training:\n  sources: [{path: no\\nwhere}]\n"))
+    refused(capsys, 1, "path does not exist", "parse", str(document), "--sources")
+    document.with_name(document.name + ".tui.toml").write_text("a = [")
+    refused(capsys, 1, "sample.dlm.tui.toml", "parse", str(document), "--sources")
+
+
 def test_text_that_is_not_utf8(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "latin.dlm"
     path.write_bytes(b"---\n\xff\xfe")
