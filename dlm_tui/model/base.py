@@ -207,7 +207,10 @@ def _refuse_remote_code(folder: Path) -> None:
     from transformers import CONFIG_MAPPING
 
     config = read_json(folder / "config.json")
-    if config.get("model_type") not in CONFIG_MAPPING and "auto_map" in config:
+    kind = config.get("model_type")
+    if not isinstance(kind, str | None):
+        raise BaseUnavailable(f"{folder}/config.json is damaged: its model_type is no text")
+    if kind not in CONFIG_MAPPING and "auto_map" in config:
         raise BaseUnavailable(f"{folder.name} needs program code from its own repository, which is never run")
 
 

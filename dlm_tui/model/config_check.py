@@ -13,7 +13,7 @@ from typing import Any
 
 from dlm_tui.model.registry import BaseUnavailable
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
+_LAYER = re.compile(r"((?:^|.*?\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers")
 _SIZES = (
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"),
@@ -28,14 +28,22 @@ _WEIGHTS_PER_BYTE = 8
 
 
 def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
-    """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold."""
+    """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold, or for fewer
+    layers than they do, which would run without the rest.
+    """
     capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
-    stored = max((int(match[1]) + 1 for match in map(_LAYER.search, _names(files)) if match), default=None)
+    stacks: dict[str, int] = {}  # a model with an image tower has two
+    for match in filter(None, map(_LAYER.match, _names(files))):
+        stacks[match[1]] = max(stacks.get(match[1], 0), int(match[2]) + 1)
     for part in (config, _mapping(config.get("text_config"))):
         for key in _DEPTHS:
             depth = part.get(key)
-            if isinstance(depth, int) and stored is not None and depth > stored:
-                raise BaseUnavailable(f"config.json says {key} {depth}, but the weights hold {stored} layers")
+            if isinstance(depth, int) and stacks:
+                further = part.get("num_nextn_predict_layers")  # stored behind the others, used by nobody here
+                most = depth + (further if isinstance(further, int) else 0)
+                if depth > max(stacks.values()) or most < min(stacks.values()):
+                    held = max(stacks.values())
+                    raise BaseUnavailable(f"config.json says {key} {depth}, but the weights hold {held} layers")
             _refuse_above(key, depth, capacity)
         for key in _SIZES:
             _refuse_above(key, part.get(key), capacity)

@@ -100,6 +100,10 @@ def test_a_scale_that_no_training_writes_is_refused(tmp_path: Path, alpha: str) 
     [
         ({"num_hidden_layers": 10**7}, "num_hidden_layers 10000000, but the weights hold 3 layers"),
         ({"num_hidden_layers": 4}, "but the weights hold 3 layers"),
+        ({"num_hidden_layers": 2}, "but the weights hold 3 layers"),
+        ({"num_hidden_layers": 0}, "but the weights hold 3 layers"),
+        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 1}, ""),
+        ({"model_type": ["llama"]}, "its model_type is no text"),
         ({"hidden_size": 10**9}, "hidden_size 1000000000"),
         ({"intermediate_size": 10**8}, "intermediate_size"),
         ({"vocab_size": 10**9}, "vocab_size"),
