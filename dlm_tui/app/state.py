@@ -33,10 +33,14 @@ class Remembered(msgspec.Struct, kw_only=True):
 
 
 class ExportSettings(msgspec.Struct, kw_only=True):
-    """The last used export settings; `mix` None is the gate's static mean, `register` runs `ollama create` after it."""
+    """The last used export settings; `mix` None is the gate's static mean, `register` runs `ollama create` after it.
+
+    `quant` None is the document's for GGUF and the base's own type for a merged folder; `compare` measures the formats
+    instead of exporting, and is not remembered."""
 
     target: str = "peft"
-    quant: str = "f16"
+    quant: str | None = None
+    compare: bool = False
     mix: str | None = None
     out: str | None = None
     register: bool = False

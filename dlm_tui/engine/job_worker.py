@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlm_tui.engine.priority import JOB, give_way
 from dlm_tui.engine.progress_events import ProgressEvents
@@ -30,6 +31,11 @@ from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.export.report import ExportReport
 from dlm_tui.progress import NOTE, WARNING, Progress
 from dlm_tui.system_errors import error_line, system_sentence
+
+if TYPE_CHECKING:
+    from dlm_tui.export import ExportRequest
+    from dlm_tui.export.cost_table import FormatCost
+    from dlm_tui.session import Session
 
 
 class _Job:
@@ -150,11 +156,27 @@ def run_export(job: _Job, request: ExportJob) -> Exported:
         verify=request.verify,
         legacy_adapter=request.legacy_adapter,
     )
+    if request.compare:
+        return Exported(report=ExportReport(folder="", next_command="", comparison=_compare(job, wanted, session)))
     result = run_to_end(export_document(wanted, session), job.step)
     report = export_report(result)
     if request.register and request.target == "ollama":
         _register(job, report, result.folder, str(result.manifest["ollama_name"]))
     return Exported(report=report)
+
+
+def _compare(job: _Job, wanted: ExportRequest, session: Session) -> list[FormatCost]:
+    """What is measured by the time it is done or stopped. Raises Cancelled when that is nothing beside float32."""
+    from dlm_tui.export.format_costs import FORMS, FormatComparison
+    from dlm_tui.progress import run_to_end
+
+    comparison = FormatComparison(wanted, session)
+    try:
+        run_to_end(comparison.run(), job.step)
+    except Cancelled:
+        if len(comparison.lines) <= len(FORMS):
+            raise
+    return comparison.lines
 
 
 def _register(job: _Job, report: ExportReport, folder: Path, name: str) -> None:

@@ -115,7 +115,9 @@ class TrainJob(Message, tag="train_job"):
 
 
 class ExportJob(Message, tag="export_job"):
-    """To a job child: export the document; `register` hands a finished export for Ollama to the `ollama` there is."""
+    """To a job child: export the document; `register` hands a finished export for Ollama to the `ollama` there is.
+
+    `compare` measures what each format costs and exports nothing; cancelled, it answers with the lines it has."""
 
     document: str
     home: str
@@ -129,6 +131,7 @@ class ExportJob(Message, tag="export_job"):
     verify: bool | None = None
     legacy_adapter: bool = False
     register: bool = False
+    compare: bool = False
 
 
 Request = (

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from dlm_tui.export.cost_table import FormatCost
+
 if TYPE_CHECKING:
     from dlm_tui.export.requests import ExportResult
 
@@ -45,8 +47,12 @@ class DriftFigures(FrozenCost, kw_only=True):
 
 
 class ExportReport(msgspec.Struct, kw_only=True):
-    """`parity`, `cost` and `drift` are None where they were not measured. `registered` is the name in Ollama, or
-    `register_error` says why there is none; both None when that was not asked for."""
+    """`parity`, `cost` and `drift` are None where they were not measured.
+
+    `comparison` is what formats were measured to cost, alone (then `folder` is empty) or before this export.
+    `registered` is the name in Ollama, or `register_error` says why there is none; both None when that was not asked
+    for.
+    """
 
     folder: str
     next_command: str
@@ -54,6 +60,7 @@ class ExportReport(msgspec.Struct, kw_only=True):
     parity: ParityFigures | None = None
     cost: CostFigures | None = None
     drift: DriftFigures | None = None
+    comparison: list[FormatCost] = []
     registered: str | None = None
     register_error: str | None = None
 
@@ -66,6 +73,7 @@ def export_report(result: ExportResult) -> ExportReport:
         next_command=result.next_command,
         notes=list(result.notes),
         parity=msgspec.convert(manifest["parity"], ParityFigures | None),
+        comparison=msgspec.convert(manifest.get("comparison", []), list[FormatCost]),
         cost=msgspec.convert(manifest["cost"], CostFigures | None),
         drift=msgspec.convert(manifest["drift"], DriftFigures | None),
     )

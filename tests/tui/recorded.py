@@ -48,6 +48,7 @@ from dlm_tui.engine.protocol import (
     ViewDone,
     ViewScore,
 )
+from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.export.report import DriftFigures, ParityFigures
 from dlm_tui.gate.report import ChangedPrompt, MixCost
 from dlm_tui.model.views import resolve_view
@@ -92,6 +93,7 @@ class World:
         self.prefill: asyncio.Event | None = None
         self.measuring: asyncio.Event | None = None
         self.parity: ParityFigures | None = None
+        self.comparison: list[FormatCost] = []
         self.drift: DriftFigures | None = None
         self.registered: str | None = "dlm-harbour:v0001"
         self.register_error: str | None = None
@@ -322,6 +324,8 @@ class RecordedJob:
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
             report = ExportReport(folder=folder, next_command=command, parity=self.world.parity, drift=self.world.drift)
+            if self.request.compare:
+                report = ExportReport(folder="", next_command="", comparison=self.world.comparison)
             if self.request.register:
                 report.registered, report.register_error = self.world.registered, self.world.register_error
             yield Exported(report=report)

@@ -6,9 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from textual.widgets import Checkbox
 
 from dlm_tui.engine.protocol import Drift, ExportJob, Generate, TrainGate, TrainJob
+from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.export.report import DriftFigures, FrozenCost, ParityFigures
+from dlm_widgets.pick_list import PickList
 from tests.tui.conftest import Bench, Opener
 from tests.tui.recorded import World, train_report
 
@@ -203,7 +206,7 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
         await bench.until(lambda: len(bench.jobs) == 2, "second export")
         request = bench.jobs[1].request
         assert isinstance(request, ExportJob)
-        assert (request.target, request.quant, request.mix) == ("ollama", "f32", "uniform")
+        assert (request.target, request.quant, request.mix) == ("ollama", "q4_k_s", "uniform")
         await bench.idle()
         await bench.press("e")
         await bench.until(lambda: len(bench.jobs) == 3, "third export")
@@ -214,6 +217,35 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
         await bench.idle()
         assert "vllm serve" in bench.app.clipboard
         assert any("OSC 52" in toast for toast in bench.toasts)
+
+
+async def test_a_format_is_chosen_from_what_each_costs(workbench: Opener) -> None:
+    world = World()
+    figures = {"size": 3_000_000, "bits": 5.07, "mean_kl": 0.036, "max_kl": 0.12, "changed_answers": 0.6, "prompts": 25}
+    world.comparison = [
+        FormatCost(quant="q8_0", form="apart", gate_moved=0.001, gate_changed=0.0, tokens_per_second=565, **figures),
+        FormatCost(quant="q4_k_m", form="merged", gate_moved=None, gate_changed=None, tokens_per_second=831, **figures),
+    ]
+    async with workbench(world=world, size=(120, 45)) as bench:
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "Number format" in bench.text, "dialog")
+        assert not bench.app.screen.query("#export-costs")
+        bench.app.screen.query_one("#export-compare", Checkbox).focus()
+        await bench.press("space", "ctrl+g")
+        await bench.until(lambda: any("Compared" in toast for toast in bench.toasts), "compared")
+        asked = bench.jobs[0].request
+        assert isinstance(asked, ExportJob) and asked.compare and asked.quant is None
+        assert not bench.context.state.export.compare
+        await bench.press("E")
+        await bench.until(lambda: "Q4_K_M  merged" in bench.text, "the table")
+        costs = bench.app.screen.query_one("#export-costs", PickList)
+        costs.focus()
+        await bench.press("end", "enter", "ctrl+g")
+        await bench.until(lambda: len(bench.jobs) == 2, "the export")
+        chosen = bench.jobs[1].request
+        assert isinstance(chosen, ExportJob)
+        assert (chosen.target, chosen.quant, chosen.compare) == ("ollama", "q4_k_m", False)
 
 
 async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from functools import partial
 
+import msgspec
+
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.mixing import Mixing
@@ -39,7 +41,7 @@ class Export:
 
     def _chosen(self, settings: ExportSettings | None) -> None:
         if settings is not None:
-            self._context.state.export = settings
+            self._context.state.export = msgspec.structs.replace(settings, compare=False)
             self._context.saver.soon()
             self.start(settings)
 
@@ -64,13 +66,17 @@ class Export:
             signed=bool(settings.mix and "-" in settings.mix),
             out=settings.out,
             register=settings.register,
+            compare=settings.compare,
         )
-        title = f"export {settings.target}"
+        title = "compare formats" if settings.compare else f"export {settings.target}"
         context.ui.run(partial(self._export, request, title), "job-export", title)
 
     async def _export(self, request: ExportJob, title: str) -> None:
         record = await self._context.board.run(request, "export", title)
-        if record.state == "done" and record.export:
+        if record.state == "done" and record.export and request.compare:
+            lines = len(record.export.comparison)
+            self._context.ui.say(f"{self._context.key('export.dialog')} shows the {lines} lines.", title="Compared")
+        elif record.state == "done" and record.export:
             self._say_done(record, record.export)
             self.finished.emit()
         elif record.state == "failed":

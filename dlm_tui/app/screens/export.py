@@ -16,9 +16,13 @@ from dlm_tui.document import parse_mix
 from dlm_tui.engine.protocol import DriftFigures, ExportReport
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.choices import QUANTS, TARGET_TEXTS, TARGETS
+from dlm_tui.export.cost_table import table
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
+
+_OWN = "the document's"
+"""For a merged folder: the base's own type."""
 
 
 class ExportScreen(Dialog[ExportSettings]):
@@ -45,6 +49,7 @@ class ExportScreen(Dialog[ExportSettings]):
         self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
         self._result = result
+        self._costs = list(result.comparison) if result is not None else []
         self.on_copy: Callable[[str], None] = lambda command: None
         self._mixes: list[tuple[str | None, str]] = [
             (None, "the gate's static mean"),
@@ -68,7 +73,7 @@ class ExportScreen(Dialog[ExportSettings]):
                 )
             with Vertical():
                 yield LiteralStatic("Number format (GGUF)", classes="field")
-                yield PickList(*[Option(literal(quant)) for quant in QUANTS], id="export-quant", markup=False)
+                yield PickList(*[Option(literal(text)) for text in (_OWN, *QUANTS)], id="export-quant", markup=False)
             with Vertical():
                 yield LiteralStatic("Mix", classes="field")
                 yield PickList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
@@ -79,6 +84,17 @@ class ExportScreen(Dialog[ExportSettings]):
             compact=True,
             id="export-register",
         )
+        yield Checkbox(
+            "Measure what each format costs first",
+            False,
+            compact=True,
+            id="export-compare",
+        )
+        if self._costs:
+            yield LiteralStatic("What each format costs, against float32 in llama.cpp", classes="field")
+            head, *rows = table(self._costs).splitlines()
+            yield LiteralStatic(head, classes="note")
+            yield PickList(*[Option(literal(row)) for row in rows], id="export-costs", markup=False)
         yield LiteralStatic("Folder (empty: the store's exports)", classes="field")
         yield Input(value=self._settings.out or "", placeholder="the store's exports folder", id="export-out")
         yield LiteralStatic(last_export_text(self._last, self._result), id="export-last")
@@ -88,7 +104,7 @@ class ExportScreen(Dialog[ExportSettings]):
         super().on_mount()
         target, quant = self._settings.target, self._settings.quant
         self._lists["target"].highlighted = TARGETS.index(target) if target in TARGETS else 0
-        self._lists["quant"].highlighted = QUANTS.index(quant) if quant in QUANTS else 0
+        self._lists["quant"].highlighted = QUANTS.index(quant) + 1 if quant in QUANTS else 0
         self._lists["mix"].highlighted = [mix for mix, _ in self._mixes].index(self._settings.mix)
         self._lists["target"].focus()
 
@@ -104,10 +120,20 @@ class ExportScreen(Dialog[ExportSettings]):
             absent = target == "ollama" and self._ollama is None
             more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
             self.query_one("#export-note", LiteralStatic).show(f"{target}: {TARGET_TEXTS[target]}{more}")
-            self.query_one(Checkbox).display = target == "ollama" and self._ollama is not None
+            self.query_one("#export-register", Checkbox).display = target == "ollama" and self._ollama is not None
 
-    def on_option_list_option_selected(self) -> None:
-        """Enter goes on to the next field."""
+    @property
+    def _quant(self) -> str | None:
+        """The chosen format, None for the document's or the base's own."""
+        chosen = self._lists["quant"].highlighted or 0
+        return QUANTS[chosen - 1] if chosen else None
+
+    def on_option_list_option_selected(self, event: PickList.OptionSelected) -> None:
+        """Enter goes on to the next field; on a line of the costs it chooses the format and how it is served."""
+        if event.option_list.id == "export-costs":
+            line = self._costs[event.option_index]
+            self._lists["quant"].highlighted = QUANTS.index(line.quant) + 1
+            self._lists["target"].highlighted = TARGETS.index("llama-server" if line.form == "apart" else "ollama")
         self.focus_next()
 
     def on_input_submitted(self) -> None:
@@ -124,12 +150,13 @@ class ExportScreen(Dialog[ExportSettings]):
             except DlmTuiError as error:
                 self.query_one("#export-last", LiteralStatic).show(literal(str(error), "$error"))
                 return
-        register = self.query_one(Checkbox)
+        register = self.query_one("#export-register", Checkbox)
         self.dismiss(
             ExportSettings(
                 target=TARGETS[lists["target"].highlighted or 0],
                 register=register.display and register.value,
-                quant=QUANTS[lists["quant"].highlighted or 0],
+                quant=self._quant,
+                compare=self.query_one("#export-compare", Checkbox).value,
                 mix=mix,
                 out=self.query_one(Input).value.strip() or None,
             )
