@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
+import sqlite3
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -285,6 +287,25 @@ def test_a_damaged_memory_is_started_anew(tmp_path: Path) -> None:
     memory = FileMemory(where)
     survey_sources(document, memory)
     assert memory.read == 0
+
+
+def test_a_memory_that_another_process_writes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/a.txt").write_text("a")
+    _age(tmp_path / "src")
+    document, where = _document(tmp_path, "  sources: [{path: src}]\n"), tmp_path / "files.sqlite"
+    survey_sources(document, FileMemory(where))
+    (tmp_path / "src/b.txt").write_text("b")
+    _age(tmp_path / "src")
+    real = sqlite3.connect
+    monkeypatch.setattr(memory_module.sqlite3, "connect", lambda path: real(path, timeout=0.01))
+    with contextlib.closing(real(where)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert len(survey_sources(document, FileMemory(where)).files) == 2
+    monkeypatch.undo()
+    memory = FileMemory(where)
+    survey_sources(document, memory)
+    assert memory.read == 1
 
 
 def test_a_scan_stops_when_told_and_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,8 @@ def _store(path: Path, known: dict[_Key, _Entry]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write_rows(path, known)
+    except sqlite3.OperationalError:
+        raise  # somebody else writes it just now: theirs is as good
     except sqlite3.DatabaseError:
         path.unlink(missing_ok=True)
         _write_rows(path, known)
