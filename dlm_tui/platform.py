@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
@@ -30,6 +32,35 @@ def process_started(pid: int) -> float | None:
         return boot + float(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else None
     except (OSError, StopIteration, ValueError, IndexError):
         return None
+
+
+# Of a child with a session or group of its own: Ctrl+C is for its parent, and it can be ended with its children.
+_NEW_GROUP = 0x200  # CREATE_NEW_PROCESS_GROUP, which `subprocess` has on Windows only
+OWN_GROUP: dict[str, Any] = {"creationflags": _NEW_GROUP} if sys.platform == "win32" else {"start_new_session": True}
+
+
+def end_group(pid: int, *, at_once: bool) -> None:
+    """Ask a child that was started with OWN_GROUP, and its children, to end; `at_once` does not ask.
+
+    Raises ProcessLookupError, PermissionError. Where there are no groups only the child itself is ended.
+    """
+    if sys.platform == "win32":
+        os.kill(pid, signal.SIGTERM)
+    else:
+        os.killpg(pid, signal.SIGKILL if at_once else signal.SIGTERM)
+
+
+def be_nicer(by: int) -> int | None:
+    """Give way to others; returns the niceness that then holds, None where the system has none or refuses."""
+    try:
+        return os.nice(by) if sys.platform != "win32" else None
+    except OSError:
+        return None
+
+
+def leads_its_session() -> bool:
+    """Whether this process began a session of its own."""
+    return sys.platform != "win32" and os.getsid(0) == os.getpid()
 
 
 def exchange_names(one: Path, other: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -67,8 +66,8 @@ class ChildJob:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._child.wait_exit(), _ASK_SECONDS)
             return "stopped when asked"
-        self._child.signal_group(signal.SIGTERM)
-        if await self._child.end_within(_TERM_SECONDS, signal.SIGKILL):
+        self._child.end_group(at_once=False)
+        if await self._child.end_within(_TERM_SECONDS, at_once=True):
             return "ended by SIGTERM"
         return "ended by SIGKILL"
 

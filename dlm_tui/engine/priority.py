@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
+
+from dlm_tui.platform import be_nicer, leads_its_session
 
 ENGINE = 5
 """Niceness of the engine child below the screen's: it answers keystrokes, but the screen paints them first."""
@@ -22,14 +23,14 @@ def give_way(niceness: int) -> None:
     Between sessions Linux weighs whole groups and not niceness, so a session's leader also makes its group as nice.
     Where neither is permitted, nothing happens.
     """
-    with contextlib.suppress(OSError):
-        os.nice(niceness)
-    if os.getsid(0) != os.getpid():
+    be_nicer(niceness)
+    now = be_nicer(0)
+    if now is None or not leads_its_session():
         return
     with contextlib.suppress(OSError):
         for _ in range(_TRIES):
             try:
-                _AUTOGROUP.write_text(str(os.nice(0)))
+                _AUTOGROUP.write_text(str(now))
                 return
             except BlockingIOError:  # the system takes ten of these a second from all its users together
                 time.sleep(_PAUSE)

@@ -27,6 +27,7 @@ from dlm_tui.engine.protocol import (
 )
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
+from dlm_tui.platform import OWN_GROUP, end_group
 
 _LINE_LIMIT = 64 * 1024 * 1024
 _LOG_LINES = 500
@@ -93,7 +94,7 @@ class ChildProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE_LIMIT,
-            start_new_session=True,
+            **OWN_GROUP,
             env={**CHILD_ENVIRONMENT, "PYTHONUNBUFFERED": "1", **os.environ},
         )
         self._tasks = [
@@ -158,24 +159,24 @@ class ChildProcess:
             return
         if process.stdin is not None:
             process.stdin.close()
-        await self.end_within(2.0, signal.SIGKILL)
+        await self.end_within(2.0, at_once=True)
 
-    async def end_within(self, seconds: float, then: signal.Signals) -> bool:
-        """Whether the child ended by itself within `seconds`; if not, its group gets the signal `then`."""
+    async def end_within(self, seconds: float, *, at_once: bool) -> bool:
+        """Whether the child ended by itself within `seconds`; if not, its group is ended as `end_group` does it."""
         try:
             await asyncio.wait_for(self.wait_exit(), seconds)
             return True
         except TimeoutError:
-            self.signal_group(then)
-            if then is signal.SIGKILL:
+            self.end_group(at_once=at_once)
+            if at_once:
                 await self.wait_exit()
             return False
 
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the child and everything it started."""
+    def end_group(self, *, at_once: bool) -> None:
+        """End the child and everything it started; `at_once` does not ask them to."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                end_group(self._process.pid, at_once=at_once)
 
     def _send(self, request: Message) -> None:
         process = self._process
@@ -201,7 +202,7 @@ class ChildProcess:
                     queue.put_nowait(event)
         except (ValueError, OSError) as error:
             self.log.append(f"the engine's output broke off: {error}")
-            self.signal_group(signal.SIGKILL)
+            self.end_group(at_once=True)
         code = await process.wait()
         if process.stdin is not None:
             process.stdin.close()  # else the pipe outlives the event loop

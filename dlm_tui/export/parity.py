@@ -22,6 +22,7 @@ import torch
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.runtimes import Vector
 from dlm_tui.model.information import kl_divergence
+from dlm_tui.platform import OWN_GROUP
 from dlm_tui.progress import Progress
 
 PATIENCE_SECONDS = 600.0
@@ -125,7 +126,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=log,
         env=environment,
-        start_new_session=True,
+        **OWN_GROUP,
     )
     longest = max(len(ids) for ids in [*job.prompts, *job.embed]) + job.tokens + 8
     order = {

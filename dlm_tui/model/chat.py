@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.platform import OWN_GROUP
 
 SECONDS = 4.0
 _START_SECONDS = 30.0
@@ -99,7 +100,7 @@ class TemplateWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl+C is for the parent; the worker ends with its stdin
+                **OWN_GROUP,  # the worker ends with its stdin
             )
             atexit.register(self.close)
             # the clock of the first text starts once jinja2 is there

@@ -101,9 +101,9 @@ class Campaign:
                 for step in range(1, steps + 1):
                     if done < count:
                         done += self._kill(name, step=step)
-            for _ in range(count // 5):
-                if done < count:
-                    done += self._kill(self.chance.choice(list(OPERATIONS)), after=self.chance.random() * 0.08)
+            for _ in range(count // 4):
+                if done < count:  # some are done before they are killed, and do not count
+                    done += self._kill(self.chance.choice(list(OPERATIONS)), after=self.chance.random() * 0.05)
 
     def _kill(self, name: str, *, step: int | None = None, after: float | None = None) -> int:
         small = self.fresh()
@@ -113,7 +113,7 @@ class Campaign:
         self.judge(case, small, ended.acknowledged)
         self._forget(small)
         self.tally.cases["kills"] += ended.code == KILLED
-        return int(ended.code == KILLED) or int(after is not None)
+        return int(ended.code == KILLED)
 
     # ---- processes at once -----------------------------------------------------------------------------------------
 

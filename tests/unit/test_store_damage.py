@@ -129,6 +129,10 @@ def test_a_damaged_gate_is_said(small: SmallStore, file: str) -> None:
     assert path.read_bytes() != data
     config = read_gate_config(small.store)
     assert config is not None
+    if file == "tui_gate.json":  # nor may the name of its own hash be damaged
+        path.write_bytes(data.replace(b"record_sha256", b"recprd_sha256"))
+        with pytest.raises(GateFileError, match="is not the file that was written"):
+            check_gate_files(small.store, config)
     with pytest.raises(GateFileError, match=rf"{file} is not the file that was written.*train the gate again"):
         check_gate_files(small.store, config)
     small.gate("third", str)
