@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
-    from dlm_tui.training import TrainRequest, train_document
+    from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import train_report
 
     if args.gate_only and args.adapter:
@@ -48,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()
     document, scan = sources.expand_sources(load(Path(args.document)))
+    store = Store(resolve_home(args.home), document.dlm_id)
+    refuse_before_base(document, store, args.adapter)
     base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
     outcome = train_document(
         TrainRequest(
             document=document,
-            store=Store(resolve_home(args.home), document.dlm_id),
+            store=store,
             base=base,
             adapters=args.adapter,
             gate_only=args.gate_only,

@@ -113,17 +113,19 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.model import load_base, resolve_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
-    from dlm_tui.training import TrainRequest, train_document
+    from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import train_report
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     document, scan = sources.expand_sources(load(Path(request.document)))
+    store = Store(resolve_home(request.home), document.dlm_id)
+    refuse_before_base(document, store, request.adapters)
     override = Path(request.base) if request.base else None
     base = run_to_end(load_base(resolve_base(document.base_model, override)), job.step)
     outcome = train_document(
         TrainRequest(
             document=document,
-            store=Store(resolve_home(request.home), document.dlm_id),
+            store=store,
             base=base,
             adapters=request.adapters,
             gate_only=request.gate_only,

@@ -214,7 +214,7 @@ def stage_lock_record(
     pinned_versions: Mapping[str, object],
     hardware_tier: str = "cpu",
     determinism_class: str = "best-effort",
-    **optional: Any,
+    **optional: object,
 ) -> LockRecord:
     """`write_lock_record` as a part of a change of several files; the caller holds the store."""
     fields = {

@@ -149,9 +149,8 @@ def plan_training(
     training = document.training
     notes = [*filter(None, [seed_note(training.seed)]), *_unused(document)]
     planned = []
+    refuse_undeclared(document, adapters)
     for name in adapters or list(routed):
-        if name not in routed:
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(routed)})")
         settings = document.adapter_settings(name)
         notes += _unsupported(name, settings)
         rows = planned_rows(document, routed[name], weights)
@@ -192,6 +191,14 @@ def plan_training(
         ),
         notes=tuple(notes),
     )
+
+
+def refuse_undeclared(document: Document, adapters: Sequence[str] | None) -> None:
+    """Raises UsageError for the first name that the document does not declare."""
+    declared = document.routing_names
+    for name in adapters or ():
+        if name not in declared:
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(declared)})")
 
 
 def refuse_impossible(plan: TrainingPlan, *, gpu: bool) -> None:

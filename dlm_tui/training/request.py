@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dlm_tui.training.plan import Parameterization, TrainingPlan, plan_training
+from dlm_tui.training.plan import Parameterization, TrainingPlan, plan_training, refuse_undeclared
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
     from dlm_tui.document.sources import SourceScan
     from dlm_tui.model import Base
     from dlm_tui.store import Store
+
+
+def refuse_before_base(document: Document, store: Store, adapters: Sequence[str] | None) -> None:
+    """What can be said before a base is loaded, which takes a while.
+
+    Raises UsageError for an adapter that is not declared, ManifestError for a store that another base was trained in.
+    """
+    from dlm_tui.store import refuse_foreign_base
+
+    refuse_undeclared(document, adapters)
+    refuse_foreign_base(store, document)
 
 
 @dataclass(frozen=True, kw_only=True)
