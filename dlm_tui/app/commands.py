@@ -21,8 +21,14 @@ _PREFIX = {
 }
 
 
+_NAMES = {"prompt.focus": "go to prompt", "mix.reset": "reset mix"}
+"""Where neither label nor description says it outside of its pane."""
+
+
 def command_name(key: Key) -> str:
     """What the palette calls a binding: its group, what it does, and where if that is one pane."""
+    if key.id in _NAMES:
+        return f"{_PREFIX[key.group]}: {_NAMES[key.id]}"
     where = WHERE_TEXT[key.where]
     return f"{_PREFIX[key.group]}: {(key.label or key.description).lower()}{f' ({where})' if where else ''}"
 
@@ -55,9 +61,14 @@ class WorkbenchCommands(Provider):
             yield DiscoveryHit(literal(command.name), command.run, text=command.name, help=command.help)
 
     async def search(self, query: str) -> Hits:
-        """What matches."""
-        matcher = self.matcher(query)
+        """What has all words in its name or its explanation, in any order; after that what has the letters in order."""
+        matcher, words = self.matcher(query), query.casefold().split()
         for command in self._commands():
+            name, everything = command.name.casefold(), f"{command.name} {command.help}".casefold()
             score = matcher.match(command.name)
+            if all(word in name for word in words):
+                score += 2.0
+            elif all(word in everything for word in words):
+                score += 1.0
             if score > 0:
                 yield Hit(score, matcher.highlight(command.name), command.run, text=command.name, help=command.help)

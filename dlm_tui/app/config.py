@@ -30,6 +30,7 @@ answer_width = 34             # narrowest column of the side-by-side answers, ce
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,7 +102,9 @@ def config_path() -> Path:
 
 
 def state_path() -> Path:
-    """The user's state directory of this program (XDG_STATE_HOME is respected)."""
+    """Where typed text and recents are kept: in `DLM_HOME` when it is set, else in the user's state directory."""
+    if home := os.environ.get("DLM_HOME"):
+        return Path(home).expanduser().absolute() / APP_NAME
     return user_state_path(APP_NAME, appauthor=False)
 
 

@@ -39,5 +39,6 @@ def hint(key_id: str, remapped: Mapping[str, str], label: str = "") -> KeyHint:
 
 def _hint(key: Key, remapped: Mapping[str, str], typing: bool) -> KeyHint | None:
     keys = keys_of(key, remapped)
-    usable = [one for one in keys if not is_text(one)] if typing else keys[::-1]
+    alone = [one for one in keys if is_text(one) or one == "enter"]
+    usable = [one for one in keys if not is_text(one)] if typing else alone[::-1] or keys
     return KeyHint(display(usable[0]), key.label, key.action) if usable else None

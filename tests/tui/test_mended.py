@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from textual.widgets import OptionList
+from pathlib import Path
 
+import pytest
+from textual.command import CommandPalette
+from textual.widgets import Input, OptionList
+
+from dlm_tui.app.config import state_path
+from dlm_tui.app.keys import KEYS, is_text, keys_of
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.label import LabelScreen
-from dlm_tui.engine.protocol import Failed
+from dlm_tui.app.state import note_recent, recent_documents
+from dlm_tui.engine.protocol import Failed, TrainGate
 from tests.tui.actions import compared
 from tests.tui.conftest import Bench, Opener
+from tests.tui.recorded import World
 
 
 async def training(bench: Bench) -> None:
@@ -110,3 +118,100 @@ async def test_f10_leaves_from_a_dialog(workbench: Opener) -> None:
         assert len(bench.app.screen_stack) == 3
         await bench.click("#yes")
         await bench.until(lambda: bench.app._exit, "left")
+
+
+async def test_sections_that_no_training_has_seen_are_explained(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        bench.panes.show_page("outline")
+        await bench.until(lambda: "4 tagged sections" in bench.text, "counted")
+        assert "not trained yet" not in bench.text
+        await bench.press("ctrl+t")
+        await bench.idle()
+        text = bench.path.read_text()
+        bench.path.write_text(text + "::instruction#tone::\n### Q\nA new one?\n\n### A\nYes.\n")
+        bench.panes.show_page("outline")
+        await bench.until(lambda: "tone  5 tagged sections  v1  + 1 not trained yet" in bench.text, "the legend")
+        bench.path.write_text(text.replace("::instruction#tone::", "::instruction::"))
+        await bench.until(lambda: "tone  0 tagged sections (needs 4)" in bench.text, "too few")
+
+
+async def test_the_trajectory_has_axes_and_the_insight_says_train_first(workbench: Opener) -> None:
+    async with workbench(size=(200, 60)) as bench:
+        bench.screen.prompt_pane.set_text("what is the tide at noon?")
+        await bench.until(lambda: "How the gate moved" in bench.text and "unlike 0.20" in bench.text, "explained")
+        await bench.idle()
+        rows = [line for line in bench.text.split("\n") if "\u2588\u2588" in line or "what" in line]
+        shown = "\n".join(rows)
+        assert "1 \u2588" in shown and "0 \u2588" in shown
+        assert any(row.rstrip(" \u2502").endswith("noon?") and "what" in row for row in rows)
+    async with workbench(size=(200, 60), world=World(trained=False)) as bench:
+        bench.screen.prompt_pane.set_text("")
+        await bench.until(lambda: "Train first (^t)" in bench.text, "said")
+
+
+async def test_judge_and_drift_have_keys_in_the_prompt(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.type("what")
+        for key, words in (("alt+v", "92%"), ("alt+d", "static mean")):
+            await bench.press(key)
+            await bench.until(lambda words=words: words in bench.text, key)  # type: ignore[misc]
+            await bench.press("escape")
+        assert bench.screen.prompt_pane.text == "what"
+
+
+async def test_keys_that_browsers_keep_have_a_second_one(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what")
+        await bench.press("alt+n")
+        assert bench.screen.prompt_pane.text == "" and bench.context.state.history[0].text == "what"
+        await bench.type("please")
+        await bench.press("alt+l")
+        await bench.until(lambda: isinstance(bench.app.screen, LabelScreen), "label")
+        await bench.press("escape", "alt+a")
+        await bench.until(lambda: bench.jobs, "training")
+        await bench.idle()
+        await bench.press("alt+g")
+        await bench.until(lambda: any(isinstance(one, TrainGate) for one in bench.world.requests), "gate training")
+        await bench.idle()
+    kept = {"ctrl+t", "ctrl+n", "ctrl+w", "ctrl+l", "f5"}
+    for key in KEYS:
+        others = [one for one in keys_of(key, {}) if one not in kept and not is_text(one)]
+        assert others or not kept & set(keys_of(key, {})), key.id
+
+
+async def test_the_help_is_filtered_by_words(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.press("f1")
+        await bench.until(lambda: isinstance(bench.app.screen, HelpScreen), "help")
+        await bench.type("gate train")
+        await bench.until(lambda: "train.gate" in bench.text and "prompt.answer" not in bench.text, "filtered")
+        await bench.press("escape")
+        await bench.until(lambda: bench.app.screen is bench.screen, "closed")
+
+
+async def test_the_palette_finds_by_word(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        await bench.leave_prompt()
+        for query, name in (
+            ("go to prompt", "prompt: go to prompt"),
+            ("mix reset", "gate: reset mix"),
+            ("calibration", "train: judge gate"),
+        ):
+            await bench.press("ctrl+p")
+            await bench.until(lambda: CommandPalette.is_open(bench.app), "palette")
+            bench.app.screen.query_one(Input).value = query
+            await bench.until(lambda name=name: name in bench.text, name)  # type: ignore[misc]
+            await bench.press("escape", "escape")
+            await bench.until(lambda: bench.app.screen is bench.screen, "closed")
+
+
+def test_what_is_typed_is_kept_where_dlm_home_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("DLM_HOME")
+    assert state_path() == tmp_path / "state" / "dlm-tui"
+    monkeypatch.setenv("DLM_HOME", str(tmp_path / "home"))
+    assert state_path() == tmp_path / "home" / "dlm-tui"
+    document = tmp_path / "a.dlm"
+    document.touch()
+    note_recent(document)
+    assert recent_documents() == [document] and (tmp_path / "home" / "dlm-tui" / "recent.json").exists()

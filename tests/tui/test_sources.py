@@ -34,7 +34,7 @@ async def test_the_outline_shows_folders_and_what_they_teach(workbench: Opener, 
     path = _document(tmp_path)
     async with workbench(path=path, size=(80, 40)) as bench:
         text = await _shown(bench)
-        assert "tone  3 probes, floor 4" in text
+        assert "tone  3 tagged sections and files (needs 4)" in text
         assert "notes  3 files, 0.0 MB  3 new" in text
         assert "+ tone n000.txt" in text
 
@@ -47,7 +47,7 @@ async def test_a_changed_source_file_is_seen_and_said(workbench: Opener, tmp_pat
         (tmp_path / "notes/more.txt").write_text("more")
         await bench.until(lambda: "notes  4 files" in bench.text, "seen")
         await bench.until(lambda: any("take in 4 new or changed files of 4" in toast for toast in bench.toasts), "said")
-        assert "tone  4 probes, floor 4" in bench.text
+        assert "tone  4 tagged sections and files" in bench.text
         await bench.until(
             lambda: sum(isinstance(request, Reload) for request in bench.world.requests) > reloads, "the gate follows"
         )

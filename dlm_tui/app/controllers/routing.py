@@ -114,7 +114,10 @@ class Routing:
         """After a pause, work out attributions and effect sizes, if anybody can see them."""
         self._context.ui.cancel("explain")
         text = self._prompt.text
-        if not text.strip():
+        if self._context.opened is not None and not self._context.trained_names:
+            key = self._context.key("train.all")
+            self._insight.clear(f"Train first ({key}): then this shows which words move the gate.")
+        elif not text.strip():
             self._insight.clear("Type a prompt to see which words move the gate.")
         elif self._context.link.ready and self._insight.display:
             self._context.ui.run(partial(self._explain, text), "explain", "explain")

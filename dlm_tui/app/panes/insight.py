@@ -93,7 +93,9 @@ class InsightPane(Pane, Throttled):
         self.query_one("#pulls", TokenHeat).show_tokens(explained.tokens(), background=explained.background)
         marks = explained.marks
         self.query_one("#trajectory", Trajectory).show(
-            [Layer(name, marks[name].glyph, marks[name].color) for name in explained.names if name in marks], steps
+            [Layer(name, marks[name].glyph, marks[name].color) for name in explained.names if name in marks],
+            steps,
+            ends=explained.ends,
         )
         self.retitle(ood_text(explained.routed))
 
@@ -111,6 +113,12 @@ class _Explained:
     names: tuple[str, ...]
     marks: Mapping[str, Mark]
     background: str
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The first and the last token."""
+        texts = [token.text for token in self.routed.attributions or []]
+        return (texts[0], texts[-1]) if texts else ("", "")
 
     def tokens(self) -> list[HeatToken]:
         """Each token in the colour of the adapter it pulls most towards, as strong as against the strongest."""
@@ -138,5 +146,5 @@ def ood_text(routed: Routed) -> Content:
     if routed.is_ood:
         return Content.styled("unlike anything trained", "bold $warning")
     if routed.ood_score is not None:
-        return Content.styled(f"novelty {routed.ood_score:.2f}", "dim")
+        return Content.styled(f"unlike {routed.ood_score:.2f}", "dim")
     return Content("")

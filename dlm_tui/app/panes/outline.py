@@ -15,7 +15,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
-from dlm_tui.document import Document, gate_samples
+from dlm_tui.document import Document, Section, gate_samples
 from dlm_tui.document.problems import Problem
 from dlm_tui.document.sources import SourceCounts, Survey
 from dlm_widgets.adapter_palette import Mark
@@ -116,10 +116,13 @@ class OutlinePane(Pane):
         counts = gate_samples(document)
         floor = document.training.gate.cold_start_floor
         for name in document.routing_names:
-            probes = counts.get(name, 0) + from_files.get(name, 0)
-            heading = _adapter_row(name, marks.get(name), probes, floor, versions.get(name))
-            rows.append(Row(heading, adapter=name))
-            rows += _section_rows(document, name, trained_sections)
+            sections = _section_rows(document, name, trained_sections)
+            fresh = sum(
+                _is_fresh(section, trained_sections) for section in document.sections if section.adapter == name
+            )
+            count = _count_of(counts.get(name, 0), from_files.get(name, 0), floor)
+            rows.append(Row(_adapter_row(name, marks.get(name), count, versions.get(name), fresh), adapter=name))
+            rows += sections
         untagged = _section_rows(document, None, trained_sections)
         if untagged:
             rows.append(Row(assemble(("  every adapter", "bold"), ("  untagged", "dim"))))
@@ -179,15 +182,27 @@ def _problem_row(problem: Problem) -> Row:
     return Row(assemble((f"\u2717 {problem.line}:{problem.col} ", f"bold {style}"), problem.message), problem.line)
 
 
-def _adapter_row(name: str, mark: Mark | None, probes: int, floor: int, version: int | None) -> Content:
-    enough = probes >= floor
-    count = f"{probes} probes, floor {floor}"
+def _count_of(sections: int, files: int, floor: int) -> tuple[str, str]:
+    """How many tagged sections, and files of bound folders, the gate learns an adapter from, and the style of that."""
+    count = sections + files
+    words = f"{count} tagged section{'s' * (count != 1)}" + (" and files" if files else "")
+    return (words, "dim") if count >= floor else (f"{words} (needs {floor})", "bold $warning")
+
+
+def _adapter_row(name: str, mark: Mark | None, count: tuple[str, str], version: int | None, fresh: int) -> Content:
+    """`fresh` sections carry a `+`, which is explained here."""
     return assemble(
         (f"{mark.glyph if mark else ' '} {name}", f"bold {mark.color}" if mark else "bold"),
         "  ",
-        (count, "dim" if enough else "bold $warning"),
+        count,
         (f"  v{version}" if version else "  not trained", "dim"),
+        (f"  + {fresh} not trained yet" if fresh else "", "bold $warning"),
     )
+
+
+def _is_fresh(section: Section, trained: Collection[str]) -> bool:
+    """Whether no training has seen a section; False while nothing was trained."""
+    return bool(trained) and section.section_id not in trained
 
 
 def _section_rows(document: Document, adapter: str | None, trained: Collection[str]) -> list[Row]:
@@ -195,7 +210,7 @@ def _section_rows(document: Document, adapter: str | None, trained: Collection[s
     for index, section in enumerate(document.sections):
         if section.adapter != adapter:
             continue
-        fresh = bool(trained) and section.section_id not in trained
+        fresh = _is_fresh(section, trained)
         content = assemble(
             (f"{section.start_line:5d} ", "dim"),
             ("+ " if fresh else "  ", "bold $warning"),

@@ -103,8 +103,11 @@ class RunsPane(Pane, Throttled):
             line.show("")
             return
         last = self._history[-1]
-        line.show(run_summary(last, self._marks))
-        self.retitle(f"{len(self._history)} with a gate", "loss" if self.showing_loss else "")
+        line.show(run_summary(last, len(self._history), self._marks))
+        self.retitle(
+            f"{len(self._history)} training{'s' * (len(self._history) != 1)} of the gate",
+            "loss" if self.showing_loss else "",
+        )
 
     def draw(self) -> None:
         """The summary and the charts."""
@@ -137,12 +140,12 @@ class RunsPane(Pane, Throttled):
         entropy = self._chart(area, "entropy-chart", "entropy", most * 1.05)
         weights = self._chart(area, "weights-chart", "mean weights", 1.0)
         events = [
-            Event(float(run.run_id), entropy_of(run) or 0.0, *_MODE_GLYPHS[run.mode])
-            for run in self._history
+            Event(float(number), entropy_of(run) or 0.0, *_MODE_GLYPHS[run.mode])
+            for number, run in enumerate(self._history, 1)
             if run.mode in _MODE_GLYPHS
         ]
         ink = self.app.current_theme.primary
-        first, last = float(self._history[0].run_id), float(self._history[-1].run_id)
+        first, last = 1.0, float(len(self._history))
         if first == last:
             first, last = first - 0.5, last + 0.5
         floor = ((first, COLLAPSED_ENTROPY * most), (last, COLLAPSED_ENTROPY * most))
@@ -162,8 +165,8 @@ class RunsPane(Pane, Throttled):
                     name,
                     self._color(name),
                     tuple(
-                        (float(run.run_id), run.weights[name])
-                        for run in self._history
+                        (float(number), run.weights[name])
+                        for number, run in enumerate(self._history, 1)
                         if name in run.weights and run.mode != "diverged"
                     ),
                     self._glyph(name),
@@ -215,19 +218,19 @@ def entropy_of(run: GateRun) -> float | None:
 
 def _points(history: Sequence[GateRun], *, of_prompts: bool) -> tuple[tuple[float, float], ...]:
     return tuple(
-        (float(run.run_id), entropy)
-        for run in history
+        (float(number), entropy)
+        for number, run in enumerate(history, 1)
         if (entropy := entropy_of(run)) is not None and (run.prompt_entropy is not None) == of_prompts
     )
 
 
-def run_summary(run: GateRun, marks: Mapping[str, Mark]) -> Content:
-    """One line about a run: mode, entropy, mean weights."""
+def run_summary(run: GateRun, number: int, marks: Mapping[str, Mark]) -> Content:
+    """One line about a training of the gate, counted from 1: mode, entropy, mean weights."""
     if run.mode == "diverged":
         return assemble(
-            (f"run {run.run_id} ", "bold"), ("diverged", "bold $error"), ": the gate before it stays in force"
+            (f"training {number} ", "bold"), ("diverged", "bold $error"), ": the gate before it stays in force"
         )
-    parts: list[str | tuple[str, str]] = [(f"run {run.run_id} ", "bold"), run.mode]
+    parts: list[str | tuple[str, str]] = [(f"training {number} ", "bold"), run.mode]
     entropy = entropy_of(run)
     share = run.normalised_entropy if run.prompt_entropy is None else run.normalised_prompt_entropy
     if entropy is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
+from textual import events
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.widgets import Input
 
-from dlm_tui.app.keys import GROUPS, KEYS, WHERE_TEXT, display, keys_of
+from dlm_tui.app.keys import GROUPS, KEYS, WHERE_TEXT, Key, display, keys_of
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, fit
@@ -25,6 +27,7 @@ class HelpScreen(Dialog[None]):
 
     def compose_body(self) -> ComposeResult:
         """A scrolling table."""
+        yield Input(placeholder="filter: words of what a key does", id="help-filter")
         yield LiteralStatic(id="help")
 
     def on_mount(self) -> None:
@@ -33,14 +36,31 @@ class HelpScreen(Dialog[None]):
         self.retitle("Keys")
         self.query_one(".body").focus()
 
+    def on_input_changed(self) -> None:
+        """Show what has the words."""
+        self._fill()
+
+    def on_key(self, event: events.Key) -> None:
+        """A letter goes to the filter; the arrows scroll wherever the focus is."""
+        field = self.query_one(Input)
+        if event.character and event.character.isprintable() and self.focused is not field:
+            event.stop()
+            field.focus()
+            field.insert_text_at_cursor(event.character)
+        elif event.key in {"up", "down", "pageup", "pagedown"} and self.focused is field:
+            event.stop()
+            body, page = self.query_one(".body"), event.key.startswith("page")
+            step = self.query_one(".body").size.height if page else 1
+            body.scroll_relative(y=step if event.key.endswith("down") else -step, animate=False)
+
     def on_resize(self) -> None:
         """Fit the table to the width."""
         super().on_resize()
         self.call_after_refresh(self._fill)
 
     def _fill(self) -> None:
-        width = help_width(self.app.size.width)
-        self.query_one("#help", LiteralStatic).show(help_content(self._remapped, self._config_file, width))
+        width, words = help_width(self.app.size.width), self.query_one(Input).value.casefold().split()
+        self.query_one("#help", LiteralStatic).show(help_content(self._remapped, self._config_file, width, words))
 
 
 def help_width(columns: int) -> int:
@@ -48,18 +68,18 @@ def help_width(columns: int) -> int:
     return min(92, round(columns * 0.94)) - 5
 
 
-def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> Content:
-    """The table as it is shown: keys, what they do, and the id for the configuration file."""
+def help_content(remapped: Mapping[str, str], config_file: str, width: int, words: Sequence[str] = ()) -> Content:
+    """Keys, what they do, and the id for the configuration file: all, or those in which all `words` are found."""
     parts: list[str | tuple[str, str]] = [
         "Single letters work outside the prompt: Esc leaves it, i returns. Tab moves between panes, the mouse works "
         "everywhere, and the command palette finds everything by name.\n\n"
     ]
     room = width - 18
     for group in GROUPS:
-        parts.append((f"{group}\n", "bold $primary"))
-        for key in KEYS:
-            if key.group != group:
-                continue
+        found = [key for key in KEYS if key.group == group and _has(key, remapped, words)]
+        if found:
+            parts.append((f"{group}\n", "bold $primary"))
+        for key in found:
             keys = "  ".join(display(one) for one in keys_of(key, remapped))
             where = WHERE_TEXT[key.where]
             lines = _with_id(f"{key.description}{f' ({where})' if where else ''}", key.id, room)
@@ -69,6 +89,12 @@ def help_content(remapped: Mapping[str, str], config_file: str, width: int) -> C
     parts.append(("\nKeys, colours and limits are set in ", "$foreground 65%"))
     parts.append(config_file)
     return assemble(*parts)
+
+
+def _has(key: Key, remapped: Mapping[str, str], words: Sequence[str]) -> bool:
+    keys = " ".join(display(one) for one in keys_of(key, remapped))
+    text = f"{key.group} {key.label} {key.description} {WHERE_TEXT[key.where]} {key.id} {keys}".casefold()
+    return all(word in text for word in words)
 
 
 def _with_id(text: str, key_id: str, room: int) -> list[tuple[str, str]]:
