@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.errors import UsageError
-from dlm_tui.output import emit, say
+from dlm_tui.output import emit, put, say, shown
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -75,7 +75,7 @@ def _list(args: argparse.Namespace, document: Document, store: Store) -> int:
         if not versions:
             print(f"{name}  no version yet")
         for facts in versions:
-            print(_line(facts))
+            print(shown(_line(facts)))
     return 0
 
 
@@ -182,7 +182,7 @@ def _export(args: argparse.Namespace, document: Document, store: Store) -> int:
     if args.json:
         emit({"name": name, "form": args.form, "out": str(written)})
     else:
-        print(written)
+        put(str(written))
     return 0
 
 
@@ -226,7 +226,7 @@ def _line(facts: VersionFacts) -> str:
         f"{facts.name}@{facts.version}",
         marks,
         facts.when or "",
-        "".join(char if char.isprintable() else "\ufffd" for char in run),
+        run,
         f"{facts.parameterization} r{facts.rank}" if facts.rank else facts.parameterization,
         losses,
         f"effect {facts.effect:.3f} nats" if facts.effect is not None else "",

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.input import checked_text, read_prompt, read_prompts
+from dlm_tui.store import MetricsWriter, Store, new_version
+from tests.training_samples import write_document
 
 PROGRAM = [sys.executable, "-m", "dlm_tui"]
 
@@ -113,3 +116,18 @@ def test_data_on_a_terminal_holds_no_control_characters() -> None:
     os.close(leader)
     piped = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
     assert piped == "a\x1b[31m\u202eb\tc\nd\n".encode()
+
+
+def test_facts_from_files_of_a_store_are_shown_not_sent(tmp_path: Path) -> None:
+    path = write_document(tmp_path)
+    store = Store(tmp_path / "home", load(path).dlm_id)
+    version = new_version(store, "facts")
+    (version.path / "adapter_config.json").write_text('{"r": 4, "dlm_parameterization": "lora\\u001b[31m\\u202e"}')
+    done = shell('d adapter list "$1" --home "$2"', str(path), str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout and "\u202e".encode() not in done.stdout
+    assert b"lora\\x1b[31m\\u202e" in done.stdout
+    with MetricsWriter(store) as metrics:
+        metrics.begin_run("sft\x1b[31m", 1)
+    done = shell('d metrics "$1" --csv --home "$2"', str(path), str(tmp_path / "home"))
+    assert b"sft\\x1b[31m" in done.stdout and b"\x1b" not in done.stdout
