@@ -157,6 +157,7 @@ def run_export(job: _Job, request: ExportJob) -> Exported:
         out=request.out,
         verify=request.verify,
         legacy_adapter=request.legacy_adapter,
+        comparison=tuple(request.comparison),
     )
     if request.compare:
         return Exported(report=ExportReport(folder="", next_command="", comparison=_compare(job, wanted, session)))

@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from dlm_tui.export.cost_table import FormatCost
+
 # The reports are part of the wire: the screen has them from here.
 from dlm_tui.export.report import DriftFigures as DriftFigures
 from dlm_tui.export.report import ExportReport as ExportReport
@@ -117,7 +119,8 @@ class TrainJob(Message, tag="train_job"):
 class ExportJob(Message, tag="export_job"):
     """To a job child: export the document; `register` hands a finished export for Ollama to the `ollama` there is.
 
-    `compare` measures what each format costs and exports nothing; cancelled, it answers with the lines it has."""
+    `compare` measures what each format costs and exports nothing; cancelled, it answers with the lines it has.
+    `comparison` is what was measured before this format was chosen, for the manifest."""
 
     document: str
     home: str
@@ -132,6 +135,7 @@ class ExportJob(Message, tag="export_job"):
     legacy_adapter: bool = False
     register: bool = False
     compare: bool = False
+    comparison: list[FormatCost] = []
 
 
 Request = (

@@ -246,6 +246,7 @@ async def test_a_format_is_chosen_from_what_each_costs(workbench: Opener) -> Non
         chosen = bench.jobs[1].request
         assert isinstance(chosen, ExportJob)
         assert (chosen.target, chosen.quant, chosen.compare) == ("ollama", "q4_k_m", False)
+        assert chosen.comparison == world.comparison
 
 
 async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> None:

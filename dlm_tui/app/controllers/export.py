@@ -14,6 +14,7 @@ from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.state import ExportSettings
 from dlm_tui.engine.protocol import ExportJob, ExportReport
+from dlm_tui.export.cost_table import FormatCost
 
 
 class Export:
@@ -67,9 +68,16 @@ class Export:
             out=settings.out,
             register=settings.register,
             compare=settings.compare,
+            comparison=[] if settings.compare else self._measured(settings.quant),
         )
         title = "compare formats" if settings.compare else f"export {settings.target}"
         context.ui.run(partial(self._export, request, title), "job-export", title)
+
+    def _measured(self, quant: str | None) -> list[FormatCost]:
+        """The newest comparison that has this format, for the export's manifest."""
+        found = (record.export.comparison for record in self._context.board.records if record.export)
+        lines = next((lines for lines in found if lines), [])
+        return lines if any(line.quant == quant for line in lines) else []
 
     async def _export(self, request: ExportJob, title: str) -> None:
         record = await self._context.board.run(request, "export", title)
