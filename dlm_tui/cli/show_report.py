@@ -16,7 +16,7 @@ from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_sta
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
-from dlm_tui.store.versions import current_version, latest_version, stored_adapters
+from dlm_tui.store.versions import adapter_versions, current_version, latest_version, stored_adapters
 from dlm_tui.training.plan import plan_training
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
         "untagged": untagged,
     }
     report["adapters"] = {name: _current(store, name, problems) for name in document.adapter_names or (FLAT,)}
+    try:
+        adapter_versions(store, document.adapter_names or (FLAT,))  # also what was in force and is gone
+    except StoreError as error:
+        problems.append(str(error))
     try:
         recorded_base = manifest.base_model if manifest is not None else None
         report["gate_state"] = gate_status(document, store, recorded_base=recorded_base).as_json()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -100,8 +101,12 @@ def spoil_pointer(text: str) -> Callable[[SmallStore], None]:
         ("adapter/tone/versions/v0009\n", "does not exist"),
     ],
 )
-def test_a_pointer_that_was_not_written_so_is_said_and_put_back(small: SmallStore, text: str, said: str) -> None:
+def test_a_pointer_that_was_not_written_so_is_said_and_put_back(
+    small: SmallStore, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil_pointer(text)(small)
+    assert main(["show", str(small.document), "--home", str(small.store.home)]) == 0
+    assert re.search(f"problem: .*{said}", capsys.readouterr().out)
     with pytest.raises(PointerError, match=said):
         adapter_versions(small.store, NAMES)
     repair(small.store, NAMES, "tiny")
