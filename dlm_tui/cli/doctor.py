@@ -61,7 +61,8 @@ def _run_on_store(args: argparse.Namespace) -> int:
     damaged = [finding for finding in findings if finding.severity == "damage"]
     if args.json:
         listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
-        emit({"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed})
+        targets, _ = _suitability(args, document.base_model)
+        emit({"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed, "exports": targets})
         return 1 if damaged else 0
     lines = [f"mended      {text}" for text in mended]
     lines += [f"{one.severity:<11} {one.text}{_hint(one, args.repair)}" for one in findings]
@@ -69,8 +70,22 @@ def _run_on_store(args: argparse.Namespace) -> int:
         lines.append(f"nothing     {store.root} does not exist: nothing was trained")
     elif not damaged:
         lines.append(f"sound       {store.root}")
+    lines.append(f"exports     {_suitability(args, document.base_model)[1]}")
     sys.stdout.write("".join(shown(line) + "\n" for line in lines))
     return 1 if damaged else 0
+
+
+def _suitability(args: argparse.Namespace, base_model: str) -> tuple[list[str], str]:
+    """What the document's base can be exported to."""
+    from dlm_tui.errors import DlmTuiError
+    from dlm_tui.export.suitability import suitability
+    from dlm_tui.model import resolve_base
+
+    try:
+        source = resolve_base(base_model, Path(args.base) if args.base else None)
+    except DlmTuiError as error:
+        return [], f"not known: {error}"
+    return suitability(source.path)
 
 
 def _hint(finding: Finding, repaired: bool) -> str:
