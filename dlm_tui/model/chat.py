@@ -140,7 +140,7 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: Any, base: str, worker: TemplateWorker | None = None) -> None:
         self.base = base
-        self.prefix, self.suffix = added_tokens(tokenizer)
+        self.prefix = leading_tokens(tokenizer)
         self._tokenizer = tokenizer
         self._worker = worker or _worker
         if not getattr(tokenizer, "chat_template", None):
@@ -216,11 +216,9 @@ def plain_template(tokenizer: Any, prefix: Sequence[int] = ()) -> str:
     )
 
 
-def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer by itself puts before and after a text."""
+def leading_tokens(tokenizer: Any) -> list[int]:
+    """Ids that the tokenizer by itself puts before a text; what it puts behind one (end of text) has its own rule."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a")["input_ids"])
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return full[:start], full[start + len(plain) :]
-    return [], []
+    places = range(len(full) - len(plain) + 1)
+    return next((full[:start] for start in places if full[start : start + len(plain)] == plain), [])
