@@ -75,7 +75,7 @@ KEYS: tuple[Key, ...] = (
         "Mix", "desk", footer=2),
     Key("mix.sweep", "w", "sweep", "Sweep", "Answers and divergence of this adapter from -2 to 2", "Mix", "desk",
         footer=4, edge=5),
-    Key("train.all", "ctrl+t,alt+a", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
+    Key("train.all", "ctrl+t,alt+m", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
     Key("train.gate", "f5,alt+g,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
     Key("train.adapters", "alt+a,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",

@@ -167,7 +167,7 @@ async def test_keys_that_browsers_keep_have_a_second_one(workbench: Opener) -> N
         await bench.type("please")
         await bench.press("alt+l")
         await bench.until(lambda: isinstance(bench.app.screen, LabelScreen), "label")
-        await bench.press("escape", "alt+a")
+        await bench.press("escape", "alt+m")
         await bench.until(lambda: bench.jobs, "training")
         await bench.idle()
         await bench.press("alt+g")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from dlm_tui.app.config import Config, config_path, parse_config
+from dlm_tui.app.config import Config, check_keys, config_path, parse_config
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, keys_of
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.help import help_content, help_width
@@ -178,6 +178,7 @@ async def test_every_key_is_documented_unique_and_reachable(workbench: Opener) -
 def test_no_default_clashes() -> None:
     from textual.widgets import TextArea
 
+    check_keys({}, "the table")
     editing = {key.strip() for binding in TextArea.BINDINGS for key in binding.key.split(",")}  # type: ignore[union-attr]
     reserved = {
         "ctrl+b",
