@@ -113,7 +113,9 @@ class MixingDesk(Widget, can_focus=True):
         return 1 if width >= 66 else 0
 
     def _columns(self, width: int) -> _Columns:
-        longest = max((len(channel.name) for channel in self.channels), default=4)
+        heading = len("adapter") if self._head_rows(width) else 4
+        longest = max((len(channel.name) for channel in self.channels), default=0)
+        longest = max(longest, heading)
         name = min(longest, 22 if width >= 100 else 12)
         fader = _FADER_CELLS if width >= 66 else 0
         fixed = 2 + 2 + name + 1 + 1 + 5 + 1 + 6 + (fader + 2 if fader else 0) + 1 + 8
