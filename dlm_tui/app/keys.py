@@ -78,7 +78,7 @@ KEYS: tuple[Key, ...] = (
     Key("train.all", "ctrl+t,alt+m", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
     Key("train.gate", "f5,alt+g,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
-    Key("train.adapters", "alt+a,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
+    Key("train.adapters", "alt+k,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
         "Train"),
     Key("train.evaluate", "alt+v,v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, "
         "calibration", "Train", footer=10),

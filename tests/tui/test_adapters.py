@@ -16,7 +16,7 @@ def listed(bench: Bench) -> AdaptersScreen:
 
 
 async def open_versions(bench: Bench) -> None:
-    await bench.press("alt+a")
+    await bench.press("alt+k")
     await bench.until(lambda: isinstance(bench.app.screen, AdaptersScreen), "the versions are listed")
 
 

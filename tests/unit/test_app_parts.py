@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlm_tui.app.config import ConfigError, load_config, parse_config
 from dlm_tui.app.editor import editor_command
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.keys import display
+from dlm_tui.app.keys import KEYS, display, keys_of
 from dlm_tui.app.layout import PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
@@ -169,3 +169,12 @@ def test_editor_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keys_are_shown_as_people_write_them() -> None:
     assert [display(key) for key in ("ctrl+g", "f8", "alt+left", "slash", "E")] == ["^g", "F8", "alt+←", "/", "E"]
+
+
+def test_no_key_means_two_things_in_one_place() -> None:
+    for where in {key.where for key in KEYS}:
+        taken: dict[str, str] = {}
+        for key in KEYS:
+            if key.where == where:
+                for pressed in keys_of(key, {}):
+                    assert taken.setdefault(pressed, key.id) == key.id, f"{pressed} is {taken[pressed]} and {key.id}"
