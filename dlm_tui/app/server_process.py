@@ -27,8 +27,10 @@ def server_words(document: Path, home: Path, base: str | None, port: int, keep_p
 class ServerProcess:
     """A server that takes requests at `address`. It ends with the screen, whatever ends that."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str, lines: deque[str]) -> None:
-        self._process, self._lines = process, lines
+    def __init__(
+        self, process: asyncio.subprocess.Process, address: str, lines: deque[str], reading: asyncio.Future[None]
+    ) -> None:
+        self._process, self._lines, self._reading = process, lines, reading
         self.address = address
         self._stopped = False
 
@@ -48,7 +50,7 @@ class ServerProcess:
         try:
             told = await process.stdout.readline()
             try:
-                return cls(process, str(json.loads(told)["address"]), lines)
+                return cls(process, str(json.loads(told)["address"]), lines, reading)
             except (ValueError, KeyError, TypeError):
                 await process.wait()
                 await reading
@@ -61,6 +63,7 @@ class ServerProcess:
         """Wait for its end: None when it was stopped, else its last sentence."""
         try:
             code = await self._process.wait()
+            await self._reading  # its last sentence may still be on the way
         except BaseException:
             # the screen is being left: it is told to end and goes on doing so by itself
             with contextlib.suppress(ProcessLookupError, TimeoutError):

@@ -21,7 +21,7 @@ _ENGINE_GLYPH = {
     "closed": ("\u25cc", "dim"),
 }
 
-_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export", "serve": "Serving"}
+_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export", "serve": "serving"}
 
 
 class StatusLines:
