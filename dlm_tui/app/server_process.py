@@ -57,6 +57,7 @@ class ServerProcess:
                 raise DlmTuiError(_last(lines)) from None
         except BaseException:
             _kill(process)
+            _let_go(process)
             raise
 
     async def ended(self) -> str | None:
@@ -70,6 +71,8 @@ class ServerProcess:
                 self._process.terminate()
                 await asyncio.wait_for(self._process.wait(), _LEAVING_SECONDS)
             raise
+        finally:
+            _let_go(self._process)
         return None if self._stopped or code == 0 else _last(self._lines)
 
     async def cancel(self) -> str:
@@ -94,6 +97,12 @@ async def _read(stream: asyncio.StreamReader, lines: deque[str]) -> None:
 
 def _last(lines: Sequence[str]) -> str:
     return lines[-1].removeprefix("dlm-tui: ") if lines else "the server ended without a word"
+
+
+def _let_go(process: asyncio.subprocess.Process) -> None:
+    """Close its standard input, which nothing else does before the loop ends."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
