@@ -90,7 +90,7 @@ def _native(args: argparse.Namespace) -> Backend:
 
     session = open_session(args)
     run_to_end(warm_up(session, choose_threads="OMP_NUM_THREADS" not in os.environ))
-    return NativeBackend(session, rows=args.rows, queue=args.queue)
+    return NativeBackend(session, rows=args.rows, queue=args.queue, context_length=args.context)
 
 
 def _llama(args: argparse.Namespace) -> Backend:

@@ -205,11 +205,11 @@ class Backend(Protocol):
         ...
 
 
-def check_room(prompt_tokens: int, context_length: int, key: str) -> int:
+def check_room(prompt_tokens: int, context_length: int) -> int:
     """How many tokens an answer may have. Raises UsageError for an empty prompt and one that leaves no room."""
     if not prompt_tokens:
         raise UsageError("the prompt is empty")
     room = context_length - prompt_tokens
     if room < 1:
-        raise UsageError(f"the prompt has {prompt_tokens} tokens but {key} reads at most {context_length}")
+        raise UsageError(f"the prompt has {prompt_tokens} tokens, and {context_length} are read here at most")
     return room

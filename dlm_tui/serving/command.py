@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, rows: int) -> None:
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
     parser.add_argument("--rows", type=int, default=rows, metavar="N", help=f"answers at once (default {rows})")
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="TOKENS",
+        help="prompt and answer together (default: what the base reads, bounded)",
+    )
     parser.add_argument("--queue", type=int, default=QUEUE, metavar="N", help=f"may wait (default {QUEUE})")
 
 
@@ -46,8 +52,8 @@ def run(
         from dlm_tui.serving.server import address, listen, serve, server
     except ModuleNotFoundError as error:
         raise missing(error) from None
-    if args.rows < 1 or args.queue < 1:
-        raise UsageError("--rows and --queue are at least 1")
+    if args.rows < 1 or args.queue < 1 or (args.context is not None and args.context < 1):
+        raise UsageError("--rows, --queue and --context are at least 1")
     key = args.api_key or os.environ.get(KEY_VARIABLE) or None
     Policy(args.host, args.port, key)  # refuses an open address without a key before it is listened on
     with listen(args.host, args.port) as bound:

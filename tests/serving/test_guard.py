@@ -210,7 +210,7 @@ def test_bodies_that_are_no_request_are_refused(guarded: Running, body: bytes) -
 def test_a_prompt_beyond_the_context_is_refused(running: Running) -> None:
     status, _, answer = running.post("/v1/completions", {"model": "base", "prompt": "tide " * 3000})
     assert status == 400
-    assert "reads at most 2048" in answer["error"]["message"]
+    assert "2048 are read here at most" in answer["error"]["message"]
 
 
 def test_any_other_address_needs_a_key() -> None:

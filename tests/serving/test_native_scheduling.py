@@ -203,3 +203,13 @@ def test_what_begins_alike_under_the_same_mix_is_not_run_again(served_folder: Pa
         other = {**asked, "model": "mix:tone:0.50001"}
         client.chat.completions.create(**other, max_tokens=10, temperature=0)
         assert backend._scheduler._prefixes.reused_tokens == first.usage.prompt_tokens - 1
+
+
+def test_the_context_is_bounded_as_it_was_asked(served_folder: Path) -> None:
+    with serving(NativeBackend(open_again(served_folder), context_length=64)) as running:
+        answer = running.client().completions.create(model="base", prompt="Tide.", max_tokens=500, temperature=1, n=8)
+        assert answer.usage is not None
+        assert all(len(choice.text) for choice in answer.choices)
+        assert answer.usage.completion_tokens <= 8 * (64 - answer.usage.prompt_tokens)
+        with pytest.raises(openai.BadRequestError, match="64 are read here at most"):
+            running.client().completions.create(model="base", prompt="Tide. " * 40)

@@ -81,12 +81,14 @@ class LlamaBackend:
         queue: int = QUEUE,
         grid: float | None = None,
         threads: int | None = None,
+        context_length: int | None = None,
     ) -> None:
         """Raises UsageError for a grid outside (0, 0.5]."""
         if grid is not None and not 0 < grid <= 0.5:
             raise UsageError(f"the grid is above 0 and at most 0.5, not {grid}")
         self._folder, self._settings = folder, folder.settings
         self._rows, self._grid, self._threads = rows, grid, threads
+        self._context_length = context_length or folder.settings.context_length
         self._queue: FairQueue[_Job] = FairQueue(queue, lambda job: job.seats)
         self._busy: set[_Job] = set()
         self._tokens = 0
@@ -112,7 +114,7 @@ class LlamaBackend:
             adapters=self.adapters,
             gate=settings.gate_mode,
             backend="llama.cpp" if self._grid is None else f"llama.cpp, weights in steps of {self._grid:g}",
-            context_length=settings.context_length,
+            context_length=self._context_length,
             hidden_size=settings.hidden_size,
             created=self._created,
             versions=settings.versions,
@@ -124,11 +126,11 @@ class LlamaBackend:
 
     async def start(self) -> None:
         """Load both instances."""
-        folder, settings = self._folder, self._settings
+        folder = self._folder
         self._embedder = await asyncio.to_thread(embedder, folder.base, self._threads)
         adapters = list(folder.adapters.values())
         self._answerer = await asyncio.to_thread(
-            answerer, folder.base, adapters, self._rows, settings.context_length, self._threads
+            answerer, folder.base, adapters, self._rows, self._context_length, self._threads
         )
 
     async def notes(self) -> list[str]:
@@ -224,7 +226,7 @@ class LlamaBackend:
 
     async def _answer(self, job: _Job, ask: Ask) -> None:
         ids = await self._ids(ask)
-        room = check_room(len(ids), self._settings.context_length, self._settings.base)
+        room = check_room(len(ids), self._context_length)
         decision = await self._decide(ask, ids)
         job.put(Begun(decision, len(ids)))
         limit = min(ask.max_tokens or room, room)

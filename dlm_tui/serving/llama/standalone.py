@@ -33,5 +33,12 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
 
 
 def open_backend(args: argparse.Namespace, folder: LiveFolder) -> LlamaBackend:
-    """The backend that `args` (rows, queue, grid, threads) ask for."""
-    return LlamaBackend(folder, rows=args.rows, queue=args.queue, grid=args.grid, threads=args.threads)
+    """The backend that `args` (rows, queue, grid, threads, context) ask for."""
+    return LlamaBackend(
+        folder,
+        rows=args.rows,
+        queue=args.queue,
+        grid=args.grid,
+        threads=args.threads,
+        context_length=args.context,
+    )

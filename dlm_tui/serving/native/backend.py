@@ -16,11 +16,24 @@ class NativeBackend:
     """Answers with the engine of this program."""
 
     def __init__(
-        self, session: Session, *, rows: int = ROWS, queue: int = QUEUE, reuse_bytes: int = REUSE_BYTES
+        self,
+        session: Session,
+        *,
+        rows: int = ROWS,
+        queue: int = QUEUE,
+        reuse_bytes: int = REUSE_BYTES,
+        context_length: int | None = None,
     ) -> None:
         self._session = session
         self._outbox: list[tuple[Stream, Event]] = []
-        self._scheduler = Scheduler(session, rows=rows, queue=queue, reuse_bytes=reuse_bytes, flush=self._flush)
+        self._scheduler = Scheduler(
+            session,
+            rows=rows,
+            queue=queue,
+            reuse_bytes=reuse_bytes,
+            context_length=context_length,
+            flush=self._flush,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._created = int(time.time())
 
@@ -37,7 +50,7 @@ class NativeBackend:
             adapters=tuple(session.model.names),
             gate=session.gate_status.mode,
             backend=f"native ({session.model.generation.tier})",
-            context_length=session.base.context_length,
+            context_length=self._scheduler.context_length,
             hidden_size=session.base.hidden_size,
             created=self._created,
             versions=dict(session.versions),

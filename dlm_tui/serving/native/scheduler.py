@@ -45,6 +45,7 @@ from dlm_tui.session import Session
 ROWS = 8
 """Rows decoded together: more than eight tokens at a time are slower per token on a processor."""
 QUEUE = 64
+CONTEXT = 8192
 REUSE_BYTES = 256 << 20
 PREFILL_TOKENS = 512
 """Prompts are prefilled together while rows · longest row stays within this."""
@@ -90,9 +91,13 @@ class Scheduler:
         rows: int = ROWS,
         queue: int = QUEUE,
         reuse_bytes: int = REUSE_BYTES,
+        context_length: int | None = None,
         flush: Callable[[], None] = lambda: None,
     ) -> None:
-        """`flush` is called after every round, once what it sent may be handed on."""
+        """`context_length` bounds prompt and answer together, in tokens: every row keeps keys and values for that many
+        (default: what the base reads, at most `CONTEXT`). `flush` is called after every round, once what it sent may be
+        handed on."""
+        self.context_length = min(session.base.context_length, context_length or CONTEXT)
         self.session = session
         self.seats = rows
         self._flush = flush
@@ -301,7 +306,7 @@ class Scheduler:
             if batch.engine is engine:
                 return batch
         base = self.session.base
-        batch = RunningBatch(engine, base.tokenizer, base.stop_ids, base.context_length)
+        batch = RunningBatch(engine, base.tokenizer, base.stop_ids, self.context_length)
         self._batches.append(batch)
         return batch
 
@@ -318,7 +323,7 @@ class Scheduler:
         assert job.ask is not None
         ask, session = job.ask, self.session
         prompt = self._tokens(ask)
-        room = check_room(len(prompt), session.base.context_length, session.base.source.key)
+        room = check_room(len(prompt), self.context_length)
         view = applicable(ask.view, session.model.names, routed=session.document.gate_enabled)
         if view.kind == "gated":
             decision, _, _ = yield from self._routed(self._question(ask))
