@@ -175,6 +175,10 @@ async def test_every_key_is_documented_unique_and_reachable(workbench: Opener) -
         assert undocumented == set()
 
 
+def test_no_default_is_taken_twice() -> None:
+    check_keys({}, "the defaults")
+
+
 def test_no_default_clashes() -> None:
     from textual.widgets import TextArea
 
