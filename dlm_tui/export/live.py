@@ -6,6 +6,7 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -25,34 +26,8 @@ LEAST_CONTEXT = 2048
 """Tokens that a conversation may have where the base allows it, however short the training rows are."""
 PROBES = 8
 
-PACKAGES = ("", "document", "model", "serving", "serving/llama")
-FILES = (
-    "errors.py",
-    "output.py",
-    "document/errors.py",
-    "document/mix.py",
-    "document/names.py",
-    "model/chat.py",
-    "model/chat_worker.py",
-    "model/views.py",
-    "serving/api.py",
-    "serving/backend.py",
-    "serving/command.py",
-    "serving/fair_queue.py",
-    "serving/metrics.py",
-    "serving/requests.py",
-    "serving/responses.py",
-    "serving/security.py",
-    "serving/server.py",
-    "serving/stops.py",
-    "serving/views.py",
-    "serving/llama/backend.py",
-    "serving/llama/folder.py",
-    "serving/llama/gate.py",
-    "serving/llama/instances.py",
-    "serving/llama/standalone.py",
-)
-"""Files of this package that make up the server."""
+START = "dlm_tui.serving.llama.standalone"
+"""The module that the start script runs; what it imports of this program is what makes up the server."""
 
 REQUIREMENTS = """httpx>=0.28
 jinja2>=3.1
@@ -161,11 +136,41 @@ class LiveTarget(LlamaServerTarget):
 
 def copy_runtime(folder: Path) -> None:
     """The server's own files under `folder`, in packages of the same names."""
-    package = Path(dlm_tui.__file__).parent
-    for name in PACKAGES:
-        target = folder / "dlm_tui" / name
-        target.mkdir(parents=True, exist_ok=True)
-        # the packages load their names on first use, of modules that are not here
-        write_atomic(target / "__init__.py", b"")
-    for name in FILES:
-        write_atomic(folder / "dlm_tui" / name, (package / name).read_bytes())
+    root = Path(dlm_tui.__file__).parent.parent
+    for name in runtime_modules():
+        path = Path(*name.split(".")).with_suffix(".py")
+        for package in path.parents[:-1]:
+            (folder / package).mkdir(parents=True, exist_ok=True)
+            # the packages here load their names on first use, of modules that are not in the folder
+            write_atomic(folder / package / "__init__.py", b"")
+        write_atomic(folder / path, (root / path).read_bytes())
+    # it runs as a program of its own, so nothing imports it
+    worker = Path("dlm_tui", "model", "chat_worker.py")
+    write_atomic(folder / worker, (root / worker).read_bytes())
+
+
+def runtime_modules(start: str = START) -> list[str]:
+    """Every module of this program that `start` imports, itself or through others; imports for types are left out."""
+    found: dict[str, None] = {}
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (path := _source(name)) is not None:
+            found[name] = None
+            waiting += _imported(ast.parse(path.read_bytes()))
+    return sorted(found)
+
+
+def _source(name: str) -> Path | None:
+    path = Path(dlm_tui.__file__).parent.parent.joinpath(*name.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    """Names under `dlm_tui` that are imported outside of `if TYPE_CHECKING`: modules, and what is taken from them."""
+    if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
+        return []
+    names = []
+    if isinstance(tree, ast.ImportFrom) and tree.module and tree.module.startswith("dlm_tui"):
+        names = [tree.module, *(f"{tree.module}.{alias.name}" for alias in tree.names)]
+    return [*names, *(name for node in ast.iter_child_nodes(tree) for name in _imported(node))]

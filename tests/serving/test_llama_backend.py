@@ -27,7 +27,7 @@ pytest.importorskip("xllamacpp", reason="the llama extra is not installed")
 from dlm_tui.cli.main import main
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export import ExportRefused
-from dlm_tui.export.live import FILES, PACKAGES
+from dlm_tui.export.live import runtime_modules
 from dlm_tui.export.pipeline import destination
 from dlm_tui.export.requests import ExportRequest
 from dlm_tui.model import Sampling
@@ -270,11 +270,16 @@ def test_the_exported_folder_runs_where_torch_is_not_importable(
             child.kill()
 
 
-def test_the_copied_files_exist_once(live_folder: Path) -> None:
-    for name in FILES:
-        ours = Path(sys.modules["dlm_tui"].__file__ or "").parent / name
-        assert (live_folder / "runtime" / "dlm_tui" / name).read_bytes() == ours.read_bytes()
-    assert "serving/llama" in PACKAGES
+def test_the_copied_files_are_the_servers_own_and_no_more(live_folder: Path) -> None:
+    modules = runtime_modules()
+    assert "dlm_tui.serving.api" in modules and "dlm_tui.serving.llama.backend" in modules
+    rooms = {name.split(".")[1] for name in modules}
+    assert not rooms & {"app", "cli", "engine", "export", "gate", "scoring", "session", "store", "training"}
+    runtime = live_folder / "runtime"
+    package = Path(sys.modules["dlm_tui"].__file__ or "").parent.parent
+    for name in modules:
+        path = Path(*name.split(".")).with_suffix(".py")
+        assert (runtime / path).read_bytes() == (package / path).read_bytes()
 
 
 def test_serve_with_llama_exports_what_is_trained_first(served_folder: Path) -> None:
