@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -166,4 +167,50 @@ async def test_a_label_moves_the_drawn_weights(
         assert f"::prose#{wanted}::\n{prompt}" in mine.document.read_text()
         assert bench.failures == []
         with contextlib.suppress(WaitForScreenTimeout):  # nobody answers while the program leaves
+            await pilot.press("f10")
+
+
+FAULT = """
+import dlm_tui.gate.training as gate_training
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+gate_training.save_gate = full
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not has_base(), reason="the embedded base has not been built")
+async def test_a_gate_that_breaks_off_is_said_and_its_adapters_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full while a real job saves the gate: the screen has the new adapters and says what is missing."""
+    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    app = make_app(write(tmp_path), tmp_path / "home", None)
+    async with app.run_test(size=(100, 30)) as pilot:
+
+        async def until(condition: Callable[[], Any], what: str) -> None:
+            deadline = asyncio.get_running_loop().time() + 800.0
+            while not condition():
+                assert asyncio.get_running_loop().time() < deadline, what
+                await pilot.pause(0.02)
+
+        def toasts() -> list[Any]:
+            return [toast for toast in app._notifications if "gate was not trained" in toast.message.lower()]
+
+        await until(lambda: app.is_open and app.workbench.context.link.ready, "the engine opens the document")
+        bench = app.workbench
+        await pilot.press("ctrl+t")
+        await until(lambda: bench.context.trained_names == ("tide", "bread"), "the engine has the new adapters")
+        await until(toasts, "the gate's failure is said")
+        (toast,) = toasts()
+        assert "no space is left" in toast.message and "tide version 1, bread version 1" in toast.message
+        assert toast.timeout > 3600, "it stays until it is read"
+        record = bench.context.board.records[0]
+        assert record.training is not None and record.training.gate is None and record.training.gate_error
+        assert bench.failures == []
+        with contextlib.suppress(WaitForScreenTimeout):
             await pilot.press("f10")
