@@ -135,7 +135,7 @@ def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
         if not args.dry_run:
             drop_version(store, facts.name, facts.version)
     freed = sum(facts.size for facts in found) / 1e6
-    say(f"{len(found)} versions {'would go' if args.dry_run else 'are deleted'}, {freed:.1f} MB")
+    say(f"versions that {'would go' if args.dry_run else 'are deleted'}: {len(found)}, {freed:.1f} MB")
     return 0
 
 

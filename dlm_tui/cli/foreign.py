@@ -20,8 +20,7 @@ COMMANDS = {
 _LOCKS = "the base is compared at every training, and `dlm-tui show` tells what is in force"
 FLAGS = {
     "train": {
-        "--resume": "every training starts from the base and makes a new version, so there is nothing to resume",
-        "--fresh": "every training starts from the base already",
+        "--fresh": "every training starts from the base, unless --resume asks for the interrupted one",
         "--watch": "the workbench watches the document: train there with ctrl+t after a save",
         "--repl": "`dlm-tui repl DOC` asks the trained adapters",
         "--strict-lock": _LOCKS,

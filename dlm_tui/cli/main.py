@@ -16,7 +16,7 @@ from typing import NoReturn
 from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model.environment import CHILD_ENVIRONMENT
+from dlm_tui.model.environment import CHILD_ENVIRONMENT, quiet_libraries
 from dlm_tui.output import Narration, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -123,6 +123,7 @@ def _command(arguments: list[str]) -> int:
 def _run(run: object, args: argparse.Namespace) -> int:
     for name, value in CHILD_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
+    quiet_libraries()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     log, narration = logging.getLogger("dlm_tui"), Narration()
     log.addHandler(narration)

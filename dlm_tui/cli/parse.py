@@ -21,7 +21,7 @@ from dlm_tui.document import (
 from dlm_tui.document.describe import describe_path, tagged_floats
 from dlm_tui.document.errors import printable
 from dlm_tui.errors import DlmTuiError, InvalidDocument, UsageError
-from dlm_tui.output import say
+from dlm_tui.output import put, say
 
 _INVALID = InvalidDocument.exit_code
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """One line per input on stdout; 0, or 3 if any is invalid, or 1 if a file could not be read at all."""
+    """One line per input that reads on stdout; 0, or 3 if any is invalid, or 1 if a file could not be read at all."""
     if bool(args.mix) == bool(args.documents):
         raise UsageError("give either documents or --mix")
     if args.mix and args.sources:
@@ -81,15 +81,15 @@ def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]
 
 
 def _tell(result: dict[str, Any]) -> None:
-    """The same for people: what was read, or why not."""
+    """The same for people: what was read, or on stderr why not and what to look at."""
     if not result["ok"]:
         say(result["message"])
     elif "entries" in result:
-        say(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
+        put(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
     else:
         counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} gate probes"
         if "ingested" in result:
             counts += f", {len(result['ingested'])} sections from files"
-        say(f"{result['path']}: valid, {counts}")
+        put(f"{result['path']}: valid, {counts}")
         for warning in result.get("warnings", ()):
             say(f"  {warning}")

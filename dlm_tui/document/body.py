@@ -29,7 +29,10 @@ class Piece:
 
 
 def read_pieces(lines: list[str], first_line: int, path: Path | None = None) -> Iterator[Piece]:
-    """The body cut at its fences. Raises FenceError at the first problem in reading order."""
+    """The body cut at its fences; no piece stands for opening prose without a line.
+
+    Raises FenceError at the first problem in reading order.
+    """
     fence, start, opened = _PROSE, 0, 0
     in_code = False
     for index, line in enumerate(lines):
@@ -41,7 +44,8 @@ def read_pieces(lines: list[str], first_line: int, path: Path | None = None) -> 
             except BadLine as error:
                 raise FenceError(str(error), path=path, line=first_line + index, col=1) from None
             if found is not None:
-                yield Piece(fence, start, opened, index)
+                if index:
+                    yield Piece(fence, start, opened, index)
                 fence, start, opened = found, index, index + 1
     if in_code:
         raise FenceError("unterminated code block at the end of this section", path=path, line=first_line + start)

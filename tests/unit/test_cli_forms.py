@@ -102,3 +102,15 @@ def test_an_export_says_what_freezing_cost(
     drift = json.loads(out)["drift"]
     assert f"{drift['changed_answers']:.0%} of {drift['answers']} greedy answers change" in err
     assert drift["verdict"] in err and "of what the gate does is kept" in err
+
+
+def test_parse_tells_people_what_it_read_on_stdout_and_what_is_wrong_on_stderr(
+    routed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.dlm").write_text("no frontmatter")
+    assert main(["parse", routed[0], str(tmp_path / "bad.dlm")]) == 3
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{routed[0]}: valid, ") and out.count("\n") == 1
+    assert "bad.dlm" in err and "valid, " not in err
+    assert main(["parse", "--mix", "facts:0.5"]) == 0
+    assert capsys.readouterr() == ("facts:0.5: facts 0.5\n", "")

@@ -201,3 +201,18 @@ def test_the_section_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["section", document, "delete", "1"]) == 2
     assert main(["section", document, "delete"]) == 2
     assert main(["section", document, "edit", "no-such-id", "--text", "x"]) == 2
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_section_right_below_the_frontmatter_is_changed_like_any_other(tmp_path: Path, line_end: str) -> None:
+    question = "### Q\nq?\n### A\na.\n"
+    path, digest = _write(tmp_path, f"::instruction#tone::\n{question}::prose::\nThe end.\n", line_end)
+    before = path.read_bytes()
+    edit = edit_section(path, digest, 0, "### Q\nx?\n### A\ny.")
+    assert [section.content for section in load(path).sections] == ["### Q\nx?\n### A\ny.", "The end."]
+    assert undo_edit(path, edit) == digest
+    edit = retag_section(path, digest, 0, "facts")
+    assert path.read_bytes() == before.replace(b"#tone::", b"#facts::")
+    assert undo_edit(path, edit) == digest
+    delete_section(path, digest, 0)
+    assert [section.content for section in load(path).sections] == ["The end."]
