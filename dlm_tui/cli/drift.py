@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The report on stdout."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.document.prompt_sets import PromptSets
     from dlm_tui.errors import DlmTuiError
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if session.gate is None and session.gate_error:
         raise DlmTuiError(session.gate_error)
     work = drift_report(session.document, session.store, session.model, session.gate, prompts=saved)
-    report = run_to_end(work)
+    report = run_to_end(work, Narration(quiet=True))
     if args.json:
         emit(report.as_json())
     else:

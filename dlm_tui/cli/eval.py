@@ -19,12 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The report on stdout; it is also kept in the store's metrics where that can be written."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.gate import evaluate_gate, record_evaluation
     from dlm_tui.progress import run_to_end
 
     session = open_session(args, adapters=False)
-    report = run_to_end(evaluate_gate(session.document, session.store, session.model, folds=args.folds))
+    work = evaluate_gate(session.document, session.store, session.model, folds=args.folds)
+    report = run_to_end(work, Narration(quiet=True))
     if problem := record_evaluation(session.store, report):
         say(f"the report is not kept: {problem}")
     if args.json:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What was added and what moved, on stdout."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.document.comparison import top
     from dlm_tui.document.prompt_sets import PromptSets
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
             args.adapter,
             answer=answer,
             saved=saved,
-        )
+        ),
+        Narration(quiet=True),
     )
     gate = outcome.gate
     say(f"added at line {outcome.appended.line} of {path}; {gate.mode} gate, run {gate.run_id}. {gate.reason}")

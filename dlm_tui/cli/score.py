@@ -257,13 +257,15 @@ def _sigmas(z: float) -> str:
 
 
 def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
-    from dlm_tui.progress import run_to_end
+    from dlm_tui.cli.narration import Narration
+    from dlm_tui.progress import Progress, run_to_end
     from dlm_tui.scoring import score_suite
 
-    def report(step: Any) -> None:
-        if step.stage == "suite" and sys.stderr.isatty():
-            sys.stderr.write(f"\rprompt {step.done}/{step.total}\033[K" + ("\n" if step.done == step.total else ""))
+    def report(step: Progress) -> None:
+        if step.stage == "suite":  # not every prompt's own steps
+            narration(step)
 
+    narration = Narration(quiet=True)
     result = run_to_end(score_suite(session, nulls=args.null, seed=seed), report)
     if args.json:
         emit(result.as_json())
