@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal, Protocol
 
+import msgspec
+
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
@@ -79,7 +81,7 @@ class JobRecord:
         """Note an event."""
         match event:
             case Progress():
-                before, self.progress = self.progress, event
+                before, self.progress = self.progress, _forward(self.progress, event)
                 if before is None or (before.stage, before.scope) != (event.stage, event.scope):
                     self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
             case Log(text=text, level=level):
@@ -105,6 +107,14 @@ class JobRecord:
     def _end(self, state: JobState, summary: str) -> None:
         self.ended = monotonic()
         self.state, self.summary = state, summary
+
+
+def _forward(before: Progress | None, now: Progress) -> Progress:
+    """The newer event; of one piece of work, neither its count nor what is left of it goes backwards."""
+    same = before is not None and (before.stage, before.scope, before.total) == (now.stage, now.scope, now.total)
+    if before is None or not same or now.done >= before.done:
+        return now
+    return msgspec.structs.replace(now, done=before.done, eta=before.eta)
 
 
 class JobBoard:

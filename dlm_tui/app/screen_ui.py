@@ -38,6 +38,11 @@ class ScreenUi:
         """The colours in force."""
         return self._screen.app.current_theme
 
+    def use_theme(self, name: str) -> None:
+        """Use these colours, if there are any of that name."""
+        if name in self._screen.app.available_themes:
+            self._screen.app.theme = name
+
     @property
     def is_open(self) -> bool:
         """Whether the screen is up: widgets can be drawn on."""

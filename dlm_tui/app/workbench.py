@@ -108,6 +108,7 @@ class Workbench(Screen[None]):
         self.panes.focus_pane("prompt")
         self.controllers.start()
         self.set_interval(_POLL_SECONDS, self.controllers.history.poll)
+        self.set_interval(_POLL_SECONDS, self.controllers.settings.poll)
 
     def on_unmount(self) -> None:
         """Nothing typed is lost, however the program ends."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dlm_tui.document.errors import SchemaValidationError, printable, shortened
-from dlm_tui.document.names import ADAPTER_NAME, DLM_ID
+from dlm_tui.document.names import ADAPTER_NAME, DLM_ID, fresh_dlm_id
 
 _SHOWN_PROBLEMS = 40
 _UNION_FIELDS = frozenset({"target_modules", "micro_batch_size", "grad_accum"})
@@ -191,6 +191,8 @@ def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
     text = "; ".join(f"{shortened(field, 200)}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
     if len(problems) > _SHOWN_PROBLEMS:
         text += f"; and {len(problems) - _SHOWN_PROBLEMS} more"
+    if any(field == "dlm_id" for field, _ in problems):
+        text += f"; one that is free: dlm_id: {fresh_dlm_id()}"
     raise SchemaValidationError(text, fields=tuple(dict.fromkeys(field for field, _ in problems)), path=path)
 
 

@@ -8,13 +8,14 @@ import pytest
 from textual.command import CommandPalette
 from textual.widgets import Input, OptionList
 
-from dlm_tui.app.config import state_path
+from dlm_tui.app.config import config_path, state_path
+from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import KEYS, is_text, keys_of
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.state import note_recent, recent_documents
-from dlm_tui.engine.protocol import Failed, TrainGate
+from dlm_tui.engine.protocol import Failed, Progress, TrainGate
 from tests.tui.actions import compared
 from tests.tui.conftest import Bench, Opener
 from tests.tui.recorded import World
@@ -215,3 +216,65 @@ def test_what_is_typed_is_kept_where_dlm_home_says(tmp_path: Path, monkeypatch: 
     document.touch()
     note_recent(document)
     assert recent_documents() == [document] and (tmp_path / "home" / "dlm-tui" / "recent.json").exists()
+
+
+async def test_colours_reach_every_widget_at_once(workbench: Opener) -> None:
+    async with workbench(size=(200, 60)) as bench:
+        await compared(bench)
+        await bench.until(lambda: "changes the next token" in bench.text, "explained and measured")
+        dark = bench.context.marks["tone"].color
+        assert colours(bench, "tone") == {dark}
+        bench.app.choose_theme("dlm-light")
+        light = bench.context.marks["tone"].color
+        await bench.until(lambda: colours(bench, "tone") == {light} != {dark}, "in the light theme's colours")
+
+
+def colours(bench: Bench, name: str) -> set[str]:
+    """The colours in which an adapter's glyph is drawn anywhere on the screen, outside of the text of prompts."""
+    glyph = bench.context.marks[name].glyph
+    found = set()
+    for strip in bench.app.screen._compositor.render_strips():
+        for segment in strip:
+            if glyph in segment.text and segment.style and segment.style.color:
+                found.add(segment.style.color.name)
+    return found
+
+
+async def test_a_configuration_changed_from_outside_applies(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await compared(bench)
+        path = config_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('theme = "dlm-light"\n[generate]\nmax_tokens = 9\n[keys]\n"prompt.answer" = "f6"\n')
+        await bench.until(lambda: bench.context.config.generate.max_tokens == 9, "read")
+        await bench.until(lambda: "F6 Answer" in bench.text and bench.app.theme == "dlm-light", "in force")
+        path.write_text("[generate]\nmax_tokens = 'many'\n")
+        await bench.until(lambda: any("generate.max_tokens" in toast for toast in bench.toasts), "refused")
+        assert bench.context.config.generate.max_tokens == 9
+
+
+async def test_an_error_of_the_frontmatter_leads_to_its_key(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        opened: list[int] = []
+        monkeypatch.setattr(bench.controllers.documents, "edit", lambda path, line: opened.append(line))
+        text = bench.path.read_text()
+        line = text[: text.index("tone: {lora_r")].count("\n") + 1
+        bench.path.write_text(text.replace("tone: {lora_r: 4}", "tone: {lora_r: many}", 1))
+        await bench.until(lambda: bench.context.document_error is not None, "broken")
+        assert f"line {line}: training.adapters.tone.lora_r" in str(bench.context.document_error)
+        bench.panes.go_to("outline")
+        await bench.until(lambda: bench.panes.focused_pane == "outline", "outline")
+        await bench.press("enter")
+        assert opened == [line]
+        bench.path.write_text(text.replace("dlm_id:", "no_id:", 1))
+        await bench.until(lambda: "one that is free: dlm_id: " in str(bench.context.document_error), "an id is offered")
+
+
+def test_progress_never_runs_backwards() -> None:
+    record = JobRecord("train", "train")
+    for done, eta, shown in ((5, 10.0, 5), (4, 12.0, 5), (6, 9.0, 6)):
+        record.take(Progress(stage="train", scope="tone", done=done, total=10, eta=eta))
+        assert record.progress is not None and record.progress.done == shown
+    assert record.fraction == 0.6 and record.progress.eta == 9.0
+    record.take(Progress(stage="train", scope="style", done=1, total=10))
+    assert record.fraction == 0.1

@@ -42,6 +42,9 @@ class FakeUi:
         self.left = False
         self.tasks: list[tuple[str, asyncio.Task[object]]] = []
 
+    def use_theme(self, name: str) -> None:
+        self.said.append(f"theme {name}")
+
     def say(
         self, text: str, *, error: bool = False, warning: bool = False, title: str = "", lasting: bool = False
     ) -> None:
@@ -140,6 +143,9 @@ class FakeAnswers:
 
     async def begin(self, views: Sequence[str], marks: Mapping[str, object]) -> None:
         self.cards = {view: Card(view) for view in views}
+
+    def recolour(self, marks: Mapping[str, object], card_width: int) -> None:
+        """Colours are not kept here."""
 
     def reading(self, words: str) -> None:
         for card in self.cards.values():

@@ -30,6 +30,7 @@ from dlm_tui.document import (
     training_rows,
     with_dlm_id,
 )
+from dlm_tui.document.field_lines import line_of_field
 from dlm_tui.errors import DlmTuiError, UsageError
 
 ID = "01J9ZK4M2N6P8Q0R1S3T5V7W9X"
@@ -205,3 +206,20 @@ def test_importing_the_room_loads_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("training.adapters.tone.lora_r", 7),
+        ("training.adapters.tone.no_such_key", 6),
+        ("training.sources.1.path", 10),
+        ("nothing", 2),
+    ],
+)
+def test_fields_are_found_in_the_file(field: str, line: int) -> None:
+    text = (
+        "---\ndlm_id: x\ntraining:\n  # a comment\n  adapters:\n    tone:\n      lora_r: 4\n"
+        "  sources:\n  - path: a\n  - path: b\n---\nbody\n"
+    )
+    assert line_of_field(text, field) == line

@@ -113,6 +113,11 @@ class AnswerCard(VerticalScroll, can_focus=True):
             self.heat = on
             self._use(self._pieces)
 
+    def recolour(self, glyph: str, color: str) -> None:
+        """Draw everything again, in this colour."""
+        self._glyph, self._color = glyph, color
+        self._use(self._pieces)
+
     def _use(self, pieces: list[tuple[str, float | None]]) -> None:
         """Show these pieces from the first on."""
         self._pieces, self._written = pieces, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import OutlineView
 from dlm_tui.app.editor import editor_command, run_editor
 from dlm_tui.document import Document
+from dlm_tui.document.errors import SchemaValidationError
+from dlm_tui.document.field_lines import line_of_field
 from dlm_tui.document.problems import body_problems
 from dlm_tui.document.watch import Change, watch_document
 from dlm_tui.engine.client import EngineGone
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import Store
 
 
@@ -35,8 +39,8 @@ class Documents:
         """Use a save, or say why it cannot be used."""
         context = self._context
         if change.document is None:
-            context.document_error = str(change.error)
-            self._outline.show_error(f"{change.error} The last good state is shown.")
+            context.document_error, line = await asyncio.to_thread(place_of, change.error, context.setup.path)
+            self._outline.show_error(f"{context.document_error} The last good state is shown.", line)
             self.changed.emit()
             return
         context.document_error = None
@@ -92,3 +96,14 @@ class Documents:
             return
         if problem:
             ui.say(f"{shlex.join(command)}: {problem}", error=True, title="The editor did not work")
+
+
+def place_of(error: DlmTuiError | None, path: Path) -> tuple[str, int]:
+    """What is wrong with a document, with the line of the key where the schema is not met, and that line."""
+    if not isinstance(error, SchemaValidationError) or not error.fields:
+        return str(error), getattr(error, "line", 0) or 1
+    try:
+        line = line_of_field(path.read_bytes().decode(), error.fields[0])
+    except (OSError, UnicodeDecodeError):
+        return str(error), error.line
+    return f"line {line}: {error.text}", line

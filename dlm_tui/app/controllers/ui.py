@@ -27,6 +27,9 @@ class Ui(Protocol):
     def theme(self) -> Theme:
         """The colours in force."""
 
+    def use_theme(self, name: str) -> None:
+        """Use these colours, if there are any of that name."""
+
     @property
     def is_open(self) -> bool:
         """Whether the screen is up: widgets can be drawn on."""

@@ -66,6 +66,9 @@ class InsightView(Protocol):
     def clear(self, hint: str) -> None:
         """Say why there is nothing to see."""
 
+    def recolour(self, marks: Mapping[str, Mark], background: str) -> None:
+        """Show what is shown in other colours."""
+
     def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
         """Attributions and trajectory of an explained route."""
 
@@ -100,6 +103,9 @@ class AnswersView(Protocol):
 
     async def begin(self, views: Sequence[str], marks: Mapping[str, Mark]) -> None:
         """Make ready for answers under these views."""
+
+    def recolour(self, marks: Mapping[str, Mark], card_width: int) -> None:
+        """The same answers in other colours, and in columns of at least so many cells."""
 
     def reading(self, words: str) -> None:
         """How much of the prompt has been read."""
@@ -139,8 +145,8 @@ class RunsView(Protocol):
 class OutlineView(Protocol):
     """The document's outline."""
 
-    def show_error(self, text: str | None) -> None:
-        """Why the last save cannot be read."""
+    def show_error(self, text: str | None, at: int = 1) -> None:
+        """Why the last save cannot be read, and the line where that is."""
 
     def show(
         self,

@@ -107,7 +107,7 @@ class Controllers:
             self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
-        self.settings.changed.connect(status.show_keys, mixing.redraw)
+        self.settings.changed.connect(status.show_keys, self.theme_changed)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained)
@@ -133,7 +133,10 @@ class Controllers:
         self.context.ui.run(self.sources.retrained, "retrained", "sources")
 
     def theme_changed(self) -> None:
-        """Adapter colours follow the theme."""
+        """Adapter colours follow the theme, whoever shows them."""
+        context = self.context
+        self.views.answers.recolour(context.marks, context.config.look.answer_width)
+        self.views.insight.recolour(context.marks, context.background)
         self.mixing.redraw()
         self.documents.show()
         self.history.show_again()

@@ -104,6 +104,14 @@ class AnswersPane(Pane, Throttled):
             card.set_heat(self.heat)
         self._arrange()
 
+    def recolour(self, marks: Mapping[str, Mark], card_width: int) -> None:
+        """The same answers in other colours, and in columns of at least so many cells."""
+        self._card_width = card_width
+        for view, card in self._cards.items():
+            mark = marks.get(view)
+            card.recolour(mark.glyph if mark else "", mark.color if mark else "")
+        self._arrange()
+
     def reading(self, words: str) -> None:
         """How much of the prompt has been read; in the cards, as a small screen shows no pane title."""
         for card in self.cards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
@@ -31,6 +31,7 @@ class InsightPane(Pane, Throttled):
         self._hint = "Type a prompt to see which words move the gate."
         self._effect = Content("")
         self._route: _Explained | None = None
+        self._scored: Scored | None = None
 
     def compose(self) -> ComposeResult:
         """Headings and their drawings."""
@@ -50,7 +51,15 @@ class InsightPane(Pane, Throttled):
 
     def clear(self, hint: str) -> None:
         """Say why there is nothing to see."""
-        self._hint, self._route, self._effect = hint, None, Content("")
+        self._hint, self._route, self._effect, self._scored = hint, None, Content(""), None
+        self.ask()
+
+    def recolour(self, marks: Mapping[str, Mark], background: str) -> None:
+        """Show what is shown in other colours."""
+        if self._route is not None:
+            self._route = replace(self._route, marks=dict(marks), background=background)
+        if self._scored is not None:
+            self.show_scores(self._scored, marks)
         self.ask()
 
     def show_route(self, routed: Routed, names: Sequence[str], marks: Mapping[str, Mark], background: str) -> None:
@@ -61,6 +70,7 @@ class InsightPane(Pane, Throttled):
 
     def show_scores(self, scored: Scored, marks: Mapping[str, Mark]) -> None:
         """Effect sizes: KL to the base at the next token in nats, and how far above random adapters that is."""
+        self._scored = scored
         parts: list[str | tuple[str, str]] = []
         for score in scored.views:
             mark = marks.get(adapter_of(score.view) or "")
@@ -73,7 +83,7 @@ class InsightPane(Pane, Throttled):
 
     def effect_pending(self, text: str) -> None:
         """The effect size is being worked out, or cannot be."""
-        self._effect = literal(text, "dim")
+        self._effect, self._scored = literal(text, "dim"), None
         self.ask()
 
     def draw(self) -> None:

@@ -77,6 +77,7 @@ class OutlinePane(Pane):
         super().__init__(id="outline")
         self._rows: list[Row] = []
         self._section_rows = 0
+        self._error_line: int | None = None
 
     def compose(self) -> ComposeResult:
         """An error line, and the rows."""
@@ -90,8 +91,12 @@ class OutlinePane(Pane):
         self.show_error(None)
         self.show_reading(None)
 
-    def show_error(self, text: str | None) -> None:
-        """A save that cannot be read: the last good state stays below."""
+    def show_error(self, text: str | None, at: int = 1) -> None:
+        """A save that cannot be read, which Enter opens at line `at`: the last good state stays below."""
+        self._error_line = at if text else None
+        listing = self.query_one(OutlineList)
+        if text and listing.highlighted is None and listing.option_count:
+            listing.highlighted = 0  # so that Enter is taken
         line = self.query_one("#outline-error", LiteralStatic)
         line.show(text or "")
         line.display = text is not None
@@ -148,7 +153,10 @@ class OutlinePane(Pane):
                 listing.highlighted = min(here, len(rows) - 1)
 
     def action_open_section(self) -> None:
-        """Open what is marked; from a heading the first section below it, from nothing the document's top."""
+        """Open what cannot be read, else what is marked: from a heading the first section below it, else the top."""
+        if self._error_line is not None:
+            self.post_message(self.OpenLine(self._error_line))
+            return
         marked = self.query_one(OutlineList).highlighted
         if marked is not None and (path := self._rows[marked].file) is not None:
             self.post_message(self.OpenFile(path))
