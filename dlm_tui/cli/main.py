@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -106,7 +107,7 @@ def _command(arguments: list[str]) -> int:
     command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "open"
     unknown = instead_of_flag(command, arguments)
     if command == "open" and arguments and not Path(arguments[0]).exists():
-        unknown = instead_of_command(arguments[0])
+        unknown = instead_of_command(arguments[0]) or _meant(arguments[0])
     if unknown is not None:
         say(f"dlm-tui: {unknown}")
         return 2
@@ -118,6 +119,12 @@ def _command(arguments: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return _run(module.run, args)
+
+
+def _meant(word: str) -> str | None:
+    """A sentence for a word that is no file and nearly a command."""
+    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
+    return f"there is no file and no command {word!r}: did you mean `dlm-tui {near[0]}`?" if near else None
 
 
 def _run(run: object, args: argparse.Namespace) -> int:

@@ -45,6 +45,7 @@ from .metrics_reader import weights_entropy as weights_entropy
 from .metrics_writer import MetricsWriter as MetricsWriter
 from .run_lock import run_lock as run_lock
 from .run_log import RunLog as RunLog
+from .space import refuse_full_disk as refuse_full_disk
 from .version_record import AdapterVersion as AdapterVersion
 from .version_record import mark_kept as mark_kept
 from .version_record import seal_version as seal_version

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import time
 from collections.abc import Iterator
 
 from dlm_tui.store.layout import Store
@@ -10,6 +13,7 @@ from dlm_tui.store.litter import clear_dead_versions
 from dlm_tui.store.locks import named_lock, store_lock
 
 _PROBE_SECONDS = 4.0
+_HOLDER = "train.holder"
 
 
 @contextlib.contextmanager
@@ -19,7 +23,24 @@ def run_lock(store: Store) -> Iterator[None]:
     What stands in the way of the commit at the end is said now: raises LockHeld or LockStale for a store lock that
     cannot be had.
     """
-    with named_lock(store, "train", 0.0, lambda _: "another run is training this document; wait for it or cancel it"):
+    with named_lock(store, "train", 0.0, _held_sentence):
+        _note_holder(store)
         with store_lock(store, _PROBE_SECONDS):
             clear_dead_versions(store)
         yield
+
+
+def _note_holder(store: Store) -> None:
+    """Leave a word for others; the lock itself is the kernel's, so that this may be missing or old."""
+    words = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"
+    with contextlib.suppress(OSError):
+        (store.cache_dir / "tui_locks" / _HOLDER).write_text(words, encoding="utf-8")
+
+
+def _held_sentence(store: Store) -> str:
+    try:
+        words = (store.cache_dir / "tui_locks" / _HOLDER).read_text(encoding="utf-8")[:200]
+    except (OSError, UnicodeDecodeError):
+        words = ""
+    who = f" ({words})" if words.isprintable() and words else ""
+    return f"another run is training this document{who}; wait for it or cancel it"

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 def refuse_before_base(document: Document, store: Store, adapters: Sequence[str] | None) -> None:
     """What can be said before a base is loaded, which takes a while.
 
-    Raises UsageError for an adapter that is not declared, ManifestError for a store that another base was trained in.
+    Raises UsageError for an adapter that is not declared, ManifestError for a store that another base was trained in,
+    LockHeld naming who trains the document now, StoreError for a disk that is too full.
     """
-    from dlm_tui.store import refuse_foreign_base
+    from dlm_tui.store import refuse_foreign_base, refuse_full_disk, run_lock
 
     refuse_undeclared(document, adapters)
     refuse_foreign_base(store, document)
+    refuse_full_disk(store)
+    if store.root.is_dir():
+        with run_lock(store):
+            pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,14 @@ def test_a_command_of_the_other_tool_names_what_to_use(name: str, capsys: pytest
     assert out == "" and err.startswith(f"dlm-tui: there is no command '{name}' here: ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("word", "meant"), [("trian", "train"), ("exprot", "export"), ("docter", "doctor")])
+def test_a_word_that_is_nearly_a_command_is_asked_about(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word]) == 2
+    assert f"did you mean `dlm-tui {meant}`?" in capsys.readouterr().err
+
+
 def test_a_document_of_such_a_name_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
