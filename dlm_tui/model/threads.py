@@ -25,11 +25,14 @@ def available_cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def threads_for(backbone: Backbone, limit: int | None = None) -> int:
-    """The thread count, at most `limit`, that runs one-token steps of this very model quickest."""
-    cache = backbone.new_cache(1, 64)
-    backbone.forward(torch.zeros(1, 32, dtype=torch.long), cache)
-    token = torch.zeros(1, 1, dtype=torch.long)
+def threads_for(backbone: Backbone, limit: int | None = None, rows: int = 1) -> int:
+    """The thread count, at most `limit`, that runs one-token steps of `rows` rows of this very model quickest.
+
+    One row waits for memory, several compute: they can use more threads.
+    """
+    cache = backbone.new_cache(rows, 64)
+    backbone.forward(torch.zeros(rows, 32, dtype=torch.long), cache)
+    token = torch.zeros(rows, 1, dtype=torch.long)
 
     def step() -> Tensor:
         hidden = backbone.forward(token, cache)
