@@ -28,13 +28,15 @@ def fetch_adapter(repository: str) -> Generator[Progress, None, Path]:
 
 def _download(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     try:
         config = Path(hf_hub_download(repository, CONFIG))
         hf_hub_download(repository, WEIGHTS, revision=config.parent.name)
+    except LocalEntryNotFoundError as error:  # the hub did not answer, or refused
+        raise AdapterError(f"the adapter {repository} cannot be fetched: {first_line(error)}") from error
     except EntryNotFoundError as error:
         raise AdapterError(f"{repository} has no {CONFIG} with {WEIGHTS}; pickled adapters are never read") from error
     except Exception as error:  # network, authorisation and disk errors come as many types
