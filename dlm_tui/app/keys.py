@@ -9,6 +9,8 @@ from typing import Literal
 from textual.binding import Binding
 from textual.keys import KEY_NAME_REPLACEMENTS, key_to_character
 
+from dlm_tui.app.layout import PANES
+
 Where = Literal["app", "desk", "answers", "outline", "runs", "jobs", "insight", "dialog"]
 GROUPS = ("Prompt", "Mix", "Train", "Export", "View", "Program", "Dialogs")
 WHERE_TEXT: dict[Where, str] = {
@@ -43,8 +45,6 @@ class Key:
     edge: int | None = None
     panes: tuple[str, ...] = ()
 
-
-ALL_PANES = ("prompt", "desk", "answers", "insight", "runs", "jobs", "outline")
 
 KEYS: tuple[Key, ...] = (
     Key("prompt.answer", "ctrl+g", "answer", "Answer", "Answer the prompt with the mix on the desk", "Prompt",
@@ -125,7 +125,7 @@ KEYS: tuple[Key, ...] = (
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,
         edge=0),
     Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7, edge=3,
-        panes=ALL_PANES),
+        panes=PANES),
     Key("engine.restart", "f12,R", "restart_engine", "Restart engine", "Start the engine again after it failed",
         "Program"),
     Key("app.cancel", "escape", "cancel", "", "Stop the answer; else leave the prompt; else, pressed twice, the job",

@@ -131,7 +131,7 @@ def _summary(result: ExportResult) -> None:
     if drift is not None:
         changed, kept = drift["changed_answers"], drift["kept"]
         answers = "" if changed is None else f", {changed:.0%} of {drift['answers']} greedy answers change"
-        share = "" if kept is None else f", {kept:.0%} of what the gate does is kept"
+        share = "" if kept is None else f", {max(0.0, kept):.0%} of what the gate does is kept"
         say(f"frozen against the live gate: {drift['kl']:.4f} nats at the next token{answers}{share}")
         say(drift["verdict"])
     parity = result.manifest["parity"]

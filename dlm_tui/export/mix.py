@@ -113,6 +113,7 @@ def _frozen_gate(session: Session) -> Generator[Progress, None, ResolvedMix]:
 
 def _best(session: Session) -> Generator[Progress, None, ResolvedMix]:
     from dlm_tui.export.drift import measure_drift
+    from dlm_tui.gate.messages import frozen_text, kept_share
 
     _require_gate(session)
     report = yield from measure_drift(session, None)
@@ -121,5 +122,12 @@ def _best(session: Session) -> Generator[Progress, None, ResolvedMix]:
         raise ExportRefused(f"no best static mix is known, because the gate is not a trained one: {_INSTEAD}")
     weights = dict(best["mix"])
     names = session.document.routing_names
-    figures = {**report, **{key: value for key, value in best.items() if key != "mix"}}
+    frozen, uniform = best["kl"], report["uniform"]["kl"]
+    kept = kept_share(frozen, uniform)
+    figures = {
+        **report,
+        **{key: value for key, value in best.items() if key != "mix"},
+        "kept": kept,
+        "verdict": frozen_text(kept, frozen, uniform, frozen),
+    }
     return ResolvedMix([(name, float(weights.get(name, 0.0))) for name in names], "best_static", [], figures)

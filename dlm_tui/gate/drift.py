@@ -12,7 +12,7 @@ from torch import Tensor
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
-from dlm_tui.gate.messages import frozen_text
+from dlm_tui.gate.messages import frozen_text, kept_share
 from dlm_tui.gate.nexttoken import Batch, best_mix, frozen_divergence, live_logprobs, prompt_batches
 from dlm_tui.gate.probes import trained_probes
 from dlm_tui.gate.report import ChangedPrompt, DriftReport, MixCost
@@ -31,7 +31,6 @@ MOST_ANSWERS = 48
 MOST_SEARCHED = 32
 ANSWER_TOKENS = 24
 _ANSWER_ROWS = 16
-_NOTHING = 1e-6
 _SHOWN = 200
 
 
@@ -93,7 +92,7 @@ def drift_report(
         for name, mix in mixes.items()
     }
     at_frozen, at_uniform = costs["frozen"].kl, costs["uniform"].kl
-    kept = 1.0 - at_frozen / at_uniform if at_uniform > _NOTHING else None
+    kept = kept_share(at_frozen, at_uniform)
     return DriftReport(
         prompts=len(chosen),
         training_prompts=trained,

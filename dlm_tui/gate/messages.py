@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BADLY_CALIBRATED = 0.1
+_NOTHING_NATS = 1e-6
 
 
 def verdict_text(
@@ -28,6 +29,11 @@ def verdict_text(
         remedy = f"temperature {temperature:.2f} would correct that"
         return f"{routed}; it is {direction} (calibration error {ece:.2f}), {remedy}."
     return f"{routed} and its weights can be read as probabilities (calibration error {ece:.2f})."
+
+
+def kept_share(frozen: float, uniform: float) -> float | None:
+    """1 − frozen / uniform of the KLs to the live gate (nats); None when not even the uniform mix differs from it."""
+    return 1.0 - frozen / uniform if uniform > _NOTHING_NATS else None
 
 
 def frozen_text(kept: float | None, frozen: float, uniform: float, best: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from dlm_tui.app.config import ConfigError, load_config, parse_config
 from dlm_tui.app.editor import editor_command
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.keys import KEYS, display, keys_of
-from dlm_tui.app.layout import PANES, arrange, size_class
+from dlm_tui.app.keys import KEYS, WHERE_TEXT, Where, display, keys_of
+from dlm_tui.app.layout import _TABBED, PAGE_TITLES, PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
 from dlm_tui.engine.protocol import Exported, ExportReport, Failed, Progress, Stopped
@@ -178,3 +179,9 @@ def test_no_key_means_two_things_in_one_place() -> None:
             if key.where == where:
                 for pressed in keys_of(key, {}):
                     assert taken.setdefault(pressed, key.id) == key.id, f"{pressed} is {taken[pressed]} and {key.id}"
+
+
+def test_every_place_of_keys_is_a_pane_or_a_dialog_and_has_its_words() -> None:
+    assert set(get_args(Where)) == set(WHERE_TEXT)
+    assert set(get_args(Where)) - {"app", "dialog"} <= set(PANES)
+    assert set(PAGE_TITLES) == {page for tabs in _TABBED.values() for page in tabs} <= set(PANES)

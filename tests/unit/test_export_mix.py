@@ -93,6 +93,9 @@ def test_best_is_the_mix_that_the_drift_report_found(trained: Session) -> None:
     assert mix.drift is not None
     assert dict(mix.weights) == pytest.approx(mix.drift["best_static"]["mix"])
     assert mix.drift["kl"] == mix.drift["best_static"]["kl"] <= mix.drift["uniform"]["kl"]
+    # What is said of the export is said of this mix, not of the gate's mean.
+    assert mix.drift["kept"] == pytest.approx(1 - mix.drift["kl"] / mix.drift["uniform"]["kl"])
+    assert f"{mix.drift['kl']:.4f} nats frozen" in mix.drift["verdict"]
 
 
 def nothing_written(session: Session) -> bool:
