@@ -40,13 +40,13 @@ def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained
             engine_factory=EngineClient,
             job_starter=start_job,
             train_if_untrained=train_if_untrained,
-            when_ready=keep_for_good,
+            when_ready=freeze_startup_objects,
         )
 
     return WorkbenchApp(Opening(path.name, config, config.theme, read))
 
 
-def keep_for_good() -> None:
+def freeze_startup_objects() -> None:
     """What is in memory now stays to the end: full collections, some 80 ms each with it, need not look at it again."""
     gc.collect()
     gc.freeze()

@@ -6,6 +6,7 @@ answer and are not supported are refused by name.
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,9 @@ _INERT: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
 }
 """Fields that are not supported, with the values at which they change nothing."""
+
+
+_MISSING = re.compile(r"Object missing required field `([^`]+)`")
 
 
 class BadRequest(UsageError):
@@ -136,9 +140,11 @@ def decode(body: bytes, kind: type[Any]) -> Any:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         text = str(error)
-        _, _, place = text.rpartition("at `$")
-        field = place.rstrip("`").lstrip(".") or None
-        raise BadRequest(text, field) from None
+        missing = _MISSING.match(text)
+        _, found, place = text.rpartition(" - at `$")
+        above = place.rstrip("`").lstrip(".") if found else ""
+        field = ".".join(part for part in (above, missing[1] if missing else "") if part)
+        raise BadRequest(text, field or None) from None
 
 
 def chat_wanted(request: ChatRequest, adapters: tuple[str, ...], client: str, rows: int) -> Wanted:

@@ -118,12 +118,15 @@ def worth_labelling(rows: Sequence[TrafficRow], limit: int = WORTH) -> list[Wort
 
 
 def _spans(rows: Sequence[TrafficRow]) -> list[TrafficSpan]:
-    """The time from the first row to the last in equal parts; the empty ones too, so that pauses are seen."""
+    """The time from the first row to the last in equal parts of a second or more; the empty ones too, so that pauses
+    are seen."""
     if not rows:
         return []
     moments = [datetime.fromisoformat(row.at) for row in rows]
-    begin, length = moments[0], (max(moments) - moments[0]) / SPANS
-    parts: list[list[TrafficRow]] = [[] for _ in range(SPANS if length else 1)]
+    begin, whole = moments[0], max(moments) - moments[0]
+    count = min(max(int(whole.total_seconds()), 1), SPANS)
+    length = whole / count
+    parts: list[list[TrafficRow]] = [[] for _ in range(count)]
     for moment, row in zip(moments, rows, strict=True):
         place = int((moment - begin) / length) if length else 0
         parts[min(max(place, 0), len(parts) - 1)].append(row)

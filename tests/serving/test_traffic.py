@@ -127,6 +127,16 @@ def test_the_report_tells_shares_drift_and_what_to_label(store: Store) -> None:
     assert report.spans[8].ood_share == 1.0 and report.spans[0].ood_share == 0.0
 
 
+@pytest.mark.parametrize(("seconds", "spans"), [(0, 1), (0.4, 1), (3.5, 3), (600, 12)])
+def test_no_two_spans_begin_in_the_same_second(store: Store, seconds: float, spans: int) -> None:
+    writer = TrafficWriter(store, 0)
+    writer.add([row(0), row(1, at=traffic_time(1_700_000_000 + seconds))])
+    writer.close()
+    found = traffic_report(store).spans
+    assert len(found) == len({span.begins for span in found}) == spans
+    assert found[0].requests + found[-1].requests * (spans > 1) == 2
+
+
 def test_a_store_that_was_never_served_has_an_empty_report(
     served_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

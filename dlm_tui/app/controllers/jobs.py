@@ -21,10 +21,10 @@ class Jobs:
 
     def job_changed(self, record: JobRecord, event: Event | None) -> None:
         """An event of a job."""
-        self.note_looked()
+        self.mark_seen()
         self.redraw()
 
-    def note_looked(self) -> None:
+    def mark_seen(self) -> None:
         """A failure that is on the screen needs no mark."""
         if self._pages.is_shown("jobs"):
             self._context.board.looked()

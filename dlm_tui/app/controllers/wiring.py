@@ -112,7 +112,7 @@ class Controllers:
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
-        self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.note_looked, status.redraw)
+        self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 
     def show_all(self) -> None:
         """Draw everything once, when the screen is up."""
