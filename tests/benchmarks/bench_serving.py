@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def _rows(kind: str, tokens: int, quick: bool) -> list[Row]:
         found += _against_llama(native, document, tokens, 1 if quick else 3)
         found.append(_against_peft(native, kind, tokens))
         found.append(_waiting(native, 10 if quick else 30))
-        found.append(_overhead(native, document, tokens))
         found.append(_exact(native, document, "native", 1e-5))
         found.append(_memory(native, 200 if quick else 10_000))
+    with document.served(OMP_NUM_THREADS="1") as native:
+        found.append(_overhead(native, document, tokens))
     return found
 
 
@@ -101,7 +103,7 @@ class _Document:
         return session
 
     @contextlib.contextmanager
-    def served(self, *options: str) -> Iterator[_Server]:
+    def served(self, *options: str, **environment: str) -> Iterator[_Server]:
         """`dlm-tui serve` on it. Raises RuntimeError with its last line when it does not start."""
         command = [
             sys.executable, "-m", "dlm_tui", "serve", str(self.path), "--home", str(self.home),
@@ -110,7 +112,9 @@ class _Document:
         log = scratch() / f"serve{len(options)}.log"
         with (
             log.open("w") as stderr,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as child,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **environment}
+            ) as child,
         ):
             try:
                 assert child.stdout is not None
@@ -258,8 +262,11 @@ async def _steps(client: httpx.AsyncClient) -> float:
 
 
 def _overhead(server: _Server, document: _Document, tokens: int) -> Row:
-    """One gated request over HTTP against routing and decoding called directly in this process, in turns."""
+    """One gated request over HTTP against routing and decoding called directly in this process, in turns; both with one
+    thread, as waiting threads of the one would take time from the other."""
     session = document.session()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def direct(prompt: str) -> None:
         session.model.prefilled = None
@@ -276,6 +283,7 @@ def _overhead(server: _Server, document: _Document, tokens: int) -> Row:
             inside = seconds(lambda prompt=prompt: direct(prompt))
             if number:
                 pairs.append((over, inside))
+    torch.set_num_threads(threads)
     ratio = statistics.median(over / inside for over, inside in pairs)
     over, inside = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
     name = f"one gated request over HTTP, {tokens} tokens"
