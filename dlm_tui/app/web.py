@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import socket
@@ -31,6 +32,13 @@ class LocalServer(Server):  # type: ignore[misc]
         app.middlewares.append(self._guard.middleware)
         app.on_response_prepare.append(self._guard.on_prepare)
         return app
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Nothing is printed: the address that textual-serve would show lacks the secret and opens nothing."""
+
+    def initialize_logging(self) -> None:
+        """Warnings on stderr, and no line per request: the address in it holds the secret."""
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 
 def child_command(document: Path, home: Path, base: str | None) -> str:

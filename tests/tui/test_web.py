@@ -151,3 +151,33 @@ async def test_in_a_browser(tmp_path: Path) -> None:
         ]
         assert foreign == []
         assert any(url.endswith("RobotoMono-VariableFont_wght.ttf") or "textual.js" in url for url in page.urls)
+
+
+async def test_only_the_address_is_said_and_no_request_is_logged(tmp_path: Path) -> None:
+    """What textual-serve prints by itself is an address without the secret, and log lines with it."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dlm_tui", "web", str(write_document(tmp_path)), "--home", str(tmp_path / "home")),
+        *("--port", str(port)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        said = (await process.stderr.readline()).decode()
+        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=(\S+)", said)
+        assert found is not None, said
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+            for _ in range(400):
+                with contextlib.suppress(aiohttp.ClientConnectorError):
+                    async with client.get(found[0]) as answer:
+                        assert answer.status == 200
+                        break
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError("the server never listened")
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert out == b""
+    assert found[1].encode() not in err and b"Serving" not in err
