@@ -87,9 +87,10 @@ def _tell(result: dict[str, Any]) -> None:
     elif "entries" in result:
         put(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
     else:
-        counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} gate probes"
+        counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} prompts for the gate"
         if "ingested" in result:
-            counts += f", {len(result['ingested'])} sections from files"
+            bound = sum(section["adapter"] is not None for section in result["ingested"])
+            counts += f", {len(result['ingested'])} sections from files ({bound} of them bound to an adapter)"
         put(f"{result['path']}: valid, {counts}")
         for warning in result.get("warnings", ()):
             say(f"  {warning}")

@@ -50,6 +50,15 @@ def test_new_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [path.name for path in tmp_path.iterdir()] == ["mine.dlm"]
 
 
+def test_parse_counts_what_the_folders_bring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("facts", "tone"):
+        _folder(tmp_path / "notes" / name)
+    assert main(["new", str(tmp_path / "n.dlm"), "--from", str(tmp_path / "notes"), "--no-open"]) == 0
+    assert main(["parse", str(tmp_path / "n.dlm"), "--sources"]) == 0
+    said = "0 sections, 0 prompts for the gate, 8 sections from files (8 of them bound to an adapter)"
+    assert capsys.readouterr().out == f"{tmp_path / 'n.dlm'}: valid, {said}\n"
+
+
 def test_three_sub_folders_become_three_adapters(tmp_path: Path) -> None:
     for name in ("Über uns", "on", "2024"):
         _folder(tmp_path / "notes" / name)
