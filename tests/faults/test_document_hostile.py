@@ -14,6 +14,7 @@ from dlm_tui.document import (
     Document,
     DocumentError,
     FrontmatterError,
+    SchemaValidationError,
     body_problems,
     gate_probes,
     load,
@@ -44,8 +45,6 @@ def aliases(first: str, item: str) -> str:
         aliases("[x]", "[%s]"),
         aliases("{x: 1}", "{<<: [%s]}"),
         aliases("{x: 1}", "{k: [%s]}"),
-        "a: &a [*a]",
-        "training: &t {adapters: {tone: *t}}",
         "[" * 100_000,
         "{a: " * 100_000,
         "- " * 100_000,
@@ -72,6 +71,13 @@ def test_yaml_bombs_are_frontmatter_errors(frontmatter: str) -> None:
     assert len(str(caught.value)) < 10_000
     # A bomb that went off would take minutes; an honest refusal takes a fraction of a second.
     assert time.process_time() - begun < 60
+
+
+@pytest.mark.parametrize("frontmatter", ["a: &a [*a]", "training: &t {adapters: {tone: *t}}"])
+def test_an_alias_that_holds_itself_is_a_value_of_a_wrong_type(frontmatter: str) -> None:
+    with pytest.raises(SchemaValidationError) as caught:
+        parse_bytes(yaml_document(frontmatter))
+    assert len(str(caught.value)) < 10_000
 
 
 def linear(make: Callable[[int], bytes], sizes: tuple[int, int], work: Callable[[bytes], object]) -> None:
