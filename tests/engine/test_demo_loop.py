@@ -111,7 +111,7 @@ def test_the_trained_demo_in_a_real_llama_cpp(
     capsys: pytest.CaptureFixture[str], demo: Demo, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     own = demo.copy(tmp_path_factory.mktemp("ollama"))
-    manifest = data(capsys, own, "export", "--target", "ollama", "--verify")
+    manifest = data(capsys, own, "export", "--target", "ollama", "--quant", "f16", "--verify")
     parity, drift = manifest["parity"], manifest["drift"]
     print(f"f16: largest difference {parity['max_abs_logprob_diff']:.1e} nats; frozen KL {drift['kl']:.3f} nats")
     assert parity["greedy_agree"] >= 0.95 and parity["max_abs_logprob_diff"] < 0.1
