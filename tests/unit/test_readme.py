@@ -7,15 +7,16 @@ import textwrap
 from pathlib import Path
 
 from dlm_tui.cli.main import COMMANDS
-from dlm_tui.document import gate_samples, parse_bytes
+from dlm_tui.document import fresh_dlm_id, gate_samples, parse_bytes
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 
 def test_the_example_document_is_valid() -> None:
-    example = re.search(r"This one is complete:\n\n((?:    .*\n|\n)+)", README)
+    example = re.search(r"this one is complete:\n\n((?:    .*\n|\n)+)", README)
     assert example is not None
-    document = parse_bytes(textwrap.dedent(example.group(1)).encode())
+    text = textwrap.dedent(example.group(1)).replace("dlm_id: \u2026", f"dlm_id: {fresh_dlm_id()}")
+    document = parse_bytes(text.encode())
     assert document.adapter_names == ("facts", "tone")
     assert gate_samples(document) == {"facts": 1, "tone": 0}
 
