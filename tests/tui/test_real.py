@@ -77,12 +77,20 @@ async def test_type_train_see_answer_kill_and_return(tmp_path: Path) -> None:
         await until(lambda: bench.context.trained_names == ("tide", "bread"), "trained")
         assert bench.context.board.records[0].state == "done", bench.context.board.records[0].summary
         bench.prompt_pane.set_text("When does the tide reach post 2?")
-        await until(lambda: bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == bench.prompt_pane.text, "routed")
+        await until(
+            lambda: (
+                bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == bench.prompt_pane.text
+            ),
+            "routed",
+        )
         weights = dict(bench.controllers.routing.weights or {})
         assert weights["tide"] > weights["bread"] and abs(sum(weights.values()) - 1) < 1e-5
         bench.prompt_pane.set_text("How much flour for 2 loaves?")
         await until(
-            lambda: bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == bench.prompt_pane.text, "routed again"
+            lambda: (
+                bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == bench.prompt_pane.text
+            ),
+            "routed again",
         )
         assert dict(bench.controllers.routing.weights or {})["bread"] > 0.5
         await pilot.press("ctrl+o")
@@ -99,7 +107,11 @@ async def test_type_train_see_answer_kill_and_return(tmp_path: Path) -> None:
         assert bench.context.link.engine.pid != pid  # type: ignore[union-attr]
         assert bench.prompt_pane.text == "How much flour for 2 loaves?"
         await until(
-            lambda: bench.controllers.routing.routed and bench.controllers.routing.weights == pytest.approx(before, abs=1e-6), "same weights"
+            lambda: (
+                bench.controllers.routing.routed
+                and bench.controllers.routing.weights == pytest.approx(before, abs=1e-6)
+            ),
+            "same weights",
         )
         assert bench.failures == []
         with contextlib.suppress(WaitForScreenTimeout):  # nobody answers while the program leaves
@@ -142,7 +154,9 @@ async def test_a_label_moves_the_drawn_weights(
         await until(lambda: bench.panes.focused_pane == "prompt", "the prompt has the focus")
         for char in prompt:
             await pilot.press("space" if char == " " else char)
-        await until(lambda: bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == prompt, "routed")
+        await until(
+            lambda: bench.controllers.routing.routed and bench.controllers.routing.routed.prompt == prompt, "routed"
+        )
         weights = dict(bench.controllers.routing.weights or {})
         rounded = {name: pytest.approx(weight, abs=0.006) for name, weight in weights.items()}
         await until(lambda: drawn_weights(bench) == rounded, "drawn")
