@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from dlm_tui.engine.job_worker import _register
-from dlm_tui.engine.protocol import Event, Log
+from dlm_tui.engine.protocol import Event, ExportReport, Log
 from dlm_tui.errors import Cancelled
 
 
@@ -27,6 +27,13 @@ class Job:
         self.sent.append(event)
 
 
+def registered(job: Job, folder: Path, name: str) -> ExportReport:
+    """The report of an export that is handed to Ollama."""
+    report = ExportReport(folder=str(folder), next_command="")
+    _register(cast("Any", job), report, folder, name)
+    return report
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     program = folder / "ollama"
     program.write_text(f"#!/bin/sh\n{body}\n")
@@ -37,15 +44,16 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
 def test_registering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, 'echo "$1 $2 $3 $4"')
     job = Job()
-    assert _register(cast("Any", job), tmp_path, "dlm-x:v0001") == {"registered": "dlm-x:v0001"}
+    report = registered(job, tmp_path, "dlm-x:v0001")
+    assert report.registered == "dlm-x:v0001" and report.register_error is None
     assert [event.text for event in job.sent if isinstance(event, Log)] == ["create dlm-x:v0001 -f Modelfile"]
 
 
 def test_failing_and_stopped_registering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, "echo no; exit 3")
-    assert "code 3" in _register(cast("Any", Job()), tmp_path, "x")["register_error"]
+    assert "code 3" in str(registered(Job(), tmp_path, "x").register_error)
     install(tmp_path, monkeypatch, "echo on; exec sleep 60")
-    stopped = _register(cast("Any", Job(cancelled=True)), tmp_path, "x")
-    assert "the export itself is complete" in stopped["register_error"]
+    stopped = registered(Job(cancelled=True), tmp_path, "x")
+    assert "the export itself is complete" in str(stopped.register_error) and stopped.registered is None
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    assert "not on the PATH" in _register(cast("Any", Job()), tmp_path, "x")["register_error"]
+    assert "not on the PATH" in str(registered(Job(), tmp_path, "x").register_error)

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,13 +118,16 @@ def together(function: Callable[..., None], *arguments: Any) -> None:
     threads = torch.get_num_threads()
     with _one_at_a_time:
         counter = np.zeros(1, dtype=np.int64)
+        others: list[Future[None]] = []
         try:
             given = (threads, counter, *arguments)
-            others = [_pool(threads).submit(function, number, *given) for number in range(1, threads)]
+            for number in range(1, threads):
+                others.append(_pool(threads).submit(function, number, *given))
             function(0, *given)
         except BaseException:
             # the others must not wait for a thread that was interrupted on its way to them
             counter[0] = _NOBODY_WAITS
+            wait(others)
             raise
         for other in others:
             other.result()
