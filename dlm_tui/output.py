@@ -51,7 +51,7 @@ _line_is_open = False
 """Whether narration stands on the terminal's current line without its end."""
 
 
-class Narration(logging.Handler):
+class NarrationHandler(logging.Handler):
     """What a library part has to say (a damaged file set aside) goes where narration goes."""
 
     def emit(self, record: logging.LogRecord) -> None:

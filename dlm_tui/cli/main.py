@@ -18,7 +18,7 @@ from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, quiet_libraries
-from dlm_tui.output import Narration, say, streams_are_there
+from dlm_tui.output import NarrationHandler, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
 COMMANDS = {
@@ -132,8 +132,8 @@ def _run(run: object, args: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
     quiet_libraries()
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    log, narration = logging.getLogger("dlm_tui"), Narration()
-    log.addHandler(narration)
+    log, handler = logging.getLogger("dlm_tui"), NarrationHandler()
+    log.addHandler(handler)
     try:
         return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
@@ -152,7 +152,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
         say(f"dlm-tui: {system_sentence(error) or f'{error_line(error)} (--debug shows more)'}")
         return 1
     finally:
-        log.removeHandler(narration)
+        log.removeHandler(handler)
         signal.signal(signal.SIGTERM, previous)
 
 
