@@ -78,14 +78,23 @@ def whole(folder: Path) -> str:
     return str(manifest["mix"])
 
 
-@pytest.mark.parametrize("target", ["llama-server", "peft", "merged"])
-def test_killed_at_every_file_boundary(session: Session, tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"target": "llama-server"},
+        {"target": "llama-server", "quant": "Q4_K_M"},
+        {"target": "peft"},
+        {"target": "merged"},
+    ],
+    ids=["llama-server", "llama-server-Q4_K_M", "peft", "merged"],
+)
+def test_killed_at_every_file_boundary(session: Session, tmp_path: Path, form: dict[str, str]) -> None:
     out = tmp_path / "out"
-    old = str(export(session, target=target, out=str(out), adapter="tone", verify=False).manifest["mix"])
+    old = str(export(session, **form, out=str(out), adapter="tone", verify=False).manifest["mix"])
     outcomes = []
     for step in range(200):
         killed = killed_at(
-            step, tmp_path, lambda: void(export(session, target=target, out=str(out), adapter="style", verify=False))
+            step, tmp_path, lambda: void(export(session, **form, out=str(out), adapter="style", verify=False))
         )
         outcomes.append(whole(out))
         if not killed:
