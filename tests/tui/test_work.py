@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,20 @@ async def test_prompt_sets_are_kept_beside_the_document(workbench: Opener) -> No
         await bench.press("down", "down", "delete")
         await bench.until(lambda: "Removed." in bench.text, "removed")
         assert file.read_text().strip() == "{}"
+
+
+async def test_prompt_sets_that_cannot_be_read_are_set_aside_by_the_next_save(workbench: Opener) -> None:
+    async with workbench(size=(120, 34)) as bench:
+        file = bench.path.with_name("harbour.prompts.json")
+        file.write_text('{"mine": ["kept')
+        await bench.type("what is")
+        await bench.press("f9")
+        await bench.until(lambda: "Saving sets it aside." in bench.text, "said")
+        assert file.read_text() == '{"mine": ["kept'
+        await bench.press("enter")
+        await bench.until(lambda: "harbour.prompts.damaged.json" in bench.text, "saved")
+        assert json.loads(file.read_text()) == {"saved": ["what is"]}
+        assert file.with_name("harbour.prompts.damaged.json").read_text() == '{"mine": ["kept'
 
 
 async def test_quit_asks_once_while_a_job_runs(workbench: Opener) -> None:

@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
+from dlm_tui.files import set_aside
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal, sanitize
@@ -50,7 +51,7 @@ class PromptSetsScreen(Dialog[str]):
             self._sets = self._file.load()
         except PromptSetsError as error:
             self._readable = False
-            self.query_one("#set-note", LiteralStatic).show(literal(f"{error} Nothing is written over it.", "$error"))
+            self.query_one("#set-note", LiteralStatic).show(literal(f"{error} Saving sets it aside.", "$error"))
         self._show()
         (self.query_one(PickList) if self._sets else self.query_one(Input)).focus()
 
@@ -108,13 +109,16 @@ class PromptSetsScreen(Dialog[str]):
     def _write(self, done: str) -> bool:
         note = self.query_one("#set-note", LiteralStatic)
         if not self._readable:
-            note.show("The file cannot be read, so it is not written either.")
-            return False
+            aside = set_aside(self._file.path)
+            if aside is None:
+                note.show("The file can neither be read nor be renamed, so nothing is saved.")
+                return False
+            self._readable, done = True, f"{done} What could not be read is now {aside.name}."
         try:
             self._file.save(self._sets)
         except OSError as error:
             note.show(literal(str(error), "$error"))
             return False
-        note.show(done)
+        note.show(literal(done))
         self._show()
         return True
