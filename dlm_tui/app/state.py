@@ -16,6 +16,7 @@ import msgspec
 from dlm_tui.app.config import state_path
 from dlm_tui.app.mix import MixState
 from dlm_tui.files import set_aside, write_atomic
+from dlm_tui.store import KeptAnswers
 
 _HISTORY = 500
 # What a damaged file raises: no JSON, other types, no UTF-8, or nested deeper than the decoder goes.
@@ -91,6 +92,8 @@ class StateFile:
         folder = folder or state_path()
         name = hashlib.sha256(os.fsencode(document.resolve())).hexdigest()[:16]
         self.path = folder / "documents" / f"{name}.json"
+        self.answers = KeptAnswers(self.path.with_name(f"{name}.answers.sqlite"))
+        """The answers given to the document's prompts, in a database beside it."""
         self._written = b""
 
     def load(self) -> State:

@@ -1,4 +1,10 @@
+from .answers import KeptAnswer as KeptAnswer
+from .answers import KeptAnswers as KeptAnswers
+from .answers import Piece as Piece
+from .answers import Turn as Turn
+from .answers import answer_time as answer_time
 from .collapse import collapsed_onto as collapsed_onto
+from .errors import AnswersError as AnswersError
 from .errors import ForeignGate as ForeignGate
 from .errors import GateFileError as GateFileError
 from .errors import LockHeld as LockHeld

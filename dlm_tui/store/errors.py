@@ -33,6 +33,10 @@ class MetricsError(StoreError):
     """`metrics.sqlite` cannot be read or written."""
 
 
+class AnswersError(StoreError):
+    """The database of kept answers cannot be read or written."""
+
+
 class LockHeld(StoreError):
     """Another living process holds the store."""
 

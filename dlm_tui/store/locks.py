@@ -83,15 +83,26 @@ def named_lock(
 
     Raises LockHeld with `sentence(store)`, StoreError when the lock file cannot be made.
     """
+    with file_lock(
+        store.cache_dir / "tui_locks" / f"{name}.lock", timeout, (lambda: sentence(store)) if sentence else None
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, timeout: float, sentence: Callable[[], str] | None = None) -> Iterator[None]:
+    """A kernel lock of ours on the file `path`, which is made where it is not; waits at most `timeout` seconds.
+
+    Raises LockHeld with `sentence()`, StoreError when the lock file cannot be made.
+    """
     from filelock import FileLock, Timeout
 
-    path = store.cache_dir / "tui_locks" / f"{name}.lock"
     lock = FileLock(path, timeout=max(0.0, timeout), poll_interval=_POLL_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise LockHeld(sentence(store) if sentence else f"{path} is held by another process; try again.") from None
+        raise LockHeld(sentence() if sentence else f"{path} is held by another process; try again.") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be locked: {error.strerror or error}.") from error
     try:

@@ -44,13 +44,13 @@ def test_a_database_that_turns_bad_under_a_writer_is_replaced_with_its_run(store
         writer.start_run(3, "gate", 0)
     with MetricsWriter(store) as writer:
         writer.start_run(4, "gate", 0)
-        connection = writer._database._connection
+        connection = writer._database._database.connection
         assert connection is not None
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with store.metrics_path.open("r+b") as handle:
             handle.write(b"\0" * 4096)
         connection.close()
-        writer._database._connection = None
+        writer._database._database.connection = None
         writer.record_gate_events(4, [("tone", 1.0, 3)], "trained")
     assert [event.adapter_name for event in MetricsReader(store).gate_events(4)] == ["tone"]
     assert len(list(store.root.glob("metrics.damaged-*.sqlite"))) == 1

@@ -1,0 +1,262 @@
+"""Every answer that was given to a document's prompts, in a database of ours alone.
+
+An answer is kept whole: what was asked, under which mix of which adapter versions, how it was sampled, and what came.
+The database is bounded in bytes, the oldest answers go first. Every call opens it anew, so that any number of
+processes may keep and find answers at the same time; a damaged one has no answers, and the next `keep` sets it aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from dlm_tui.store.errors import AnswersError, StoreError
+from dlm_tui.store.locks import file_lock
+from dlm_tui.store.replaceable import ReplaceableDatabase
+from dlm_tui.store.sqlite import is_damage, read_database
+
+LIMIT_BYTES = 64 << 20
+"""What all answers of a document may take, unless told otherwise."""
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_SET_ASIDE_SECONDS = 10.0
+_ROW_BYTES = 160  # what a row takes beside its texts: keys, time, digest, index entries
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+        answer_id     INTEGER PRIMARY KEY AUTOINCREMENT,
+        at            TEXT NOT NULL,
+        asked         BLOB NOT NULL,
+        conversation  TEXT,
+        folded        TEXT NOT NULL,
+        bytes         INTEGER NOT NULL,
+        record        BLOB NOT NULL
+    );
+CREATE INDEX IF NOT EXISTS answers_asked ON answers (asked);
+CREATE INDEX IF NOT EXISTS answers_conversation ON answers (conversation);
+CREATE INDEX IF NOT EXISTS answers_bytes ON answers (answer_id, bytes);
+CREATE TABLE IF NOT EXISTS answer_adapters (
+        answer_id  INTEGER NOT NULL REFERENCES answers (answer_id) ON DELETE CASCADE,
+        adapter    TEXT NOT NULL,
+        PRIMARY KEY (answer_id, adapter)
+    ) WITHOUT ROWID;
+"""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """An earlier turn of a conversation."""
+
+    prompt: str
+    answer: str
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True):
+    """What one or more tokens added to an answer; `heat` is log p(mix) - log p(base) in nats, None if not measured."""
+
+    text: str
+    heat: float | None = None
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer.
+
+    `turns` came before the prompt, oldest first, and `turn` is its place in `conversation`, from 0; both are None
+    outside of conversations. `view` is the name of what was asked and `kind` that of a `View`; `mix` is adapter ->
+    coefficient as it was computed (absent ones are 0), `versions` the adapters' versions then in force; a name in
+    `mix` may carry its own, `knowledge@3`. `weights` are the gate's for the prompt where it was asked. `base` is the
+    base's identity and `dtype` what the answer was decoded in. `token_ids` are those before the end token and `pieces`
+    the same as text; `reason` is why it ended: `stop`, `length`, `context`, `stopped` by a person, or `failed`.
+    `at` is UTC `YYYY-MM-DDTHH:MM:SS.mmmZ`. `answer_id` is given by `keep`, and grows.
+    """
+
+    prompt: str
+    text: str
+    view: str
+    kind: str
+    mix: dict[str, float]
+    versions: dict[str, int]
+    base: str
+    seed: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    reason: str
+    at: str
+    dtype: str = "float32"
+    system: str | None = None
+    turns: list[Turn] = []
+    conversation: str | None = None
+    turn: int | None = None
+    weights: dict[str, float] = {}
+    token_ids: list[int] = []
+    pieces: list[Piece] = []
+    seconds: float | None = None
+    answer_id: int = 0
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters that took part, without their versions."""
+        return sorted({name.partition("@")[0] for name, value in self.mix.items() if value})
+
+    def version_of(self, name: str) -> int | None:
+        """The version of the adapter that `name` of the mix meant."""
+        adapter, _, number = name.partition("@")
+        return int(number) if number.isdecimal() else self.versions.get(adapter)
+
+
+def answer_time(moment: datetime | None = None) -> str:
+    """A moment as answers write it; now, if none is given."""
+    return (moment or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class KeptAnswers:
+    """The answers of one document, in the database at `path`; at most about `limit` bytes of them.
+
+    Safe to use from any thread. Every method raises AnswersError for a database that is there and cannot be used now
+    (locked for five seconds, no permission, a full disk).
+    """
+
+    def __init__(self, path: Path, limit: int = LIMIT_BYTES) -> None:
+        self.path, self._limit = path, limit
+
+    def keep(self, answers: Iterable[KeptAnswer]) -> list[KeptAnswer]:
+        """Add these answers in one transaction, and let the oldest go for them; they come back with their ids."""
+        kept: list[KeptAnswer] = []
+
+        def add(connection: sqlite3.Connection) -> None:
+            kept.clear()
+            kept.extend(_insert(connection, answer) for answer in answers)
+            self._evict(connection, keeping=len(kept))
+
+        answers = list(answers)
+        if answers:
+            self._write(add)
+        return kept
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Remove answers; their text is overwritten, not only unlinked."""
+
+        def remove(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany("DELETE FROM answers WHERE answer_id = ?", [(number,) for number in ids])
+
+        if ids and self.path.exists():
+            self._write(remove)
+
+    def get(self, answer_id: int) -> KeptAnswer | None:
+        """One answer; None when it was evicted or forgotten."""
+        found = self._ask("WHERE answer_id = ?", [answer_id], 1)
+        return found[0] if found else None
+
+    def of_prompt(self, prompt: str, turns: Sequence[Turn] = (), *, limit: int = 100) -> list[KeptAnswer]:
+        """The answers to exactly this prompt after exactly these turns, newest first."""
+        return self._ask("WHERE asked = ?", [_digest(prompt, turns)], limit)
+
+    def of_conversation(self, conversation: str, limit: int = 1000) -> list[KeptAnswer]:
+        """The answers of a conversation with all its forks, newest first."""
+        return self._ask("WHERE conversation = ?", [conversation], limit)
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        adapter: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        before: int | None = None,
+        limit: int = 200,
+    ) -> list[KeptAnswer]:
+        """Newest first, those that match everything that is asked for.
+
+        Every word of `text` is in the prompt or in the answer, whatever its case; `adapter` took part in the mix;
+        `at` is at or after `since` and before `until` (a beginning of the time, such as `2026-11-29`, will do);
+        `before` goes on behind the answer with that id.
+        """
+        clauses: list[str] = []
+        values: list[object] = []
+        for word in text.casefold().split():
+            clauses.append("instr(folded, ?)")
+            values.append(word)
+        if adapter is not None:
+            clauses.append("answer_id IN (SELECT answer_id FROM answer_adapters WHERE adapter = ?)")
+            values.append(adapter)
+        for clause, value in (("at >= ?", since), ("at < ?", until), ("answer_id < ?", before)):
+            if value is not None:
+                clauses.append(clause)
+                values.append(value)
+        return self._ask(f"WHERE {' AND '.join(clauses)}" if clauses else "", values, limit)
+
+    def _ask(self, where: str, values: Sequence[object], limit: int) -> list[KeptAnswer]:
+        sql = f"SELECT answer_id, record FROM answers {where} ORDER BY answer_id DESC LIMIT ?"
+        rows = self._read(lambda connection: connection.execute(sql, [*values, limit]).fetchall())
+        return [answer for row in rows or [] if (answer := _answer(row)) is not None]
+
+    def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        try:
+            return read_database(self.path, query)
+        except FileNotFoundError:
+            return None
+        except (sqlite3.Error, OSError) as error:
+            if is_damage(error):
+                _log.warning("%s is damaged (%s): the next answer that is kept begins a new one", self.path, error)
+                return None
+            if "no such table" in str(error):
+                return None
+            raise AnswersError(f"{self.path} cannot be read: {error}.") from error
+
+    def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        database = ReplaceableDatabase(
+            self.path, _SCHEMA, lambda: file_lock(self.path.with_name(f"{self.path.name}.lock"), _SET_ASIDE_SECONDS)
+        )
+        try:
+            try:
+                database.transact(work)
+            finally:
+                database.close()
+        except (sqlite3.Error, OSError, StoreError) as error:
+            raise AnswersError(f"{self.path} cannot be written: {error}.") from error
+
+    def _evict(self, connection: sqlite3.Connection, keeping: int) -> None:
+        """Remove the oldest answers beyond the limit, but none of the newest `keeping`."""
+        rows = connection.execute("SELECT answer_id, bytes FROM answers ORDER BY answer_id").fetchall()
+        excess = sum(size for _, size in rows) - self._limit
+        last = 0
+        for answer_id, size in rows[: len(rows) - keeping]:
+            if excess <= 0:
+                break
+            excess -= size
+            last = answer_id
+        connection.execute("DELETE FROM answers WHERE answer_id <= ?", (last,))
+
+
+def _insert(connection: sqlite3.Connection, answer: KeptAnswer) -> KeptAnswer:
+    record = msgspec.json.encode(answer)
+    folded = f"{answer.prompt}\n{answer.text}".casefold()
+    size = len(record) + len(folded.encode()) + _ROW_BYTES
+    cursor = connection.execute(
+        "INSERT INTO answers (at, asked, conversation, folded, bytes, record) VALUES (?, ?, ?, ?, ?, ?)",
+        (answer.at, _digest(answer.prompt, answer.turns), answer.conversation, folded, size, record),
+    )
+    number = cursor.lastrowid or 0
+    adapters = [(number, name) for name in answer.adapters]
+    connection.executemany("INSERT INTO answer_adapters (answer_id, adapter) VALUES (?, ?)", adapters)
+    return msgspec.structs.replace(answer, answer_id=number)
+
+
+def _answer(row: sqlite3.Row) -> KeptAnswer | None:
+    try:
+        answer = msgspec.json.decode(row["record"], type=KeptAnswer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+        return None
+    return msgspec.structs.replace(answer, answer_id=row["answer_id"])
+
+
+def _digest(prompt: str, turns: Sequence[Turn]) -> bytes:
+    return hashlib.sha256(msgspec.json.encode((list(turns), prompt))).digest()[:16]
