@@ -7,7 +7,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,36 @@ class Handlers:
         began = time.monotonic()
         session = self.session
         weights = yield from self._weights(request.prompt, request.views)
-        mixes = [session.mix_of(view, weights) for view in request.views]
+        rows = _rows(request)
+        views = [row.view for row in rows]
+        mixes = [session.mix_of(view, weights) for view in views]
         sampling = Sampling(
             max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
         )
         prompt = session.base.chat(request.prompt, session.document.system_prompt)
         with contextlib.ExitStack() as stack:
             model = session.model_for(mixes)
-            backbone, rows = _with_nulls(stack, model, request.views, mixes)
-            work = generate(model, prompt, rows, sampling, heat=request.heat, backbone=backbone, known=session.known)
-            answers = yield from _tokens(work, request)
-        for view, mix, answer in zip(request.views, mixes, answers, strict=True):
+            backbone, batch = _with_nulls(stack, model, views, mixes)
+            work = generate(
+                model,
+                prompt,
+                batch,
+                sampling,
+                heat=request.heat,
+                seeds=[row.seed for row in rows],
+                backbone=backbone,
+                known=session.known,
+            )
+            answers = yield from _tokens(work, rows)
+        for row, mix, answer in zip(rows, mixes, answers, strict=True):
             yield p.ViewDone(
-                view=view.name, text=answer.text, tokens=len(answer.token_ids), reason=answer.reason, mix=mix
+                view=row.view.name,
+                text=answer.text,
+                tokens=len(answer.token_ids),
+                reason=answer.reason,
+                mix=mix,
+                sample=row.sample,
+                seed=row.seed,
             )
         return p.Generated(weights=weights or {}, seconds=time.monotonic() - began, seed=request.seed)
 
@@ -229,27 +247,49 @@ class Handlers:
         )
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One row of a batch: the `sample`-th answer of a view, and the seed that is its own."""
+
+    view: View
+    sample: int
+    seed: int
+
+
+def _rows(request: p.Generate) -> list[_Row]:
+    """Raises UsageError for fewer than one sample."""
+    if request.samples < 1:
+        raise UsageError(f"there must be at least 1 sample, not {request.samples}")
+    samples = range(request.samples)
+    return [_Row(view, sample, seed_in_range(request.seed + sample)) for view in request.views for sample in samples]
+
+
 def _tokens(
-    work: Generator[Progress | GenerationEvent, None, list[Generated]], request: p.Generate
+    work: Generator[Progress | GenerationEvent, None, list[Generated]], rows: Sequence[_Row]
 ) -> Generator[p.Event | None, None, list[Generated]]:
     """Progress of the prefill, and the pieces of every row."""
     progress = ProgressEvents()
+    unsaid: list[list[int]] = [[] for _ in rows]
 
     def event(step: Progress | GenerationEvent) -> p.Event | None:
         if isinstance(step, Progress):
             return progress.event(step)
+        if step.reason != "stop":  # the end token is no part of the answer
+            unsaid[step.row].append(step.token_id)
         heat = None
         if step.logprob is not None and step.base_logprob is not None:
             heat = step.logprob - step.base_logprob
-        if step.text_delta or heat is not None:
-            return p.Token(view=request.views[step.row].name, text=step.text_delta, heat=heat)
+        if step.text_delta or heat is not None or (step.done and unsaid[step.row]):
+            ids, unsaid[step.row] = unsaid[step.row], []
+            row = rows[step.row]
+            return p.Token(view=row.view.name, text=step.text_delta, heat=heat, sample=row.sample, token_ids=ids)
         return None
 
     return (yield from map_steps(work, event))
 
 
 def _with_nulls(
-    stack: contextlib.ExitStack, model: MixedModel, views: list[View], mixes: list[dict[str, float]]
+    stack: contextlib.ExitStack, model: MixedModel, views: Sequence[View], mixes: Sequence[dict[str, float]]
 ) -> tuple[Backbone | None, list[Any]]:
     """The backbone and the rows of a batch. `null` views add random adapters, one more column each, until `stack` ends.
 

@@ -56,10 +56,14 @@ class Route(Message, tag="route"):
 
 
 class Generate(Message, tag="generate"):
-    """Answer a prompt under several views at once, one batch row each."""
+    """Answer a prompt under several views at once, one batch row each.
+
+    With `samples` every view has that many rows, the k-th (from 0) drawn with seed + k, exactly as it would be alone.
+    """
 
     prompt: str
     views: list[View]
+    samples: int = 1
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
@@ -219,21 +223,26 @@ class Routed(Message, tag="routed"):
 
 
 class Token(Message, tag="token"):
-    """A piece of an answer. `heat` = log p(view) − log p(base) of this token, nats, when asked for."""
+    """A piece of an answer, of the view's `sample`-th row. `heat` = log p(view) − log p(base) of this token, nats, when
+    asked for. `token_ids` are those since the piece before: a character may need several."""
 
     view: str
     text: str
     heat: float | None = None
+    sample: int = 0
+    token_ids: list[int] = []
 
 
 class ViewDone(Message, tag="view_done"):
-    """One view's answer is complete; `reason` is "stop" or "length"."""
+    """One answer of a view is complete; `reason` is "stop", "length" or "context". `seed` is its own."""
 
     view: str
     text: str
     tokens: int
     reason: str
     mix: dict[str, float]
+    sample: int = 0
+    seed: int = 0
 
 
 class Generated(Message, tag="generated"):

@@ -87,6 +87,34 @@ async def test_views_stream_together_and_equal_each_view_alone(engine: EngineCli
         assert [event.text for event in alone if isinstance(event, ViewDone)] == [done[view.name].text]
 
 
+async def test_a_sample_is_what_its_seed_alone_gives(engine: EngineClient) -> None:
+    """Also above a temperature of 0, for several views in one batch, with and without heat, around the seeds' end."""
+    prompt, sampling = "Wish my sister a happy birthday.", {"max_tokens": 12, "temperature": 1.3, "top_p": 0.95}
+
+    async def ask(views: list[View], samples: int, seed: int, heat: bool) -> list[ViewDone]:
+        request = Generate(prompt=prompt, views=views, samples=samples, seed=seed, heat=heat, **sampling)  # type: ignore[arg-type]
+        events = await collect(engine, request)
+        done = [event for event in events if isinstance(event, ViewDone)]
+        for end in done:
+            mine = [e for e in events if isinstance(e, Token) and (e.view, e.sample) == (end.view, end.sample)]
+            assert "".join(event.text for event in mine) == end.text
+            assert sum(len(event.token_ids) for event in mine) == end.tokens
+        return done
+
+    views = [GATED, solo("tone")]
+    for seed, heat in ((5, False), (5, True), (2**32 - 2, False)):
+        together = await ask(views, 4, seed, heat)
+        assert [(end.view, end.sample) for end in together] == [(v.name, k) for v in views for k in range(4)]
+        assert [end.seed for end in together] == [(seed + k) % 2**32 for k in range(4)] * 2
+        assert len({end.text for end in together}) > 4, "other seeds, other answers"
+        for end in together:
+            view = next(view for view in views if view.name == end.view)
+            (alone,) = await ask([view], 1, end.seed, heat)
+            assert (alone.text, alone.tokens, alone.reason) == (end.text, end.tokens, end.reason)
+    with pytest.raises(EngineFailed, match="at least 1 sample"):
+        await engine.ask(Generate(prompt=prompt, views=views, samples=0))
+
+
 async def test_null_views_answer_as_random_adapters(engine: EngineClient) -> None:
     nulls = [View(name=f"null {seed}", kind="null", seed=seed) for seed in (1, 2)]
     prompt = "Cheer me up after a long day."

@@ -51,7 +51,7 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.export.report import DriftFigures, ParityFigures
 from dlm_tui.gate.report import ChangedPrompt, MixCost
-from dlm_tui.model.views import resolve_view
+from dlm_tui.model.views import View, resolve_view
 from dlm_tui.training.report import AdapterOutcome, TrainedGate
 
 NAMES = ("knowledge", "tone", "style")
@@ -263,21 +263,40 @@ class RecordedEngine:
             trajectory=trajectory if request.explain else None,
         )
 
+    def word(self, request: Generate, view: View, sample: int, step: int) -> str:
+        """A word of an answer; the seed is heard where answers are sampled."""
+        heard = f" {request.seed + sample}" if request.temperature else ""
+        return f"{view.name}{heard} word{step} "
+
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
         weights = self.weights(request.prompt)
         if self.world.prefill is not None:
             yield Progress(stage="prefill", done=128, total=300, eta=2.0)
             await self.world.prefill.wait()
+        rows = [(view, sample) for view in request.views for sample in range(request.samples)]
         for step in range(self.world.words):
             await self.world.hold.wait()
             await asyncio.sleep(0)
-            for view in request.views:
-                text = f"{view.name} word{step} "
-                yield Token(view=view.name, text=text, heat=0.8 * step if request.heat else None)
-        for view in request.views:
-            text = "".join(f"{view.name} word{step} " for step in range(self.world.words))
+            for view, sample in rows:
+                yield Token(
+                    view=view.name,
+                    text=self.word(request, view, sample, step),
+                    heat=0.8 * step if request.heat else None,
+                    sample=sample,
+                    token_ids=[step],
+                )
+        for view, sample in rows:
+            text = "".join(self.word(request, view, sample, step) for step in range(self.world.words))
             mix = resolve_view(view, NAMES if self.world.trained else (), weights)
-            yield ViewDone(view=view.name, text=text, tokens=self.world.words, reason="stop", mix=mix)
+            yield ViewDone(
+                view=view.name,
+                text=text,
+                tokens=self.world.words,
+                reason="stop",
+                mix=mix,
+                sample=sample,
+                seed=request.seed + sample,
+            )
         yield Generated(weights=weights, seconds=0.3, seed=request.seed)
 
 
