@@ -21,6 +21,7 @@ from dlm_tui.store import (
     adapter_versions,
     gate_status,
     refuse_foreign_base,
+    refuse_other_document,
     verify_version,
 )
 from dlm_tui.store.adapter_history import find_version
@@ -63,6 +64,7 @@ class Session:
         """
         document = sources.load_for_routing(path)
         store = Store(home, document.dlm_id)
+        refuse_other_document(store, document)
         base = yield from load_base(resolve_base(document.base_model, base_override))
         committed = _committed(document, store) if adapters else {}
         found = yield from _read_adapters(store, committed, base)
@@ -92,6 +94,7 @@ class Session:
                 f"the document now names base {document.base_model!r}; open it again to load another base"
             )
         store = Store(self.store.home, document.dlm_id)
+        refuse_other_document(store, document)
         committed = _committed(document, store)
         moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
         found = yield from _read_adapters(store, moved, self.base)

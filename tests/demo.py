@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.cli.demo import place_demo
+from dlm_tui.document import load
+from dlm_tui.store import Store, adopt
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Demo:
         document = folder / self.document.name
         shutil.copy(self.document, document)
         shutil.copytree(self.home, folder / "home")
+        loaded = load(document)
+        adopt(Store(folder / "home", loaded.dlm_id), loaded)
         return Demo(document, folder / "home")
 
 

@@ -45,11 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the action; facts on stdout, narration on stderr."""
-    from dlm_tui.document import load
-    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.cli.own_store import own_store
 
-    document = load(Path(args.document))
-    store = Store(resolve_home(args.home), document.dlm_id)
+    document, store = own_store(args)
     table: dict[str, Callable[[argparse.Namespace, Document, Store], int]] = {
         "list": _list,
         "use": _use,

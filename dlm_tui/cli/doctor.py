@@ -16,6 +16,8 @@ from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, shown
 
 if TYPE_CHECKING:
+    from dlm_tui.document import Document
+    from dlm_tui.store import Store
     from dlm_tui.store.examine import Finding
 
 _OPTIONAL = {
@@ -50,14 +52,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_on_store(args: argparse.Namespace) -> int:
     from dlm_tui.document import load
-    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.store import Store, refuse_other_document, resolve_home
     from dlm_tui.store.examine import examine as examine_store
     from dlm_tui.store.examine import repair
 
     document = load(Path(args.document))
     store = Store(resolve_home(args.home), document.dlm_id)
+    if args.repair:
+        refuse_other_document(store, document)  # what another document does not declare would be called left over
     mended = repair(store, document.adapter_names, document.base_model) if args.repair else []
-    findings = examine_store(store, document.adapter_names, document.base_model)
+    findings = [*_owner(store, document), *examine_store(store, document.adapter_names, document.base_model)]
     damaged = [finding for finding in findings if finding.severity == "damage"]
     if args.json:
         listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
@@ -73,6 +77,20 @@ def _run_on_store(args: argparse.Namespace) -> int:
     lines.append(f"exports     {_suitability(args, document.base_model)[1]}")
     sys.stdout.write("".join(shown(line) + "\n" for line in lines))
     return 1 if damaged else 0
+
+
+def _owner(store: Store, document: Document) -> list[Finding]:
+    """Whether the store is another document's; a manifest that cannot be read is found elsewhere."""
+    from dlm_tui.store import ManifestError, OwnedElsewhere, refuse_other_document
+    from dlm_tui.store.examine import Finding
+
+    try:
+        refuse_other_document(store, document)
+    except OwnedElsewhere as error:
+        return [Finding(severity="damage", text=str(error))]
+    except ManifestError:
+        pass
+    return []
 
 
 def _suitability(args: argparse.Namespace, base_model: str) -> tuple[list[str], str]:

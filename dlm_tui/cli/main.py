@@ -49,6 +49,7 @@ COMMANDS = {
 }
 # These take no document, or take it in a way of their own.
 _OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "web"}
+_WITH_STORE = {"adapter", "open", "doctor"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,6 +66,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"dlm-tui {command}", description=COMMANDS[command], allow_abbrev=False)
     if command not in _OWN_ARGUMENTS:
         parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
+    if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
+        parser.add_argument("--adopt", action="store_true", help="DOC was moved here: its store is this document's")
     if command != "parse":
         parser.add_argument("--home", metavar="DIR", help="where stores live (default: $DLM_HOME, else ~/.dlm)")
         parser.add_argument("--base", metavar="PATH", help="a local model folder to use instead of the document's base")
@@ -135,6 +138,10 @@ def _run(run: object, args: argparse.Namespace) -> int:
     log, handler = logging.getLogger("dlm_tui"), NarrationHandler()
     log.addHandler(handler)
     try:
+        if getattr(args, "adopt", False):
+            from dlm_tui.cli.own_store import adopt_store
+
+            adopt_store(args)
         return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
         if args.debug:

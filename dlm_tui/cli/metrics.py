@@ -9,13 +9,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from dlm_tui.document import load
+from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import emit, shown
-from dlm_tui.store import GateRun, MetricsReader, Store, resolve_home
+from dlm_tui.store import GateRun, MetricsReader
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RUN_HEADER = ("run_id", "phase", "seed", "status", "started_at", "ended_at")
@@ -55,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 1:
         raise UsageError("--limit must be at least 1.")
     cutoff = cutoff_text(args.since) if args.since is not None else None
-    document = load(Path(args.document))
-    reader = MetricsReader(Store(resolve_home(args.home), document.dlm_id))
+    _, store = own_store(args)
+    reader = MetricsReader(store)
     if args.run_id is not None:
         one = run_report(reader, args.run_id)
         if args.json:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dlm_tui.document import load
+from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
-from dlm_tui.store import Store, resolve_home
 from dlm_tui.store.packs import PackContents, write_pack
 
 
@@ -24,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the pack; 0, or 1 if it cannot be made."""
     path = Path(args.document)
-    document = load(path)
     contents = PackContents(args.include_exports, args.include_cache, args.include_logs)
-    store = Store(resolve_home(args.home), document.dlm_id)
+    document, store = own_store(args)
     try:
         packed = write_pack(path, store, args.out, contents, overwrite=args.force)
     except OSError as error:

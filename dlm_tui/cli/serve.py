@@ -53,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises DlmTuiError when an extra is missing or the address is taken."""
-    from dlm_tui.document import load
-    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.cli.own_store import own_store
 
     if args.grid is not None and args.backend == "native":
         raise UsageError("--grid belongs to --backend llama.cpp: the native one batches any mixes")
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--keep-prompts is at least 0")
     if args.until_eof:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    store = Store(resolve_home(args.home), load(path).dlm_id)
+    _, store = own_store(args)
     open_backend = _native if args.backend == "native" else _llama
     command.run(args, path.name, lambda: open_backend(args), lambda: _traffic(store, args.keep_prompts))
     return 0
@@ -111,12 +110,11 @@ def _llama(args: argparse.Namespace) -> Backend:
 
 
 def _live_folder(args: argparse.Namespace) -> Path:
-    from dlm_tui.document import load
+    from dlm_tui.cli.own_store import own_store
     from dlm_tui.serving.llama.folder import read_settings
-    from dlm_tui.store import Store, adapter_versions, resolve_home
+    from dlm_tui.store import adapter_versions
 
-    document = load(Path(args.document))
-    store = Store(resolve_home(args.home), document.dlm_id)
+    document, store = own_store(args)
     folder = store.exports_dir / f"llama-server-live-{args.quant.lower()}"
     versions = {name: item.version for name, item in adapter_versions(store, document.routing_names).items()}
     gate = store.gate_dir / "gate.safetensors"

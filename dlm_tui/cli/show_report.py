@@ -16,6 +16,7 @@ from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_sta
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.owner import other_owner
 from dlm_tui.store.versions import adapter_versions, current_version, latest_version, stored_adapters
 from dlm_tui.training.plan import plan_training
 
@@ -39,6 +40,8 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     if manifest is None:
         report = _not_initialised(document)
     else:
+        if (owner := other_owner(store, document)) is not None:
+            problems.append(f"{owner.sentence(document)}: give this one an id of its own, or say --adopt if it moved")
         report = _initialised(document, store, manifest, problems)
         architecture = _architecture(base.path if base is not None else None)
         if architecture is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import msgspec
 
@@ -22,12 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The report on stdout."""
     from dlm_tui.cli.metrics import cutoff_text
-    from dlm_tui.document import load
-    from dlm_tui.store import Store, resolve_home
+    from dlm_tui.cli.own_store import own_store
     from dlm_tui.store.traffic_report import traffic_report
 
     since = cutoff_text(args.since) if args.since is not None else None
-    store = Store(resolve_home(args.home), load(Path(args.document)).dlm_id)
+    _, store = own_store(args)
     report = traffic_report(store, since)
     if args.json:
         emit(msgspec.to_builtins(report))

@@ -1,10 +1,15 @@
-"""Adding a section at the end of a document without touching any other byte, and without losing anybody's save."""
+"""Adding a section at the end of a document without touching any other byte, and without losing anybody's save.
+
+Blank lines around fences are the document's habit, which a new section keeps. Those above its fence belong, by the
+format, to the section before it: that one then has another id, as when a person leaves a blank line there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
@@ -12,6 +17,7 @@ from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen, save_document
+from dlm_tui.document.sections import Section, section_id
 from dlm_tui.errors import UsageError
 
 _TRIES = 100
@@ -36,7 +42,8 @@ class AppendResult:
 def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str | None, content: str) -> AppendResult:
     """Put a section behind the last line of a document, in the line-end style of the file, atomically.
 
-    All other sections keep their content and id, and the file keeps having or lacking a final line end.
+    All other sections keep their text, and but for the last one their id; the file keeps having or lacking a final line
+    end. The content gets the blank lines that the document's other sections begin with.
     `expected_sha256` is the file that the caller saw: where somebody saved since, the section is added to what is there
     now, and `previous_sha256` of the result says so. Raises UsageError or BodyError if the content would not read back
     as it was given, DocumentError if the document does not parse, ReadOnlyDocument, OSError if the disk refuses.
@@ -96,7 +103,10 @@ def _compose(
     line_end = dominant_line_end(data)
     ended = data.endswith((b"\n", b"\r"))
     fence = f"::{section_type}#{adapter}::" if adapter else f"::{section_type}::"
-    text = f"{fence}\n{content}" if content else fence
+    gap, lead = _missing_gap(before), _lead(before)
+    if content.strip("\n") and not content.startswith("\n"):
+        content = "\n" * lead + content
+    text = "\n" * gap + (f"{fence}\n{content}" if content else fence)
     # Without a final line end the frame would swallow the last blank line of the content.
     if ended or content.endswith("\n"):
         text += "\n"
@@ -109,14 +119,38 @@ def _compose(
         raise UsageError("the new section holds a character that UTF-8 cannot carry") from None
     except DocumentError as error:
         raise UsageError(f"the new section would break the document: {error.text}") from None
-    _check_read_back(before, after, section_type, adapter, content)
+    _check_read_back(before, after, section_type, adapter, content, gap)
     return added, after
 
 
-def _check_read_back(before: Document, after: Document, section_type: str, adapter: str | None, content: str) -> None:
+def _missing_gap(document: Document) -> int:
+    """Blank lines to add behind the last section, so that a fence below it stands as far off as the others do."""
+    ends = [_blank_at_end(section.content) for section in document.sections]
+    return max(0, _usual(ends[:-1]) - ends[-1]) if ends else 0
+
+
+def _lead(document: Document) -> int:
+    """Blank lines between fences and texts; one section is no habit yet."""
+    fenced = [section.content for section in document.sections if section.content_line > section.start_line]
+    return _usual([len(content) - len(content.lstrip("\n")) for content in fenced]) if len(fenced) > 1 else 0
+
+
+def _usual(counts: Sequence[int]) -> int:
+    """The most frequent count, the smallest of equally frequent ones; 0 where there is none."""
+    return min(counts, key=lambda count: (-counts.count(count), count), default=0)
+
+
+def _blank_at_end(content: str) -> int:
+    return len(content) - len(content.rstrip("\n"))
+
+
+def _check_read_back(
+    before: Document, after: Document, section_type: str, adapter: str | None, content: str, gap: int
+) -> None:
     if not content.strip() and section_type == "prose":
         raise UsageError("the new section is empty")
-    if len(after.sections) != len(before.sections) + 1 or after.sections[:-1] != before.sections:
+    expected = [*before.sections[:-1], *(_grown(section, gap) for section in before.sections[-1:])]
+    if len(after.sections) != len(before.sections) + 1 or list(after.sections[:-1]) != expected:
         raise UsageError("the new section would be read as several: it holds a fence line")
     section = after.sections[-1]
     if (section.type, section.adapter, section.content) != (section_type, adapter, content):
@@ -125,6 +159,16 @@ def _check_read_back(before: Document, after: Document, section_type: str, adapt
         instruction_pairs(section)
     if section_type == "preference":
         preference_triples(section)
+
+
+def _grown(section: Section, gap: int) -> Section:
+    """The section with that many blank lines more behind its text."""
+    if not gap:
+        return section
+    content = section.content + "\n" * gap
+    if section.is_media:
+        return replace(section, content=content)
+    return replace(section, content=content, section_id=section_id(section.type, content))
 
 
 def dominant_line_end(data: bytes) -> str:

@@ -49,6 +49,12 @@ from .metrics_reader import GateRun as GateRun
 from .metrics_reader import MetricsReader as MetricsReader
 from .metrics_reader import weights_entropy as weights_entropy
 from .metrics_writer import MetricsWriter as MetricsWriter
+from .owner import OwnedElsewhere as OwnedElsewhere
+from .owner import Owner as Owner
+from .owner import adopt as adopt
+from .owner import other_owner as other_owner
+from .owner import owner_path as owner_path
+from .owner import refuse_other_document as refuse_other_document
 from .run_lock import run_lock as run_lock
 from .run_log import RunLog as RunLog
 from .space import refuse_full_disk as refuse_full_disk

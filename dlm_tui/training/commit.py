@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 
-from dlm_tui.document.errors import printable
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
@@ -23,6 +22,7 @@ from dlm_tui.store import (
     TrainingRun,
     change,
     mark_kept,
+    owner_path,
     put_in_force,
     seal_version,
     stage_lock_record,
@@ -87,7 +87,7 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
 
     def record(manifest: Manifest) -> None:
         manifest.base_model_revision = request.base.identity.revision
-        manifest.source_path = printable(str(document.path)) if document.path else manifest.source_path
+        manifest.source_path = owner_path(document) or manifest.source_path
         for run in runs:
             if run.name == "default":
                 manifest.adapter_version = run.version.version

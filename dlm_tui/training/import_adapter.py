@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_tui.document import load, read_document_bytes
+from dlm_tui.document import Document, load, read_document_bytes
 from dlm_tui.document.declare import declare_adapter
 from dlm_tui.document.replacing import save_document
 from dlm_tui.errors import UsageError
@@ -22,8 +22,10 @@ from dlm_tui.store import (
     Manifest,
     Store,
     new_version,
+    owner_path,
     read_manifest,
     refuse_foreign_base,
+    refuse_other_document,
     update_manifest,
     utc_seconds,
 )
@@ -57,6 +59,7 @@ def import_adapter(
     declared = declare_adapter(data, name)
     document = load(document_path)
     store = Store(home, document.dlm_id)
+    refuse_other_document(store, document)
     refuse_foreign_base(store, document)
     if existing_versions(store, name) and not replace:
         raise UsageError(f"adapter {name!r} has versions already; choose another name, or add one with --replace")
@@ -71,7 +74,7 @@ def import_adapter(
         if declared is not data:
             save_document(document_path, data, declared)
         if read_manifest(store) is None:
-            update_manifest(store, lambda manifest: _first(manifest, base), base_model=document.base_model)
+            update_manifest(store, lambda manifest: _first(manifest, document, base), base_model=document.base_model)
         use_versions(store, {name: version.version}, "import")
     except BaseException:
         if current_version(store, name) != version:
@@ -80,7 +83,8 @@ def import_adapter(
     return Imported(name, version.version, candidate, declared is not data, _notes(candidate, base))
 
 
-def _first(manifest: Manifest, base: Base) -> None:
+def _first(manifest: Manifest, document: Document, base: Base) -> None:
+    manifest.source_path = owner_path(document)
     manifest.base_model_revision = base.identity.revision
 
 

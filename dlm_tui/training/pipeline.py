@@ -21,6 +21,7 @@ from dlm_tui.store import (
     new_version,
     read_manifest,
     refuse_foreign_base,
+    refuse_other_document,
     reject_version,
     run_lock,
     utc_seconds,
@@ -73,6 +74,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
     with run_lock(request.store), without_launcher():
         if ignored:
             say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
+        refuse_other_document(request.store, request.document)
         refuse_foreign_base(request.store, request.document)
         if request.gate_only:
             if remark := seed_note(request.document.training.seed):

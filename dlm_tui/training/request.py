@@ -19,11 +19,13 @@ def refuse_before_base(document: Document, store: Store, adapters: Sequence[str]
     """What can be said before a base is loaded, which takes a while.
 
     Raises UsageError for an adapter that is not declared, ManifestError for a store that another base was trained in,
-    LockHeld naming who trains the document now, StoreError for a disk that is too full.
+    OwnedElsewhere for one of another document, LockHeld naming who trains the document now, StoreError for a disk that
+    is too full.
     """
-    from dlm_tui.store import refuse_foreign_base, refuse_full_disk, run_lock
+    from dlm_tui.store import refuse_foreign_base, refuse_full_disk, refuse_other_document, run_lock
 
     refuse_undeclared(document, adapters)
+    refuse_other_document(store, document)
     refuse_foreign_base(store, document)
     refuse_full_disk(store)
     if store.root.is_dir():

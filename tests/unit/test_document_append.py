@@ -72,6 +72,33 @@ def test_prose_content_reads_back_exactly(tmp_path: Path, content: str, ending: 
     assert load(path).sections[-1].content == content.replace("\r\n", "\n")
 
 
+@pytest.mark.parametrize(("gap", "lead"), [(0, 0), (1, 0), (2, 0), (1, 1), (0, 1)])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_the_habit_of_blank_lines_around_fences_is_kept(
+    tmp_path: Path, gap: int, lead: int, newline: str, end: str
+) -> None:
+    path = tmp_path / "a.dlm"
+    sections = [f"::prose#tone::\n{chr(10) * lead}text {n}" for n in range(3)]
+    before = write(path, (HEAD + ("\n" * (1 + gap)).join(sections) + end).replace("\n", newline))
+    data = path.read_bytes()
+    result = append_section(path, before.sha256, type="prose", adapter="tone", content="new")
+    grown = path.read_bytes()
+    wanted = (HEAD + ("\n" * (1 + gap)).join([*sections, f"::prose#tone::\n{chr(10) * lead}new"])).replace(
+        "\n", newline
+    )
+    blank_at_end = max(0, len(end) - 1 - gap)
+    if not blank_at_end:
+        assert grown == (wanted + ("\n" if end else "").replace("\n", newline)).encode()
+    assert grown.startswith(data), "no byte that was there is touched"
+    after = load(path)
+    assert [section.content.strip("\n") for section in after.sections] == ["text 0", "text 1", "text 2", "new"]
+    assert after.sections[:2] == before.sections[:2]
+    assert preview_section(data, type="prose", adapter="tone", content="new") == result.added_text
+    assert undo_append(path, result) == before.sha256
+    assert path.read_bytes() == data
+
+
 def test_preview_is_what_is_added_and_undo_takes_it_away(tmp_path: Path) -> None:
     path = tmp_path / "a.dlm"
     before = write(path, HEAD + "\nprose\n")
