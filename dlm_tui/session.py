@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,14 @@ from dlm_tui.document.names import split_version
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
 from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
+from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
 from dlm_tui.progress import Progress
 from dlm_tui.store import (
     AdapterVersion,
     GateStatus,
     Store,
+    Turn,
     adapter_versions,
     gate_status,
     refuse_foreign_base,
@@ -125,6 +127,10 @@ class Session:
         if self.gate_error is not None and status.mode != "foreign":
             status = replace(status, mode="damaged", reason=self.gate_error)
         return replace(status, in_force=in_force)
+
+    def chat(self, before: Sequence[Turn], question: str, answer_tokens: int) -> FittedChat:
+        """What is run for a question behind past turns, in the base's own form. Raises ChatTemplateError."""
+        return fit_chat(self.base, before, question, self.document.system_prompt, answer_tokens)
 
     def known(self) -> CachedPrefix | None:
         """What the router has run of the prompt, for answers that begin with the same tokens."""

@@ -131,13 +131,13 @@ class Handlers:
         sampling = Sampling(
             max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
         )
-        prompt = session.base.chat(request.prompt, session.document.system_prompt)
+        chat = session.chat(request.before, request.prompt, request.max_tokens)
         with contextlib.ExitStack() as stack:
             model = session.model_for(mixes)
             backbone, batch = _with_nulls(stack, model, views, mixes)
             work = generate(
                 model,
-                prompt,
+                chat.ids,
                 batch,
                 sampling,
                 heat=request.heat,
@@ -155,8 +155,16 @@ class Handlers:
                 mix=mix,
                 sample=row.sample,
                 seed=row.seed,
+                prompt_tokens=answer.prompt_tokens,
+                run_tokens=answer.run_tokens,
             )
-        return p.Generated(weights=weights or {}, seconds=time.monotonic() - began, seed=request.seed)
+        return p.Generated(
+            weights=weights or {},
+            seconds=time.monotonic() - began,
+            seed=request.seed,
+            dropped=chat.dropped,
+            prefill_seconds=answers[0].prefill_seconds,
+        )
 
     def _weights(self, prompt: str, views: list[View]) -> Generator[p.Event | None, None, dict[str, float] | None]:
         """Gate weights of the prompt when a view asks for them."""

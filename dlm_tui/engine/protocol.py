@@ -21,6 +21,7 @@ from dlm_tui.gate.report import DriftReport as DriftReport
 from dlm_tui.gate.report import EvaluationReport as EvaluationReport
 from dlm_tui.gate.report import MisroutedPrompt as MisroutedPrompt
 from dlm_tui.model.views import View
+from dlm_tui.store import Turn as Turn
 from dlm_tui.training.report import TrainReport as TrainReport
 
 PROTOCOL = 1
@@ -59,11 +60,14 @@ class Generate(Message, tag="generate"):
     """Answer a prompt under several views at once, one batch row each.
 
     With `samples` every view has that many rows, the k-th (from 0) drawn with seed + k, exactly as it would be alone.
+    `before` are the past turns of the conversation, oldest first. The gate is asked about `prompt` alone, which is the
+    newest message, so a `Route` needs none of them.
     """
 
     prompt: str
     views: list[View]
     samples: int = 1
+    before: list[Turn] = []
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
@@ -234,7 +238,8 @@ class Token(Message, tag="token"):
 
 
 class ViewDone(Message, tag="view_done"):
-    """One answer of a view is complete; `reason` is "stop", "length" or "context". `seed` is its own."""
+    """One answer of a view is complete; `reason` is "stop", "length" or "context". `seed` is its own. Of its
+    `prompt_tokens` `run_tokens` had to be run under this mix."""
 
     view: str
     text: str
@@ -243,14 +248,19 @@ class ViewDone(Message, tag="view_done"):
     mix: dict[str, float]
     sample: int = 0
     seed: int = 0
+    prompt_tokens: int = 0
+    run_tokens: int = 0
 
 
 class Generated(Message, tag="generated"):
-    """All views are complete."""
+    """All views are complete. `dropped` of the past turns did not fit the context; `prefill_seconds` went into running
+    what came before the answers."""
 
     weights: dict[str, float]
     seconds: float
     seed: int
+    dropped: int = 0
+    prefill_seconds: float = 0.0
 
 
 class ViewScore(msgspec.Struct, kw_only=True):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.model.chat import ChatRenderer, Message
+from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
 from dlm_tui.model.config_check import check_config
 from dlm_tui.model.download import fetch
 from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
@@ -80,10 +80,7 @@ class Base:
 
     def chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of one user turn with the generation prompt, `system` as the base's chat template has it."""
-        messages = [{"role": "user", "content": prompt}]
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
-        return self.encode_rendered(self.renderer.text(messages, generate=True))
+        return self.encode_rendered(self.renderer.text(chat_messages((), prompt, system), generate=True))
 
     def conversation(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """Ids of a conversation that ends with an answer, and how many of them the question before it takes.

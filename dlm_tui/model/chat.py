@@ -22,12 +22,26 @@ from typing import Any
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.platform import OWN_GROUP
+from dlm_tui.store import Turn
 
 SECONDS = 4.0
 _START_SECONDS = 30.0
 _TEMPLATE_LIMIT = 1_000_000
 
 Message = Mapping[str, str]
+
+
+def chat_messages(turns: Sequence[Turn], question: str, system: str | None = None) -> list[dict[str, str]]:
+    """The messages of a conversation up to a new question, the system prompt first where there is one."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in turns:
+        messages += [{"role": "user", "content": turn.prompt}, {"role": "assistant", "content": turn.answer}]
+    return [*messages, {"role": "user", "content": question}]
+
+
+def newest_question(messages: Sequence[Message]) -> str:
+    """What the gate is asked about a conversation: the newest user message alone; empty where there is none."""
+    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
 
 
 class ChatTemplateError(DlmTuiError):
@@ -90,6 +104,9 @@ class TemplateWorker:
                 self.close()
                 if fresh:
                     raise ChatTemplateError("the process that renders it ended") from error
+            except KeyboardInterrupt:  # what it still has to say would be taken for the next answer
+                self.close()
+                raise
         raise AssertionError("unreachable")
 
     def _started(self) -> subprocess.Popen[bytes]:

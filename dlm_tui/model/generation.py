@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from dlm_tui.errors import UsageError
 from dlm_tui.model.backbone import Backbone, KVCache
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.prefix_reuse import CachedPrefix, Key, prefilled
+from dlm_tui.model.prefix_reuse import CachedPrefix, Key, PrefilledBatch, family, prefilled
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
 from dlm_tui.progress import Progress
@@ -36,12 +37,19 @@ class GenerationEvent(msgspec.Struct, frozen=True):
 
 
 class Generated(msgspec.Struct, frozen=True):
-    """A finished row: its text without special tokens, and the token ids before the end token."""
+    """A finished row: its text without special tokens, and the token ids before the end token.
+
+    Of its `prompt_tokens` `run_tokens` had to be run, which took `prefill_seconds` for all rows together; the others
+    stood at the beginning of what had been run before under the very same mix.
+    """
 
     row: int
     text: str
     token_ids: list[int]
     reason: str
+    prompt_tokens: int = 0
+    run_tokens: int = 0
+    prefill_seconds: float = 0.0
 
 
 @dataclass
@@ -57,6 +65,7 @@ class DecodingRow:
     limit_reason: str
     tokens: list[int] = field(default_factory=list)
     reason: str = ""
+    run_tokens: int = 0  # of the prompt, by the prefill
     # where the row, and its twin with the adapters off, stand in the running batch
     slot: int = 0
     twin: int | None = None
@@ -81,7 +90,8 @@ def generate(
     prefill; it begins behind the tokens that the last answer ran under the very same mix, or, for rows of the base
     alone, those that are `known`. All rows draw from a stream of their own started with `seeds[row]` (default
     `sampling.seed`), so a row's text does not depend on its neighbours, and views that agree stay together. With
-    `heat` every row is followed by a twin with the adapters off, which gives `base_logprob`.
+    `heat` every row is followed by a twin with the adapters off, which gives `base_logprob`. What a single row has run
+    of its answer is remembered too, so that a conversation goes on behind it.
 
     Yields Progress("prefill", tokens, total) around each piece of 128 tokens, then a GenerationEvent per token and
     row. Closing the generator stops it. Raises UsageError for an empty prompt or one that leaves no room to answer.
@@ -89,7 +99,9 @@ def generate(
     engine = backbone or model.generation
     work = _rows(model, engine, prompt_ids, rows, sampling, seeds)
     stops = frozenset(model.base.stop_ids if stop_ids is None else stop_ids)
+    began = time.monotonic()
     batch, cache, hidden = yield from _prefill(model, engine, work, heat, known() if known is not None else None)
+    prefill_seconds = time.monotonic() - began
     alive = list(work)
     while True:
         logits = engine.logits(hidden)
@@ -110,7 +122,12 @@ def generate(
             batch, cache, feed = _compact(work, alive, batch, cache, feed)
         ids = torch.tensor(feed, dtype=torch.long)[:, None]
         hidden = engine.forward(ids, cache, batch)[:, -1]
-    return [Generated(row.index, row.stream.text, row.tokens, row.reason) for row in work]
+    if len(work) == 1:
+        model.prefilled = _answered(engine, work[0], cache, hidden)
+    return [
+        Generated(row.index, row.stream.text, row.tokens, row.reason, len(row.prompt), row.run_tokens, prefill_seconds)
+        for row in work
+    ]
 
 
 def _rows(
@@ -173,8 +190,7 @@ def _prefill(
     batch: list[Tensor] = []
 
     def place(row: DecodingRow, coefficients: Tensor) -> int:
-        mix = zip(map(id, engine.mixer.adapters), coefficients.tolist(), strict=True)
-        key = (tuple(row.prompt), tuple((adapter, value) for adapter, value in mix if value))
+        key = _key(engine, row.prompt, coefficients)
         keys.setdefault(key, coefficients)
         placed.append(key)
         batch.append(coefficients)
@@ -189,7 +205,25 @@ def _prefill(
     capacity = max(len(row.prompt) + row.limit for row in work)
     done = model.prefilled = yield from prefilled(engine, keys, capacity, model.prefilled, known)
     sources = [done.keys.index(key) for key in placed]
+    for row in work:
+        row.run_tokens = done.run[sources[row.slot]]
     return torch.stack(batch), done.cache.select(sources), done.hidden[sources]
+
+
+def _key(engine: Backbone, ids: Sequence[int], coefficients: Tensor) -> Key:
+    mix = zip(map(id, engine.mixer.adapters), coefficients.tolist(), strict=True)
+    return tuple(ids), tuple((adapter, value) for adapter, value in mix if value)
+
+
+def _answered(engine: Backbone, row: DecodingRow, cache: KVCache, hidden: Tensor) -> PrefilledBatch:
+    """The only row of a batch that has ended, and its twin, with what was run of the answer: all but a last token
+    that nothing follows. Takes the cache over."""
+    said = row.tokens if row.reason == "stop" else row.tokens[:-1]
+    ids = [*row.prompt, *said]
+    keys = [_key(engine, ids, row.coefficients)]
+    if row.twin not in (None, row.slot):
+        keys.append(_key(engine, ids, torch.zeros_like(row.coefficients)))
+    return PrefilledBatch(family(engine), engine.mixer.adapters, tuple(keys), cache, hidden.clone())
 
 
 def choose_token(logits: Tensor, sampling: Sampling, random: torch.Generator) -> int:

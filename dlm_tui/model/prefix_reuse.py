@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class PrefilledBatch:
     """What the last prefill left: the backbone's family, the key of each row, the cache of these rows, and the hidden
     state [B, H] of every row's last token. Never written to: decoding works on a copy.
 
-    `adapters` are those of the keys, kept so that no other object gets their identity.
+    `adapters` are those of the keys, kept so that no other object gets their identity. `run` is how many tokens of each
+    key were run for it, () where nobody counted.
     """
 
     family: tuple[str, object]
@@ -46,6 +47,7 @@ class PrefilledBatch:
     keys: tuple[Key, ...]
     cache: KVCache
     hidden: Tensor
+    run: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def prefilled(
     keys = list(rows)
     found = starts(keys, engine, before, known)
     if before is not None and all(start.whole for start in found):
-        return before
+        return replace(before, run=(0,) * len(before.keys))
     pays = divide(keys, found)
     whole = [key for key, start in zip(keys, found, strict=True) if start.whole]
     begins = dict(zip(keys, found, strict=True))
@@ -135,7 +137,9 @@ def prefilled(
         caches.append(cache)
         done += max(len(ids) for ids, _ in part)
     cache = caches[0].joined(caches[1:]) if len(caches) > 1 else caches[0]
-    return PrefilledBatch(family(engine), engine.mixer.adapters, (*whole, *later, *fresh), cache, torch.cat(states))
+    run = (*(0 for _ in whole), *(len(ids) - pays for ids, _ in later), *(len(ids) for ids, _ in fresh))
+    done_keys = (*whole, *later, *fresh)
+    return PrefilledBatch(family(engine), engine.mixer.adapters, done_keys, cache, torch.cat(states), run)
 
 
 def _resumed(

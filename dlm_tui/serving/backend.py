@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.model.chat import newest_question
 from dlm_tui.model.views import View
 from dlm_tui.serving.views import Decision
 
@@ -53,7 +54,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         """What is embedded: the last user message, or the raw prompt."""
         if isinstance(self.prompt, str):
             return self.prompt
-        return next((turn.content for turn in reversed(self.messages) if turn.role == "user"), "")
+        return newest_question([msgspec.structs.asdict(turn) for turn in self.messages])
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

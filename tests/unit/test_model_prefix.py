@@ -234,3 +234,28 @@ def test_joined_caches_go_on_as_each_alone(bases: dict[str, Base], tier: str) ->
 def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0 and common_prefix([1, 2], [1, 2, 3]) == 2
     assert common_prefix((1, 2, 4), (1, 2, 3)) == 2 and common_prefix([9], [1]) == 0
+
+
+@pytest.mark.parametrize("heat", [False, True])
+def test_a_conversation_goes_on_behind_what_was_said(
+    fresh: Callable[[], MixedModel], monkeypatch: pytest.MonkeyPatch, heat: bool
+) -> None:
+    model = fresh()
+    counter = Counter(monkeypatch, model.generation)
+    ids = [5 + n for n in range(60)]
+    for question in ([7, 8, 9], [11, 12], [13]):
+        (said,) = ask(model, ids, [GATED], tokens=6, heat=heat)
+        ids = [*ids, *said, *question]
+        counter.taken()
+        again: list[Generated] = run_to_end(
+            generate(model, ids, [GATED], Sampling(max_tokens=6), stop_ids=(), heat=heat)
+        )
+        # the last token of an answer that was cut is followed by nothing, so it was never run
+        rows, run = (2 if heat else 1), 1 + len(question)
+        assert again[0].run_tokens == run and again[0].prompt_tokens == len(ids)
+        assert counter.taken() == rows * (run + 5)
+        assert [again[0].token_ids] == ask(fresh(), ids, [GATED], tokens=6, heat=heat), "as a fresh model answers"
+    moved: list[Generated] = run_to_end(
+        generate(model, ids, [{"x": 0.30001, "y": 0.7}], Sampling(max_tokens=2), stop_ids=())
+    )
+    assert moved[0].run_tokens == len(ids), "another mix runs all of it"
