@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
 
@@ -141,3 +142,14 @@ def _exchange_call() -> Callable[[bytes, bytes], int] | None:
     except (OSError, AttributeError, TypeError):
         return None
     return None
+
+
+def machine_memory() -> int | None:
+    """Bytes of main memory of this machine, or of the container it runs in; None where the system does not say."""
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return min(machine, int(_CONTAINER_MEMORY.read_text(encoding="ascii", errors="replace")))
+    return machine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.show_report import show_report
-from dlm_tui.document import Document, load
+from dlm_tui.document import Document, TrainerSettings, load
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit
 from dlm_tui.store import resolve_home
@@ -76,8 +76,12 @@ def _plan_lines(plan: dict[str, Any] | None) -> list[str]:
     if plan is None:
         return []
     batch = plan["micro_batch"] * plan["grad_accum"]
+    defaults = TrainerSettings()
+    trainer = {name: value for name, value in plan["trainer"].items() if value != getattr(defaults, name)}
     shared = f"{plan['optimizer']}, {batch} rows a step, {plan['sequence_len']} tokens a row, seed {plan['seed']}"
     lines = ["", _row("training", f"{shared}, {plan['precision'] or 'fp32'}")]
+    if trainer:
+        lines.append(_row("trainer", ", ".join(f"{name} {str(value).lower()}" for name, value in trainer.items())))
     for name, adapter in plan["adapters"].items():
         rows = ", ".join(f"{count} {kind}" for kind, count in adapter["rows"].items() if count)
         kind = adapter["parameterization"] + (f" ({adapter['selection']})" if adapter["selection"] else "")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document, TrainerSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +30,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10.0, metavar="M", help="and at least every M minutes (10)"
     )
+    trainer_flags(parser)
+
+
+def trainer_flags(parser: argparse.ArgumentParser) -> None:
+    """What the side file's `[training]` table says, said here for once."""
+    switch = argparse.BooleanOptionalAction
+    group = parser.add_argument_group("trainer settings (default: the [training] table of DOC.tui.toml)")
+    group.add_argument("--packing", action=switch, help="rows end to end instead of padded (on)")
+    group.add_argument("--length-buckets", action=switch, help="rows of like length in one batch (off)")
+    group.add_argument(
+        "--activation-checkpointing", action=switch, help="compute activations again instead of keeping them (off)"
+    )
+    group.add_argument("--neftune-alpha", type=float, metavar="A", help="noise on embedded tokens (none)")
+    group.add_argument("--rslora", action=switch, help="scale by alpha/√rank instead of alpha/rank (off)")
+    group.add_argument("--loraplus-ratio", type=float, metavar="R", help="lora_B learns R times as fast as lora_A (1)")
+
+
+def trainer_settings(args: argparse.Namespace, document: Document) -> TrainerSettings:
+    """The document's settings with what was given on the command line. Raises UsageError, SideFileError."""
+    import msgspec
+
+    from dlm_tui.document import TrainerSettings, document_side_file
+
+    beside = msgspec.structs.asdict(document_side_file(document).training)
+    given = {name: getattr(args, name) for name in beside if getattr(args, name) is not None}
+    try:
+        return msgspec.convert({**beside, **given}, TrainerSettings)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$.")
+        raise UsageError(f"--{where.rstrip('`').replace('_', '-')}: {message}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             scan=scan,
             resume=args.resume,
             checkpoint_steps=args.checkpoint_steps,
+            trainer=trainer_settings(args, document),
             checkpoint_seconds=args.checkpoint_minutes * 60.0,
         ),
         narration,

@@ -73,5 +73,6 @@ from .side_file import read_side_file as read_side_file
 from .side_file import side_file_path as side_file_path
 from .side_file import source_bindings as source_bindings
 from .side_file import write_side_file as write_side_file
+from .trainer_settings import TrainerSettings as TrainerSettings
 from .watch import Change as Change
 from .watch import watch_document as watch_document

@@ -4,10 +4,14 @@ Beside `notes.dlm` it is `notes.dlm.tui.toml`:
 
 [source_adapters]             # the adapter that the files below a folder train, instead of all of them;
 "notes/facts" = "facts"       # folders as in training.sources, the deepest one decides
+
+[training]                    # what trainers offer beside the keys of the schema, see TrainerSettings
+activation_checkpointing = true
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import msgspec
 
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import printable
+from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
@@ -30,6 +35,7 @@ class SideFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     """Everything in the file; every key has a default."""
 
     source_adapters: dict[str, str] = {}
+    training: TrainerSettings = TrainerSettings()
 
 
 def side_file_path(document: Path) -> Path:
@@ -83,6 +89,9 @@ def write_side_file(path: Path, content: SideFile) -> None:
     if content.source_adapters:
         lines += ["# The adapter that the files below a folder train, instead of all of them.", "[source_adapters]"]
         lines += [f"{_quoted(folder)} = {_quoted(name)}" for folder, name in content.source_adapters.items()]
+    if changed := content.training.changed():
+        lines += ["# How adapters are trained, beside the keys of the document.", "[training]"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 

@@ -40,6 +40,7 @@ def finetune(
         target_modules=list(adapter.target_modules),
         bias="none",
         task_type="CAUSAL_LM",
+        use_rslora=plan.trainer.rslora,
         base_model_name_or_path=base.identity.id,
         revision=base.identity.revision,
     )
@@ -57,8 +58,17 @@ def finetune(
         result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:
         model.unload()
-        base.model.eval().requires_grad_(False)
+        leave_as_it_was(base)
     return result
+
+
+def leave_as_it_was(base: Base) -> None:
+    """Frozen, in eval mode, keeping its activations: what a training switches is switched back."""
+    model: Any = base.model
+    model.eval().requires_grad_(False)
+    if model.is_activation_checkpointing:
+        model.activation_checkpointing_disable()
+        model.disable_input_require_grads()
 
 
 def finite_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

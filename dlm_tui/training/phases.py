@@ -17,7 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
 from dlm_tui.store.checkpoints import PhaseResult
+from dlm_tui.training.adapter_trainer import AdapterTrainer
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointedTrainer, CheckpointTimer, last_loss
+from dlm_tui.training.packing import collate_cheaper, packs_exactly
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
 from dlm_tui.training.rows import AdapterRows, collate_pairs, collate_sequences, filler_id
@@ -170,12 +172,18 @@ def _causal(
 ) -> CheckpointedTrainer:
     """Causal-LM loss on the training rows, validation loss after every epoch."""
     filler = filler_id(base)
+    packing = packs(plan, model, base)
 
-    def collate(batch: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+    def collate(batch: Sequence[list[int]]) -> dict[str, Any]:
         watch.tokens += sum(map(len, batch))
+        if packing:
+            return collate_cheaper(batch, filler, base.hidden_size)
         return collate_sequences(batch, filler)
 
-    return CheckpointedTrainer(
+    return AdapterTrainer(
+        settings=plan.trainer,
+        lengths=[len(row) for row in rows.train],
+        validation_collator=lambda batch: collate_sequences(batch, filler),
         model=model,
         args=trainer_arguments(plan, phase, scratch, evaluate=bool(rows.validation)),
         data_collator=collate,
@@ -204,6 +212,8 @@ def _preferences(
         alpha=preference.alpha,
         loss_type=preference.loss_type,
         reference=_evaluating(model, adapter_off if preference.reference == "base" else _frozen_copy(model)),
+        settings=plan.trainer,
+        lengths=[max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
         model=model,
         args=trainer_arguments(plan, phase, scratch, evaluate=False),
         data_collator=lambda batch: collate_pairs(batch, filler),
@@ -227,6 +237,8 @@ def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evalua
         learning_rate=phase.learning_rate,
         num_train_epochs=phase.epochs,
         optim=plan.optimizer,
+        activation_checkpointing=plan.trainer.activation_checkpointing,
+        neftune_noise_alpha=plan.trainer.neftune_alpha,
         lr_scheduler_type=phase.lr_scheduler,
         warmup_steps=phase.warmup_ratio if phase.warmup_ratio > 0 else 0,
         bf16=plan.precision == "bf16",
@@ -245,6 +257,11 @@ def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evalua
         label_names=["labels"],
         **extra,
     )
+
+
+def packs(plan: TrainingPlan, model: Any, base: Base) -> bool:
+    """Whether rows are packed: noise on embeddings is sized by the length of the row that it falls on, so not then."""
+    return plan.trainer.packing and plan.trainer.neftune_alpha is None and packs_exactly(model, base.vocab_size)
 
 
 def _frozen_copy(model: Any) -> Callable[[], contextlib.AbstractContextManager[None]]:

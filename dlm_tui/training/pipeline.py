@@ -39,6 +39,7 @@ from dlm_tui.training.commit import (
 )
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.launcher import launcher_variables, without_launcher
+from dlm_tui.training.memory import fitting_rows
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, Step
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible
 from dlm_tui.training.report import AdapterOutcome, TrainOutcome
@@ -112,6 +113,7 @@ def _train_adapters(
             work.append((adapter, rows))
     if not work:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
+    plan = _within_memory(request.base, plan, [rows for _, rows in work], say)
     total = sum(plan.steps(rows.of(phase), phase) for adapter, rows in work for phase in adapter.phases)
     count = _Count(report, total)
     runs: list[FinishedRun] = []
@@ -127,6 +129,17 @@ def _train_adapters(
         keep_runs(metrics, runs)
         raise
     return runs
+
+
+def _within_memory(base: Base, plan: TrainingPlan, work: list[AdapterRows], say: Say) -> TrainingPlan:
+    """The plan with as many rows at once as memory allows, where the document leaves that to the machine."""
+    longest = max(rows.longest for rows in work)
+    checkpointing = plan.trainer.activation_checkpointing
+    fitting = fitting_rows(base.model, base.config, longest, plan.micro_batch, checkpointing=checkpointing)
+    fitted = plan.within(fitting)
+    if fitted is not plan:
+        say(f"{fitted.micro_batch} rows at once, {fitted.grad_accum} times a step: memory has no room for more")
+    return fitted
 
 
 class _Count:
@@ -169,14 +182,14 @@ def _train_one(
         adapter_version=target.version,
         adapter_name=name,
         parameterization=adapter.parameterization,
-        details={"selection": adapter.selection} if adapter.selection else None,
+        details={"selection": adapter.selection, "settings": plan.settings(adapter)},
     )
     began = time.monotonic()
     with RunLog(store, run_id) as log:
         log.banner(
             seed=plan.seed,
             pinned_versions=pinned_versions(),
-            plan=_plan_text(request, adapter, rows),
+            plan=_plan_text(request, plan, adapter, rows),
         )
         known = _known_sections(store)
         log.delta(
@@ -357,7 +370,7 @@ def _known_sections(store: Store) -> set[str]:
     return set(manifest.content_hashes) if manifest else set()
 
 
-def _plan_text(request: TrainRequest, adapter: AdapterPlan, rows: AdapterRows) -> dict[str, Any]:
+def _plan_text(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> dict[str, Any]:
     return {
         "adapter": adapter.name,
         "parameterization": adapter.parameterization,
@@ -366,4 +379,5 @@ def _plan_text(request: TrainRequest, adapter: AdapterPlan, rows: AdapterRows) -
         "validation_rows": len(rows.validation),
         "preference_rows": len(rows.preference),
         "base": request.base.identity.id,
+        "settings": plan.settings(adapter),
     }

@@ -17,7 +17,7 @@ from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
 from dlm_tui.training.checkpoints import AdapterCheckpoints
-from dlm_tui.training.finetune import finite_tensors
+from dlm_tui.training.finetune import finite_tensors, leave_as_it_was
 from dlm_tui.training.phases import Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows, filler_id, pad
@@ -39,6 +39,12 @@ class _Steered(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         return self.model(**inputs)
+
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        self.model.activation_checkpointing_enable(**settings)
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
 
 
 def finetune_pissa(
@@ -80,7 +86,7 @@ def finetune_pissa(
                 model, base, plan, adapter, rows, on_step, adapter_off=adapter_off, checkpoints=checkpoints
             )
     finally:
-        base.model.eval().requires_grad_(False)
+        leave_as_it_was(base)
     with temporary_folder("pissa") as folder:
         save_peft(pissa, folder, base.identity.id, extra={"dlm_parameterization": "pissa"})
         result.tensors = finite_tensors(load_file(folder / "adapter_model.safetensors"))

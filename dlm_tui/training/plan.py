@@ -5,12 +5,22 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
 
-from dlm_tui.document import AdapterSettings, Document, Row, route_sections, sources, split_side, training_rows
+from dlm_tui.document import (
+    AdapterSettings,
+    Document,
+    Row,
+    TrainerSettings,
+    document_side_file,
+    route_sections,
+    sources,
+    split_side,
+    training_rows,
+)
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import DlmTuiError, UsageError
 
@@ -24,7 +34,8 @@ _OPTIMISER_PACKAGES = {
     "galore_adamw": "galore_torch",
     "galore_adamw_8bit": "galore_torch",
 }
-_AUTO_MICRO_BATCH = 4
+# Rows of an optimiser step where the document leaves them to us.
+_AUTO_ROWS = 4
 _MOSTLY_PROSE = 0.7
 # Continued pretraining: a long warm-up, and a rate that falls to a tenth of its peak instead of to nothing.
 _PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
@@ -89,13 +100,19 @@ class AdapterPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """Everything a run does; `notes` say what of the document is not used, or not as it says."""
+    """Everything a run does; `notes` say what of the document is not used, or not as it says.
+
+    `micro_batch` rows go through the model at once, `grad_accum` times a step; where `micro_batch_auto` holds, fewer
+    at once where memory is short (`within`).
+    """
 
     adapters: tuple[AdapterPlan, ...]
     seed: int
     sequence_len: int
     micro_batch: int
+    micro_batch_auto: bool
     grad_accum: int
+    trainer: TrainerSettings
     optimizer: str
     precision: str | None
     preference: PreferencePlan
@@ -105,12 +122,42 @@ class TrainingPlan:
         """Optimiser updates of a phase over `rows` rows."""
         return math.ceil(math.ceil(rows / self.micro_batch) / self.grad_accum) * phase.epochs
 
+    def within(self, micro_batch: int) -> TrainingPlan:
+        """The same rows a step with at most `micro_batch` of them at once, where the document leaves that to us."""
+        if not self.micro_batch_auto or micro_batch >= self.micro_batch:
+            return self
+        rows = self.micro_batch * self.grad_accum
+        return replace(self, micro_batch=micro_batch, grad_accum=math.ceil(rows / micro_batch))
+
+    def settings(self, adapter: AdapterPlan) -> dict[str, Any]:
+        """Everything that a person chose for one adapter's training, flat, in the words of the document."""
+        first = adapter.phases[0]
+        return {
+            "parameterization": adapter.parameterization,
+            "lora_r": adapter.rank,
+            "lora_alpha": adapter.alpha,
+            "lora_dropout": adapter.dropout,
+            "target_modules": list(adapter.target_modules),
+            "learning_rate": first.learning_rate,
+            "num_epochs": first.epochs,
+            "lr_scheduler": first.lr_scheduler,
+            "warmup_ratio": first.warmup_ratio,
+            "micro_batch_size": self.micro_batch,
+            "grad_accum": self.grad_accum,
+            "sequence_len": self.sequence_len,
+            "optimizer": self.optimizer,
+            "precision": self.precision,
+            **msgspec.structs.asdict(self.trainer),
+        }
+
     def as_json(self) -> dict[str, Any]:
         """The plan with counts instead of rows."""
-        shared = {key: value for key, value in vars(self).items() if key not in {"adapters", "preference", "notes"}}
+        own = {"adapters", "preference", "notes", "trainer"}
+        shared = {key: value for key, value in vars(self).items() if key not in own}
         preferred = any(phase.name != "sft" for adapter in self.adapters for phase in adapter.phases)
         return {
             **shared,
+            "trainer": msgspec.structs.asdict(self.trainer),
             "preference": msgspec.to_builtins(self.preference) if preferred else None,
             "adapters": {adapter.name: self._adapter_json(adapter) for adapter in self.adapters},
             "notes": list(self.notes),
@@ -138,15 +185,19 @@ def plan_training(
     parameterization: Parameterization = "lora",
     selection: str = "s_only",
     weights: sources.Weights | None = None,
+    trainer: TrainerSettings | None = None,
 ) -> TrainingPlan:
     """Resolve the document's training keys for these adapters (None: all), whose default layers are `base_modules`.
 
-    An adapter that no row reaches is left out, with a note. `weights` are those of the source folders. Raises
-    UsageError for an adapter that is not declared, DlmTuiError for what cannot be trained exactly, and the errors of
-    malformed bodies.
+    An adapter that no row reaches is left out, with a note. `weights` are those of the source folders, `trainer` the
+    settings instead of those of the side file. Raises UsageError for an adapter that is not declared and for settings
+    that exclude each other, SideFileError, DlmTuiError for what cannot be trained exactly, and the errors of malformed
+    bodies.
     """
     routed = route_sections(document)
     training = document.training
+    settings_beside = document_side_file(document).training if trainer is None else trainer
+    _refuse_together(settings_beside, parameterization, training.optimizer)
     notes = [*filter(None, [seed_note(training.seed)]), *_unused(document)]
     planned = []
     refuse_undeclared(document, adapters)
@@ -178,8 +229,10 @@ def plan_training(
         adapters=tuple(planned),
         seed=seed_in_range(training.seed),
         sequence_len=training.sequence_len,
-        micro_batch=_AUTO_MICRO_BATCH if training.micro_batch_size == "auto" else int(training.micro_batch_size),
+        micro_batch=_AUTO_ROWS if training.micro_batch_size == "auto" else int(training.micro_batch_size),
+        micro_batch_auto=training.micro_batch_size == "auto",
         grad_accum=1 if training.grad_accum == "auto" else int(training.grad_accum),
+        trainer=settings_beside,
         optimizer=training.optimizer,
         precision=training.precision,
         preference=PreferencePlan(
@@ -191,6 +244,16 @@ def plan_training(
         ),
         notes=tuple(notes),
     )
+
+
+def _refuse_together(settings: TrainerSettings, parameterization: Parameterization, optimizer: str) -> None:
+    """Raises UsageError for trainer settings that the parameterization or the optimiser has no place for."""
+    if parameterization == "pissa":
+        for name in ("rslora", "loraplus_ratio"):
+            if getattr(settings, name):
+                raise UsageError(f"{name} is about LoRA's two factors, which --parameterization pissa does not train")
+    if settings.loraplus_ratio is not None and optimizer.startswith("galore"):
+        raise UsageError(f"loraplus_ratio cannot be used with training.optimizer {optimizer}; use adamw_torch")
 
 
 def refuse_undeclared(document: Document, adapters: Sequence[str] | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from dlm_tui.training.checkpoints import CheckpointedTrainer
+from dlm_tui.training.adapter_trainer import AdapterTrainer
 
 
 def answer_logprobs(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +54,7 @@ def orpo_loss(chosen: torch.Tensor, rejected: torch.Tensor, *, alpha: float) -> 
     return (-chosen - alpha * F.logsigmoid(ratio)).mean()
 
 
-class PreferenceTrainer(CheckpointedTrainer):
+class PreferenceTrainer(AdapterTrainer):
     """A Trainer whose batches are chosen rows followed by rejected rows."""
 
     def __init__(self, *, method: str, beta: float, alpha: float, loss_type: str, reference: Any, **kwargs: Any):

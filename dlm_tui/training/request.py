@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.training.plan import Parameterization, TrainingPlan, plan_training, refuse_undeclared
 
 if TYPE_CHECKING:
-    from dlm_tui.document import Document
+    from dlm_tui.document import Document, TrainerSettings
     from dlm_tui.document.sources import SourceScan
     from dlm_tui.model import Base
     from dlm_tui.store import Store
@@ -39,7 +39,7 @@ class TrainRequest:
 
     `document` includes the sections of its sources; `scan` is the finished pass that read them. `resume` goes on with
     the training that was interrupted, exactly; a checkpoint is written every `checkpoint_steps` optimiser steps of an
-    adapter, or when `checkpoint_seconds` have passed.
+    adapter, or when `checkpoint_seconds` have passed. `trainer` takes the place of the side file's settings.
     """
 
     document: Document
@@ -53,6 +53,7 @@ class TrainRequest:
     resume: bool = False
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = 600.0
+    trainer: TrainerSettings | None = None
 
     def plan(self) -> TrainingPlan:
         """What the adapters' training will do. Raises as `plan_training`."""
@@ -63,4 +64,5 @@ class TrainRequest:
             parameterization=self.parameterization,
             selection=self.selection,
             weights=self.scan.weights if self.scan is not None else None,
+            trainer=self.trainer,
         )

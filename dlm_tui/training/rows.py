@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +43,12 @@ class AdapterRows:
     cut_prompts: int = 0
     cut_answers: int = 0
     equal_pairs: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        answers = ((pair.chosen, pair.rejected) for pair in self.preference)
+        return max(map(len, chain(self.train, self.validation, *answers)), default=0)
 
     def of(self, phase: Phase) -> int:
         """How many rows a phase goes over per epoch."""
