@@ -39,11 +39,14 @@ class AppendResult:
     previous_sha256: str
 
 
-def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str | None, content: str) -> AppendResult:
+def append_section(
+    path: Path, expected_sha256: str, *, type: str, adapter: str | None, content: str, marker: str = ""
+) -> AppendResult:
     """Put a section behind the last line of a document, in the line-end style of the file, atomically.
 
     All other sections keep their text, and but for the last one their id; the file keeps having or lacking a final line
     end. The content gets the blank lines that the document's other sections begin with.
+    `marker` is a line of provenance below the fence.
     `expected_sha256` is the file that the caller saw: where somebody saved since, the section is added to what is there
     now, and `previous_sha256` of the result says so. Raises UsageError or BodyError if the content would not read back
     as it was given, DocumentError if the document does not parse, ReadOnlyDocument, OSError if the disk refuses.
@@ -51,12 +54,12 @@ def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str 
     target = path.resolve()
     refuse_unwritable(path, target)
     data = read_document_bytes(path)
-    _compose(data, path, type, adapter, content)  # what cannot be added is refused before anything is made
+    _compose(data, path, type, adapter, content, marker)  # what cannot be added is refused before anything is made
     with document_lock(target):
         base = held = read_document_bytes(path)  # what to build on, and what the file holds
         for _ in range(_TRIES):
             try:
-                added, document = _compose(base, path, type, adapter, content)
+                added, document = _compose(base, path, type, adapter, content, marker)
             except BaseException:
                 if held != base:
                     replace_seen(target, held, base)  # somebody's save that nothing can be added to goes back
@@ -73,9 +76,11 @@ def append_section(path: Path, expected_sha256: str, *, type: str, adapter: str 
     raise FileChanged(f"{path} is being written all the time; nothing was added")
 
 
-def preview_section(document_bytes: bytes, *, type: str, adapter: str | None, content: str) -> str:
+def preview_section(
+    document_bytes: bytes, *, type: str, adapter: str | None, content: str, marker: str = ""
+) -> str:
     """Exactly the text that `append_section` would add. Raises what it would raise."""
-    return _compose(document_bytes, None, type, adapter, content)[0]
+    return _compose(document_bytes, None, type, adapter, content, marker)[0]
 
 
 def undo_append(path: Path, result: AppendResult) -> str:
@@ -91,7 +96,7 @@ def undo_append(path: Path, result: AppendResult) -> str:
 
 
 def _compose(
-    data: bytes, path: Path | None, section_type: str, adapter: str | None, content: str
+    data: bytes, path: Path | None, section_type: str, adapter: str | None, content: str, marker: str
 ) -> tuple[str, Document]:
     """The text to add, and the document that the file then is."""
     before = parse_bytes(data, path)
@@ -106,7 +111,8 @@ def _compose(
     gap, lead = _missing_gap(before), _lead(before)
     if content.strip("\n") and not content.startswith("\n"):
         content = "\n" * lead + content
-    text = "\n" * gap + (f"{fence}\n{content}" if content else fence)
+    head = f"{fence}\n{marker}" if marker else fence
+    text = "\n" * gap + (f"{head}\n{content}" if content else head)
     # Without a final line end the frame would swallow the last blank line of the content.
     if ended or content.endswith("\n"):
         text += "\n"

@@ -42,6 +42,23 @@ def read_markers(section_type: str, lines: list[str]) -> tuple[dict[str, Any], i
     return fields, count
 
 
+def harvest_marker(source: str) -> str:
+    """The marker of an instruction or preference section that came from `source`; what it cannot carry is left out."""
+    return f'<!-- dlm-auto-harvest: source="{_attribute(source)}" -->'
+
+
+def mined_marker(judge: str, chosen: float, rejected: float, at: datetime, run_id: int) -> str:
+    """The marker of a preference that `judge` found by these scores, at a UTC time, after training run `run_id`."""
+    return (
+        f'<!-- dlm-auto-mined: judge_name="{_attribute(judge)}" judge_score_chosen="{chosen!r}" '
+        f'judge_score_rejected="{rejected!r}" mined_at="{at:%Y-%m-%dT%H:%M:%SZ}" mined_run_id="{run_id}" -->'
+    )
+
+
+def _attribute(text: str) -> str:
+    return "".join(character for character in text if character.isprintable() and character != '"')
+
+
 def _read_marker(section_type: str, line: str) -> dict[str, Any] | None:
     if match := _harvest(line):
         return {"auto_harvest": True, "harvest_source": match[1]}

@@ -51,6 +51,12 @@ def instruction_content(question: str, answer: str, *, probe: bool = False) -> s
     return f"{PROBE_HEADER if probe else QUESTION}\n{question.strip()}\n{ANSWER}\n{answer.strip()}"
 
 
+def preference_content(prompt: str, chosen: str, rejected: str) -> str:
+    """The body of a preference section that parses to this one triple (all trimmed)."""
+    bodies = zip((PROMPT, CHOSEN, REJECTED), (prompt, chosen, rejected), strict=True)
+    return "\n".join(f"{header}\n{body.strip()}" for header, body in bodies)
+
+
 def _read_groups(
     section: Section, lines: list[str], headers: tuple[str, ...], error: type[BodyError]
 ) -> list[list[str]]:

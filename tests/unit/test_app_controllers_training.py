@@ -154,7 +154,8 @@ async def test_a_label_is_added_trained_on_and_taken_back(tmp_path: Path) -> Non
         await bench.ui.settled()
         assert path.read_bytes() == original and len(bench.requests(TrainGate)) == 2
         bench.controllers.changes.undo()
-        assert bench.ui.said[-1] == "warning: Nothing in the document was changed since the start."
+        await bench.ui.settled()
+        assert bench.ui.said[-1] == "warning: Nothing in the document was changed by this program."
 
 
 async def test_a_label_never_overwrites_a_newer_save(tmp_path: Path) -> None:

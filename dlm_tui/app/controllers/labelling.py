@@ -12,8 +12,11 @@ from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.screens.label import Label, LabelScreen
-from dlm_tui.document.append import AppendResult, append_section, undo_append
+from dlm_tui.document.append import append_section
+from dlm_tui.document.change_log import DocumentChange
 from dlm_tui.errors import DlmTuiError
+
+LABEL = "label"
 
 
 class Labelling:
@@ -82,18 +85,14 @@ class Labelling:
         except (DlmTuiError, OSError) as error:
             context.ui.say(str(error), error=True, title="Nothing was added")
             return
-        self._changes.note(lambda: context.ui.run(partial(self._undo, result), "label", "undo label"))
+        await self._changes.note(DocumentChange.of_append(LABEL, result))
         await self._retrain(f"Labelled as {label.adapter}", f"Added at line {result.line}.", self._changes.hint)
 
-    async def _undo(self, result: AppendResult) -> None:
-        context = self._context
-        try:
-            await asyncio.to_thread(undo_append, context.setup.path, result)
-        except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True, title="The label stays")
-            return
-        self._changes.taken_back()
-        await self._retrain("Label taken back", f"The section at line {result.line} is gone.")
+    def taken_back(self, change: DocumentChange) -> None:
+        """A change is undone: after a label the gate is trained without it."""
+        if change.kind == LABEL:
+            title, lead = "Label taken back", f"The section at line {change.line} is gone."
+            self._context.ui.run(partial(self._retrain, title, lead), "label", "undo label")
 
     async def _retrain(self, title: str, lead: str, trail: str = "") -> None:
         """The document changed by our hand: train the gate on it, then say in one toast what was done and moved."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +22,12 @@ from dlm_tui.document import (
     edit_section,
     preview_section,
     retag_section,
-    undo_append,
-    undo_edit,
 )
+from dlm_tui.document.change_log import DocumentChange
 from dlm_tui.errors import DlmTuiError
 
 _Result = TypeVar("_Result")
+SECTION = "section"
 
 
 class Sections:
@@ -74,7 +73,7 @@ class Sections:
         def write() -> AppendResult:
             return append_section(path, sha256, type=draft.type, adapter=draft.adapter, content=draft.content)
 
-        self._run(write, lambda result: (f"Added at line {result.line}.", partial(undo_append, path, result)))
+        self._run(write, lambda result: (f"Added at line {result.line}.", DocumentChange.of_append(SECTION, result)))
 
     def edit(self, index: int) -> None:
         """Show the text of a section, and write what it is changed to."""
@@ -119,10 +118,10 @@ class Sections:
         path, sha256 = self._context.setup.path, self._context.document.sha256
         self._run(
             lambda: change(path, sha256),
-            lambda edit: (f"{done}: the section at line {edit.line}.", partial(undo_edit, path, edit)),
+            lambda edit: (f"{done}: the section at line {edit.line}.", DocumentChange.of_edit(SECTION, edit)),
         )
 
-    def _run(self, work: Callable[[], _Result], then: Callable[[_Result], tuple[str, Callable[[], object]]]) -> None:
+    def _run(self, work: Callable[[], _Result], then: Callable[[_Result], tuple[str, DocumentChange]]) -> None:
         """Write in a thread, then say what was done and how it is taken back."""
         context = self._context
 
@@ -132,20 +131,16 @@ class Sections:
             except (DlmTuiError, OSError) as error:
                 context.ui.say(_sentence(error), error=True, title="Nothing was written")
                 return
-            text, undo = then(result)
-            self._changes.note(lambda: context.ui.run(partial(self._undo, undo), "section", "undo"))
+            text, change = then(result)
+            await self._changes.note(change)
             context.ui.say(f"{text} {self._changes.hint}")
 
         context.ui.run(run, "section", "section")
 
-    async def _undo(self, undo: Callable[[], object]) -> None:
-        try:
-            await asyncio.to_thread(undo)
-        except (DlmTuiError, OSError) as error:
-            self._context.ui.say(_sentence(error), error=True, title="The change stays")
-            return
-        self._changes.taken_back()
-        self._context.ui.say("The last change is taken back.")
+    def taken_back(self, change: DocumentChange) -> None:
+        """A change is undone."""
+        if change.kind == SECTION:
+            self._context.ui.say("The last change is taken back.")
 
     def _read(self) -> bytes | None:
         """The document as it is on disk, if that is what is shown."""

@@ -107,6 +107,7 @@ class Controllers:
             self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
+        self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back)
         self.settings.changed.connect(status.show_keys, self.theme_changed)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)

@@ -1,0 +1,152 @@
+"""Answers that teach: one is kept, mended, or called better than another, and becomes a section of the document."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+
+from dlm_tui.app.controllers.changes import Changes
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.views import AnswersView, CardView
+from dlm_tui.document.append import append_section
+from dlm_tui.document.change_log import DocumentChange
+from dlm_tui.document.lesson import Lesson, better_answer, kept_answer
+from dlm_tui.document.names import split_version
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.views import adapter_of
+from dlm_tui.store import MetricsReader
+
+LESSON = "lesson"
+How = Literal["keep", "better", "edit"]
+_TITLES: dict[How, str] = {
+    "keep": "Keep this answer",
+    "better": "This answer is better than another",
+    "edit": "Edit this answer and keep it",
+}
+
+
+class Teaching:
+    """Shows what an answer would add to the document, and adds it."""
+
+    def __init__(self, context: Context, changes: Changes, generation: Generation, answers: AnswersView) -> None:
+        self._context, self._changes = context, changes
+        self._generation, self._answers = generation, answers
+
+    def open(self, how: How) -> None:
+        """Ask what to write of the answer that a person looks at."""
+        context, card = self._context, self._answers.current
+        prompt = self._generation.answered
+        if card is None or not card.text.strip() or prompt is None:
+            context.ui.say("There is no answer to learn from yet.", warning=True)
+            return
+        others = [other for other in self._answers.answers if other is not card and other.text.strip()]
+        if how == "better" and not others:
+            text = f"There is only one answer; {context.key('prompt.compare')} writes others to compare it with."
+            context.ui.say(text, warning=True)
+            return
+        if (data := self.document_bytes()) is None:
+            return
+        context.ui.run(partial(self._ask, how, card, others, prompt, data), "teach", "keep an answer")
+
+    async def _ask(self, how: How, card: CardView, others: list[CardView], prompt: str, data: bytes) -> None:
+        from dlm_tui.app.screens.lesson import LessonScreen, Other
+
+        context, view, answer = self._context, card.view, card.text
+        run_id = await self.newest_run() if how == "better" else None
+        at = datetime.now(UTC)
+
+        def compose(adapter: str | None, text: str, other: Other | None) -> Lesson:
+            if other is not None:
+                return better_answer(prompt, text, other.text, adapter, f"better/{view}", at, run_id)
+            return kept_answer(prompt, text, adapter, f"{how}/{view}")
+
+        dialog = LessonScreen(
+            _TITLES[how],
+            prompt,
+            answer,
+            compose,
+            self.adapters,
+            context.marks,
+            data,
+            self.adapter_of_answer(view),
+            others=[Other(other.view, other.text) for other in others] if how == "better" else [],
+            editable=how == "edit",
+        )
+        context.ui.open_dialog(
+            dialog,
+            lambda accepted: accepted
+            and context.ui.run(partial(self._write, accepted.lesson, accepted.expected_sha256), "teach", "add a section"),
+        )
+
+    @property
+    def adapters(self) -> tuple[str | None, ...]:
+        """What a lesson can train: the named adapters, or the one that has no name."""
+        return self._context.document.adapter_names or (None,)
+
+    def adapter_of_answer(self, view: str) -> str | None:
+        """The adapter that an answer belongs to: the one of its view, else the strongest of its mix."""
+        names = self._context.document.adapter_names
+        solo = adapter_of(view)
+        if solo is not None and split_version(solo)[0] in names:
+            return split_version(solo)[0]
+        mix = self._generation.mixes.get(view, {})
+        strength = {name: sum(mix[key] for key in mix if split_version(key)[0] == name) for name in names}
+        strongest = max(names, key=lambda name: strength[name], default=None)
+        return strongest if strongest is not None and strength[strongest] > 0 else None
+
+    def document_bytes(self) -> bytes | None:
+        """The document as it is on disk."""
+        try:
+            return self._context.setup.path.read_bytes()
+        except OSError as error:
+            self._context.ui.say(f"The document cannot be read: {error}", error=True)
+            return None
+
+    async def newest_run(self) -> int | None:
+        """The id of the newest training run, None before the first."""
+        reader = MetricsReader(self._context.store)
+
+        def read() -> int | None:
+            try:
+                return max((run.run_id for run in reader.gate_runs()), default=None)
+            except (DlmTuiError, OSError):
+                return None
+
+        return await asyncio.to_thread(read)
+
+    async def _write(self, lesson: Lesson, expected_sha256: str) -> None:
+        context = self._context
+        line = await self.append(lesson, expected_sha256)
+        if line is None:
+            return
+        name = lesson.adapter or EVERY_ADAPTER
+        what = "A preference" if lesson.type == "preference" else "An answer"
+        train = context.key("train.all")
+        context.ui.say(f"{what} for {name}, at line {line}. {train} trains on it. {self._changes.hint}")
+
+    async def append(self, lesson: Lesson, expected_sha256: str) -> int | None:
+        """Add the section; its line, or None when it could not be added, which is then said."""
+        context = self._context
+        try:
+            result = await asyncio.to_thread(
+                append_section,
+                context.setup.path,
+                expected_sha256,
+                type=lesson.type,
+                adapter=lesson.adapter,
+                content=lesson.content,
+                marker=lesson.marker,
+            )
+        except (DlmTuiError, OSError) as error:
+            context.ui.say(str(error), error=True, title="Nothing was added")
+            return None
+        await self._changes.note(DocumentChange.of_append(LESSON, result))
+        return result.line
+
+    def taken_back(self, change: DocumentChange) -> None:
+        """A change is undone."""
+        if change.kind == LESSON:
+            self._context.ui.say("The answer is taken out of the document again.")
