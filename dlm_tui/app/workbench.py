@@ -186,6 +186,10 @@ class Workbench(Screen[None]):
     def _label_pressed(self, event: AnswersPane.LabelPressed) -> None:
         self.controllers.labelling.open(event.text)
 
+    @on(AnswersPane.TeachPressed)
+    def _teach_pressed(self, event: AnswersPane.TeachPressed) -> None:
+        self.controllers.teaching.open(event.how)
+
     @on(JobsPane.CancelPressed)
     def _cancel_pressed(self) -> None:
         self.controllers.jobs.cancel_running()

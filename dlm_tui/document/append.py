@@ -76,9 +76,7 @@ def append_section(
     raise FileChanged(f"{path} is being written all the time; nothing was added")
 
 
-def preview_section(
-    document_bytes: bytes, *, type: str, adapter: str | None, content: str, marker: str = ""
-) -> str:
+def preview_section(document_bytes: bytes, *, type: str, adapter: str | None, content: str, marker: str = "") -> str:
     """Exactly the text that `append_section` would add. Raises what it would raise."""
     return _compose(document_bytes, None, type, adapter, content, marker)[0]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dlm_tui.document.append import preview_section
 from dlm_tui.document.document import parse_bytes
+from dlm_tui.document.errors import BodyError
 from dlm_tui.document.label import label_section
 from dlm_tui.document.markers import harvest_marker, mined_marker
 from dlm_tui.document.pairs import instruction_pairs, preference_content, preference_triples
@@ -48,7 +51,9 @@ def better_answer(
     if _read_as(chosen) == _read_as(rejected):
         raise UsageError("Both answers are the same, so neither is better.")
     marker = (
-        harvest_marker(f"dlm-tui/{source}") if run_id is None or run_id < 1 else mined_marker(JUDGE, 1.0, 0.0, at, run_id)
+        harvest_marker(f"dlm-tui/{source}")
+        if run_id is None or run_id < 1
+        else mined_marker(JUDGE, 1.0, 0.0, at, run_id)
     )
     content = preference_content(prompt, chosen, rejected)
     return Lesson("preference", adapter, content, marker, (prompt, chosen, rejected))
@@ -57,13 +62,17 @@ def better_answer(
 def preview_lesson(document: bytes, lesson: Lesson) -> str:
     """Exactly the text that appending the lesson adds. Raises what `append_section` raises, and UsageError for a text
     that would be read as another because it holds a header line."""
-    added = preview_section(
-        document, type=lesson.type, adapter=lesson.adapter, content=lesson.content, marker=lesson.marker
-    )
-    section = parse_bytes(document + added.encode()).sections[-1]
-    groups = instruction_pairs(section) if lesson.type == "instruction" else preference_triples(section)
+    groups: Sequence[tuple[str, ...]] = []
+    with contextlib.suppress(BodyError):
+        added = preview_section(
+            document, type=lesson.type, adapter=lesson.adapter, content=lesson.content, marker=lesson.marker
+        )
+        section = parse_bytes(document + added.encode()).sections[-1]
+        groups = instruction_pairs(section) if lesson.type == "instruction" else preference_triples(section)
     if len(groups) != 1 or tuple(groups[0]) != tuple(_read_as(text) for text in lesson.texts):
-        raise UsageError("The text holds a line such as ### A, which would be read as the next header; change that line.")
+        raise UsageError(
+            "The text holds a line such as ### A, which would be read as the next header; change that line."
+        )
     return added
 
 

@@ -17,6 +17,7 @@ from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.history import HistoryScreen
 from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
+from dlm_tui.app.screens.lesson import LessonScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
@@ -392,6 +393,9 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "answers.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, answered,
                               size=WIDE),
+    "answers.keep": Scenario(shows(LessonScreen), answered),
+    "answers.better": Scenario(shows(LessonScreen), compared),
+    "answers.edit": Scenario(shows(LessonScreen), answered),
     "view.copy": Scenario(lambda bench, _: bench.app.clipboard.startswith("gated word0"), answered),
     "outline.add": Scenario(shows(SectionScreen), at_a_section),
     "outline.edit": Scenario(shows(SectionScreen), at_a_section),

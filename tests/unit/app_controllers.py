@@ -138,6 +138,10 @@ class FakeAnswers:
     def current(self) -> Card | None:
         return next(iter(self.cards.values()), None)
 
+    @property
+    def answers(self) -> list[Card]:
+        return list(self.cards.values())
+
     def hint(self, content: str | Content) -> None:
         self.shown_hint = str(content)
 

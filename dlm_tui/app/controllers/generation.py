@@ -31,6 +31,10 @@ class Generation:
         self._context, self._routing, self._mixing = context, routing, mixing
         self._prompt, self._answers, self._pages = prompt, answers, pages
         self._request: Generate | None = None
+        self.answered: str | None = None
+        """The prompt of the answers that are shown."""
+        self.mixes: dict[str, dict[str, float]] = {}
+        """The mixes of those that are complete."""
 
     @property
     def running(self) -> bool:
@@ -78,7 +82,7 @@ class Generation:
             heat=context.state.heat,
         )
         await self._answers.begin([view.name for view in views], context.marks)
-        self._request = request
+        self._request, self.answered, self.mixes = request, text, {}
         finished = False
         try:
             async for event in context.link.stream(request):
@@ -99,7 +103,8 @@ class Generation:
                 self._answers.reading(progress_words(event))
             case Token(view=view, text=text, heat=heat):
                 self._answers.add(view, text, heat)
-            case ViewDone(view=view, text=text, tokens=tokens, reason=reason):
+            case ViewDone(view=view, text=text, tokens=tokens, reason=reason, mix=mix):
+                self.mixes[view] = mix
                 why = "" if reason == "stop" else ", cut at the limit"
                 self._answers.finish(view, text, f"{tokens} tokens{why}")
             case Generated(seconds=seconds, seed=seed):

@@ -52,7 +52,7 @@ class Teaching:
         context.ui.run(partial(self._ask, how, card, others, prompt, data), "teach", "keep an answer")
 
     async def _ask(self, how: How, card: CardView, others: list[CardView], prompt: str, data: bytes) -> None:
-        from dlm_tui.app.screens.lesson import LessonScreen, Other
+        from dlm_tui.app.screens.lesson import Accepted, LessonScreen, Other
 
         context, view, answer = self._context, card.view, card.text
         run_id = await self.newest_run() if how == "better" else None
@@ -75,11 +75,13 @@ class Teaching:
             others=[Other(other.view, other.text) for other in others] if how == "better" else [],
             editable=how == "edit",
         )
-        context.ui.open_dialog(
-            dialog,
-            lambda accepted: accepted
-            and context.ui.run(partial(self._write, accepted.lesson, accepted.expected_sha256), "teach", "add a section"),
-        )
+
+        def accept(accepted: Accepted | None) -> None:
+            if accepted is not None:
+                work = partial(self._write, accepted.lesson, accepted.expected_sha256)
+                context.ui.run(work, "teach", "add a section")
+
+        context.ui.open_dialog(dialog, accept)
 
     @property
     def adapters(self) -> tuple[str | None, ...]:
@@ -108,21 +110,17 @@ class Teaching:
     async def newest_run(self) -> int | None:
         """The id of the newest training run, None before the first."""
         reader = MetricsReader(self._context.store)
-
-        def read() -> int | None:
-            try:
-                return max((run.run_id for run in reader.gate_runs()), default=None)
-            except (DlmTuiError, OSError):
-                return None
-
-        return await asyncio.to_thread(read)
+        try:
+            return await asyncio.to_thread(reader.highest_run_id) or None
+        except (DlmTuiError, OSError):
+            return None
 
     async def _write(self, lesson: Lesson, expected_sha256: str) -> None:
         context = self._context
         line = await self.append(lesson, expected_sha256)
         if line is None:
             return
-        name = lesson.adapter or EVERY_ADAPTER
+        name = lesson.adapter or "the document"
         what = "A preference" if lesson.type == "preference" else "An answer"
         train = context.key("train.all")
         context.ui.say(f"{what} for {name}, at line {line}. {train} trains on it. {self._changes.hint}")

@@ -98,6 +98,10 @@ class AnswersView(Protocol):
     def current(self) -> CardView | None:
         """The answer a person looks at."""
 
+    @property
+    def answers(self) -> Sequence[CardView]:
+        """All answers that are shown, in order."""
+
     def hint(self, content: str | Content) -> None:
         """What to do while there is no answer."""
 

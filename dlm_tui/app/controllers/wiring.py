@@ -27,6 +27,7 @@ from dlm_tui.app.controllers.settings import Settings
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
 from dlm_tui.app.controllers.sweep import Sweep
+from dlm_tui.app.controllers.teaching import Teaching
 from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.views import (
     AnswersView,
@@ -85,6 +86,7 @@ class Controllers:
         self.labelling = Labelling(
             context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
         )
+        self.teaching = Teaching(context, self.changes, self.generation, views.answers)
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
         self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
@@ -107,7 +109,7 @@ class Controllers:
             self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
-        self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back)
+        self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back, self.teaching.taken_back)
         self.settings.changed.connect(status.show_keys, self.theme_changed)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)

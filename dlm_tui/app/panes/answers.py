@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import events
 from textual.app import ComposeResult
@@ -39,6 +39,12 @@ class AnswersPane(Pane, Throttled):
         text: str
 
     @dataclass
+    class TeachPressed(Message):
+        """This answer is to become a section: `keep`, `better` or `edit`."""
+
+        how: Literal["keep", "better", "edit"]
+
+    @dataclass
     class SettingsChanged(Message):
         """Side by side, heat."""
 
@@ -69,6 +75,11 @@ class AnswersPane(Pane, Throttled):
     def cards(self) -> list[AnswerCard]:
         """All cards in order."""
         return list(self._cards.values())
+
+    @property
+    def answers(self) -> Sequence[AnswerCard]:
+        """All cards in order."""
+        return self.cards
 
     @property
     def current(self) -> AnswerCard | None:
@@ -207,6 +218,11 @@ class AnswersPane(Pane, Throttled):
         """Offer the current answer as the right one."""
         if self.current:
             self.post_message(self.LabelPressed(self.current.text))
+
+    def action_teach(self, how: Literal["keep", "better", "edit"]) -> None:
+        """Make a section of the current answer."""
+        if self.current:
+            self.post_message(self.TeachPressed(how))
 
     def on_answer_card_chosen(self, event: AnswerCard.Chosen) -> None:
         """A double click does the same."""
