@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-fast lint bench base clean
+.PHONY: demo test test-fast test-real lint bench base clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ test: $(VENV)/.ready lint
 
 test-fast: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+# A real base, fetched once (240 MB) into the folder that DLM_REAL_BASE names, else into the user's cache.
+test-real: $(VENV)/.ready
+	$(BIN)/python -m tests.real.fetch
+	$(BIN)/python -m pytest -p no:cacheprovider -rs tests/real
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from dlm_tui.document import Document, sources
 from dlm_tui.document.names import split_version
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
-from dlm_tui.model import Adapter, Base, MixedModel, View, load_base, load_peft_adapter, resolve_base, resolve_view
+from dlm_tui.model import Adapter, Base, MixedModel, View, base_of, load_base, load_peft_adapter, resolve_view
 from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
 from dlm_tui.progress import Progress
@@ -67,7 +67,7 @@ class Session:
         document = sources.load_for_routing(path)
         store = Store(home, document.dlm_id)
         refuse_other_document(store, document)
-        base = yield from load_base(resolve_base(document.base_model, base_override))
+        base = yield from load_base(base_of(document, base_override))
         committed = _committed(document, store) if adapters else {}
         found = yield from _read_adapters(store, committed, base)
         yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")

@@ -65,7 +65,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
     damaged = [finding for finding in findings if finding.severity == "damage"]
     if args.json:
         listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
-        targets, _ = _suitability(args, document.base_model)
+        targets, _ = _suitability(args, document)
         emit({"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed, "exports": targets})
         return 1 if damaged else 0
     lines = [f"mended      {text}" for text in mended]
@@ -74,7 +74,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
         lines.append(f"nothing     {store.root} does not exist: nothing was trained")
     elif not damaged:
         lines.append(f"sound       {store.root}")
-    lines.append(f"exports     {_suitability(args, document.base_model)[1]}")
+    lines.append(f"exports     {_suitability(args, document)[1]}")
     sys.stdout.write("".join(shown(line) + "\n" for line in lines))
     return 1 if damaged else 0
 
@@ -93,14 +93,14 @@ def _owner(store: Store, document: Document) -> list[Finding]:
     return []
 
 
-def _suitability(args: argparse.Namespace, base_model: str) -> tuple[list[str], str]:
+def _suitability(args: argparse.Namespace, document: Document) -> tuple[list[str], str]:
     """What the document's base can be exported to."""
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.export.suitability import suitability
-    from dlm_tui.model import resolve_base
+    from dlm_tui.model import base_of
 
     try:
-        source = resolve_base(base_model, Path(args.base) if args.base else None)
+        source = base_of(document, args.base)
     except DlmTuiError as error:
         return [], f"not known: {error}"
     return suitability(source.path)

@@ -70,7 +70,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("--adopt", action="store_true", help="DOC was moved here: its store is this document's")
     if command != "parse":
         parser.add_argument("--home", metavar="DIR", help="where stores live (default: $DLM_HOME, else ~/.dlm)")
-        parser.add_argument("--base", metavar="PATH", help="a local model folder to use instead of the document's base")
+        parser.add_argument("--base", metavar="PATH", help="a model folder or GGUF file instead of the document's base")
     parser.add_argument("--json", action="store_true", help="machine-readable data on stdout, nothing else there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

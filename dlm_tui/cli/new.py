@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         path,
         base_model=args.base_model,
         template=args.template,
+        base=Path(args.base).expanduser().absolute() if args.base else None,
         adapters=() if args.folders else names,
         folders=folders_to_learn(args.folders, names) if args.folders else (),
     )

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 def load_document_base(args: argparse.Namespace, document: Document) -> Base:
     """The base of a headless command alone, without adapters and gate."""
-    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.model import base_of, load_base
 
-    override = Path(args.base) if args.base else None
-    return run_to_end(load_base(resolve_base(document.base_model, override)), Narration(quiet=True))
+    return run_to_end(load_base(base_of(document, args.base)), Narration(quiet=True))
 
 
 def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:

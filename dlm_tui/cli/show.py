@@ -128,9 +128,9 @@ def _plain(text: str) -> str:
 
 def _base(document: Document, override: str | Path | None) -> BaseSource | None:
     """What is known of the base without loading it; showing a store needs none."""
-    from dlm_tui.model.registry import resolve_base
+    from dlm_tui.model.document_base import base_of
 
     try:
-        return resolve_base(document.base_model, Path(override) if override is not None else None)
+        return base_of(document, override)
     except DlmTuiError:
         return None

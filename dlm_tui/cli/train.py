@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout. 1 when a gate was to be trained and is not."""
     from dlm_tui.cli.narration import Narration
     from dlm_tui.document import load, sources
-    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     document, scan = sources.expand_sources(load(Path(args.document)))
     store = Store(resolve_home(args.home), document.dlm_id)
     refuse_before_base(document, store, args.adapter)
-    base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
+    base = run_to_end(load_base(base_of(document, args.base)), narration)
     outcome = train_document(
         TrainRequest(
             document=document,

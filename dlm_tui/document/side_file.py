@@ -2,6 +2,9 @@
 
 Beside `notes.dlm` it is `notes.dlm.tui.toml`:
 
+base = "models/mine"          # a model folder or a GGUF file to use instead of the document's base, from its folder
+allow_other_dtype = true      # use a gate that was trained on the same weights in another type, too
+
 [source_adapters]             # the adapter that the files below a folder train, instead of all of them;
 "notes/facts" = "facts"       # folders as in training.sources, the deepest one decides
 
@@ -36,6 +39,8 @@ class SideFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     source_adapters: dict[str, str] = {}
     training: TrainerSettings = TrainerSettings()
+    base: str | None = None
+    allow_other_dtype: bool = False
 
 
 def side_file_path(document: Path) -> Path:
@@ -86,6 +91,13 @@ def source_bindings(document: Document) -> dict[str, str]:
 def write_side_file(path: Path, content: SideFile) -> None:
     """Write a new side file. An existing one would lose its comments. OSError if the disk refuses."""
     lines = ["# What dlm-tui knows about the document beside this file; the dlm tool ignores it.", ""]
+    if content.base is not None:
+        lines += [
+            "# The model folder or GGUF file to use instead of the document's base.",
+            f"base = {_quoted(content.base)}",
+        ]
+    if content.allow_other_dtype:
+        lines += ["# A gate trained on the same weights in another type is used, too.", "allow_other_dtype = true"]
     if content.source_adapters:
         lines += ["# The adapter that the files below a folder train, instead of all of them.", "[source_adapters]"]
         lines += [f"{_quoted(folder)} = {_quoted(name)}" for folder, name in content.source_adapters.items()]

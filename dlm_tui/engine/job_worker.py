@@ -112,7 +112,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     import torch
 
     from dlm_tui.document import load, sources
-    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
@@ -122,8 +122,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     document, scan = sources.expand_sources(load(Path(request.document)))
     store = Store(resolve_home(request.home), document.dlm_id)
     refuse_before_base(document, store, request.adapters)
-    override = Path(request.base) if request.base else None
-    base = run_to_end(load_base(resolve_base(document.base_model, override)), job.step)
+    base = run_to_end(load_base(base_of(document, request.base)), job.step)
     outcome = train_document(
         TrainRequest(
             document=document,

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from dlm_tui.document import document_side_file
 from dlm_tui.files import remove, scratch_sibling, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
 from dlm_tui.gate.ood import OodDetector
@@ -91,11 +92,18 @@ class Gate:
         return weights.detach(), torch.stack(rows)
 
 
-def load_gate(store: Store, identity: Identity | None = None, hidden_size: int | None = None) -> Gate | None:
+def load_gate(
+    store: Store,
+    identity: Identity | None = None,
+    hidden_size: int | None = None,
+    *,
+    allow_other_dtype: bool = False,
+) -> Gate | None:
     """The stored gate, or None when none was ever written.
 
-    With `identity` (and the base's hidden size) the gate must belong to that base: else ForeignGate. Raises
-    GateFileError for files that do not fit together, are damaged or hold weights that are not finite.
+    With `identity` (and the base's hidden size) the gate must belong to that base, or with `allow_other_dtype` to the
+    same weights in another type: else ForeignGate. Raises GateFileError for files that do not fit together, are damaged
+    or hold weights that are not finite.
     """
     config = read_gate_config(store)
     if config is None:
@@ -103,7 +111,8 @@ def load_gate(store: Store, identity: Identity | None = None, hidden_size: int |
     check_gate_files(store, config)
     record = matching_record(store, config)
     if identity is not None:
-        refuse_foreign_gate(config, record, identity, hidden_size if hidden_size is not None else config.input_dim)
+        width = hidden_size if hidden_size is not None else config.input_dim
+        refuse_foreign_gate(config, record, identity, width, allow_other_dtype=allow_other_dtype)
     if not config.adapter_names:
         raise GateFileError(f"{store.gate_dir} names no adapters.")
     if config.mode == "uniform":
@@ -118,7 +127,8 @@ def load_document_gate(document: Document, store: Store, base: HasIdentity) -> G
 
     None when there is none. Raises ForeignGate and GateFileError as `load_gate` does.
     """
-    gate = load_gate(store, base.identity, base.hidden_size)
+    allowed = document_side_file(document).allow_other_dtype
+    gate = load_gate(store, base.identity, base.hidden_size, allow_other_dtype=allowed)
     if gate is None:
         return None
     return replace(gate, stale=staleness(document, store, gate.config, gate.record))

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -245,6 +246,7 @@ def gate_record(document: Document, model: MixedModel, run: int, seed: int) -> d
         "base_id": identity.id,
         "base_revision": identity.revision,
         "weights_sha256": identity.weights_sha256,
+        "weights_sample": msgspec.to_builtins(identity.sample),
         "tokenizer_sha256": identity.tokenizer_sha256,
         "document_sha256": document.sha256,
         "probes": gate_samples(document),

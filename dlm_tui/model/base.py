@@ -14,7 +14,8 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
 from dlm_tui.model.config_check import check_config
 from dlm_tui.model.download import fetch
-from dlm_tui.model.identity import BaseIdentity, tokenizer_hash, weights_hash
+from dlm_tui.model.gguf_base import unpack
+from dlm_tui.model.identity import BaseIdentity, identify
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 from dlm_tui.progress import Progress, in_thread
 
@@ -141,7 +142,9 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
         return Progress("base", done, 4, text)
 
     yield step(0, "looking for the base")
-    if source.path is None:
+    if source.gguf is not None:
+        source = yield from unpack(source)
+    elif source.path is None:
         source = yield from fetch(source)
     folder = source.path
     if folder is None:
@@ -158,7 +161,7 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     model = model.to(place)
     identity = yield from in_thread(
-        lambda: BaseIdentity(source.hf_id, source.revision, weights_hash(files), tokenizer_hash(folder)),
+        lambda: identify(source.hf_id, source.revision, folder, files),
         lambda: step(3, "hashing the base"),
     )
     yield step(4, "the base is loaded")

@@ -1,18 +1,32 @@
-"""What a base is, byte for byte, so that a gate or an adapter can tell when the base under it has changed. No torch."""
+"""What a base is, tensor by tensor, so that a gate or an adapter can tell when the base under it has changed. No torch.
+
+A base is its tensors, not its files: the same tensors in other files, in another order, are the same base.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+import mmap
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from dlm_tui.files import sha256_file
+from dlm_tui.model.remembered import remembered
 
 WHOLE_FILE_LIMIT = 100 * 1024 * 1024
+WHOLE_TENSOR_LIMIT = 16 * 1024 * 1024
+SAMPLES = 256
 _BLOCK = 64 * 1024
 _BLOCKS = 64
+_HEADER_LIMIT = 100_000_000
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# half a unit in the last place, and the smallest number that is not rounded away
+_ROUNDING = {"F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-149), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -23,26 +37,106 @@ _TOKENIZER_FILES = (
 )
 
 
+class TensorFacts(msgspec.Struct, frozen=True):
+    """A stored tensor: its type as safetensors names it, its shape, the hash of its bytes, and eight of its values."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str
+    values: list[float]
+
+
+class WeightSample(msgspec.Struct, frozen=True):
+    """What tells the same weights in another type from other weights.
+
+    `layout_sha256` is over names and shapes, `dtypes` [n] the stored types of the `values` [n], which are spread over
+    all tensors.
+    """
+
+    layout_sha256: str
+    dtypes: list[str]
+    values: list[float]
+
+    def is_near(self, other: WeightSample) -> bool:
+        """Whether both are the same weights in different types: equal up to the rounding of the coarser one."""
+        if self.layout_sha256 != other.layout_sha256 or len(self.values) != len(other.values):
+            return False
+        for mine, theirs, *dtypes in zip(self.values, other.values, self.dtypes, other.dtypes, strict=True):
+            relative = max(_ROUNDING.get(dtype, (0.0, 0.0))[0] for dtype in dtypes)
+            absolute = max(_ROUNDING.get(dtype, (0.0, 0.0))[1] for dtype in dtypes)
+            if not abs(mine - theirs) <= relative * max(abs(mine), abs(theirs)) + absolute:
+                return False
+        return self.dtypes != other.dtypes
+
+    @property
+    def dtype(self) -> str:
+        """The type that most of the values are stored in."""
+        return max(sorted(set(self.dtypes)), key=self.dtypes.count, default="none")
+
+
 class BaseIdentity(msgspec.Struct, frozen=True):
-    """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256."""
+    """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
+
+    `sample` knows the same weights in another type; `files` are those that the hash before 0.2 was over.
+    """
 
     id: str
     revision: str | None
     weights_sha256: str
     tokenizer_sha256: str
+    sample: WeightSample | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def files_sha256(self) -> str:
+        """The hash over the weight files, their names included, which gates recorded up to version 0.1."""
+        return files_hash(self.files)
+
+    def other_dtype(self, recorded: object) -> tuple[str, str] | None:
+        """The recorded type and this base's, where `recorded` is a sample of the same weights in another type."""
+        try:
+            sample = msgspec.convert(recorded, WeightSample)
+        except msgspec.ValidationError:
+            return None
+        near = self.sample is not None and self.sample.is_near(sample)
+        return (sample.dtype, self.sample.dtype) if near and self.sample is not None else None
 
 
-def weights_hash(files: Sequence[Path]) -> str:
-    """One hash over the weight files.
+def identify(hf_id: str, revision: str | None, folder: Path, files: Sequence[Path]) -> BaseIdentity:
+    """The identity of the base in `folder` whose weights are in the safetensors `files`."""
+    tensors: dict[str, TensorFacts] = {}
+    for file in files:
+        tensors |= remembered("tensors", file, _tensor_facts, dict[str, TensorFacts])
+    return BaseIdentity(
+        hf_id, revision, weights_hash(tensors), tokenizer_hash(folder), weight_sample(tensors), tuple(files)
+    )
 
-    Files up to 100 MB are hashed whole; of larger ones the size, the header and 64 evenly spaced blocks of 64 KiB,
-    which costs milliseconds and still changes whenever a training step has touched the weights.
-    """
+
+def weights_hash(tensors: dict[str, TensorFacts]) -> str:
+    """One hash over names, types, shapes and bytes of all tensors, whichever files they are in."""
+    digest = hashlib.sha256()
+    for name, facts in sorted(tensors.items()):
+        digest.update(f"{name}\0{facts.dtype}\0{facts.shape}\0{facts.sha256}\0".encode())
+    return digest.hexdigest()
+
+
+def weight_sample(tensors: dict[str, TensorFacts]) -> WeightSample:
+    """At most `SAMPLES` values, spread evenly over the tensors in the order of their names."""
+    layout = hashlib.sha256()
+    for name, facts in sorted(tensors.items()):
+        layout.update(f"{name}\0{facts.shape}\0".encode())
+    every = [(facts.dtype, value) for _, facts in sorted(tensors.items()) for value in facts.values]
+    chosen = every if len(every) <= SAMPLES else [every[at * len(every) // SAMPLES] for at in range(SAMPLES)]
+    return WeightSample(layout.hexdigest(), [dtype for dtype, _ in chosen], [value for _, value in chosen])
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """One hash over the weight files as such; of files above 100 MB the size, the header and 64 blocks of 64 KiB."""
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
-        digest.update((sha256_file(file) if size <= WHOLE_FILE_LIMIT else _sampled(file, size)).encode())
+        digest.update((sha256_file(file) if size <= WHOLE_FILE_LIMIT else _sampled_file(file, size)).encode())
     return digest.hexdigest()
 
 
@@ -51,11 +145,54 @@ def tokenizer_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in _TOKENIZER_FILES:
         if (folder / name).is_file():
-            digest.update(f"{name}\0{sha256_file(folder / name)}\0".encode())
+            digest.update(f"{name}\0{remembered('files', folder / name, sha256_file, str)}\0".encode())
     return digest.hexdigest()
 
 
-def _sampled(file: Path, size: int) -> str:
+def _tensor_facts(file: Path) -> dict[str, TensorFacts]:
+    """The facts of every tensor of a safetensors file, whose header has been read before.
+
+    Tensors up to 16 MB are hashed whole; of larger ones 64 evenly spaced blocks of 64 KiB, which still changes whenever
+    a training step has touched the weights.
+    """
+    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        (length,) = struct.unpack_from("<Q", pages, 0)
+        header = json.loads(pages[8 : 8 + min(length, _HEADER_LIMIT)])
+        start = 8 + length
+        with memoryview(pages) as view:
+            return {
+                name: _facts(entry["dtype"], entry["shape"], view, *(start + at for at in entry["data_offsets"]))
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+
+
+def _facts(dtype: str, shape: list[int], view: memoryview, start: int, end: int) -> TensorFacts:
+    digest = hashlib.sha256()
+    size = end - start
+    if size <= WHOLE_TENSOR_LIMIT:
+        digest.update(view[start:end])
+    else:
+        for block in range(_BLOCKS):
+            at = start + (size - _BLOCK) * block // (_BLOCKS - 1)
+            digest.update(view[at : at + _BLOCK])
+    return TensorFacts(dtype, shape, digest.hexdigest(), _values(dtype, view, start, end))
+
+
+def _values(dtype: str, view: memoryview, start: int, end: int) -> list[float]:
+    if dtype not in _FLOATS:
+        return []
+    kind = np.dtype(_FLOATS[dtype])
+    count = (end - start) // kind.itemsize
+    at = [start + count * part // 8 * kind.itemsize for part in range(8 if count else 0)]
+    numbers = np.array([np.frombuffer(view[one : one + kind.itemsize], dtype=kind)[0] for one in at], dtype=kind)
+    if dtype == "BF16":
+        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    values = [float(number) for number in numbers]
+    return values if np.isfinite(values).all() else []
+
+
+def _sampled_file(file: Path, size: int) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as handle:
         header = int.from_bytes(handle.read(8), "little")

@@ -12,6 +12,7 @@ import msgspec
 
 from dlm_tui.assets import asset
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.remembered import cache_folder, recall
 
 LLAMA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 PHI_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -26,7 +27,8 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     """A base by name: what a document's `base_model` stands for.
 
     `path` is the folder with the files, None while they are not on this machine. `revision` is the commit the files
-    came from, or the (shortened) one that is wanted; None for the newest or for a folder of one's own.
+    came from, or the (shortened) one that is wanted; None for the newest or for a folder of one's own. `gguf` is the
+    file that `path` is unpacked from, which happens when the base is loaded.
     `context_length` is in tokens, 0 when only the model's own configuration knows it.
     """
 
@@ -34,6 +36,7 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["embedded", "local", "hub"]
     path: Path | None
     hf_id: str
+    gguf: Path | None = None
     revision: str | None = None
     family: str = "chatml"
     context_length: int = 0
@@ -113,9 +116,9 @@ _HF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def resolve_base(base_model: str, override: Path | None = None) -> BaseSource:
     """The source that `base_model` names: `pocket`, a key of the base table or `hf:org/name`.
 
-    `override` is a local model folder that stands in for it. Raises BaseUnavailable for an unknown key, a base that is
-    not a text model, or an override that is no model folder. A base that is merely not downloaded is not an error
-    here: its `path` is None.
+    `override` is a local model folder or a GGUF file that stands in for it. Raises BaseUnavailable for an unknown key,
+    a base that is not a text model, or an override that is neither. A base that is merely not downloaded, or not
+    unpacked, is not an error here: its `path` is None.
     """
     if override is not None:
         return _local_source(base_model, override)
@@ -242,23 +245,56 @@ def _pocket_source() -> BaseSource:
     )
 
 
-def _local_source(base_model: str, folder: Path) -> BaseSource:
-    path = folder.expanduser().absolute()
-    if not (path / "config.json").is_file():
-        raise BaseUnavailable(f"{folder} is not a model folder: it has no config.json")
-    entry = BASES.get(base_model)
-    config = read_json(path / "config.json")
-    hf_id = entry.hf_id if entry else base_model.removeprefix("hf:")
-    return BaseSource(
-        key=base_model,
-        kind="local",
-        path=path,
-        hf_id=hf_id,
-        family=entry.family if entry else family_of(hf_id, _architecture(config)),
+def source_of_folder(source: BaseSource, folder: Path) -> BaseSource:
+    """The source with its files in `folder`, and with what the configuration there says."""
+    config = read_json(folder / "config.json")
+    entry = BASES.get(source.key)
+    return msgspec.structs.replace(
+        source,
+        path=folder,
+        family=entry.family if entry else family_of(source.hf_id, _architecture(config)),
         context_length=_context_length(config),
         target_modules=_modules_of(_architecture(config)),
+    )
+
+
+def _local_source(base_model: str, place: Path) -> BaseSource:
+    path = place.expanduser().absolute()
+    entry = BASES.get(base_model)
+    source = BaseSource(
+        key=base_model,
+        kind="local",
+        path=None,
+        hf_id=entry.hf_id if entry else base_model.removeprefix("hf:"),
+        gguf=_gguf_file(path),
         reasoning=entry.reasoning if entry else False,
     )
+    if source.gguf is not None:
+        digest = recall("files", source.gguf, str)
+        folder = unpacked_folder(source.gguf, digest) if digest else None
+        return source_of_folder(source, folder) if folder is not None and folder.is_dir() else source
+    if not (path / "config.json").is_file():
+        raise BaseUnavailable(f"{place} is not a model folder: it has no config.json")
+    return source_of_folder(source, path)
+
+
+def unpacked_folder(file: Path, digest: str) -> Path:
+    """The model folder that a GGUF file with this hash is unpacked into, complete where it is there."""
+    return cache_folder() / "bases" / f"{file.stem}-{digest[:16]}"
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file at `path`, or the only one of a folder without other weights."""
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise BaseUnavailable(f"{path} is neither a model folder nor a GGUF file")
+        return path
+    if not path.is_dir() or any(path.glob("*.safetensors")):
+        return None
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise BaseUnavailable(f"{path} holds {len(found)} GGUF files; name one of them, for example {found[0]}")
+    return found[0] if found else None
 
 
 def _hf_source(base_model: str) -> BaseSource:

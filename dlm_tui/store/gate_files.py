@@ -25,6 +25,7 @@ RECORD_KEYS = frozenset(
         "base_id",
         "base_revision",
         "weights_sha256",
+        "weights_sample",
         "tokenizer_sha256",
         "document_sha256",
         "gate_sha256",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlm_tui.document import gate_samples, lacking_samples, probes_digest
+from dlm_tui.document import document_side_file, gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.errors import ForeignGate, GateFileError
 from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
@@ -31,6 +31,14 @@ class Identity(Protocol):
     def weights_sha256(self) -> str: ...
     @property
     def tokenizer_sha256(self) -> str: ...
+    @property
+    def files_sha256(self) -> str:
+        """What versions up to 0.1 recorded as `weights_sha256`."""
+        ...
+
+    def other_dtype(self, recorded: object) -> tuple[str, str] | None:
+        """The recorded type and this base's, where the record is of the same weights in another type."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,17 @@ def gate_status(
 
 
 def refuse_foreign_gate(
-    config: GateConfig, record: Mapping[str, object] | None, identity: Identity, hidden_size: int
+    config: GateConfig,
+    record: Mapping[str, object] | None,
+    identity: Identity,
+    hidden_size: int,
+    *,
+    allow_other_dtype: bool = False,
 ) -> None:
-    """Raises ForeignGate when the gate was trained on another base than this one, saying which and what to do."""
+    """Raises ForeignGate when the gate was trained on another base than this one, saying which and what to do.
+
+    `allow_other_dtype` takes the same weights in another type for the same base.
+    """
     again = "Train the gate again (train --gate-only), or open the document with the base it was trained on."
     if config.mode == "trained" and config.input_dim != hidden_size:
         raise ForeignGate(
@@ -141,10 +157,20 @@ def refuse_foreign_gate(
         ("weights_sha256", identity.weights_sha256, "weights"),
         ("tokenizer_sha256", identity.tokenizer_sha256, "tokenizer"),
     ):
-        if record.get(key) not in (None, now):
+        known = record.get(key)
+        if known in (None, now) or (key == "weights_sha256" and known == identity.files_sha256):
+            continue
+        dtypes = identity.other_dtype(record.get("weights_sample")) if key == "weights_sha256" else None
+        if dtypes is None:
             trained_on = record.get("base_id") or "another base"
             raise ForeignGate(
                 f"The gate was trained on {trained_on} with other {what} than the base {identity.id} has now. {again}"
+            )
+        if not allow_other_dtype:
+            raise ForeignGate(
+                f"The gate was trained on the same weights as {dtypes[0]}, the base {identity.id} has them as "
+                f"{dtypes[1]}, which moves its weights by up to a hundredth. `allow_other_dtype = true` in the "
+                f"document's .tui.toml uses it all the same. {again}"
             )
 
 
@@ -218,7 +244,9 @@ def _unusable(
         return None
     if identity is not None:
         try:
-            refuse_foreign_gate(config, record, identity, config.input_dim if hidden_size is None else hidden_size)
+            width = config.input_dim if hidden_size is None else hidden_size
+            allowed = document_side_file(document).allow_other_dtype
+            refuse_foreign_gate(config, record, identity, width, allow_other_dtype=allowed)
         except ForeignGate as error:
             return "foreign", str(error)
     else:

@@ -19,7 +19,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import identity as identities
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.download import fetch
-from dlm_tui.model.identity import weights_hash
+from dlm_tui.model.identity import identify
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import run_to_end
 from tests.tiny_models import tiny_base, tiny_tokenizer, write_tiny_base
@@ -37,15 +37,15 @@ def test_a_base_is_frozen_and_knows_itself(tmp_path: Path) -> None:
     assert other.identity.tokenizer_sha256 == base.identity.tokenizer_sha256
 
 
-def test_large_weight_files_are_sampled_and_still_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identities, "WHOLE_FILE_LIMIT", 1000)
+def test_large_weights_are_sampled_and_still_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "WHOLE_TENSOR_LIMIT", 1000)
     file = tmp_path / "model.safetensors"
-    weights = {"w": torch.randn(600, 1000)}
+    weights = {"w": torch.randn(3000, 1000)}
     save_file(weights, file)
-    first = weights_hash([file])
-    assert weights_hash([file]) == first
+    first = identify("x", None, tmp_path, [file])
+    assert identify("x", None, tmp_path, [file]) == first
     save_file({"w": weights["w"] * 1.0001}, file)
-    assert weights_hash([file]) != first
+    assert identify("x", None, tmp_path, [file]).weights_sha256 != first.weights_sha256
 
 
 def test_chat_renders_the_template_and_raw_prompts_do_not(tmp_path: Path) -> None:

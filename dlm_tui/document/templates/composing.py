@@ -65,11 +65,14 @@ def compose(
     path: Path,
     *,
     base_model: str = EMBEDDED,
+    base: Path | None = None,
     template: str | None = None,
     adapters: Sequence[str] = (),
     folders: Sequence[LearnedFolder] = (),
 ) -> NewDocument:
     """The document for `path`, with an id of its own; nothing is written.
+
+    `base` is a model folder or GGUF file to use instead of `base_model`, which the side file remembers.
 
     Folders bring their adapters with them; a single one gets the voice of the template for notes as its counterpart, so
     that there is something for a gate to decide. Raises UsageError for names that cannot be adapters and for a template
@@ -95,9 +98,10 @@ def compose(
         text = template_text(template or "assistant")
     inside = [_relative(folder.source, path) for folder in folders]
     side = SideFile(
+        base=str(base) if base is not None else None,
         source_adapters={}
         if template not in (None, NOTES)
-        else {_relative(folder.folder, path): folder.adapter for folder in folders}
+        else {_relative(folder.folder, path): folder.adapter for folder in folders},
     )
     text = _fill(text, base_model, folders, dict.fromkeys(inside))
     data = text.encode()
@@ -107,7 +111,8 @@ def compose(
 def write_new(new: NewDocument) -> None:
     """Write all of it, each file only where there is none. Raises DlmTuiError if one exists or the disk refuses."""
     side_path = side_file_path(new.path)
-    for target in (new.path, side_path) if new.side.source_adapters else (new.path,):
+    has_side = new.side != SideFile()
+    for target in (new.path, side_path) if has_side else (new.path,):
         if os.path.lexists(target):
             raise DlmTuiError(f"{target} exists already; nothing was overwritten")
     written: list[Path] = []
@@ -116,7 +121,7 @@ def write_new(new: NewDocument) -> None:
         for target, data in new.samples.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             _write_new_file(target, data, written)
-        if new.side.source_adapters:
+        if has_side:
             write_side_file(side_path, new.side)
             written.append(side_path)
         # Last, so that a document that is there is complete.

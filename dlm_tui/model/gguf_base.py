@@ -1,0 +1,131 @@
+"""A base that is a GGUF file: unpacked once into a model folder of its own, by transformers' reader.
+
+Plain numbers keep their type; quantised blocks become bfloat16, whose rounding is a tenth of what even five bits cost.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, cast
+
+from dlm_tui.files import clear_scratch_of, put_in_place, remove, scratch_sibling, sha256_file, sync_tree
+from dlm_tui.model.memory import available_memory, free_disk, gigabytes
+from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
+from dlm_tui.model.remembered import remembered
+from dlm_tui.progress import NOTE, Progress, in_thread
+
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
+    """The source with `path` where its GGUF file is unpacked, which happens once; says what that costs.
+
+    Raises BaseUnavailable with a sentence that says how to convert a file that cannot be read.
+    """
+    file = source.gguf
+    if file is None:
+        return source
+    looking = Progress("base", 0, 4, f"looking whether {file.name} is unpacked")
+    try:
+        digest = yield from in_thread(lambda: remembered("files", file, sha256_file, str), lambda: looking)
+    except OSError as error:
+        raise BaseUnavailable(f"{file} cannot be read: {error.strerror or error}") from error
+    folder = unpacked_folder(file, digest)
+    if not folder.is_dir():
+        header: Any = yield from in_thread(lambda: _header(file), lambda: looking)
+        text = _cost(file, folder, header)
+        yield Progress(NOTE, text=text)
+        yield from in_thread(lambda: _write(file, folder, header), lambda: Progress("base", 0, 4, text))
+    return source_of_folder(source, folder)
+
+
+def _header(file: Path) -> Any:
+    """The tensor table of a GGUF file that holds a model, as transformers reads it."""
+    from transformers.integrations.gguf.reader import GgufHeader
+
+    if split := _SPLIT.search(file.name):
+        raise BaseUnavailable(
+            f"{file.name} is part {int(split[1])} of {int(split[2])}; join them with: "
+            f"llama-gguf-split --merge {_first(file.name)} {_SPLIT.sub('.gguf', file.name)}"
+        )
+    try:
+        header = cast("Any", GgufHeader).from_file(str(file))
+    except Exception as error:  # damaged files raise many types
+        raise BaseUnavailable(_unreadable(file, error)) from error
+    if not any(info.name == "token_embd.weight" for info in header.tensors):
+        raise BaseUnavailable(f"{file} is no language model: it has no token embeddings")
+    return header
+
+
+def _cost(file: Path, folder: Path, header: Any) -> str:
+    """What unpacking takes, as a sentence. Raises BaseUnavailable where this machine does not have it."""
+    count = sum(math.prod(info.shape) for info in header.tensors)
+    # the reader holds all weights as float32 before the last of them has its own type
+    memory, disk = count * (4 + _dtype(header).itemsize), count * _dtype(header).itemsize
+    have, space = available_memory(), free_disk(folder)
+    needs = f"{file.name}, {count / 1e6:.0f} million weights, takes {gigabytes(memory)} of memory while it is unpacked"
+    if memory > have:
+        raise BaseUnavailable(
+            f"{needs}, and {gigabytes(have)} are free; convert it on a larger machine, or give the model's safetensors"
+        )
+    if disk > space:
+        raise BaseUnavailable(
+            f"{needs} and {gigabytes(disk)} of disk in {folder.parent}, where {gigabytes(space)} are free"
+        )
+    return f"{needs}, once, and {gigabytes(disk)} of disk in {folder.parent}"
+
+
+def _dtype(header: Any) -> Any:
+    import torch
+
+    return header.dtype or torch.bfloat16
+
+
+def _write(file: Path, folder: Path, header: Any) -> None:
+    """Unpack into a folder beside `folder`, which takes its name when it is complete."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+
+    clear_scratch_of(folder)
+    scratch = scratch_sibling(folder)
+    place, name, dtype = str(file.parent), file.name, _dtype(header)
+    try:
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
+        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+            place,
+            gguf_file=name,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        if missing := sorted(report.get("missing_keys") or ()):
+            raise ValueError(f"it has no weights for {missing[0]}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(str(scratch))
+        tokenizer.save_pretrained(str(scratch))
+        sync_tree(scratch)
+        put_in_place(scratch, folder)
+    except OSError as error:
+        remove(scratch)
+        raise BaseUnavailable(f"{file} cannot be unpacked: {error.strerror or error}") from error
+    except Exception as error:  # the reader raises many types
+        remove(scratch)
+        raise BaseUnavailable(_unreadable(file, error)) from error
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{file} cannot be read as a base: {reason.rstrip('.')}; unknown blocks are converted with: llama-quantize "
+        f"--allow-requantize {file.name} {file.stem}-bf16.gguf BF16; else give --base the model's safetensors folder"
+    )
+
+
+def _first(name: str) -> str:
+    return _SPLIT.sub(lambda match: f"-00001-of-{match[2]}.gguf", name)

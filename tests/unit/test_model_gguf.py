@@ -1,0 +1,141 @@
+"""A GGUF file as a base: unpacked once, the same numbers as the model it was made of, refusals as one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+
+from dlm_tui.cli.main import main
+from dlm_tui.document import SideFile, load, read_side_file, write_side_file
+from dlm_tui.document.side_file import side_file_path
+from dlm_tui.files import sha256_file
+from dlm_tui.model import base_of, gguf_base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.registry import BaseUnavailable, resolve_base, unpacked_folder
+from dlm_tui.progress import Progress, run_to_end
+from dlm_tui.session import Session
+from tests.export_sessions import export, open_tiny
+
+PROMPT = "When does the tide turn at the harbour?"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Path]:
+    """A session and the GGUF files of its base as F32 and Q8_0, in a folder each."""
+    folder = tmp_path_factory.mktemp("gguf")
+    session = open_tiny(folder, "llama", tie_word_embeddings=False)
+    for quant in ("f32", "q8_0"):
+        made = export(
+            session, target="ollama", quant=quant, mix="tone:1e-12", out=str(folder / f"made-{quant}"), verify=False
+        )
+        (folder / quant).mkdir()
+        shutil.copyfile(made.folder / f"model.{quant}.gguf", folder / quant / "tiny.gguf")
+    return session, folder
+
+
+def loaded(place: Path, said: list[Progress] | None = None) -> Base:
+    report = said.append if said is not None else None
+    return run_to_end(load_base(resolve_base("hf:test/llama", place)), report)
+
+
+def logits(base: Base, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = base.model(input_ids=torch.tensor([ids])).logits
+    return found
+
+
+def test_the_numbers_and_tokens_are_those_of_the_model_it_was_made_of(made: tuple[Session, Path]) -> None:
+    session, folder = made
+    base = loaded(folder / "f32" / "tiny.gguf")
+    ids = session.base.encode_raw(PROMPT)
+    assert base.encode_raw(PROMPT) == ids
+    assert base.chat(PROMPT, "Be brief.") == session.base.chat(PROMPT, "Be brief.")
+    assert base.dtype == torch.float32
+    assert float((logits(base, ids) - logits(session.base, ids)).abs().max()) < 1e-5
+    assert base.context_length == session.base.context_length and base.source.target_modules
+
+
+def test_quantised_blocks_become_bfloat16_and_it_is_done_once(made: tuple[Session, Path]) -> None:
+    _, folder = made
+    file = folder / "q8_0" / "tiny.gguf"
+    said: list[Progress] = []
+    base = loaded(folder / "q8_0", said)
+    place = unpacked_folder(file, sha256_file(file))
+    assert base.source.path == place == resolve_base("hf:test/llama", file).path and base.source.gguf == file
+    cost = [one.text or "" for one in said if "of memory while it is unpacked" in (one.text or "")]
+    assert cost and "tiny.gguf" in cost[0] and "once" in cost[0]
+    reader = gguf.GGUFReader(file)
+    stored = {tensor.name: tensor for tensor in reader.tensors}["blk.1.ffn_down.weight"]
+    wanted = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type)).to(torch.bfloat16).float()
+    assert torch.equal(base.target_module("model.layers.1.mlp.down_proj").weight.float(), wanted)
+    before = (place / "model.safetensors").stat().st_ino
+    again: list[Progress] = []
+    assert loaded(file, again).identity == base.identity
+    assert (place / "model.safetensors").stat().st_ino == before
+    assert not any("unpacked" in (one.text or "") and "takes" in (one.text or "") for one in again)
+
+
+def test_the_side_file_and_new_remember_it(
+    made: tuple[Session, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = made
+    file = folder / "f32" / "tiny.gguf"
+    path = tmp_path / "d.dlm"
+    assert main(["new", str(path), "--base-model", "hf:test/llama", "--base", str(file), "--no-open"]) == 0
+    assert read_side_file(side_file_path(path)) == SideFile(base=str(file))
+    assert base_of(load(path)).gguf == file
+    (tmp_path / "beside.gguf").symlink_to(file)
+    write_side_file(side_file_path(path), SideFile(base="beside.gguf"))
+    assert base_of(load(path)).gguf == tmp_path / "beside.gguf"
+    assert base_of(load(path), folder / "q8_0").gguf == folder / "q8_0" / "tiny.gguf"
+    session = run_to_end(Session.open(path, tmp_path / "home"))
+    assert session.base.source.gguf == tmp_path / "beside.gguf"
+    capsys.readouterr()
+    assert main(["doctor", str(path), "--home", str(tmp_path / "home")]) == 0
+    assert "peft" in capsys.readouterr().out
+
+
+def refusal(place: Path) -> str:
+    with pytest.raises(BaseUnavailable) as caught:
+        loaded(place)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], tmp_path: Path) -> None:
+    _, folder = made
+    data = (folder / "f32" / "tiny.gguf").read_bytes()
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(data[: len(data) // 3])
+    assert "llama-quantize --allow-requantize broken.gguf broken-bf16.gguf BF16" in refusal(broken)
+    broken.write_bytes(b"GGML" + data[4:])
+    assert "llama-quantize" in refusal(broken)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(data.replace(b"general.architecture", b"general.architecturX", 1))
+    assert "llama-quantize" in refusal(other)
+    part = tmp_path / "m-00002-of-00003.gguf"
+    part.write_bytes(data)
+    assert "llama-gguf-split --merge m-00001-of-00003.gguf m.gguf" in refusal(part)
+    assert "neither a model folder nor a GGUF file" in refusal(made[0].path)
+    assert "holds 3 GGUF files" in refusal(tmp_path)
+    assert "has no config.json" in refusal(folder / "absent")
+
+
+def test_it_is_refused_with_figures_where_memory_or_disk_lacks(
+    made: tuple[Session, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = made
+    file = tmp_path / "tiny.gguf"
+    shutil.copyfile(folder / "f32" / "tiny.gguf", file)
+    with file.open("ab") as handle:
+        handle.write(b"\0")  # another hash: not unpacked yet
+    monkeypatch.setattr(gguf_base, "available_memory", lambda: 1000)
+    assert "MB of memory while it is unpacked, and 0 MB are free" in refusal(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(gguf_base, "free_disk", lambda folder: 1000)
+    assert "where 0 MB are free" in refusal(file)
