@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlm_tui.model.adapters import Adapter, AdapterError, check_fits, load_peft_adapter
+from dlm_tui.model.adapters import Adapter, AdapterError, check_embedding, check_fits, load_peft_adapter
 from dlm_tui.model.base import Base, first_line
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.modulated.base import Modulated
@@ -62,6 +62,7 @@ def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, Non
         made_for = _refuse_other_base(path, base)
         adapter, renamed = _renamed(load_peft_adapter(path, name), base)
         check_fits(adapter, base)
+        check_embedding(path, base)
         probe = _probe(base)
         yield Progress("import", 1, 2, "comparing with a plain PEFT forward")
         expected = _peft_logits(path, base, probe) if not renamed else _merged_logits(adapter, base, probe)
@@ -177,19 +178,21 @@ def _peft_logits(path: Path, base: Base, probe: Tensor) -> Tensor:
 @torch.no_grad()
 def _merged_logits(adapter: Adapter, base: Base, probe: Tensor) -> Tensor:
     """Logits [T, V] of the plain forward with the additions merged into the weights, which are put back."""
-    kept: list[tuple[Tensor, Tensor]] = []
+    kept: list[tuple[Any, Tensor]] = []
     try:
         for module, pair in adapter.modules.items():
-            layer = base.target_module(module)
+            layer: Any = base.target_module(module)
             weight = cast("Tensor", layer.weight)
             delta = (pair.lora_B.double() @ pair.lora_A.double()) * pair.scale
-            turned = delta if isinstance(layer, nn.Linear) else delta.T  # GPT-2's Conv1D keeps its weight [in, out]
-            kept.append((weight, weight.detach().clone()))
-            weight.data.copy_((weight.double().cpu() + turned).to(weight.dtype))
+            # GPT-2's Conv1D and embeddings keep their weight [in, out]
+            turned = delta if isinstance(layer, nn.Linear) else delta.T
+            kept.append((layer, weight))
+            # a parameter of its own: an output layer that is tied to the embedding stays as it is
+            layer.weight = nn.Parameter((weight.double().cpu() + turned).to(weight), requires_grad=False)
         return cast("Tensor", cast("Any", base.model)(input_ids=probe).logits[0].float().cpu())
     finally:
-        for weight, before in kept:
-            weight.data.copy_(before)
+        for layer, weight in kept:
+            layer.weight = weight
 
 
 @torch.no_grad()

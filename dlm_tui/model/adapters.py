@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import torch
@@ -23,6 +23,9 @@ from dlm_tui.model.patterns import BoundedPatterns, PatternError
 _LARGEST_SCALE = 1e6
 PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+_TOKEN_KEY = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(\.default)?")
+# PEFT writes the base's embedding beside the pair, although it is not changed.
+_OWN_EMBEDDING = ".base_layer.weight"
 # These keep the base as it is; all other named initialisations replace the base weight by a residual.
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
 
@@ -59,11 +62,16 @@ class AdapterError(DlmTuiError):
 
 @dataclass(frozen=True)
 class LowRank:
-    """The addition `scale · lora_B @ lora_A` to one linear layer: `lora_A` [r, in], `lora_B` [out, r]."""
+    """The addition `scale · lora_B @ lora_A` to one linear layer: `lora_A` [r, in], `lora_B` [out, r].
+
+    With `tokens` the layer is the token embedding: a token id stands for the column of `lora_A` [r, vocabulary] that a
+    one-hot input would choose. A tied output layer keeps the base's weights.
+    """
 
     lora_A: Tensor
     lora_B: Tensor
     scale: float
+    tokens: bool = False
 
     @property
     def rank(self) -> int:
@@ -96,14 +104,21 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
 
     Scale is alpha/r, with rsLoRA alpha/√r, with rank and alpha patterns resolved per module as PEFT does. With `base`
     every module is checked to exist there with these dimensions. Raises AdapterError for anything that a low-rank
-    pair per linear layer does not express exactly (DoRA, biases, modules_to_save, …) and for non-finite weights.
+    pair per layer does not express exactly (DoRA, biases, modules_to_save, …) and for non-finite weights.
     """
     config = _read_config(path)
     _refuse_unsupported(config, path)
     tensors = _read_tensors(path)
+    if base is not None:
+        _refuse_other_embedding(tensors, base, path)
     halves: dict[str, dict[str, Tensor]] = {}
+    of_tokens = set()
     for key, tensor in tensors.items():
-        module, side = _split_key(key, path)
+        if key.endswith(_OWN_EMBEDDING):
+            continue
+        module, side, tokens = _split_key(key, path)
+        if tokens:
+            of_tokens.add(module)
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"adapter {name} in {path} has weights that are not finite in {module}")
         halves.setdefault(module, {})[side] = tensor.to(torch.float32).contiguous()
@@ -111,13 +126,18 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
         raise AdapterError(f"adapter {name} in {path} has no low-rank weights")
     bounded = BoundedPatterns()
     modules = {
-        module: _pair(module, pair, config, bounded, name, path)
+        module: _pair(module, pair, config, bounded, name, path, tokens=module in of_tokens)
         for module, pair in sorted(halves.items(), key=_natural)
     }
     adapter = Adapter(name, modules, path, version, config.dlm_parameterization)
     if base is not None:
         check_fits(adapter, base)
     return adapter
+
+
+def check_embedding(path: Path, base: Base) -> None:
+    """Raise AdapterError where a PEFT directory brings an embedding of its own that is not that of `base`."""
+    _refuse_other_embedding(_read_tensors(path), base, path)
 
 
 def check_fits(adapter: Adapter, base: Base) -> None:
@@ -128,11 +148,14 @@ def check_fits(adapter: Adapter, base: Base) -> None:
                 f"adapter {adapter.name} does not belong to {base.identity.id}: its decoder has no module {module}"
             )
         try:
-            shape = layer_shape(base.target_module(module))
+            layer = base.target_module(module)
         except KeyError:
             raise AdapterError(
                 f"adapter {adapter.name} does not belong to {base.identity.id}: the base has no module {module}"
             ) from None
+        if pair.tokens and layer is not cast("Any", base.model).get_input_embeddings():
+            raise AdapterError(f"adapter {adapter.name} changes {module}, which is not the base's token embedding")
+        shape = embedding_shape(layer) if pair.tokens else layer_shape(layer)
         wanted = (int(pair.lora_B.shape[0]), int(pair.lora_A.shape[1]))
         if shape != wanted:
             raise AdapterError(
@@ -149,6 +172,13 @@ def layer_shape(module: nn.Module) -> tuple[int, int]:
     if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor):
         return int(weight.shape[1]), int(weight.shape[0])
     raise AdapterError(f"a module of type {type(module).__name__} cannot carry a low-rank addition")
+
+
+def embedding_shape(module: nn.Module) -> tuple[int, int]:
+    """(width, vocabulary) of a token embedding. Raises AdapterError for other modules."""
+    if isinstance(module, nn.Embedding) and module.max_norm is None:
+        return module.embedding_dim, module.num_embeddings
+    raise AdapterError(f"a module of type {type(module).__name__} cannot carry an addition per token")
 
 
 def save_peft_adapter(
@@ -173,8 +203,9 @@ def save_peft_adapter(
     for module, pair in adapter.modules.items():
         if not (torch.isfinite(pair.lora_A).all() and torch.isfinite(pair.lora_B).all()):
             raise AdapterError(f"adapter {adapter.name} has weights that are not finite in {module}")
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = pair.lora_A.detach().cpu().clone()
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = pair.lora_B.detach().cpu().clone()
+        key_A, key_B = pair_keys(module, pair.tokens)
+        tensors[key_A] = pair.lora_A.detach().cpu().clone()
+        tensors[key_B] = pair.lora_B.detach().cpu().clone()
         alphas[module] = _whole(pair.scale * pair.rank)
     ranks = {module: pair.rank for module, pair in adapter.modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
@@ -203,6 +234,12 @@ def save_peft_adapter(
     write_atomic(path / "adapter_config.json", json_bytes(config))
 
 
+def pair_keys(module: str, tokens: bool) -> tuple[str, str]:
+    """The names that PEFT gives a module's `lora_A` and `lora_B` in a file."""
+    middle, end = ("lora_embedding_", "") if tokens else ("lora_", ".weight")
+    return f"{PREFIX}{module}.{middle}A{end}", f"{PREFIX}{module}.{middle}B{end}"
+
+
 def pattern_value(pattern: Mapping[str, _T], module: str, default: _T, bounded: BoundedPatterns | None = None) -> _T:
     """PEFT's rule: the first key that, as a regular expression, matches the module name or an end of it after a dot.
 
@@ -219,7 +256,14 @@ def pattern_value(pattern: Mapping[str, _T], module: str, default: _T, bounded: 
 
 
 def _pair(
-    module: str, halves: dict[str, Tensor], config: PeftConfig, bounded: BoundedPatterns, name: str, path: Path
+    module: str,
+    halves: dict[str, Tensor],
+    config: PeftConfig,
+    bounded: BoundedPatterns,
+    name: str,
+    path: Path,
+    *,
+    tokens: bool,
 ) -> LowRank:
     if set(halves) != {"A", "B"}:
         raise AdapterError(f"adapter {name} in {path} has only one half of {module}")
@@ -244,7 +288,7 @@ def _pair(
             f"adapter {name} in {path} has lora_alpha {alpha!r} at rank {rank} for {module}, which no training writes;"
             " adapter_config.json is damaged"
         )
-    return LowRank(lora_A, lora_B, scale)
+    return LowRank(lora_A, lora_B, scale, tokens)
 
 
 def _read_config(path: Path) -> PeftConfig:
@@ -289,11 +333,27 @@ def _refuse_unsupported(config: PeftConfig, path: Path) -> None:
             raise AdapterError(f"the adapter in {path} {reason}, and cannot be mixed exactly")
 
 
-def _split_key(key: str, path: Path) -> tuple[str, str]:
-    match = _KEY.fullmatch(key.removeprefix(PREFIX))
-    if match is None:
-        raise AdapterError(f"the adapter in {path} has {key}, which is not a low-rank pair of a linear layer")
-    return match["module"], match["side"]
+def _split_key(key: str, path: Path) -> tuple[str, str, bool]:
+    """Module, A or B, and whether the pair is one of the token embedding."""
+    bare = key.removeprefix(PREFIX)
+    if match := _TOKEN_KEY.fullmatch(bare):
+        return match["module"], match["side"], True
+    if match := _KEY.fullmatch(bare):
+        return match["module"], match["side"], False
+    if bare.endswith((".embed_tokens.weight", ".wte.weight", "lm_head.weight")):
+        raise AdapterError(f"the adapter in {path} brings a whole embedding ({key}), and cannot be mixed exactly")
+    raise AdapterError(f"the adapter in {path} has {key}, which is not a low-rank pair of a layer")
+
+
+def _refuse_other_embedding(tensors: Mapping[str, Tensor], base: Base, path: Path) -> None:
+    own = cast("Tensor", cast("Any", base.model).get_input_embeddings().weight)
+    for key, tensor in tensors.items():
+        if not key.endswith(_OWN_EMBEDDING):
+            continue
+        if tensor.shape != own.shape or not torch.equal(tensor, own.detach().cpu().to(tensor.dtype)):
+            raise AdapterError(
+                f"the adapter in {path} brings another embedding than the base's ({key}), and cannot be mixed exactly"
+            )
 
 
 def _natural(item: tuple[str, Any]) -> list[tuple[int, str]]:

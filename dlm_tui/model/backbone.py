@@ -207,11 +207,17 @@ class ReferenceBackbone:
 def _hook(stack: Stack, ranks: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x = inputs[0]
-        if x.dim() != 3 or x.shape[0] != ranks.shape[0]:
+        if x.dim() != (2 if stack.tokens else 3) or x.shape[0] != ranks.shape[0]:
             return stack.add(output, x, _shared_row(ranks))
-        return stack.add(output, x, ranks)
+        return stack.add(output, x, ranks, _embedding_factor(module) if stack.tokens else 1.0)
 
     return add
+
+
+def _embedding_factor(module: nn.Module) -> float:
+    """What an embedding multiplies its rows with: Gemma's does it in its own forward."""
+    factor = getattr(module, "embed_scale", None)
+    return 1.0 if factor is None else float(factor)
 
 
 def _shared_row(ranks: Tensor) -> Tensor:

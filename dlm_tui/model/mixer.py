@@ -1,7 +1,8 @@
 """The mixer: all adapters stacked along the rank axis, each row of a batch with coefficients of its own.
 
 For a layer with input x, stacked pairs A [R, in] and B [out, R] (scales folded in) and coefficients expanded to ranks
-S [B, R], the layer's output gets `((x Aᵀ) ∘ S) Bᵀ` added. A row of zero coefficients adds exactly 0.0.
+S [B, R], the layer's output gets `((x Aᵀ) ∘ S) Bᵀ` added. A row of zero coefficients adds exactly 0.0. At the token
+embedding x is one-hot, so x Aᵀ is a look-up of rows of Aᵀ.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ from dlm_tui.model.adapters import Adapter, LowRank
 
 @dataclass(frozen=True)
 class Stack:
-    """One layer's pairs: `lora_A` [R, in], `lora_B` [out, R] scales folded in; `layout` indexes `Mixer.layouts`."""
+    """One layer's pairs: `lora_A` [R, in], `lora_B` [out, R] scales folded in; `layout` indexes `Mixer.layouts`.
+
+    With `tokens` the layer is the token embedding, and `lora_A` is kept as [vocabulary, R].
+    """
 
     lora_A: Tensor
     lora_B: Tensor
     layout: int
+    tokens: bool = False
 
-    def add(self, output: Tensor, x: Tensor, ranks: Tensor) -> Tensor:
-        """`output` [B, T, out] plus the mixed addition for `x` [B, T, in] with `ranks` [B, 1, R]."""
-        inner = torch.nn.functional.linear(x, self.lora_A) * ranks
+    def add(self, output: Tensor, x: Tensor, ranks: Tensor, factor: float = 1.0) -> Tensor:
+        """`output` [B, T, out] plus `factor` times the mixed addition with `ranks` [B, 1, R].
+
+        `x` is [B, T, in], or token ids [B, T] (long) with `tokens`.
+        """
+        if self.tokens:
+            inner = torch.nn.functional.embedding(x, self.lora_A) * (ranks * factor)
+        else:
+            inner = torch.nn.functional.linear(x, self.lora_A) * ranks
         return output + torch.nn.functional.linear(inner, self.lora_B)
 
 
@@ -55,8 +66,7 @@ class Mixer:
         """Module name → stacked pairs, built on first use (the fused tier stacks whole groups of modules instead)."""
         if self._stacks is None:
             modules = dict.fromkeys(module for adapter in self.adapters for module in adapter.modules)
-            with torch.no_grad():
-                self._stacks = {module: self._stack(self.members(module)) for module in modules}
+            self._stacks = {module: self.stack(module) for module in modules}
         return self._stacks
 
     def members(self, module: str) -> list[tuple[int, LowRank]]:
@@ -98,12 +108,17 @@ class Mixer:
             self.layouts.append(torch.tensor(key, dtype=torch.long, device=self.device))
         return self._layout_index[key]
 
-    def _stack(self, members: Sequence[tuple[int, LowRank]]) -> Stack:
+    @torch.no_grad()
+    def stack(self, module: str) -> Stack:
+        """The pairs of one module that some adapter targets."""
+        members = self.members(module)
         lora_A = torch.cat([pair.lora_A.detach().float() for _, pair in members], dim=0)
         lora_B = torch.cat([pair.lora_B.detach().float() * pair.scale for _, pair in members], dim=1)
         columns = [column for column, pair in members for _ in range(pair.rank)]
+        tokens = members[0][1].tokens
         return Stack(
-            lora_A.to(self.device, self.dtype).contiguous(),
+            (lora_A.T if tokens else lora_A).to(self.device, self.dtype).contiguous(),
             lora_B.to(self.device, self.dtype).contiguous(),
             self.layout(columns),
+            tokens,
         )

@@ -33,6 +33,7 @@ class NullShape:
     rank: int
     scale: float
     matched: float
+    tokens: bool = False
 
 
 def null_shapes(adapters: Mapping[str, Adapter]) -> dict[str, NullShape]:
@@ -45,7 +46,7 @@ def null_shapes(adapters: Mapping[str, Adapter]) -> dict[str, NullShape]:
         scale = abs(widest.scale) or 1.0
         power = sum(squared_norm(pair) for pair in pairs) / len(adapters)
         matched = (power / (scale**2 * rank * d_in * d_out)) ** 0.25
-        shapes[module] = NullShape(d_in, d_out, rank, scale, matched)
+        shapes[module] = NullShape(d_in, d_out, rank, scale, matched, widest.tokens)
     return shapes
 
 
@@ -70,7 +71,7 @@ def null_adapter(
         sigma = factor * (shape.matched if init_scale is None else 1.0)
         lora_A = sigma * torch.randn(shape.rank, shape.d_in, generator=generator)
         lora_B = sigma * torch.randn(shape.d_out, shape.rank, generator=generator)
-        modules[module] = LowRank(lora_A, lora_B, shape.scale)
+        modules[module] = LowRank(lora_A, lora_B, shape.scale, shape.tokens)
     return Adapter(f"null {seed}", modules)
 
 

@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.training.checkpoints import AdapterCheckpoints
+from dlm_tui.training.embeddings import embedding_name
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
@@ -33,11 +34,14 @@ def finetune(
     raises.
     """
     set_seed(plan.seed)
+    layers = list(adapter.target_modules)
+    if any(phase.embed_warmup_steps for phase in adapter.phases):
+        layers.append(embedding_name(base))
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=list(adapter.target_modules),
+        target_modules=layers,
         bias="none",
         task_type="CAUSAL_LM",
         use_rslora=plan.trainer.rslora,
@@ -54,7 +58,8 @@ def finetune(
         result = run_phases(
             model, base, plan, adapter, rows, on_step, adapter_off=model.disable_adapter, checkpoints=checkpoints
         )
-        result.tensors = finite_tensors(get_peft_model_state_dict(model))
+        # the base's own embedding is not changed, so it is not stored either
+        result.tensors = finite_tensors(get_peft_model_state_dict(model, save_embedding_layers=False))
         result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:
         model.unload()

@@ -19,6 +19,7 @@ from dlm_tui.files import temporary_folder
 from dlm_tui.store.checkpoints import PhaseResult
 from dlm_tui.training.adapter_trainer import AdapterTrainer
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointedTrainer, CheckpointTimer, last_loss
+from dlm_tui.training.embeddings import EmbeddingWarmup
 from dlm_tui.training.packing import collate_cheaper, packs_exactly
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
@@ -152,12 +153,15 @@ def run_phases(
                 trainer = _causal(model, base, plan, phase, rows, watch, scratch)
             else:
                 trainer = _preferences(model, base, plan, phase, rows, watch, scratch, adapter_off)
+            warmup = EmbeddingWarmup(model, phase.embed_warmup_steps)
+            trainer.add_callback(warmup)
             trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries data
             if checkpoints is not None and timer is not None:
                 trainer.checkpoints, trainer.phase_name = checkpoints, phase.name
                 trainer.steps_per_epoch = plan.steps(rows.of(phase), phase) // phase.epochs
                 trainer.add_callback(timer)
-            trainer.train_from(start)
+            with warmup.in_force():
+                trainer.train_from(start)
         if timer is not None and timer.stopped is not None:
             raise timer.stopped
         over = PhaseResult(name=phase.name, steps=watch.steps, loss=watch.last_loss, val_loss=watch.val_loss)

@@ -43,7 +43,8 @@ _PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
     """One optimisation: `name` is sft, dpo or orpo. `warmup_ratio` is a share of the steps; the rate falls to
-    `min_lr_ratio` of its peak where that is given."""
+    `min_lr_ratio` of its peak where that is given. In the first `embed_warmup_steps` steps a pair on the token
+    embedding learns, too."""
 
     name: Literal["sft", "dpo", "orpo"]
     learning_rate: float
@@ -51,6 +52,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     lr_scheduler: str
     warmup_ratio: float
     min_lr_ratio: float | None = None
+    embed_warmup_steps: int = 0
 
 
 class PreferencePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +207,8 @@ def plan_training(
         settings = document.adapter_settings(name)
         notes += _unsupported(name, settings)
         rows = planned_rows(document, routed[name], weights)
-        phases = _phases(document, settings, rows)
+        phases = _phases(document, settings, rows, parameterization)
+        notes += _unused_warmup(document, name, phases, parameterization)
         if not phases:
             notes.append(f"{name}: no section reaches this adapter, it is left as it is")
             continue
@@ -299,7 +302,9 @@ def planned_rows(document: Document, indices: Iterable[int], weights: sources.We
     )
 
 
-def _phases(document: Document, settings: AdapterSettings, rows: PlannedRows) -> tuple[Phase, ...]:
+def _phases(
+    document: Document, settings: AdapterSettings, rows: PlannedRows, parameterization: Parameterization
+) -> tuple[Phase, ...]:
     training = document.training
     phases = []
     if rows.train:
@@ -313,6 +318,7 @@ def _phases(document: Document, settings: AdapterSettings, rows: PlannedRows) ->
                 lr_scheduler="cosine_with_min_lr" if pretraining else training.lr_scheduler,
                 warmup_ratio=_PRETRAINING_WARMUP if pretraining else training.warmup_ratio,
                 min_lr_ratio=_PRETRAINING_FLOOR if pretraining else None,
+                embed_warmup_steps=training.cpt.embed_warmup_steps if pretraining and parameterization == "lora" else 0,
             )
         )
     if rows.preference and _trains_preferences(document):
@@ -327,6 +333,17 @@ def _phases(document: Document, settings: AdapterSettings, rows: PlannedRows) ->
             )
         )
     return tuple(phases)
+
+
+def _unused_warmup(
+    document: Document, name: str, phases: tuple[Phase, ...], parameterization: Parameterization
+) -> list[str]:
+    """Why `cpt.embed_warmup_steps` has no effect on an adapter, [] where it has or is not asked for."""
+    if not document.training.cpt.embed_warmup_steps or any(phase.embed_warmup_steps for phase in phases):
+        return []
+    if parameterization == "pissa":
+        return [f"{name}: training.cpt.embed_warmup_steps is not used: PiSSA trains singular values of linear layers"]
+    return [f"{name}: training.cpt.embed_warmup_steps is not used: it does not train on the schedule dapt"]
 
 
 def _trains_preferences(document: Document) -> bool:
@@ -360,10 +377,6 @@ def _unused(document: Document) -> list[str]:
     training = document.training
     given = training.model_fields_set
     notes = []
-    if training.cpt.embed_warmup_steps:
-        notes.append(
-            "training.cpt.embed_warmup_steps is not used: an adapter with embeddings of its own cannot be mixed exactly"
-        )
     if "cache" in given:
         notes.append("training.cache is not used: rows are tokenised in memory at every run")
     if "audio" in given:

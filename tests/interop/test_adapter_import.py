@@ -51,12 +51,21 @@ KINDS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"up_proj": 12},
     },
     "rslora": {"r": 4, "lora_alpha": 8, "target_modules": ["k_proj", "o_proj"], "use_rslora": True},
+    "embeddings": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "down_proj", "embed_tokens"],
+        "rank_pattern": {"embed_tokens": 3},
+    },
 }
+# Gemma's embedding is scaled and tied, Qwen2's here is neither.
+SHAPES = {"llama": True, "qwen2": False, "gemma3_text": True}
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "gemma3_text"])
+@pytest.fixture(scope="module", params=SHAPES)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return tiny_base(tmp_path_factory.mktemp("base") / request.param, request.param)
+    folder = tmp_path_factory.mktemp("base") / request.param
+    return tiny_base(folder, request.param, tie_word_embeddings=SHAPES[request.param])
 
 
 def peft_folder(base: Base, folder: Path, **settings: Any) -> Path:

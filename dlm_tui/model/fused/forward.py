@@ -55,6 +55,7 @@ class FusedBackbone:
         self._head = Head(base, self._to_vocabulary, weights.dtype)
         with torch.no_grad():
             self._additions = [tuple(self._addition(group) for group in layer.groups) for layer in weights.layers]
+            self._tokens = mixer.stack(weights.embedding_name) if mixer.members(weights.embedding_name) else None
         self.reads = torch.bfloat16 if uses_bf16_weights else weights.dtype
         """What a weight is read as for a few tokens; everything else is in the weights' own dtype."""
         self._step = CompiledDecode(weights, self._additions, uses_bf16_weights=uses_bf16_weights) if compiled else None
@@ -89,7 +90,7 @@ class FusedBackbone:
             raise TypeError("this cache belongs to another tier")
         plan = kv.plan(count, batch, lengths)
         if self._step is not None and batch * count <= MOST_TOKENS:
-            hidden = self._forward_decode(self._step, self._embed(ids), kv, plan, coefficients)
+            hidden = self._forward_decode(self._step, ids, kv, plan, coefficients)
             hidden = self._norm(hidden, self.weights.norm)
         elif self.graphs is not None and count == 1:
             hidden = self.graphs.step(ids, kv, self.mixer.expand(coefficients))
@@ -100,20 +101,25 @@ class FusedBackbone:
 
     def run(self, ids: Tensor, cache: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
         """Hidden states [B, T, H] of `ids` [B, T], product by product; `ranks` as the mixer expands coefficients."""
-        hidden = self._forward_prefill(self._embed(ids), cache, plan, ranks)
+        hidden = self._forward_prefill(self._embed(ids, ranks), cache, plan, ranks)
         return self._norm(hidden, self.weights.norm)
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        hidden = functional.embedding(ids.to(self.device), self.weights.embedding)
+    def _embed(self, ids: Tensor, ranks: list[Tensor] | None) -> Tensor:
+        ids = ids.to(self.device)
+        hidden = functional.embedding(ids, self.weights.embedding)
+        if self._tokens is not None and ranks is not None:
+            hidden = self._tokens.add(hidden, ids, ranks[self._tokens.layout])
         scale = self.weights.embedding_scale
         return hidden if scale == 1.0 else hidden * torch.tensor(scale, dtype=hidden.dtype, device=hidden.device)
 
     def _forward_decode(
-        self, step: CompiledDecode, hidden: Tensor, cache: FusedKVCache, plan: Plan, coefficients: Tensor | None
+        self, step: CompiledDecode, ids: Tensor, cache: FusedKVCache, plan: Plan, coefficients: Tensor | None
     ) -> Tensor:
         """All layers for few tokens, compiled. Padding takes part, too: what it leaves behind is overwritten."""
+        ranks = self.mixer.expand(coefficients)
+        hidden = self._embed(ids, ranks)
         batch, count, width = hidden.shape
-        mix = coefficients if self.mixer.expand(coefficients) is not None else None
+        mix = coefficients if ranks is not None else None
         rows = torch.arange(batch).repeat_interleave(count)
         positions = plan.positions.expand(batch, count).reshape(-1)
         return step.run(hidden.reshape(-1, width), rows, positions, cache, mix).view(batch, count, width)

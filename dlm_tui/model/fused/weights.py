@@ -141,6 +141,7 @@ class FusedWeights:
         self.head, self.head_bias = cast("Tensor", output.weight), cast("Tensor | None", output.bias)
         self._rotary, self._rope_types = decoder.rotary_emb, rope_types(spec, config)
         prefix = next(name for name, module in base.model.named_modules() if module is base.decoder)
+        self.embedding_name = f"{prefix}.embed_tokens"
         self.layers = [
             _layer(layer, f"{prefix}.layers.{number}", spec, facts, config)
             for number, (layer, facts) in enumerate(zip(decoder.layers, layer_specs(spec, config), strict=True))
