@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,19 @@ def add_gate(store: Store, hidden_size: int, names: tuple[str, ...] = NAMES, see
 
 
 def open_tiny(
-    folder: Path, architecture: str = "llama", *, gate: bool = True, seed: int = 0, **changes: Any
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    gate: bool = True,
+    seed: int = 0,
+    adapters: Callable[[Any], dict[str, Adapter]] = mixed_adapters,
+    **changes: Any,
 ) -> Session:
     """A session on a tiny base with three trained adapters and, unless told otherwise, a trained gate."""
     base = tiny_base(folder / "base", architecture, seed, **changes)
     path = write_document(folder, architecture)
     store = Store(folder / "home", load(path).dlm_id)
-    fill_store(store, mixed_adapters(base), base.identity.id)
+    fill_store(store, adapters(base), base.identity.id)
     if gate:
         add_gate(store, base.hidden_size)
     return run_to_end(Session.open(path, folder / "home", folder / "base"))

@@ -157,6 +157,17 @@ def random_adapter(
     return Adapter(name, modules)
 
 
+def token_adapter(base: Base, name: str, rank: int = 4, seed: int = 0, size: float = 0.3) -> Adapter:
+    """A random adapter on the attention projections and on the token embedding."""
+    generator = torch.Generator().manual_seed(seed + 100)
+    embedding: Any = base.model.get_input_embeddings()  # type: ignore[operator]
+    module = next(module for module, one in base.model.named_modules() if one is embedding)
+    lora_A = torch.randn(rank, embedding.num_embeddings, generator=generator) * size
+    lora_B = torch.randn(embedding.embedding_dim, rank, generator=generator) * size
+    plain = random_adapter(base, name, rank=rank, seed=seed, size=size)
+    return Adapter(name, {**plain.modules, module: LowRank(lora_A, lora_B, 2.0, tokens=True)})
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter configuration in a folder."""
     return dict(json.loads((folder / "adapter_config.json").read_text()))

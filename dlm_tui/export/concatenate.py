@@ -29,6 +29,9 @@ class LowRankLike(Protocol):
     @property
     def scale(self) -> float: ...
 
+    @property
+    def tokens(self) -> bool: ...
+
 
 class AdapterLike(Protocol):
     """A named adapter: module name -> low-rank addition."""
@@ -39,15 +42,29 @@ class AdapterLike(Protocol):
 
 @dataclass(frozen=True)
 class LoraPair:
-    """lora_A [r, in] and lora_B [out, r] in float32, the scale folded into `lora_B`."""
+    """lora_A [r, in] and lora_B [out, r] in float32, the scale folded into `lora_B`.
+
+    With `tokens` it changes the token embedding, lora_A [r, vocabulary].
+    """
 
     lora_A: Tensor
     lora_B: Tensor
+    tokens: bool = False
 
     @property
     def rank(self) -> int:
         """Rows of `lora_A`."""
         return int(self.lora_A.shape[0])
+
+    @property
+    def turned(self) -> LoraPair:
+        """The same addition to a weight that is stored as [in, out], as embeddings and GPT-2's Conv1D are."""
+        return LoraPair(self.lora_B.T.contiguous(), self.lora_A.T.contiguous())
+
+
+def change_embedding(pairs: Mapping[str, LoraPair]) -> bool:
+    """Whether one of these changes the token embedding."""
+    return any(pair.tokens for pair in pairs.values())
 
 
 def check_finite(name: str, adapter: AdapterLike) -> None:
@@ -63,7 +80,8 @@ def folded(adapter: AdapterLike, weight: float = 1.0) -> dict[str, LoraPair]:
     pairs = {}
     for module, low in adapter.modules.items():
         lora_B = low.lora_B.detach().to("cpu", torch.float64) * (float(low.scale) * weight)
-        pairs[module] = LoraPair(low.lora_A.detach().to("cpu", torch.float32).contiguous(), lora_B.float().contiguous())
+        lora_A = low.lora_A.detach().to("cpu", torch.float32).contiguous()
+        pairs[module] = LoraPair(lora_A, lora_B.float().contiguous(), low.tokens)
     return pairs
 
 
@@ -86,7 +104,9 @@ def concatenate(adapters: Mapping[str, AdapterLike], mix: Sequence[tuple[str, fl
     if not parts:
         raise ExportRefused("no adapter has a weight other than 0 in this mix: there is nothing to export")
     return {
-        module: LoraPair(torch.cat([p.lora_A for p in pairs]), torch.cat([p.lora_B for p in pairs], dim=1))
+        module: LoraPair(
+            torch.cat([p.lora_A for p in pairs]), torch.cat([p.lora_B for p in pairs], dim=1), pairs[0].tokens
+        )
         for module, pairs in parts.items()
     }
 
@@ -103,5 +123,5 @@ def padded(pairs: Mapping[str, LoraPair], shapes: Mapping[str, tuple[int, int]])
         lora_A, lora_B = torch.zeros(rank, columns), torch.zeros(rows, rank)
         if pair is not None:
             lora_A[: pair.rank], lora_B[:, : pair.rank] = pair.lora_A, pair.lora_B
-        result[module] = LoraPair(lora_A, lora_B)
+        result[module] = LoraPair(lora_A, lora_B, pair is not None and pair.tokens)
     return result, rank

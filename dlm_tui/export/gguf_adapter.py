@@ -24,7 +24,7 @@ def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> l
     tensors = []
     for module, pair in pairs.items():
         name = architecture.gguf_name(f"{module}.weight")
-        if name is None or "norm" in name or name.startswith("token_embd"):
+        if name is None or "norm" in name or (name == "token_embd.weight") != pair.tokens:
             raise ExportRefused(
                 f"an adapter on {module!r} would be ignored by llama.cpp, so it cannot be written as GGUF"
             )
@@ -32,8 +32,15 @@ def plan_adapter(pairs: Mapping[str, LoraPair], architecture: Architecture) -> l
             raise ExportRefused(
                 f"an adapter on {module!r} would also change the tied embedding, so it cannot be written"
             )
+        if pair.tokens and architecture.tied:
+            raise ExportRefused(
+                f"llama.cpp takes {module!r} and the output layer that is tied to it for one, so an adapter GGUF cannot"
+                " change the embedding alone; `export --target llama-server` or `ollama` writes them apart"
+            )
         lora_B = permute_rows(pair.lora_B, architecture.permuted_heads(f"{module}.weight"))
-        for suffix, matrix in (("lora_a", pair.lora_A), ("lora_b", lora_B)):
+        # llama.cpp looks a token's row up in lora_a, which is therefore [vocabulary, r]
+        lora_A = pair.lora_A.T if pair.tokens else pair.lora_A
+        for suffix, matrix in (("lora_a", lora_A), ("lora_b", lora_B)):
             kept = matrix.float().contiguous()
             whole = partial(iter, (kept,))
             tensors.append(PlannedTensor(f"{name}.{suffix}", tuple(kept.shape), gguf.GGMLQuantizationType.F32, whole))

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from dlm_tui.export.concatenate import LoraPair, padded
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.model.adapters import pair_keys
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-_PREFIX = "base_model.model."
 
 
 def vllm_rank(rank: int) -> int:
@@ -27,7 +28,7 @@ def vllm_rank(rank: int) -> int:
 
 
 def target_shapes(pairs: Mapping[str, LoraPair], linears: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Every linear layer of the base (name -> (out, in)) whose last name part an adapter touches anywhere.
+    """Every layer of the base (name -> (out, in)) whose last name part an adapter touches anywhere.
 
     Serving programs choose layers by that last part, so each of them gets weights, zeros where the mix has none.
     """
@@ -48,12 +49,12 @@ def write_peft(
     """
     missing = set(pairs) - set(linears)
     if missing:
-        raise ExportRefused(f"the base has no linear layer {min(missing)!r} for the adapters")
+        raise ExportRefused(f"the base has no layer {min(missing)!r} for the adapters")
     uniform, rank = padded(pairs, target_shapes(pairs, linears))
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, pair in uniform.items():
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = pair.lora_A.contiguous()
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = pair.lora_B.contiguous()
+        key_A, key_B = pair_keys(module, pair.tokens)
+        tensors |= {key_A: pair.lora_A.contiguous(), key_B: pair.lora_B.contiguous()}
     config: dict[str, Any] = {
         "alpha_pattern": {},
         "base_model_name_or_path": base_name,

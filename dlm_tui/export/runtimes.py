@@ -194,7 +194,12 @@ def stored_in_gguf(config: dict[str, Any], model: str, loras: Sequence[tuple[str
     with torch.no_grad():
         for name, parameter in empty.named_parameters():
             parameter.copy_(stored.weight(name, tuple(parameter.shape)))
+    embedding = empty.get_input_embeddings()
     for name, module in empty.named_modules():
+        if module is embedding:
+            for adapter, scale in adapters:
+                if (pair := adapter.lora(name)) is not None:
+                    module.weight.data += (pair[1] @ pair[0]).T * scale
         if isinstance(module, torch.nn.Linear):
             tied = architecture.tied and name == "lm_head"
             tensor = "token_embd.weight" if tied else architecture.gguf_name(f"{name}.weight")
@@ -219,6 +224,10 @@ def base_and_pairs(model: str, pairs: str, dtype: str) -> Transformers:
     )
     tensors = load_file(pairs)
     with torch.no_grad():
+        head = loaded.get_output_embeddings()
+        if head.weight is loaded.get_input_embeddings().weight:
+            # the mix may change the embedding, which leaves the output layer as it is
+            head.weight = torch.nn.Parameter(head.weight.clone())
         for name in {key.rpartition(".")[0] for key in tensors}:
             weight = loaded.get_submodule(name).weight
             delta = tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"]

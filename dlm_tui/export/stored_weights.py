@@ -60,6 +60,7 @@ class StoredWeights:
         if f"{name}.lora_a" not in self._tensors:
             return None
         first, second = (self._stored(f"{name}.lora_{side}", None, 0, None) for side in "ab")
+        first = first.T if name == "token_embd.weight" else first
         alpha = float(self._reader.fields["adapter.lora.alpha"].contents())
         scale = alpha / first.shape[0] if alpha else 1.0
         return first, unpermute_rows(second, self._architecture.permuted_heads(f"{module}.weight")) * scale

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.export.architectures import read_architecture
-from dlm_tui.export.concatenate import check_finite, folded
+from dlm_tui.export.concatenate import LoraPair, change_embedding, check_finite, folded
 from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype
 from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
@@ -30,7 +30,7 @@ from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
 from dlm_tui.export.scripts import llama_server_script, shell
-from dlm_tui.export.weights import open_weights
+from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
 from dlm_tui.model.chat import ChatTemplateError
@@ -43,14 +43,27 @@ _METADATA_BYTES = 100
 class _Gguf(Common):
     """What both targets read from the base."""
 
-    def __init__(self, context: ExportContext) -> None:
+    def __init__(self, context: ExportContext, apart: Mapping[str, Mapping[str, LoraPair]] | None = None) -> None:
+        """`apart` are adapters that are written beside the mix."""
         super().__init__()
         self.context = context
         base = context.session.base
-        self.architecture = read_architecture(base.config.to_dict())
+        self.config: dict[str, Any] = json.loads(base.config.to_json_string(use_diff=False))
+        # llama.cpp knows a tied output layer by the embedding's name, and would add the embedding's addition there, too
+        changed = any(change_embedding(pairs) for pairs in (context.pairs, *(apart or {}).values()))
+        untied = changed and bool(self.config.get("tie_word_embeddings"))
+        if untied:
+            self.config["tie_word_embeddings"] = False
+            self.notes.append(UNTIED_NOTE)
+        self.architecture = read_architecture(
+            base.config.to_dict() | ({"tie_word_embeddings": False} if untied else {})
+        )
         self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab)
         needed = {f"{module}.weight" for module in context.pairs} | {"model.embed_tokens.weight"}
         self.source = open_weights(base.source.path, base.model, needed)
+        if untied:
+            self.source = UntiedWeights(self.source, "model.embed_tokens.weight", "lm_head.weight")
+        self.merged = {module: pair.turned if pair.tokens else pair for module, pair in context.pairs.items()}
         assert context.request.quant is not None  # for_document saw to it
         self.quant = context.request.quant
         given = context.request.imatrix
@@ -72,8 +85,7 @@ class _Gguf(Common):
         )
         if effective_dtype(self.context, self.quant) == "f32":
             return Trial(export)  # float32 is stored as it is: the workbench's own answers are the reference
-        config = json.loads(self.context.session.base.config.to_json_string(use_diff=False))
-        return Trial(export, replace(export, runtime="stored gguf", config=config, texts=()))
+        return Trial(export, replace(export, runtime="stored gguf", config=self.config, texts=()))
 
     def _rounding(self) -> str:
         """llama.cpp looks GELU up in a table of float16, so families that use it are never nearer than that."""
@@ -110,7 +122,7 @@ class _Gguf(Common):
         """The base, or base and mix, as one file."""
         identity = self.context.session.base.identity
         name = f"{identity.id} with {self.context.served_name}" if merged else identity.id
-        mix = self.context.pairs if merged else None
+        mix = self.merged if merged else None
         yield from write_model(
             path, self.source, self.architecture, self.tokenizer, self.quant,
             name=name, mix=mix, importance=self.importance,
@@ -124,7 +136,7 @@ class OllamaTarget(_Gguf):
         super().__init__(context)
         self.legacy = context.request.legacy_adapter
         self.weights = f"base.{self.quant}.gguf" if self.legacy else f"model.{self.quant}.gguf"
-        mix = None if self.legacy else context.pairs
+        mix = None if self.legacy else self.merged
         tensors = plan_model(self.source, self.architecture, self.quant, mix, self.importance)
         if self.legacy:
             tensors += plan_adapter(context.pairs, self.architecture)
@@ -159,7 +171,7 @@ class OllamaTarget(_Gguf):
         """The model with the mix in it, or the base and the adapter file."""
         if self.legacy:
             check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
-        pairs = {} if self.legacy else self.context.pairs
+        pairs = {} if self.legacy else self.merged
         return (yield from check_gguf(folder / self.weights, self.source, self.architecture, pairs))
 
     def command(self, folder: Path) -> str:
@@ -208,14 +220,14 @@ class LlamaServerTarget(_Gguf):
     script = "llama-server_launch.sh"
 
     def __init__(self, context: ExportContext) -> None:
-        super().__init__(context)
-        self.weights = f"base.{self.quant}.gguf"
         model = context.session.model
         self.names = [name for name in context.session.document.routing_names if name in model.names]
         self.adapters = {}
         for name in self.names:
             check_finite(name, model.adapters[name])
             self.adapters[name] = folded(model.adapters[name])
+        super().__init__(context, self.adapters)
+        self.weights = f"base.{self.quant}.gguf"
         tensors = plan_model(self.source, self.architecture, self.quant, None, self.importance)
         for pairs in (context.pairs, *self.adapters.values()):
             tensors += plan_adapter(pairs, self.architecture)

@@ -10,14 +10,14 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from dlm_tui.export.concatenate import LoraPair
+from dlm_tui.export.concatenate import LoraPair, change_embedding
 from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype, save_tokenizer
 from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
-from dlm_tui.export.weights import open_weights
+from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_merged
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.progress import Progress
@@ -33,10 +33,10 @@ _ASK = (
 
 
 def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
-    """Every linear layer of the base and its (out, in)."""
+    """Every linear layer of the base and its (out, in), and the token embedding where the mix changes it."""
     from torch import nn
 
-    found = {}
+    found = {m: (p.lora_B.shape[0], p.lora_A.shape[1]) for m, p in context.pairs.items() if p.tokens}
     for name, module in context.session.base.model.named_modules():
         if isinstance(module, nn.Linear):
             found[name] = (module.out_features, module.in_features)
@@ -44,6 +44,13 @@ def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
             weight: Any = module.weight
             found[name] = (int(weight.shape[1]), int(weight.shape[0]))
     return found
+
+
+def _output_weight(context: ExportContext) -> str:
+    """The name of the output layer's weight."""
+    model: Any = context.session.base.model
+    output = model.get_output_embeddings()
+    return next(f"{name}.weight" for name, module in model.named_modules() if module is output)
 
 
 def _read_as_stored(export: ParityJob, dtype: str) -> Trial:
@@ -111,6 +118,10 @@ class VllmTarget(PeftTarget):
     script = "vllm_launch.sh"
 
     def __init__(self, context: ExportContext) -> None:
+        if change_embedding(context.pairs):
+            raise ExportRefused(
+                "the mix changes the token embedding, which was never tried in vLLM: use the target peft or merged"
+            )
         super().__init__(context)
         self.max_rank = vllm_rank(context.rank)
         self.figures = {**self.figures, "max_lora_rank": self.max_rank}
@@ -172,15 +183,19 @@ class MergedTarget(Common):
             merged_dtype(context.request.quant)
         self.pairs = {module: self._oriented(module, pair) for module, pair in context.pairs.items()}
         self.source = open_weights(base.source.path, base.model, {f"{module}.weight" for module in self.pairs})
+        if change_embedding(context.pairs) and self.config.get("tie_word_embeddings"):
+            embedding = next(module for module, pair in context.pairs.items() if pair.tokens)
+            self.source = UntiedWeights(self.source, f"{embedding}.weight", _output_weight(context))
+            self.config["tie_word_embeddings"] = False
+            self.notes.append(UNTIED_NOTE)
         self.quant = context.request.quant or stored_dtype(self.source)
         self.nbytes = planned_bytes(self.source, self.quant)
         self.figures = {"merged": True, "mix_rank": context.rank}
 
     def _oriented(self, module: str, pair: LoraPair) -> LoraPair:
-        """GPT-2's Conv1D stores its weight as [in, out], so its addition is the transpose."""
-        if type(self.context.session.base.target_module(module)).__name__ != "Conv1D":
-            return pair
-        return LoraPair(pair.lora_B.T.contiguous(), pair.lora_A.T.contiguous())
+        """The addition the way round that the layer stores its weight."""
+        conv = type(self.context.session.base.target_module(module)).__name__ == "Conv1D"
+        return pair.turned if conv or pair.tokens else pair
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Weights, config, generation settings, tokenizer."""

@@ -73,6 +73,27 @@ class MemoryWeights:
         return self._state[name][start:stop].detach().cpu()
 
 
+UNTIED_NOTE = (
+    "the mix changes the token embedding, so the output layer, which is tied to it in the base, is stored apart"
+)
+
+
+class UntiedWeights:
+    """The weights of a base with tied embeddings, and the output layer `head` as a copy of `embedding`."""
+
+    def __init__(self, source: WeightSource, embedding: str, head: str) -> None:
+        self._source, self._embedding, self._head = source, embedding, head
+
+    def names(self) -> list[str]:
+        return [*(name for name in self._source.names() if name != self._head), self._head]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._embedding if name == self._head else name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._source.rows(self._embedding if name == self._head else name, start, stop)
+
+
 def _shards(folder: Path) -> Iterator[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -67,10 +67,14 @@ def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, L
     for module, pair in pairs.items():
         assert ranks is not None
         stack = stacks[module]
-        x = torch.randn(1, _PROBES, pair.lora_A.shape[1], generator=generator).to(stack.lora_A)
+        if pair.tokens:
+            x = torch.randint(pair.lora_A.shape[1], (1, _PROBES), generator=generator).to(stack.lora_A.device)
+        else:
+            x = torch.randn(1, _PROBES, pair.lora_A.shape[1], generator=generator).to(stack.lora_A)
         nothing = torch.zeros(1, _PROBES, pair.lora_B.shape[0]).to(stack.lora_A)
         meant = stack.add(nothing, x, ranks[stack.layout]).float().cpu()
-        found = x.float().cpu() @ pair.lora_A.T @ pair.lora_B.T
+        inner = pair.lora_A.T[x.cpu()] if pair.tokens else x.float().cpu() @ pair.lora_A.T
+        found = inner @ pair.lora_B.T
         distance = _Distance()
         distance.add(found, meant)
         # a workbench in bfloat16 adds with three digits

@@ -53,6 +53,7 @@ class PeftConfig(msgspec.Struct, frozen=True):
     target_parameters: list[str] | str | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     alora_invocation_tokens: list[int] | None = None
+    ensure_weight_tying: bool | None = False
     dlm_parameterization: str = "lora"
 
 
@@ -124,6 +125,11 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
         halves.setdefault(module, {})[side] = tensor.to(torch.float32).contiguous()
     if not halves:
         raise AdapterError(f"adapter {name} in {path} has no low-rank weights")
+    if of_tokens and config.ensure_weight_tying:
+        raise AdapterError(
+            f"the adapter in {path} changes the output layer with the embedding (ensure_weight_tying), and cannot be"
+            " mixed exactly"
+        )
     bounded = BoundedPatterns()
     modules = {
         module: _pair(module, pair, config, bounded, name, path, tokens=module in of_tokens)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def embedding_name(base: Base) -> str:
     """The module name of the base's token embedding."""
     embedding = cast("Any", base.model).get_input_embeddings()
-    return next(name for name, module in base.model.named_modules() if module is embedding)
+    return next(str(name) for name, module in base.model.named_modules() if module is embedding)
 
 
 class EmbeddingWarmup(TrainerCallback):
@@ -34,9 +34,7 @@ class EmbeddingWarmup(TrainerCallback):
     def __init__(self, model: torch.nn.Module, steps: int) -> None:
         self._steps, self._learns = steps, steps > 0
         self._pair = [
-            weight
-            for name, weight in model.named_parameters()
-            if ".lora_embedding_" in name and weight.requires_grad
+            weight for name, weight in model.named_parameters() if ".lora_embedding_" in name and weight.requires_grad
         ]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

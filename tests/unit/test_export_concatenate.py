@@ -19,6 +19,7 @@ def adapter(rank: int, seed: int, modules: tuple[str, ...] = ("q", "v"), scale: 
     pairs = {
         module: SimpleNamespace(
             lora_A=torch.randn(rank, 12, generator=generator),
+            tokens=False,
             lora_B=torch.randn(10, rank, generator=generator),
             scale=scale,
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_tui.model.adapters import Adapter, LowRank, load_peft_adapter, save_peft_adapter
+from dlm_tui.model.adapters import load_peft_adapter, save_peft_adapter
 from dlm_tui.model.backend_selection import fastest
 from dlm_tui.model.base import Base
 from dlm_tui.model.fused.forward import FusedBackbone
@@ -17,7 +17,7 @@ from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.onednn import OneDnnBackbone
 from dlm_tui.scoring.nulls import matched_nulls, squared_norm
-from tests.tiny_models import random_adapter, tiny_base
+from tests.tiny_models import random_adapter, tiny_base, token_adapter
 
 IDS = torch.randint(3, 300, (4, 14), generator=torch.Generator().manual_seed(3))
 MIXES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-0.5, 0.7], [0.3, 1.4]])
@@ -31,23 +31,10 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return tiny_base(folder, request.param, tie_word_embeddings=SHAPES[request.param])
 
 
-def with_tokens(base: Base, name: str, rank: int, seed: int) -> Adapter:
-    """A random adapter on the attention projections and on the token embedding."""
-    generator = torch.Generator().manual_seed(seed + 100)
-    embedding = base.model.get_input_embeddings()  # type: ignore[operator]
-    module = next(name for name, one in base.model.named_modules() if one is embedding)
-    rows, width = embedding.weight.shape
-    pair = LowRank(
-        torch.randn(rank, rows, generator=generator) * 0.3, torch.randn(width, rank, generator=generator) * 0.3, 2.0, True
-    )
-    plain = random_adapter(base, name, rank=rank, seed=seed)
-    return Adapter(name, {**plain.modules, module: pair})
-
-
 @pytest.fixture(scope="module")
 def model(base: Base) -> MixedModel:
     # `y` leaves the embedding alone, so that one column of the mix has no part in it
-    return MixedModel(base, {"x": with_tokens(base, "x", 3, 0), "y": random_adapter(base, "y", seed=5)})
+    return MixedModel(base, {"x": token_adapter(base, "x", rank=3), "y": random_adapter(base, "y", seed=5)})
 
 
 def merged_logits(model: MixedModel, row: Tensor, ids: Tensor) -> Tensor:

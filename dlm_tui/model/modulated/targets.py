@@ -141,7 +141,7 @@ def linear_layer(model: nn.Module, name: str, d_in: int, d_out: int) -> nn.Linea
     except AttributeError:
         raise ModulationError(f"the model has no module {name!r}") from None
     if not isinstance(layer, nn.Linear):
-        raise ModulationError(f"{name!r} is a {type(layer).__name__}, not a linear layer")
+        raise ModulationError(f"{name!r} is a {type(layer).__name__}: a modulated adapter has linear layers only")
     if (layer.in_features, layer.out_features) != (d_in, d_out):
         raise ModulationError(
             f"{name!r} maps {layer.in_features} to {layer.out_features} values, the adapter {d_in} to {d_out}"
