@@ -64,7 +64,10 @@ class AdapterTrainer(CheckpointedTrainer):
         ratio = self._settings.loraplus_ratio
         if ratio is not None and self.optimizer is None:
             kind, values = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = create_loraplus_optimizer(self.model, kind, loraplus_lr_ratio=ratio, **values)
+            # the library would give a pair on the embedding a rate of 1e-6
+            self.optimizer = create_loraplus_optimizer(
+                self.model, kind, loraplus_lr_ratio=ratio, loraplus_lr_embedding=values["lr"], **values
+            )
         return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dlm_tui.document import load
+from dlm_tui.document import TrainerSettings, load
 from dlm_tui.errors import Cancelled
 from dlm_tui.model import Base, MixedModel, load_peft_adapter
 from dlm_tui.progress import Progress
@@ -117,3 +117,9 @@ def test_peft_loads_it_and_answers_alike(base: Base, tmp_path: Path) -> None:
     model = MixedModel(base, {"default": load_peft_adapter(version.path, "default", base)})
     found = model.backbone.logits(model.backbone.forward(ids, None, torch.ones(1, 1)))[0]
     assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_lora_plus_leaves_the_embedding_its_rate(base: Base, tmp_path: Path) -> None:
+    path = written(tmp_path, more=WARM.format("dapt", 4))
+    trained = tensors(train(path, base, trainer=TrainerSettings(loraplus_ratio=4.0)))
+    assert float(trained[PAIR.format("A")].abs().max()) > 1e-3, "a rate of 1e-6 would leave it near zero"
