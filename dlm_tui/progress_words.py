@@ -33,7 +33,13 @@ STAGES = {
     "workbench": "answers to compare the export with",
 }
 """What each stage is called. A stage that is a file's name is called "writing" it."""
-_TRAININGS = {"train": "training", "sft": "training", "dpo": "preferences of", "orpo": "preferences of"}
+_TRAININGS = {
+    "train": "training",
+    "sft": "training",
+    "dpo": "preferences of",
+    "orpo": "preferences of",
+    "signed": "both signs of",
+}
 
 
 class Step(Protocol):

@@ -15,6 +15,7 @@ from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import emit, shown
 from dlm_tui.store import GateRun, MetricsReader
+from dlm_tui.store.adapter_kind import tail_lines, tail_words
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RUN_HEADER = ("run_id", "phase", "seed", "status", "started_at", "ended_at")
@@ -175,9 +176,14 @@ def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun]) -> N
 def _print_run(one: dict[str, Any]) -> None:
     row = one["run"]
     print(f"run {row['run_id']}: {_word(row['phase'])}, {_word(row['status'])}, started {_word(row['started_at'])} UTC")
-    for key, value in one["extras"].items():
+    extras = dict(one["extras"])
+    tail_depth = _depths(extras.pop("tail_depth", None))
+    for key, value in extras.items():
         if value is not None:
             print(f"  {_word(key)}: {_word(value)}")
+    if tail_depth:
+        for line in (tail_words(extras.get("selection"), tail_depth), *tail_lines(tail_depth)):
+            print(f"  {_word(line)}")
     for title, rows in (("steps", one["steps"]), ("evaluations", one["evals"]), ("gate steps", one["gate_steps"])):
         if rows:
             print(f"\n{title}: {len(rows)}")
@@ -186,6 +192,12 @@ def _print_run(one: dict[str, Any]) -> None:
             print("  " + "  ".join(shown))
     for event in one["gate_events"]:
         print(f"  gate {_word(event['mode'])}: {_word(event['adapter_name'])} {event['mean_weight']:.3f}")
+
+
+def _depths(value: Any) -> dict[str, float]:
+    """What a database says of tail depths, as far as it can be that."""
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {str(name): float(depth) for name, depth in pairs if isinstance(depth, int | float)}
 
 
 def _nats(entropy: float | None, share: float | None) -> str:

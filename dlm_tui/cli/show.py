@@ -53,7 +53,7 @@ def describe(report: dict[str, Any]) -> list[str]:
     for name, version in report["adapters"].items():
         shown = f"v{version:04d}" if version is not None else "-"
         count = document["sections"].get(name, document["untagged"] if name == "default" else 0)
-        lines.append(f"{name:<34}{shown:>8}{count:>10}")
+        lines.append(f"{name:<34}{shown:>8}{count:>10}{_trained_words(report['trained'].get(name))}")
     lines += _plan_lines(report.get("training_plan"))
     strangers = [name for name in document["sections"] if name not in report["adapters"]]
     lines += [f"{name:<34}{'-':>8}{document['sections'][name]:>10}  not declared" for name in strangers]
@@ -85,6 +85,7 @@ def _plan_lines(plan: dict[str, Any] | None) -> list[str]:
     for name, adapter in plan["adapters"].items():
         rows = ", ".join(f"{count} {kind}" for kind, count in adapter["rows"].items() if count)
         kind = adapter["parameterization"] + (f" ({adapter['selection']})" if adapter["selection"] else "")
+        kind += f" signed ±{adapter['coefficient']:g}" if adapter["signed"] else ""
         phases = "; ".join(
             f"{phase['name']} {phase['epochs']} epochs, {phase['steps']} steps, {phase['learning_rate']:g} "
             f"{phase['lr_scheduler']}"
@@ -96,6 +97,14 @@ def _plan_lines(plan: dict[str, Any] | None) -> list[str]:
             f"  {name:<16}{kind} r {adapter['rank']} alpha {adapter['alpha']:g}; rows: {rows}; {phases}; {where}"
         )
     return lines + [f"  note: {text}" for text in plan["notes"]]
+
+
+def _trained_words(trained: dict[str, Any] | None) -> str:
+    """How the version in force was trained, and how far down the spectrum its selection lies."""
+    if trained is None:
+        return ""
+    depth = trained["mean_tail_depth"]
+    return f"  {trained['kind']}" + (f", tail depth {depth:.3f}" if depth is not None else "")
 
 
 def _row(label: str, text: str) -> str:

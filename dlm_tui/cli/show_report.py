@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_tui.document import DirectiveError, Document, SideFileError, source_bindings, sources
 from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.store.adapter_kind import training_records
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_status
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def show_report(home: Path, document: Document, *, base: BaseSource | None = None) -> dict[str, Any]:
     """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, `training_plan`,
-    and `source_adapters` where folders are bound to adapters.
+    `trained`, and `source_adapters` where folders are bound to adapters.
 
     The folders of `training.sources` are read, too. `base` is what is known of the base: the config in its folder
     names the architecture, and it knows which layers `target_modules: auto` means. Reads only: a store that does not
@@ -79,7 +80,8 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     except (GateFileError, MetricsError) as error:
         problems.append(str(error))
         report["gate_state"] = GateStatus("damaged", str(error), "none").as_json()
-    report["training_plan"] = _training_plan(document, scan, base, problems)
+    report["training_plan"] = _training_plan(document, store, scan, base, problems)
+    report["trained"] = _trained(store, document)
     report["base"] = _base(store, manifest, problems)
     report["problems"] = list(dict.fromkeys(problems))
     return report
@@ -161,7 +163,11 @@ def _with_sources(
 
 
 def _training_plan(
-    document: Document, scan: sources.SourceScan | None, base: BaseSource | None, problems: list[str]
+    document: Document,
+    store: Store,
+    scan: sources.SourceScan | None,
+    base: BaseSource | None,
+    problems: list[str],
 ) -> dict[str, Any] | None:
     """What `train` would do with the document as it is; None where that cannot be said. Folders that are bound to no
     adapter are not read here, so their rows are missing."""
@@ -169,12 +175,27 @@ def _training_plan(
         plan = plan_training(
             document,
             base_modules=base.target_modules if base is not None else (),
+            before={name: record.kind for name, record in training_records(store, document.routing_names).items()},
             weights=scan.weights if scan is not None else None,
         )
     except DlmTuiError as error:
         problems.append(str(error))
         return None
     return plan.as_json()
+
+
+def _trained(store: Store, document: Document) -> dict[str, Any]:
+    """How the version in force of each adapter was trained, where that is known."""
+    return {
+        name: {
+            "kind": record.words,
+            "calibration": record.calibration,
+            "mean_tail_depth": record.mean_tail_depth,
+            "tail_depth": record.tail_depth,
+        }
+        for name, record in training_records(store, document.routing_names).items()
+        if record.words
+    }
 
 
 def _from_metrics(store: Store) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
+from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKind, KindChoices
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document, TrainerSettings
@@ -17,12 +19,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train."""
     parser.add_argument("--gate-only", action="store_true", help="leave the adapters as they are")
     parser.add_argument("--adapter", metavar="NAME", action="append", help="only this adapter (may be repeated)")
-    parser.add_argument("--parameterization", choices=("lora", "pissa"), default="lora")
+    parser.add_argument(
+        "--parameterization",
+        metavar="[NAME=]KIND",
+        action="append",
+        default=[],
+        help="lora or pissa, for every adapter trained or for NAME (default: as trained before, else lora)",
+    )
     parser.add_argument(
         "--selection",
-        choices=("s_only", "wanda", "act_only", "cho_rej_min_std"),
-        help="how pissa chooses singular directions (default: s_only)",
+        metavar="[NAME=]SCORE",
+        action="append",
+        default=[],
+        help="how pissa chooses singular directions: s_only (default), wanda, act_only, cho_rej_min_std",
     )
+    parser.add_argument(
+        "--rank", metavar="[NAME=]R", action="append", default=[], help="instead of the document's lora_r"
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE", help="prompt sets that wanda and act_only look at instead of the sections"
+    )
+    parser.add_argument(
+        "--signed",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="preference pairs at both signs: chosen at +C, rejected at −C",
+    )
+    parser.add_argument("--coefficient", metavar="[NAME=]C", action="append", default=[], help="the C of --signed (1)")
     parser.add_argument("--resume", action="store_true", help="go on with the training that was interrupted, exactly")
     parser.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N optimiser steps of an adapter"
@@ -69,13 +92,17 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
+    from dlm_tui.store.adapter_kind import tail_lines
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import train_report
+    from dlm_tui.training.request import calibration_prompts
 
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
-    if args.selection and args.parameterization != "pissa":
-        raise UsageError("--selection chooses singular directions, which --parameterization pissa trains")
+    choices = kind_choices(args)
+    if args.gate_only and (choices != KindChoices() or args.calibration):
+        raise UsageError("--gate-only leaves the adapters alone: it takes no kind of training")
+    calibration = calibration_prompts(Path(args.calibration)) if args.calibration else None
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise UsageError("--checkpoint-steps must be at least 1")
     if not args.checkpoint_minutes > 0:
@@ -83,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     narration = Narration()
     document, scan = sources.expand_sources(load(Path(args.document)))
     store = Store(resolve_home(args.home), document.dlm_id)
-    refuse_before_base(document, store, args.adapter)
+    refuse_before_base(document, store, args.adapter, choices)
     base = run_to_end(load_base(base_of(document, args.base)), narration)
     outcome = train_document(
         TrainRequest(
@@ -92,8 +119,8 @@ def run(args: argparse.Namespace) -> int:
             base=base,
             adapters=args.adapter,
             gate_only=args.gate_only,
-            parameterization=args.parameterization,
-            selection=args.selection or "s_only",
+            choices=choices,
+            calibration=calibration,
             scan=scan,
             resume=args.resume,
             checkpoint_steps=args.checkpoint_steps,
@@ -103,10 +130,48 @@ def run(args: argparse.Namespace) -> int:
         narration,
     )
     for name, item in outcome.adapters.items():
-        say(f"{name}: version {item.version}, {item.steps} steps, loss {item.train_loss:.3f} nats per token")
+        loss = f", loss {item.train_loss:.3f} nats per token" if item.train_loss is not None else ""
+        say(f"{name}: version {item.version}, {item.kind}, {item.steps} steps{loss}")
+        if item.tail_depth:
+            say("\n".join(f"  {line}" for line in tail_lines(item.tail_depth)))
     if outcome.gate is not None:
         trained = f": {outcome.gate.reason}" if outcome.gate.mode == "trained" else ""
         say(f"gate: {outcome.gate.mode}{trained}")
     if args.json:
         emit(train_report(document, outcome).as_json())
     return 1 if outcome.gate_failed else 0
+
+
+def kind_choices(args: argparse.Namespace) -> KindChoices:
+    """What the flags say of how adapters are trained. Raises UsageError naming the flag."""
+    fields: dict[str | None, dict[str, Any]] = {None: {} if args.signed is None else {"signed": args.signed}}
+    for field, texts, read in (
+        ("parameterization", args.parameterization, _one_of("--parameterization", PARAMETERIZATIONS)),
+        ("selection", args.selection, _one_of("--selection", SELECTIONS)),
+        ("rank", args.rank, _number("--rank", int)),
+        ("coefficient", args.coefficient, _number("--coefficient", float)),
+    ):
+        for text in texts:
+            name, found, value = text.rpartition("=")
+            fields.setdefault(name if found else None, {})[field] = read(value)
+    every = AdapterKind(**fields.pop(None))
+    return KindChoices(every=every, by_name={str(name): AdapterKind(**given) for name, given in fields.items()})
+
+
+def _one_of(flag: str, known: Sequence[str]) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in known:
+            raise UsageError(f"{flag} must be one of {', '.join(known)}, not {value!r}")
+        return value
+
+    return read
+
+
+def _number(flag: str, kind: type[int] | type[float]) -> Callable[[str], float]:
+    def read(value: str) -> float:
+        try:
+            return kind(value)
+        except ValueError:
+            raise UsageError(f"{flag} must be a {'whole ' if kind is int else ''}number, not {value!r}") from None
+
+    return read

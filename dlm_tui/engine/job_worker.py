@@ -117,11 +117,13 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import train_report
+    from dlm_tui.training.request import calibration_prompts
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     document, scan = sources.expand_sources(load(Path(request.document)))
     store = Store(resolve_home(request.home), document.dlm_id)
-    refuse_before_base(document, store, request.adapters)
+    refuse_before_base(document, store, request.adapters, request.choices)
+    calibration = calibration_prompts(Path(request.calibration)) if request.calibration else None
     base = run_to_end(load_base(base_of(document, request.base)), job.step)
     outcome = train_document(
         TrainRequest(
@@ -130,8 +132,8 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
             base=base,
             adapters=request.adapters,
             gate_only=request.gate_only,
-            parameterization=request.parameterization,
-            selection=request.selection,
+            choices=request.choices,
+            calibration=calibration,
             scan=scan,
         ),
         job.step,

@@ -22,6 +22,7 @@ from dlm_tui.gate.report import EvaluationReport as EvaluationReport
 from dlm_tui.gate.report import MisroutedPrompt as MisroutedPrompt
 from dlm_tui.model.views import View
 from dlm_tui.store import Turn as Turn
+from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.training.report import TrainReport as TrainReport
 
 PROTOCOL = 1
@@ -113,15 +114,15 @@ class Cancel(Message, tag="cancel"):
 
 
 class TrainJob(Message, tag="train_job"):
-    """To a job child: train adapters, then the gate."""
+    """To a job child: train adapters, each in its kind, then the gate; `calibration` is a file of prompt sets."""
 
     document: str
     home: str
     base: str | None = None
     adapters: list[str] | None = None
     gate_only: bool = False
-    parameterization: Literal["lora", "pissa"] = "lora"
-    selection: str = "s_only"
+    choices: KindChoices = KindChoices()
+    calibration: str | None = None
 
 
 class ExportJob(Message, tag="export_job"):

@@ -41,6 +41,7 @@ from dlm_tui.store.checkpoints import (
 
 _WEIGHTS, _START = "weights.safetensors", "phase_start.safetensors"
 _OPTIMIZER, _GROUPS, _SCHEDULER = "optimizer.safetensors", "optimizer.json", "scheduler.json"
+_TAIL_DEPTH = "tail_depth.json"
 _RANDOM, _RANDOM_STATES, _SCALER = "random.safetensors", "random.json", "scaler.json"
 
 
@@ -120,21 +121,26 @@ class AdapterCheckpoints:
         self.done.append(result)
         self.resume = None
 
-    def finish(self, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    def finish(
+        self, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], tail_depth: Mapping[str, float]
+    ) -> None:
         """The adapter is trained: it waits here until all of the run are, whatever becomes of the process."""
         with new_checkpoint(self.folder, FINISHED) as scratch:
             save_file(dict(tensors), scratch / _WEIGHTS)
             (scratch / "adapter_config.json").write_bytes(json_bytes(dict(config)))
+            (scratch / _TAIL_DEPTH).write_bytes(json_bytes(dict(tail_depth)))
             (scratch / STATE).write_bytes(msgspec.json.encode(self._state(self.steps_done, "")))
 
-    def finished(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[PhaseResult]] | None:
-        """Tensors, configuration and phases of an adapter that an earlier try of this run has trained to the end."""
+    def finished(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, float], list[PhaseResult]] | None:
+        """Tensors, configuration, tail depth and phases of an adapter that an earlier try of this run has trained to
+        the end."""
         path = self.folder / FINISHED
         state = read_state(path)
         if state is None or state.fingerprint != self.fingerprint:
             return None
         try:
-            return load_file(path / _WEIGHTS), json.loads((path / "adapter_config.json").read_bytes()), list(state.done)
+            config = json.loads((path / "adapter_config.json").read_bytes())
+            return load_file(path / _WEIGHTS), config, json.loads((path / _TAIL_DEPTH).read_bytes()), list(state.done)
         except Exception:  # a damaged file costs the training time, not its result
             return None
 

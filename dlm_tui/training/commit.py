@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from dlm_tui.store import (
     store_lock,
     utc_seconds,
 )
+from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
 from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
 from dlm_tui.training.plan import AdapterPlan
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOCK_SECONDS = 60.0
 _log = logging.getLogger(__name__)
+_KIND_KEY = "adapter_kind"
 _PINNED = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -63,7 +66,7 @@ class FinishedRun:
         return self.plan.name
 
 
-def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned) -> None:
+def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned, record: TrainingRecord) -> None:
     """Fill a version directory; nothing points to it yet."""
     folder = target.path
     with naming(folder):
@@ -72,6 +75,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
     write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
+    write_training_record(folder, record)
     sync_tree(folder)
     seal_version(target)
 
@@ -137,6 +141,14 @@ def finish_run(metrics: MetricsWriter, run_id: int, status: str) -> None:
         _log.warning("%s", error)
 
 
+def record_tail_depth(metrics: MetricsWriter, run_id: int, tail_depth: Mapping[str, float]) -> None:
+    """Keep the diagnostic of a selection with its run; refused as in `finish_run`."""
+    try:
+        metrics.record_extra(run_id, tail_depth=dict(tail_depth))
+    except StoreError as error:
+        _log.warning("%s", error)
+
+
 def _kept_sentence(runs: list[FinishedRun], error: Exception) -> str:
     kept = ", ".join(f"{run.name} version {run.version.version}" for run in runs)
     uses = "; ".join(f"`dlm-tui adapter use DOC {run.name} --version {run.version.version}`" for run in runs)
@@ -164,7 +176,8 @@ def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> Traini
         final_train_loss=last_loss(run.result),
         final_val_loss=run.result.val_loss,
         status="completed",
-        pinned_versions=pinned_versions(),
+        # The format has no key for the kind and refuses unknown ones; this one is a free mapping, per run.
+        pinned_versions={**pinned_versions(), _KIND_KEY: run.plan.words},
         summary_path=run.summary,
         adapter_name=None if run.name == "default" else run.name,
         weight_distribution=run.plan.rows.weight_distribution,

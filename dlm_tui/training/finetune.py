@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.helpers import rescale_adapter_scale
 from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
@@ -56,7 +57,15 @@ def finetune(
         raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
     try:
         result = run_phases(
-            model, base, plan, adapter, rows, on_step, adapter_off=model.disable_adapter, checkpoints=checkpoints
+            model,
+            base,
+            plan,
+            adapter,
+            rows,
+            on_step,
+            adapter_off=model.disable_adapter,
+            turned=lambda c: rescale_adapter_scale(model, c),
+            checkpoints=checkpoints,
         )
         # the base's own embedding is not changed, so it is not stored either
         result.tensors = finite_tensors(get_peft_model_state_dict(model, save_embedding_layers=False))

@@ -24,6 +24,7 @@ from dlm_tui.training.packing import collate_cheaper, packs_exactly
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
 from dlm_tui.training.preference import PreferenceTrainer
 from dlm_tui.training.rows import AdapterRows, collate_pairs, collate_sequences, filler_id
+from dlm_tui.training.signed import SignedTrainer, Turned
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -52,10 +53,12 @@ OnStep = Callable[[Step], None]
 
 @dataclass(kw_only=True)
 class Finetuned:
-    """Weights and PEFT config of a trained adapter, on the CPU in float32."""
+    """Weights and PEFT config of a trained adapter, on the CPU in float32; `tail_depth` per layer where singular
+    directions were selected."""
 
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any]
+    tail_depth: dict[str, float] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     train_loss: dict[str, float] = field(default_factory=dict)
     val_loss: float | None = None
@@ -128,11 +131,13 @@ def run_phases(
     on_step: OnStep,
     *,
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
+    turned: Turned,
     checkpoints: AdapterCheckpoints | None = None,
 ) -> Finetuned:
     """Every phase of the plan that has rows, in order, on the trainable weights of `model`.
 
-    `adapter_off` is a context in which the model is the base. With `checkpoints` the phases go on from where they were
+    `adapter_off` is a context in which the model is the base, `turned` one in which the adapter has another
+    coefficient than 1. With `checkpoints` the phases go on from where they were
     interrupted. The result has no tensors yet. Raises Diverged, and whatever `on_step` raises.
     """
     result = Finetuned(tensors={}, config={})
@@ -151,6 +156,8 @@ def run_phases(
         with temporary_folder("train") as scratch:
             if phase.name == "sft":
                 trainer = _causal(model, base, plan, phase, rows, watch, scratch)
+            elif phase.name == "signed":
+                trainer = _signed(model, base, plan, phase, rows, watch, scratch, adapter.coefficient, turned)
             else:
                 trainer = _preferences(model, base, plan, phase, rows, watch, scratch, adapter_off)
             warmup = EmbeddingWarmup(model, phase.embed_warmup_steps)
@@ -216,6 +223,32 @@ def _preferences(
         alpha=preference.alpha,
         loss_type=preference.loss_type,
         reference=_evaluating(model, adapter_off if preference.reference == "base" else _frozen_copy(model)),
+        settings=plan.trainer,
+        lengths=[max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
+        model=model,
+        args=trainer_arguments(plan, phase, scratch, evaluate=False),
+        data_collator=lambda batch: collate_pairs(batch, filler),
+        train_dataset=_Rows(rows.preference),
+        callbacks=[watch],
+    )
+
+
+def _signed(
+    model: Any,
+    base: Base,
+    plan: TrainingPlan,
+    phase: Phase,
+    rows: AdapterRows,
+    watch: _Watch,
+    scratch: Path,
+    coefficient: float,
+    turned: Turned,
+) -> CheckpointedTrainer:
+    """The pairs, chosen at +C and rejected at −C."""
+    filler = filler_id(base)
+    return SignedTrainer(
+        coefficient=coefficient,
+        turned=turned,
         settings=plan.trainer,
         lengths=[max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
         model=model,

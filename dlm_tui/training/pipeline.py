@@ -26,6 +26,7 @@ from dlm_tui.store import (
     run_lock,
     utc_seconds,
 )
+from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
@@ -35,13 +36,14 @@ from dlm_tui.training.commit import (
     keep_runs,
     last_loss,
     pinned_versions,
+    record_tail_depth,
     write_version,
 )
 from dlm_tui.training.finetune import finetune
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.memory import fitting_rows
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, Step
-from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible
+from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible, refuse_lacking
 from dlm_tui.training.report import AdapterOutcome, TrainOutcome
 from dlm_tui.training.request import TrainRequest
 from dlm_tui.training.rows import AdapterRows, cut_notes, tokenised
@@ -110,6 +112,8 @@ def _train_adapters(
         for text in cut_notes(adapter.name, rows):
             say(text)
         if any(rows.of(phase) for phase in adapter.phases):
+            texts = len(rows.train) if request.calibration is None else len(request.calibration.prompts)
+            refuse_lacking(adapter.name, adapter.kind, texts=texts, pairs=len(rows.preference))
             work.append((adapter, rows))
     if not work:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
@@ -182,7 +186,7 @@ def _train_one(
         adapter_version=target.version,
         adapter_name=name,
         parameterization=adapter.parameterization,
-        details={"selection": adapter.selection, "settings": plan.settings(adapter)},
+        details={**_kind_details(adapter, request), "settings": plan.settings(adapter)},
     )
     began = time.monotonic()
     with RunLog(store, run_id) as log:
@@ -221,13 +225,21 @@ def _train_one(
                 if request.resume:
                     say(_resumed_text(name, checkpoints))
                 count.skip(checkpoints.resumed_step)
-                result = _fit(request.base, plan, adapter, rows, on_step, checkpoints)
+                result = _fit(request, plan, adapter, rows, on_step, checkpoints)
                 if not alone:
-                    checkpoints.finish(result.tensors, result.config)
+                    checkpoints.finish(result.tensors, result.config, result.tail_depth)
             else:
                 say(f"{name}: trained to the end before the interruption")
                 count.skip(sum(result.steps.values()))
-            write_version(request, target, result)
+            if result.tail_depth:
+                record_tail_depth(metrics, run_id, result.tail_depth)
+            record = TrainingRecord(
+                kind=adapter.kind,
+                words=adapter.words,
+                calibration=_calibrated_on(adapter, request),
+                tail_depth=result.tail_depth,
+            )
+            write_version(request, target, result, record)
         except BaseException as error:
             finish_run(metrics, run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
             if isinstance(error, Diverged):
@@ -237,6 +249,8 @@ def _train_one(
             raise
         steps = sum(result.steps.values())
         log.complete(steps=steps)
+        if told := tail_words(adapter.selection, result.tail_depth):
+            say(f"{name}: {told}")
         log.summary(
             adapter_version=target.version,
             seed=plan.seed,
@@ -260,18 +274,43 @@ def _train_one(
 
 
 def _fit(
-    base: Base,
+    request: TrainRequest,
     plan: TrainingPlan,
     adapter: AdapterPlan,
     rows: AdapterRows,
     on_step: OnStep,
     checkpoints: AdapterCheckpoints,
 ) -> Finetuned:
+    base = request.base
     if adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 
-        return finetune_pissa(base, plan, adapter, rows, on_step, checkpoints)
+        prompts = _calibration_ids(request, rows) if _calibrated_on(adapter, request) else None
+        return finetune_pissa(base, plan, adapter, rows, on_step, checkpoints, prompts)
     return finetune(base, plan, adapter, rows, on_step, checkpoints)
+
+
+def _calibrated_on(adapter: AdapterPlan, request: TrainRequest) -> str | None:
+    """The prompt set that the adapter's selection looks at, None where it looks at the adapter's own rows."""
+    return request.calibration.source if request.calibration and adapter.selection in TEXT_SELECTIONS else None
+
+
+def _calibration_ids(request: TrainRequest, rows: AdapterRows) -> list[list[int]]:
+    """The prompts of the prompt set as the base is asked them, cut as training rows are."""
+    prompts = request.calibration.prompts if request.calibration else ()
+    system = request.document.system_prompt
+    return [request.base.chat(prompt, system)[: rows.limit] for prompt in prompts]
+
+
+def _kind_details(adapter: AdapterPlan, request: TrainRequest) -> dict[str, Any]:
+    """What the metrics keep of an adapter's kind of training, beside its parameterization."""
+    details = {
+        "selection": adapter.selection,
+        "rank": adapter.rank,
+        "coefficient": adapter.coefficient if adapter.signed else None,
+        "calibration": _calibrated_on(adapter, request),
+    }
+    return {key: value for key, value in details.items() if value is not None}
 
 
 def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
@@ -290,10 +329,11 @@ def _checkpoints(
 ) -> AdapterCheckpoints:
     numbers = {key: value for key, value in plan.as_json().items() if key not in {"adapters", "notes"}}
     own = {key: value for key, value in vars(adapter).items() if key != "rows"}
+    prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
     return AdapterCheckpoints.open(
         request.store,
         adapter.name,
-        fingerprint(numbers, own, vars(rows), request.base.identity.weights_sha256, pinned_versions()),
+        fingerprint(numbers, own, vars(rows), prompts, request.base.identity.weights_sha256, pinned_versions()),
         run_id,
         sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
         CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
@@ -306,8 +346,8 @@ def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:
     found = checkpoints.finished()
     if found is None:
         return None
-    tensors, config, phases = found
-    result = Finetuned(tensors=tensors, config=config)
+    tensors, config, tail_depth, phases = found
+    result = Finetuned(tensors=tensors, config=config, tail_depth=tail_depth)
     for phase in phases:
         result.add(phase)
     return result
@@ -355,6 +395,9 @@ def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:
         steps=sum(run.result.steps.values()),
         train_loss=last_loss(run.result),
         val_loss=run.result.val_loss,
+        kind=run.plan.words,
+        selection=run.plan.selection,
+        tail_depth=run.result.tail_depth,
     )
 
 
@@ -375,6 +418,8 @@ def _plan_text(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, 
         "adapter": adapter.name,
         "parameterization": adapter.parameterization,
         "selection": adapter.selection,
+        "rank": adapter.rank,
+        "signed": adapter.coefficient if adapter.signed else None,
         "rows": len(rows.train),
         "validation_rows": len(rows.validation),
         "preference_rows": len(rows.preference),

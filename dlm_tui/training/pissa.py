@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import set_seed
 
-from dlm_tui.errors import UsageError
 from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
+from dlm_tui.store.adapter_kind import PAIR_SELECTION
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.finetune import finite_tensors, leave_as_it_was
 from dlm_tui.training.phases import Finetuned, OnStep, run_phases
@@ -54,27 +54,30 @@ def finetune_pissa(
     rows: AdapterRows,
     on_step: OnStep,
     checkpoints: AdapterCheckpoints | None = None,
+    prompts: Sequence[list[int]] | None = None,
 ) -> Finetuned:
     """Train Δs of the `rank` singular directions chosen by the plan's selection; the result is an ordinary LoRA.
 
-    Raises UsageError when `cho_rej_min_std` finds no preference rows, Diverged, and whatever `on_step` raises.
+    A selection that looks at text looks at `prompts`, token ids, or at the adapter's own rows. Raises Diverged, and
+    whatever `on_step` raises.
     """
     set_seed(plan.seed)
     targets, selection = list(adapter.target_modules), adapter.selection or "s_only"
+    texts = rows.train if prompts is None else prompts
     pissa = build_pissa(
         base.model,
         targets,
         adapter.rank,
         selection,
-        _calibration(base, rows, targets, selection),
+        _calibration(base, texts, rows, targets, selection),
         seed=plan.seed,
     )
     model = _Steered(base.model, list(pissa.parameters()))
 
     @contextlib.contextmanager
-    def adapter_off() -> Iterator[None]:
+    def turned(c: float) -> Iterator[None]:
         coefficient = pissa.c
-        pissa.set_coeff(0.0)
+        pissa.set_coeff(c)
         try:
             yield
         finally:
@@ -83,7 +86,15 @@ def finetune_pissa(
     try:
         with pissa(base.model, c=1.0):
             result = run_phases(
-                model, base, plan, adapter, rows, on_step, adapter_off=adapter_off, checkpoints=checkpoints
+                model,
+                base,
+                plan,
+                adapter,
+                rows,
+                on_step,
+                adapter_off=lambda: turned(0.0),
+                turned=turned,
+                checkpoints=checkpoints,
             )
     finally:
         leave_as_it_was(base)
@@ -91,23 +102,22 @@ def finetune_pissa(
         save_peft(pissa, folder, base.identity.id, extra={"dlm_parameterization": "pissa"})
         result.tensors = finite_tensors(load_file(folder / "adapter_model.safetensors"))
         result.config = json.loads((folder / "adapter_config.json").read_text())
+    result.tail_depth = pissa.tail_depth
     return result
 
 
-def _calibration(base: Base, rows: AdapterRows, targets: list[str], selection: str) -> Any:
-    """Layer inputs on the adapter's own rows, when the score looks at them."""
+def _calibration(base: Base, texts: Sequence[list[int]], rows: AdapterRows, targets: list[str], selection: str) -> Any:
+    """Layer inputs on text or on preference pairs, when the score looks at them."""
     if selection == "s_only":
         return None
     filler = filler_id(base)
-    if selection == "cho_rej_min_std":
-        if not rows.preference:
-            raise UsageError("selection cho_rej_min_std compares chosen and rejected answers: it needs preference rows")
+    if selection == PAIR_SELECTION:
         sides = {
             "cho": _batches([pair.chosen for pair in rows.preference], filler),
             "rej": _batches([pair.rejected for pair in rows.preference], filler),
         }
         return collect_calibration(base.model, sides, targets)
-    return collect_calibration(base.model, _batches(rows.train, filler), targets)
+    return collect_calibration(base.model, _batches(texts, filler), targets)
 
 
 def _batches(sequences: Sequence[list[int]], filler: int) -> list[dict[str, torch.Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,8 +23,16 @@ from dlm_tui.document import (
 )
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import DlmTuiError, UsageError
-
-Parameterization = Literal["lora", "pissa"]
+from dlm_tui.store.adapter_kind import (
+    PAIR_SELECTION,
+    TEXT_SELECTIONS,
+    AdapterKind,
+    KindChoices,
+    Parameterization,
+    Selection,
+    check_kind,
+    kind_words,
+)
 
 # Optimiser of the schema -> the package it needs beside torch.
 _OPTIMISER_PACKAGES = {
@@ -42,11 +50,11 @@ _PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
-    """One optimisation: `name` is sft, dpo or orpo. `warmup_ratio` is a share of the steps; the rate falls to
-    `min_lr_ratio` of its peak where that is given. In the first `embed_warmup_steps` steps a pair on the token
-    embedding learns, too."""
+    """One optimisation: `name` is sft, dpo, orpo or signed (pairs at +C and −C). `warmup_ratio` is a share of the
+    steps; the rate falls to `min_lr_ratio` of its peak where that is given. In the first `embed_warmup_steps` steps a
+    pair on the token embedding learns, too."""
 
-    name: Literal["sft", "dpo", "orpo"]
+    name: Literal["sft", "dpo", "orpo", "signed"]
     learning_rate: float
     epochs: int
     lr_scheduler: str
@@ -83,17 +91,28 @@ class PlannedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterPlan:
-    """One adapter: how it is made, on what, in which phases. `target_modules` is empty where the base is not known."""
+    """One adapter: how it is made, on what, in which phases. `target_modules` is empty where the base is not known.
+
+    `coefficient` is that of signed pairs, 1 without them; `kind` is what the next training will take up of it.
+    """
 
     name: str
     parameterization: Parameterization
-    selection: str | None
+    selection: Selection | None
     rank: int
+    signed: bool
+    coefficient: float
+    kind: AdapterKind
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
     phases: tuple[Phase, ...]
     rows: PlannedRows
+
+    @property
+    def words(self) -> str:
+        """`pissa wanda r8 ±2`."""
+        return kind_words(self.parameterization, self.selection, self.rank, self.signed, self.coefficient)
 
     def phase_rows(self, phase: Phase) -> int:
         """How many rows a phase goes over per epoch."""
@@ -124,6 +143,11 @@ class TrainingPlan:
         """Optimiser updates of a phase over `rows` rows."""
         return math.ceil(math.ceil(rows / self.micro_batch) / self.grad_accum) * phase.epochs
 
+    @property
+    def total_steps(self) -> int:
+        """Optimiser updates of all adapters."""
+        return sum(self.steps(one.phase_rows(phase), phase) for one in self.adapters for phase in one.phases)
+
     def within(self, micro_batch: int) -> TrainingPlan:
         """The same rows a step with at most `micro_batch` of them at once, where the document leaves that to us."""
         if not self.micro_batch_auto or micro_batch >= self.micro_batch:
@@ -136,6 +160,7 @@ class TrainingPlan:
         first = adapter.phases[0]
         return {
             "parameterization": adapter.parameterization,
+            "signed": adapter.coefficient if adapter.signed else None,
             "lora_r": adapter.rank,
             "lora_alpha": adapter.alpha,
             "lora_dropout": adapter.dropout,
@@ -156,7 +181,7 @@ class TrainingPlan:
         """The plan with counts instead of rows."""
         own = {"adapters", "preference", "notes", "trainer"}
         shared = {key: value for key, value in vars(self).items() if key not in own}
-        preferred = any(phase.name != "sft" for adapter in self.adapters for phase in adapter.phases)
+        preferred = any(phase.name in {"dpo", "orpo"} for adapter in self.adapters for phase in adapter.phases)
         return {
             **shared,
             "trainer": msgspec.structs.asdict(self.trainer),
@@ -166,7 +191,7 @@ class TrainingPlan:
         }
 
     def _adapter_json(self, adapter: AdapterPlan) -> dict[str, Any]:
-        values = {key: value for key, value in vars(adapter).items() if key not in {"name", "phases", "rows"}}
+        values = {key: value for key, value in vars(adapter).items() if key not in {"name", "kind", "phases", "rows"}}
         rows = adapter.rows
         return {
             **values,
@@ -184,48 +209,65 @@ def plan_training(
     *,
     base_modules: Sequence[str] = (),
     adapters: Sequence[str] | None = None,
-    parameterization: Parameterization = "lora",
-    selection: str = "s_only",
+    choices: KindChoices | None = None,
+    before: Mapping[str, AdapterKind] | None = None,
+    prompts: int | None = None,
     weights: sources.Weights | None = None,
     trainer: TrainerSettings | None = None,
 ) -> TrainingPlan:
     """Resolve the document's training keys for these adapters (None: all), whose default layers are `base_modules`.
 
-    An adapter that no row reaches is left out, with a note. `weights` are those of the source folders, `trainer` the
-    settings instead of those of the side file. Raises UsageError for an adapter that is not declared and for settings
-    that exclude each other, SideFileError, DlmTuiError for what cannot be trained exactly, and the errors of malformed
-    bodies.
+    How an adapter is trained follows the `choices`, then how it was trained `before`, then the document. `prompts` is
+    the size of the prompt set to calibrate on, None for the adapters' own sections. An adapter that no row reaches is
+    left out, with a note. `weights` are those of the source folders, `trainer` the settings instead of those of the
+    side file. Raises UsageError for an adapter that is not declared, or that lacks what its kind of training needs, and
+    for settings that exclude each other, SideFileError, DlmTuiError for what cannot be trained exactly, and the errors
+    of malformed bodies.
     """
     routed = route_sections(document)
     training = document.training
     settings_beside = document_side_file(document).training if trainer is None else trainer
-    _refuse_together(settings_beside, parameterization, training.optimizer)
     notes = [*filter(None, [seed_note(training.seed)]), *_unused(document)]
     planned = []
+    choices, before = choices or KindChoices(), before or {}
     refuse_undeclared(document, adapters)
+    refuse_choices(document, adapters, choices, before)
     for name in adapters or list(routed):
         settings = document.adapter_settings(name)
         notes += _unsupported(name, settings)
         rows = planned_rows(document, routed[name], weights)
-        phases = _phases(document, settings, rows, parameterization)
-        notes += _unused_warmup(document, name, phases, parameterization)
+        chosen, earlier = choices.of(name), before.get(name, AdapterKind())
+        kind = _resolved_kind(name, chosen, earlier, settings)
+        _refuse_together(settings_beside, name, kind, training.optimizer)
+        phases = _phases(document, settings, rows, kind)
+        notes += _unused_warmup(document, name, phases, kind)
         if not phases:
             notes.append(f"{name}: no section reaches this adapter, it is left as it is")
             continue
-        if rows.preference and not _trains_preferences(document):
+        refuse_lacking(name, kind, texts=len(rows.train) if prompts is None else prompts, pairs=len(rows.preference))
+        notes += _kind_notes(name, kind, chosen, earlier, settings)
+        if rows.preference and not kind.signed and not _trains_preferences(document):
             notes.append(f"{name}: {len(rows.preference)} preference rows are not used, preference.enabled is false")
         planned.append(
             AdapterPlan(
                 name=name,
-                parameterization=parameterization,
-                selection=selection if parameterization == "pissa" else None,
-                rank=settings.lora_r,
+                parameterization=kind.parameterization or "lora",
+                selection=kind.selection,
+                rank=kind.rank or settings.lora_r,
+                signed=bool(kind.signed),
+                coefficient=kind.coefficient or 1.0,
+                kind=kind,
                 alpha=settings.lora_alpha,
                 dropout=settings.lora_dropout,
                 target_modules=_target_modules(settings, base_modules),
                 phases=phases,
                 rows=rows,
             )
+        )
+    if prompts is not None and not any(adapter.selection in TEXT_SELECTIONS for adapter in planned):
+        raise UsageError(
+            f"a prompt set calibrates the selections {' and '.join(TEXT_SELECTIONS)}, and no adapter of this training "
+            "has one of them"
         )
     preference = training.preference
     return TrainingPlan(
@@ -249,12 +291,20 @@ def plan_training(
     )
 
 
-def _refuse_together(settings: TrainerSettings, parameterization: Parameterization, optimizer: str) -> None:
-    """Raises UsageError for trainer settings that the parameterization or the optimiser has no place for."""
-    if parameterization == "pissa":
-        for name in ("rslora", "loraplus_ratio"):
-            if getattr(settings, name):
-                raise UsageError(f"{name} is about LoRA's two factors, which --parameterization pissa does not train")
+def _refuse_together(settings: TrainerSettings, name: str, kind: AdapterKind, optimizer: str) -> None:
+    """Raises UsageError for trainer settings that an adapter's kind of training or the optimiser has no place for."""
+    if kind.parameterization == "pissa":
+        for setting in ("rslora", "loraplus_ratio"):
+            if getattr(settings, setting):
+                raise UsageError(
+                    f"{setting} is about LoRA's two factors, which --parameterization pissa does not train; it is that "
+                    f"of adapter {name!r}"
+                )
+    if kind.signed and settings.activation_checkpointing:
+        raise UsageError(
+            "activation_checkpointing computes a forward pass again when the coefficient is another by then; it cannot "
+            f"be used with --signed, which adapter {name!r} has"
+        )
     if settings.loraplus_ratio is not None and optimizer.startswith("galore"):
         raise UsageError(f"loraplus_ratio cannot be used with training.optimizer {optimizer}; use adamw_torch")
 
@@ -265,6 +315,77 @@ def refuse_undeclared(document: Document, adapters: Sequence[str] | None) -> Non
     for name in adapters or ():
         if name not in declared:
             raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(declared)})")
+
+
+def refuse_lacking(name: str, kind: AdapterKind, *, texts: int, pairs: int) -> None:
+    """Raises UsageError naming the adapter whose kind of training needs preference pairs or text that is not there."""
+    if kind.signed and not pairs:
+        raise UsageError(
+            f"adapter {name!r} has no preference pairs: a signed training takes the chosen answers at +C and the "
+            "rejected ones at −C; give it preference sections, or train it without (--no-signed)"
+        )
+    if kind.selection == PAIR_SELECTION and not pairs:
+        raise UsageError(
+            f"adapter {name!r} has no preference pairs: selection {PAIR_SELECTION} compares chosen and rejected "
+            "answers; give it preference sections or another selection"
+        )
+    if kind.selection in TEXT_SELECTIONS and not texts:
+        raise UsageError(
+            f"adapter {name!r} has no text to calibrate selection {kind.selection} on; give it sections, a prompt set "
+            "(--calibration), or selection s_only"
+        )
+
+
+def refuse_choices(
+    document: Document, adapters: Sequence[str] | None, choices: KindChoices, before: Mapping[str, AdapterKind]
+) -> None:
+    """Raises UsageError for choices that mean nothing, or for an adapter that is not trained now."""
+    trained = list(adapters or document.routing_names)
+    check_kind(choices.every, "the training")
+    for name, kind in choices.by_name.items():
+        if name not in trained:
+            raise UsageError(f"a kind of training was chosen for {name!r}, which is not trained now")
+        check_kind(kind, f"adapter {name!r}")
+    for name in trained:
+        _resolved_kind(name, choices.of(name), before.get(name, AdapterKind()), document.adapter_settings(name))
+
+
+def _resolved_kind(name: str, chosen: AdapterKind, before: AdapterKind, settings: AdapterSettings) -> AdapterKind:
+    """What was chosen, then what was before, then the document's; a rank that is the document's stays the document's,
+    so that the document can change it."""
+    parameterization: Parameterization = chosen.parameterization or before.parameterization or "lora"
+    if chosen.selection is not None and parameterization != "pissa":
+        raise UsageError(
+            f"--selection chooses singular directions, which --parameterization pissa trains; adapter {name!r} is LoRA"
+        )
+    signed = before.signed if chosen.signed is None else chosen.signed
+    if chosen.coefficient is not None and not signed:
+        raise UsageError(f"--coefficient belongs to --signed, and adapter {name!r} is not trained on signed pairs")
+    rank = chosen.rank or before.rank
+    return AdapterKind(
+        parameterization=parameterization,
+        selection=(chosen.selection or before.selection or "s_only") if parameterization == "pissa" else None,
+        rank=None if rank == settings.lora_r else rank,
+        signed=signed or None,
+        coefficient=(chosen.coefficient or before.coefficient or 1.0) if signed else None,
+    )
+
+
+def _kind_notes(
+    name: str, kind: AdapterKind, chosen: AdapterKind, before: AdapterKind, settings: AdapterSettings
+) -> list[str]:
+    """That an adapter's kind comes from an earlier training, and not from the document or from a choice."""
+    taken = any(
+        getattr(chosen, field) is None and getattr(before, field) is not None
+        for field in AdapterKind.__struct_fields__
+        if getattr(kind, field) == getattr(before, field)
+    )
+    if not taken or kind == AdapterKind(parameterization="lora"):
+        return []
+    rank = kind.rank or settings.lora_r
+    words = kind_words(kind.parameterization or "lora", kind.selection, rank, kind.signed, kind.coefficient)
+    rest = "" if chosen == AdapterKind() else ", in what was not chosen now"
+    return [f"{name}: {words}, as it was trained before{rest}"]
 
 
 def refuse_impossible(plan: TrainingPlan, *, gpu: bool) -> None:
@@ -302,9 +423,7 @@ def planned_rows(document: Document, indices: Iterable[int], weights: sources.We
     )
 
 
-def _phases(
-    document: Document, settings: AdapterSettings, rows: PlannedRows, parameterization: Parameterization
-) -> tuple[Phase, ...]:
+def _phases(document: Document, settings: AdapterSettings, rows: PlannedRows, kind: AdapterKind) -> tuple[Phase, ...]:
     training = document.training
     phases = []
     if rows.train:
@@ -318,10 +437,22 @@ def _phases(
                 lr_scheduler="cosine_with_min_lr" if pretraining else training.lr_scheduler,
                 warmup_ratio=_PRETRAINING_WARMUP if pretraining else training.warmup_ratio,
                 min_lr_ratio=_PRETRAINING_FLOOR if pretraining else None,
-                embed_warmup_steps=training.cpt.embed_warmup_steps if pretraining and parameterization == "lora" else 0,
+                embed_warmup_steps=training.cpt.embed_warmup_steps
+                if pretraining and kind.parameterization == "lora"
+                else 0,
             )
         )
-    if rows.preference and _trains_preferences(document):
+    if kind.signed and rows.preference:
+        phases.append(
+            Phase(
+                name="signed",
+                learning_rate=settings.learning_rate,
+                epochs=training.num_epochs,
+                lr_scheduler=training.lr_scheduler,
+                warmup_ratio=training.warmup_ratio,
+            )
+        )
+    if not kind.signed and rows.preference and _trains_preferences(document):
         hyper = training.preference.hyperparams
         phases.append(
             Phase(
@@ -335,13 +466,11 @@ def _phases(
     return tuple(phases)
 
 
-def _unused_warmup(
-    document: Document, name: str, phases: tuple[Phase, ...], parameterization: Parameterization
-) -> list[str]:
+def _unused_warmup(document: Document, name: str, phases: tuple[Phase, ...], kind: AdapterKind) -> list[str]:
     """Why `cpt.embed_warmup_steps` has no effect on an adapter, [] where it has or is not asked for."""
     if not document.training.cpt.embed_warmup_steps or any(phase.embed_warmup_steps for phase in phases):
         return []
-    if parameterization == "pissa":
+    if kind.parameterization == "pissa":
         return [f"{name}: training.cpt.embed_warmup_steps is not used: PiSSA trains singular values of linear layers"]
     return [f"{name}: training.cpt.embed_warmup_steps is not used: it does not train on the schedule dapt"]
 

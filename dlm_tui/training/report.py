@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 
 class AdapterOutcome(msgspec.Struct, kw_only=True):
-    """A trained adapter: its run, committed version, steps and losses (nats per token)."""
+    """A trained adapter: its run, committed version, steps and losses (nats per token); its kind in words (`pissa wanda
+    r8 ±2`), and per layer how far down the spectrum a selection lies (0: the largest singular values)."""
 
     run_id: int
     version: int
     steps: int
     train_loss: float | None
     val_loss: float | None
+    kind: str = ""
+    selection: str | None = None
+    tail_depth: dict[str, float] = {}
 
 
 @dataclass(kw_only=True)

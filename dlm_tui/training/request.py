@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_tui.training.plan import Parameterization, TrainingPlan, plan_training, refuse_undeclared
+from dlm_tui.document.prompt_sets import read_prompts
+from dlm_tui.store.adapter_kind import AdapterKind, KindChoices, training_records
+from dlm_tui.training.plan import TrainingPlan, plan_training, refuse_choices, refuse_undeclared
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document, TrainerSettings
@@ -15,17 +18,20 @@ if TYPE_CHECKING:
     from dlm_tui.store import Store
 
 
-def refuse_before_base(document: Document, store: Store, adapters: Sequence[str] | None) -> None:
+def refuse_before_base(
+    document: Document, store: Store, adapters: Sequence[str] | None, choices: KindChoices | None = None
+) -> None:
     """What can be said before a base is loaded, which takes a while.
 
-    Raises UsageError for an adapter that is not declared, ManifestError for a store that another base was trained in,
-    OwnedElsewhere for one of another document, LockHeld naming who trains the document now, StoreError for a disk that
-    is too full.
+    Raises UsageError for an adapter that is not declared or cannot be trained as was chosen, ManifestError for a store
+    that another base was trained in, OwnedElsewhere for one of another document, LockHeld naming who trains the
+    document now, StoreError for a disk that is too full.
     """
     from dlm_tui.store import refuse_foreign_base, refuse_full_disk, refuse_other_document, run_lock
 
     refuse_undeclared(document, adapters)
     refuse_other_document(store, document)
+    refuse_choices(document, adapters, choices or KindChoices(), kinds_before(document, store))
     refuse_foreign_base(store, document)
     refuse_full_disk(store)
     if store.root.is_dir():
@@ -33,13 +39,33 @@ def refuse_before_base(document: Document, store: Store, adapters: Sequence[str]
             pass
 
 
+def kinds_before(document: Document, store: Store) -> dict[str, AdapterKind]:
+    """How the versions in force were trained, by adapter."""
+    return {name: record.kind for name, record in training_records(store, document.routing_names).items()}
+
+
+@dataclass(frozen=True)
+class CalibrationPrompts:
+    """The prompts of a prompt set, and the name of its file."""
+
+    source: str
+    prompts: tuple[str, ...]
+
+
+def calibration_prompts(path: Path) -> CalibrationPrompts:
+    """The prompts of a file of prompt sets. Raises PromptSetsError for one that cannot be read or holds none."""
+    return CalibrationPrompts(path.name, tuple(read_prompts(path)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """What to train. `adapters` None means all; `gate_only` leaves the adapters alone.
 
-    `document` includes the sections of its sources; `scan` is the finished pass that read them. `resume` goes on with
-    the training that was interrupted, exactly; a checkpoint is written every `checkpoint_steps` optimiser steps of an
-    adapter, or when `checkpoint_seconds` have passed. `trainer` takes the place of the side file's settings.
+    `choices` say how; what they leave open is as the versions in force were trained. `calibration` is the prompt set
+    that selections look at, None for each adapter's own sections. `document` includes the sections of its sources;
+    `scan` is the finished pass that read them. `resume` goes on with the training that was interrupted, exactly; a
+    checkpoint is written every `checkpoint_steps` optimiser steps of an adapter, or when `checkpoint_seconds` have
+    passed. `trainer` takes the place of the side file's settings.
     """
 
     document: Document
@@ -47,8 +73,8 @@ class TrainRequest:
     base: Base
     adapters: list[str] | None = None
     gate_only: bool = False
-    parameterization: Parameterization = "lora"
-    selection: str = "s_only"
+    choices: KindChoices = field(default_factory=KindChoices)
+    calibration: CalibrationPrompts | None = None
     scan: SourceScan | None = None
     resume: bool = False
     checkpoint_steps: int | None = None
@@ -61,8 +87,9 @@ class TrainRequest:
             self.document,
             base_modules=self.base.source.target_modules,
             adapters=self.adapters,
-            parameterization=self.parameterization,
-            selection=self.selection,
+            choices=self.choices,
+            before=kinds_before(self.document, self.store),
+            prompts=len(self.calibration.prompts) if self.calibration is not None else None,
             weights=self.scan.weights if self.scan is not None else None,
             trainer=self.trainer,
         )

@@ -41,6 +41,15 @@ def test_the_example_runs(example: Path) -> None:
     if example.stem == "rounds":
         first, *_ = re.findall(r"loss ([\d.]+) and ([\d.]+) nats per token \(base ([\d.]+) and ([\d.]+)\)", output)
         assert float(first[0]) < float(first[2]) and float(first[1]) < float(first[3])
+    if example.stem == "steering":
+        assert "mood: pissa cho_rej_min_std r32 ±2, as it was trained before" in output
+        points = re.findall(r"c ([+-]\d): chosen (-[\d.]+), rejected (-[\d.]+), effect ([\d.]+)", output)
+        chosen, rejected = ({c: float(point[side]) for c, *point in points} for side in (0, 1))
+        assert chosen["+2"] > chosen["+0"] + 10 and rejected["-2"] > rejected["+0"] + 10
+        assert chosen["-2"] < chosen["+0"] and rejected["+2"] < rejected["+0"] and points[2][3] == "0.000"
+        together = re.findall(r"(-[\d.]+) in the base, (-[\d.]+) here", output)
+        assert len(together) == 2 and all(float(after) > float(before) + 10 for before, after in together)
+        assert float(output.rsplit(" ", 1)[1]) < 1e-3
 
 
 def test_every_example_says_how_it_is_run() -> None:

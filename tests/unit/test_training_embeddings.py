@@ -15,7 +15,7 @@ from dlm_tui.document import TrainerSettings, load
 from dlm_tui.errors import Cancelled
 from dlm_tui.model import Base, MixedModel, load_peft_adapter
 from dlm_tui.progress import Progress
-from dlm_tui.store import Store, current_version
+from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
 from dlm_tui.store.checkpoints import FOLDER
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.plan import plan_training
@@ -34,6 +34,7 @@ training:
 """
 PROSE = "\n\n".join(f"::prose::\nThe harbour is quiet in winter, and boat {n} lies still." for n in range(7))
 QUESTIONS = "\n\n".join(f"::instruction::\n### Q\nWho is {n}?\n### A\nNumber {n}." for n in range(3))
+PISSA = KindChoices(every=AdapterKind(parameterization="pissa"))
 WARM = "  cpt: {{schedule: {}, embed_warmup_steps: {}}}\n"
 PAIR = "base_model.model.model.embed_tokens.lora_embedding_{}"
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
@@ -79,7 +80,7 @@ def test_the_schedule_decides_rate_and_warm_up(schedule: str, body: str, pretrai
     assert (phase.lr_scheduler, phase.min_lr_ratio) == (("cosine_with_min_lr", 0.1) if pretrains else ("cosine", None))
     assert phase.warmup_ratio == (0.2 if pretrains else 0.1)
     assert any("embed_warmup_steps is not used" in note for note in found.notes) == (not pretrains)
-    steered = plan_training(load(written(tmp_path, body, WARM.format(schedule, 4))), parameterization="pissa")
+    steered = plan_training(load(written(tmp_path, body, WARM.format(schedule, 4))), choices=PISSA)
     assert steered.adapters[0].phases[0].embed_warmup_steps == 0
     assert any("PiSSA" in note for note in steered.notes)
 

@@ -12,6 +12,8 @@ from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.store import (
+    AdapterKind,
+    KindChoices,
     MetricsReader,
     Store,
     StoreError,
@@ -220,8 +222,7 @@ def test_a_pissa_adapter_is_stored_as_an_ordinary_lora(base: Base, tmp_path: Pat
         store=store,
         base=base,
         adapters=["manners"],
-        parameterization="pissa",
-        selection=selection,
+        choices=KindChoices(every=AdapterKind(parameterization="pissa", selection=selection)),
     )
     losses: list[float] = []
     train_document(request, lambda step: losses.append(step.loss) if step.stage == "sft" and step.loss else None)
@@ -241,10 +242,9 @@ def test_a_score_that_needs_preferences_says_so(base: Base, tmp_path: Path) -> N
         store=Store(tmp_path, document.dlm_id),
         base=base,
         adapters=["manners"],
-        parameterization="pissa",
-        selection="cho_rej_min_std",
+        choices=KindChoices(every=AdapterKind(parameterization="pissa", selection="cho_rej_min_std")),
     )
-    with pytest.raises(UsageError, match="preference rows"):
+    with pytest.raises(UsageError, match="'manners' has no preference pairs"):
         train_document(request, quiet)
 
 

@@ -60,14 +60,6 @@ def test_every_number_is_resolved(tmp_path: Path) -> None:
     assert [found.steps(rows, facts.phases[0]) for rows in (1, 4, 5, 9)] == [3, 3, 6, 9], "rows round up to batches"
 
 
-def test_pissa_has_a_selection_and_lora_has_none(tmp_path: Path) -> None:
-    assert plan(tmp_path, BODY, selection="wanda").adapters[0].selection is None
-    steered = plan(tmp_path, BODY, parameterization="pissa", selection="wanda", adapters=["facts"])
-    assert [(adapter.name, adapter.parameterization, adapter.selection) for adapter in steered.adapters] == [
-        ("facts", "pissa", "wanda")
-    ]
-
-
 def test_what_no_row_reaches_is_left_out_and_said(tmp_path: Path) -> None:
     found = plan(tmp_path, section("facts", 1))
     assert [adapter.name for adapter in found.adapters] == ["facts"]

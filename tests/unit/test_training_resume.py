@@ -16,7 +16,7 @@ from dlm_tui.document import load
 from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
-from dlm_tui.store import Store, current_version
+from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
 from dlm_tui.store.checkpoints import FOLDER, interrupted
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.report import TrainOutcome
@@ -68,7 +68,7 @@ def train(path: Path, base: Base, *, stop_at: int | None = None, **more: Any) ->
     """Train; with `stop_at` a person cancels at that step of the run."""
 
     def report(step: Progress) -> None:
-        if stop_at is not None and step.stage in {"sft", "dpo"} and step.done >= stop_at:
+        if stop_at is not None and step.stage in {"sft", "dpo", "signed"} and step.done >= stop_at:
             raise Cancelled("cancelled")
 
     request = TrainRequest(document=load(path), store=Store(path.parent / "home", load(path).dlm_id), base=base, **more)
@@ -85,29 +85,39 @@ def weights(path: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.fixture(scope="module", params=["lora", "pissa"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+KINDS = {
+    "lora": AdapterKind(),
+    "pissa": AdapterKind(parameterization="pissa"),
+    "signed": AdapterKind(signed=True, coefficient=2.0),
+    "signed pissa": AdapterKind(parameterization="pissa", selection="wanda", signed=True),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> KindChoices:
+    """`facts`, which has preference pairs, in each kind of training."""
+    chosen = KINDS[request.param]
+    return KindChoices(by_name={"facts": chosen, "manners": AdapterKind(parameterization=chosen.parameterization)})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(kind: str, base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(kind: KindChoices, base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     path = document(tmp_path_factory.mktemp("whole") / "d")
-    train(path, base, parameterization=kind)
+    train(path, base, choices=kind)
     return weights(path)
 
 
 @pytest.mark.parametrize("stops", [[3], [4], [5, 6, 11], [12], [13], [14], [20], [26]])
 def test_a_cancelled_training_goes_on_to_the_same_bytes(
-    stops: list[int], kind: str, undisturbed: dict[str, bytes], base: Base, tmp_path: Path
+    stops: list[int], kind: KindChoices, undisturbed: dict[str, bytes], base: Base, tmp_path: Path
 ) -> None:
     path = document(tmp_path / "d")
     for turn, stop in enumerate(stops):
         with pytest.raises(Cancelled):
-            train(path, base, parameterization=kind, stop_at=stop, resume=turn > 0)
+            train(path, base, choices=kind, stop_at=stop, resume=turn > 0)
         left = interrupted(Store(tmp_path / "d" / "home", load(path).dlm_id))
         assert left is not None
-    outcome = train(path, base, parameterization=kind, resume=True)
+    outcome = train(path, base, choices=kind, resume=True)
     assert weights(path) == undisturbed
     assert not (tmp_path / "d" / "home" / "store" / load(path).dlm_id / FOLDER).exists()
     assert all(item.train_loss is not None for item in outcome.adapters.values())

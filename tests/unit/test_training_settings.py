@@ -17,7 +17,7 @@ from dlm_tui.document import SideFileError, TrainerSettings, load, side_file_pat
 from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
-from dlm_tui.store import MetricsReader, Store, current_version
+from dlm_tui.store import AdapterKind, KindChoices, MetricsReader, Store, current_version
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.memory import activation_bytes, fitting_rows
 from dlm_tui.training.packing import collate_cheaper, collate_packed, packs_exactly
@@ -217,7 +217,9 @@ def test_a_training_with_everything_on_is_resumed_exactly(kind: Any, base: Base,
                 raise Cancelled("cancelled")
 
         wanted = request(path, base, resume=resume, **settings)
-        train_document(dataclasses.replace(wanted, parameterization=kind), report)
+        train_document(
+            dataclasses.replace(wanted, choices=KindChoices(every=AdapterKind(parameterization=kind))), report
+        )
 
     run(whole)
     for turn, stop in enumerate((2, 3, 7, 8)):
@@ -252,7 +254,11 @@ def test_flags_come_before_the_side_file_which_show_tells(
 def test_what_cannot_be_together_is_refused(tmp_path: Path) -> None:
     path = new_document(tmp_path / "d")
     with pytest.raises(UsageError, match="pissa"):
-        plan_training(load(path), parameterization="pissa", trainer=TrainerSettings(rslora=True))
+        plan_training(
+            load(path),
+            choices=KindChoices(by_name={load(path).adapter_names[-1]: AdapterKind(parameterization="pissa")}),
+            trainer=TrainerSettings(rslora=True),
+        )
     path.write_text(path.read_text().replace("  sequence_len", "  optimizer: galore_adamw\n  sequence_len"))
     with pytest.raises(UsageError, match="galore"):
         plan_training(load(path), trainer=TrainerSettings(loraplus_ratio=2.0))
