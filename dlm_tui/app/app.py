@@ -114,10 +114,13 @@ class WorkbenchApp(App[int], inherit_bindings=False):
 
     async def _open(self) -> None:
         try:
-            setup = await asyncio.to_thread(self._read)
+            setup = await self._claimed(await asyncio.to_thread(self._read))
         except DlmTuiError as error:
             self.problem = error
             self.exit(error.exit_code)
+            return
+        if setup is None:
+            self.exit(0)
             return
         from dlm_tui.app.workbench import Workbench
 
@@ -125,6 +128,19 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         if (theme := self.workbench.context.state.theme) in self.available_themes:
             self.theme = theme
         await self.push_screen(self.workbench)
+
+    async def _claimed(self, setup: Setup) -> Setup | None:
+        """The setup to open; where the store is another document's, what a person says. None to leave."""
+        from dlm_tui.app.claiming import settled, stranger
+
+        owner = await asyncio.to_thread(stranger, setup)
+        if owner is None:
+            return setup
+        from dlm_tui.app.screens.claim import ClaimScreen
+
+        dialog = ClaimScreen(owner.sentence(setup.document), "new id" if owner.there else "moved")
+        claim = await self.push_screen_wait(dialog)
+        return None if claim is None else await asyncio.to_thread(settled, setup, claim)
 
     def _read(self) -> Setup:
         """In a thread: reading the document, and bringing the panes in."""
@@ -151,6 +167,8 @@ class WorkbenchApp(App[int], inherit_bindings=False):
             while len(self.screen_stack) > 1 and self.screen is not self.workbench:
                 self.pop_screen()
             self.workbench.action_quit()
+        else:
+            self.exit(0)
 
     def choose_theme(self, name: str) -> None:
         """Use a theme and remember it."""

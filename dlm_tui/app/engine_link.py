@@ -43,6 +43,7 @@ class EngineLink:
         self._changed = changed
         self._engine: Engine | None = None
         self._restart = asyncio.Event()
+        self._anew = asyncio.Event()
         self._deaths: list[float] = []
         self.state = LinkState()
 
@@ -64,9 +65,10 @@ class EngineLink:
         """Start, open, wait for the end, start again; cancel this to close."""
         try:
             while True:
+                self._restart.clear()
+                self._anew.clear()
                 await self._one_life()
                 if self.state.phase == "failed":
-                    self._restart.clear()
                     await self._restart.wait()
                     self._deaths.clear()
                     self._set(phase="starting", text="starting the engine")
@@ -79,13 +81,22 @@ class EngineLink:
         try:
             hello = await engine.start()
             self._set(phase="loading", text="the document", device=hello.device, progress=None)
+            opening, anew = asyncio.ensure_future(self._open()), asyncio.ensure_future(self._anew.wait())
             death = asyncio.ensure_future(engine.wait_exit())
             try:
-                await self._open()
-                if self.state.phase != "failed":
-                    self._note_death(await death)
+                await asyncio.wait({opening, anew}, return_when=asyncio.FIRST_COMPLETED)
+                if opening.done():
+                    await opening
+                    if self.state.phase != "failed":
+                        await asyncio.wait({death, anew}, return_when=asyncio.FIRST_COMPLETED)
+                if anew.done():
+                    self._set(phase="starting", text="starting with another base", opened=None, progress=None)
+                elif death.done():
+                    self._note_death(death.result())
             finally:
-                death.cancel()
+                for task in (opening, anew, death):
+                    task.cancel()
+                await asyncio.gather(opening, anew, death, return_exceptions=True)
         except (EngineGone, OSError) as error:
             self._note_death(None, str(error))
         except DlmTuiError as error:
@@ -123,8 +134,13 @@ class EngineLink:
         """Try again after a failure."""
         self._restart.set()
 
+    def begin_anew(self) -> None:
+        """Open the document with another base: end the engine, whatever it is at, and start one."""
+        self._anew.set()
+        self._restart.set()
+
     async def reload(self) -> None:
-        """Read document, adapters and gate again, keeping the base; a failure is shown and the engine stays."""
+        """Read document, adapters and gate again, keeping the base; a failure is told and the engine stays."""
         if self._engine is None:
             return
         async for event in self._engine.stream(Reload()):

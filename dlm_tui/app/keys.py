@@ -80,6 +80,8 @@ KEYS: tuple[Key, ...] = (
     Key("train.gate", "f5,alt+g,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
     Key("train.adapters", "alt+k,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
         "Train"),
+    Key("train.take_in", "alt+r,o", "take_in", "Take in", "Use the adapters and the gate that were trained elsewhere",
+        "Train"),
     Key("train.evaluate", "alt+v,v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, "
         "calibration", "Train", footer=10),
     Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),

@@ -109,6 +109,8 @@ class Workbench(Screen[None]):
         self.controllers.start()
         self.set_interval(_POLL_SECONDS, self.controllers.history.poll)
         self.set_interval(_POLL_SECONDS, self.controllers.settings.poll)
+        self.set_interval(_POLL_SECONDS, self.controllers.engine.poll)
+        self.set_interval(_POLL_SECONDS, self.controllers.elsewhere.poll)
 
     def on_unmount(self) -> None:
         """Nothing typed is lost, however the program ends."""
@@ -315,6 +317,10 @@ class Workbench(Screen[None]):
     def action_reset_layout(self) -> None:
         """The usual sizes."""
         self.panes.reset()
+
+    def action_take_in(self) -> None:
+        """Use what was trained elsewhere."""
+        self.controllers.elsewhere.take_in()
 
     def action_restart_engine(self) -> None:
         """Try again after a failure."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dlm_tui.document.document import parse_bytes
-from dlm_tui.document.names import is_dlm_id
+from dlm_tui.document.document import parse_bytes, read_document_bytes
+from dlm_tui.document.names import fresh_dlm_id, is_dlm_id
+from dlm_tui.document.replacing import save_document
 from dlm_tui.document.yaml_profile import BoundedLoader
 from dlm_tui.errors import DlmTuiError, UsageError
 
@@ -38,6 +40,17 @@ def with_dlm_id(data: bytes, new_id: str) -> bytes:
     if after.frontmatter != expected or after.sections != before.sections:
         raise DlmTuiError("the dlm_id of this document cannot be replaced in place")
     return changed
+
+
+def give_new_id(path: Path) -> str:
+    """Give the document in a file an id that nobody has, and tell it.
+
+    Raises what `with_dlm_id` raises, ReadOnlyDocument, FileChanged, DocumentBusy, OSError.
+    """
+    data = read_document_bytes(path)
+    new_id = fresh_dlm_id()
+    save_document(path, data, with_dlm_id(data, new_id))
+    return new_id
 
 
 def frontmatter_span(text: str) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
-from dlm_tui.engine.protocol import TrainGate
+from dlm_tui.engine.protocol import Reload, TrainGate
 from dlm_tui.store import current_version
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -61,6 +61,13 @@ async def trained_twice(bench: Bench) -> None:
     """Two finished trainings in the store of the document."""
     for run in (1, 2):
         finished_training(bench.context.store, *bench.context.names, run=run)
+
+
+async def trained_elsewhere(bench: Bench) -> None:
+    """Newer adapters are in force on disk than in the engine."""
+    await bench.until(lambda: bench.controllers.elsewhere._used is not None, "looked at once")
+    finished_training(bench.context.store, *bench.context.names, run=1)
+    await bench.until(lambda: bench.context.news, "noticed")
 
 
 async def looking_at_versions(bench: Bench) -> None:
@@ -346,6 +353,10 @@ ACTIONS: dict[str, Scenario] = {
             any(isinstance(request, TrainGate) for request in bench.world.requests) and job("gate", "done")(bench, _)
         ),
         prompt,
+    ),
+    "train.take_in": Scenario(
+        lambda bench, _: not bench.context.news and any(isinstance(one, Reload) for one in bench.world.requests),
+        trained_elsewhere,
     ),
     "train.adapters": Scenario(shows(AdaptersScreen), trained_twice),
     "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),

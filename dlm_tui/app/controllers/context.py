@@ -42,6 +42,8 @@ class Context:
     """What the folders of `training.sources` hold; None while that is not known, or where there are none."""
     new_files: frozenset[str] = frozenset()
     """Ids of the survey's sections that no training has taken in yet."""
+    news: str = ""
+    """What was trained elsewhere and is not in force here yet, in a few words; empty where there is nothing."""
     gate_run: int | None = None
     """The training run that the gate in force comes from, as far as it is known."""
 

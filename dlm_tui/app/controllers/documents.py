@@ -45,10 +45,14 @@ class Documents:
             return
         context.document_error = None
         self._outline.show_error(None)
+        base = context.document.base_model
         self.use(change.document)
-        if context.link.ready:
+        link = context.link
+        if change.document.base_model != base or link.state.phase == "failed":
+            link.begin_anew()  # what the document says now may be what was missing
+        elif link.ready:
             try:
-                await context.link.reload()
+                await link.reload()
             except EngineGone:
                 return
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.engine_link import LinkState
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, GetStatus, Status
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.registry import resolve_base, weight_files
 
 
 class EngineLife:
@@ -15,6 +20,7 @@ class EngineLife:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._opened_once = False
+        self._base_missing = False
         self.changed: Signal[[]] = Signal()
         """Any change, for what shows the state."""
         self.ready: Signal[[]] = Signal()
@@ -28,7 +34,9 @@ class EngineLife:
         if not ui.is_open:
             return
         self.changed.emit()
-        if state.phase == "ready":
+        if state.phase == "ready" and state.text:
+            ui.say(state.text, warning=True, title="What was open stays in force")
+        elif state.phase == "ready":
             self.ready.emit()
             ui.after_refresh(self._tell_once)
             if state.opened and state.opened.warning:
@@ -36,6 +44,7 @@ class EngineLife:
         elif state.phase == "restarting":
             ui.say(state.text, warning=True, title="The engine is gone; your prompt is kept")
         elif state.phase == "failed":
+            self._context.ui.run(self._note_missing, "base", "look for the base", exclusive=True)
             self.failed.emit()
             ui.say(state.text, error=True, title="The engine cannot work")
 
@@ -43,6 +52,28 @@ class EngineLife:
         if not self._opened_once:
             self._opened_once = True
             self._context.setup.when_ready()
+
+    def poll(self) -> None:
+        """Whether a base that was missing is there now: the engine then starts by itself."""
+        if self._base_missing and self._context.link.state.phase == "failed":
+            self._context.ui.run(self._look_for_base, "base", "look for the base", exclusive=True)
+
+    async def _note_missing(self) -> None:
+        self._base_missing = not await asyncio.to_thread(self._base_is_there)
+
+    async def _look_for_base(self) -> None:
+        if await asyncio.to_thread(self._base_is_there) and self._context.link.state.phase == "failed":
+            self._base_missing = False
+            self._context.ui.say(f"The base {self._context.document.base_model} is there now.")
+            self._context.link.restart()
+
+    def _base_is_there(self) -> bool:
+        setup = self._context.setup
+        try:
+            source = resolve_base(self._context.document.base_model, Path(setup.base) if setup.base else None)
+            return source.path is not None and bool(weight_files(source.path))
+        except (DlmTuiError, OSError):
+            return False
 
     def restart(self) -> None:
         """Try again after a failure."""

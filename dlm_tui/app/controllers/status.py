@@ -55,6 +55,8 @@ class StatusLines:
             if opened and opened.parameters:
                 parts.append((f" {_count(opened.parameters)}", "$foreground 45%"))
         parts += ["  ", (f"{glyph} ", style), (_engine_words(state), "$foreground 65%")]
+        if context.news:
+            parts += ["  ", (f"\u2191 {context.news}", "bold $warning")]
         record = context.board.running()
         if record:
             title = f"{record.title} \u00b7 " if record.kind in ("export", "serve") else ""

@@ -9,6 +9,7 @@ from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
+from dlm_tui.app.controllers.elsewhere import Elsewhere
 from dlm_tui.app.controllers.engine import EngineLife
 from dlm_tui.app.controllers.export import Export
 from dlm_tui.app.controllers.gate_comparison import GateComparison
@@ -80,6 +81,7 @@ class Controllers:
         self.generation = Generation(context, self.routing, self.mixing, prompt, views.answers, pages)
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
+        self.elsewhere = Elsewhere(context, self.comparison, views.status)
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
         self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
@@ -98,6 +100,7 @@ class Controllers:
         status, mixing = self.status, self.mixing
         self.engine.changed.connect(status.redraw, mixing.redraw)
         self.engine.ready.connect(
+            self.elsewhere.engine_ready,
             self.generation.show_hint,
             self.documents.show,
             self.routing.route,

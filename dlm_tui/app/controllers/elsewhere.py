@@ -1,0 +1,82 @@
+"""Adapters and gates that were trained in another window or by a command: said, and taken in when that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.gate_comparison import GateComparison
+from dlm_tui.app.controllers.views import Redrawn
+from dlm_tui.store import StoreError, adapter_versions
+
+_Mark = tuple[dict[str, int], tuple[int, int] | None]
+
+
+class Elsewhere:
+    """Compares what the engine has loaded with what is in force on disk. Trainings of this window take in their own."""
+
+    def __init__(self, context: Context, comparison: GateComparison, status: Redrawn) -> None:
+        self._context, self._comparison, self._status = context, comparison, status
+        self._used: _Mark | None = None  # what was on disk when the engine had read it
+        self._last: _Mark | None = None
+
+    def engine_ready(self) -> None:
+        """The engine has read adapters and gate: those are what is in use now."""
+        self._used = self._last = None
+        self._tell("")
+
+    def poll(self) -> None:
+        """Look whether something else is in force on disk than in the engine."""
+        context = self._context
+        if context.link.ready and not context.board.running("train", "gate"):
+            context.ui.run(self._look, "elsewhere", "look for newer adapters", exclusive=True)
+
+    async def _look(self) -> None:
+        try:
+            found = await asyncio.to_thread(self._on_disk)
+        except (StoreError, OSError):
+            return  # whoever uses it will say what is wrong
+        context, opened = self._context, self._context.opened
+        if opened is None or not context.link.ready or context.board.running("train", "gate"):
+            return
+        settled, self._last = found == self._last, found  # a change that is being made is not looked at
+        if not settled:
+            return
+        if self._used is None:
+            self._used = dict(opened.versions) if opened.versions and found[0] else found[0], found[1]
+        words = "newer adapters" if found[0] != self._used[0] else "a newer gate" if found[1] != self._used[1] else ""
+        self._tell(f"{words} on disk, {context.key('train.take_in')} takes them in" if words else "")
+
+    def _on_disk(self) -> _Mark:
+        found = adapter_versions(self._context.store, self._context.names)
+        return {name: item.version for name, item in found.items()}, self._gate_mark()
+
+    def _gate_mark(self) -> tuple[int, int] | None:
+        try:
+            info = (self._context.store.gate_dir / "gate_config.json").stat()
+        except OSError:
+            return None
+        return info.st_mtime_ns, info.st_ino
+
+    def _tell(self, news: str) -> None:
+        if news != self._context.news:
+            self._context.news = news
+            self._status.ask()
+
+    def take_in(self) -> None:
+        """Use what is on disk."""
+        context = self._context
+        if not context.news:
+            context.ui.say("What is in force on disk is in use here already.")
+        elif not context.link.ready:
+            context.ui.say("The engine is not ready yet.", warning=True)
+        else:
+            context.ui.run(self._take_in, "take-in", "take in newer adapters")
+
+    async def _take_in(self) -> None:
+        self._comparison.remember_current()
+        await self._comparison.use_new_gate()
+        opened = self._context.opened
+        if not self._context.news and opened is not None:
+            versions = ", ".join(f"{name} version {version}" for name, version in opened.versions.items())
+            self._context.ui.say(f"In force now: {versions}." if versions else "No adapter is in force now.")
