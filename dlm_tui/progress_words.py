@@ -29,6 +29,7 @@ STAGES = {
     "search": "comparing fixed mixes",
     "suite": "scoring the adapters",
     "weights": "checking what was written",
+    "trial": "trying settings",
     "warm-up": "warming up",
     "workbench": "answers to compare the export with",
 }

@@ -28,6 +28,7 @@ COMMANDS = {
     "show": "document, adapters, gate and store at a glance",
     "parse": "check documents and print what is in them",
     "train": "train the adapters and the gate",
+    "sweep": "try settings, judged on held-out sections, and write the best into the document",
     "route": "gate weights of prompts",
     "prompt": "answer a prompt",
     "repl": "answer prompts, a line each, until the end of input",

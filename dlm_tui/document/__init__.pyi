@@ -66,6 +66,9 @@ from .sections import Section as Section
 from .sections import section_id as section_id
 from .seeds import seed_in_range as seed_in_range
 from .seeds import seed_note as seed_note
+from .settings import setting_paths as setting_paths
+from .settings import with_settings as with_settings
+from .settings import write_settings as write_settings
 from .side_file import SideFile as SideFile
 from .side_file import SideFileError as SideFileError
 from .side_file import document_side_file as document_side_file

@@ -22,6 +22,7 @@ from dlm_tui.store.sqlite import Fingerprint, fingerprint, is_damage, problems_o
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_MANY = 500  # values that one statement may name
 _RUN_COLUMNS = "run_id, started_at, ended_at, adapter_version, phase, seed, status"
 
 
@@ -118,6 +119,22 @@ class MetricsReader:
             return {}
         details = _parsed(rows[0].pop("details"))
         return {**(details if isinstance(details, dict) else {}), **rows[0]}
+
+    def sweep_results(self, keys: Sequence[str]) -> dict[str, str]:
+        """What is kept of these pieces of sweeps' work."""
+        found: dict[str, str] = {}
+        for first in range(0, len(keys), _MANY):
+            some = keys[first : first + _MANY]
+            marks = ", ".join("?" for _ in some)
+            rows = self._rows(f"SELECT key, result FROM tui_sweep_results WHERE key IN ({marks})", tuple(some))
+            found.update((row["key"], row["result"]) for row in rows)
+        return found
+
+    def latest_sweep(self) -> dict[str, Any] | None:
+        """What the newest finished sweep found, or None."""
+        rows = self._rows("SELECT report FROM tui_sweeps ORDER BY run_id DESC LIMIT 1")
+        report = _parsed(rows[0]["report"]) if rows else None
+        return report if isinstance(report, dict) else None
 
     def running_holders(self) -> list[tuple[int, int, str]]:
         """(run id, process id, host) of every run of ours that says "running"."""

@@ -116,6 +116,16 @@ CREATE TABLE IF NOT EXISTS tui_exports (
         size_bytes   INTEGER,
         duration_s   REAL
     );
+CREATE TABLE IF NOT EXISTS tui_sweeps (
+        run_id  INTEGER PRIMARY KEY,
+        at      TEXT NOT NULL,
+        report  TEXT NOT NULL
+    );
+CREATE TABLE IF NOT EXISTS tui_sweep_results (
+        key     TEXT PRIMARY KEY,
+        at      TEXT NOT NULL,
+        result  TEXT NOT NULL
+    );
 CREATE TABLE IF NOT EXISTS tui_traffic (
         traffic_id          INTEGER PRIMARY KEY AUTOINCREMENT,
         at                  TEXT NOT NULL,

@@ -235,6 +235,16 @@ class MetricsWriter:
             ]
         )
 
+    def record_sweep(self, run_id: int, report: Mapping[str, Any]) -> None:
+        """Keep what a sweep found: JSON values, losses in nats per token. Raises MetricsError."""
+        sql = "INSERT OR REPLACE INTO tui_sweeps (run_id, at, report) VALUES (?, ?, ?)"
+        self._write([(sql, (run_id, _now(), _json(dict(report))))])
+
+    def record_sweep_result(self, key: str, result: str) -> None:
+        """Keep one piece of a sweep's work, found by what it was computed from. Raises MetricsError."""
+        sql = "INSERT OR REPLACE INTO tui_sweep_results (key, at, result) VALUES (?, ?, ?)"
+        self._write([(sql, (key, _now(), result))])
+
     def record_export(
         self,
         *,
