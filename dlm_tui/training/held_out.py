@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from dlm_tui.document import Document, route_sections, sources
 from dlm_tui.files import json_bytes, temporary_folder
 from dlm_tui.progress import run_to_end
+from dlm_tui.store.adapter_kind import AdapterKind
+from dlm_tui.training.adapter_work import AdapterWork, train_adapter
 from dlm_tui.training.checkpoints import fingerprint
 from dlm_tui.training.commit import pinned_versions
 from dlm_tui.training.memory import fitting_rows
 from dlm_tui.training.phases import Finetuned, Step
-from dlm_tui.training.plan import AdapterPlan, PlannedRows, TrainingPlan, plan_training, planned_rows
-from dlm_tui.training.rows import AdapterRows, tokenised
+from dlm_tui.training.plan import PlannedRows, plan_training, planned_rows
+from dlm_tui.training.rows import tokenised
 
 if TYPE_CHECKING:
     from dlm_tui.model import Adapter, Base
@@ -40,10 +42,13 @@ class FoldWork:
 
     key: str
     fold: int
-    plan: TrainingPlan
-    adapter: AdapterPlan
-    rows: AdapterRows
+    work: AdapterWork
     judged: list[JudgedRow]
+
+    @property
+    def name(self) -> str:
+        """The adapter's name."""
+        return self.work.adapter.name
 
 
 class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,12 +63,19 @@ class FoldResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
 
 
-def fold_works(document: Document, base: Base, folds: int, weights: sources.Weights | None) -> list[FoldWork]:
+def fold_works(
+    document: Document,
+    base: Base,
+    folds: int,
+    weights: sources.Weights | None = None,
+    before: Mapping[str, AdapterKind] | None = None,
+) -> list[FoldWork]:
     """Every adapter of the document in every fold; an adapter with fewer sections than `folds` has fewer folds.
 
-    An adapter with a single section, or without rows that have a loss, has none: nothing of it can be held out.
+    `before` is how the versions in force were trained, which a training would take up. An adapter with a single
+    section, or without rows that have a loss, has none: nothing of it can be held out.
     """
-    plan = plan_training(document, base_modules=base.source.target_modules, weights=weights)
+    plan = plan_training(document, base_modules=base.source.target_modules, before=before, weights=weights)
     routed = route_sections(document)
     found = []
     for adapter in plan.adapters:
@@ -93,16 +105,15 @@ def fold_works(document: Document, base: Base, folds: int, weights: sources.Weig
                 base.identity.weights_sha256,
                 pinned_versions(),
             )
-            found.append(FoldWork(key=key, fold=fold, plan=alone, adapter=own, rows=rows, judged=judged))
+            work = AdapterWork(plan=alone, adapter=own, rows=rows)
+            found.append(FoldWork(key=key, fold=fold, work=work, judged=judged))
     return found
 
 
 def train_and_judge(base: Base, work: FoldWork, on_step: Callable[[Step], None]) -> FoldResult:
     """Train one adapter on the other folds and judge it on this one. Raises Diverged, and what `on_step` raises."""
-    from dlm_tui.training.finetune import finetune
-
-    result = finetune(base, work.plan, work.adapter, work.rows, on_step)
-    return judge(base, _adapter(result, work.adapter.name), work.judged, sum(result.steps.values()))
+    result = train_adapter(base, work.work, on_step)
+    return judge(base, _adapter(result, work.name), work.judged, sum(result.steps.values()))
 
 
 def judge(base: Base, adapter: Adapter, rows: Sequence[JudgedRow], steps: int) -> FoldResult:

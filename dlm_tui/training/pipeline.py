@@ -28,6 +28,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
+from dlm_tui.training.adapter_work import AdapterWork, train_adapter
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
     FinishedRun,
@@ -39,10 +40,9 @@ from dlm_tui.training.commit import (
     record_tail_depth,
     write_version,
 )
-from dlm_tui.training.finetune import finetune
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.memory import fitting_rows
-from dlm_tui.training.phases import Diverged, Finetuned, OnStep, Step
+from dlm_tui.training.phases import Diverged, Finetuned, Step
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible, refuse_lacking
 from dlm_tui.training.report import AdapterOutcome, TrainOutcome
 from dlm_tui.training.request import TrainRequest
@@ -225,7 +225,8 @@ def _train_one(
                 if request.resume:
                     say(_resumed_text(name, checkpoints))
                 count.skip(checkpoints.resumed_step)
-                result = _fit(request, plan, adapter, rows, on_step, checkpoints)
+                work = _work(request, plan, adapter, rows)
+                result = train_adapter(request.base, work, on_step, checkpoints)
                 if not alone:
                     checkpoints.finish(result.tensors, result.config, result.tail_depth)
             else:
@@ -273,21 +274,9 @@ def _train_one(
         )
 
 
-def _fit(
-    request: TrainRequest,
-    plan: TrainingPlan,
-    adapter: AdapterPlan,
-    rows: AdapterRows,
-    on_step: OnStep,
-    checkpoints: AdapterCheckpoints,
-) -> Finetuned:
-    base = request.base
-    if adapter.parameterization == "pissa":
-        from dlm_tui.training.pissa import finetune_pissa
-
-        prompts = _calibration_ids(request, rows) if _calibrated_on(adapter, request) else None
-        return finetune_pissa(base, plan, adapter, rows, on_step, checkpoints, prompts)
-    return finetune(base, plan, adapter, rows, on_step, checkpoints)
+def _work(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> AdapterWork:
+    prompts = _calibration_ids(request, rows) if _calibrated_on(adapter, request) else None
+    return AdapterWork(plan=plan, adapter=adapter, rows=rows, prompts=prompts)
 
 
 def _calibrated_on(adapter: AdapterPlan, request: TrainRequest) -> str | None:

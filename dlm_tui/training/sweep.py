@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,13 @@ from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Progress, Report, note, run_to_end
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, RunLog, Store, StoreError, refuse_foreign_base
+from dlm_tui.store.adapter_kind import AdapterKind
 from dlm_tui.training.checkpoints import fingerprint
 from dlm_tui.training.commit import finish_run, pinned_versions
 from dlm_tui.training.held_out import FoldResult, FoldWork, decoded, encoded, fold_works, train_and_judge
 from dlm_tui.training.launcher import without_launcher
 from dlm_tui.training.phases import Diverged, Step
+from dlm_tui.training.request import kinds_before
 from dlm_tui.training.sweep_grid import Setting, Trial, only_gate, trials_of
 from dlm_tui.training.sweep_report import By, SweepReport, TrialReport, best_of, reason_text
 
@@ -120,14 +122,14 @@ def one_after_another(base: Base, works: list[FoldWork], report: Report, done: D
     """The work in this process; `report` may end it by raising."""
     for number, work in enumerate(works):
 
-        def on_step(step: Step, number: int = number, name: str = work.adapter.name) -> None:
+        def on_step(step: Step, number: int = number, name: str = work.name) -> None:
             report(Progress("trial", number, len(works), scope=name, loss=step.loss))
 
-        report(Progress("trial", number, len(works), scope=work.adapter.name))
+        report(Progress("trial", number, len(works), scope=work.name))
         try:
             done(work, train_and_judge(base, work, on_step))
         except Diverged as error:
-            done(work, f"{work.adapter.name}: {error}")
+            done(work, f"{work.name}: {error}")
 
 
 def _adapters(
@@ -138,7 +140,10 @@ def _adapters(
     if only_gate(request.grid):
         return figures, [[] for _ in trials]
     weights = request.scan.weights if request.scan is not None else None
-    works = [fold_works(trial.document, request.base, request.folds, weights) for trial in trials]
+    kinds = kinds_before(request.document, request.store)
+    works = [
+        fold_works(trial.document, request.base, request.folds, weights, _before(trial, kinds)) for trial in trials
+    ]
     unique = {work.key: work for own in works for work in own}
     if not unique:
         raise DlmTuiError("nothing can be held out: every adapter needs at least two sections")
@@ -155,6 +160,17 @@ def _adapters(
     if missing:
         execute(request.base, missing, report, done)
     return figures, works
+
+
+def _before(trial: Trial, kinds: Mapping[str, AdapterKind]) -> dict[str, AdapterKind]:
+    """How the versions in force were trained, but for a rank that the trial sets."""
+    ranks = {
+        path.removeprefix("adapters.").removesuffix(".lora_r") for path in trial.written if path.endswith("lora_r")
+    }
+    return {
+        name: msgspec.structs.replace(kind, rank=None) if ranks & {name, "lora_r"} else kind
+        for name, kind in kinds.items()
+    }
 
 
 def _gates(
@@ -215,7 +231,7 @@ def _trial(trial: Trial, works: Iterable[FoldWork], gate: tuple[float, float] | 
         if not isinstance(result, FoldResult):
             whole = False
         else:
-            by_adapter.setdefault(work.adapter.name, []).append(result)
+            by_adapter.setdefault(work.name, []).append(result)
     every = [result for own in by_adapter.values() for result in own] if whole else []
     tokens, prompts = sum(item.tokens for item in every), sum(item.prompts for item in every)
     return TrialReport(

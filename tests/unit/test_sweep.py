@@ -78,16 +78,16 @@ def test_every_combination_is_a_document(path: Path) -> None:
 
 def test_the_loss_is_that_of_peft_in_float64_on_rows_it_has_not_seen(path: Path, base: Base, tmp_path: Path) -> None:
     document = load(path)
-    works = [work for work in held_out.fold_works(document, base, 2, None) if work.adapter.name == "facts"]
+    works = [work for work in held_out.fold_works(document, base, 2) if work.name == "facts"]
     assert len(works) == 2
     for work in works:
-        seen = {tuple(row) for row in work.rows.train}
+        seen = {tuple(row) for row in work.work.rows.train}
         assert seen.isdisjoint(tuple(row.ids) for row in work.judged)
     everything = {tuple(row.ids) for work in works for row in work.judged}
     assert len(everything) == 5, "four tagged sections and the prose, each held out once"
     measured = held_out.train_and_judge(base, works[0], lambda step: None)
 
-    result = finetune(base, works[0].plan, works[0].adapter, works[0].rows, lambda step: None)
+    result = finetune(base, works[0].work.plan, works[0].work.adapter, works[0].work.rows, lambda step: None)
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_file(result.tensors, folder / "adapter_model.safetensors")
