@@ -24,6 +24,7 @@ STAGES = {
     "mix": "working out the mix",
     "prefill": "reading the prompt",
     "prepare": "preparing the base",
+    "prompts": "running the set",
     "runtime": "trying the export",
     "score": "measuring the effect",
     "search": "comparing fixed mixes",

@@ -17,6 +17,7 @@ from dlm_tui.app.config import state_path
 from dlm_tui.app.mix import MixState
 from dlm_tui.files import set_aside, write_atomic
 from dlm_tui.store import KeptAnswers
+from dlm_tui.store.set_runs import SetRuns
 
 _HISTORY = 500
 # What a damaged file raises: no JSON, other types, no UTF-8, or nested deeper than the decoder goes.
@@ -94,6 +95,8 @@ class StateFile:
         self.path = folder / "documents" / f"{name}.json"
         self.answers = KeptAnswers(self.path.with_name(f"{name}.answers.sqlite"))
         """The answers given to the document's prompts, in a database beside it."""
+        self.set_runs = SetRuns(self.path.with_name(f"{name}.sets.sqlite"))
+        """The runs of its prompt sets, likewise."""
         self._written = b""
 
     def load(self) -> State:

@@ -33,6 +33,8 @@ COMMANDS = {
     "prompt": "answer a prompt",
     "repl": "answer prompts, a line each, until the end of input",
     "eval": "judge the gate by k-fold cross-validation",
+    "check": "run a set of prompts and tell which answers are not as expected",
+    "sets": "prompt sets: list, run, compare with the run before; in and out of CSV and JSONL",
     "drift": "what freezing the gate into a static mix costs",
     "label": "add a labelled prompt to the document and retrain the gate",
     "adapter": "versions of the adapters: list, use, back, keep, drop, prune; import and export one",

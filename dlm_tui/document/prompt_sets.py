@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from dlm_tui.document.errors import printable
+from dlm_tui.document.expectations import Expectation, read_expectation
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
 _MAX_BYTES = 16 << 20
+# What a file raises that holds something else: no JSON, other types, no UTF-8, nested too deeply, no expectation.
+_DAMAGE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, DlmTuiError)
 
 
 class PromptSetsError(DlmTuiError):
     """The file cannot be used; the sentence names it."""
 
 
+@dataclass(frozen=True, slots=True)
+class PromptCase:
+    """A prompt of a set, with what is expected of its answer."""
+
+    prompt: str
+    expect: tuple[Expectation, ...] = ()
+
+
+class _Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    prompt: str
+    expect: list[str] = []
+
+
 class PromptSets:
-    """The file: one JSON object, set name → list of prompts."""
+    """The file: one JSON object, set name → list of prompts.
+
+    A prompt is a string, or an object with `prompt` and `expect`, a list such as `["contains: key", "adapter: tone"]`.
+    """
 
     def __init__(self, document: Path) -> None:
         self.path = document.with_name(f"{document.stem}.prompts.json")
 
-    def load(self) -> dict[str, list[str]]:
-        """Name → prompts in order; a missing file has none. Raises PromptSetsError."""
+    def cases(self) -> dict[str, list[PromptCase]]:
+        """Name → prompts in order with what is expected; a missing file has none. Raises PromptSetsError."""
         return _read_sets(self.path) or {}
 
-    def save(self, sets: dict[str, list[str]]) -> None:
-        """Write all sets. Raises OSError."""
-        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(sets), indent=2) + b"\n")
+    def load(self) -> dict[str, list[str]]:
+        """Name → prompts in order, without what is expected. Raises PromptSetsError."""
+        return {name: [case.prompt for case in cases] for name, cases in self.cases().items()}
+
+    def save(self, sets: Mapping[str, Sequence[PromptCase | str]]) -> None:
+        """Write all sets; prompts of which nothing is expected as strings, as ever. Raises OSError."""
+        written = {name: [_entry(case) for case in cases] for name, cases in sets.items()}
+        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
 
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""
-        return _every_prompt(self.load())
+        return _every_prompt(self.cases())
 
     def usable_prompts(self) -> list[str]:
         """`prompts`, or none, which is logged, where the file cannot be used: it is never in the way of other work."""
@@ -56,11 +81,11 @@ def read_prompts(path: Path) -> list[str]:
     raise PromptSetsError(f"{printable(str(path))} holds no prompt.")
 
 
-def _every_prompt(sets: Mapping[str, list[str]]) -> list[str]:
-    return list(dict.fromkeys(prompt for prompts in sets.values() for prompt in prompts if prompt))
+def _every_prompt(sets: Mapping[str, Sequence[PromptCase]]) -> list[str]:
+    return list(dict.fromkeys(case.prompt for cases in sets.values() for case in cases if case.prompt))
 
 
-def _read_sets(path: Path) -> dict[str, list[str]] | None:
+def _read_sets(path: Path) -> dict[str, list[PromptCase]] | None:
     """The sets of a file, None where there is none. Raises PromptSetsError."""
     shown = printable(str(path))
     try:
@@ -73,6 +98,20 @@ def _read_sets(path: Path) -> dict[str, list[str]] | None:
     if len(data) > _MAX_BYTES:
         raise PromptSetsError(f"{shown} is larger than {_MAX_BYTES >> 20} MiB, too large for sets of prompts.")
     try:
-        return msgspec.json.decode(data, type=dict[str, list[str]])
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
-        raise PromptSetsError(f"{shown} does not hold sets of prompts: {printable(str(error))}.") from None
+        written = msgspec.json.decode(data, type=dict[str, list[str | _Written]])
+        return {name: [_case(entry) for entry in entries] for name, entries in written.items()}
+    except _DAMAGE as error:
+        text = printable(str(error)).rstrip(".")
+        raise PromptSetsError(f"{shown} does not hold sets of prompts: {text}.") from None
+
+
+def _case(entry: str | _Written) -> PromptCase:
+    if isinstance(entry, str):
+        return PromptCase(entry)
+    return PromptCase(entry.prompt, tuple(read_expectation(text) for text in entry.expect))
+
+
+def _entry(case: PromptCase | str) -> str | _Written:
+    if isinstance(case, str):
+        return case
+    return _Written(case.prompt, [str(item) for item in case.expect]) if case.expect else case.prompt

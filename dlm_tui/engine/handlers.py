@@ -49,6 +49,7 @@ class Handlers:
             p.Reload: self._reload,
             p.Route: self._route,
             p.Generate: self._generate,
+            p.RunSet: self._run_set,
             p.Score: self._score,
             p.TrainGate: self._train_gate,
             p.Evaluate: self._evaluate,
@@ -172,6 +173,27 @@ class Handlers:
             return None
         result = yield from progress_events(self.session.router.route(prompt))
         return dict(result.weights)
+
+    def _run_set(self, request: p.RunSet) -> Work:
+        from dlm_tui.prompt_runs import PromptAnswer, run_prompts
+
+        began = time.monotonic()
+        session, progress = self.session, ProgressEvents()
+        versions = dict(session.versions)
+        sampling = Sampling(
+            max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
+        )
+        former = {(item.prompt, item.view): item.token_ids for item in request.former}
+
+        def event(step: Progress | PromptAnswer) -> p.Event:
+            return p.SetAnswered(**vars(step)) if isinstance(step, PromptAnswer) else progress.event(step)
+
+        yield from map_steps(run_prompts(session, request.prompts, request.views, sampling, former), event)
+        if session.versions != versions:
+            raise DlmTuiError("new adapters came while the set ran; run it again")
+        return p.SetDone(
+            versions=versions, base=session.base.identity.id, seconds=time.monotonic() - began, seed=request.seed
+        )
 
     def _score(self, request: p.Score) -> Work:
         from dlm_tui.scoring import score_views  # loaded when first asked for: typing must not wait for it

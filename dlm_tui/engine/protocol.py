@@ -1,9 +1,9 @@
 """The wire between the screen and its children: one typed JSON object per line, both ways.
 
 Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
-one of its final events (`Opened`, `Routed`, `Generated`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`, `Status`,
-`Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends with
-`Stopped`.
+one of its final events (`Opened`, `Routed`, `Generated`, `SetDone`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`,
+`Status`, `Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends
+with `Stopped`.
 """
 
 from __future__ import annotations
@@ -74,6 +74,26 @@ class Generate(Message, tag="generate"):
     top_p: float = 1.0
     seed: int = 0
     heat: bool = False
+
+
+class FormerAnswer(msgspec.Struct, kw_only=True):
+    """The answer that a prompt (its index) had under a view before, as token ids."""
+
+    prompt: int
+    view: str
+    token_ids: list[int]
+
+
+class RunSet(Message, tag="run_set"):
+    """Answer every prompt under every view, in batches, and score each answer and the one before."""
+
+    prompts: list[str]
+    views: list[View]
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    former: list[FormerAnswer] = []
 
 
 class Score(Message, tag="score"):
@@ -148,7 +168,19 @@ class ExportJob(Message, tag="export_job"):
 
 
 Request = (
-    Open | Reload | Route | Generate | Score | TrainGate | Evaluate | Drift | GetStatus | Cancel | TrainJob | ExportJob
+    Open
+    | Reload
+    | Route
+    | Generate
+    | RunSet
+    | Score
+    | TrainGate
+    | Evaluate
+    | Drift
+    | GetStatus
+    | Cancel
+    | TrainJob
+    | ExportJob
 )
 
 
@@ -264,6 +296,29 @@ class Generated(Message, tag="generated"):
     prefill_seconds: float = 0.0
 
 
+class SetAnswered(Message, tag="set_answered"):
+    """One prompt (its index) of a set under one view; fields as in `store.SetAnswer`."""
+
+    prompt: int
+    view: str
+    text: str
+    token_ids: list[int]
+    reason: str
+    weights: dict[str, float]
+    mix: dict[str, float]
+    logprob: float | None = None
+    former_logprob: float | None = None
+
+
+class SetDone(Message, tag="set_done"):
+    """The set is through: under these adapter versions, on this base."""
+
+    versions: dict[str, int]
+    base: str
+    seconds: float
+    seed: int
+
+
 class ViewScore(msgspec.Struct, kw_only=True):
     """Effect of a view on the next token: KL and JS to the base (nats), z against null adapters, completion logprob."""
 
@@ -360,6 +415,8 @@ Event = (
     | Token
     | ViewDone
     | Generated
+    | SetAnswered
+    | SetDone
     | Scored
     | GateTrained
     | Evaluated
@@ -375,6 +432,7 @@ FINAL_EVENTS = (
     Opened,
     Routed,
     Generated,
+    SetDone,
     Scored,
     GateTrained,
     Evaluated,

@@ -12,8 +12,8 @@ import pytest
 from dlm_tui.model.adapters import AdapterError, load_peft_adapter, pattern_value, save_peft_adapter
 from dlm_tui.model.base import load_base
 from dlm_tui.model.modulated.targets import ModulationError, match_targets
-from dlm_tui.model.patterns import BoundedPatterns, PatternError
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from dlm_tui.patterns import BoundedPatterns, PatternError
 from dlm_tui.progress import run_to_end
 from tests.tiny_models import random_adapter, tiny_base, write_tiny_base
 

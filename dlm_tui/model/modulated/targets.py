@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model.patterns import BoundedPatterns, PatternError
+from dlm_tui.patterns import BoundedPatterns, PatternError
 
 ALL_LINEAR = "all-linear"
 DEFAULT_EXCLUDE = ("vision_tower", "lm_head")

@@ -1,0 +1,142 @@
+"""`dlm-tui sets DOC VERB`: the prompt sets of a document: in and out of files, run, compared with the run before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
+from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
+from dlm_tui.document.prompt_sets import PromptSets
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.files import write_atomic
+from dlm_tui.input import read_text_file
+from dlm_tui.output import emit, put, say, shown
+from dlm_tui.store.set_run_files import results_csv, results_jsonl
+from dlm_tui.store.set_runs import SORTS, MovedAnswer, SetRun, compare_runs, run_before, sorted_moves
+
+_Make = Callable[[], str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to do, with which set and file."""
+    parser.add_argument("verb", choices=("list", "import", "export", "results", "run", "compare"))
+    parser.add_argument("file", metavar="FILE", nargs="?", help="of import, export and results: .csv or .jsonl")
+    parser.add_argument("--replace", action="store_true", help="of import: instead of adding to a set that is there")
+    parser.add_argument("--sort", choices=SORTS, default="order", help="of run and compare: what moved most first")
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The list, the file, or what moved, on stdout."""
+    if args.verb == "list":
+        return _list(args)
+    if args.verb == "import":
+        return _import(args)
+    name, cases = chosen_set(args)
+    if args.verb == "export":
+        return _write(args, {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)})
+    if args.verb == "run":
+        done, earlier = run_set(args, name, cases)
+        return _told(args, done, earlier)
+    runs = document_runs(Path(args.document)).newest(name)
+    if not runs:
+        raise DlmTuiError(f"the set {name!r} was never run; `dlm-tui sets DOC run --set {name}` does it")
+    if args.verb == "results":
+        return _write(args, {".csv": lambda: results_csv(runs[0]), ".jsonl": lambda: results_jsonl(runs[0], cases)})
+    return _told(args, runs[0], runs[1:])
+
+
+def _list(args: argparse.Namespace) -> int:
+    sets = PromptSets(Path(args.document)).cases()
+    if args.json:
+        emit(
+            {
+                name: [{"prompt": case.prompt, "expect": [str(item) for item in case.expect]} for case in cases]
+                for name, cases in sets.items()
+            }
+        )
+        return 0
+    for name, cases in sets.items():
+        expected = sum(len(case.expect) for case in cases)
+        put(f"{name}  {len(cases)} prompts, {expected} expectations")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    if args.file is None or args.set_name is None:
+        raise UsageError("name the file, and the set that it becomes: sets DOC import FILE --set NAME")
+    file = PromptSets(Path(args.document))
+    sets = file.cases()
+    read = read_cases(read_text_file(args.file), args.file)
+    before = [] if args.replace else sets.get(args.set_name, [])
+    known = {case.prompt for case in read}
+    sets[args.set_name] = [case for case in before if case.prompt not in known] + read
+    file.save(sets)
+    if args.json:
+        emit({"set": args.set_name, "read": len(read), "prompts": len(sets[args.set_name])})
+    else:
+        say(f"{len(read)} prompts read into {args.set_name}, which has {len(sets[args.set_name])}")
+    return 0
+
+
+def _write(args: argparse.Namespace, forms: dict[str, _Make]) -> int:
+    suffix = Path(args.file).suffix.lower() if args.file else ".csv"
+    make = forms.get(suffix)
+    if make is None:
+        raise UsageError(f"{args.file} is neither .csv nor .jsonl")
+    text = make()
+    if args.file is None:
+        put(text, end="")
+        return 0
+    write_atomic(Path(args.file), text.encode())
+    say(f"written to {args.file}")
+    return 0
+
+
+def _told(args: argparse.Namespace, after: SetRun, earlier: list[SetRun]) -> int:
+    before = run_before(earlier, after)
+    moved = sorted_moves(compare_runs(before, after), args.sort) if before else []
+    if args.json:
+        emit(
+            {
+                "run": msgspec.to_builtins(after),
+                "before": before.run_id if before else None,
+                "moved": [_move_json(move) for move in moved],
+            }
+        )
+        return 0
+    if before is None:
+        for answer in after.answers:
+            put(f"[{answer.view}] {shown(answer.prompt, keep='')[:80]}: {shown(answer.text.strip(), keep='')[:200]}")
+        say(f"run {after.run_id}: the first of this set, so there is nothing to compare with")
+        return 0
+    sys.stdout.write(f"{'weights':>8} {'answer':>8} {'log p of former':>16}  checks  view  prompt\n")
+    for move in moved:
+        logprob = "–" if move.logprob is None else f"{move.logprob:+.2f}"
+        checks = f"{len(move.before.broken)}→{len(move.after.broken)}" if move.after.expected else "–"
+        line = f"{move.weight:8.3f} {'changed' if move.changed else 'same':>8} {logprob:>16}  {checks:>6}"
+        put(f"{line}  {move.after.view}  {shown(move.after.prompt, keep='')[:80]}")
+    changed = sum(move.changed for move in moved)
+    say(f"run {after.run_id} against run {before.run_id}: {changed} of {len(moved)} answers changed")
+    return 0
+
+
+def _move_json(move: MovedAnswer) -> dict[str, object]:
+    return {
+        "prompt": move.after.prompt,
+        "view": move.after.view,
+        "weights_moved": move.weight,
+        "changed": move.changed,
+        "before": move.before.text,
+        "after": move.after.text,
+        "former_logprob_before": move.before.logprob,
+        "former_logprob_after": move.after.former_logprob,
+        "logprob_moved": move.logprob,
+        "broken_before": move.before.broken,
+        "broken_after": move.after.broken,
+    }
