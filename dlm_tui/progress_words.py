@@ -13,6 +13,7 @@ STAGES = {
     "commit": "putting the adapters in force",
     "download": "fetching the base",
     "drift": "measuring what freezing costs",
+    "effect": "measuring the effect",
     "embed": "embedding prompts",
     "fold": "judging the gate",
     "formats": "comparing formats",

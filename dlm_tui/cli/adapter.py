@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, put, say, shown
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
-    from dlm_tui.store import Store
+    from dlm_tui.store import OwnEffect, Store
     from dlm_tui.store.adapter_history import VersionFacts
 
 ACTIONS = {
@@ -209,7 +211,14 @@ def _version(args: argparse.Namespace) -> int:
 
 
 def _as_json(facts: VersionFacts) -> dict[str, Any]:
-    return {**asdict(facts), "path": str(facts.path)}
+    measured = msgspec.to_builtins(facts.effect) if facts.effect is not None else None
+    effect = facts.effect.kl if facts.effect is not None else None
+    return {**asdict(facts), "path": str(facts.path), "effect": effect, "effect_measured": measured}
+
+
+def effect_words(effect: OwnEffect) -> str:
+    """The effect on the adapter's own sections, and whether it is one."""
+    return f"effect {effect.kl:.3f} nats a token{' (next to nothing)' if effect.nothing else ''}"
 
 
 def _line(facts: VersionFacts) -> str:
@@ -227,7 +236,7 @@ def _line(facts: VersionFacts) -> str:
         run,
         f"{facts.parameterization} r{facts.rank}" if facts.rank else facts.parameterization,
         losses,
-        f"effect {facts.effect:.3f} nats" if facts.effect is not None else "",
+        effect_words(facts.effect) if facts.effect is not None else "",
         f"{facts.size / 1e6:.1f} MB",
         f"in {len(facts.exports)} exports" if facts.exports else "",
     ]

@@ -87,6 +87,7 @@ def trainer_settings(args: argparse.Namespace, document: Document) -> TrainerSet
 
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout. 1 when a gate was to be trained and is not."""
+    from dlm_tui.cli.adapter import effect_words
     from dlm_tui.cli.narration import Narration
     from dlm_tui.document import load, sources
     from dlm_tui.model import base_of, load_base
@@ -131,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
     )
     for name, item in outcome.adapters.items():
         loss = f", loss {item.train_loss:.3f} nats per token" if item.train_loss is not None else ""
-        say(f"{name}: version {item.version}, {item.kind}, {item.steps} steps{loss}")
+        effect = f", {effect_words(item.effect)}" if item.effect is not None else ""
+        say(f"{name}: version {item.version}, {item.kind}, {item.steps} steps{loss}{effect}")
         if item.tail_depth:
             say("\n".join(f"  {line}" for line in tail_lines(item.tail_depth)))
     if outcome.gate is not None:

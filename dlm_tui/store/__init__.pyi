@@ -9,6 +9,7 @@ from .answers import Piece as Piece
 from .answers import Turn as Turn
 from .answers import answer_time as answer_time
 from .collapse import collapsed_onto as collapsed_onto
+from .effects import OwnEffect as OwnEffect
 from .errors import AnswersError as AnswersError
 from .errors import ForeignGate as ForeignGate
 from .errors import GateFileError as GateFileError

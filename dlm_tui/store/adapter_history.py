@@ -13,6 +13,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
 from dlm_tui.store.journal import Change as FileChange
 from dlm_tui.store.journal import change
@@ -40,6 +41,7 @@ class Change(msgspec.Struct, kw_only=True):
 class _History(msgspec.Struct, kw_only=True):
     kept: dict[str, list[int]] = {}
     changes: list[Change] = []
+    effects: dict[str, dict[int, OwnEffect]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class VersionFacts:
     train_loss: float | None
     val_loss: float | None
     loss_kind: str | None
-    effect: float | None
+    effect: OwnEffect | None
     size: int
     exports: tuple[str, ...] = ()
 
@@ -87,6 +89,7 @@ def version_history(store: Store, names: Sequence[str]) -> dict[str, list[Versio
                 in_force,
                 history.kept.get(name, ()),
                 exported.get((name, number)),
+                history.effects.get(name, {}).get(number),
             )
             for number in sorted(existing_versions(store, name))
             if (store.adapter_dir(name) / "versions" / f"v{number:04d}" / "adapter_config.json").is_file()
@@ -178,6 +181,17 @@ def keep_version(store: Store, name: str, number: int, kept: bool = True) -> Non
             mark_kept(find_version(store, name, number), kept=False)
 
 
+def record_effects(store: Store, effects: Mapping[str, tuple[int, OwnEffect]]) -> None:
+    """Remember what was measured: adapter → (version, effect). Raises LockHeld, OSError."""
+    if not effects:
+        return
+    with store_lock(store, _LOCK_SECONDS):
+        history = _read_history(store)
+        for name, (version, effect) in effects.items():
+            history.effects.setdefault(name, {})[version] = effect
+        _write_history(store, history)
+
+
 def drop_version(store: Store, name: str, number: int) -> int:
     """Delete a version; returns the bytes freed. Raises UsageError for one in force or held by an export."""
     target = find_version(store, name, number)
@@ -193,6 +207,7 @@ def drop_version(store: Store, name: str, number: int) -> int:
         shutil.rmtree(reject_version(store, target))
         history = _read_history(store)
         history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
+        history.effects.get(name, {}).pop(number, None)
         _write_history(store, history)
     return size
 
@@ -244,7 +259,7 @@ def _write_history(store: Store, history: _History) -> None:
 
 
 def _history_bytes(history: _History) -> bytes:
-    return json_bytes(msgspec.to_builtins(history))
+    return json_bytes(msgspec.to_builtins(history, str_keys=True))
 
 
 def _runs_of(manifest: Manifest | None, name: str) -> dict[int, TrainingRun]:
@@ -262,6 +277,7 @@ def _facts(
     in_force: AdapterVersion | None,
     kept: Sequence[int],
     exports: Sequence[str] | None,
+    effect: OwnEffect | None,
 ) -> VersionFacts:
     path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
     config = _json_object(path / "adapter_config.json")
@@ -281,7 +297,7 @@ def _facts(
         train_loss=run.final_train_loss if run else None,
         val_loss=run.final_val_loss if run else None,
         loss_kind=None,
-        effect=None,
+        effect=effect,
         size=_size(path),
         exports=tuple(exports or ()),
     )

@@ -40,6 +40,7 @@ from dlm_tui.training.commit import (
     record_tail_depth,
     write_version,
 )
+from dlm_tui.training.effects import measure_effects
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.memory import fitting_rows
 from dlm_tui.training.phases import Diverged, Finetuned, Step
@@ -66,7 +67,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
     sentence tells what is in force), DlmTuiError.
     """
     began = time.monotonic()
-    outcome = TrainOutcome()
+    outcome, runs = TrainOutcome(), list[FinishedRun]()
 
     def say(text: str) -> None:
         outcome.notes.append(text)
@@ -98,6 +99,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             _train_gate(request, report, outcome)
         elif request.gate_only:
             raise UsageError("the document has no gate: set training.gate.enabled with two or more adapters")
+        measure_effects(request, runs, outcome, report)
     outcome.seconds = time.monotonic() - began
     return outcome
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dlm_tui.document.seeds import seed_in_range
+from dlm_tui.store.effects import OwnEffect
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 class AdapterOutcome(msgspec.Struct, kw_only=True):
     """A trained adapter: its run, committed version, steps and losses (nats per token); its kind in words (`pissa wanda
-    r8 ±2`), and per layer how far down the spectrum a selection lies (0: the largest singular values)."""
+    r8 ±2`), and per layer how far down the spectrum a selection lies (0: the largest singular values).
+
+    `effect` on its own sections is None where it was not measured; `warning` says that it learned next to nothing.
+    """
 
     run_id: int
     version: int
@@ -26,6 +30,8 @@ class AdapterOutcome(msgspec.Struct, kw_only=True):
     kind: str = ""
     selection: str | None = None
     tail_depth: dict[str, float] = {}
+    effect: OwnEffect | None = None
+    warning: str = ""
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,7 @@ def test_a_template_trains_a_gate_that_tells_its_adapters_apart(
     outcome = json.loads(capsys.readouterr().out)
     assert sorted(outcome["adapters"]) == sorted(adapters)
     assert outcome["gate"]["mode"] == "trained"
+    assert not any(item["warning"] for item in outcome["adapters"].values()), "every adapter has learned something"
     session = run_to_end(Session.open(path, tmp_path / "home", adapters=False))
     probes = gate_probes(session.document)
     routed = [run_to_end(session.router.route(probe.prompt)).weights for probe in probes]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dlm_tui.app.screens.adapters import AdaptersScreen
-from dlm_tui.store import current_version
-from dlm_tui.store.adapter_history import version_history
+from dlm_tui.store import OwnEffect, current_version
+from dlm_tui.store.adapter_history import record_effects, version_history
 from dlm_widgets.pick_list import PickList
 from tests.adapter_versions import finished_training
 from tests.tui.conftest import Bench, Opener
@@ -84,3 +86,25 @@ async def test_without_versions_there_is_a_sentence(workbench: Opener) -> None:
     async with workbench(trained=False) as bench:
         bench.screen.action_adapters()
         await bench.until(lambda: any("No adapter has a version yet" in toast for toast in bench.toasts), "said")
+
+
+async def test_the_effect_of_a_version_is_listed(workbench: Opener) -> None:
+    async with workbench(size=(80, 24)) as bench:
+        finished_training(bench.context.store, *bench.context.names, run=1)
+        taught = OwnEffect(kl=4.25, gain=3.0, changed=0.7, z=4.1, sections=4)
+        nothing = OwnEffect(kl=0.002, gain=0.1, changed=0.0, z=4.1, sections=4)
+        record_effects(bench.context.store, {"knowledge": (1, taught), "tone": (1, nothing)})
+        await open_versions(bench)
+        rows = [str(row.prompt) for row in listed(bench).query_one(PickList).options]
+        assert "effect 4.250 nats ·" in rows[0] and "effect 0.002 nats (!) ·" in rows[1] and "effect" not in rows[2]
+
+
+async def test_an_adapter_that_learned_nothing_is_said_until_it_is_read(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        report = bench.world.train_report
+        dull = msgspec.structs.replace(report.adapters["tone"], warning="tone has learned next to nothing in 4 steps.")
+        report.adapters = {**report.adapters, "tone": dull}
+        bench.screen.action_train()
+        await bench.until(lambda: any("learned next to nothing" in toast for toast in bench.toasts), "said")
+        (shown,) = [n for n in bench.app._notifications if "learned next to nothing" in n.message]
+        assert shown.severity == "warning" and shown.timeout > 3600, "it stays until it is dismissed"

@@ -106,6 +106,8 @@ class Training:
         if record.state == "done":
             for text in _alarms(record):
                 say(text, warning=True, title="The gate", lasting=True)
+            for text in _learned_nothing(record):
+                say(text, warning=True, title="Next to nothing was learned", lasting=True)
             say(f"Trained: {record.summary}. {changed_text(self._comparison.moved)}".strip())
             if self._context.state.page == "jobs" and self._pages.focused_pane != "jobs":
                 self._pages.show_page("answers")
@@ -163,6 +165,11 @@ class Training:
         """Keep the losses of a training, for the chart."""
         if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
             self._runs.add_loss(event.scope or "gate", event.done, event.loss)
+
+
+def _learned_nothing(record: JobRecord) -> list[str]:
+    """The adapters of a finished training that learned next to nothing, and what to do about it."""
+    return [item.warning for item in record.training.adapters.values() if item.warning] if record.training else []
 
 
 def _alarms(record: JobRecord) -> list[str]:

@@ -20,7 +20,8 @@ from dlm_widgets.sanitize import assemble, literal
 
 
 class AdaptersScreen(Dialog[None]):
-    """Newest versions first within each adapter; `*` is in force, `k` is kept, a square is on the desk.
+    """Newest versions first within each adapter; `*` is in force, `k` is kept, a square is on the desk. The effect on
+    the adapter's own sections is in nats a token, with a `!` where it is next to nothing.
 
     The keys put a version in force, go back to before the last training, and give a version a fader of its own.
     """
@@ -87,7 +88,7 @@ class AdaptersScreen(Dialog[None]):
             f"run {facts.run_id}" if facts.run_id is not None else facts.origin[:24],
             f"{'' if facts.parameterization == 'lora' else facts.parameterization + ' '}r{facts.rank or '?'}",
             f"loss {loss:.3f}" if loss is not None else "",
-            f"effect {facts.effect:.2f}" if facts.effect is not None else "",
+            f"effect {facts.effect.kl:.3f} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
             f"{len(facts.exports)} exports" if facts.exports else "",
         ]
