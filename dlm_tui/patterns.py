@@ -39,7 +39,7 @@ class BoundedPatterns:
         self.check(pattern)
         began = time.monotonic()
         try:
-            found = regex.search(pattern, text, timeout=max(self._left, 1e-3))
+            found = regex.search(pattern, text, timeout=max(self._left, 1e-3), concurrent=True)
         except TimeoutError:
             raise PatternError(
                 f"the pattern {pattern[:80]!r} takes longer than {self._seconds:g} seconds to match; write it without"

@@ -150,6 +150,11 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.mark", "space", "mark", "Mark", "Mark the entry: a version gets a fader and a place in Compare",
         "Dialogs", "dialog"),
     Key("dialog.keep", "k", "keep", "Keep", "Keep the marked version when others are pruned", "Dialogs", "dialog"),
+    Key("dialog.run", "f6", "run", "Run", "Run the highlighted set of prompts; write the file", "Dialogs", "dialog"),
+    Key("dialog.sort", "s", "sort", "Sort", "Sort by the next column", "Dialogs", "dialog"),
+    Key("dialog.expect", "e", "expect", "Expect", "Say what is expected of the answer", "Dialogs", "dialog"),
+    Key("dialog.file", "f7", "file", "File", "Read a set from CSV or JSONL, or write one; write results", "Dialogs",
+        "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

@@ -74,6 +74,7 @@ class State(msgspec.Struct, kw_only=True):
     last_export: str | None = None
     desk_versions: list[str] = []
     trained_sections: list[str] = []
+    set_views: list[str] = []
 
     def remember(self, text: str, weights: dict[str, float], gate_run: int | None) -> None:
         """Put a prompt at the front of the history, once."""

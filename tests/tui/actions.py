@@ -12,6 +12,7 @@ from textual.widgets import OptionList
 
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.adapters import AdaptersScreen
+from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.history import HistoryScreen
@@ -21,8 +22,12 @@ from dlm_tui.app.screens.lesson import LessonScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
+from dlm_tui.app.screens.set_file import SetFileScreen
+from dlm_tui.app.screens.set_run import SetRunScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
+from dlm_tui.document.expectations import Expectation
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.engine.protocol import Reload, TrainGate
 from dlm_tui.store import current_version
 from dlm_widgets.literal_static import LiteralStatic
@@ -214,6 +219,30 @@ async def exporting(bench: Bench) -> None:
     bench.context.state.last_export = "vllm serve it"
     bench.screen.action_export_dialog()
     await bench.until(lambda: showing(bench, ExportScreen), "export dialog")
+
+
+async def at_a_saved_prompt(bench: Bench) -> None:
+    """A set of prompts is listed, its first prompt highlighted."""
+    PromptSets(bench.path).save({"smoke": [PROMPT, PromptCase("Rime me", (Expectation("adapter", "style"),))]})
+    bench.screen.action_prompt_sets()
+    await bench.until(lambda: showing(bench, PromptSetsScreen), "sets")
+    listing = bench.app.screen.query_one(PickList)
+    listing.highlighted = 1
+    listing.focus()
+    await bench.until(lambda: listing.has_focus and listing.highlighted == 1, "the list has the focus")
+
+
+async def set_run(bench: Bench) -> None:
+    """A set was run before and after a training."""
+    await at_a_saved_prompt(bench)
+    for runs in (0, 1):
+        bench.world.runs = runs
+        if showing(bench, PromptSetsScreen):
+            bench.app.screen.action_run()  # type: ignore[attr-defined]
+            await bench.until(lambda: showing(bench, SetRunScreen), "the set's dialog")
+        bench.app.screen.action_accept()  # type: ignore[attr-defined]
+        await bench.idle()
+    await bench.until(lambda: "1 of 2 answers changed" in bench.text, "compared")
 
 
 # ---- what can be told ----------------------------------------------------------------------------------------------
@@ -438,5 +467,9 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.back": Scenario(lambda bench, _: in_force(bench) == {1}, looking_at_versions),
     "dialog.mark": Scenario(lambda bench, _: bench.context.state.desk_versions == ["knowledge@1"], earlier_version),
     "dialog.keep": Scenario(lambda bench, _: "is kept" in version_note(bench), earlier_version),
+    "dialog.run": Scenario(shows(SetRunScreen), at_a_saved_prompt),
+    "dialog.sort": Scenario(lambda bench, _: "moved weights" in bench.text, set_run, size=WIDE),
+    "dialog.expect": Scenario(shows(ExpectScreen), at_a_saved_prompt),
+    "dialog.file": Scenario(shows(SetFileScreen), at_a_saved_prompt),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

@@ -35,8 +35,11 @@ from dlm_tui.engine.protocol import (
     Reload,
     Route,
     Routed,
+    RunSet,
     Score,
     Scored,
+    SetAnswered,
+    SetDone,
     Status,
     Stopped,
     Token,
@@ -180,6 +183,9 @@ class RecordedEngine:
             case Generate():
                 async for event in self._generate(request):
                     yield event
+            case RunSet():
+                async for event in self._run_set(request):
+                    yield event
             case Score():
                 yield Progress(stage="score", done=2, total=8, eta=6.0)
                 await self._measured()
@@ -267,6 +273,25 @@ class RecordedEngine:
         """A word of an answer; the seed is heard where answers are sampled."""
         heard = f" {request.seed + sample}" if request.temperature else ""
         return f"{view.name}{heard} word{step} "
+
+    async def _run_set(self, request: RunSet) -> AsyncIterator[Event]:
+        """Answers that are others after every training, each with its own log-probability."""
+        total, runs = len(request.prompts) * len(request.views), self.world.runs
+        former = {(item.prompt, item.view) for item in request.former}
+        for index, prompt in enumerate(request.prompts):
+            yield Progress(stage="prompts", done=index * len(request.views), total=total, eta=3.0)
+            await self.world.hold.wait()
+            weights = self.weights(prompt)
+            for view in request.views:
+                told = f"{view.name}{request.seed or ''} says {prompt}" + (f" after {runs} trainings" if index else "")
+                mix = resolve_view(view, NAMES if self.world.trained else (), weights)
+                yield SetAnswered(
+                    prompt=index, view=view.name, text=told, token_ids=[index + 1, runs + 1], reason="stop",
+                    weights=weights, mix=mix, logprob=-2.0 - index,
+                    former_logprob=-2.0 - index - runs if (index, view.name) in former else None,
+                )  # fmt: skip
+        versions = dict.fromkeys(NAMES, runs + 1) if self.world.trained else {}
+        yield SetDone(versions=versions, base="pocket", seconds=0.4, seed=request.seed)
 
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
         weights = self.weights(request.prompt)

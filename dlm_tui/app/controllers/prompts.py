@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.set_running import SetRunning
 from dlm_tui.app.controllers.views import Pages, PromptView
 
 
@@ -12,9 +13,16 @@ class Prompts:
     """Puts a prompt into the editor; the one before it stays in the history."""
 
     def __init__(
-        self, context: Context, routing: Routing, comparison: GateComparison, prompt: PromptView, pages: Pages
+        self,
+        context: Context,
+        routing: Routing,
+        comparison: GateComparison,
+        set_running: SetRunning,
+        prompt: PromptView,
+        pages: Pages,
     ) -> None:
         self._context, self._routing, self._comparison = context, routing, comparison
+        self._set_running = set_running
         self._prompt, self._pages = prompt, pages
 
     def new(self) -> None:
@@ -38,6 +46,7 @@ class Prompts:
 
         dialog = PromptSetsScreen(PromptSets(self._context.setup.path), self._prompt.text)
         dialog.on_used = self._comparison.open_set
+        dialog.on_run = self._set_running.open
         self._context.ui.open_dialog(dialog, self._chosen)
 
     def _chosen(self, text: str | None) -> None:

@@ -24,6 +24,7 @@ from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
+from dlm_tui.app.controllers.set_running import SetRunning
 from dlm_tui.app.controllers.settings import Settings
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
@@ -91,7 +92,8 @@ class Controllers:
         self.teaching = Teaching(context, self.changes, self.generation, views.answers)
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
-        self.prompts = Prompts(context, self.routing, self.comparison, prompt, pages)
+        self.set_running = SetRunning(context, self.mixing)
+        self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
         self._connect()
 

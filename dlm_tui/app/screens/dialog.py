@@ -81,6 +81,18 @@ class Dialog(ModalScreen[Result]):
     def action_mark(self) -> None:
         """Mark the highlighted entry, where that means something."""
 
+    def action_run(self) -> None:
+        """Run or write what is chosen, where that means something."""
+
+    def action_sort(self) -> None:
+        """Sort by the next column, where there are columns."""
+
+    def action_expect(self) -> None:
+        """Say what is expected of the highlighted entry, where that means something."""
+
+    def action_file(self) -> None:
+        """Read or write a file, where there is one to read or write."""
+
     def action_keep(self) -> None:
         """Keep the highlighted entry, where that means something."""
 

@@ -11,7 +11,11 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
+from dlm_tui.app.screens.expect import ExpectScreen
+from dlm_tui.app.screens.set_file import SetFileScreen
+from dlm_tui.document.expectations import Expectation
+from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError
 from dlm_tui.files import set_aside
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -24,6 +28,9 @@ class PromptSetsScreen(Dialog[str]):
     TITLE_TEXT = "Prompt sets"
     HINTS: ClassVar[tuple[tuple[str, str], ...]] = (
         ("dialog.accept", "Save prompt"),
+        ("dialog.run", "Run"),
+        ("dialog.expect", "Expect"),
+        ("dialog.file", "File"),
         ("dialog.delete", "Remove"),
         ("dialog.close", "Close"),
     )
@@ -31,10 +38,11 @@ class PromptSetsScreen(Dialog[str]):
     def __init__(self, file: PromptSets, prompt: str) -> None:
         super().__init__()
         self._file, self._prompt = file, prompt.strip()
-        self._sets: dict[str, list[str]] = {}
-        self._rows: list[tuple[str, str | None]] = []
+        self._sets: dict[str, list[PromptCase]] = {}
+        self._rows: list[tuple[str, PromptCase | None]] = []
         self._readable = True
         self.on_used: Callable[[str], object] = lambda name: None
+        self.on_run: Callable[[str], object] = lambda name: None
 
     def compose_body(self) -> ComposeResult:
         """The name to save under, and all sets."""
@@ -48,7 +56,7 @@ class PromptSetsScreen(Dialog[str]):
         """Read the file."""
         super().on_mount()
         try:
-            self._sets = self._file.load()
+            self._sets = self._file.cases()
         except PromptSetsError as error:
             self._readable = False
             self.query_one("#set-note", LiteralStatic).show(literal(f"{error} Saving sets it aside.", "$error"))
@@ -58,67 +66,119 @@ class PromptSetsScreen(Dialog[str]):
     def _show(self) -> None:
         self._rows = []
         options = []
-        for name, prompts in self._sets.items():
+        for name, cases in self._sets.items():
             self._rows.append((name, None))
-            options.append(Option(assemble((sanitize(name, one_line=True), "bold"), (f"  {len(prompts)}", "dim"))))
-            for prompt in prompts:
-                self._rows.append((name, prompt))
-                options.append(Option(literal(f"  {prompt[:300]}", one_line=True)))
+            options.append(Option(assemble((sanitize(name, one_line=True), "bold"), (f"  {len(cases)}", "dim"))))
+            for case in cases:
+                self._rows.append((name, case))
+                expected = "  \u2192 " + " \u00b7 ".join(map(str, case.expect)) if case.expect else ""
+                shown = sanitize(f"  {case.prompt[:300]}", one_line=True), (sanitize(expected, one_line=True), "dim")
+                options.append(Option(assemble(*shown)))
         listing = self.query_one(PickList)
+        before = listing.highlighted
         listing.set_options(options)
         listing.display = bool(options)
+        if before is not None and options:
+            listing.highlighted = min(before, len(options) - 1)
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:
-        name, prompt = self._rows[event.option_index]
+        name, case = self._rows[event.option_index]
         self.on_used(name)
-        if prompt is not None:
-            self.dismiss(prompt)
+        if case is not None:
+            self.dismiss(case.prompt)
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
         self.action_accept()
 
+    @property
+    def _highlighted(self) -> tuple[str, PromptCase | None] | None:
+        index = self.query_one(PickList).highlighted
+        return self._rows[index] if index is not None and index < len(self._rows) else None
+
     def action_accept(self) -> None:
         """Save the current prompt under the name."""
         name = self.query_one(Input).value.strip()
-        note = self.query_one("#set-note", LiteralStatic)
         if not self._prompt or not name:
-            note.show("There is no prompt to save." if name else "A set needs a name.")
+            self._note("There is no prompt to save." if name else "A set needs a name.")
             return
-        prompts = self._sets.setdefault(name, [])
-        if self._prompt not in prompts:
-            prompts.append(self._prompt)
+        cases = self._sets.setdefault(name, [])
+        if self._prompt not in [case.prompt for case in cases]:
+            cases.append(PromptCase(self._prompt))
         if self._write(f"Saved in {name}."):
             self.on_used(name)
 
+    def action_run(self) -> None:
+        """Run the highlighted set, or the first one."""
+        if not self._sets:
+            self._note("There is no set to run yet: save a prompt first, or read a file.")
+            return
+        name = self._highlighted[0] if self._highlighted else next(iter(self._sets))
+        self.on_used(name)
+        self.dismiss(None)
+        self.on_run(name)
+
+    def action_expect(self) -> None:
+        """Say what is expected of the answer to the highlighted prompt."""
+        if self._highlighted is None or self._highlighted[1] is None:
+            self._note("Choose a prompt of a set first.")
+            return
+        name, case = self._highlighted[0], self._highlighted[1]
+
+        def chosen(expect: tuple[Expectation, ...] | None) -> None:
+            if expect is not None and name in self._sets:
+                cases = self._sets[name]
+                cases[cases.index(case)] = PromptCase(case.prompt, expect)
+                self._write("Kept what is expected.")
+
+        self.app.push_screen(ExpectScreen(case), chosen)
+
+    def action_file(self) -> None:
+        """Read a set from a file, or write the highlighted one into a file."""
+        name = self._highlighted[0] if self._highlighted else self.query_one(Input).value.strip() or "saved"
+        cases = self._sets.get(name, [])
+
+        def read(found: list[PromptCase] | None) -> None:
+            if found is None:
+                return
+            known = {case.prompt for case in found}
+            self._sets[name] = [case for case in self._sets.get(name, []) if case.prompt not in known] + found
+            if self._write(f"{len(found)} prompts read into {name}."):
+                self.on_used(name)
+
+        forms = {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)}
+        folder = self._file.path.parent
+        self.app.push_screen(SetFileScreen(f"The set {name}", folder, f"{name}.csv", forms if cases else {}), read)
+
     def action_delete(self) -> None:
         """Remove the highlighted prompt, or the whole highlighted set if it is empty of prompts but one."""
-        index = self.query_one(PickList).highlighted
-        if index is None or index >= len(self._rows):
+        if self._highlighted is None:
             return
-        name, prompt = self._rows[index]
-        if prompt is None:
+        name, case = self._highlighted
+        if case is None:
             del self._sets[name]
         else:
-            self._sets[name].remove(prompt)
+            self._sets[name].remove(case)
             if not self._sets[name]:
                 del self._sets[name]
         self._write("Removed.")
 
+    def _note(self, text: str) -> None:
+        self.query_one("#set-note", LiteralStatic).show(literal(text))
+
     def _write(self, done: str) -> bool:
-        note = self.query_one("#set-note", LiteralStatic)
         if not self._readable:
             aside = set_aside(self._file.path)
             if aside is None:
-                note.show("The file can neither be read nor be renamed, so nothing is saved.")
+                self._note("The file can neither be read nor be renamed, so nothing is saved.")
                 return False
             self._readable, done = True, f"{done} What could not be read is now {aside.name}."
         try:
             self._file.save(self._sets)
         except OSError as error:
-            note.show(literal(str(error), "$error"))
+            self.query_one("#set-note", LiteralStatic).show(literal(str(error), "$error"))
             return False
-        note.show(literal(done))
+        self._note(done)
         self._show()
         return True
