@@ -27,7 +27,7 @@ test-fast: $(VENV)/.ready
 # A real base, fetched once (240 MB) into the folder that DLM_REAL_BASE names, else into the user's cache.
 test-real: $(VENV)/.ready
 	$(BIN)/python -m tests.real.fetch
-	$(BIN)/python -m pytest -p no:cacheprovider -rs tests/real
+	DLM_TEST_REAL=1 $(BIN)/python -m pytest tests/real
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -67,7 +67,7 @@ class Session:
         document = sources.load_for_routing(path)
         store = Store(home, document.dlm_id)
         refuse_other_document(store, document)
-        base = yield from load_base(base_of(document, base_override))
+        base = yield from load_base(base_of(document, base_override), as_stored=True)
         committed = _committed(document, store) if adapters else {}
         found = yield from _read_adapters(store, committed, base)
         yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -45,11 +46,24 @@ def why_slower(base: Base) -> str:
 
 
 def _admit(base: Base) -> FusedWeights | str:
-    """The fused weights, or why they do not apply: the base is not described, or they disagree with the reference."""
+    """The fused weights, or why they do not apply: the base is not described, or they disagree with the reference.
+
+    Only the compiled step is quick with weights that are kept as stored: for all others they are widened.
+    """
     if (reason := eligible(base)) is not None:
+        if base.is_as_stored:
+            base.widen()
         return reason
     reference = ReferenceBackbone(base)
     weights = FusedWeights(base)
+    if weights.is_as_stored:
+        if fits(weights) and compiles():
+            step = FusedBackbone(base, weights, reference.mixer, compiled=True, uses_bf16_weights=True)
+            weights.compiled = weights.uses_bf16_weights = agrees(step, reference)
+        if weights.compiled:
+            return weights
+        base.widen()
+        weights = FusedWeights(base)
     if fits(weights) and compiles():
         weights.compiled = agrees(FusedBackbone(base, weights, reference.mixer, compiled=True), reference)
         weights.uses_bf16_weights = (
@@ -62,7 +76,7 @@ def _admit(base: Base) -> FusedWeights | str:
 
 def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:
     """Whether a copy of half the weights' size takes at most an eighth of the memory that is free."""
-    copy = sum(weight.numel() for four in weights.matrices for weight in four) * 2
+    copy = sum(math.prod(group.shape) for layer in weights.layers for group in layer.groups) * 2
     if "SC_AVPHYS_PAGES" not in os.sysconf_names:
         return False  # macOS does not tell
     return copy * 8 <= os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

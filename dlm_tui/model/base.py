@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
-from dlm_tui.model.config_check import check_config
+from dlm_tui.model.config_check import check_config, stored_types
 from dlm_tui.model.download import fetch
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, identify
+from dlm_tui.model.pages import give_back_freed
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
+from dlm_tui.model.stored import StoredLinear, keep_as_stored, widen
 from dlm_tui.progress import Progress, in_thread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +43,7 @@ class Base:
 
     def __init__(self, model: nn.Module, tokenizer: Any, source: BaseSource, identity: BaseIdentity) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.is_as_stored = any(isinstance(module, StoredLinear) for module in model.modules())
         self.tokenizer = tokenizer
         self.source = source
         self.identity = identity
@@ -65,7 +69,13 @@ class Base:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        """What is computed in: the type of the weights, float32 where they are kept as stored."""
+        return torch.float32 if self.is_as_stored else next(self.model.parameters()).dtype
+
+    def widen(self) -> None:
+        """Give up weights that are kept as stored for float32 ones."""
+        widen(self.model)
+        self.is_as_stored = False
 
     def target_module(self, name: str) -> nn.Module:
         """The module called `name`. Raises KeyError when the base has none."""
@@ -128,12 +138,15 @@ class Base:
         return ids
 
 
-def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto") -> Generator[Progress, None, Base]:
+def load_base(
+    source: BaseSource, *, dtype: str = "float32", device: str = "auto", as_stored: bool = False
+) -> Generator[Progress, None, Base]:
     """Load a base, downloading it first where it is missing and the hub can be reached.
 
-    `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . Only safetensors are
-    read and no code from a model repository is ever run. Four steps of one stage "base", and "download" in bytes where
-    that is needed. Raises BaseUnavailable with one sentence.
+    `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . With
+    `as_stored`, float32 on the CPU computes on the pages of a bfloat16 checkpoint instead of a copy (the same numbers;
+    see `stored`). Only safetensors are read and no code from a model repository is ever run. Four steps of one stage
+    "base", and "download" in bytes where that is needed. Raises BaseUnavailable with one sentence.
     """
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}, auto")
@@ -155,10 +168,15 @@ def load_base(source: BaseSource, *, dtype: str = "float32", device: str = "auto
     tokenizer = yield from in_thread(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )
-    model = yield from in_thread(
-        lambda: _load_model(folder, source, dtype), lambda: step(2, "reading the base's weights")
-    )
+    give_back_freed()
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    narrow = as_stored and dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"}
+    model = yield from in_thread(
+        lambda: _load_model(folder, source, "bfloat16" if narrow else dtype),
+        lambda: step(2, "reading the base's weights"),
+    )
+    if narrow:
+        keep_as_stored(model, _skeleton(model))
     model = model.to(place)
     identity = yield from in_thread(
         lambda: identify(source.hf_id, source.revision, folder, files),
@@ -201,6 +219,16 @@ def _load_model(folder: Path, source: BaseSource, dtype: str) -> nn.Module:
     if missing := sorted(report.get("missing_keys") or ()):
         raise BaseUnavailable(f"the base {source.key} has no weights for {missing[0]} ({len(missing)} missing in all)")
     return cast("nn.Module", model)
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """The same model as float32, its parameters without memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        config = copy.deepcopy(cast("Any", model).config)
+        return cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.float32))
 
 
 def _refuse_remote_code(folder: Path) -> None:

@@ -61,7 +61,17 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def stored_types(files: Sequence[Path]) -> set[str]:
+    """The number types of all tensors in safetensors `files`, as the format names them."""
+    return {str(entry.get("dtype")) for name, entry in _entries(files) if name != "__metadata__"}
+
+
 def _names(files: Sequence[Path]) -> Iterator[str]:
+    for name, _ in _entries(files):
+        yield name
+
+
+def _entries(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in files:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
@@ -71,4 +81,5 @@ def _names(files: Sequence[Path]) -> Iterator[str]:
                 header = json.loads(handle.read(length))
             except (ValueError, RecursionError) as error:
                 raise BaseUnavailable(f"{file} is damaged: its header is no JSON") from error
-        yield from header if isinstance(header, dict) else ()
+        for name, entry in _mapping(header).items():
+            yield name, _mapping(entry)

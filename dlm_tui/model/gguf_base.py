@@ -5,11 +5,12 @@ Plain numbers keep their type; quantised blocks become bfloat16, whose rounding 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
+
+import msgspec
 
 from dlm_tui.files import clear_scratch_of, put_in_place, remove, scratch_sibling, sha256_file, sync_tree
 from dlm_tui.model.memory import available_memory, free_disk, gigabytes
@@ -35,16 +36,23 @@ def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
         raise BaseUnavailable(f"{file} cannot be read: {error.strerror or error}") from error
     folder = unpacked_folder(file, digest)
     if not folder.is_dir():
-        header: Any = yield from in_thread(lambda: _header(file), lambda: looking)
-        text = _cost(file, folder, header)
+        contents = yield from in_thread(lambda: _contents(file), lambda: looking)
+        text = _cost(file, folder, contents)
         yield Progress(NOTE, text=text)
-        yield from in_thread(lambda: _write(file, folder, header), lambda: Progress("base", 0, 4, text))
+        yield from in_thread(lambda: _write(file, folder, contents.dtype), lambda: Progress("base", 0, 4, text))
     return source_of_folder(source, folder)
 
 
-def _header(file: Path) -> Any:
-    """The tensor table of a GGUF file that holds a model, as transformers reads it."""
-    from transformers.integrations.gguf.reader import GgufHeader
+class _Contents(msgspec.Struct, frozen=True):
+    """How many weights a file holds, and the type that they are unpacked to."""
+
+    count: int
+    dtype: str
+
+
+def _contents(file: Path) -> _Contents:
+    """What a GGUF file holds. Raises BaseUnavailable where that is no whole model."""
+    import gguf
 
     if split := _SPLIT.search(file.name):
         raise BaseUnavailable(
@@ -52,19 +60,21 @@ def _header(file: Path) -> Any:
             f"llama-gguf-split --merge {_first(file.name)} {_SPLIT.sub('.gguf', file.name)}"
         )
     try:
-        header = cast("Any", GgufHeader).from_file(str(file))
+        tensors = cast("Any", gguf.GGUFReader(file)).tensors
     except Exception as error:  # damaged files raise many types
         raise BaseUnavailable(_unreadable(file, error)) from error
-    if not any(info.name == "token_embd.weight" for info in header.tensors):
+    if not any(tensor.name == "token_embd.weight" for tensor in tensors):
         raise BaseUnavailable(f"{file} is no language model: it has no token embeddings")
-    return header
+    kinds = {tensor.tensor_type.name for tensor in tensors}
+    dtype = {("F32",): "float32", ("F16", "F32"): "float16"}.get(tuple(sorted(kinds)), "bfloat16")
+    return _Contents(sum(int(tensor.n_elements) for tensor in tensors), dtype)
 
 
-def _cost(file: Path, folder: Path, header: Any) -> str:
+def _cost(file: Path, folder: Path, contents: _Contents) -> str:
     """What unpacking takes, as a sentence. Raises BaseUnavailable where this machine does not have it."""
-    count = sum(math.prod(info.shape) for info in header.tensors)
+    count, width = contents.count, 4 if contents.dtype == "float32" else 2
     # the reader holds all weights as float32 before the last of them has its own type
-    memory, disk = count * (4 + _dtype(header).itemsize), count * _dtype(header).itemsize
+    memory, disk = count * (4 + width), count * width
     have, space = available_memory(), free_disk(folder)
     needs = f"{file.name}, {count / 1e6:.0f} million weights, takes {gigabytes(memory)} of memory while it is unpacked"
     if memory > have:
@@ -78,13 +88,7 @@ def _cost(file: Path, folder: Path, header: Any) -> str:
     return f"{needs}, once, and {gigabytes(disk)} of disk in {folder.parent}"
 
 
-def _dtype(header: Any) -> Any:
-    import torch
-
-    return header.dtype or torch.bfloat16
-
-
-def _write(file: Path, folder: Path, header: Any) -> None:
+def _write(file: Path, folder: Path, dtype: str) -> None:
     """Unpack into a folder beside `folder`, which takes its name when it is complete."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as library_logging
@@ -93,7 +97,7 @@ def _write(file: Path, folder: Path, header: Any) -> None:
 
     clear_scratch_of(folder)
     scratch = scratch_sibling(folder)
-    place, name, dtype = str(file.parent), file.name, _dtype(header)
+    place, name = str(file.parent), file.name
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
         model, report = cast("Any", AutoModelForCausalLM).from_pretrained(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -155,37 +155,38 @@ def _tensor_facts(file: Path) -> dict[str, TensorFacts]:
     Tensors up to 16 MB are hashed whole; of larger ones 64 evenly spaced blocks of 64 KiB, which still changes whenever
     a training step has touched the weights.
     """
-    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        (length,) = struct.unpack_from("<Q", pages, 0)
-        header = json.loads(pages[8 : 8 + min(length, _HEADER_LIMIT)])
-        start = 8 + length
-        with memoryview(pages) as view:
-            return {
-                name: _facts(entry["dtype"], entry["shape"], view, *(start + at for at in entry["data_offsets"]))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
+    # read, not mapped: pages that the weights are mapped from anyway would count twice
+    with file.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(min(length, _HEADER_LIMIT)))
+        return {
+            name: _facts(entry["dtype"], entry["shape"], handle, *(8 + length + at for at in entry["data_offsets"]))
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
 
 
-def _facts(dtype: str, shape: list[int], view: memoryview, start: int, end: int) -> TensorFacts:
+def _facts(dtype: str, shape: list[int], handle: BinaryIO, start: int, end: int) -> TensorFacts:
     digest = hashlib.sha256()
     size = end - start
-    if size <= WHOLE_TENSOR_LIMIT:
-        digest.update(view[start:end])
-    else:
-        for block in range(_BLOCKS):
-            at = start + (size - _BLOCK) * block // (_BLOCKS - 1)
-            digest.update(view[at : at + _BLOCK])
-    return TensorFacts(dtype, shape, digest.hexdigest(), _values(dtype, view, start, end))
+    whole = size <= WHOLE_TENSOR_LIMIT
+    for block in range(-(-size // _BLOCK) if whole else _BLOCKS):
+        at = start + (block * _BLOCK if whole else (size - _BLOCK) * block // (_BLOCKS - 1))
+        handle.seek(at)
+        digest.update(handle.read(min(_BLOCK, end - at)))
+    return TensorFacts(dtype, shape, digest.hexdigest(), _values(dtype, handle, start, end))
 
 
-def _values(dtype: str, view: memoryview, start: int, end: int) -> list[float]:
+def _values(dtype: str, handle: BinaryIO, start: int, end: int) -> list[float]:
     if dtype not in _FLOATS:
         return []
     kind = np.dtype(_FLOATS[dtype])
     count = (end - start) // kind.itemsize
-    at = [start + count * part // 8 * kind.itemsize for part in range(8 if count else 0)]
-    numbers = np.array([np.frombuffer(view[one : one + kind.itemsize], dtype=kind)[0] for one in at], dtype=kind)
+    read = bytearray()
+    for part in range(8 if count else 0):
+        handle.seek(start + count * part // 8 * kind.itemsize)
+        read += handle.read(kind.itemsize)
+    numbers = np.frombuffer(read, dtype=kind)
     if dtype == "BF16":
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
     values = [float(number) for number in numbers]

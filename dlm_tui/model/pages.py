@@ -1,4 +1,4 @@
-"""Giving memory-mapped pages back to the system once their content has been copied."""
+"""Giving memory back to the system once their content has been copied."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import sys
 from torch import Tensor
 
 _MADV_PAGEOUT = 21
+
+
+def give_back_freed() -> None:
+    """Return what the process has freed to the system, after something that took a lot of memory for a moment."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def release_pages(tensor: Tensor) -> None:

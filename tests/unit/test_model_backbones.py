@@ -138,7 +138,7 @@ def test_fusing_copies_nothing(tmp_path: Path) -> None:
     weights = model.base.fused
     for layer in weights.layers:
         for group in layer.groups:
-            assert group.weight.untyped_storage().data_ptr() in parameters
+            assert group.weights[0].untyped_storage().data_ptr() in parameters
     assert weights.head.data_ptr() == weights.embedding.data_ptr()
 
 

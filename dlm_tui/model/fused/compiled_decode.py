@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_tui.model.fused.kv_cache import FusedKVCache
-from dlm_tui.model.fused.weights import FusedWeights
+from dlm_tui.model.fused.weights import FusedLinear, FusedWeights
 
 MOST_TOKENS = 8
 """More at a time are quicker as ordinary matrix products."""
+MOST_PARTS = 3
+"""Weights that lie apart in one group: of queries, keys and values."""
 _NOBODY_WAITS = 1 << 62
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _one_at_a_time = threading.Lock()
@@ -67,14 +70,14 @@ class CompiledDecode:
             groups = zip(four, layer.groups, added, strict=True)
             row = [
                 number
-                for matrix, group, addition in groups
-                for number in (*_entry(matrix, group.bias, addition), int(uses_bf16_weights))
+                for parts, group, addition in groups
+                for number in (*_entry(parts, group, addition), int(uses_bf16_weights))
             ]
             whole = weights.spec.qk_norm == "projection"
             rows.append([*row, *map(_address, layer.norms), layer.spec.window, layer.spec.rope, int(whole)])
         self._table = np.array(rows, dtype=np.int64)
         ranks = max((one.lora_A.shape[0] for added in additions for one in added if one is not None), default=0)
-        qkv, out, gate_up, down = (group.weight.shape for group in weights.layers[0].groups)
+        qkv, out, gate_up, down = (group.shape for group in weights.layers[0].groups)
         self._numbers = (
             weights.heads,
             weights.kv_heads,
@@ -149,7 +152,8 @@ def compiles() -> bool:
 
 def fits(weights: FusedWeights) -> bool:
     """Whether these weights are of the kind that the compiled step reads."""
-    parts = [part for layer in weights.layers for group in layer.groups for part in (group.weight, group.bias)]
+    groups = [group for layer in weights.layers for group in layer.groups]
+    parts = [part for group in groups for part in (*group.weights, group.bias)]
     return (
         weights.device.type == "cpu"
         and not weights.spec.experts
@@ -163,9 +167,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="step")
 
 
-def _entry(matrix: Tensor, bias: Tensor | None, addition: Addition | None) -> list[int]:
+def _entry(weights: Sequence[Tensor], group: FusedLinear, addition: Addition | None) -> list[int]:
     """The numbers of one group in the kernel's table."""
-    parts = [_address(matrix), _address(bias)]
+    ends = list(itertools.accumulate(len(weight) for weight in weights))
+    lacking = MOST_PARTS - len(weights)
+    parts = [*map(_address, weights), *[0] * lacking, *ends, *ends[-1:] * lacking, _address(group.bias)]
     if addition is None:
         return [*parts, 0, 0, 0, 0, 0]
     added = (addition.lora_A, addition.columns, addition.places)

@@ -40,10 +40,11 @@ def _instruction(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # A row of the table: four fused groups (query, key and value; out; gate and up; down) of so many numbers each …
-WEIGHT, BIAS, LOW, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(8)
-"""Addresses, 0 where a part is absent, of weight, bias, the adapters' down, the coefficients' columns and the
-blocks; then the number of ranks, that of blocks, and 1 where the weight is bfloat16."""
-GROUP = 8
+WEIGHT, _, _, END, _, _, BIAS, LOW, COLUMNS, BLOCKS, RANKS, PARTS, NARROW = range(13)
+"""Addresses of up to three weights that stand below one another, and the row that each of them ends before; addresses,
+0 where a part is absent, of bias, the adapters' down, the coefficients' columns and the blocks; then the number of
+ranks, that of blocks, and 1 where the weights are bfloat16."""
+GROUP = 13
 # … then the addresses of six norms, 0 where the family has none: before attention and MLP, of queries and keys, behind
 # attention and MLP …
 NORMS = 4 * GROUP
@@ -128,8 +129,8 @@ def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
 
 
 @_compiled
-def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
-    """y[r, i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time.
+def dots(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
+    """y[r, start + i] = w[i] · x[r] for first ≤ i < last: four rows of w with four rows of x, or with one, at a time.
 
     w [n, k] float32, or bfloat16 as uint16.
     """
@@ -164,10 +165,11 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
                 d1 += v * x1
                 d2 += v * x2
                 d3 += v * x3
-            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
-            y[r + 1, i], y[r + 1, i + 1], y[r + 1, i + 2], y[r + 1, i + 3] = a1, b1, c1, d1
-            y[r + 2, i], y[r + 2, i + 1], y[r + 2, i + 2], y[r + 2, i + 3] = a2, b2, c2, d2
-            y[r + 3, i], y[r + 3, i + 1], y[r + 3, i + 2], y[r + 3, i + 3] = a3, b3, c3, d3
+            at = start + i
+            y[r, at], y[r, at + 1], y[r, at + 2], y[r, at + 3] = a0, b0, c0, d0
+            y[r + 1, at], y[r + 1, at + 1], y[r + 1, at + 2], y[r + 1, at + 3] = a1, b1, c1, d1
+            y[r + 2, at], y[r + 2, at + 1], y[r + 2, at + 2], y[r + 2, at + 3] = a2, b2, c2, d2
+            y[r + 3, at], y[r + 3, at + 1], y[r + 3, at + 2], y[r + 3, at + 3] = a3, b3, c3, d3
             r += 4
         while r < count:
             a0 = b0 = c0 = d0 = F(0)
@@ -177,7 +179,8 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
                 b0 += _wide(w[i + 1, j]) * v
                 c0 += _wide(w[i + 2, j]) * v
                 d0 += _wide(w[i + 3, j]) * v
-            y[r, i], y[r, i + 1], y[r, i + 2], y[r, i + 3] = a0, b0, c0, d0
+            at = start + i
+            y[r, at], y[r, at + 1], y[r, at + 2], y[r, at + 3] = a0, b0, c0, d0
             r += 1
         i += 4
     while i < last:
@@ -185,18 +188,24 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
             a0 = F(0)
             for j in range(width):
                 a0 += _wide(w[i, j]) * x[r, j]
-            y[r, i] = a0
+            y[r, start + i] = a0
         i += 1
 
 
 @_compiled
 def _product(part: Integers, x: Floats, y: Floats, first: int, last: int) -> None:
     """One fused layer's rows `first` to `last` for all tokens, with its bias."""
-    shape = (y.shape[1], x.shape[1])
-    if part[NARROW] != 0:
-        dots(carray(_pointer(part[WEIGHT]), shape, np.uint16), x, y, first, last)
-    else:
-        dots(carray(_pointer(part[WEIGHT]), shape, F), x, y, first, last)
+    start = 0
+    for weight in range(END - WEIGHT):
+        end = part[END + weight]
+        low, high = max(first, start) - start, min(last, end) - start
+        if low < high:
+            shape = (end - start, x.shape[1])
+            if part[NARROW] != 0:
+                dots(carray(_pointer(part[WEIGHT + weight]), shape, np.uint16), x, y, low, high, start)
+            else:
+                dots(carray(_pointer(part[WEIGHT + weight]), shape, F), x, y, low, high, start)
+        start = end
     if part[BIAS] != 0:
         bias = carray(_pointer(part[BIAS]), (y.shape[1],), F)
         for r in range(x.shape[0]):
@@ -211,7 +220,7 @@ def _inner(
     """inner[r, q] = coefficient of rank q in token r's row, times (lora_A x)[q], for the thread's share of ranks."""
     ranks = part[RANKS]
     first, last = _share(ranks, thread, threads)
-    dots(carray(_pointer(part[LOW]), (ranks, x.shape[1]), F), x, inner, first, last)
+    dots(carray(_pointer(part[LOW]), (ranks, x.shape[1]), F), x, inner, first, last, 0)
     columns = carray(_pointer(part[COLUMNS]), (ranks,), np.int64)
     for r in range(x.shape[0]):
         for q in range(first, last):
@@ -460,4 +469,4 @@ def decode(
 def project(thread: int, threads: int, counter: Integers, weight: Floats, x: Floats, y: Floats) -> None:
     """y [R, V] = x [R, H] · weightᵀ [V, H]; each thread does its own share."""
     first, last = _share(weight.shape[0], thread, threads)
-    dots(weight, x, y, first, last)
+    dots(weight, x, y, first, last, 0)

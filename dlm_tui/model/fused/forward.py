@@ -21,6 +21,7 @@ from dlm_tui.model.fused.weights import FusedExperts, FusedLayer, FusedLinear, F
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.pages import release_pages
+from dlm_tui.model.stored import widened_product
 
 
 class FusedBackbone:
@@ -106,7 +107,7 @@ class FusedBackbone:
 
     def _embed(self, ids: Tensor, ranks: list[Tensor] | None) -> Tensor:
         ids = ids.to(self.device)
-        hidden = functional.embedding(ids, self.weights.embedding)
+        hidden = functional.embedding(ids, self.weights.embedding).to(self.weights.dtype)
         if self._tokens is not None and ranks is not None:
             hidden = self._tokens.add(hidden, ids, ranks[self._tokens.layout])
         scale = self.weights.embedding_scale
@@ -184,10 +185,11 @@ class FusedBackbone:
         rows = hidden.reshape(-1, hidden.shape[-1])
         if self._step is not None and self.weights.head_bias is None and len(rows) <= MOST_TOKENS:
             return project(rows, self._step.head).view(*hidden.shape[:-1], -1)
-        return self._linear(hidden, self.weights.head, self.weights.head_bias)
+        product = widened_product if self.weights.is_as_stored else self._linear
+        return product(hidden, self.weights.head, self.weights.head_bias)
 
     def _project(self, x: Tensor, group: FusedLinear, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:
-        y = self._linear(x, group.weight, group.bias)
+        y = self._linear(x, self.weights.wide(group), group.bias)
         if addition is None or ranks is None:
             return y
         inner = self._linear(x, addition.lora_A, None).mul_(ranks[addition.layout])

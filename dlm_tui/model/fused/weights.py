@@ -1,12 +1,13 @@
 """The weights of a decoder laid out for speed, sharing memory with the transformers module.
 
 Query, key and value rows become one matrix, gate and up another; the module's own parameters turn into views of
-them, so nothing is stored twice.
+them, so nothing is stored twice. Weights that are kept as stored stay where they are, each by itself.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -25,23 +26,32 @@ from dlm_tui.model.architectures.spec import (
 )
 from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
+from dlm_tui.model.stored import StoredLinear
 
 _ROPE_STEP = 2048
 
 
 @dataclass(frozen=True)
 class FusedLinear:
-    """Several linear layers with one input as one: `weight` [sum of outs, in], `names` and `widths` of the parts."""
+    """Several linear layers with one input as one [sum of outs, in]; `names` and `widths` of the layers.
 
-    weight: Tensor
+    `weights` is that matrix, or each layer's own where they are left in the pages of their file.
+    """
+
+    weights: tuple[Tensor, ...]
     bias: Tensor | None
     names: tuple[str, ...]
     widths: tuple[int, ...]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outs, in) of the whole."""
+        return sum(self.widths), int(self.weights[0].shape[1])
+
     def converted(self, dtype: torch.dtype) -> FusedLinear:
         """The same in another dtype."""
         bias = self.bias.to(dtype) if self.bias is not None else None
-        return FusedLinear(self.weight.to(dtype), bias, self.names, self.widths)
+        return FusedLinear(tuple(weight.to(dtype) for weight in self.weights), bias, self.names, self.widths)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,9 @@ class FusedWeights:
         """Whether the compiled step reads these weights and agreed with the reference."""
         self.uses_bf16_weights = False
         """Whether the compiled step reads them as bfloat16, since they lose nothing by it."""
-        self._rounded: tuple[list[tuple[Tensor, ...]], Tensor] | None = None
+        self._rounded: tuple[list[tuple[tuple[Tensor, ...], ...]], Tensor] | None = None
+        self.is_as_stored = base.is_as_stored
+        self._room = threading.local()
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
@@ -150,20 +162,39 @@ class FusedWeights:
         self._sin = self._cos
 
     @property
-    def matrices(self) -> list[tuple[Tensor, ...]]:
+    def matrices(self) -> list[tuple[tuple[Tensor, ...], ...]]:
         """The weights of every layer's fused groups."""
-        return [tuple(group.weight for group in layer.groups) for layer in self.layers]
+        return [tuple(group.weights for group in layer.groups) for layer in self.layers]
 
-    def bf16_weights(self) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        """The matrices and the head rounded to bfloat16, made at the first call and kept: half the memory again."""
+    def wide(self, group: FusedLinear) -> Tensor:
+        """The group's matrix in `dtype`; one that is not there is made anew, and valid until this thread asks again."""
+        if not self.is_as_stored:
+            return group.weights[0]
+        rows, columns = group.shape
+        room: Tensor | None = getattr(self._room, "numbers", None)
+        if room is None or room.numel() < rows * columns:
+            room = self._room.numbers = torch.empty(rows * columns, dtype=self.dtype)
+        matrix = room[: rows * columns].view(rows, columns)
+        for part, weight in zip(matrix.split(list(group.widths)), group.weights, strict=True):
+            part.copy_(weight)
+        return matrix
+
+    def bf16_weights(self) -> tuple[list[tuple[tuple[Tensor, ...], ...]], Tensor]:
+        """The matrices and the head as bfloat16: as they are stored, else rounded, at the first call, half the memory
+        again."""
+        if self.is_as_stored:
+            return self.matrices, self.head.detach()
         if self._rounded is None:
-            matrices = [tuple(weight.to(torch.bfloat16) for weight in four) for four in self.matrices]
+            matrices = [
+                tuple(tuple(weight.to(torch.bfloat16) for weight in weights) for weights in four)
+                for four in self.matrices
+            ]
             self._rounded = matrices, self.head.detach().to(torch.bfloat16)
         return self._rounded
 
     def is_exact_in_bf16(self) -> bool:
         """Whether every weight is a bfloat16 already, as in most published checkpoints."""
-        weights = (*(weight for four in self.matrices for weight in four), self.head)
+        weights = (*(weight for four in self.matrices for weights in four for weight in weights), self.head)
         return all(torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)) for weight in weights)
 
     def converted(self, dtype: torch.dtype) -> FusedWeights:
@@ -201,7 +232,8 @@ def eligible(base: Base) -> str | None:
         return f"no description of {family} is there yet"
     if base.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its weights are {str(base.dtype).removeprefix('torch.')}"
-    if len({(parameter.device, parameter.dtype) for parameter in base.model.parameters()}) != 1:
+    kinds = {(parameter.device, parameter.dtype) for parameter in base.model.parameters()}
+    if len(kinds) != 1 and not base.is_as_stored:
         return "its weights are spread over several devices or number formats"
     return why_not(FAMILIES[family], base.config)
 
@@ -251,14 +283,16 @@ def _fuse(parts: dict[str, nn.Linear]) -> FusedLinear:
     widths = tuple(linear.out_features for linear in linears)
     if len(linears) == 1:
         only = linears[0]
-        return FusedLinear(only.weight.detach(), _detached(only.bias), tuple(parts), widths)
+        return FusedLinear((only.weight.detach(),), _detached(only.bias), tuple(parts), widths)
+    biases = [_detached(linear.bias) for linear in linears]
+    bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
+    if isinstance(linears[0], StoredLinear):
+        return FusedLinear(tuple(linear.weight.detach() for linear in linears), bias, tuple(parts), widths)
     weight = torch.cat([linear.weight.detach() for linear in linears])
     for linear, view in zip(linears, weight.split(list(widths)), strict=True):
         release_pages(linear.weight)
         linear.weight.data = view
-    biases = [_detached(linear.bias) for linear in linears]
-    bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
-    return FusedLinear(weight, bias, tuple(parts), widths)
+    return FusedLinear((weight,), bias, tuple(parts), widths)
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

@@ -1,0 +1,111 @@
+"""Weights that stay in the bfloat16 pages of their file while everything is computed in float32.
+
+A bfloat16 is a float32 with half its digits, so nothing is lost: a product widens the weights it reads, a block at a
+time. The file's pages are never written, so that all processes with the same base share them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_BLOCK_ELEMENTS = 1 << 21
+_originals: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def widened_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] float32 times weight [out, in] bfloat16 transposed, plus bias: the float32 weight's result."""
+    rows = max(1, _BLOCK_ELEMENTS // weight.shape[1])
+    if weight.shape[0] <= rows:
+        return functional.linear(x, weight.to(x.dtype), bias)
+    y = x.new_empty(*x.shape[:-1], weight.shape[0])
+    for start in range(0, weight.shape[0], rows):
+        block = slice(start, start + rows)
+        y[..., block] = functional.linear(x, weight[block].to(x.dtype), bias[block] if bias is not None else None)
+    return y
+
+
+class _Product(torch.autograd.Function):
+    """`widened_product` that keeps the narrow weight for the way back, not the wide one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return widened_product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        (gradient,) = gradients
+        rows = max(1, _BLOCK_ELEMENTS // weight.shape[1])
+        blocks = zip(gradient.split(rows, dim=-1), weight.split(rows), strict=True)
+        return cast("Tensor", sum(part @ block.to(part.dtype) for part, block in blocks)), None, None
+
+
+class StoredLinear(nn.Linear):
+    """An nn.Linear whose weight is narrower than what it multiplies."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and input.requires_grad:
+            return cast("Tensor", cast("Any", _Product).apply(input, self.weight, self.bias))
+        return widened_product(input, self.weight, self.bias)
+
+
+def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
+    """Compute in float32 on the bfloat16 weights of `model`, exactly as if it had been loaded as float32.
+
+    Only linear layers and the token embedding keep bfloat16; norms, biases and the like are small. `skeleton` is the
+    same model made as float32, on the meta device but for its buffers, some of which are computed in the model's type.
+    """
+    embedding = cast("Any", model).get_input_embeddings()
+    kept = set()
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = StoredLinear
+            kept.add(id(module.weight))
+        elif module is embedding:
+            module.__class__ = _stored_embedding(type(module))
+            kept.add(id(cast("Any", module).weight))
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.float()
+    stored = set(model.state_dict())
+    made = dict(skeleton.named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        owner, _, own = name.rpartition(".")
+        value = buffer.float() if name in stored and buffer.is_floating_point() else made.get(name, buffer)
+        setattr(model.get_submodule(owner), own, value)
+
+
+def widen(model: nn.Module) -> None:
+    """Make an ordinary float32 model of one that `keep_as_stored` has changed; it takes twice the memory."""
+    for module in model.modules():
+        if isinstance(module, StoredLinear):
+            cast("Any", module).__class__ = nn.Linear
+        elif type(module) in _originals:
+            module.__class__ = _originals[type(module)]
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+
+
+def _stored_embedding(kind: type[nn.Module]) -> type[nn.Module]:
+    """The embedding class `kind` with rows that are widened when they are looked up."""
+    for made, original in _originals.items():
+        if original is kind:
+            return made
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        used, places = torch.unique(input, return_inverse=True)
+        shadow = copy.copy(self)
+        shadow.__class__ = kind
+        shadow.padding_idx = None
+        shadow._parameters = {"weight": nn.Parameter(self.weight[used].float(), requires_grad=False)}
+        return cast("Tensor", kind.forward(shadow, places))
+
+    made = type(f"Stored{kind.__name__}", (kind,), {"forward": forward})
+    _originals[made] = kind
+    return made

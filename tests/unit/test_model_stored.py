@@ -1,0 +1,125 @@
+"""Bases that are computed on the pages of their bfloat16 file: the numbers of a float32 copy, without the copy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlm_tui.model import backend_selection, stored
+from dlm_tui.model.backbone import ReferenceBackbone
+from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.mixed import MixedModel
+from dlm_tui.model.registry import resolve_base
+from dlm_tui.progress import run_to_end
+from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, write_tiny_base
+
+COMPILED = set(ARCHITECTURES) - {"gpt2", "stablelm", "mixtral", "qwen3_moe"}
+IDS = torch.randint(3, 300, (2, 30), generator=torch.Generator().manual_seed(3))
+
+
+def write_bf16(folder: Path, architecture: str = "llama") -> Path:
+    write_tiny_base(folder, architecture)
+    file = folder / "model.safetensors"
+    save_file({name: w.bfloat16() for name, w in load_file(file).items()}, file, metadata={"format": "pt"})
+    return folder
+
+
+def load(folder: Path, *, as_stored: bool = True) -> Base:
+    return run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu", as_stored=as_stored))
+
+
+def mixed(base: Base) -> MixedModel:
+    return MixedModel(base, {"x": random_adapter(base, "x", targets=target_names(base)[:5])})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_numbers_are_those_of_float32_weights(tmp_path: Path, architecture: str) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
+    wide, narrow = load(folder, as_stored=False), load(folder)
+    assert narrow.is_as_stored and not wide.is_as_stored
+    assert (narrow.dtype, narrow.identity) == (torch.float32, wide.identity)
+    with torch.no_grad():
+        wanted = wide.model(IDS).logits
+        assert torch.equal(narrow.model(IDS).logits, wanted)
+    plain, model = mixed(wide), mixed(narrow)
+    assert narrow.is_as_stored == (architecture in COMPILED)
+    mix = model.coefficients({"x": 0.7})[None].repeat(2, 1)
+    expected = plain.reference.forward(IDS, None, mix)
+    for backbone in (model.reference, model.backbone):
+        near(backbone.forward(IDS, None, mix), expected)
+        near(backbone.logits(backbone.forward(IDS)), wanted)
+        cache = backbone.new_cache(2, 30)
+        found = [backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((0, 12), (12, 15), (15, 16), (16, 30))]
+        near(torch.cat(found, dim=1), expected)
+    if isinstance(model.backbone, FusedBackbone) and narrow.is_as_stored:
+        assert model.backbone.weights.compiled and model.backbone.reads == torch.bfloat16
+
+
+def near(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, atol=5e-5, rtol=5e-5)
+
+
+def test_the_weights_stay_in_the_pages_of_the_file(tmp_path: Path) -> None:
+    folder = write_bf16(tmp_path / "m")
+    base = load(folder)
+    model = mixed(base)
+    model.backbone.logits(model.backbone.forward(IDS))
+    assert isinstance(model.backbone, FusedBackbone)
+    weights = model.backbone.weights
+    read = [part for layer in weights.layers for group in layer.groups for part in group.weights]
+    assert len(read) == 7 * len(weights.layers)
+    for tensor in (*read, weights.head, weights.embedding):
+        assert str(folder / "model.safetensors") in mapping_of(tensor)
+
+
+def mapping_of(tensor: torch.Tensor) -> str:
+    """The line of the process's memory map that holds a tensor."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(part, 16) for part in re.split("[- ]", line)[:2])
+        if start <= tensor.data_ptr() < end:
+            return line
+    raise AssertionError("the tensor is in no mapping")
+
+
+def test_without_the_compiled_step_the_weights_are_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bf16(tmp_path / "m")
+    monkeypatch.setattr(backend_selection, "compiles", lambda: False)
+    base = load(folder)
+    model = mixed(base)
+    assert not base.is_as_stored and isinstance(model.backbone, FusedBackbone)
+    assert {parameter.dtype for parameter in base.model.parameters()} == {torch.float32}
+    assert {type(module).__name__ for module in base.model.modules()} & {"StoredLinear", "StoredEmbedding"} == set()
+    near(model.backbone.forward(IDS), ReferenceBackbone(load(folder, as_stored=False)).forward(IDS))
+
+
+def test_large_weights_go_through_in_blocks_and_gradients_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(2, 3, 24, dtype=torch.float64).float(), torch.randn(50, 24).bfloat16()
+    bias = torch.randn(50)
+    monkeypatch.setattr(stored, "_BLOCK_ELEMENTS", 7 * 24)
+    wanted = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(stored.widened_product(x, weight, bias).double(), wanted, atol=1e-5, rtol=1e-5)
+    layer = stored.StoredLinear(24, 50).requires_grad_(False)
+    layer.weight.data, layer.bias.data = weight, bias
+    x.requires_grad_(True)
+    y = layer(x)
+    assert y.grad_fn is not None
+    change = torch.randn_like(y)
+    y.backward(change)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.double(), change.double() @ weight.double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_other_checkpoints_are_loaded_as_before(tmp_path: Path, architecture: str) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name].float()}, file, metadata={"format": "pt"})
+    base = load(folder)
+    assert not base.is_as_stored and {p.dtype for p in base.model.parameters()} == {torch.float32}
