@@ -3,6 +3,7 @@ from .adapter_kind import KindChoices as KindChoices
 from .adapter_kind import TrainingRecord as TrainingRecord
 from .adapter_kind import read_training_record as read_training_record
 from .adapter_kind import training_records as training_records
+from .answers import ConversationSummary as ConversationSummary
 from .answers import KeptAnswer as KeptAnswer
 from .answers import KeptAnswers as KeptAnswers
 from .answers import Piece as Piece

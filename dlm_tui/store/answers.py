@@ -67,13 +67,15 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One answer.
 
-    `turns` came before the prompt, oldest first, and `turn` is its place in `conversation`, from 0; both are None
-    outside of conversations. `view` is the name of what was asked and `kind` that of a `View`; `mix` is adapter ->
-    coefficient as it was computed (absent ones are 0), `versions` the adapters' versions then in force; a name in
-    `mix` may carry its own, `knowledge@3`. `weights` are the gate's for the prompt where it was asked. `base` is the
-    base's identity and `dtype` what the answer was decoded in. `token_ids` are those before the end token and `pieces`
-    the same as text; `reason` is why it ended: `stop`, `length`, `context`, `stopped` by a person, or `failed`.
-    `at` is UTC `YYYY-MM-DDTHH:MM:SS.mmmZ`. `answer_id` is given by `keep`, and grows.
+    `turns` came before the prompt, oldest first, `turn_ids` are the ids of those answers, and `turn` is the place
+    in `conversation`, from 0; None outside of conversations. `dropped` of the turns did not fit the context. Of the
+    `prompt_tokens` that were asked `run_tokens` had to be run, in `prefill_seconds`. `view` is the name of what was
+    asked and `kind` that of a `View`; `mix` is adapter -> coefficient as it was computed (absent ones are 0),
+    `versions` the adapters' versions then in force; a name in `mix` may carry its own, `knowledge@3`. `weights` are
+    the gate's for the prompt where it was asked. `base` is the base's identity and `dtype` what the answer was
+    decoded in. `token_ids` are those before the end token and `pieces` the same as text; `reason` is why it ended:
+    `stop`, `length`, `context`, `stopped` by a person, or `failed`. `at` is UTC `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+    `answer_id` is given by `keep`, and grows.
     """
 
     prompt: str
@@ -94,6 +96,11 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     turns: list[Turn] = []
     conversation: str | None = None
     turn: int | None = None
+    turn_ids: list[int] = []
+    dropped: int = 0
+    prompt_tokens: int = 0
+    run_tokens: int = 0
+    prefill_seconds: float | None = None
     weights: dict[str, float] = {}
     token_ids: list[int] = []
     pieces: list[Piece] = []
@@ -105,10 +112,24 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
         """The adapters that took part, without their versions."""
         return sorted({name.partition("@")[0] for name, value in self.mix.items() if value})
 
+    @property
+    def after(self) -> int | None:
+        """The id of the answer that it follows in its conversation."""
+        return self.turn_ids[-1] if self.turn_ids else None
+
     def version_of(self, name: str) -> int | None:
         """The version of the adapter that `name` of the mix meant."""
         adapter, _, number = name.partition("@")
         return int(number) if number.isdecimal() else self.versions.get(adapter)
+
+
+class ConversationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation: its id, its first prompt, how many answers its branches have, and when the newest was given."""
+
+    name: str
+    title: str
+    answers: int
+    at: str
 
 
 def answer_time(moment: datetime | None = None) -> str:
@@ -162,6 +183,29 @@ class KeptAnswers:
     def of_conversation(self, conversation: str, limit: int = 1000) -> list[KeptAnswer]:
         """The answers of a conversation with all its forks, newest first."""
         return self._ask("WHERE conversation = ?", [conversation], limit)
+
+    def conversations(self, limit: int = 200) -> list[ConversationSummary]:
+        """The conversations that have answers here, the one with the newest answer first."""
+        sql = (
+            "SELECT conversation, COUNT(*) AS answers, MAX(answer_id) AS answer_id FROM answers"
+            " WHERE conversation IS NOT NULL GROUP BY conversation ORDER BY answer_id DESC LIMIT ?"
+        )
+
+        def query(connection: sqlite3.Connection) -> list[tuple[str, int, KeptAnswer | None]]:
+            rows = connection.execute(sql, [limit]).fetchall()
+            record = "SELECT answer_id, record FROM answers WHERE answer_id = ?"
+            newest = [connection.execute(record, [row["answer_id"]]).fetchone() for row in rows]
+            return [
+                (row["conversation"], row["answers"], _answer(last)) for row, last in zip(rows, newest, strict=True)
+            ]
+
+        return [
+            ConversationSummary(
+                name=name, title=newest.turns[0].prompt if newest.turns else newest.prompt, answers=count, at=newest.at
+            )
+            for name, count, newest in self._read(query) or []
+            if newest is not None
+        ]
 
     def search(
         self,
