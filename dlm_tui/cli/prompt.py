@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.cli.answering import answer, ask
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import read_prompt
 from dlm_tui.output import emit, put, say
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     refuse_two_mixes(args)
     session = open_session(args)
-    told = answer(session, prompt, chosen_view(args, session), sampling_of(args, session), stream=not args.json)
+    told = tell(session, prompt, chosen_view(args, session), sampling_of(args, session), stream=not args.json)
     if args.json:
         emit(told)
     return 0
@@ -71,29 +72,16 @@ def sampling_of(args: argparse.Namespace, session: Session) -> Sampling:
     )
 
 
-def answer(session: Session, prompt: str, view: View, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
+def tell(session: Session, prompt: str, view: View, sampling: Sampling, *, stream: bool) -> dict[str, Any]:
     """Answer a prompt under a view, to stdout as it comes if `stream`; what `--json` prints about it."""
-    from dlm_tui.model.generation import generate
-    from dlm_tui.progress import run_to_end
-
-    routed = run_to_end(session.router.route(prompt)) if view.kind == "gated" else None
-    mix = session.mix_of(view, routed.weights if routed else None)
-    if routed is not None and routed.note:
-        say(routed.note)
-
-    def pieces(event: object) -> None:
-        piece = getattr(event, "text_delta", "")
-        if piece and stream:
-            put(piece, end="")
-
-    tokens = session.base.chat(prompt, session.document.system_prompt)
-    said = run_to_end(generate(session.model_for([mix]), tokens, [mix], sampling), pieces)[0]
+    question = ask(session, prompt, view, sampling)
+    said = answer(session, question, lambda text, _: put(text, end="") if text and stream else None)
     if stream:
         put("")
     return {
         "prompt": prompt,
         "view": view.name,
-        "weights": mix,
+        "weights": question.mix,
         "text": said.text,
         "tokens": len(said.token_ids),
         "reason": said.reason,
