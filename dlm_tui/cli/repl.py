@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.prompt import add_view_arguments, chosen_view, refuse_two_mixes, sampling_of
 from dlm_tui.errors import DlmTuiError
@@ -18,6 +18,7 @@ from dlm_tui.output import emit, put, say
 if TYPE_CHECKING:
     from dlm_tui.cli.repl_commands import Commands
     from dlm_tui.cli.repl_talk import Talk
+    from dlm_tui.cli.repl_terminal import Terminal
     from dlm_tui.store import KeptAnswer
 
 
@@ -39,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     commands = Commands(talk)
     if sys.stdin.isatty():
         say("one turn a line; /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
-        with _terminated_cleanly():
-            _converse(talk, commands, json=args.json)
+        _converse(talk, commands, json=args.json)
     else:
         for line in read_prompts(None):
             _take(line, talk, commands, json=args.json, stoppable=False)
@@ -62,15 +62,16 @@ def _converse(talk: Talk, commands: Commands, *, json: bool) -> None:
 
     words = Words(tuple(commands.table), names)
     terminal = Terminal(state_path() / "repl_history", words, lambda: len(talk.turns))
-    for line in terminal.lines():
-        try:
-            terminal.begun = _take(line, talk, commands, json=json, stoppable=True) or ""
-        except KeyboardInterrupt:
-            say("stopped before anything was written")
-        except DlmTuiError as error:
-            say(str(error))
-        if commands.leaving:
-            return
+    with _terminated_by(terminal):
+        for line in terminal.lines():
+            try:
+                terminal.begun = _take(line, talk, commands, json=json, stoppable=True) or ""
+            except KeyboardInterrupt:
+                say("stopped before anything was written")
+            except DlmTuiError as error:
+                say(str(error))
+            if commands.leaving:
+                return
 
 
 def _take(line: str, talk: Talk, commands: Commands, *, json: bool, stoppable: bool) -> str | None:
@@ -111,13 +112,9 @@ def _as_json(told: KeptAnswer) -> dict[str, Any]:
 
 
 @contextmanager
-def _terminated_cleanly() -> Iterator[None]:
+def _terminated_by(terminal: Terminal) -> Iterator[None]:
     """SIGTERM ends the program and not just the line, and the terminal is left as it was."""
-
-    def leave(*_: object) -> NoReturn:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, lambda *_: terminal.end(128 + signal.SIGTERM))
     try:
         yield
     finally:

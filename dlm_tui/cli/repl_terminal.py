@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -71,6 +72,13 @@ class Terminal:
             complete_while_typing=False,
             output=create_output(always_prefer_tty=True),
         )
+
+    def end(self, status: int) -> None:
+        """Leave the program with this status, from a signal; a line that is being typed gives the terminal back."""
+        app = self._session.app
+        if not app.is_running or app.loop is None:
+            raise SystemExit(status)
+        app.loop.call_soon_threadsafe(partial(app.exit, exception=SystemExit(status)))
 
     def lines(self) -> Iterator[str]:
         """What is typed, line by line, until Ctrl-D. Ctrl-C clears the line."""
