@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from dlm_tui.document import Document, sources
+from dlm_tui.document.comparison import VersionComparison
 from dlm_tui.document.names import split_version
-from dlm_tui.errors import DlmTuiError
-from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix
+from dlm_tui.document.prompt_sets import PromptSets
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix, trained_probes
+from dlm_tui.gate.former import compare_gates, load_former_gate
 from dlm_tui.model import Adapter, Base, MixedModel, View, base_of, load_base, load_peft_adapter, resolve_view
 from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
@@ -151,6 +154,33 @@ class Session:
         static = {name: weight for name, weight in self.static.items() if name in names}
         return resolve_view(view, names, live, static)
 
+    def compare(self, before: str, after: str) -> Generator[Progress, None, VersionComparison]:
+        """What moved between two gates (`gate`, `gate@7`) or two versions of one adapter (`tone@1`, `tone`).
+
+        On the saved prompts, and on prompts or answers of the document. Raises UsageError for two that cannot be
+        compared.
+        """
+        from dlm_tui.scoring.version_comparison import SAVED, compare_versions, own_questions, saved_questions
+
+        first, second = (split_gate(name, self.document) or split_version(name) for name in (before, after))
+        if first[0] != second[0]:
+            raise UsageError(f"{before} and {after} are not versions of one thing")
+        result = VersionComparison(before=before, after=after)
+        saved = PromptSets(self.path).usable_prompts()
+        if first[0] == GATE:
+            earlier, later = (load_former_gate(self.store, run, self.base) for run in (first[1], second[1]))
+            tagged = [probe.prompt for probe in trained_probes(self.document)]
+            prompts = [*((text, True) for text in saved[:SAVED]), *((text, False) for text in tagged[:SAVED])]
+            result.moved = yield from compare_gates(self.router, earlier, later, prompts)
+            return result
+        if first[0] not in self.document.routing_names:
+            raise UsageError(f"the document declares no adapter {first[0]!r}")
+        model = self.model_for([{before: 1.0}, {after: 1.0}])
+        model.coefficients({before: 1.0, after: 1.0})  # says which of them is not trained
+        questions = saved_questions(self.document, self.base, saved), own_questions(self.document, self.base, first[0])
+        result.answers = yield from compare_versions(model, before, after, *questions)
+        return result
+
     def model_for(self, mixes: Iterable[Mapping[str, float]]) -> MixedModel:
         """The model that answers these mixes: with the kept versions they name (`knowledge@3`) as further adapters.
 
@@ -169,6 +199,18 @@ class Session:
                 found[name] = replace(load_peft_adapter(version.path, adapter, self.base, number), name=name)
             self._extended = key, self.model.extended(found)
         return self._extended[1]
+
+
+GATE = "gate"
+
+
+def split_gate(name: str, document: Document) -> tuple[str, int | None] | None:
+    """`gate@7` as ("gate", 7), `gate` as ("gate", None); None for what is no gate.
+
+    Where an adapter has that name, the gate is called `_gate`.
+    """
+    word, number = split_version(name)
+    return (GATE, number) if word == (f"_{GATE}" if GATE in document.adapter_names else GATE) else None
 
 
 def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:

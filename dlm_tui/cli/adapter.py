@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from dlm_tui.store.adapter_history import VersionFacts
 
 ACTIONS = {
-    "list": "adapter list DOC [NAME]: versions with date, run, kind, rank, losses, effect, size",
+    "list": "adapter list DOC [NAME]: versions with date, run, kind, rank, losses, effect, size; and the gates",
+    "compare": "adapter compare DOC A B: what moved from tone@1 to tone@2 (or tone), from gate@3 to gate@5 (or gate)",
     "use": "adapter use DOC NAME --version N: put that version in force",
     "back": "adapter back DOC: to the versions before the last training",
     "keep": "adapter keep DOC NAME --version N [--no]: prune leaves it (or takes the mark away)",
     "drop": "adapter drop DOC NAME --version N: delete a version that nothing needs",
-    "prune": "adapter prune DOC [--dry-run]: drop every version that nothing needs",
+    "prune": "adapter prune DOC [--dry-run]: drop every version that nothing needs, and all former gates but the last",
     "import": "adapter import DOC NAME PATH|hf:org/name [--replace]: one trained elsewhere",
     "export": "adapter export DOC NAME --form peft|gguf|modulated --out PATH [--version N]",
 }
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "\n".join(ACTIONS.values())
     parser.add_argument("action", metavar="ACTION", choices=tuple(ACTIONS), help=", ".join(ACTIONS))
     parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
-    parser.add_argument("rest", metavar="NAME PATH", nargs="*", help="the adapter, and for import where it is")
+    parser.add_argument("rest", metavar="NAME PATH", nargs="*", help="the adapter; for import where it is; or two")
     parser.add_argument("--version", type=int, metavar="N", help="which version")
     parser.add_argument("--no", action="store_true", help="of keep: take the mark away")
     parser.add_argument("--dry-run", action="store_true", help="of prune: only say what would go")
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     document, store = own_store(args)
     table: dict[str, Callable[[argparse.Namespace, Document, Store], int]] = {
         "list": _list,
+        "compare": _compare,
         "use": _use,
         "back": _back,
         "keep": _keep,
@@ -65,17 +67,46 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace, document: Document, store: Store) -> int:
     from dlm_tui.store.adapter_history import version_history
+    from dlm_tui.store.former_gates import gate_history
 
     names = _names(args, document, at_most=1) or list(document.routing_names)
     found = version_history(store, names)
+    gates = gate_history(store) if not args.rest and document.gate_enabled else []
     if args.json:
-        emit({name: [_as_json(facts) for facts in versions] for name, versions in found.items()})
+        listed = {name: [_as_json(facts) for facts in versions] for name, versions in found.items()}
+        emit({**listed, "_gate": [asdict(facts) for facts in gates]} if gates else listed)
         return 0
     for name, versions in found.items():
         if not versions:
             print(f"{name}  no version yet")
         for facts in versions:
             print(shown(_line(facts)))
+    for gate in gates:
+        mark = "*" if gate.in_force else " "
+        print(shown(f"gate@{gate.run}  {mark}  {gate.when or ''}  {gate.mode}  {', '.join(gate.names)}"))
+    return 0
+
+
+def _compare(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.cli.open_session import open_session
+    from dlm_tui.progress import run_to_end
+
+    if len(args.rest) != 2:
+        raise UsageError(f"write: {ACTIONS['compare']}")
+    session = open_session(args)
+    found = run_to_end(session.compare(*args.rest))
+    if args.json:
+        emit({**msgspec.to_builtins(found), "summary": found.summary})
+        return 0
+    for moved in sorted(found.moved, key=lambda one: -one.distance):
+        weights = "  ".join(f"{name} {moved.before.get(name, 0):.2f} → {w:.2f}" for name, w in moved.after.items())
+        print(shown(f"{'!' if moved.top_changed else ' '} {weights}  {moved.text}"))
+    for answer in found.answers:
+        gains = ""
+        if answer.before_gain is not None and answer.after_gain is not None:
+            gains = f"  answer {answer.before_gain:+.2f} → {answer.after_gain:+.2f}"
+        print(shown(f"effect {answer.before:.3f} → {answer.after:.3f}{gains}  {answer.text}"))
+    say(shown(found.summary))
     return 0
 
 
@@ -127,6 +158,7 @@ def _drop(args: argparse.Namespace, document: Document, store: Store) -> int:
 
 def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
     from dlm_tui.store.adapter_history import drop_version, prunable
+    from dlm_tui.store.former_gates import prunable_gates, prune_gates
 
     _names(args, document, at_most=0)
     found = prunable(store, document.routing_names)
@@ -134,6 +166,8 @@ def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
         print(f"{facts.name}@{facts.version}  {facts.size / 1e6:.1f} MB")
         if not args.dry_run:
             drop_version(store, facts.name, facts.version)
+    for run in prunable_gates(store) if args.dry_run else prune_gates(store):
+        print(f"gate@{run}")
     freed = sum(facts.size for facts in found) / 1e6
     say(f"versions that {'would go' if args.dry_run else 'are deleted'}: {len(found)}, {freed:.1f} MB")
     return 0

@@ -29,6 +29,7 @@ from dlm_tui.store import (
     write_gate_config,
     write_gate_record,
 )
+from dlm_tui.store.former_gates import GateAt, forget_oldest, stage_former
 from dlm_tui.store.gate_files import CONFIG_NAME, RECORD_FORMAT, WEIGHTS_NAME, matching_record
 from dlm_tui.store.gate_state import Identity, refuse_foreign_gate, staleness
 
@@ -135,28 +136,32 @@ def load_document_gate(document: Document, store: Store, base: HasIdentity) -> G
 
 
 def save_gate(store: Store, gate: Gate) -> None:
-    """Write all files of the gate as one folder swap; what other tools keep there stays.
+    """Write all files of the gate as one folder swap; what other tools keep there stays, and the gate before is kept
+    as a former one.
 
     Raises GateFileError for weights that are not finite and OSError when the disk fails; the previous gate then stays.
     """
     if gate.network is not None and not _finite(gate.network.state_dict()):
         raise GateFileError("A gate with weights that are not finite is never written.")
-    with store_lock(store, _LOCK_SECONDS), change(store) as together:
-        store.adapters_dir.mkdir(parents=True, exist_ok=True)
-        folder = scratch_sibling(store.gate_dir)
-        folder.mkdir()
-        try:
-            _fill(store, folder, gate)
-            together.replace_folder(store.gate_dir, folder)
-        except BaseException:
-            remove(folder)
-            raise
+    with store_lock(store, _LOCK_SECONDS):
+        with change(store) as together:
+            store.adapters_dir.mkdir(parents=True, exist_ok=True)
+            folder = scratch_sibling(store.gate_dir)
+            folder.mkdir()
+            try:
+                _fill(store, folder, gate)
+                stage_former(store, together)
+                together.replace_folder(store.gate_dir, folder)
+            except BaseException:
+                remove(folder)
+                raise
+        forget_oldest(store)
 
 
 def _fill(store: Store, folder: Path, gate: Gate) -> None:
     if store.gate_dir.is_dir():
         _copy_what_can_be_read(store.gate_dir, folder)
-    staged = _Staged(store, folder)
+    staged = GateAt(store, folder)
     record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None, "config_sha256": None}
     (folder / OOD_NAME).unlink(missing_ok=True)
     if gate.network is not None:
@@ -179,18 +184,6 @@ def _copy_what_can_be_read(source: Path, target: Path) -> None:
                 shutil.copytree(path, target / path.name)
             else:
                 shutil.copy2(path, target / path.name)
-
-
-class _Staged(Store):
-    """The store with its gate folder somewhere else, while a new one is being filled."""
-
-    def __init__(self, store: Store, folder: Path) -> None:
-        super().__init__(store.home, store.dlm_id)
-        self._folder = folder
-
-    @property
-    def gate_dir(self) -> Path:
-        return self._folder
 
 
 def _read_network(path: Path, config: GateConfig) -> GateNetwork:
