@@ -77,6 +77,8 @@ KEYS: tuple[Key, ...] = (
         footer=4, edge=5),
     Key("train.all", "ctrl+t,alt+m", "train", "Train", "Train every adapter, then the gate, in the background", "Train",
         footer=2),
+    Key("train.dialog", "alt+p,M", "train_dialog", "Train as", "Choose what to train and how: LoRA or PiSSA, "
+        "selection, rank, both signs", "Train"),
     Key("train.gate", "f5,alt+g,g", "train_gate", "Train gate", "Train only the gate, in seconds", "Train", footer=9),
     Key("train.adapters", "alt+k,a", "adapters", "Adapters", "Versions of the adapters: go back, compare, keep, drop",
         "Train"),
@@ -130,6 +132,8 @@ KEYS: tuple[Key, ...] = (
         footer=5, edge=5),
     Key("runs.toggle", "space", "toggle_chart", "Chart", "Entropy and weights over runs, or loss of the current run",
         "View", "runs", footer=0, edge=0),
+    Key("runs.details", "enter", "run_details", "Details", "How the adapters in force were trained, and what their "
+        "selections chose", "View", "runs", footer=1),
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,
         edge=0),
     Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7, edge=3,

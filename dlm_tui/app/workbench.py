@@ -196,6 +196,10 @@ class Workbench(Screen[None]):
     def _cancel_pressed(self) -> None:
         self.controllers.jobs.cancel_running()
 
+    @on(RunsPane.DetailsPressed)
+    def _run_details(self) -> None:
+        self.controllers.run_details.open()
+
     @on(OutlinePane.OpenLine)
     def _open_line(self, event: OutlinePane.OpenLine) -> None:
         self.controllers.documents.open_line(event.line)
@@ -257,6 +261,10 @@ class Workbench(Screen[None]):
     def action_train(self) -> None:
         """Train every adapter, then the gate."""
         self.controllers.training.start()
+
+    def action_train_dialog(self) -> None:
+        """Choose what to train and how."""
+        self.controllers.train_choice.open()
 
     def action_train_gate(self) -> None:
         """Train only the gate."""

@@ -268,7 +268,7 @@ def _line(facts: VersionFacts) -> str:
         marks,
         facts.when or "",
         run,
-        f"{facts.parameterization} r{facts.rank}" if facts.rank else facts.parameterization,
+        facts.kind,
         losses,
         effect_words(facts.effect) if facts.effect is not None else "",
         f"{facts.size / 1e6:.1f} MB",

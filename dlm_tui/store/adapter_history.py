@@ -13,6 +13,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.store.adapter_kind import read_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
 from dlm_tui.store.journal import Change as FileChange
@@ -48,9 +49,9 @@ class _History(msgspec.Struct, kw_only=True):
 class VersionFacts:
     """One version of one adapter.
 
-    `when` is naive UTC; `run_id` the training run it came from, None for imports. Losses are of the end of training
-    (see `loss_kind`: nats per token, or a preference loss); `size` in bytes. `exports` are the folders whose export
-    holds this version.
+    `kind` is how it was trained, in words (`pissa wanda r8 ±2`). `when` is naive UTC; `run_id` the training run it
+    came from, None for imports. Losses are of the end of training (see `loss_kind`: nats per token, or a preference
+    loss); `size` in bytes. `exports` are the folders whose export holds this version.
     """
 
     name: str
@@ -62,6 +63,7 @@ class VersionFacts:
     run_id: int | None
     origin: str
     parameterization: str
+    kind: str
     rank: int | None
     train_loss: float | None
     val_loss: float | None
@@ -283,6 +285,7 @@ def _facts(
     config = _json_object(path / "adapter_config.json")
     imported = _json_object(path / "tui_import.json")
     rank = config.get("r")
+    parameterization = str(config.get("dlm_parameterization") or "lora")
     return VersionFacts(
         name=name,
         version=number,
@@ -292,7 +295,9 @@ def _facts(
         when=(run.ended_at or run.started_at) if run else imported.get("imported_at"),
         run_id=run.run_id if run else None,
         origin=str(imported.get("source")) if imported else "trained" if run else "unknown",
-        parameterization=str(config.get("dlm_parameterization") or "lora"),
+        parameterization=parameterization,
+        kind=read_training_record(path).words
+        or (f"{parameterization} r{rank}" if isinstance(rank, int) else parameterization),
         rank=rank if isinstance(rank, int) else None,
         train_loss=run.final_train_loss if run else None,
         val_loss=run.final_val_loss if run else None,

@@ -94,7 +94,7 @@ def read_training_record(folder: Path) -> TrainingRecord:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # the weights are sound without it; the version's record of hashes tells what was damaged
     if _configuration(folder).get("dlm_parameterization") == "pissa":
-        return TrainingRecord(kind=AdapterKind(parameterization="pissa"), words="pissa")
+        return TrainingRecord(kind=AdapterKind(parameterization="pissa"))
     return TrainingRecord()
 
 

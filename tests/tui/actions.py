@@ -21,11 +21,13 @@ from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.lesson import LessonScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
+from dlm_tui.app.screens.run_details import RunDetailsScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
+from dlm_tui.app.screens.train import TrainScreen
 from dlm_tui.document.expectations import Expectation
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.engine.protocol import Reload, TrainGate
@@ -73,6 +75,11 @@ async def trained_elsewhere(bench: Bench) -> None:
     await bench.until(lambda: bench.controllers.elsewhere._used is not None, "looked at once")
     finished_training(bench.context.store, *bench.context.names, run=1)
     await bench.until(lambda: bench.context.news, "noticed")
+
+
+async def runs_of_two_trainings(bench: Bench) -> None:
+    await trained_twice(bench)
+    await page("runs")(bench)
 
 
 async def looking_at_versions(bench: Bench) -> None:
@@ -377,6 +384,7 @@ ACTIONS: dict[str, Scenario] = {
         lambda bench, _: showing(bench, SweepScreen) and "+2.0 word5" in bench.text, prompt, size=WIDE
     ),
     "train.all": Scenario(job("train", "done")),
+    "train.dialog": Scenario(shows(TrainScreen)),
     "train.gate": Scenario(
         lambda bench, _: (
             any(isinstance(request, TrainGate) for request in bench.world.requests) and job("gate", "done")(bench, _)
@@ -442,6 +450,7 @@ ACTIONS: dict[str, Scenario] = {
     "outline.retag": Scenario(shows(RetagScreen), at_a_section),
     "outline.delete": Scenario(lambda bench, _: sections(bench) == 12, at_a_section),
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
+    "runs.details": Scenario(shows(RunDetailsScreen), runs_of_two_trainings),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
     "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),

@@ -189,8 +189,15 @@ class RecordedEngine:
             case Score():
                 yield Progress(stage="score", done=2, total=8, eta=6.0)
                 await self._measured()
+                slope = 2.0 if request.completion and "friend" in request.completion else -3.0
                 views = [
-                    ViewScore(view=view.name, kl=0.42 / (1 + index), js=0.1, z=5.1 - 2 * index)
+                    ViewScore(
+                        view=view.name,
+                        kl=0.42 / (1 + index),
+                        js=0.1,
+                        z=5.1 - 2 * index,
+                        logprob=-40.0 + slope * index if request.completion else None,
+                    )
                     for index, view in enumerate(request.views)
                 ]
                 yield Scored(prompt=request.prompt, views=views, null_mean=0.012, null_std=0.004, nulls=request.nulls)

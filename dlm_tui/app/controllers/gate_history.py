@@ -1,4 +1,4 @@
-"""The gate's history over training runs, read from the metrics database while others write it."""
+"""The gate's history over training runs, and the adapters' kinds, read while others write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.views import RunsView
-from dlm_tui.store import MetricsReader
+from dlm_tui.store import MetricsReader, TrainingRecord, training_records
 
 _RUNS = 400
 
@@ -28,13 +28,22 @@ class GateHistory:
         self.poll()
 
     async def _read(self) -> None:
+        opened = self._context.opened
         reader = MetricsReader(self._context.store)
-        version = await asyncio.to_thread(reader.data_version)
+        version = await asyncio.to_thread(reader.data_version), dict(opened.versions) if opened else {}
         if version == self._version:
             return
         history = await asyncio.to_thread(reader.gate_overview, _RUNS)
         traffic = await asyncio.to_thread(reader.traffic_entropies)
+        records = await asyncio.to_thread(training_records, self._context.store, self._context.names)
         self._version = version
         if history:
             self._context.gate_run = history[-1].run_id
         self._runs.show_history(history, self._context.names, self._context.marks, traffic)
+        self._runs.show_kinds({name: _words(record) for name, record in records.items() if record.words})
+
+
+def _words(record: TrainingRecord) -> str:
+    """The kind of a version's training, with the mean tail depth of its selection."""
+    depth = record.mean_tail_depth
+    return record.words if depth is None else f"{record.words}, tail {depth:.2f}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison, changed_text, moves_text
@@ -12,7 +13,8 @@ from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
-from dlm_tui.store import StoreError, adapter_versions, alarm_text
+from dlm_tui.store import KindChoices, StoreError, adapter_versions, alarm_text
+from dlm_tui.store.adapter_kind import collapsed_selection, tail_words
 
 
 class Training:
@@ -24,17 +26,22 @@ class Training:
         self._context, self._comparison = context, comparison
         self._prompt, self._runs, self._pages = prompt, runs, pages
         self._started_once = False
-        self._waiting: tuple[Sequence[str] | None] | None = None  # what to train with the next good save
+        self._waiting: Callable[[], None] | None = None  # what to train with the next good save
         self.finished: Signal[[]] = Signal()
         """A training of the adapters is over, however it ended."""
 
-    def start(self, adapters: Sequence[str] | None = None) -> None:
-        """Train these adapters, or all, then the gate."""
+    def start(
+        self,
+        adapters: Sequence[str] | None = None,
+        choices: KindChoices | None = None,
+        calibration: Path | None = None,
+    ) -> None:
+        """Train these adapters, or all, each in its kind, then the gate."""
         context = self._context
-        if self._busy():
+        if self.refuses():
             return
         if context.document_error:
-            self._waiting = (adapters,)
+            self._waiting = partial(self.start, adapters, choices, calibration)
             context.ui.say(
                 "The document cannot be read right now; training starts with the next good save.", warning=True
             )
@@ -46,6 +53,8 @@ class Training:
             home=str(context.setup.home),
             base=context.setup.base,
             adapters=list(adapters) if adapters is not None else None,
+            choices=choices or KindChoices(),
+            calibration=str(calibration) if calibration is not None else None,
         )
         self._runs.begin_losses()
         context.ui.run(partial(self._train, request, title), "job-train", "training")
@@ -53,8 +62,7 @@ class Training:
     def start_waiting(self) -> None:
         """The document changed: a training that was asked for while it could not be read starts."""
         if self._waiting is not None and not self._context.document_error:
-            (adapters,) = self._waiting
-            self.start(adapters)
+            self._waiting()
 
     def start_if_asked(self) -> None:
         """Train a document without adapters at once, if the program was started so."""
@@ -68,7 +76,7 @@ class Training:
             self.start()
             self._pages.show_page("jobs")
 
-    def _busy(self) -> bool:
+    def refuses(self) -> bool:
         """Whether a training runs already, which is then said."""
         if not self._context.board.running("train", "gate"):
             return False
@@ -108,7 +116,10 @@ class Training:
                 say(text, warning=True, title="The gate", lasting=True)
             for text in _learned_nothing(record):
                 say(text, warning=True, title="Next to nothing was learned", lasting=True)
-            say(f"Trained: {record.summary}. {changed_text(self._comparison.moved)}".strip())
+            for text in _selections(record, collapsed=True):
+                say(text, warning=True, title="The selection", lasting=True)
+            told = " ".join(_selections(record, collapsed=False))
+            say(f"Trained: {record.summary}. {told} {changed_text(self._comparison.moved)}".strip())
             if self._context.state.page == "jobs" and self._pages.focused_pane != "jobs":
                 self._pages.show_page("answers")
         elif record.state == "failed" and committed:
@@ -123,7 +134,7 @@ class Training:
 
     def start_gate(self) -> None:
         """Train only the gate, in the resident engine."""
-        if self._busy():
+        if self.refuses():
             return
         if not self._context.link.ready:
             self._context.ui.say("The gate trains in the engine, which is not ready yet.", warning=True)
@@ -180,3 +191,13 @@ def _alarms(record: JobRecord) -> list[str]:
     gate = report.gate
     alarm = alarm_text(gate.mode, gate.reason, gate.warning) if gate is not None else ""
     return [text for text in (report.gate_error, alarm) if text]
+
+
+def _selections(record: JobRecord, *, collapsed: bool) -> list[str]:
+    """What the tail depths of a finished training's selections say, of those that collapsed or of the others."""
+    trained = record.training.adapters if record.training is not None else {}
+    return [
+        f"{name}: {tail_words(one.selection, one.tail_depth)}."
+        for name, one in trained.items()
+        if one.tail_depth and collapsed_selection(one.selection, one.tail_depth) == collapsed
+    ]

@@ -139,6 +139,9 @@ class RunsView(Protocol):
     ) -> None:
         """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats."""
 
+    def show_kinds(self, kinds: Mapping[str, str]) -> None:
+        """How the versions in force were trained, in words, by adapter."""
+
     def begin_losses(self) -> None:
         """A training begins."""
 

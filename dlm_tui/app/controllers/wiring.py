@@ -22,6 +22,7 @@ from dlm_tui.app.controllers.labelling import Labelling
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.run_details import RunDetails
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
 from dlm_tui.app.controllers.set_running import SetRunning
@@ -30,6 +31,7 @@ from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
 from dlm_tui.app.controllers.sweep import Sweep
 from dlm_tui.app.controllers.teaching import Teaching
+from dlm_tui.app.controllers.train_choice import TrainChoice
 from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.views import (
     AnswersView,
@@ -84,6 +86,8 @@ class Controllers:
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison, views.status)
         self.training = Training(context, self.comparison, prompt, views.runs, pages)
+        self.train_choice = TrainChoice(context, self.training)
+        self.run_details = RunDetails(context)
         self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
         self.labelling = Labelling(

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
@@ -39,6 +40,9 @@ class RunsPane(Pane, Throttled):
     DRAWS_PER_SECOND: ClassVar[float] = 4.0
     BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("runs"))
 
+    class DetailsPressed(Message):
+        """Show how the adapters were trained."""
+
     def __init__(self) -> None:
         super().__init__(id="runs")
         self._history: tuple[GateRun, ...] = ()
@@ -46,11 +50,13 @@ class RunsPane(Pane, Throttled):
         self._marks: dict[str, Mark] = {}
         self._names: tuple[str, ...] = ()
         self._traffic: dict[int, float] = {}
+        self._kinds: dict[str, str] = {}
         self.showing_loss = False
 
     def compose(self) -> ComposeResult:
-        """A summary line, what the curve is, and the charts' place."""
+        """A summary line, how the adapters were trained, what the curve is, and the charts' place."""
         yield LiteralStatic(id="runs-summary")
+        yield LiteralStatic(id="runs-kinds")
         note = f"Low is a collapse only with a weight \u2265 {COLLAPSED_WEIGHT:.1f}."
         yield LiteralStatic(Content.styled(note, "dim"), id="runs-note")
         yield ChartArea(id="charts")
@@ -72,6 +78,11 @@ class RunsPane(Pane, Throttled):
         self._traffic = dict(traffic)
         self.ask()
 
+    def show_kinds(self, kinds: Mapping[str, str]) -> None:
+        """How the versions in force were trained, in words, by adapter; none where it is not known."""
+        self._kinds = dict(kinds)
+        self.ask()
+
     def begin_losses(self) -> None:
         """A training run begins."""
         self._losses = {}
@@ -90,6 +101,9 @@ class RunsPane(Pane, Throttled):
 
     def _summarise(self) -> None:
         line = self.query_one("#runs-summary", LiteralStatic)
+        kinds = self.query_one("#runs-kinds", LiteralStatic)
+        kinds.display = bool(self._kinds)
+        kinds.show(kinds_line(self._kinds, self._marks))
         self.query_one("#runs-note").display = bool(self._history) and not self.showing_loss
         if self.showing_loss and not self._losses:
             line.show(
@@ -205,6 +219,10 @@ class RunsPane(Pane, Throttled):
         """The charts."""
         return self.query_one(ChartArea)
 
+    def action_run_details(self) -> None:
+        """Ask for the details of the trainings."""
+        self.post_message(self.DetailsPressed())
+
     def action_toggle_chart(self) -> None:
         """History or loss."""
         self.showing_loss = not self.showing_loss
@@ -222,6 +240,16 @@ def _points(history: Sequence[GateRun], *, of_prompts: bool) -> tuple[tuple[floa
         for number, run in enumerate(history, 1)
         if (entropy := entropy_of(run)) is not None and (run.prompt_entropy is not None) == of_prompts
     )
+
+
+def kinds_line(kinds: Mapping[str, str], marks: Mapping[str, Mark]) -> Content:
+    """Adapters with the kind of their training: `\u25b2 tone pissa wanda r8 \u00b12 0.31`."""
+    parts: list[str | tuple[str, str]] = []
+    for name, words in kinds.items():
+        mark = marks.get(name)
+        parts.append((f"{mark.glyph if mark else ''} {name} ".lstrip(), mark.color if mark else ""))
+        parts.append((f"{words}  ", "dim"))
+    return assemble(*parts)
 
 
 def run_summary(run: GateRun, number: int, marks: Mapping[str, Mark]) -> Content:

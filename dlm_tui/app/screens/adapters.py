@@ -86,7 +86,7 @@ class AdaptersScreen(Dialog[None]):
         details = [
             (facts.when or "")[5:16].replace("T", " "),
             f"run {facts.run_id}" if facts.run_id is not None else facts.origin[:24],
-            f"{'' if facts.parameterization == 'lora' else facts.parameterization + ' '}r{facts.rank or '?'}",
+            facts.kind.removeprefix("lora "),
             f"loss {loss:.3f}" if loss is not None else "",
             f"effect {facts.effect.kl:.3f} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
