@@ -3,12 +3,13 @@
 theme = "dlm-dark"            # dlm-dark, dlm-light, ansi-dark, ansi-light or any theme Textual ships
 editor = "vi"                 # instead of $VISUAL or $EDITOR; may hold {line} and {file}
 
-[generate]
+[generate]                    # what a document begins with; alt+o changes all but dtype for the open one
 max_tokens = 128              # 1 to 4096
 dtype = "float32"             # or bfloat16: answers read weights rounded to half the bytes; gates stay exact
 temperature = 0.0             # 0 is greedy
 top_p = 1.0
 seed = 0
+samples = 1                   # answers of one view that are drawn at once, each with the next seed
 
 [live]
 explain = true                # token pulls and trajectory while the insight pane is shown
@@ -44,6 +45,13 @@ from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
 
 APP_NAME = "dlm-tui"
+MOST_SAMPLES = 16
+"""Samples of one view that are drawn at once."""
+_MaxTokens = Annotated[int, Meta(ge=1, le=4096)]
+_Temperature = Annotated[float, Meta(ge=0.0, le=10.0)]
+_TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
+_Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+_Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
 _Color = Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6}|[a-z_0-9]+)$")]
 
 
@@ -51,14 +59,35 @@ class ConfigError(UsageError):
     """The configuration file cannot be used; the sentence names the file and the key."""
 
 
-class Generate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """How answers are written."""
+class SamplingSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """How the tokens of an answer are chosen; `samples` answers of a view are drawn, with seed, seed + 1 and so on."""
 
-    max_tokens: Annotated[int, Meta(ge=1, le=4096)] = 128
+    max_tokens: _MaxTokens = 128
+    temperature: _Temperature = 0.0
+    top_p: _TopP = 1.0
+    seed: _Seed = 0
+    samples: _Samples = 1
+
+
+class Generate(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """How answers are written, where nothing else was chosen for the document."""
+
+    max_tokens: _MaxTokens = 128
     dtype: Literal["float32", "bfloat16"] = "float32"
-    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    temperature: _Temperature = 0.0
+    top_p: _TopP = 1.0
+    seed: _Seed = 0
+    samples: _Samples = 1
+
+    def sampling(self) -> SamplingSettings:
+        """What a document begins with."""
+        return SamplingSettings(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            samples=self.samples,
+        )
 
 
 class Live(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -51,6 +51,12 @@ KEYS: tuple[Key, ...] = (
         footer=0),
     Key("prompt.compare", "ctrl+o", "compare", "Compare", "Answer under base, gated and every adapter at once",
         "Prompt", footer=1),
+    Key("prompt.reroll", "alt+a,full_stop", "reroll", "Again", "Ask again what the answers were asked under, with new "
+        "seeds", "Prompt", footer=11),
+    Key("prompt.sampling", "alt+o", "sampling", "Sampling", "Temperature, top-p, tokens, seed and number of samples of "
+        "the next answers", "Prompt", edge=3, panes=("prompt",)),
+    Key("prompt.answers", "alt+h,H", "answers", "Answers", "Find an answer that was given before, and bring it back",
+        "Prompt", edge=4, panes=("prompt",)),
     Key("prompt.label", "ctrl+l,alt+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section "
         "and retrains the gate", "Prompt", footer=3),
     Key("prompt.undo_label", "u", "undo_label", "Undo", "Take the last change of the document back", "Prompt"),
@@ -63,6 +69,10 @@ KEYS: tuple[Key, ...] = (
     Key("prompt.focus", "i", "focus_prompt", "Prompt", "Go to the prompt", "Prompt"),
     Key("mix.mode", "x", "mix_mode", "Mode", "Gate, uniform or custom mix", "Mix", footer=8, edge=0, panes=("desk",)),
     Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6, edge=4),
+    Key("mix.undo", "backspace,alt+z", "screen.mix_undo", "Undo", "Take the last change of the mix back", "Mix",
+        "desk", footer=5, edge=6),
+    Key("mix.named", "v", "screen.named_mixes", "Named", "Save the mix under a name; recall, compare or export "
+        "saved ones", "Mix", "desk", footer=3, edge=7),
     Key("mix.up", "up,k", "cursor(-1)", "", "Select the adapter above", "Mix", "desk"),
     Key("mix.down", "down,j", "cursor(1)", "", "Select the adapter below", "Mix", "desk"),
     Key("mix.less", "left", "nudge(-0.1)", "", "Fader down by 0.1", "Mix", "desk"),
@@ -109,6 +119,16 @@ KEYS: tuple[Key, ...] = (
         footer=2, edge=2),
     Key("view.heat", "h", "toggle_heat", "Heat", "Tint answer tokens by how much the mix prefers them over the base",
         "View", "answers", footer=1, edge=1),
+    Key("answers.temperature", "t", "screen.other_temperature", "Temperature", "Ask again at the next temperature",
+        "Prompt", "answers", footer=7, edge=8),
+    Key("answers.diff", "d", "screen.compare_words", "Diff", "Compare this answer with another one, word by word",
+        "View", "answers", footer=8, edge=9),
+    Key("answers.find", "f", "find", "Find", "Find text in the answers; Enter and the arrows go on, Esc ends it",
+        "View", "answers", footer=9, edge=10),
+    Key("answers.older", "o", "screen.older_answers(1)", "Older", "The answers to this prompt that were asked for "
+        "earlier", "View", "answers", footer=6, edge=6),
+    Key("answers.newer", "O", "screen.older_answers(-1)", "Newer", "The answers to this prompt that were asked for "
+        "later", "View", "answers", edge=7),
     Key("answers.label", "l,enter", "label_answer", "Label", "Use this answer as the right one for a label", "Prompt",
         "answers", footer=0, edge=4),
     Key("answers.keep", "K", "teach('keep')", "Keep", "Keep this answer as a section of the document", "Prompt",
@@ -159,6 +179,9 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.expect", "e", "expect", "Expect", "Say what is expected of the answer", "Dialogs", "dialog"),
     Key("dialog.file", "f7", "file", "File", "Read a set from CSV or JSONL, or write one; write results", "Dialogs",
         "dialog"),
+    Key("dialog.compare", "ctrl+o", "compare", "Compare", "Answer under the marked mixes", "Dialogs", "dialog"),
+    Key("dialog.export", "f5", "export", "Export", "Export the marked entry", "Dialogs", "dialog"),
+    Key("dialog.beside", "f9", "beside", "Beside", "Lay the entry beside what is shown", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 
@@ -166,7 +189,7 @@ BY_ID: dict[str, Key] = {key.id: key for key in KEYS}
 
 _NAMES = {
     "slash": "/", "question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]", "minus": "-",
-    "plus": "+", "less_than_sign": "<", "greater_than_sign": ">", "escape": "esc", "space": "space",
+    "full_stop": ".", "plus": "+", "less_than_sign": "<", "greater_than_sign": ">", "escape": "esc", "space": "space",
     "left": "\u2190", "right": "\u2192", "up": "\u2191", "down": "\u2193", "delete": "del", "enter": "enter",
 }  # fmt: skip
 

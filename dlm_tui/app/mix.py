@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Literal
 
 import msgspec
 
 from dlm_tui.model.views import GATED, UNIFORM, View, custom, solo
 
+_MOST_UNDONE = 200
 Mode = Literal["gate", "uniform", "custom"]
 MODES: tuple[Mode, ...] = ("gate", "uniform", "custom")
 
@@ -110,3 +112,19 @@ class MixState(msgspec.Struct, kw_only=True):
         """Back to the gate alone."""
         self.mode = "gate"
         self.faders, self.pins, self.solos, self.mutes = {}, {}, [], []
+
+
+class DeskHistory:
+    """The desk before each of its last changes."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[MixState, list[str]]] = []
+
+    def note(self, mix: MixState, added: Sequence[str] = ()) -> None:
+        """The desk is about to change from `mix`, and to get faders for the earlier versions `added`."""
+        self._before.append((deepcopy(mix), list(added)))
+        del self._before[:-_MOST_UNDONE]
+
+    def take_back(self) -> tuple[MixState, list[str]] | None:
+        """The desk before the last change, and the faders that the change added; None when there is none."""
+        return self._before.pop() if self._before else None

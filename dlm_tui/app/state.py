@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from dlm_tui.app.config import state_path
+from dlm_tui.app.config import SamplingSettings, state_path
 from dlm_tui.app.mix import MixState
 from dlm_tui.files import set_aside, write_atomic
 from dlm_tui.store import KeptAnswers
@@ -57,13 +57,15 @@ class Sizes(msgspec.Struct, kw_only=True):
 
 class State(msgspec.Struct, kw_only=True):
     """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen,
-    `desk_versions` the earlier versions (`knowledge@3`) with a fader of their own."""
+    `sampling` how answers are sampled here (None: as the configuration says), `desk_versions` the earlier versions
+    (`knowledge@3`) with a fader of their own."""
 
     document: str = ""
     prompt: str = ""
     history: list[Remembered] = []
     open_set: str | None = None
     saved: list[Remembered] = []
+    sampling: SamplingSettings | None = None
     mix: MixState = msgspec.field(default_factory=MixState)
     export: ExportSettings = msgspec.field(default_factory=ExportSettings)
     sizes: Sizes = msgspec.field(default_factory=Sizes)

@@ -115,6 +115,7 @@ class Workbench(Screen[None]):
     def on_unmount(self) -> None:
         """Nothing typed is lost, however the program ends."""
         self.context.saver.now()
+        self.controllers.generation.keep_now()
 
     def on_resize(self, event: events.Resize) -> None:
         """Another size, another arrangement."""
@@ -163,10 +164,11 @@ class Workbench(Screen[None]):
     @on(PromptPane.Typed)
     def _typed(self, event: PromptPane.Typed) -> None:
         self.controllers.routing.typed(event.text)
+        self.controllers.recall.typed()
 
     @on(MixingDesk.FaderMoved)
     def _fader_moved(self, event: MixingDesk.FaderMoved) -> None:
-        self.controllers.mixing.move_fader(event.name, event.value)
+        self.controllers.mixing.move_fader(event.name, event.value, drags=event.drags)
 
     @on(MixingDesk.Switched)
     def _switched(self, event: MixingDesk.Switched) -> None:
@@ -230,6 +232,30 @@ class Workbench(Screen[None]):
         """Base, gated, each adapter alone, and the custom mix if there is one."""
         self.controllers.generation.compare()
 
+    def action_reroll(self) -> None:
+        """Ask again with a new seed."""
+        self.controllers.generation.reroll()
+
+    def action_other_temperature(self) -> None:
+        """Ask again at the next temperature."""
+        self.controllers.generation.other_temperature()
+
+    def action_sampling(self) -> None:
+        """How the next answers are sampled."""
+        self.controllers.sampling.open()
+
+    def action_answers(self) -> None:
+        """Find an answer that was given before."""
+        self.controllers.recall.open()
+
+    def action_compare_words(self) -> None:
+        """Compare an answer with another one, word by word."""
+        self.controllers.recall.compare()
+
+    def action_older_answers(self, way: int) -> None:
+        """Older or newer answers to the prompt."""
+        self.controllers.recall.step(way)
+
     def action_label(self) -> None:
         """Say which adapter the prompt belongs to."""
         self.controllers.labelling.open()
@@ -257,6 +283,14 @@ class Workbench(Screen[None]):
     def action_mix_mode(self) -> None:
         """Gate, uniform, custom."""
         self.controllers.mixing.next_mode()
+
+    def action_named_mixes(self) -> None:
+        """Mixes with names."""
+        self.controllers.saved_mixes.open()
+
+    def action_mix_undo(self) -> None:
+        """Take the last change of the desk back."""
+        self.controllers.mixing.undo()
 
     def action_train(self) -> None:
         """Train every adapter, then the gate."""

@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weigh the rounding: auto (by the document's own text), a text file, or an importance matrix (GGUF)",
     )
     parser.add_argument(
-        "--mix", "--adapter-mix", metavar="SPEC", help="a:0.7,b:0.3, uniform, or best (default: the gate's static mean)"
+        "--mix",
+        "--adapter-mix",
+        metavar="SPEC",
+        help="a:0.7,b:0.3, the name of a saved mix, uniform, or best (default: the gate's static mean)",
     )
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--adapter", metavar="NAME", help="this adapter alone")

@@ -26,7 +26,9 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
     """Which adapters answer, and how tokens are drawn."""
     parser.add_argument("--gate", choices=("auto", "off"), default="auto", help="off means uniform weights")
     parser.add_argument("--adapter", metavar="NAME", help="only this adapter, as trained")
-    parser.add_argument("--mix", "--adapter-mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3")
+    parser.add_argument(
+        "--mix", "--adapter-mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3, or the name of a saved one"
+    )
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N")
     parser.add_argument("--temperature", type=float, default=None, metavar="T", help="0 is greedy")
@@ -91,14 +93,23 @@ def tell(session: Session, prompt: str, view: View, sampling: Sampling, *, strea
     }
 
 
+def mix_view(session: Session, mix: str, *, signed: bool) -> View:
+    """The view of a mix that is written out, or saved under a name. Raises UsageError, NamedMixesError."""
+    from dlm_tui.document.named_mixes import is_mix_name, mix_of_argument
+    from dlm_tui.model.views import custom
+
+    document = session.document
+    weights = mix_of_argument(document, mix, document.routing_names, signed=signed, versions=True)
+    return custom(weights, name=f"mix:{mix.strip()}" if is_mix_name(mix) else "custom")
+
+
 def chosen_view(args: argparse.Namespace, session: Session) -> View:
     """The view that the arguments ask for. Raises UsageError and DlmTuiError for adapters that are not there."""
-    from dlm_tui.document import parse_mix
     from dlm_tui.document.names import split_version
-    from dlm_tui.model.views import BASE, GATED, UNIFORM, custom, solo
+    from dlm_tui.model.views import BASE, GATED, UNIFORM, solo
 
     if args.mix:
-        return custom(dict(parse_mix(args.mix, session.document.routing_names, signed=args.signed, versions=True)))
+        return mix_view(session, args.mix, signed=args.signed)
     if args.adapter:
         if split_version(args.adapter)[1] is not None:
             return solo(args.adapter)

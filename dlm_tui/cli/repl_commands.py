@@ -156,11 +156,9 @@ class Commands:
         self._use(named_view(rest))
 
     def _mix(self, rest: str) -> None:
-        from dlm_tui.document import parse_mix
-        from dlm_tui.model.views import custom
+        from dlm_tui.cli.prompt import mix_view
 
-        names = self._talk.session.document.routing_names
-        view = custom(dict(parse_mix(rest, names, signed=True, versions=True)))
+        view = mix_view(self._talk.session, rest, signed=True)
         self._talk.session.mix_of(view, None)
         self._use(view)
 

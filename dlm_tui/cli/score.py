@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of base, gated, uniform, static and adapter names; default: gated and each adapter",
     )
     parser.add_argument(
-        "--mix", metavar="SPEC", action="append", default=[], help="one more view, such as a:1.5,b:-0.5; repeatable"
+        "--mix",
+        metavar="SPEC",
+        action="append",
+        default=[],
+        help="one more view, such as a:1.5,b:-0.5 or the name of a saved mix; repeatable",
     )
     parser.add_argument("--null", type=int, default=32, metavar="K", help="random adapters to compare with (32)")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
@@ -196,7 +200,7 @@ def _text(args: argparse.Namespace, session: Any, text: str) -> int:
 
 
 def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
-    from dlm_tui.document import parse_mix
+    from dlm_tui.document.named_mixes import is_mix_name, mix_of_argument
     from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, VIEWS, custom, named_view, solo
 
@@ -211,7 +215,8 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
         gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
         views = [*gated, *(solo(name) for name in names)]
     for spec in args.mix:
-        views.append(custom(dict(parse_mix(spec, names, signed=True, versions=True)), name=spec))
+        mix = mix_of_argument(session.document, spec, names, signed=True, versions=True)
+        views.append(custom(mix, name=f"mix:{spec.strip()}" if is_mix_name(spec) else spec))
     if not views:
         say("no adapter is trained yet: this is the base alone")
         views = [BASE]

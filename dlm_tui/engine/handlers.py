@@ -129,6 +129,8 @@ class Handlers:
         rows = _rows(request)
         views = [row.view for row in rows]
         mixes = [session.mix_of(view, weights) for view in views]
+        named = {view.name: mix for view, mix in zip(views, mixes, strict=True)}
+        yield p.Mixed(mixes=named, weights=weights or {})
         sampling = Sampling(
             max_tokens=request.max_tokens, temperature=request.temperature, top_p=request.top_p, seed=request.seed
         )

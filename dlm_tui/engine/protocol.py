@@ -259,6 +259,14 @@ class Routed(Message, tag="routed"):
     seconds: float = 0.0
 
 
+class Mixed(Message, tag="mixed"):
+    """What answers are computed with, before their first token: the mix of every view, and the gate's weights if one
+    asks for them."""
+
+    mixes: dict[str, dict[str, float]]
+    weights: dict[str, float]
+
+
 class Token(Message, tag="token"):
     """A piece of an answer, of the view's `sample`-th row. `heat` = log p(view) − log p(base) of this token, nats, when
     asked for. `token_ids` are those since the piece before: a character may need several."""
@@ -412,6 +420,7 @@ Event = (
     | Log
     | Opened
     | Routed
+    | Mixed
     | Token
     | ViewDone
     | Generated

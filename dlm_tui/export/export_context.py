@@ -31,8 +31,9 @@ class ExportContext:
 
     @property
     def served_name(self) -> str:
-        """`dlm-<id>:v<version>`, the name the other tool gives too."""
-        return f"dlm-{self.session.document.dlm_id.lower()}:v{self.version:04d}"
+        """`dlm-<id>:v<version>`, the name the other tool gives too; with a saved mix `dlm-<id>-<mix>:v<version>`."""
+        mix = f"-{self.request.mix_name}" if self.request.mix_name else ""
+        return f"dlm-{self.session.document.dlm_id.lower()}{mix}:v{self.version:04d}"
 
     @property
     def version(self) -> int:

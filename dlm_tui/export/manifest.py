@@ -56,7 +56,7 @@ def build_manifest(
     files: list[dict[str, Any]],
     figures: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The keys of the format, then ours: gate_mode, mix, ranks, base, document, versions, parity, drift.
+    """The keys of the format, then ours: gate_mode, mix, mix_name, ranks, base, document, versions, parity, drift.
 
     `figures` adds merged, ollama_name, mix_rank, parity, drift and what else the target knows.
     """
@@ -81,6 +81,7 @@ def build_manifest(
         "artifacts": files,
         "gate_mode": mix.gate_mode,
         "mix": [[name, weight] for name, weight in mix.weights],
+        "mix_name": request.mix_name,
         "adapters": {
             name: {"version": versions[name], "rank": adapter.rank, "parameterization": adapter.parameterization}
             for name, adapter in adapters.items()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
+from dlm_tui.document import Document
 from dlm_tui.errors import UsageError
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
 from dlm_tui.progress import Progress, part_of
@@ -44,7 +45,7 @@ def resolve_mix(request: ExportRequest, session: Session) -> Generator[Progress,
     elif request.mix == "best":
         mix = yield from _best(session)
     elif request.mix is not None:
-        mix = ResolvedMix(_hand_picked(request.mix, names, request.signed), "hand_picked")
+        mix = ResolvedMix(_hand_picked(request.mix, session.document, request.signed), "hand_picked")
     elif len(names) == 1:
         mix = ResolvedMix([(names[0], 1.0)], "single")
     else:
@@ -62,11 +63,14 @@ def _live(frozen: ResolvedMix, session: Session) -> ResolvedMix:
     return replace(frozen, gate_mode="live")
 
 
-def _hand_picked(spec: str, names: list[str], signed: bool) -> list[tuple[str, float]]:
-    from dlm_tui.document import parse_mix
+def _hand_picked(spec: str, document: Document, signed: bool) -> list[tuple[str, float]]:
+    """Saved mixes may be negative and name earlier versions, which no export has."""
+    from dlm_tui.document.named_mixes import mix_of_argument
 
-    weights = parse_mix(spec, names, signed)
+    weights = list(mix_of_argument(document, spec, document.routing_names, signed=signed).items())
     for name, weight in weights:
+        if "@" in name:
+            raise UsageError(f"the mix takes {name}, and exports take the versions in force: put it in force first")
         if not math.isfinite(weight):
             raise UsageError(f"the weight of {name!r} in the mix is not a finite number")
     if not any(weight for _, weight in weights):

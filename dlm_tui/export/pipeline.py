@@ -34,14 +34,18 @@ _TARGETS: dict[str, Callable[[ExportContext], Target]] = {
 
 
 def destination(request: ExportRequest, session: Session) -> Path:
-    """Where the export goes: `--out`, else the store's folder of the target (GGUF: of the quantisation)."""
+    """Where the export goes: `--out`, else the store's folder of the target (GGUF: of the quantisation).
+
+    The name of a saved mix is part of the folder's.
+    """
     request = request.for_document(session.document)
     if request.out:
         chosen = Path(request.out).expanduser().absolute()
         return chosen.resolve() if chosen.is_symlink() else chosen
     live = "-live" if request.gate == "live" else ""
     names = {"ollama": f"{request.quant}", "llama-server": f"llama-server{live}-{request.quant}"}
-    return session.store.exports_dir / names.get(request.target, request.target)
+    mix = f"-{request.mix_name}" if request.mix_name else ""
+    return session.store.exports_dir / f"{names.get(request.target, request.target)}{mix}"
 
 
 def export_document(request: ExportRequest, session: Session) -> Generator[Progress, None, ExportResult]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dlm_tui.document.named_mixes import is_mix_name
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
 
@@ -23,7 +24,8 @@ class ExportRefused(DlmTuiError):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """One export. `mix` is a spec such as `a:0.7,b:0.3`, `uniform` or `best`; None is the gate's static mean.
+    """One export. `mix` is a spec such as `a:0.7,b:0.3`, the name of a saved one, `uniform` or `best`; None is the
+    gate's static mean.
 
     `quant` None is the document's `export.default_quant` for GGUF and the base's own dtype for `merged`. `imatrix` is
     `auto` (the document's own text), a text file, or an importance matrix. `verify` None means: when the runtime is
@@ -44,6 +46,13 @@ class ExportRequest:
     legacy_adapter: bool = False
     gate: Literal["static", "live"] = "static"
     comparison: tuple[FormatCost, ...] = ()
+
+    @property
+    def mix_name(self) -> str | None:
+        """The name of the saved mix that is exported, if it is one; folder and served model are called by it."""
+        if self.mix is None or self.mix in ("uniform", "best") or not is_mix_name(self.mix):
+            return None
+        return self.mix.strip()
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""

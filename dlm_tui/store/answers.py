@@ -74,8 +74,9 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     `versions` the adapters' versions then in force; a name in `mix` may carry its own, `knowledge@3`. `weights` are
     the gate's for the prompt where it was asked. `base` is the base's identity and `dtype` what the answer was
     decoded in. `token_ids` are those before the end token and `pieces` the same as text; `reason` is why it ended:
-    `stop`, `length`, `context`, `stopped` by a person, or `failed`. `at` is UTC `YYYY-MM-DDTHH:MM:SS.mmmZ`.
-    `answer_id` is given by `keep`, and grows.
+    `stop`, `length`, `context`, `stopped` by a person, or `failed`. `at` is when it was asked, UTC
+    `YYYY-MM-DDTHH:MM:SS.mmmZ`; answers that were asked for together have one, and those of one view differ in
+    `sample`, from 0, and in their seeds. `answer_id` is given by `keep`, and grows.
     """
 
     prompt: str
@@ -105,6 +106,7 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int] = []
     pieces: list[Piece] = []
     seconds: float | None = None
+    sample: int = 0
     answer_id: int = 0
 
     @property

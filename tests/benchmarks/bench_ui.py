@@ -87,6 +87,7 @@ async def main():
 asyncio.run(main())
 """
 FLOOD = """
+from dlm_tui.app.cards import CardKey
 from dlm_tui.engine.protocol import Token
 from dlm_widgets.answer_card import AnswerCard
 
@@ -103,7 +104,7 @@ async def main():
         bench = await opened(app, pilot)
         bench.panes.show_page("answers")
         views = ["base", "gated", "one", "two"]
-        await bench.answers.begin(views, {})
+        await bench.answers.begin([CardKey(view) for view in views], {})
         await pilot.pause(0.5)
         global drawn
         drawn = 0

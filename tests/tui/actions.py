@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from textual.command import CommandPalette
 from textual.widgets import OptionList
 
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.adapters import AdaptersScreen
+from dlm_tui.app.screens.answer_diff import AnswerDiffScreen
+from dlm_tui.app.screens.answers import AnswersScreen
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
@@ -19,9 +22,11 @@ from dlm_tui.app.screens.history import HistoryScreen
 from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.lesson import LessonScreen
+from dlm_tui.app.screens.named_mixes import NamedMixesScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.run_details import RunDetailsScreen
+from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen
@@ -29,9 +34,10 @@ from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.screens.train import TrainScreen
 from dlm_tui.document.expectations import Expectation
+from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
-from dlm_tui.engine.protocol import Reload, TrainGate
-from dlm_tui.store import current_version
+from dlm_tui.engine.protocol import Generate, Reload, TrainGate
+from dlm_tui.store import KeptAnswer, current_version
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.splitter import Splitter
@@ -137,6 +143,57 @@ async def at_second_answer(bench: Bench) -> None:
     await compared(bench)
     bench.screen.answers.cards[1].focus()
     await bench.until(lambda: view(bench) == "gated", "second answer")
+
+
+async def warm(bench: Bench) -> None:
+    """An answer at a temperature at which the seed is heard."""
+    sampling = bench.controllers.sampling
+    sampling.use(msgspec.structs.replace(sampling.settings, temperature=0.7, seed=3))
+    await answered_twice(bench, 1)
+
+
+async def answered_twice(bench: Bench, times: int = 2) -> None:
+    """The prompt is answered, and answered again; every answer is kept."""
+    await prompt(bench)
+    for number in range(1, times + 1):
+        bench.screen.action_answer()
+        await bench.until(lambda number=number: len(kept(bench)) == number, "kept")  # type: ignore[misc]
+        await bench.idle()
+
+
+async def at_earlier_answers(bench: Bench) -> None:
+    await answered_twice(bench)
+    bench.controllers.recall.step(1)
+    await bench.until(lambda: asked_at(bench) == kept(bench)[-1].at, "the earlier answer is shown")
+
+
+async def among_kept_answers(bench: Bench) -> None:
+    """The history of answers is open; the answer that is highlighted is not the one on the pane."""
+    await answered_twice(bench)
+    bench.screen.action_answers()
+    await bench.until(lambda: showing(bench, AnswersScreen) and "Found: 2" in bench.text, "the answers are found")
+    bench.app.screen.query_one(PickList).highlighted = 1
+
+
+async def among_named_mixes(bench: Bench) -> None:
+    """The dialog of named mixes is open on one of them."""
+    NamedMixes(bench.path).save({"quiet": {"tone": 0.5}})
+    await prompt(bench)
+    bench.screen.action_named_mixes()
+    await bench.until(lambda: showing(bench, NamedMixesScreen) and "quiet" in bench.text, "the mixes are listed")
+
+
+def kept(bench: Bench) -> list[KeptAnswer]:
+    """All kept answers, newest first."""
+    return bench.context.archive.search()
+
+
+def asked_at(bench: Bench) -> str | None:
+    return bench.controllers.shown.asked_at
+
+
+def seeds(bench: Bench) -> list[int]:
+    return [request.seed for request in bench.world.requests if isinstance(request, Generate)]
 
 
 async def labelled(bench: Bench) -> None:
@@ -350,6 +407,12 @@ WIDE = (120, 40)
 ACTIONS: dict[str, Scenario] = {
     "prompt.answer": Scenario(lambda bench, _: whole(bench, 1), prompt),
     "prompt.compare": Scenario(lambda bench, _: whole(bench, 5), prompt),
+    "prompt.reroll": Scenario(
+        lambda bench, _: seeds(bench) == [3, 4] and "gated 4 word5" in bench.text and len(kept(bench)) == 2, warm,
+        size=WIDE,
+    ),
+    "prompt.sampling": Scenario(shows(SamplingScreen), prompt),
+    "prompt.answers": Scenario(shows(AnswersScreen), answered),
     "prompt.label": Scenario(shows(LabelScreen), prompt),
     "prompt.undo_label": Scenario(
         lambda bench, _: sections(bench) == 13 and PROMPT not in bench.path.read_text(), labelled
@@ -367,6 +430,8 @@ ACTIONS: dict[str, Scenario] = {
     "prompt.focus": Scenario(lambda bench, _: focus_of(bench) == "prompt", focus="desk", hand=click_editor),
     "mix.mode": Scenario(lambda bench, _: bench.context.state.mix.mode == "uniform", prompt),
     "mix.reset": Scenario(lambda bench, _: bench.context.state.mix.solos == [], soloed),
+    "mix.undo": Scenario(lambda bench, _: bench.context.state.mix.solos == [], soloed),
+    "mix.named": Scenario(shows(NamedMixesScreen), prompt),
     "mix.up": Scenario(
         lambda bench, _: bench.screen.desk.strips.selected == "knowledge", second_strip, hand=strip(0, "name")
     ),
@@ -439,6 +504,13 @@ ACTIONS: dict[str, Scenario] = {
     "view.heat": Scenario(
         lambda bench, _: bench.context.state.heat and all(card.heat for card in bench.screen.answers.cards), compared
     ),
+    "answers.temperature": Scenario(
+        lambda bench, _: bench.controllers.sampling.settings.temperature == 1.0 and len(kept(bench)) == 2, warm
+    ),
+    "answers.diff": Scenario(shows(AnswerDiffScreen), answered_twice),
+    "answers.find": Scenario(lambda bench, _: bench.screen.answers.finding, answered),
+    "answers.older": Scenario(lambda bench, _: asked_at(bench) == kept(bench)[-1].at, answered_twice),
+    "answers.newer": Scenario(lambda bench, _: asked_at(bench) == kept(bench)[0].at, at_earlier_answers),
     "answers.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, answered,
                               size=WIDE),
     "answers.keep": Scenario(shows(LessonScreen), answered),
@@ -475,6 +547,21 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "dialog.back": Scenario(lambda bench, _: in_force(bench) == {1}, looking_at_versions),
     "dialog.mark": Scenario(lambda bench, _: bench.context.state.desk_versions == ["knowledge@1"], earlier_version),
+    "dialog.beside": Scenario(
+        lambda bench, _: (
+            showing(bench, AnswersScreen)
+            and [card.view for card in bench.screen.answers.cards] == ["gated", "gated"]
+        ),
+        among_kept_answers,
+    ),
+    "dialog.compare": Scenario(
+        lambda bench, _: (
+            [card.view for card in bench.screen.answers.cards] == ["gated", "mix:quiet"] and whole(bench, 2)
+        ),
+        among_named_mixes,
+    ),
+    "dialog.export": Scenario(lambda bench, _: showing(bench, ExportScreen) and "quiet: tone" in bench.text,
+                              among_named_mixes, size=WIDE),
     "dialog.keep": Scenario(lambda bench, _: "is kept" in version_note(bench), earlier_version),
     "dialog.run": Scenario(shows(SetRunScreen), at_a_saved_prompt),
     "dialog.sort": Scenario(lambda bench, _: "moved weights" in bench.text, set_run, size=WIDE),

@@ -42,10 +42,22 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Input.cursor_blink, "_default", False)
     for clock in ("jobs", "controllers.jobs", "engine_link"):
         monkeypatch.setattr(f"dlm_tui.app.{clock}.monotonic", lambda: 100.0)
+    monkeypatch.setattr("dlm_tui.app.controllers.generation.answer_time", Asked())
     monkeypatch.setattr("textual.app.App.NOTIFICATION_TIMEOUT", 3600.0)
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
     for name in ("VISUAL", "EDITOR", "DISPLAY", "WAYLAND_DISPLAY", "TMUX", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+class Asked:
+    """Another moment for every question, far from today, the same in every run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self) -> str:
+        self._count += 1
+        return f"2026-03-04T05:{self._count:02d}:07.890Z"
 
 
 _SERVER_CODE = """

@@ -29,6 +29,7 @@ from dlm_tui.engine.protocol import (
     Log,
     Message,
     MisroutedPrompt,
+    Mixed,
     Open,
     Opened,
     Progress,
@@ -302,6 +303,8 @@ class RecordedEngine:
 
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
         weights = self.weights(request.prompt)
+        trained = NAMES if self.world.trained else ()
+        yield Mixed(mixes={view.name: resolve_view(view, trained, weights) for view in request.views}, weights=weights)
         if self.world.prefill is not None:
             yield Progress(stage="prefill", done=128, total=300, eta=2.0)
             await self.world.prefill.wait()
@@ -319,7 +322,7 @@ class RecordedEngine:
                 )
         for view, sample in rows:
             text = "".join(self.word(request, view, sample, step) for step in range(self.world.words))
-            mix = resolve_view(view, NAMES if self.world.trained else (), weights)
+            mix = resolve_view(view, trained, weights)
             yield ViewDone(
                 view=view.name,
                 text=text,

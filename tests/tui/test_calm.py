@@ -12,6 +12,7 @@ from textual.app import App, ComposeResult
 from textual.widget import Widget
 from textual.widgets import Static
 
+from dlm_tui.app.cards import CardKey
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.app.panes.insight import InsightPane
@@ -127,9 +128,9 @@ async def test_hidden_panes_are_not_drawn_and_right_once_shown(workbench: Opener
         await bench.idle()
         draws.begin()
         bench.world.words = 50
-        await bench.screen.answers.begin(["gated"], bench.context.marks)
+        await bench.screen.answers.begin([CardKey("gated")], bench.context.marks)
         for word in range(200):
-            bench.screen.answers.add("gated", f"hidden{word} ", None)
+            bench.screen.answers.add(CardKey("gated"), f"hidden{word} ", None)
         await train(bench, 300)
         await bench.idle()
         for kind in (AnswerCard, InsightPane, JobsPane, RunsPane):

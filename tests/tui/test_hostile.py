@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.cells import cell_len
 
+from dlm_tui.app.cards import CardKey
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.log import LogScreen
@@ -42,9 +43,9 @@ async def test_every_pane_shows_hostile_text_literally(workbench: Opener, tmp_pa
                         attributions=attributions, trajectory=[{"tone": 1.0}] * 3)  # fmt: skip
         screen.insight.show_route(routed, screen.context.names, screen.context.marks, screen.context.background)
         screen.insight.effect_pending(HOSTILE)
-        await screen.answers.begin([HOSTILE, "base"], {})
-        screen.answers.add(HOSTILE, HOSTILE, None)
-        screen.answers.add("base", HOSTILE, 3.0)
+        await screen.answers.begin([CardKey(HOSTILE), CardKey("base")], {})
+        screen.answers.add(CardKey(HOSTILE), HOSTILE, None)
+        screen.answers.add(CardKey("base"), HOSTILE, 3.0)
         screen.answers.action_toggle_heat()
         await bench.idle()
         record = JobRecord("train", HOSTILE)

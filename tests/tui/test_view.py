@@ -165,8 +165,9 @@ async def test_every_key_is_documented_unique_and_reachable(workbench: Opener) -
                 if key.where not in {"app", "dialog"} and ("app", pressed) in taken:
                     rival = next(k for k in KEYS if k.where == "app" and pressed in keys_of(k, {}))
                     assert len(keys_of(rival, {})) > 1 or rival.id == "mix.mode", f"{key.id} hides {rival.id}"
-            name = key.action.partition("(")[0].removeprefix("app.")
-            assert hasattr(hosts[key.where], f"action_{name}") or hasattr(bench.app, f"action_{name}"), key.id
+            place, _, name = key.action.partition("(")[0].rpartition(".")
+            host = {"": hosts[key.where], "screen": bench.screen, "app": bench.app}[place]
+            assert hasattr(host, f"action_{name}") or hasattr(bench.app, f"action_{name}"), key.id
         undocumented = {
             binding.action
             for _, binding in bench.screen._bindings

@@ -11,6 +11,7 @@ from typing import Any
 
 from textual.content import Content
 
+from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.config import Config
 from dlm_tui.app.controllers.context import Context, open_context
 from dlm_tui.app.controllers.signal import Signal
@@ -117,8 +118,13 @@ class FakeUi:
 class FakePrompt:
     text: str = ""
 
+    title: tuple[str, ...] = ()
+
     def set_text(self, text: str) -> None:
         self.text = text
+
+    def retitle(self, *details: str | Content) -> None:
+        self.title = tuple(str(detail) for detail in details)
 
 
 @dataclass
@@ -126,6 +132,7 @@ class Card:
     view: str
     text: str = ""
     note: str = ""
+    past: str = ""
 
 
 @dataclass
@@ -145,8 +152,25 @@ class FakeAnswers:
     def hint(self, content: str | Content) -> None:
         self.shown_hint = str(content)
 
-    async def begin(self, views: Sequence[str], marks: Mapping[str, object]) -> None:
-        self.cards = {view: Card(view) for view in views}
+    @property
+    def current_index(self) -> int | None:
+        return 0 if self.cards else None
+
+    async def begin(self, keys: Sequence[CardKey], marks: Mapping[str, object]) -> None:
+        self.cards = {name(key): Card(key.view) for key in keys}
+
+    async def show_finished(self, cards: Sequence[FinishedCard], marks: Mapping[str, object]) -> None:
+        self.cards = {}
+        for card in cards:
+            await self.lay_beside(card, marks)
+
+    async def lay_beside(self, card: FinishedCard, marks: Mapping[str, object]) -> None:
+        text = "".join(piece for piece, _ in card.pieces)
+        self.cards[f"{name(card.key)}{'+' * (name(card.key) in self.cards)}"] = Card(card.key.view, text, card.note)
+
+    def mark_past(self, words: Sequence[str]) -> None:
+        for card, word in zip(self.cards.values(), words, strict=True):
+            card.past = word
 
     def recolour(self, marks: Mapping[str, object], card_width: int) -> None:
         """Colours are not kept here."""
@@ -155,11 +179,11 @@ class FakeAnswers:
         for card in self.cards.values():
             card.note = words
 
-    def add(self, view: str, text: str, heat: float | None) -> None:
-        self.cards[view].text += text
+    def add(self, key: CardKey, text: str, heat: float | None) -> None:
+        self.cards[name(key)].text += text
 
-    def finish(self, view: str, text: str, note: str) -> None:
-        self.cards[view].text, self.cards[view].note = text, note
+    def finish(self, key: CardKey, text: str, note: str) -> None:
+        self.cards[name(key)].text, self.cards[name(key)].note = text, note
 
     def stop(self, note: str) -> None:
         for card in self.cards.values():
@@ -167,6 +191,11 @@ class FakeAnswers:
 
     def retitle(self, *details: str | Content) -> None:
         self.title = tuple(str(detail) for detail in details)
+
+
+def name(key: CardKey) -> str:
+    """A card by its view, further samples with their number."""
+    return f"{key.view} #{key.sample + 1}" if key.sample else key.view
 
 
 class Recorder:

@@ -131,6 +131,14 @@ class GrowingText(Widget):
             self._ends.append(end)
             self._tints.append(tint)
 
+    def row_of(self, tint: str) -> int | None:
+        """The first row with text in this style; None without any."""
+        if tint not in self._tints:
+            return None
+        number = self._tints.index(tint)
+        start = self._ends[number - 1] if number else 0
+        return max(0, bisect_right(self._wrapped.rows, start, key=lambda row: row.start) - 1)
+
     def show_added(self) -> bool:
         """Draw what was added. Whether the height changed."""
         before, width = self.size.height, self.content_size.width

@@ -74,10 +74,11 @@ class MixingDesk(Widget, can_focus=True):
 
     @dataclass
     class FaderMoved(Message):
-        """The fader of adapter `name` was set to `value` in [-2, 2]."""
+        """The fader of adapter `name` was set to `value` in [-2, 2]; `drags` while it goes on being dragged."""
 
         name: str
         value: float
+        drags: bool = False
 
     @dataclass
     class Switched(Message):
@@ -261,7 +262,7 @@ class MixingDesk(Widget, can_focus=True):
         columns = self._columns(self.content_size.width)
         cell = (event.x - self.gutter.left - columns.fader_at) / max(1, columns.fader - 1)
         value = FADER_MIN + min(1.0, max(0.0, cell)) * (FADER_MAX - FADER_MIN)
-        self.post_message(self.FaderMoved(self.channels[self.cursor].name, round(value, 2)))
+        self.post_message(self.FaderMoved(self.channels[self.cursor].name, round(value, 2), drags=True))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """The wheel on a fader moves it up; with Shift or Ctrl further."""

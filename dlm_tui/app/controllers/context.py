@@ -17,7 +17,7 @@ from dlm_tui.app.themes import adapter_palette
 from dlm_tui.document import Document
 from dlm_tui.document.sources import Survey
 from dlm_tui.engine.protocol import Event, Open, Opened
-from dlm_tui.store import Store
+from dlm_tui.store import KeptAnswers, Store
 from dlm_widgets.adapter_palette import Mark, marks_for
 
 
@@ -51,6 +51,11 @@ class Context:
     def names(self) -> tuple[str, ...]:
         """Adapters in declared order, or the one flat adapter."""
         return self.document.routing_names
+
+    @property
+    def archive(self) -> KeptAnswers:
+        """The answers that were given to the document's prompts."""
+        return self.setup.state_file.answers
 
     @property
     def opened(self) -> Opened | None:

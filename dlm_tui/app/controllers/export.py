@@ -13,6 +13,8 @@ from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.state import ExportSettings
+from dlm_tui.document.mix import format_mix
+from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError
 from dlm_tui.engine.protocol import ExportJob, ExportReport
 from dlm_tui.export.cost_table import FormatCost
 
@@ -25,8 +27,8 @@ class Export:
         self.finished: Signal[[]] = Signal()
         """An export is over and its summary is complete."""
 
-    def open(self) -> None:
-        """Choose what to export and where."""
+    def open(self, mix: str | None = None) -> None:
+        """Choose what to export and where; `mix` names a saved one to begin with."""
         from dlm_tui.app.screens.export import ExportScreen
 
         context, state = self._context, self._context.state
@@ -34,11 +36,26 @@ class Export:
         if state.mix.mode == "custom":
             hand_mix = ",".join(f"{name}:{value:g}" for name, value in self._mixing.coefficients().items() if value)
         last = next((record.export for record in context.board.records if record.export), None)
+        settings = msgspec.structs.replace(state.export, mix=mix) if mix else state.export
         dialog = ExportScreen(
-            state.export, hand_mix, state.last_export, context.trained_names, last, shutil.which("ollama")
+            settings,
+            hand_mix,
+            self._saved_mixes(),
+            state.last_export,
+            context.trained_names,
+            last,
+            shutil.which("ollama"),
         )
         dialog.on_copy = lambda command: self._copying.copy(command, "the command of the last export")
         context.ui.open_dialog(dialog, self._chosen)
+
+    def _saved_mixes(self) -> dict[str, str]:
+        """Name → mix string of the saved mixes; none where their file cannot be used, which its own dialog says."""
+        try:
+            mixes = NamedMixes(self._context.setup.path).load()
+        except NamedMixesError:
+            return {}
+        return {name: format_mix(mix) for name, mix in mixes.items()}
 
     def _chosen(self, settings: ExportSettings | None) -> None:
         if settings is not None:

@@ -1,19 +1,26 @@
-"""Generation: one answer with the mix on the desk, or all views side by side."""
+"""Generation: one answer with the mix on the desk, or all views side by side; again with other sampling."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from textual.content import Content
 
+from dlm_tui.app.cards import CardKey
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.sampling import AnswerSampling
+from dlm_tui.app.controllers.shown_answers import ShownAnswers
+from dlm_tui.app.controllers.transcript import Transcript
 from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.progress import progress_words
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Progress, Stopped, Token, ViewDone
 from dlm_tui.model.views import BASE, GATED, View, solo
+from dlm_tui.store import answer_time
 
 
 class Generation:
@@ -24,26 +31,32 @@ class Generation:
         context: Context,
         routing: Routing,
         mixing: Mixing,
+        sampling: AnswerSampling,
+        keeping: Keeping,
+        shown: ShownAnswers,
         prompt: PromptView,
         answers: AnswersView,
         pages: Pages,
     ) -> None:
         self._context, self._routing, self._mixing = context, routing, mixing
+        self._sampling, self._keeping, self._shown = sampling, keeping, shown
         self._prompt, self._answers, self._pages = prompt, answers, pages
-        self._request: Generate | None = None
-        self.answered: str | None = None
-        """The prompt of the answers that are shown."""
-        self.mixes: dict[str, dict[str, float]] = {}
-        """The mixes of those that are complete."""
+        self._transcript: Transcript | None = None
+        self._beginning = 0
 
     @property
     def running(self) -> bool:
         """Whether an answer is being written."""
-        return self._request is not None
+        return self._transcript is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the pane belongs to an answer that is being written, or is about to be."""
+        return self.running or self._beginning > 0
 
     def answer(self) -> None:
         """Answer with the mix on the desk."""
-        self._ask([self._mixing.view()])
+        self.ask([self._mixing.view()])
 
     def compare(self) -> None:
         """Base, gated, each adapter alone, and the custom mix if there is one."""
@@ -54,62 +67,96 @@ class Generation:
             mine = self._mixing.view()
             if mine.kind == "custom":
                 views.append(mine)
-        self._ask(views)
+        self.ask(views)
 
-    def _ask(self, views: list[View]) -> None:
+    def reroll(self) -> None:
+        """Ask again what was asked, with seeds that were not asked with."""
+        if self._may_ask():
+            self._sampling.next_seed()
+            self.again()
+
+    def other_temperature(self) -> None:
+        """Ask again what was asked, at the next temperature."""
+        if self._may_ask():
+            self._sampling.next_temperature()
+            self.again()
+
+    def again(self) -> None:
+        """Ask what the answers on the pane were asked under, if they are of the current prompt; else the desk's mix."""
+        self.ask(self._shown.views_of_now() or [self._mixing.view()])
+
+    def ask(self, views: Sequence[View]) -> None:
+        """Answer the prompt under these views, as many samples of each as are chosen."""
+        if not self._may_ask():
+            return
         context, text = self._context, self._prompt.text
-        if not text.strip():
-            context.ui.say("There is no prompt to answer yet.", warning=True)
-            return
-        if not context.link.ready:
-            state = context.link.state
-            context.ui.say(f"The engine is not ready: {state.text or state.phase}.", warning=True)
-            return
         context.state.remember(text, dict(self._routing.weights or {}), context.gate_run)
         context.saver.soon()
         self._pages.show_page("answers")
-        context.ui.run(partial(self._generate, text, views), "generate", "answer", exclusive=True)
+        context.ui.run(partial(self._generate, text, list(views)), "generate", "answer", exclusive=True)
+
+    def _may_ask(self) -> bool:
+        context = self._context
+        if not self._prompt.text.strip():
+            context.ui.say("There is no prompt to answer yet.", warning=True)
+            return False
+        if not context.link.ready:
+            state = context.link.state
+            context.ui.say(f"The engine is not ready: {state.text or state.phase}.", warning=True)
+            return False
+        return True
 
     async def _generate(self, text: str, views: list[View]) -> None:
-        context, options = self._context, self._context.config.generate
+        context, settings, at = self._context, self._sampling.settings, answer_time()
         request = Generate(
             prompt=text,
             views=views,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
+            samples=settings.samples,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
             heat=context.state.heat,
         )
-        await self._answers.begin([view.name for view in views], context.marks)
-        self._request, self.answered, self.mixes = request, text, {}
+        self._beginning += 1
+        try:
+            await self._shown.begin(text, at, views, settings.samples)
+        finally:
+            self._beginning -= 1
+        transcript = self._transcript = Transcript(request, at, context)
         finished = False
         try:
             async for event in context.link.stream(request):
+                transcript.take(event)
                 finished = self.take(event)
         except EngineGone as error:
             self._answers.stop(str(error))
             finished = True
         finally:
-            if self._request is request:
-                self._request = None
+            if self._transcript is transcript:
+                self._transcript = None
+            self._keep(transcript)
             if not finished:
                 await context.link.cancel(request)
+
+    def _keep(self, transcript: Transcript) -> None:
+        answers = transcript.answers()
+        self._shown.ended(answers)
+        self._keeping.keep(answers)
 
     def take(self, event: Event) -> bool:
         """Show an event of the running request; whether it was the last."""
         match event:
             case Progress():
                 self._answers.reading(progress_words(event))
-            case Token(view=view, text=text, heat=heat):
-                self._answers.add(view, text, heat)
-            case ViewDone(view=view, text=text, tokens=tokens, reason=reason, mix=mix):
-                self.mixes[view] = mix
+            case Token(view=view, text=text, heat=heat, sample=sample):
+                self._answers.add(CardKey(view, sample), text, heat)
+            case ViewDone(view=view, text=text, tokens=tokens, reason=reason, sample=sample, seed=seed):
                 why = "" if reason == "stop" else ", cut at the limit"
-                self._answers.finish(view, text, f"{tokens} tokens{why}")
-            case Generated(seconds=seconds, seed=seed):
-                sampled = self._context.config.generate.temperature
-                self._answers.retitle(f"{seconds:.1f} s", f"seed {seed}" if sampled else "")
+                sampled = f", seed {seed}" if self._sampling.settings.temperature else ""
+                self._answers.finish(CardKey(view, sample), text, f"{tokens} tokens{why}{sampled}")
+            case Generated(seconds=seconds):
+                self._answers.retitle(f"{seconds:.1f} s")
                 return True
             case Failed(text=text):
                 self._answers.stop("failed")
@@ -122,12 +169,19 @@ class Generation:
 
     async def stop(self) -> bool:
         """Stop the running answer; whether there was one."""
-        request = self._request
-        if request is None:
+        transcript = self._transcript
+        if transcript is None:
             return False
-        await self._context.link.cancel(request)
+        await self._context.link.cancel(transcript.request)
         self._context.ui.say("Stopped the answer; what was written stays.")
         return True
+
+    def keep_now(self) -> None:
+        """Keep what was written so far and is not kept yet, before leaving."""
+        transcript, self._transcript = self._transcript, None
+        if transcript is not None:
+            self._keeping.keep(transcript.answers())
+        self._keeping.now()
 
     def keep_settings(self, columns: bool, heat: bool) -> None:
         """Remember how answers are shown."""

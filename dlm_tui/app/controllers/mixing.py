@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.views import DeskView, PromptView
 from dlm_tui.app.jobs import JobRecord
-from dlm_tui.app.mix import MODES
+from dlm_tui.app.mix import MODES, DeskHistory
 from dlm_tui.app.panes.insight import ood_text
 from dlm_tui.app.progress import progress_line
 from dlm_tui.document.names import split_version
 from dlm_tui.engine.protocol import Event, Routed
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.views import BASE, View, custom
+from dlm_tui.store.adapter_history import find_version
 from dlm_widgets.mixing_desk import Channel
 from dlm_widgets.sanitize import assemble, literal
 
@@ -23,6 +27,7 @@ class Mixing:
 
     def __init__(self, context: Context, routing: Routing, prompt: PromptView, desk: DeskView) -> None:
         self._context, self._routing, self._prompt, self._desk = context, routing, prompt, desk
+        self._history = DeskHistory()
 
     # ---- the mix ---------------------------------------------------------------------------------------------------
 
@@ -56,18 +61,22 @@ class Mixing:
             return view
         return custom({**self._context.state.mix.coefficients(trained, self._routing.weights), **earlier})
 
-    def move_fader(self, name: str, value: float) -> None:
-        """Set one adapter's coefficient."""
+    def move_fader(self, name: str, value: float, *, drags: bool = False) -> None:
+        """Set one adapter's coefficient; `drags` goes on with the move before, which is taken back as one."""
+        if not drags:
+            self._history.note(self._context.state.mix)
         self._context.state.mix.move_fader(name, value, self._context.names, self._routing.weights)
         self._changed()
 
     def switch(self, name: str, part: str) -> None:
         """Press solo, mute or pin."""
+        self._history.note(self._context.state.mix)
         self._context.state.mix.toggle(name, part, self.coefficients().get(name, 0.0))
         self._changed()
 
     def reset(self) -> None:
         """Back to the gate alone."""
+        self._history.note(self._context.state.mix)
         self._context.state.mix.reset()
         self._changed()
 
@@ -78,9 +87,62 @@ class Mixing:
     def set_mode(self, mode: str) -> None:
         """Choose gate, uniform or custom."""
         for known in MODES:
-            if mode == known:
+            if mode == known and mode != self._context.state.mix.mode:
+                self._history.note(self._context.state.mix)
                 self._context.state.mix.set_mode(known, self._context.names, self._routing.weights)
                 self._changed()
+
+    def bring_back(self, mix: Mapping[str, float], versions: Mapping[str, int], kind: str) -> list[str]:
+        """Put a mix of before on the desk, to the last digit, under the adapters' versions of then.
+
+        An adapter of which another version is in force by now gets a fader for that of then. What cannot be had any
+        more is told in sentences.
+        """
+        state, problems, then = self._context.state, list[str](), dict[str, float]()
+        for name, value in mix.items():
+            found = self._as_of(name, versions.get(name)) if value else name
+            if found is None:
+                problems.append(f"{name} as of then is gone, so it is left out.")
+            else:
+                then[found] = value
+        added = [name for name in then if split_version(name)[1] is not None and name not in state.desk_versions]
+        self._history.note(state.mix, added)
+        state.desk_versions = [*state.desk_versions, *added]
+        state.mix.reset()
+        if kind == "uniform" and not added and set(then) == set(self._context.trained_names):
+            state.mix.mode = "uniform"
+        elif kind == "solo" and len(then) == 1:
+            state.mix.solos = list(then)
+        else:
+            state.mix.mode, state.mix.faders = "custom", then
+        self._changed()
+        return problems
+
+    def _as_of(self, name: str, version: int | None) -> str | None:
+        """What an adapter of then is called now: `tone`, or `tone@3` if that is not in force; None when it is gone."""
+        adapter, number = split_version(name)
+        number = number or version
+        if adapter not in self._context.names:
+            return None
+        opened = self._context.opened
+        if name == adapter and (number is None or (opened is not None and opened.versions.get(adapter) == number)):
+            return adapter
+        try:
+            find_version(self._context.store, adapter, number or 0)
+        except DlmTuiError:
+            return None
+        return f"{adapter}@{number}"
+
+    def undo(self) -> None:
+        """Take the last change of the desk back."""
+        before, state = self._history.take_back(), self._context.state
+        if before is None:
+            self._context.ui.say("Nothing on the desk was changed since it was opened.", warning=True)
+            return
+        state.mix, added = before
+        state.desk_versions = [name for name in state.desk_versions if name not in added]
+        state.mix.keep_only([*self._context.names, *state.desk_versions])
+        self._changed()
 
     def _changed(self) -> None:
         self._desk.draw()  # at once: the next key moves the fader from where it is now

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.shown_answers import ShownAnswers
 from dlm_tui.app.controllers.views import AnswersView, CardView
 from dlm_tui.document.append import append_section
 from dlm_tui.document.change_log import DocumentChange
@@ -31,18 +31,24 @@ _TITLES: dict[How, str] = {
 class Teaching:
     """Shows what an answer would add to the document, and adds it."""
 
-    def __init__(self, context: Context, changes: Changes, generation: Generation, answers: AnswersView) -> None:
+    def __init__(self, context: Context, changes: Changes, shown: ShownAnswers, answers: AnswersView) -> None:
         self._context, self._changes = context, changes
-        self._generation, self._answers = generation, answers
+        self._shown, self._answers = shown, answers
 
     def open(self, how: How) -> None:
         """Ask what to write of the answer that a person looks at."""
         context, card = self._context, self._answers.current
-        prompt = self._generation.answered
+        prompts = self._shown.prompts
+        index = self._answers.current_index
+        prompt = prompts[index] if index is not None and index < len(prompts) else None
         if card is None or not card.text.strip() or prompt is None:
             context.ui.say("There is no answer to learn from yet.", warning=True)
             return
-        others = [other for other in self._answers.answers if other is not card and other.text.strip()]
+        others = [
+            other
+            for other, asked in zip(self._answers.answers, prompts, strict=False)
+            if other is not card and other.text.strip() and asked == prompt
+        ]
         if how == "better" and not others:
             text = f"There is only one answer; {context.key('prompt.compare')} writes others to compare it with."
             context.ui.say(text, warning=True)
@@ -94,7 +100,7 @@ class Teaching:
         solo = adapter_of(view)
         if solo is not None and split_version(solo)[0] in names:
             return split_version(solo)[0]
-        mix = self._generation.mixes.get(view, {})
+        mix = self._shown.mix_of(view)
         strength = {name: sum(mix[key] for key in mix if split_version(key)[0] == name) for name in names}
         strongest = max(names, key=lambda name: strength[name], default=None)
         return strongest if strongest is not None and strength[strongest] > 0 else None

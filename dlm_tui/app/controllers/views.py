@@ -7,6 +7,7 @@ from typing import Protocol
 
 from textual.content import Content
 
+from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.document import Document
 from dlm_tui.document.problems import Problem
@@ -25,7 +26,14 @@ class Redrawn(Protocol):
         """What is shown has changed."""
 
 
-class PromptView(Protocol):
+class TitledView(Protocol):
+    """Anything with a title line."""
+
+    def retitle(self, *details: str | Content) -> None:
+        """Words on the title line."""
+
+
+class PromptView(TitledView, Protocol):
     """The prompt that is being typed."""
 
     @property
@@ -36,7 +44,7 @@ class PromptView(Protocol):
         """Replace it."""
 
 
-class DeskView(Redrawn, Protocol):
+class DeskView(Redrawn, TitledView, Protocol):
     """The mixing desk."""
 
     @property
@@ -45,9 +53,6 @@ class DeskView(Redrawn, Protocol):
 
     def show(self, channels: Sequence[Channel], *, stale: bool) -> None:
         """The strips; `stale` while no engine answers."""
-
-    def retitle(self, *details: str | Content) -> None:
-        """Words on the title line."""
 
     def note(self, content: str | Content) -> None:
         """The line under the strips."""
@@ -91,7 +96,7 @@ class CardView(Protocol):
         """What it wrote so far."""
 
 
-class AnswersView(Protocol):
+class AnswersView(TitledView, Protocol):
     """The answers."""
 
     @property
@@ -105,8 +110,21 @@ class AnswersView(Protocol):
     def hint(self, content: str | Content) -> None:
         """What to do while there is no answer."""
 
-    async def begin(self, views: Sequence[str], marks: Mapping[str, Mark]) -> None:
-        """Make ready for answers under these views."""
+    @property
+    def current_index(self) -> int | None:
+        """The place of that answer among those that are shown."""
+
+    async def begin(self, keys: Sequence[CardKey], marks: Mapping[str, Mark]) -> None:
+        """Make ready for these answers."""
+
+    async def show_finished(self, cards: Sequence[FinishedCard], marks: Mapping[str, Mark]) -> None:
+        """Show answers that were given before, in place of those that are there."""
+
+    async def lay_beside(self, card: FinishedCard, marks: Mapping[str, Mark]) -> None:
+        """Show one more answer behind the others."""
+
+    def mark_past(self, words: Sequence[str]) -> None:
+        """For each answer why it is not one of now, else an empty text."""
 
     def recolour(self, marks: Mapping[str, Mark], card_width: int) -> None:
         """The same answers in other colours, and in columns of at least so many cells."""
@@ -114,17 +132,14 @@ class AnswersView(Protocol):
     def reading(self, words: str) -> None:
         """How much of the prompt has been read."""
 
-    def add(self, view: str, text: str, heat: float | None) -> None:
-        """A token of one view; `heat` is its log-probability above the base's, nats."""
+    def add(self, key: CardKey, text: str, heat: float | None) -> None:
+        """A token of one answer; `heat` is its log-probability above the base's, nats."""
 
-    def finish(self, view: str, text: str, note: str) -> None:
-        """One view is complete."""
+    def finish(self, key: CardKey, text: str, note: str) -> None:
+        """One answer is complete."""
 
     def stop(self, note: str) -> None:
         """Whatever is still being written has ended."""
-
-    def retitle(self, *details: str | Content) -> None:
-        """Words on the title line."""
 
 
 class RunsView(Protocol):

@@ -18,15 +18,20 @@ from dlm_tui.app.controllers.gate_reports import GateReports
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.interrupts import Interrupts
 from dlm_tui.app.controllers.jobs import Jobs
+from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.labelling import Labelling
 from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.controllers.named_mixes import SavedMixes
 from dlm_tui.app.controllers.prompts import Prompts
+from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.run_details import RunDetails
+from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
 from dlm_tui.app.controllers.set_running import SetRunning
 from dlm_tui.app.controllers.settings import Settings
+from dlm_tui.app.controllers.shown_answers import ShownAnswers
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
 from dlm_tui.app.controllers.sweep import Sweep
@@ -81,7 +86,13 @@ class Controllers:
         self.copying = Copying(context, views.answers, pages)
         self.routing = Routing(context, prompt, views.insight)
         self.mixing = Mixing(context, self.routing, prompt, views.desk)
-        self.generation = Generation(context, self.routing, self.mixing, prompt, views.answers, pages)
+        self.sampling = AnswerSampling(context, prompt)
+        self.keeping = Keeping(context)
+        self.shown = ShownAnswers(context, prompt, views.answers)
+        self.generation = Generation(
+            context, self.routing, self.mixing, self.sampling, self.keeping, self.shown, prompt, views.answers, pages
+        )
+        self.recall = Recall(context, self.mixing, self.sampling, self.shown, self.generation, prompt, pages)
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison, views.status)
@@ -93,9 +104,10 @@ class Controllers:
         self.labelling = Labelling(
             context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
         )
-        self.teaching = Teaching(context, self.changes, self.generation, views.answers)
+        self.teaching = Teaching(context, self.changes, self.shown, views.answers)
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
+        self.saved_mixes = SavedMixes(context, self.mixing, self.generation, self.export)
         self.set_running = SetRunning(context, self.mixing)
         self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
@@ -104,7 +116,7 @@ class Controllers:
     def _connect(self) -> None:
         """Who listens to whom; where the order matters, listeners are called from left to right."""
         status, mixing = self.status, self.mixing
-        self.engine.changed.connect(status.redraw, mixing.redraw)
+        self.engine.changed.connect(status.redraw, mixing.redraw, self.shown.mark)
         self.engine.ready.connect(
             self.elsewhere.engine_ready,
             self.generation.show_hint,
@@ -119,7 +131,9 @@ class Controllers:
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
         self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back, self.teaching.taken_back)
-        self.settings.changed.connect(status.show_keys, self.theme_changed)
+        self.settings.changed.connect(status.show_keys, self.theme_changed, self.sampling.show)
+        self.sampling.accepted.connect(self.generation.again)
+        self.keeping.kept.connect(self.shown.ended)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained)
@@ -131,6 +145,7 @@ class Controllers:
         self.documents.show()
         self.mixing.redraw()
         self.generation.show_hint()
+        self.sampling.show()
         self.status.redraw()
         self.status.show_keys()
 
@@ -139,6 +154,7 @@ class Controllers:
         self.context.ui.run(self.context.link.run, "engine", "engine")
         self.context.ui.run(self.documents.watch, "watch", "watch")
         self.sources.start()
+        self.recall.start()
         self.history.poll()
 
     def _sources_retrained(self) -> None:

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 
 from dlm_tui.app.hints import hint
 from dlm_tui.app.keys import bindings_for
-from dlm_widgets.key_bar import KeyBar
+from dlm_widgets.key_bar import KeyBar, KeyHint
 from dlm_widgets.literal_static import LiteralStatic
 
 Result = TypeVar("Result")
@@ -45,9 +45,12 @@ class Dialog(ModalScreen[Result]):
 
     def on_mount(self) -> None:
         """Show the keys."""
-        remapped = getattr(getattr(self.app, "config", None), "keys", {})
-        hints = [hint(key_id, remapped, label) for key_id, label in self.HINTS]
-        self.query_one(KeyBar).show(hints[:-1], hints[-1:])
+        hints = [self.hint(key_id, label) for key_id, label in self.HINTS]
+        self.query_one(".box > KeyBar", KeyBar).show(hints[:-1], hints[-1:])
+
+    def hint(self, key_id: str, label: str) -> KeyHint:
+        """A key of the table as a button."""
+        return hint(key_id, getattr(getattr(self.app, "config", None), "keys", {}), label)
 
     def on_resize(self) -> None:
         """The body takes what title and keys leave, and scrolls if that is not enough."""
@@ -95,6 +98,15 @@ class Dialog(ModalScreen[Result]):
 
     def action_keep(self) -> None:
         """Keep the highlighted entry, where that means something."""
+
+    def action_compare(self) -> None:
+        """Answer under the marked entries, where that means something."""
+
+    def action_export(self) -> None:
+        """Export the highlighted entry, where that means something."""
+
+    def action_beside(self) -> None:
+        """Lay the highlighted entry beside what is shown, where that means something."""
 
     def action_copy_command(self) -> None:
         """Copy the shown command, where there is one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -39,12 +39,13 @@ class ExportScreen(Dialog[ExportSettings]):
         self,
         settings: ExportSettings,
         hand_mix: str | None,
+        saved: Mapping[str, str],
         last: str | None,
         names: Sequence[str],
         result: ExportReport | None = None,
         ollama: str | None = None,
     ) -> None:
-        """`ollama` is the program that is installed here, None if there is none."""
+        """`saved` are named mixes; `ollama` is the program that is installed here, None if there is none."""
         super().__init__()
         self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
@@ -58,6 +59,7 @@ class ExportScreen(Dialog[ExportSettings]):
         ]
         if hand_mix:
             self._mixes.append((hand_mix, f"the desk's: {hand_mix}"))
+        self._mixes += [(name, f"{name}: {mix}") for name, mix in saved.items()]
         if settings.mix not in {mix for mix, _ in self._mixes}:
             self._mixes.append((settings.mix, f"as last time: {settings.mix}"))
 
