@@ -21,6 +21,9 @@ class Hub:
         self.files = files
         self.asked: list[str] = []
         self.gated = False
+        self.refusal: tuple[int, dict[str, str]] | None = None
+        """The status and headers of every answer, where nothing is given out."""
+        self.tokens: set[str] = set()
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -40,12 +43,16 @@ class Hub:
 
     def answer(self, request: http.server.BaseHTTPRequestHandler, body: bool) -> None:
         path = request.path.split("?")[0]
+        self.tokens.add(request.headers.get("Authorization", ""))
         headers = {"Content-Type": "application/json"}
         status = 200
         if self.gated:
             status, data = 401, b"{}"
             headers["X-Error-Code"] = "GatedRepo"
             headers["X-Error-Message"] = "Access to this model is restricted."
+        elif self.refusal is not None:
+            (status, refused), data = self.refusal, b"{}"
+            headers |= refused
         elif "/commits/" in path:
             data = json.dumps([{"id": REVISION, "title": "t", "message": "", "authors": [], "date": DATE}]).encode()
         elif path.startswith("/api/models/"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from dlm_tui.errors import UsageError
 from dlm_tui.model.adapter_import import CONFIG, WEIGHTS
 from dlm_tui.model.adapters import AdapterError
-from dlm_tui.model.base import first_line
+from dlm_tui.model.hub_errors import hub_reason
 from dlm_tui.progress import Progress, in_thread
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -35,11 +34,16 @@ def _download(repository: str) -> Path:
     try:
         config = Path(hf_hub_download(repository, CONFIG))
         hf_hub_download(repository, WEIGHTS, revision=config.parent.name)
-    except LocalEntryNotFoundError as error:  # the hub did not answer, or refused
-        raise AdapterError(f"the adapter {repository} cannot be fetched: {first_line(error)}") from error
     except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # the hub did not answer
+            raise AdapterError(
+                f"the adapter {repository} cannot be fetched; {hub_reason(error, repository)}"
+            ) from error
         raise AdapterError(f"{repository} has no {CONFIG} with {WEIGHTS}; pickled adapters are never read") from error
     except Exception as error:  # network, authorisation and disk errors come as many types
-        where = os.environ.get("HF_ENDPOINT", "the hub")
-        raise AdapterError(f"the adapter {repository} cannot be fetched from {where}: {first_line(error)}") from error
+        raise _unfetched(repository, error) from error
     return config.parent
+
+
+def _unfetched(repository: str, error: Exception) -> AdapterError:
+    return AdapterError(f"the adapter {repository} cannot be fetched; {hub_reason(error, repository)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from dlm_tui.model.hub_errors import hub_reason
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, cache_root, find_cached, missing_message
 from dlm_tui.progress import Progress, in_thread
 
@@ -18,8 +19,8 @@ _SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 def fetch(source: BaseSource) -> Generator[Progress, None, BaseSource]:
     """Download a hub base into the shared cache and return its source with `path` and the full `revision`.
 
-    Raises BaseUnavailable with the command that fetches it when the hub cannot be reached, the base is gated, or
-    HF_HUB_OFFLINE is set.
+    Raises BaseUnavailable with the command that fetches it, and with which of licence, token, spelling and network it
+    is that stands in the way; also where HF_HUB_OFFLINE is set.
     """
     if source.kind != "hub" or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise BaseUnavailable(missing_message(source))
@@ -35,8 +36,8 @@ def fetch(source: BaseSource) -> Generator[Progress, None, BaseSource]:
     except BaseUnavailable:
         raise
     except Exception as error:  # network, authorisation and disk errors come as many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseUnavailable(f"{missing_message(source)}; the hub said: {reason}") from error
+        reason = hub_reason(error, source.hf_id, source.revision)
+        raise BaseUnavailable(f"{missing_message(source)}; {reason}") from error
     found = find_cached(source.hf_id, revision)
     if found is None:
         raise BaseUnavailable(f"{source.hf_id} has no safetensors weights")

@@ -81,11 +81,44 @@ def test_the_newest_revision_is_what_main_is_and_is_then_found_offline(hub: Hub,
     assert (found["revision"], found["again"]) == (REVISION, found["path"])
 
 
-def test_a_gated_base_says_so_with_the_command(hub: Hub, tmp_path: Path) -> None:
-    hub.gated = True
-    found = client(hub, tmp_path, "hf:org/name")
-    assert "hf download org/name" in found["error"]
-    assert "\n" not in found["error"]
+NO_TOKEN = {"HF_TOKEN": "", "HF_TOKEN_PATH": "/nonexistent", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
+TOKEN = {"HF_TOKEN": "hf_atoken"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "environment", "words"),
+    [
+        ((401, {"X-Error-Code": "GatedRepo"}), NO_TOKEN, ["licence: ", "accept it at http", "hf auth login"]),
+        ((403, {"X-Error-Code": "GatedRepo"}), TOKEN, ["licence: ", "this machine's token has no access"]),
+        ((401, {"X-Error-Code": "RepoNotFound"}), NO_TOKEN, ["spelling: ", "no public repository org/name", "token"]),
+        ((404, {"X-Error-Code": "RepoNotFound"}), TOKEN, ["spelling: ", "this machine's token sees no repository"]),
+        ((404, {"X-Error-Code": "RevisionNotFound"}), NO_TOKEN, ["spelling: ", "has no revision"]),
+        (
+            (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
+            TOKEN,
+            ["token: ", "renew it with: hf auth login"],
+        ),
+        ((403, {}), TOKEN, ["token: "]),
+        ((503, {}), NO_TOKEN, ["network: ", "status 503"]),
+    ],
+    ids=["gated", "not granted", "unknown", "unknown with a token", "revision", "bad token", "no right", "hub down"],
+)
+def test_what_stands_in_the_way_is_named(
+    hub: Hub, tmp_path: Path, refusal: tuple[int, dict[str, str]], environment: dict[str, str], words: list[str]
+) -> None:
+    hub.refusal = refusal
+    error = client(hub, tmp_path, "hf:org/name", **environment)["error"]
+    for word in ("hf download org/name", *words):
+        assert word in error, error
+    assert "\n" not in error
+    assert any(hub.tokens) == (environment is TOKEN)
+
+
+def test_a_hub_that_is_not_there_is_the_network(hub: Hub, tmp_path: Path) -> None:
+    hub.server.shutdown()
+    hub.server.server_close()
+    error = client(hub, tmp_path, "hf:org/name", **NO_TOKEN)["error"]
+    assert "network: the hub at http://127.0.0.1" in error and "cannot be reached" in error
 
 
 def test_weights_without_safetensors_are_refused(hub: Hub, tmp_path: Path) -> None:
