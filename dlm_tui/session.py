@@ -207,10 +207,11 @@ GATE = "gate"
 def split_gate(name: str, document: Document) -> tuple[str, int | None] | None:
     """`gate@7` as ("gate", 7), `gate` as ("gate", None); None for what is no gate.
 
-    Where an adapter has that name, the gate is called `_gate`.
+    `_gate` is the gate, too, for documents where an adapter has its name.
     """
     word, number = split_version(name)
-    return (GATE, number) if word == (f"_{GATE}" if GATE in document.adapter_names else GATE) else None
+    words = {f"_{GATE}"} if GATE in document.adapter_names else {GATE, f"_{GATE}"}
+    return (GATE, number) if word in words else None
 
 
 def _committed(document: Document, store: Store) -> dict[str, AdapterVersion]:

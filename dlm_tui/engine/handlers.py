@@ -53,6 +53,7 @@ class Handlers:
             p.Score: self._score,
             p.TrainGate: self._train_gate,
             p.Evaluate: self._evaluate,
+            p.Compare: self._compare,
             p.Drift: self._drift,
             p.GetStatus: self._status,
         }
@@ -255,6 +256,9 @@ class Handlers:
         report = yield from progress_events(work)
         record_evaluation(session.store, report)
         return p.Evaluated(report=report)
+
+    def _compare(self, request: p.Compare) -> Work:
+        return p.Compared(result=(yield from progress_events(self.session.compare(request.before, request.after))))
 
     def _drift(self, request: p.Drift) -> Work:
         from dlm_tui.gate import drift_report

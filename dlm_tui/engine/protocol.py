@@ -1,9 +1,9 @@
 """The wire between the screen and its children: one typed JSON object per line, both ways.
 
 Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
-one of its final events (`Opened`, `Routed`, `Generated`, `SetDone`, `Scored`, `GateTrained`, `Evaluated`, `Drifted`,
-`Status`, `Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was overtaken ends
-with `Stopped`.
+one of its final events (`Opened`, `Routed`, `Generated`, `SetDone`, `Scored`, `GateTrained`, `Evaluated`, `Compared`,
+`Drifted`, `Status`, `Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was
+overtaken ends with `Stopped`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from dlm_tui.document.comparison import VersionComparison
 from dlm_tui.export.cost_table import FormatCost
 
 # The reports are part of the wire: the screen has them from here.
@@ -117,6 +118,13 @@ class Evaluate(Message, tag="evaluate"):
     folds: int = 5
 
 
+class Compare(Message, tag="compare"):
+    """What moved between two gates or two versions of one adapter, named as in `adapter compare`."""
+
+    before: str
+    after: str
+
+
 class Drift(Message, tag="drift"):
     """What freezing the gate costs, over the training prompts and these prompts."""
 
@@ -176,6 +184,7 @@ Request = (
     | Score
     | TrainGate
     | Evaluate
+    | Compare
     | Drift
     | GetStatus
     | Cancel
@@ -367,6 +376,12 @@ class Evaluated(Message, tag="evaluated"):
     report: EvaluationReport
 
 
+class Compared(Message, tag="compared"):
+    """Saved prompts, and prompts or answers of the document, under both."""
+
+    result: VersionComparison
+
+
 class Drifted(Message, tag="drifted"):
     """The report of `dlm-tui drift --json`."""
 
@@ -429,6 +444,7 @@ Event = (
     | Scored
     | GateTrained
     | Evaluated
+    | Compared
     | Drifted
     | Status
     | Trained
@@ -445,6 +461,7 @@ FINAL_EVENTS = (
     Scored,
     GateTrained,
     Evaluated,
+    Compared,
     Drifted,
     Status,
     Trained,

@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from dlm_tui.document.comparison import AnswerMoved, Moved, VersionComparison
 from dlm_tui.engine.client import EngineFailed, EngineGone, ExitInfo
 from dlm_tui.engine.protocol import (
+    Compare,
+    Compared,
     Drift,
     Drifted,
     DriftReport,
@@ -225,6 +228,10 @@ class RecordedEngine:
                 yield Progress(stage="fold", done=1, total=5, eta=8.2)
                 await self._measured()
                 yield Evaluated(report=EVALUATION)
+            case Compare():
+                yield Progress(stage="live", done=1, total=2)
+                await self._measured()
+                yield Compared(result=comparison(request.before, request.after))
             case Drift():
                 yield Progress(stage="answers", done=30, total=40, eta=70.0)
                 await self._measured()
@@ -433,6 +440,20 @@ DRIFT = DriftReport(
     verdict="Freezing keeps most of what the gate learned.",
     most_changed=[ChangedPrompt(prompt="Say good morning", line=9, kl=1.2, weights={})],
 )
+
+
+def comparison(before: str, after: str) -> VersionComparison:
+    """What moved between two gates, or two versions of an adapter."""
+    found = VersionComparison(before=before, after=after)
+    if before.startswith("gate"):
+        calm, other = {"knowledge": 0.7, "tone": 0.2, "style": 0.1}, {"knowledge": 0.1, "tone": 0.2, "style": 0.7}
+        found.moved = [Moved("what is high water", calm, calm, True), Moved("rime me a mast", calm, other)]
+    else:
+        found.answers = [
+            AnswerMoved(text="what is high water", saved=True, before=0.5, after=0.75),
+            AnswerMoved(text="How deep is it?", saved=False, before=0.2, after=1.4, before_gain=0.31, after_gain=2.25),
+        ]
+    return found
 
 
 def train_report(

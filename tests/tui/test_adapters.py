@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 
 from dlm_tui.app.screens.adapters import AdaptersScreen
-from dlm_tui.store import OwnEffect, current_version
+from dlm_tui.engine.protocol import Compare
+from dlm_tui.files import scratch_sibling
+from dlm_tui.store import (
+    GateConfig,
+    OwnEffect,
+    Store,
+    change,
+    current_version,
+    store_lock,
+    write_gate_config,
+    write_gate_record,
+)
 from dlm_tui.store.adapter_history import record_effects, version_history
+from dlm_tui.store.former_gates import GateAt, stage_former
 from dlm_widgets.pick_list import PickList
 from tests.adapter_versions import finished_training
 from tests.tui.conftest import Bench, Opener
@@ -108,3 +123,62 @@ async def test_an_adapter_that_learned_nothing_is_said_until_it_is_read(workbenc
         await bench.until(lambda: any("learned next to nothing" in toast for toast in bench.toasts), "said")
         (shown,) = [n for n in bench.app._notifications if "learned next to nothing" in n.message]
         assert shown.severity == "warning" and shown.timeout > 3600, "it stays until it is dismissed"
+
+
+async def test_what_moved_between_any_two_versions_and_gates(workbench: Opener) -> None:
+    async with workbench(size=(80, 24)) as bench:
+        store, names = bench.context.store, bench.context.names
+        for run in (1, 2, 3):
+            finished_training(store, *names, run=run)
+        for run in (2, 3):
+            former_gate(store, names, run)
+        await open_versions(bench)
+        listing = listed(bench).query_one(PickList)
+        rows = [str(row.prompt).split()[:2] for row in listing.options]
+        assert ["gate@3", "*"] in rows and rows[-1][0] == "gate@2"
+        listing.highlighted = 2
+        await bench.press("c")
+        await bench.until(lambda: "knowledge@1 is marked" in bench.text, "marked")
+        listing.highlighted = len(rows) - 1
+        await bench.press("c")
+        await bench.until(lambda: "are not versions of one thing" in bench.text, "another thing")
+        listing.highlighted = 1
+        await bench.press("c")
+        await bench.until(lambda: "knowledge@2 is better than knowledge@1" in " ".join(bench.text.split()), "moved")
+        assert isinstance(bench.world.requests[-1], Compare)
+        assert "its answer +0.31 → +2.25 nats a token" in bench.text and "effect 0.500 → 0.750 nats" in bench.text
+        await bench.press("escape")
+        listing.highlighted = len(rows) - 1
+        await bench.press("c")
+        listing.highlighted = len(rows) - 2
+        await bench.press("c")
+        await bench.until(lambda: "1 of 2 prompts have another strongest adapter under gate@3" in bench.text, "gates")
+        await bench.press("escape", "enter")
+        await bench.until(lambda: "Gates are trained, not chosen" in bench.text, "said")
+
+
+async def test_closing_a_comparison_stops_it(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        for run in (1, 2):
+            finished_training(bench.context.store, *bench.context.names, run=run)
+        bench.world.measuring = asyncio.Event()
+        await open_versions(bench)
+        for row in (0, 1):
+            listed(bench).query_one(PickList).highlighted = row
+            await bench.press("c")
+        await bench.until(lambda: "asking the live gate" in bench.text, "it is asked")
+        await bench.press("escape")
+        request = bench.world.requests[-1]
+        await bench.until(lambda: request.id in bench.engines[0]._cancelled, "stopped")
+
+
+def former_gate(store: Store, names: Sequence[str], run: int) -> None:
+    """A gate that takes the place of the one before, as `save_gate` writes it, without weights."""
+    with store_lock(store, 5.0), change(store) as together:
+        stage_former(store, together)
+        folder = scratch_sibling(store.gate_dir)
+        folder.mkdir(parents=True)
+        staged = GateAt(store, folder)
+        write_gate_config(staged, GateConfig(tuple(names), 0.01, 8, 4, "uniform"))
+        write_gate_record(staged, {"format": 1, "run_id": run})
+        together.replace_folder(store.gate_dir, folder)

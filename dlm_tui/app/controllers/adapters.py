@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.engine.client import EngineGone
+from dlm_tui.engine.protocol import Compare, Compared, Failed, Progress
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.progress_words import progress_words
 from dlm_tui.store.adapter_history import (
     VersionFacts,
     before_last_training,
@@ -19,6 +22,7 @@ from dlm_tui.store.adapter_history import (
     use_versions,
     version_history,
 )
+from dlm_tui.store.former_gates import gate_history
 
 if TYPE_CHECKING:
     from dlm_tui.app.screens.adapters import AdaptersScreen
@@ -40,19 +44,51 @@ class Adapters:
         context = self._context
         try:
             facts = await self._read()
+            gates = await asyncio.to_thread(gate_history, context.store)
         except (DlmTuiError, OSError) as error:
             context.ui.say(str(error), error=True)
             return
         if not facts:
             context.ui.say(f"No adapter has a version yet. {context.key('train.all')} trains them.", warning=True)
             return
-        dialog = AdaptersScreen(facts, context.marks, context.state.desk_versions)
+        dialog = AdaptersScreen(facts, context.marks, context.state.desk_versions, gates)
         dialog.on_use = lambda chosen: self._change(dialog, partial(self._use, chosen))
         dialog.on_back = lambda: self._change(dialog, self._back)
         dialog.on_keep = lambda chosen: self._change(dialog, partial(self._keep, chosen))
         dialog.on_drop = lambda chosen: self._change(dialog, partial(self._drop, chosen))
         dialog.on_mark = lambda chosen: self._mark(dialog, chosen)
+        dialog.on_compare = lambda before, after: self._compare(dialog, before, after)
         context.ui.open_dialog(dialog)
+
+    def _compare(self, dialog: AdaptersScreen, before: str, after: str) -> None:
+        if not self._context.link.ready:
+            dialog.say("This needs the engine, which is not ready yet.", error=True)
+            return
+        self._context.ui.run(partial(self._show_moved, before, after), "compare", "comparison", exclusive=True)
+
+    async def _show_moved(self, before: str, after: str) -> None:
+        """Ask the engine for what moved; closing the dialog stops it."""
+        from dlm_tui.app.screens.comparison import ComparisonScreen
+
+        context, request = self._context, Compare(before=before, after=after)
+        shown, finished = ComparisonScreen(before, after, context.names, context.marks), False
+        await context.ui.open_dialog(shown)
+        shown.on_closed = lambda: context.ui.cancel("compare")
+        try:
+            async for event in context.link.stream(request):
+                if isinstance(event, Progress):
+                    shown.say(progress_words(event))
+                elif isinstance(event, Compared):
+                    shown.show(event.result)
+                elif isinstance(event, Failed):
+                    shown.say(event.text, error=True)
+            finished = True
+        except EngineGone as error:
+            finished = True
+            shown.say(str(error), error=True)
+        finally:
+            if not finished:
+                await context.link.cancel(request)
 
     async def _read(self) -> list[VersionFacts]:
         found = await asyncio.to_thread(version_history, self._context.store, self._context.names)

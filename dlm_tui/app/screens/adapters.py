@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.store.adapter_history import VersionFacts
+from dlm_tui.store.former_gates import GateFacts
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -33,12 +34,22 @@ class AdaptersScreen(Dialog[None]):
         ("dialog.mark", "Desk"),
         ("dialog.keep", "Keep"),
         ("dialog.delete", "Drop"),
+        ("dialog.compare", "Compare"),
         ("dialog.close", "Close"),
     )
 
-    def __init__(self, facts: Sequence[VersionFacts], marks: Mapping[str, Mark], on_desk: Sequence[str]) -> None:
+    def __init__(
+        self,
+        facts: Sequence[VersionFacts],
+        marks: Mapping[str, Mark],
+        on_desk: Sequence[str],
+        gates: Sequence[GateFacts] = (),
+    ) -> None:
         super().__init__()
-        self._facts, self._marks, self._on_desk = _ordered(facts), marks, tuple(on_desk)
+        self._marks, self._on_desk, self._gates = marks, tuple(on_desk), tuple(gates)
+        self._facts: list[VersionFacts | GateFacts] = [*_ordered(facts), *gates]
+        self._first = ""
+        self.on_compare: Callable[[str, str], object] = lambda before, after: None
         self.on_use: Callable[[VersionFacts], object] = lambda chosen: None
         self.on_back: Callable[[], object] = lambda: None
         self.on_keep: Callable[[VersionFacts], object] = lambda chosen: None
@@ -59,7 +70,7 @@ class AdaptersScreen(Dialog[None]):
     def show(self, facts: Sequence[VersionFacts] | None, on_desk: Sequence[str]) -> None:
         """What there is now (None: the same versions), and which of them are on the desk."""
         if facts is not None:
-            self._facts = _ordered(facts)
+            self._facts = [*_ordered(facts), *self._gates]
         self._on_desk = tuple(on_desk)
         self._fill(self.query_one(PickList).highlighted or 0)
 
@@ -69,7 +80,15 @@ class AdaptersScreen(Dialog[None]):
 
     @property
     def chosen(self) -> VersionFacts | None:
-        """The highlighted version."""
+        """The highlighted version of an adapter; a gate is only compared, which is then said."""
+        row = self._highlighted
+        if isinstance(row, GateFacts):
+            self.say("Gates are trained, not chosen; c compares two of them.")
+            return None
+        return row
+
+    @property
+    def _highlighted(self) -> VersionFacts | GateFacts | None:
         index = self.query_one(PickList).highlighted
         return self._facts[index] if index is not None and index < len(self._facts) else None
 
@@ -78,7 +97,16 @@ class AdaptersScreen(Dialog[None]):
         listing.set_options([Option(self._row(facts)) for facts in self._facts])
         listing.highlighted = min(index, len(self._facts) - 1) if self._facts else None
 
-    def _row(self, facts: VersionFacts) -> Content:
+    def _row(self, facts: VersionFacts | GateFacts) -> Content:
+        first = "c" if self._called(facts) == self._first else " "
+        if isinstance(facts, GateFacts):
+            when = (facts.when or "")[5:16].replace("T", " ")
+            details = [when, f"run {facts.run}", facts.mode, f"{len(facts.names)} adapters"]
+            return assemble(
+                (f"  {self._called(facts):<14s}", "bold" if facts.in_force else ""),
+                f" {'*' if facts.in_force else ' '} {first} ",
+                (" \u00b7 ".join(part for part in details if part), "dim"),
+            )
         mark, name = self._marks.get(facts.name), f"{facts.name}@{facts.version}"
         signs = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
         desk = "\u25a0" if name in self._on_desk else " "
@@ -95,7 +123,7 @@ class AdaptersScreen(Dialog[None]):
         return assemble(
             (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),
             (f"{name:<14s}", "bold" if facts.in_force else ""),
-            f" {signs}{desk} ",
+            f" {signs}{desk if first == ' ' else first} ",
             (" \u00b7 ".join(part for part in details if part), "dim"),
         )
 
@@ -121,6 +149,31 @@ class AdaptersScreen(Dialog[None]):
         """Delete the highlighted version."""
         if self.chosen is not None:
             self.on_drop(self.chosen)
+
+    def action_compare(self) -> None:
+        """The first press marks, one on another version of the same adapter (or gate) shows what moved."""
+        row = self._highlighted
+        if row is None:
+            return
+        name, first = self._called(row), self._first
+        if first and first != name and first.partition("@")[0] != name.partition("@")[0]:
+            self.say(f"{first} and {name} are not versions of one thing.", error=True)
+            return
+        self._first = "" if first else name
+        self._fill(self.query_one(PickList).highlighted or 0)
+        if not first:
+            self.say(f"{name} is marked; press it on another version to see what moved.")
+        elif first == name:
+            self.say("")
+        else:
+            self.say("")
+            self.on_compare(first, name)
+
+    def _called(self, facts: VersionFacts | GateFacts) -> str:
+        """As it is called in a comparison; the gate has another word where an adapter has its."""
+        if isinstance(facts, GateFacts):
+            return f"{'_gate' if 'gate' in self._marks else 'gate'}@{facts.run}"
+        return f"{facts.name}@{facts.version}"
 
     def action_mark(self) -> None:
         """A fader and a place in Compare for the highlighted version, or neither."""

@@ -33,19 +33,22 @@ class MovedScreen(Dialog[None]):
         for title, changes in (("Saved prompts", saved), ("Recent prompts", recent)):
             if changes:
                 yield LiteralStatic(title, classes="field")
-                yield LiteralStatic(Content("\n").join(self._block(change) for change in changes))
+                blocks = (moved_block(change, self._names, self._marks) for change in changes)
+                yield LiteralStatic(Content("\n").join(blocks))
         if not self._moved:
             yield LiteralStatic("No remembered prompt has been routed before and after a training yet.")
 
-    def _block(self, change: Moved) -> Content:
-        parts: list[str | tuple[str, str]] = [
-            ("\u2192 " if change.top_changed else "  ", "bold $warning"),
-            (sanitize(change.text, one_line=True)[:200], "bold" if change.top_changed else ""),
-            "\n    ",
-        ]
-        strongest = top(change.after)
-        for name in self._names:
-            if name in change.after and name in change.before:
-                text = f"{self._marks[name].glyph} {change.before[name]:.2f} \u2192 {change.after[name]:.2f}   "
-                parts.append((text, f"{'bold ' if name == strongest else ''}{self._marks[name].color}"))
-        return assemble(*parts)
+
+def moved_block(change: Moved, names: Sequence[str], marks: Mapping[str, Mark]) -> Content:
+    """A prompt, and below it each adapter's weight before and after."""
+    parts: list[str | tuple[str, str]] = [
+        ("\u2192 " if change.top_changed else "  ", "bold $warning"),
+        (sanitize(change.text, one_line=True)[:200], "bold" if change.top_changed else ""),
+        "\n    ",
+    ]
+    strongest = top(change.after)
+    for name in names:
+        if name in change.after and name in change.before:
+            text = f"{marks[name].glyph} {change.before[name]:.2f} \u2192 {change.after[name]:.2f}   "
+            parts.append((text, f"{'bold ' if name == strongest else ''}{marks[name].color}"))
+    return assemble(*parts)
