@@ -252,7 +252,7 @@ def _as_json(facts: VersionFacts) -> dict[str, Any]:
 
 def effect_words(effect: OwnEffect) -> str:
     """The effect on the adapter's own sections, and whether it is one."""
-    return f"effect {effect.kl:.3f} nats a token{' (next to nothing)' if effect.nothing else ''}"
+    return f"effect {effect.kl:.3g} nats a token{' (next to nothing)' if effect.nothing else ''}"
 
 
 def _line(facts: VersionFacts) -> str:

@@ -104,7 +104,7 @@ def test_an_adapter_that_learned_is_told_with_its_effect(
     assert not any(text.startswith("facts") for text in warnings)
     home = ["--home", str(tmp_path / "home")]
     assert main(["adapter", "list", str(path), "facts", *home]) == 0
-    assert f"effect {first.effect.kl:.3f} nats a token" in capsys.readouterr().out
+    assert f"effect {first.effect.kl:.3g} nats a token" in capsys.readouterr().out
     assert main(["adapter", "list", str(path), "facts", "--json", *home]) == 0
     (told,) = json.loads(capsys.readouterr().out)["facts"]
     assert told["effect"] == first.effect.kl and told["effect_measured"]["sections"] == first.effect.sections

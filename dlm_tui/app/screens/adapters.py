@@ -34,7 +34,7 @@ class AdaptersScreen(Dialog[None]):
         ("dialog.mark", "Desk"),
         ("dialog.keep", "Keep"),
         ("dialog.delete", "Drop"),
-        ("dialog.compare", "Compare"),
+        ("dialog.compare", "Diff"),
         ("dialog.close", "Close"),
     )
 
@@ -116,7 +116,7 @@ class AdaptersScreen(Dialog[None]):
             f"run {facts.run_id}" if facts.run_id is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
             f"loss {loss:.3f}" if loss is not None else "",
-            f"effect {facts.effect.kl:.3f} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
+            f"effect {facts.effect.kl:.3g} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
             f"{len(facts.exports)} exports" if facts.exports else "",
         ]
