@@ -174,7 +174,7 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.mark", "space", "mark", "Mark", "Mark the entry: a version gets a fader and a place in Compare",
         "Dialogs", "dialog"),
     Key("dialog.keep", "k", "keep", "Keep", "Keep the marked version when others are pruned", "Dialogs", "dialog"),
-    Key("dialog.compare", "c", "compare", "Compare", "What moved between two versions or two gates: press it on both",
+    Key("dialog.moved", "c", "moved", "Moved", "What moved between two versions or two gates: press it on both",
         "Dialogs", "dialog"),
     Key("dialog.run", "f6", "run", "Run", "Run the highlighted set of prompts; write the file", "Dialogs", "dialog"),
     Key("dialog.sort", "s", "sort", "Sort", "Sort by the next column", "Dialogs", "dialog"),

@@ -563,7 +563,7 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.export": Scenario(lambda bench, _: showing(bench, ExportScreen) and "quiet: tone" in bench.text,
                               among_named_mixes, size=WIDE),
     "dialog.keep": Scenario(lambda bench, _: "is kept" in version_note(bench), earlier_version),
-    "dialog.compare": Scenario(lambda bench, _: "knowledge@1 is marked" in version_note(bench), earlier_version),
+    "dialog.moved": Scenario(lambda bench, _: "knowledge@1 is marked" in version_note(bench), earlier_version),
     "dialog.run": Scenario(shows(SetRunScreen), at_a_saved_prompt),
     "dialog.sort": Scenario(lambda bench, _: "moved weights" in bench.text, set_run, size=WIDE),
     "dialog.expect": Scenario(shows(ExpectScreen), at_a_saved_prompt),

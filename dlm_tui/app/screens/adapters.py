@@ -34,7 +34,7 @@ class AdaptersScreen(Dialog[None]):
         ("dialog.mark", "Desk"),
         ("dialog.keep", "Keep"),
         ("dialog.delete", "Drop"),
-        ("dialog.compare", "Diff"),
+        ("dialog.moved", "Diff"),
         ("dialog.close", "Close"),
     )
 
@@ -150,7 +150,7 @@ class AdaptersScreen(Dialog[None]):
         if self.chosen is not None:
             self.on_drop(self.chosen)
 
-    def action_compare(self) -> None:
+    def action_moved(self) -> None:
         """The first press marks, one on another version of the same adapter (or gate) shows what moved."""
         row = self._highlighted
         if row is None:

@@ -96,8 +96,8 @@ class Dialog(ModalScreen[Result]):
     def action_file(self) -> None:
         """Read or write a file, where there is one to read or write."""
 
-    def action_compare(self) -> None:
-        """Compare the highlighted entry with another, where that means something."""
+    def action_moved(self) -> None:
+        """Show what moved between the highlighted entry and another, where that means something."""
 
     def action_keep(self) -> None:
         """Keep the highlighted entry, where that means something."""
