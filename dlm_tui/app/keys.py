@@ -154,6 +154,8 @@ KEYS: tuple[Key, ...] = (
         "View", "runs", footer=0, edge=0),
     Key("runs.details", "enter", "run_details", "Details", "How the adapters in force were trained, and what their "
         "selections chose", "View", "runs", footer=1),
+    Key("runs.overlay", "o", "overlay_runs", "Overlay", "Lay runs over one another: losses, gate, settings that "
+        "differ", "View", "runs", footer=1, edge=1),
     Key("jobs.cancel", "delete,x", "cancel_job", "Cancel job", "Stop the running job", "Train", "jobs", footer=0,
         edge=0),
     Key("view.zoom", "f3,z", "zoom", "Zoom", "Show this pane alone, or everything again", "View", footer=7, edge=3,
@@ -184,6 +186,14 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.compare", "ctrl+o", "compare", "Compare", "Answer under the marked mixes", "Dialogs", "dialog"),
     Key("dialog.export", "f5", "export", "Export", "Export the marked entry", "Dialogs", "dialog"),
     Key("dialog.beside", "f9", "beside", "Beside", "Lay the entry beside what is shown", "Dialogs", "dialog"),
+    Key("runs.curve", "m", "next_curve", "Curve", "Of runs: loss, validation loss, gate loss, entropy, mean weights",
+        "Dialogs", "dialog"),
+    Key("runs.smooth", "a", "smooth", "Smooth", "Of runs: smooth the curves, more, not at all", "Dialogs", "dialog"),
+    Key("runs.log", "l", "logarithmic", "Log", "Of runs: logarithms or values", "Dialogs", "dialog"),
+    Key("runs.earlier", "left", "move_cursor(-1)", "", "Of runs: the cursor to an earlier step", "Dialogs", "dialog"),
+    Key("runs.later", "right", "move_cursor(1)", "", "Of runs: the cursor to a later step", "Dialogs", "dialog"),
+    Key("runs.csv", "c", "save_csv", "CSV", "Of runs: every point, beside the document", "Dialogs", "dialog"),
+    Key("runs.svg", "v", "save_svg", "SVG", "Of runs: the chart, beside the document", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

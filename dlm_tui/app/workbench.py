@@ -202,6 +202,10 @@ class Workbench(Screen[None]):
     def _run_details(self) -> None:
         self.controllers.run_details.open()
 
+    @on(RunsPane.OverlayPressed)
+    def _overlay_pressed(self) -> None:
+        self.controllers.run_overlay.open()
+
     @on(OutlinePane.OpenLine)
     def _open_line(self, event: OutlinePane.OpenLine) -> None:
         self.controllers.documents.open_line(event.line)

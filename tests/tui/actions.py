@@ -27,6 +27,7 @@ from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.run_details import RunDetailsScreen
 from dlm_tui.app.screens.sampling import SamplingScreen
+from dlm_tui.app.screens.run_overlay import RunOverlayScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen
@@ -44,6 +45,7 @@ from dlm_widgets.splitter import Splitter
 from tests.adapter_versions import finished_training
 from tests.tui import mouse
 from tests.tui.conftest import Bench
+from tests.tui.overlaid import at_the_runs, click_chart, overlay, overlaying, saved
 from tests.tui.recorded import World
 
 PROMPT = "what is the tide"
@@ -524,6 +526,18 @@ ACTIONS: dict[str, Scenario] = {
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
     "runs.details": Scenario(shows(RunDetailsScreen), runs_of_two_trainings),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
+    "runs.overlay": Scenario(shows(RunOverlayScreen), at_the_runs),
+    "runs.curve": Scenario(lambda bench, _: overlay(bench).metric == "val_loss", overlaying, size=WIDE),
+    "runs.smooth": Scenario(lambda bench, _: overlay(bench).smoothing == 1, overlaying, size=WIDE),
+    "runs.log": Scenario(lambda bench, _: overlay(bench).logarithmic, overlaying, size=WIDE),
+    "runs.earlier": Scenario(
+        lambda bench, _: (overlay(bench).cursor or 99.0) < 15.0, overlaying, size=WIDE, hand=click_chart(0.2)
+    ),
+    "runs.later": Scenario(
+        lambda bench, _: (overlay(bench).cursor or 0.0) > 15.0, overlaying, size=WIDE, hand=click_chart(0.8)
+    ),
+    "runs.csv": Scenario(lambda bench, _: saved(bench, "runs.csv").is_file(), overlaying, size=WIDE),
+    "runs.svg": Scenario(lambda bench, _: saved(bench, "runs.svg").is_file(), overlaying, size=WIDE),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
     "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),
     "engine.restart": Scenario(lambda bench, _: bench.context.link.ready, unreachable, world=no_model),

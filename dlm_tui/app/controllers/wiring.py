@@ -27,6 +27,7 @@ from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.run_details import RunDetails
 from dlm_tui.app.controllers.sampling import AnswerSampling
+from dlm_tui.app.controllers.run_overlay import RunOverlay
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
 from dlm_tui.app.controllers.set_running import SetRunning
@@ -81,6 +82,7 @@ class Controllers:
         self.sections = Sections(context, self.changes)
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
+        self.run_overlay = RunOverlay(context)
         self.jobs = Jobs(context, views.jobs, pages)
         self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
         self.copying = Copying(context, views.answers, pages)
