@@ -26,8 +26,8 @@ from dlm_tui.app.screens.named_mixes import NamedMixesScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.run_details import RunDetailsScreen
-from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.app.screens.run_overlay import RunOverlayScreen
+from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen

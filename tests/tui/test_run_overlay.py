@@ -66,7 +66,7 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.until(lambda: "gate entropy" in bench.text, "entropy")
         await bench.press("m")
         await bench.until(lambda: "mean weights over runs" in bench.text and "knowledge 0.60" in bench.text, "weights")
-        await bench.press("m", "s", "l")
+        await bench.press("m", "a", "l")
         await bench.until(lambda: "log10 of loss" in bench.text and "smoothed 0.6" in bench.text, "how it is drawn")
         await bench.press("c", "v")
         await bench.until(lambda: saved(bench, "runs.csv").is_file() and saved(bench, "runs.svg").is_file(), "saved")

@@ -26,8 +26,8 @@ from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.run_details import RunDetails
-from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.run_overlay import RunOverlay
+from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
 from dlm_tui.app.controllers.set_running import SetRunning
