@@ -66,6 +66,8 @@ KEYS: tuple[Key, ...] = (
         panes=("prompt",)),
     Key("prompt.sets", "f9", "prompt_sets", "Sets", "Named sets of prompts, kept beside the document", "Prompt", edge=2,
         panes=("prompt",)),
+    Key("teach.pick", "alt+x", "pick", "Pick", "Draw answers to a prompt or a set, pick the better of two blind",
+        "Prompt"),
     Key("prompt.focus", "i", "focus_prompt", "Prompt", "Go to the prompt", "Prompt"),
     Key("mix.mode", "x", "mix_mode", "Mode", "Gate, uniform or custom mix", "Mix", footer=8, edge=0, panes=("desk",)),
     Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6, edge=4),
@@ -94,6 +96,8 @@ KEYS: tuple[Key, ...] = (
         "Train"),
     Key("train.take_in", "alt+r,o", "take_in", "Take in", "Use the adapters and the gate that were trained elsewhere",
         "Train"),
+    Key("train.preferences", "alt+b", "train_preferences", "Train preferences", "Train the adapters that have enough "
+        "preferences; the marked set shows before and after", "Train"),
     Key("train.evaluate", "alt+v,v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, "
         "calibration", "Train", footer=10),
     Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),
@@ -194,6 +198,9 @@ KEYS: tuple[Key, ...] = (
     Key("runs.later", "right", "move_cursor(1)", "", "Of runs: the cursor to a later step", "Dialogs", "dialog"),
     Key("runs.csv", "c", "save_csv", "CSV", "Of runs: every point, beside the document", "Dialogs", "dialog"),
     Key("runs.svg", "v", "save_svg", "SVG", "Of runs: the chart, beside the document", "Dialogs", "dialog"),
+    Key("dialog.first", "1", "pick(1)", "First", "The first of two answers is better", "Dialogs", "dialog"),
+    Key("dialog.second", "2", "pick(2)", "Second", "The second of two answers is better", "Dialogs", "dialog"),
+    Key("dialog.skip", "0", "pick(0)", "Neither", "Neither of two answers is better", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

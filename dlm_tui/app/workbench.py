@@ -280,6 +280,14 @@ class Workbench(Screen[None]):
         """Named sets of prompts."""
         self.controllers.prompts.open_sets()
 
+    def action_pick(self) -> None:
+        """Draw answers and pick the better ones."""
+        self.controllers.picking.open()
+
+    def action_train_preferences(self) -> None:
+        """Train the adapters that have enough preferences."""
+        self.controllers.preference_training.start()
+
     def action_focus_prompt(self) -> None:
         """Go to the prompt."""
         self.panes.go_to("prompt")

@@ -15,6 +15,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.answer_diff import AnswerDiffScreen
 from dlm_tui.app.screens.answers import AnswersScreen
+from dlm_tui.app.screens.draw import DrawScreen
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
@@ -23,6 +24,7 @@ from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.lesson import LessonScreen
 from dlm_tui.app.screens.named_mixes import NamedMixesScreen
+from dlm_tui.app.screens.pick import PickScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.run_details import RunDetailsScreen
@@ -31,6 +33,7 @@ from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen
+from dlm_tui.app.screens.settings_offer import SettingsOffer
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.screens.train import TrainScreen
@@ -302,13 +305,35 @@ async def set_run(bench: Bench) -> None:
     """A set was run before and after a training."""
     await at_a_saved_prompt(bench)
     for runs in (0, 1):
-        bench.world.runs = runs
+        bench.world.runs, bench.world.version = runs, runs + 1
         if showing(bench, PromptSetsScreen):
             bench.app.screen.action_run()  # type: ignore[attr-defined]
             await bench.until(lambda: showing(bench, SetRunScreen), "the set's dialog")
         bench.app.screen.action_accept()  # type: ignore[attr-defined]
         await bench.idle()
     await bench.until(lambda: "1 of 2 answers changed" in bench.text, "compared")
+
+
+async def picking(bench: Bench) -> None:
+    """The first of some pairs is shown."""
+    await prompt(bench)
+    bench.screen.action_pick()
+    await bench.until(lambda: showing(bench, DrawScreen), "draw")
+    bench.app.screen.action_accept()  # type: ignore[attr-defined]
+    await bench.until(lambda: showing(bench, PickScreen) and "pair 1 of 2" in bench.text, "pairs")
+
+
+def picked(number: int) -> Callable[[Bench, Any], object]:
+    """The second pair is shown, and so many are picked; nothing is picked without a pair that was shown."""
+    return lambda bench, _: f"pair 2 of 2 \u00b7 {number} picked" in bench.text
+
+
+async def with_preferences(bench: Bench) -> None:
+    """One adapter has enough preferences."""
+    for number in range(4):
+        text = f"::preference#tone::\n### Prompt\nSay {number}\n### Chosen\nPlease.\n### Rejected\nNo.\n\n"
+        bench.path.write_text(bench.path.read_text() + text)
+    await bench.until(lambda: sections(bench) == 17, "read")
 
 
 # ---- what can be told ----------------------------------------------------------------------------------------------
@@ -429,6 +454,8 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "prompt.history": Scenario(shows(HistoryScreen), prompt),
     "prompt.sets": Scenario(shows(PromptSetsScreen), prompt),
+    "teach.pick": Scenario(shows(DrawScreen), prompt),
+    "train.preferences": Scenario(shows(SettingsOffer), with_preferences),
     "prompt.focus": Scenario(lambda bench, _: focus_of(bench) == "prompt", focus="desk", hand=click_editor),
     "mix.mode": Scenario(lambda bench, _: bench.context.state.mix.mode == "uniform", prompt),
     "mix.reset": Scenario(lambda bench, _: bench.context.state.mix.solos == [], soloed),
@@ -582,5 +609,8 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.sort": Scenario(lambda bench, _: "moved weights" in bench.text, set_run, size=WIDE),
     "dialog.expect": Scenario(shows(ExpectScreen), at_a_saved_prompt),
     "dialog.file": Scenario(shows(SetFileScreen), at_a_saved_prompt),
+    "dialog.first": Scenario(picked(1), picking),
+    "dialog.second": Scenario(picked(1), picking),
+    "dialog.skip": Scenario(picked(0), picking),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

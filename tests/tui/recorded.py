@@ -86,6 +86,7 @@ class World:
         self.sharpness = 12.0
         self.words = 6
         self.runs = 0
+        self.version = 1
         self.requests: list[Message] = []
         self.fail_open: str | None = None
         self.fail_job: Failed | None = None
@@ -249,7 +250,7 @@ class RecordedEngine:
         trained = self.world.trained
         return Opened(
             adapters=list(NAMES) if trained else [],
-            versions=dict.fromkeys(NAMES, 1) if trained else {},
+            versions=dict.fromkeys(NAMES, self.world.version) if trained else {},
             gate="trained" if trained else "none",
             gate_reason="" if trained else "no gate has been trained yet",
             base="pocket",
@@ -298,14 +299,15 @@ class RecordedEngine:
             await self.world.hold.wait()
             weights = self.weights(prompt)
             for view in request.views:
-                told = f"{view.name}{request.seed or ''} says {prompt}" + (f" after {runs} trainings" if index else "")
+                seed = f" by {request.seed}" if request.seed else ""
+                told = f"{view.name}{seed} says {prompt}" + (f" after {runs} trainings" if index else "")
                 mix = resolve_view(view, NAMES if self.world.trained else (), weights)
                 yield SetAnswered(
                     prompt=index, view=view.name, text=told, token_ids=[index + 1, runs + 1], reason="stop",
                     weights=weights, mix=mix, logprob=-2.0 - index,
                     former_logprob=-2.0 - index - runs if (index, view.name) in former else None,
                 )  # fmt: skip
-        versions = dict.fromkeys(NAMES, runs + 1) if self.world.trained else {}
+        versions = dict.fromkeys(NAMES, self.world.version) if self.world.trained else {}
         yield SetDone(versions=versions, base="pocket", seconds=0.4, seed=request.seed)
 
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
@@ -376,6 +378,7 @@ class RecordedJob:
                 yield Stopped(reason="cancelled")
                 return
         if isinstance(self.request, TrainJob):
+            self.world.version += self.world.trained
             self.world.trained = True
             self.world.runs += 1
             self.world.sharpness += 3.0

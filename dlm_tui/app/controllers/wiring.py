@@ -22,6 +22,8 @@ from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.labelling import Labelling
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.named_mixes import SavedMixes
+from dlm_tui.app.controllers.picking import Picking
+from dlm_tui.app.controllers.preference_training import PreferenceTraining
 from dlm_tui.app.controllers.prompts import Prompts
 from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
@@ -110,7 +112,9 @@ class Controllers:
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
         self.saved_mixes = SavedMixes(context, self.mixing, self.generation, self.export)
-        self.set_running = SetRunning(context, self.mixing)
+        self.set_running = SetRunning(context, self.mixing, self.sampling)
+        self.picking = Picking(context, self.teaching, self.set_running, self.sampling, prompt)
+        self.preference_training = PreferenceTraining(context, self.changes, self.training, self.set_running)
         self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
         self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
         self._connect()
@@ -132,13 +136,18 @@ class Controllers:
             self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
-        self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back, self.teaching.taken_back)
+        self.changes.taken_back.connect(
+            self.labelling.taken_back,
+            self.sections.taken_back,
+            self.teaching.taken_back,
+            self.preference_training.taken_back,
+        )
         self.settings.changed.connect(status.show_keys, self.theme_changed, self.sampling.show)
         self.sampling.accepted.connect(self.generation.again)
         self.keeping.kept.connect(self.shown.ended)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
-        self.training.finished.connect(self.documents.show, self._sources_retrained)
+        self.training.finished.connect(self.documents.show, self._sources_retrained, self.preference_training.trained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 

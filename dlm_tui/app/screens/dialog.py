@@ -99,6 +99,9 @@ class Dialog(ModalScreen[Result]):
     def action_moved(self) -> None:
         """Show what moved between the highlighted entry and another, where that means something."""
 
+    def action_pick(self, number: int) -> None:
+        """Pick one of two, where there are two."""
+
     def action_keep(self) -> None:
         """Keep the highlighted entry, where that means something."""
 
