@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from dlm_tui.cli.main import main
 from dlm_tui.cli.train import add_arguments, kind_choices
 from dlm_tui.document import TrainerSettings, load
 from dlm_tui.errors import UsageError
-from dlm_tui.model import MixedModel, Sampling, load_peft_adapter
+from dlm_tui.model import MixedModel, PiSSAHistoryBake, Sampling, load_peft_adapter
 from dlm_tui.model.base import Base
+from dlm_tui.model.modulated.convert import pissa_from_adapter
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.scoring import sweep
 from dlm_tui.store import (
@@ -29,6 +31,7 @@ from dlm_tui.store import (
     read_manifest,
     read_training_record,
 )
+from dlm_tui.store.adapter_history import find_version
 from dlm_tui.store.adapter_kind import FILE, tail_lines, tail_words
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.plan import TrainingPlan, plan_training
@@ -313,3 +316,29 @@ def test_signed_pairs_teach_both_signs_and_nothing_at_zero(base: Base, tmp_path:
         backbone = model.reference
         at_zero = backbone.logits(backbone.forward(ids, None, torch.zeros(1, 1)))
     assert torch.equal(at_zero, plain), "c = 0 is the base, bit for bit"
+
+
+def test_kept_rounds_compose_as_a_history_does(base: Base, tmp_path: Path) -> None:
+    """What the desk does with `facts@1` beside `facts` equals the kept history on the plain model, in either order."""
+    path = written(tmp_path)
+    store = Store(tmp_path / "home", load(path).dlm_id)
+    train(path, base, choices=chosen(parameterization="pissa", signed=True))
+    train(path, base, choices=chosen(selection="wanda", signed=True, rank=2))
+    rounds = {
+        name: replace(load_peft_adapter(find_version(store, "facts", number).path, "facts", base), name=name)
+        for name, number in (("facts@1", 1), ("facts", 2))
+    }
+    mix = {"facts@1": 1.5, "facts": -0.5}
+    mixed = MixedModel(base, {"facts": rounds["facts"]}).extended({"facts@1": rounds["facts@1"]})
+    ids = torch.tensor([base.chat("Is the harbour quiet?")])
+    row = mixed.coefficients(mix).unsqueeze(0)
+    with torch.no_grad():
+        here = [backbone.logits(backbone.forward(ids, None, row)) for backbone in (mixed.backbone, mixed.reference)]
+        for order in (list(mix), list(reversed(mix))):
+            kept = [(pissa_from_adapter(base.model, rounds[name]), mix[name]) for name in order]
+            history = PiSSAHistoryBake(base.model, kept)
+            wanted = base.model(input_ids=ids).logits
+            history.remove()
+            for found in here:
+                torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(wanted, base.model(input_ids=ids).logits, atol=1e-3)
