@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.cli.train import cluster_flag, joined_cluster
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
-from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY, bars
+from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY
 
 if TYPE_CHECKING:
     from dlm_tui.training.sweep_report import SweepReport
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 def lines(report: SweepReport) -> list[str]:
     """The table with a chart of what the trials are judged by, then the best and what was written."""
     header = [*report.header()[:-1], FIGURES[report.by]]
-    chart = bars(report.trials, report.by, _CHART_CELLS)
+    chart = report.chart(_CHART_CELLS)
     cells = [
         [_cell(value) for value in row[:-1]] + [(chart[number] + (" best" if number == report.best else "")).strip()]
         for number, row in enumerate(report.rows())

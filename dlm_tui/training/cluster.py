@@ -139,7 +139,7 @@ class Cluster:
                     result = self._result(ref, tasks[index])
                     if isinstance(result, NodeFailed):
                         bad.add(result.node)
-                        if bad >= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                        if bad >= self._fitting(self._memory(tasks[index])):
                             raise ClusterError(f"{tasks[index].label}: {result.text}, on every node")
                         pending[self._submit(remote, tasks[index], board, bad)] = index
                     else:
@@ -153,7 +153,7 @@ class Cluster:
         from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
         need = self._memory(task)
-        self._refuse_without_node(need)
+        self._fitting(need)
         options: dict[str, Any] = {
             "num_cpus": self.threads,
             "num_gpus": self._gpus,
@@ -201,17 +201,20 @@ class Cluster:
         kept = activation_bytes(self._base.config, task.tokens, item=item, checkpointing=task.checkpointing)
         return 2 * weights + kept
 
-    def _refuse_without_node(self, memory: int) -> None:
-        """Raises ClusterError for a task that would wait for ever, because no node is large enough."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= self.threads for node in nodes):
-            largest = max((node.get("CPU", 0) for node in nodes), default=0)
+    def _fitting(self, memory: int) -> set[str]:
+        """The nodes that are large enough for a task. Raises ClusterError where it would wait for ever."""
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        wide = [node for node in alive if node["Resources"].get("CPU", 0) >= self.threads]
+        if not wide:
+            largest = max((node["Resources"].get("CPU", 0) for node in alive), default=0)
             raise ClusterError(
                 f"no node has {self.threads} CPUs, as many as this process has threads; the largest has {largest:g}: "
                 f"set OMP_NUM_THREADS={max(1, int(largest))}"
             )
-        if not any(node.get("memory", 0) >= memory for node in nodes):
+        found = {str(node["NodeID"]) for node in wide if node["Resources"].get("memory", 0) >= memory}
+        if not found:
             raise ClusterError(f"no node has the {memory / 1e9:.1f} GB of memory that a task needs")
+        return found
 
     def _slots(self) -> int:
         return sum(int(node["Resources"].get("CPU", 0) // self.threads) for node in self._ray.nodes() if node["Alive"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dlm_tui.model.registry import BaseSource
 
 _SENT = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+PLACE = "DLM_TUI_NODE_DIR"
+"""The environment variable of a node that says where it keeps bases, instead of its temporary folder."""
 _loaded: dict[str, Base] = {}
 
 
@@ -81,7 +84,7 @@ def base_here(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]])
 
 def _folder(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -> Path:
     """The files on this machine's disk, complete or not there at all; they stay for the next time."""
-    root = Path(tempfile.gettempdir()) / "dlm-tui-bases"
+    root = Path(os.environ.get(PLACE) or tempfile.gettempdir()) / "dlm-tui-bases"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root / shipped.key
     with FileLock(root / f"{shipped.key}.lock"):

@@ -133,7 +133,7 @@ def test_no_room_on_any_node_leaves_the_store_alone(base: Base, tmp_path: Path) 
     path = new_document(tmp_path / "d")
     full = tmp_path / "full"
     full.write_text("a file where the nodes want a folder: whatever they write is refused by the system")
-    with local_cluster(1, TMPDIR=str(full)) as (cluster, _), Cluster.connect(cluster.address, base) as joined:
+    with local_cluster(1, DLM_TUI_NODE_DIR=str(full)) as (cluster, _), Cluster.connect(cluster.address, base) as joined:
         with pytest.raises(ClusterError, match="on every node"):
             train(path, base, joined, quiet)
         assert store_files(path) == set()
