@@ -37,6 +37,7 @@ from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.plan import TrainingPlan, plan_training
 from dlm_tui.training.report import TrainOutcome
 from dlm_tui.training.request import CalibrationPrompts
+from tests.interop.store_checker import check_store
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -78,7 +79,8 @@ def train(path: Path, base: Base, **more: Any) -> TrainOutcome:
 
     document = load(path)
     store = Store(path.parent / "home", document.dlm_id)
-    return train_document(TrainRequest(document=document, store=store, base=base, adapters=["facts"], **more), quiet)
+    wanted = {"adapters": ["facts"], **more}
+    return train_document(TrainRequest(document=document, store=store, base=base, **wanted), quiet)
 
 
 def chosen(**kind: Any) -> KindChoices:
@@ -231,6 +233,13 @@ def test_the_next_plain_training_keeps_the_kind(base: Base, tmp_path: Path, caps
 
     back = train(path, base, choices=chosen(parameterization="lora", rank=4)).adapters["facts"]
     assert back.kind == "lora r4" and back.tail_depth == {}
+
+
+def test_the_other_tool_reads_the_store(base: Base, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    kind = AdapterKind(parameterization="pissa", selection="cho_rej_min_std", signed=True)
+    train(path, base, adapters=None, choices=KindChoices(by_name={"facts": kind}))
+    check_store(Store(tmp_path / "home", load(path).dlm_id).root, ["facts", "manners"])
 
 
 def test_a_version_from_elsewhere_keeps_its_parameterization(base: Base, tmp_path: Path) -> None:
