@@ -67,7 +67,8 @@ class TrainRequest:
     `scan` is the finished pass that read them. `resume` goes on with the training that was interrupted, exactly; a
     checkpoint is written every `checkpoint_steps` optimiser steps of an adapter, or when `checkpoint_seconds` have
     passed. `trainer` takes the place of the side file's settings. With `elsewhere` the adapters are trained and the
-    gate's prompts embedded by other machines; an adapter that is lost there begins again.
+    gate's prompts embedded by other machines; an adapter that is lost there begins again. `receipt`, a file of the
+    store, says afterwards that the adapters were put in force: it is written in the same change.
     """
 
     document: Document
@@ -83,6 +84,7 @@ class TrainRequest:
     checkpoint_seconds: float | None = 600.0
     trainer: TrainerSettings | None = None
     elsewhere: Elsewhere | None = None
+    receipt: Path | None = None
 
     def plan(self) -> TrainingPlan:
         """What the adapters' training will do. Raises as `plan_training`."""

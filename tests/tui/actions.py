@@ -70,6 +70,7 @@ class Scenario:
     world: Callable[[], World] = World
     focus: str | None = None
     hand: Step | None = None
+    line: bool = False
 
 
 # ---- where a binding means something -------------------------------------------------------------------------------
@@ -91,6 +92,50 @@ async def trained_elsewhere(bench: Bench) -> None:
 async def runs_of_two_trainings(bench: Bench) -> None:
     await trained_twice(bench)
     await page("runs")(bench)
+
+
+async def line_of_three(bench: Bench) -> None:
+    """A training that is held, an export and a judgement behind it, the last one marked."""
+    bench.world.hold.clear()
+    bench.screen.action_train()
+    await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+    bench.screen.action_export()
+    await bench.until(lambda: len(bench.context.board.records) == 2, "the export waits")
+    await bench.screen.action_evaluate()
+    await bench.until(lambda: len(bench.context.board.records) == 3, "the judgement waits")
+    await mark_job(bench, 2)
+
+
+async def mark_job(bench: Bench, row: int) -> None:
+    bench.panes.go_to("jobs")
+    await bench.until(lambda: bench.screen.jobs_pane.query_one(OptionList).option_count == 3, "listed")
+    bench.screen.jobs_pane.query_one(OptionList).highlighted = row
+    await bench.until(lambda: bench.screen.jobs_pane.marked is bench.context.board.listed()[row], "marked")
+
+
+async def second_of_three(bench: Bench) -> None:
+    await line_of_three(bench)
+    await mark_job(bench, 1)
+
+
+async def paused_line(bench: Bench) -> None:
+    await line_of_three(bench)
+    bench.controllers.queue.toggle_pause()
+    await bench.until(lambda: len(bench.context.board.waiting()) == 3, "paused")
+
+
+async def line_worked_off(bench: Bench) -> None:
+    await line_of_three(bench)
+    bench.world.hold.set()
+    await bench.until(lambda: all(record.over.is_set() for record in bench.context.board.records), "all over")
+    await bench.idle()
+    await mark_job(bench, 0)
+
+
+def judged_before_exported(bench: Bench) -> bool:
+    line = bench.controllers.queue.line
+    numbers = [entry.number for entry in line.queue.read().entries] if line is not None else []
+    return numbers.index(3) < numbers.index(2)
 
 
 async def looking_at_versions(bench: Bench) -> None:
@@ -565,6 +610,16 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "runs.csv": Scenario(lambda bench, _: saved(bench, "runs.csv").is_file(), overlaying, size=WIDE),
     "runs.svg": Scenario(lambda bench, _: saved(bench, "runs.svg").is_file(), overlaying, size=WIDE),
+    "jobs.pause": Scenario(
+        lambda bench, _: bench.controllers.queue.line is not None and not bench.controllers.queue.line.line.paused,
+        paused_line,
+        line=True,
+    ),
+    "jobs.earlier": Scenario(lambda bench, _: judged_before_exported(bench), line_of_three, line=True),
+    "jobs.later": Scenario(lambda bench, _: judged_before_exported(bench), second_of_three, line=True),
+    "jobs.result": Scenario(
+        lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text, line_worked_off, line=True
+    ),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
     "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),
     "engine.restart": Scenario(lambda bench, _: bench.context.link.ready, unreachable, world=no_model),

@@ -18,6 +18,7 @@ from dlm_tui.engine.protocol import (
     DriftReport,
     Evaluate,
     Evaluated,
+    EvaluateJob,
     EvaluationReport,
     Event,
     Exported,
@@ -29,6 +30,7 @@ from dlm_tui.engine.protocol import (
     Generated,
     GetStatus,
     Hello,
+    JobRequest,
     Log,
     Message,
     MisroutedPrompt,
@@ -347,7 +349,7 @@ class RecordedEngine:
 class RecordedJob:
     """A training or an export that takes as long as the test wants."""
 
-    def __init__(self, world: World, request: TrainJob | ExportJob) -> None:
+    def __init__(self, world: World, request: JobRequest) -> None:
         self.world, self.request = world, request
         self.log: deque[str] = deque()
         self._stop = asyncio.Event()
@@ -377,14 +379,16 @@ class RecordedJob:
             if self._stop.is_set():
                 yield Stopped(reason="cancelled")
                 return
-        if isinstance(self.request, TrainJob):
+        if isinstance(self.request, EvaluateJob):
+            yield Evaluated(report=EVALUATION)
+        elif isinstance(self.request, TrainJob):
             self.world.version += self.world.trained
             self.world.trained = True
             self.world.runs += 1
             self.world.sharpness += 3.0
             self.world.on_trained()
             yield self.world.train_end or Trained(report=self.world.train_report)
-        else:
+        elif isinstance(self.request, ExportJob):
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
             report = ExportReport(folder=folder, next_command=command, parity=self.world.parity, drift=self.world.drift)

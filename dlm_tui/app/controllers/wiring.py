@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.changes import Changes
@@ -25,6 +26,7 @@ from dlm_tui.app.controllers.named_mixes import SavedMixes
 from dlm_tui.app.controllers.picking import Picking
 from dlm_tui.app.controllers.preference_training import PreferenceTraining
 from dlm_tui.app.controllers.prompts import Prompts
+from dlm_tui.app.controllers.queue import Queue
 from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.run_details import RunDetails
@@ -52,6 +54,7 @@ from dlm_tui.app.controllers.views import (
     Redrawn,
     RunsView,
 )
+from dlm_tui.app.jobs import JobRecord
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Controllers:
         self.history = GateHistory(context, views.runs)
         self.run_overlay = RunOverlay(context)
         self.jobs = Jobs(context, views.jobs, pages)
+        self.queue = Queue(context, views.jobs, pages)
         self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
         self.copying = Copying(context, views.answers, pages)
         self.routing = Routing(context, prompt, views.insight)
@@ -116,7 +120,7 @@ class Controllers:
         self.picking = Picking(context, self.teaching, self.set_running, self.sampling, prompt)
         self.preference_training = PreferenceTraining(context, self.changes, self.training, self.set_running)
         self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
-        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
+        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, self.queue, pages)
         self._connect()
 
     def _connect(self) -> None:
@@ -151,6 +155,26 @@ class Controllers:
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 
+        self.queue.found.connect(self._follow_found)
+        self.queue.resumed.connect(self.training.train)
+
+    def _follow_found(self, record: JobRecord) -> None:
+        """A job that this screen did not ask for ends as one that it did."""
+        if record.kind == "train":
+            self.context.ui.run(partial(self.training.follow, record), "job-train", "training")
+        elif record.kind == "export":
+            self.context.ui.run(partial(self.export.follow, record), "job-export", "export")
+
+    def show_result(self, record: JobRecord | None) -> None:
+        """What came of a job: a report, a folder, what is in force; of one that is not over, how far it is."""
+        if record is None:
+            self.context.ui.say("No job is marked.")
+        elif record.evaluation is not None:
+            self.reports.show(record)
+        else:
+            text = record.summary or record.detail()
+            self.context.ui.say(text, title=record.title, error=record.state == "failed")
+
     def show_all(self) -> None:
         """Draw everything once, when the screen is up."""
         self.documents.show()
@@ -167,6 +191,7 @@ class Controllers:
         self.sources.start()
         self.recall.start()
         self.history.poll()
+        self.queue.start()
 
     def _sources_retrained(self) -> None:
         self.context.ui.run(self.sources.retrained, "retrained", "sources")
