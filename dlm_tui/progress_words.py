@@ -10,6 +10,7 @@ STAGES = {
     "base": "loading the base",
     "best": "looking for the best fixed mix",
     "best static": "measuring the best fixed mix",
+    "cluster": "waiting for the cluster",
     "commit": "putting the adapters in force",
     "download": "fetching the base",
     "drift": "measuring what freezing costs",

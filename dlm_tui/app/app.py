@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual import events
 from textual.app import App
 from textual.binding import BindingType
 from textual.filter import LineFilter
@@ -100,6 +101,12 @@ class WorkbenchApp(App[int], inherit_bindings=False):
     def get_default_screen(self) -> Screen[None]:
         """The first frame."""
         return OpeningScreen(self.opening.name)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Alt with a letter is a key; what is being edited would take the letter as text."""
+        if isinstance(event, events.Key) and event.key.startswith("alt+"):
+            event.character = None
+        await super().on_event(event)
 
     def on_mount(self) -> None:
         """Colours that are not in the stylesheets follow the theme."""

@@ -14,19 +14,23 @@ import msgspec
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
+    Evaluated,
+    EvaluationReport,
     Event,
     Exported,
-    ExportJob,
     ExportReport,
     Failed,
     GateTrained,
+    JobRequest,
     Log,
     Progress,
     Stopped,
+    SweepReport,
+    Swept,
     Trained,
-    TrainJob,
     TrainReport,
 )
+from dlm_tui.engine.queue_results import result_words
 from dlm_tui.errors import DlmTuiError
 
 
@@ -38,16 +42,16 @@ class Stoppable(Protocol):
         ...
 
 
-JobStarter = Callable[[TrainJob | ExportJob], Awaitable[Job]]
-Kind = Literal["train", "gate", "export", "serve"]
-JobState = Literal["running", "done", "failed", "cancelled"]
+JobStarter = Callable[[JobRequest], Awaitable[Job]]
+Kind = Literal["train", "gate", "export", "serve", "evaluate", "sweep"]
+JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 _KEEP = 20
 _LOG = 400
 
 
 @dataclass
 class JobRecord:
-    """One job."""
+    """One job. `number` and `request` are those of the line it stands in, None for what runs outside of it."""
 
     kind: Kind
     title: str
@@ -62,6 +66,16 @@ class JobRecord:
     training: TrainReport | None = None
     export: ExportReport | None = None
     trained: GateTrained | None = None
+    evaluation: EvaluationReport | None = None
+    sweep: SweepReport | None = None
+    number: int | None = None
+    request: JobRequest | None = None
+    place: int = 0
+    """Among those that wait."""
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its turn has come, or it ended before."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has ended, however that was."""
 
     @property
     def fraction(self) -> float | None:
@@ -79,6 +93,7 @@ class JobRecord:
 
     def take(self, event: Event) -> None:
         """Note an event."""
+        self.take_up()
         match event:
             case Progress():
                 before, self.progress = self.progress, _forward(self.progress, event)
@@ -94,6 +109,12 @@ class JobRecord:
             case Exported(report=finished):
                 self.export = finished
                 self._end("done", f"done in {time_text(self.seconds)}")
+            case Evaluated(report=judged):
+                self.evaluation = judged
+                self._end("done", result_words(event))
+            case Swept(report=swept):
+                self.sweep = swept
+                self._end("done", result_words(event))
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event
                 self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
@@ -107,6 +128,18 @@ class JobRecord:
     def _end(self, state: JobState, summary: str) -> None:
         self.ended = monotonic()
         self.state, self.summary = state, summary
+        self.begun.set()
+        self.over.set()
+
+    def take_up(self) -> None:
+        """Its turn has come."""
+        if self.state == "waiting":
+            self.state, self.started, self.note = "running", monotonic(), ""
+        self.begun.set()
+
+    def wait_again(self, note: str) -> None:
+        """It was stopped to go on later, and waits in line."""
+        self.state, self.note, self.progress = "waiting", note, None
 
 
 def _forward(before: Progress | None, now: Progress) -> Progress:
@@ -117,11 +150,25 @@ def _forward(before: Progress | None, now: Progress) -> Progress:
     return msgspec.structs.replace(now, done=before.done, eta=before.eta)
 
 
+class Line(Protocol):
+    """Where jobs wait for one another, outside of this process."""
+
+    async def submit(self, request: JobRequest, kind: Kind, title: str) -> JobRecord | None:
+        """Put a job in line; None where no line can be kept."""
+
+    async def cancel(self, record: JobRecord) -> str:
+        """Take it out of the line, or stop it; says which."""
+
+
 class JobBoard:
-    """Runs jobs, at most one of a kind, and remembers the last ones. `changed` is called at every event."""
+    """Runs jobs, and remembers the last ones. `changed` is called at every event.
+
+    With a `line` jobs wait for one another there; without one each runs at once, as a child of this process.
+    """
 
     def __init__(self, starter: JobStarter, changed: Callable[[JobRecord, Event | None], None]) -> None:
         self._starter = starter
+        self.line: Line | None = None
         self._changed = changed
         self._jobs: dict[int, Stoppable] = {}
         self.records: deque[JobRecord] = deque(maxlen=_KEEP)
@@ -147,8 +194,20 @@ class JobBoard:
         self._changed(record, None)
         return record
 
-    async def run(self, request: TrainJob | ExportJob, kind: Kind, title: str) -> JobRecord:
-        """Start a job child and follow it to its end."""
+    async def run(self, request: JobRequest, kind: Kind, title: str) -> JobRecord:
+        """Put a job in line, or start a child for it, and follow it to its end."""
+        placed = await self.place(request, kind, title)
+        if placed is not None:
+            await placed.over.wait()
+            return placed
+        return await self.run_here(request, kind, title)
+
+    async def place(self, request: JobRequest, kind: Kind, title: str) -> JobRecord | None:
+        """Put a job in line; None where there is no line, or none that can be written."""
+        return await self.line.submit(request, kind, title) if self.line is not None else None
+
+    async def run_here(self, request: JobRequest, kind: Kind, title: str) -> JobRecord:
+        """Start a child for a job and follow it to its end."""
         record = self._begin(kind, title)
         try:
             job = await self._starter(request)
@@ -166,6 +225,29 @@ class JobBoard:
         finally:
             del self._jobs[id(record)]
         return record
+
+    def put(self, record: JobRecord) -> None:
+        """Take over a record of a job that is somebody else's to follow."""
+        if record.state in ("waiting", "running"):
+            if self.failure is not None and self.failure.kind == record.kind:
+                self.failure = None
+            self.records.appendleft(record)
+        else:
+            self.records.append(record)
+        self._changed(record, None)
+
+    def tell(self, record: JobRecord) -> None:
+        """A record was changed by who follows it."""
+        self._changed(record, None)
+
+    def listed(self) -> list[JobRecord]:
+        """As they are shown: what runs, what waits in the order of the line, what is over, the newest first."""
+        ranks = {"running": 0, "waiting": 1}
+        return sorted(self.records, key=lambda record: (ranks.get(record.state, 2), record.place))
+
+    def waiting(self) -> list[JobRecord]:
+        """What waits, in the order of the line."""
+        return [record for record in self.listed() if record.state == "waiting"]
 
     def begin(self, kind: Kind, title: str) -> JobRecord:
         """Record work that somebody else follows to its end, with `attach` and `note`."""
@@ -206,6 +288,8 @@ class JobBoard:
         self._changed(record, event)
 
     async def cancel(self, record: JobRecord) -> str:
-        """Stop a job child; says what it took."""
+        """Stop a job; says what it took."""
+        if self.line is not None and record.number is not None and record.state in ("waiting", "running"):
+            return await self.line.cancel(record)
         job = self._jobs.get(id(record))
         return await job.cancel() if job else "already over"

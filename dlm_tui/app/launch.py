@@ -20,6 +20,7 @@ def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained
     path = document.resolve()
 
     def read() -> Setup:
+        from dlm_tui.app.job_line import start_runner_beside
         from dlm_tui.app.setup import Setup
         from dlm_tui.app.state import StateFile, note_recent
         from dlm_tui.document import load
@@ -39,6 +40,7 @@ def make_app(document: Path, home: Path, base: str | None, *, train_if_untrained
             state_file=StateFile(path),
             engine_factory=EngineClient,
             job_starter=start_job,
+            runner_starter=start_runner_beside,
             train_if_untrained=train_if_untrained,
             when_ready=freeze_startup_objects,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -112,6 +112,13 @@ class MixState(msgspec.Struct, kw_only=True):
         """Back to the gate alone."""
         self.mode = "gate"
         self.faders, self.pins, self.solos, self.mutes = {}, {}, [], []
+
+
+class MixChoice(NamedTuple):
+    """What is to be done with saved mixes."""
+
+    what: Literal["recall", "compare", "export"]
+    mixes: dict[str, dict[str, float]]
 
 
 class DeskHistory:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlm_tui.app.config import Config
+from dlm_tui.app.job_line import RunnerStarter
 from dlm_tui.app.jobs import JobStarter
 from dlm_tui.app.state import StateFile
 from dlm_tui.document import Document
@@ -25,6 +26,8 @@ class Setup:
     state_file: StateFile
     engine_factory: Callable[[], Engine]
     job_starter: JobStarter
+    runner_starter: RunnerStarter | None = None
+    """Works off the document's line of jobs in a process of its own; None: every job runs at once, as a child."""
     train_if_untrained: bool = False
     screenshot_folder: Path = field(default_factory=Path.cwd)
     server_words: tuple[str, ...] = ()

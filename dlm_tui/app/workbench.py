@@ -53,7 +53,7 @@ class Workbench(Screen[None]):
         self.answers = AnswersPane(columns=state.columns, heat=state.heat, card_width=context.config.look.answer_width)
         self.insight = InsightPane()
         self.runs = RunsPane()
-        self.jobs_pane = JobsPane(context.board.records)
+        self.jobs_pane = JobsPane(context.board.listed, lambda: self.controllers.queue.words())
         self.outline = OutlinePane()
         self.status_line = ThrottledStatic(lambda: self.controllers.status.words(), id="status")
         self.footer, self.leave_key = KeyBar(id="footer"), KeyBar(id="leave")
@@ -195,12 +195,28 @@ class Workbench(Screen[None]):
         self.controllers.teaching.open(event.how)
 
     @on(JobsPane.CancelPressed)
-    def _cancel_pressed(self) -> None:
-        self.controllers.jobs.cancel_running()
+    def _cancel_pressed(self, event: JobsPane.CancelPressed) -> None:
+        self.controllers.jobs.cancel_running(event.record)
+
+    @on(JobsPane.PausePressed)
+    def _pause_pressed(self) -> None:
+        self.controllers.queue.toggle_pause()
+
+    @on(JobsPane.MovePressed)
+    def _move_pressed(self, event: JobsPane.MovePressed) -> None:
+        self.controllers.queue.move(event.record, event.by)
+
+    @on(JobsPane.ResultPressed)
+    def _result_pressed(self, event: JobsPane.ResultPressed) -> None:
+        self.controllers.show_result(event.record)
 
     @on(RunsPane.DetailsPressed)
     def _run_details(self) -> None:
         self.controllers.run_details.open()
+
+    @on(RunsPane.OverlayPressed)
+    def _overlay_pressed(self) -> None:
+        self.controllers.run_overlay.open()
 
     @on(OutlinePane.OpenLine)
     def _open_line(self, event: OutlinePane.OpenLine) -> None:
@@ -275,6 +291,14 @@ class Workbench(Screen[None]):
     def action_prompt_sets(self) -> None:
         """Named sets of prompts."""
         self.controllers.prompts.open_sets()
+
+    def action_pick(self) -> None:
+        """Draw answers and pick the better ones."""
+        self.controllers.picking.open()
+
+    def action_train_preferences(self) -> None:
+        """Train the adapters that have enough preferences."""
+        self.controllers.preference_training.start()
 
     def action_focus_prompt(self) -> None:
         """Go to the prompt."""

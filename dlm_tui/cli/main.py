@@ -29,6 +29,7 @@ COMMANDS = {
     "parse": "check documents and print what is in them",
     "train": "train the adapters and the gate",
     "sweep": "try settings, judged on held-out sections, and write the best into the document",
+    "queue": "jobs that wait in line: list, add, pause, resume, cancel, move, run",
     "route": "gate weights of prompts",
     "prompt": "answer a prompt",
     "repl": "answer prompts, a line each, until the end of input",

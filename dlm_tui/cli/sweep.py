@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.train import cluster_flag, joined_cluster
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
-from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY, bars
+from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY
 
 if TYPE_CHECKING:
     from dlm_tui.training.sweep_report import SweepReport
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--write-best", action="store_true", help="put the best settings into the document")
     parser.add_argument("--csv", action="store_true", help="a row per trial")
+    cluster_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.own_store import own_store
     from dlm_tui.document import parse_bytes, read_document_bytes, sources
-    from dlm_tui.model import load_base, resolve_base
+    from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
-    from dlm_tui.training.sweep import SweepRequest, sweep_document
+    from dlm_tui.training.sweep import SweepRequest, one_after_another, sweep_document
     from dlm_tui.training.sweep_grid import parse_grid, trials_of
 
     if args.csv and args.json:
@@ -63,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     document, scan = sources.expand_sources(parse_bytes(data, path))
     trials_of(document, data, grid)  # what is wrong with the grid is said before a base is loaded
     narration = Narration()
-    base = run_to_end(load_base(resolve_base(document.base_model, Path(args.base) if args.base else None)), narration)
-    report = sweep_document(
-        SweepRequest(
+    base = run_to_end(load_base(base_of(document, args.base)), narration)
+    with joined_cluster(args, base) as elsewhere:
+        request = SweepRequest(
             document=document,
             data=data,
             store=store,
@@ -75,9 +77,8 @@ def run(args: argparse.Namespace) -> int:
             by=args.by,
             write=args.write_best,
             scan=scan,
-        ),
-        narration,
-    )
+        )
+        report = sweep_document(request, narration, elsewhere.judge if elsewhere is not None else one_after_another)
     say(f"{report.fresh} of {report.works} trainings were new; the others were done before")
     if args.json:
         emit(report.as_json())
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 def lines(report: SweepReport) -> list[str]:
     """The table with a chart of what the trials are judged by, then the best and what was written."""
     header = [*report.header()[:-1], FIGURES[report.by]]
-    chart = bars(report.trials, report.by, _CHART_CELLS)
+    chart = report.chart(_CHART_CELLS)
     cells = [
         [_cell(value) for value in row[:-1]] + [(chart[number] + (" best" if number == report.best else "")).strip()]
         for number, row in enumerate(report.rows())

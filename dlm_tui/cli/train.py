@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKin
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document, TrainerSettings
+    from dlm_tui.model import Base
+    from dlm_tui.training.cluster import Cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +56,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-minutes", type=float, default=10.0, metavar="M", help="and at least every M minutes (10)"
     )
+    cluster_flag(parser)
     trainer_flags(parser)
+
+
+def cluster_flag(parser: argparse.ArgumentParser) -> None:
+    """Where the work is done."""
+    parser.add_argument(
+        "--cluster",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="on the nodes of a Ray cluster: ray://HOST:PORT, or auto for the one that this machine belongs to",
+    )
+
+
+def joined_cluster(args: argparse.Namespace, base: Base) -> AbstractContextManager[Cluster | None]:
+    """The cluster of `--cluster` while the block runs, None without that flag. Raises UsageError, ClusterError."""
+    if args.cluster is None:
+        return nullcontext()
+    from dlm_tui.training.cluster import Cluster
+
+    return Cluster.connect(args.cluster, base)
 
 
 def trainer_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
     calibration = calibration_prompts(Path(args.calibration)) if args.calibration else None
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise UsageError("--checkpoint-steps must be at least 1")
+    if args.checkpoint_steps is not None and args.cluster is not None:
+        raise UsageError("--checkpoint-steps is for a training here: on a cluster an adapter that is lost begins again")
     if not args.checkpoint_minutes > 0:
         raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()
@@ -113,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     store = Store(resolve_home(args.home), document.dlm_id)
     refuse_before_base(document, store, args.adapter, choices)
     base = run_to_end(load_base(base_of(document, args.base)), narration)
-    outcome = train_document(
-        TrainRequest(
+    with joined_cluster(args, base) as elsewhere:
+        request = TrainRequest(
             document=document,
             store=store,
             base=base,
@@ -127,9 +153,9 @@ def run(args: argparse.Namespace) -> int:
             checkpoint_steps=args.checkpoint_steps,
             trainer=trainer_settings(args, document),
             checkpoint_seconds=args.checkpoint_minutes * 60.0,
-        ),
-        narration,
-    )
+            elsewhere=elsewhere,
+        )
+        outcome = train_document(request, narration)
     for name, item in outcome.adapters.items():
         loss = f", loss {item.train_loss:.3f} nats per token" if item.train_loss is not None else ""
         effect = f", {effect_words(item.effect)}" if item.effect is not None else ""

@@ -50,6 +50,21 @@ class DocumentChange(msgspec.Struct, kw_only=True, frozen=True):
         )
 
     @classmethod
+    def between(cls, kind: str, before: bytes, after: bytes) -> DocumentChange:
+        """What made one file of another: the bytes between what is equal at both ends."""
+        start = _shared(before, after)
+        tail = _shared(before[start:][::-1], after[start:][::-1])
+        return cls(
+            kind=kind,
+            line=before[:start].count(b"\n") + 1,
+            offset=start,
+            removed=before[start : len(before) - tail],
+            added=after[start : len(after) - tail],
+            sha256=hashlib.sha256(after).hexdigest(),
+            previous_sha256=hashlib.sha256(before).hexdigest(),
+        )
+
+    @classmethod
     def of_edit(cls, kind: str, edit: Edit) -> DocumentChange:
         """What a change in place did."""
         return cls(
@@ -122,3 +137,9 @@ class ChangeLog:
                 break
             kept.insert(0, change)
         write_atomic(self._path, msgspec.json.encode(kept))
+
+
+def _shared(first: bytes, second: bytes) -> int:
+    """How many bytes at the beginning of both are the same."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))

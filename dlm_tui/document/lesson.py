@@ -37,9 +37,17 @@ def kept_answer(prompt: str, answer: str, adapter: str | None, source: str) -> L
 
 
 def better_answer(
-    prompt: str, chosen: str, rejected: str, adapter: str | None, source: str, at: datetime, run_id: int | None
+    prompt: str,
+    chosen: str,
+    rejected: str,
+    adapter: str | None,
+    source: str,
+    at: datetime,
+    run_id: int | None,
+    *,
+    note: str = "",
 ) -> Lesson:
-    """One answer that is better than another, as a preference; `at` is UTC.
+    """One answer that is better than another, as a preference; `at` is UTC, `note` says how it was compared.
 
     It is marked as mined by a person after training run `run_id`; where nothing was trained yet, which the format has
     no such marker for, as taken over from `source`. Raises UsageError for an empty text and for two equal answers.
@@ -53,7 +61,7 @@ def better_answer(
     marker = (
         harvest_marker(f"dlm-tui/{source}")
         if run_id is None or run_id < 1
-        else mined_marker(JUDGE, 1.0, 0.0, at, run_id)
+        else mined_marker(f"{JUDGE} {note}".strip(), 1.0, 0.0, at, run_id)
     )
     content = preference_content(prompt, chosen, rejected)
     return Lesson("preference", adapter, content, marker, (prompt, chosen, rejected))

@@ -1,4 +1,4 @@
-"""Background jobs, one child each: training and export. No torch here."""
+"""Background jobs, one child each: training, judging, export. No torch here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from dlm_tui.engine.process import ChildProcess, EngineGone
-from dlm_tui.engine.protocol import Event, ExportJob, Failed, Stopped, TrainJob
+from dlm_tui.engine.protocol import Event, Failed, JobRequest, Stopped
 
 _ASK_SECONDS = 5.0
 _TERM_SECONDS = 2.0
@@ -21,7 +21,7 @@ class Job(Protocol):
     log: deque[str]
 
     def events(self) -> AsyncIterator[Event]:
-        """Progress, then Trained or Exported, Failed or Stopped."""
+        """Progress, then Trained, Evaluated or Exported, Failed or Stopped."""
 
     async def cancel(self) -> str:
         """Stop the job and say what it took."""
@@ -30,7 +30,7 @@ class Job(Protocol):
 class ChildJob:
     """A job in its own process group."""
 
-    def __init__(self, request: TrainJob | ExportJob):
+    def __init__(self, request: JobRequest):
         self.request = request
         self._child = ChildProcess("dlm_tui.engine.job_worker")
         self.log = self._child.log
@@ -72,7 +72,7 @@ class ChildJob:
         return "ended by SIGKILL"
 
 
-async def start_job(request: TrainJob | ExportJob) -> Job:
+async def start_job(request: JobRequest) -> Job:
     """Start a job child for this request."""
     job = ChildJob(request)
     await job.start()

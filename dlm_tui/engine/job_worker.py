@@ -15,14 +15,19 @@ from dlm_tui.engine.progress_events import ProgressEvents
 from dlm_tui.engine.protocol import (
     PROTOCOL,
     Cancel,
+    Evaluated,
+    EvaluateJob,
     Event,
     Exported,
     ExportJob,
     Failed,
     Hello,
+    JobRequest,
     Log,
     Request,
     Stopped,
+    SweepJob,
+    Swept,
     Trained,
     TrainJob,
 )
@@ -42,7 +47,7 @@ if TYPE_CHECKING:
 class _Job:
     """The state shared by the thread that reads requests and the one that works."""
 
-    def __init__(self, transport: StdioTransport, request: TrainJob | ExportJob):
+    def __init__(self, transport: StdioTransport, request: JobRequest):
         self.transport, self.request, self._progress = transport, request, ProgressEvents()
         self._cancelled = threading.Event()
         threading.Thread(target=self._watch, name="cancel", daemon=True).start()
@@ -81,7 +86,7 @@ def main() -> None:
     )
     transport.listen()
     request: Request | None = transport.inbox.get()
-    if not isinstance(request, TrainJob | ExportJob):
+    if not isinstance(request, JobRequest):
         os._exit(2)
     # A terminal's hang-up or a plain kill ends the work through the same door as a cancel message.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -97,7 +102,15 @@ def _raise_cancelled(*_: object) -> None:
 
 def _answer(job: _Job) -> Event:
     try:
-        return run_train(job, job.request) if isinstance(job.request, TrainJob) else run_export(job, job.request)
+        match job.request:
+            case TrainJob():
+                return run_train(job, job.request)
+            case EvaluateJob():
+                return run_evaluate(job, job.request)
+            case ExportJob():
+                return run_export(job, job.request)
+            case SweepJob():
+                return run_sweep(job, job.request)
     except Cancelled as stop:
         return Stopped(reason="cancelled", text=str(stop))
     except DlmTuiError as error:
@@ -116,7 +129,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
-    from dlm_tui.training.report import train_report
+    from dlm_tui.training.report import TrainOutcome, train_report
     from dlm_tui.training.request import calibration_prompts
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
@@ -125,20 +138,78 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     refuse_before_base(document, store, request.adapters, request.choices)
     calibration = calibration_prompts(Path(request.calibration)) if request.calibration else None
     base = run_to_end(load_base(base_of(document, request.base)), job.step)
+    receipt = store.root / request.receipt if request.receipt else None
+    in_force = receipt is not None and receipt.is_file()  # an earlier try was ended between adapters and gate
+    if in_force and not document.gate_enabled:
+        return Trained(report=train_report(document, TrainOutcome()))
     outcome = train_document(
         TrainRequest(
             document=document,
             store=store,
             base=base,
             adapters=request.adapters,
-            gate_only=request.gate_only,
+            gate_only=request.gate_only or in_force,
             choices=request.choices,
             calibration=calibration,
             scan=scan,
+            resume=request.resume,
+            checkpoint_steps=request.checkpoint_steps,
+            receipt=receipt,
         ),
         job.step,
     )
     return Trained(report=train_report(document, outcome))
+
+
+def run_evaluate(job: _Job, request: EvaluateJob) -> Evaluated:
+    """Judge the gate by folds; the report is kept in the metrics."""
+    from dlm_tui.gate import evaluate_gate, record_evaluation
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.session import Session
+    from dlm_tui.store import resolve_home
+
+    override = Path(request.base) if request.base else None
+    opening = Session.open(Path(request.document), resolve_home(request.home), override, adapters=False)
+    session = run_to_end(opening, job.step)
+    work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
+    report = run_to_end(work, job.step)
+    if problem := record_evaluation(session.store, report):
+        job.send(Log(text=f"the report is not kept: {problem}", level="warning"))
+    return Evaluated(report=report)
+
+
+def run_sweep(job: _Job, request: SweepJob) -> Swept:
+    """Try settings on held-out sections, with one thread fewer than the machine has."""
+    import torch
+
+    from dlm_tui.document import parse_bytes, read_document_bytes, sources
+    from dlm_tui.model import base_of, load_base
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.store import Store, refuse_other_document, resolve_home
+    from dlm_tui.training.sweep import SweepRequest, sweep_document
+    from dlm_tui.training.sweep_grid import parse_grid, trials_of
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    path = Path(request.document)
+    data = read_document_bytes(path)
+    document, scan = sources.expand_sources(parse_bytes(data, path))
+    store = Store(resolve_home(request.home), document.dlm_id)
+    refuse_other_document(store, document)
+    grid = parse_grid(request.settings)
+    trials_of(document, data, grid)  # what is wrong with the grid is said before a base is loaded
+    base = run_to_end(load_base(base_of(document, request.base)), job.step)
+    wanted = SweepRequest(
+        document=document,
+        data=data,
+        store=store,
+        base=base,
+        grid=grid,
+        folds=request.folds,
+        by=request.by,
+        write=request.write,
+        scan=scan,
+    )
+    return Swept(report=sweep_document(wanted, job.step))
 
 
 def run_export(job: _Job, request: ExportJob) -> Exported:

@@ -2,8 +2,8 @@
 
 Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
 one of its final events (`Opened`, `Routed`, `Generated`, `SetDone`, `Scored`, `GateTrained`, `Evaluated`, `Compared`,
-`Drifted`, `Status`, `Trained`, `Exported`), or with `Failed` or `Stopped`. Routing is latest wins: a route that was
-overtaken ends with `Stopped`.
+`Drifted`, `Status`, `Trained`, `Exported`, `Swept`), or with `Failed` or `Stopped`. Routing is latest wins: a route
+that was overtaken ends with `Stopped`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from dlm_tui.model.views import View
 from dlm_tui.store import Turn as Turn
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.training.report import TrainReport as TrainReport
+from dlm_tui.training.sweep_report import By
+from dlm_tui.training.sweep_report import SweepReport as SweepReport
 
 PROTOCOL = 1
 
@@ -142,7 +144,10 @@ class Cancel(Message, tag="cancel"):
 
 
 class TrainJob(Message, tag="train_job"):
-    """To a job child: train adapters, each in its kind, then the gate; `calibration` is a file of prompt sets."""
+    """To a job child: train adapters, each in its kind, then the gate; `calibration` is a file of prompt sets.
+
+    `resume` goes on with the interrupted training. `receipt` is a file of the store that is written in the change that
+    puts the adapters in force: where it is there already, only what comes after that is left to do."""
 
     document: str
     home: str
@@ -151,6 +156,18 @@ class TrainJob(Message, tag="train_job"):
     gate_only: bool = False
     choices: KindChoices = KindChoices()
     calibration: str | None = None
+    resume: bool = False
+    checkpoint_steps: int | None = None
+    receipt: str | None = None
+
+
+class EvaluateJob(Message, tag="evaluate_job"):
+    """To a job child: k-fold judgement of the gate."""
+
+    document: str
+    home: str
+    base: str | None = None
+    folds: int = 5
 
 
 class ExportJob(Message, tag="export_job"):
@@ -175,6 +192,22 @@ class ExportJob(Message, tag="export_job"):
     comparison: list[FormatCost] = []
 
 
+class SweepJob(Message, tag="sweep_job"):
+    """To a job child: try settings, each as `PATH=V,V` below `training`, on held-out sections; one that was ended goes
+    on with what is missing."""
+
+    document: str
+    home: str
+    base: str | None = None
+    settings: list[str] = []
+    folds: int = 5
+    by: By | None = None
+    write: bool = False
+
+
+JobRequest = TrainJob | EvaluateJob | ExportJob | SweepJob
+"""What a job child does."""
+
 Request = (
     Open
     | Reload
@@ -188,8 +221,7 @@ Request = (
     | Drift
     | GetStatus
     | Cancel
-    | TrainJob
-    | ExportJob
+    | JobRequest
 )
 
 
@@ -415,6 +447,12 @@ class Exported(Message, tag="exported"):
     report: ExportReport
 
 
+class Swept(Message, tag="swept"):
+    """A sweep job's result: the report of `dlm-tui sweep --json`."""
+
+    report: SweepReport
+
+
 class Stopped(Message, tag="stopped"):
     """Ended before its result: overtaken by a newer route, or cancelled; `text` says what a cancelled job left."""
 
@@ -449,6 +487,7 @@ Event = (
     | Status
     | Trained
     | Exported
+    | Swept
     | Stopped
     | Failed
 )
@@ -466,6 +505,7 @@ FINAL_EVENTS = (
     Status,
     Trained,
     Exported,
+    Swept,
     Stopped,
     Failed,
 )

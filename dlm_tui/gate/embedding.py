@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -114,8 +114,17 @@ def embed_prompts(
     return result
 
 
+Embed = Callable[["MixedModel", Sequence[str]], Generator[Progress, None, Tensor]]
+"""Computes embeddings float32 [n, H] of prompts."""
+
+
+def embed_here(model: MixedModel, prompts: Sequence[str]) -> Generator[Progress, None, Tensor]:
+    """`embed_prompts` with the model's own backbone."""
+    return embed_prompts(model.backbone, model.base, prompts, hidden_size=model.base.hidden_size)
+
+
 def cached_embeddings(
-    model: MixedModel, store: Store, prompts: Sequence[str]
+    model: MixedModel, store: Store, prompts: Sequence[str], embed: Embed = embed_here
 ) -> Generator[Progress, None, tuple[Tensor, int]]:
     """Embeddings float32 [n, H] of the prompts and how many had to be computed; the new ones are kept in the store."""
     base = model.base
@@ -126,7 +135,7 @@ def cached_embeddings(
     computed: dict[str, Tensor] = {}
     if fresh:
         rows = yield from map_steps(
-            embed_prompts(model.backbone, base, fresh, hidden_size=base.hidden_size),
+            embed(model, fresh),
             lambda step: Progress("embed", len(prompts) - step.total + step.done, len(prompts)),
         )
         computed = dict(zip(fresh, rows, strict=True))

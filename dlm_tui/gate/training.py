@@ -18,7 +18,7 @@ from torch import Tensor
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
-from dlm_tui.gate.embedding import cached_embeddings
+from dlm_tui.gate.embedding import Embed, cached_embeddings, embed_here
 from dlm_tui.gate.fitting import Fit, FitSettings, fit_gate
 from dlm_tui.gate.gate import Gate, save_gate
 from dlm_tui.gate.ood import fit_ood
@@ -91,14 +91,21 @@ class GateOutcome:
 
 
 def train_document_gate(
-    document: Document, store: Store, model: MixedModel, *, run_id: int | None = None, seed: int | None = None
+    document: Document,
+    store: Store,
+    model: MixedModel,
+    *,
+    run_id: int | None = None,
+    seed: int | None = None,
+    embed: Embed = embed_here,
 ) -> Generator[Progress, None, GateOutcome]:
     """Train the gate of a document and put it in force; the seed is the document's training.seed unless given.
 
     With too few probes a uniform gate is stored. When the loss stops being finite nothing is stored, the previous gate
-    stays, and the divergence is recorded. `run_id` names a run that was started already; without it this is a run of
-    its own (phase "gate"), finished "ok", "failed" (diverged or an error) or "cancelled" (closed). The run's log tells
-    how it ended. Raises UsageError for a document without a gate, and GateTrainingError for any other error.
+    stays, and the divergence is recorded. `embed` computes the embeddings that are not kept yet. `run_id` names a run
+    that was started already; without it this is a run of its own (phase "gate"), finished "ok", "failed" (diverged or
+    an error) or "cancelled" (closed). The run's log tells how it ended. Raises UsageError for a document without a
+    gate, and GateTrainingError for any other error.
     """
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError(
@@ -111,7 +118,7 @@ def train_document_gate(
             run = metrics.begin_run(PHASE, chosen) if run_id is None else run_id
             status = "failed"
             try:
-                outcome = yield from _train(document, store, model, metrics, run, chosen, began)
+                outcome = yield from _train(document, store, model, metrics, run, chosen, began, embed)
                 status = "failed" if outcome.mode == "diverged" else "ok"
             except (GeneratorExit, Cancelled, KeyboardInterrupt):
                 status = "cancelled"
@@ -168,7 +175,14 @@ def _record(
 
 
 def _train(
-    document: Document, store: Store, model: MixedModel, metrics: MetricsWriter, run: int, seed: int, began: float
+    document: Document,
+    store: Store,
+    model: MixedModel,
+    metrics: MetricsWriter,
+    run: int,
+    seed: int,
+    began: float,
+    embed: Embed,
 ) -> Generator[Progress, None, GateOutcome]:
     names = document.adapter_names
     settings = document.training.gate
@@ -189,7 +203,7 @@ def _train(
         seconds = time.perf_counter() - began
         return GateOutcome("uniform", reason, run, means, counts, seconds=seconds, warning=unkept, gate=gate)
 
-    embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
+    embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes], embed)
     fit = yield from fit_document(document, embeddings, probes, seed)
     metrics.record_gate_steps(run, [(step.step, step.loss, step.entropy) for step in fit.history])
     if fit.network is None:

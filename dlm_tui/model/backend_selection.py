@@ -63,6 +63,8 @@ def _admit(base: Base) -> FusedWeights | str:
         if weights.compiled:
             return weights
         base.widen()
+        if base.is_as_stored:
+            return "its weights have no room as float32"
         weights = FusedWeights(base)
     if fits(weights) and compiles():
         weights.compiled = agrees(FusedBackbone(base, weights, reference.mixer, compiled=True), reference)

@@ -13,14 +13,15 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
-from dlm_tui.model.config_check import check_config, stored_types
+from dlm_tui.model.config_check import check_config, stored_elements, stored_types
 from dlm_tui.model.download import fetch
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, identify
+from dlm_tui.model.memory import available_memory, gigabytes
 from dlm_tui.model.pages import give_back_freed
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 from dlm_tui.model.stored import StoredLinear, keep_as_stored, widen
-from dlm_tui.progress import Progress, in_thread
+from dlm_tui.progress import WARNING, Progress, in_thread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
@@ -73,9 +74,10 @@ class Base:
         return torch.float32 if self.is_as_stored else next(self.model.parameters()).dtype
 
     def widen(self) -> None:
-        """Give up weights that are kept as stored for float32 ones."""
-        widen(self.model)
-        self.is_as_stored = False
+        """Give up weights that are kept as stored for float32 ones, where there is memory for them."""
+        if 4 * sum(parameter.numel() for parameter in self.model.parameters()) <= available_memory():
+            widen(self.model)
+            self.is_as_stored = False
 
     def target_module(self, name: str) -> nn.Module:
         """The module called `name`. Raises KeyError when the base has none."""
@@ -143,10 +145,11 @@ def load_base(
 ) -> Generator[Progress, None, Base]:
     """Load a base, downloading it first where it is missing and the hub can be reached.
 
-    `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . With
-    `as_stored`, float32 on the CPU computes on the pages of a bfloat16 checkpoint instead of a copy (the same numbers;
-    see `stored`). Only safetensors are read and no code from a model repository is ever run. Four steps of one stage
-    "base", and "download" in bytes where that is needed. Raises BaseUnavailable with one sentence.
+    `dtype` is float32, bfloat16, float16 or auto (as stored); `device` is auto, cpu, cuda, … . With `as_stored`, or
+    where a copy does not fit, float32 on the CPU computes on the pages of a bfloat16 checkpoint instead of a copy (the
+    same numbers; see `stored`). Memory is looked at before anything is read. Only safetensors are read and no code from
+    a model repository is ever run. Four steps of one stage "base", and "download" in bytes where that is needed. Raises
+    BaseUnavailable with one sentence.
     """
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}: use one of {', '.join(DTYPES)}, auto")
@@ -169,8 +172,12 @@ def load_base(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )
     give_back_freed()
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    narrow = as_stored and dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"}
+    needed = stored_elements(files) * DTYPES.get(dtype, torch.float32).itemsize
+    place = _place(needed) if device == "auto" else device
+    narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"}
+    narrow = narrow and (as_stored or needed > available_memory())
+    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, narrow)):
+        yield Progress(WARNING, text=text)
     model = yield from in_thread(
         lambda: _load_model(folder, source, "bfloat16" if narrow else dtype),
         lambda: step(2, "reading the base's weights"),
@@ -184,6 +191,27 @@ def load_base(
     )
     yield step(4, "the base is loaded")
     return Base(model, tokenizer, source, identity)
+
+
+def _place(needed: int) -> str:
+    """Where `needed` bytes of weights go: to the GPU where they fit."""
+    return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed else "cpu"
+
+
+def _too_large(source: BaseSource, needed: int, narrow: bool) -> str:
+    """What a person has to know of a base that does not fit, "" for one that does.
+
+    Raises BaseUnavailable where it cannot work; pages of a file can come and go.
+    """
+    free = available_memory()
+    if needed <= free:
+        return ""
+    facts = f"the base {source.key} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
+    if narrow:
+        return f"{facts}: its weights are read from the disk again and again, which is slow"
+    raise BaseUnavailable(
+        f"{facts}; close other programs or use a smaller base (one stored as bfloat16 is computed on its file's pages)"
+    )
 
 
 def _load_tokenizer(folder: Path, source: BaseSource) -> Any:

@@ -6,6 +6,7 @@ A configuration that asks for ten million layers is otherwise built, layer by la
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def stored_types(files: Sequence[Path]) -> set[str]:
     """The number types of all tensors in safetensors `files`, as the format names them."""
     return {str(entry.get("dtype")) for name, entry in _entries(files) if name != "__metadata__"}
+
+
+def stored_elements(files: Sequence[Path]) -> int:
+    """How many numbers the tensors of safetensors `files` hold."""
+    shapes = (entry.get("shape") for name, entry in _entries(files) if name != "__metadata__")
+    return sum(math.prod(int(size) for size in shape) for shape in shapes if isinstance(shape, list))
 
 
 def _names(files: Sequence[Path]) -> Iterator[str]:

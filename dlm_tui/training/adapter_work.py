@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from dlm_tui.progress import Progress, Report
 from dlm_tui.training.checkpoints import AdapterCheckpoints
-from dlm_tui.training.phases import Finetuned, OnStep
+from dlm_tui.training.phases import Finetuned, OnStep, Step
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
 
 if TYPE_CHECKING:
-    from dlm_tui.model import Base
+    from torch import Tensor
+
+    from dlm_tui.model import Base, MixedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,27 @@ class AdapterWork:
     adapter: AdapterPlan
     rows: AdapterRows
     prompts: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter, its steps in order, and the seconds that it took."""
+
+    result: Finetuned
+    steps: list[Step]
+    seconds: float
+
+
+class Elsewhere(Protocol):
+    """Other machines that train adapters and embed prompts, with the results of this one."""
+
+    def train(self, works: Sequence[AdapterWork], report: Report) -> Iterator[tuple[AdapterWork, Trained]]:
+        """Every adapter, each as soon as it is trained; `report` may end all of it by raising."""
+        ...
+
+    def embed(self, model: MixedModel, prompts: Sequence[str]) -> Generator[Progress, None, Tensor]:
+        """Prompt embeddings float32 [n, H]."""
+        ...
 
 
 def train_adapter(

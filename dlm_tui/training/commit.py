@@ -116,6 +116,8 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
                 base_model_revision=request.base.identity.revision,
                 pinned_versions=pinned_versions(),
             )
+            if request.receipt is not None:
+                together.write(request.receipt, json_bytes({run.name: run.version.version for run in runs}))
     except (StoreError, OSError) as error:
         keep_runs(metrics, runs)
         raise NotInForce(_kept_sentence(runs, error)) from error

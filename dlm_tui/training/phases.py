@@ -69,6 +69,14 @@ class Finetuned:
         self.train_loss[phase.name] = phase.loss
         self.val_loss = self.val_loss if phase.val_loss is None else phase.val_loss
 
+    @property
+    def phases(self) -> list[PhaseResult]:
+        """What `add` was told; only the first phase is judged on validation rows."""
+        return [
+            PhaseResult(name=name, steps=steps, loss=self.train_loss[name], val_loss=self.val_loss if not at else None)
+            for at, (name, steps) in enumerate(self.steps.items())
+        ]
+
 
 class _Watch(TrainerCallback):
     """Passes every logged number on, and counts tokens for the rate."""

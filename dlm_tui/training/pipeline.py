@@ -28,7 +28,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
-from dlm_tui.training.adapter_work import AdapterWork, train_adapter
+from dlm_tui.training.adapter_work import AdapterWork, Trained, train_adapter
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
     FinishedRun,
@@ -123,9 +123,11 @@ def _train_adapters(
     total = sum(plan.steps(rows.of(phase), phase) for adapter, rows in work for phase in adapter.phases)
     count = _Count(report, total)
     runs: list[FinishedRun] = []
+    elsewhere = _trained_elsewhere(request, plan, work, report, count)
     try:
         for adapter, rows in work:
-            runs.append(_train_one(request, plan, adapter, rows, metrics, count, say, alone=len(work) == 1))
+            trained = elsewhere.get(adapter.name)
+            runs.append(_train_one(request, plan, adapter, rows, metrics, count, say, trained, alone=len(work) == 1))
     except (Cancelled, KeyboardInterrupt):
         for run in runs:
             shutil.rmtree(run.version.path, ignore_errors=True)
@@ -135,6 +137,40 @@ def _train_adapters(
         keep_runs(metrics, runs)
         raise
     return runs
+
+
+def _trained_elsewhere(
+    request: TrainRequest,
+    plan: TrainingPlan,
+    work: list[tuple[AdapterPlan, AdapterRows]],
+    report: Report,
+    count: _Count,
+) -> dict[str, Trained]:
+    """The adapters that other machines trained, by name; each is kept as it comes, so that `resume` has it."""
+    if request.elsewhere is None:
+        return {}
+
+    def live(step: Progress) -> None:
+        if step.loss is None:
+            report(step)
+        else:
+            count.tick(step.scope or "", Step(phase=step.stage, step=int(step.done), loss=step.loss))
+
+    waiting: dict[str, AdapterCheckpoints] = {}
+    missing: list[AdapterWork] = []
+    for adapter, rows in work:
+        checkpoints = _checkpoints(request, plan, adapter, rows, run_id=0)
+        if not request.resume or checkpoints.finished() is None:
+            waiting[adapter.name] = checkpoints
+            missing.append(_work(request, plan, adapter, rows))
+    found: dict[str, Trained] = {}
+    for one, trained in request.elsewhere.train(missing, live):
+        found[one.adapter.name] = trained
+        if len(work) > 1:
+            checkpoints, result = waiting[one.adapter.name], trained.result
+            checkpoints.done = result.phases
+            checkpoints.finish(result.tensors, result.config, result.tail_depth)
+    return found
 
 
 def _within_memory(base: Base, plan: TrainingPlan, work: list[AdapterRows], say: Say) -> TrainingPlan:
@@ -175,10 +211,12 @@ def _train_one(
     metrics: MetricsWriter,
     count: _Count,
     say: Say,
+    trained: Trained | None,
     *,
     alone: bool,
 ) -> FinishedRun:
-    """One adapter to the end; `alone` is the only one of its run and need not wait for others."""
+    """One adapter to the end, or what was `trained` elsewhere; `alone` is the only one of its run and need not wait
+    for others."""
     document, store, name = request.document, request.store, adapter.name
     started = utc_seconds()
     target = new_version(store, name)
@@ -205,7 +243,7 @@ def _train_one(
         )
         offset = 0
 
-        def on_step(step: Step) -> None:
+        def keep(step: Step) -> None:
             nonlocal offset
             # A second phase counts on, because a run's steps are keyed by their number.
             number = step.step + (offset if step.phase != "sft" else 0)
@@ -218,12 +256,20 @@ def _train_one(
                     run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
                 )
                 log.step(number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second)
+
+        def on_step(step: Step) -> None:
+            keep(step)
             count.tick(name, step)
 
         checkpoints = _checkpoints(request, plan, adapter, rows, run_id)
         try:
-            result = _finished(checkpoints) if request.resume else None
-            if result is None:
+            result = _finished(checkpoints) if request.resume and trained is None else None
+            if trained is not None:
+                for step in trained.steps:
+                    keep(step)
+                result = trained.result
+                began -= trained.seconds
+            elif result is None:
                 if request.resume:
                     say(_resumed_text(name, checkpoints))
                 count.skip(checkpoints.resumed_step)
@@ -352,11 +398,14 @@ def _resumed_text(name: str, checkpoints: AdapterCheckpoints) -> str:
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:
     """Train the gate on the adapters that are in force by now: whatever happens here, they stay so."""
+    from dlm_tui.gate.embedding import embed_here
     from dlm_tui.gate.training import GateTrainingError, train_document_gate
     from dlm_tui.model import MixedModel
 
     last_run = max((item.run_id for item in outcome.adapters.values()), default=None)
-    work = train_document_gate(request.document, request.store, MixedModel(request.base, {}), run_id=last_run)
+    embed = request.elsewhere.embed if request.elsewhere is not None else embed_here
+    model = MixedModel(request.base, {})
+    work = train_document_gate(request.document, request.store, model, run_id=last_run, embed=embed)
     try:
         outcome.gate = run_to_end(work, lambda step: report(msgspec.structs.replace(step, scope="gate")))
     except (Cancelled, KeyboardInterrupt) as stop:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dlm_tui.document.sources import SourceScan
     from dlm_tui.model import Base
     from dlm_tui.store import Store
+    from dlm_tui.training.adapter_work import Elsewhere
 
 
 def refuse_before_base(
@@ -65,7 +66,9 @@ class TrainRequest:
     that selections look at, None for each adapter's own sections. `document` includes the sections of its sources;
     `scan` is the finished pass that read them. `resume` goes on with the training that was interrupted, exactly; a
     checkpoint is written every `checkpoint_steps` optimiser steps of an adapter, or when `checkpoint_seconds` have
-    passed. `trainer` takes the place of the side file's settings.
+    passed. `trainer` takes the place of the side file's settings. With `elsewhere` the adapters are trained and the
+    gate's prompts embedded by other machines; an adapter that is lost there begins again. `receipt`, a file of the
+    store, says afterwards that the adapters were put in force: it is written in the same change.
     """
 
     document: Document
@@ -80,6 +83,8 @@ class TrainRequest:
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = 600.0
     trainer: TrainerSettings | None = None
+    elsewhere: Elsewhere | None = None
+    receipt: Path | None = None
 
     def plan(self) -> TrainingPlan:
         """What the adapters' training will do. Raises as `plan_training`."""

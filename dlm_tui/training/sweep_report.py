@@ -75,6 +75,10 @@ class SweepReport(msgspec.Struct, kw_only=True):
             for number, trial in enumerate(self.trials)
         ]
 
+    def chart(self, width: int) -> list[str]:
+        """A bar per trial of what it is judged by, at most `width` cells."""
+        return bars(self.trials, self.by, width)
+
     def header(self) -> list[str]:
         """The names of the columns of `rows`."""
         first, *rest = COLUMNS

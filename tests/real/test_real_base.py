@@ -90,20 +90,20 @@ def run(document: Path, command: str, *words: str) -> Any:
     """A command's JSON."""
     line = [sys.executable, "-m", "dlm_tui", command, str(document), "--home", str(document.parent / "home"), "--json"]
     environment = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"} | _CACHE
-    done = subprocess.run([*line, *words], capture_output=True, text=True, env=environment, timeout=1500)
+    done = subprocess.run([*line, *words], capture_output=True, text=True, env=environment, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3700)
 def test_it_trains_and_the_gate_is_in_force(document: Path) -> None:
     report = run(document, "train")
     assert report["gate"]["mode"] == "trained"
     shown = run(document, "show")
-    assert {row["name"] for row in shown["adapters"]} == set(SECTIONS)
+    assert {name for name, version in shown["adapters"].items() if version is not None} == set(SECTIONS)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3700)
 def test_it_routes_prompts_that_it_has_not_seen(document: Path) -> None:
     for prompt, adapter in UNSEEN.items():
         routed = run(document, "route", prompt)
@@ -111,9 +111,8 @@ def test_it_routes_prompts_that_it_has_not_seen(document: Path) -> None:
         assert max(weights, key=weights.get) == adapter, (prompt, weights)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3700)
 @pytest.mark.parametrize("words", ["peft", "ollama --quant q8_0"])
 def test_its_exports_are_verified(document: Path, words: str) -> None:
-    report = run(document, "export", "--target", *words.split(), "--verify", "--no-drift")
-    manifest = json.loads((Path(report["folder"]) / "export_manifest.json").read_text())
-    assert manifest["parity"], report
+    manifest = run(document, "export", "--target", *words.split(), "--verify", "--no-drift")
+    assert manifest["parity"] and manifest["cost"], manifest

@@ -15,6 +15,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.answer_diff import AnswerDiffScreen
 from dlm_tui.app.screens.answers import AnswersScreen
+from dlm_tui.app.screens.draw import DrawScreen
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.app.screens.help import HelpScreen
@@ -23,13 +24,16 @@ from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.lesson import LessonScreen
 from dlm_tui.app.screens.named_mixes import NamedMixesScreen
+from dlm_tui.app.screens.pick import PickScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.report import ReportScreen
 from dlm_tui.app.screens.run_details import RunDetailsScreen
+from dlm_tui.app.screens.run_overlay import RunOverlayScreen
 from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.app.screens.section import RetagScreen, SectionScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.set_run import SetRunScreen
+from dlm_tui.app.screens.settings_offer import SettingsOffer
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.screens.train import TrainScreen
@@ -44,6 +48,7 @@ from dlm_widgets.splitter import Splitter
 from tests.adapter_versions import finished_training
 from tests.tui import mouse
 from tests.tui.conftest import Bench
+from tests.tui.overlaid import at_the_runs, click_chart, overlay, overlaying, saved
 from tests.tui.recorded import World
 
 PROMPT = "what is the tide"
@@ -65,6 +70,7 @@ class Scenario:
     world: Callable[[], World] = World
     focus: str | None = None
     hand: Step | None = None
+    line: bool = False
 
 
 # ---- where a binding means something -------------------------------------------------------------------------------
@@ -86,6 +92,50 @@ async def trained_elsewhere(bench: Bench) -> None:
 async def runs_of_two_trainings(bench: Bench) -> None:
     await trained_twice(bench)
     await page("runs")(bench)
+
+
+async def line_of_three(bench: Bench) -> None:
+    """A training that is held, an export and a judgement behind it, the last one marked."""
+    bench.world.hold.clear()
+    bench.screen.action_train()
+    await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+    bench.screen.action_export()
+    await bench.until(lambda: len(bench.context.board.records) == 2, "the export waits")
+    await bench.screen.action_evaluate()
+    await bench.until(lambda: len(bench.context.board.records) == 3, "the judgement waits")
+    await mark_job(bench, 2)
+
+
+async def mark_job(bench: Bench, row: int) -> None:
+    bench.panes.go_to("jobs")
+    await bench.until(lambda: bench.screen.jobs_pane.query_one(OptionList).option_count == 3, "listed")
+    bench.screen.jobs_pane.query_one(OptionList).highlighted = row
+    await bench.until(lambda: bench.screen.jobs_pane.marked is bench.context.board.listed()[row], "marked")
+
+
+async def second_of_three(bench: Bench) -> None:
+    await line_of_three(bench)
+    await mark_job(bench, 1)
+
+
+async def paused_line(bench: Bench) -> None:
+    await line_of_three(bench)
+    bench.controllers.queue.toggle_pause()
+    await bench.until(lambda: len(bench.context.board.waiting()) == 3, "paused")
+
+
+async def line_worked_off(bench: Bench) -> None:
+    await line_of_three(bench)
+    bench.world.hold.set()
+    await bench.until(lambda: all(record.over.is_set() for record in bench.context.board.records), "all over")
+    await bench.idle()
+    await mark_job(bench, 0)
+
+
+def judged_before_exported(bench: Bench) -> bool:
+    line = bench.controllers.queue.line
+    numbers = [entry.number for entry in line.queue.read().entries] if line is not None else []
+    return numbers.index(3) < numbers.index(2)
 
 
 async def looking_at_versions(bench: Bench) -> None:
@@ -300,13 +350,35 @@ async def set_run(bench: Bench) -> None:
     """A set was run before and after a training."""
     await at_a_saved_prompt(bench)
     for runs in (0, 1):
-        bench.world.runs = runs
+        bench.world.runs, bench.world.version = runs, runs + 1
         if showing(bench, PromptSetsScreen):
             bench.app.screen.action_run()  # type: ignore[attr-defined]
             await bench.until(lambda: showing(bench, SetRunScreen), "the set's dialog")
         bench.app.screen.action_accept()  # type: ignore[attr-defined]
         await bench.idle()
     await bench.until(lambda: "1 of 2 answers changed" in bench.text, "compared")
+
+
+async def picking(bench: Bench) -> None:
+    """The first of some pairs is shown."""
+    await prompt(bench)
+    bench.screen.action_pick()
+    await bench.until(lambda: showing(bench, DrawScreen), "draw")
+    bench.app.screen.action_accept()  # type: ignore[attr-defined]
+    await bench.until(lambda: showing(bench, PickScreen) and "pair 1 of 2" in bench.text, "pairs")
+
+
+def picked(number: int) -> Callable[[Bench, Any], object]:
+    """The second pair is shown, and so many are picked; nothing is picked without a pair that was shown."""
+    return lambda bench, _: f"pair 2 of 2 \u00b7 {number} picked" in bench.text
+
+
+async def with_preferences(bench: Bench) -> None:
+    """One adapter has enough preferences."""
+    for number in range(4):
+        text = f"::preference#tone::\n### Prompt\nSay {number}\n### Chosen\nPlease.\n### Rejected\nNo.\n\n"
+        bench.path.write_text(bench.path.read_text() + text)
+    await bench.until(lambda: sections(bench) == 17, "read")
 
 
 # ---- what can be told ----------------------------------------------------------------------------------------------
@@ -427,6 +499,8 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "prompt.history": Scenario(shows(HistoryScreen), prompt),
     "prompt.sets": Scenario(shows(PromptSetsScreen), prompt),
+    "teach.pick": Scenario(shows(DrawScreen), prompt),
+    "train.preferences": Scenario(shows(SettingsOffer), with_preferences),
     "prompt.focus": Scenario(lambda bench, _: focus_of(bench) == "prompt", focus="desk", hand=click_editor),
     "mix.mode": Scenario(lambda bench, _: bench.context.state.mix.mode == "uniform", prompt),
     "mix.reset": Scenario(lambda bench, _: bench.context.state.mix.solos == [], soloed),
@@ -524,6 +598,28 @@ ACTIONS: dict[str, Scenario] = {
     "outline.open": Scenario(said("the place is harbour.dlm:"), at_a_section),
     "runs.details": Scenario(shows(RunDetailsScreen), runs_of_two_trainings),
     "runs.toggle": Scenario(lambda bench, _: bench.screen.runs.showing_loss, page("runs")),
+    "runs.overlay": Scenario(shows(RunOverlayScreen), at_the_runs),
+    "runs.curve": Scenario(lambda bench, _: overlay(bench).metric == "val_loss", overlaying, size=WIDE),
+    "runs.smooth": Scenario(lambda bench, _: overlay(bench).smoothing == 1, overlaying, size=WIDE),
+    "runs.log": Scenario(lambda bench, _: overlay(bench).logarithmic, overlaying, size=WIDE),
+    "runs.earlier": Scenario(
+        lambda bench, _: (overlay(bench).cursor or 99.0) < 15.0, overlaying, size=WIDE, hand=click_chart(0.2)
+    ),
+    "runs.later": Scenario(
+        lambda bench, _: (overlay(bench).cursor or 0.0) > 15.0, overlaying, size=WIDE, hand=click_chart(0.8)
+    ),
+    "runs.csv": Scenario(lambda bench, _: saved(bench, "runs.csv").is_file(), overlaying, size=WIDE),
+    "runs.svg": Scenario(lambda bench, _: saved(bench, "runs.svg").is_file(), overlaying, size=WIDE),
+    "jobs.pause": Scenario(
+        lambda bench, _: bench.controllers.queue.line is not None and not bench.controllers.queue.line.line.paused,
+        paused_line,
+        line=True,
+    ),
+    "jobs.earlier": Scenario(lambda bench, _: judged_before_exported(bench), line_of_three, line=True),
+    "jobs.later": Scenario(lambda bench, _: judged_before_exported(bench), second_of_three, line=True),
+    "jobs.result": Scenario(
+        lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text, line_worked_off, line=True
+    ),
     "jobs.cancel": Scenario(job("train", "cancelled"), training),
     "view.screenshot": Scenario(lambda bench, _: pictures(bench) == 1),
     "engine.restart": Scenario(lambda bench, _: bench.context.link.ready, unreachable, world=no_model),
@@ -568,5 +664,8 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.sort": Scenario(lambda bench, _: "moved weights" in bench.text, set_run, size=WIDE),
     "dialog.expect": Scenario(shows(ExpectScreen), at_a_saved_prompt),
     "dialog.file": Scenario(shows(SetFileScreen), at_a_saved_prompt),
+    "dialog.first": Scenario(picked(1), picking),
+    "dialog.second": Scenario(picked(1), picking),
+    "dialog.skip": Scenario(picked(0), picking),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

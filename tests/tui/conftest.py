@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.layout import Layout
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.wiring import Controllers
+from dlm_tui.app.jobs import JobStarter
 from dlm_tui.app.setup import Setup
 from dlm_tui.app.state import StateFile
 from dlm_tui.app.workbench import Workbench
 from dlm_tui.document import load
-from dlm_tui.engine.protocol import ExportJob, TrainJob
+from dlm_tui.engine.protocol import JobRequest
+from dlm_tui.engine.queue_file import QueueFile
+from dlm_tui.engine.queue_runner import QueueRunner
 from dlm_widgets.throttled import Throttled
 from tests.tui.document import write_document
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
@@ -154,7 +158,8 @@ class Bench:
                 return
 
     def _no_worker(self) -> bool:
-        lasting = {"engine", "watch", "sources", "serve", *(["job-train"] if not self.world.hold.is_set() else [])}
+        held = [] if self.world.hold.is_set() else ["job-train", "job-export", "job-evaluate"]
+        lasting = {"engine", "watch", "sources", "serve", "queue", *held}
         return all(worker.is_finished or worker.group in lasting for worker in self.app.workers)
 
     async def settled(self) -> str:
@@ -186,6 +191,22 @@ class Bench:
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
+class RunnerHere:
+    """The real runner of a line, in this process, with the jobs of the test."""
+
+    def __init__(self, queue: QueueFile, starter: JobStarter) -> None:
+        self.runner = QueueRunner(queue, starter, poll=0.01)
+        self.task = asyncio.ensure_future(self.runner.run())
+
+    def poll(self) -> int | None:
+        return 0 if self.task.done() else None
+
+
+async def run_here(starter: JobStarter, queue: QueueFile) -> RunnerHere:
+    """Stands in for the process that works off the line."""
+    return RunnerHere(queue, starter)
+
+
 Opener = Callable[..., AbstractAsyncContextManager[Bench]]
 
 
@@ -202,6 +223,7 @@ def workbench(tmp_path: Path) -> Opener:
         config: Config | None = None,
         path: Path | None = None,
         wait: bool = True,
+        line: bool = False,
         **more: Any,
     ) -> AsyncIterator[Bench]:
         path = path or (
@@ -215,7 +237,7 @@ def workbench(tmp_path: Path) -> Opener:
             engines.append(RecordedEngine(world))
             return engines[-1]
 
-        async def start(request: TrainJob | ExportJob) -> RecordedJob:
+        async def start(request: JobRequest) -> RecordedJob:
             jobs.append(RecordedJob(world, request))
             return jobs[-1]
 
@@ -231,6 +253,8 @@ def workbench(tmp_path: Path) -> Opener:
             screenshot_folder=tmp_path,
             server_words=SERVER,
         )
+        if line:
+            setup = replace(setup, runner_starter=partial(run_here, setup.job_starter))
         setup = replace(setup, **more)
         app = WorkbenchApp(Opening(path.name, setup.config, setup.config.theme, lambda: setup))
         app.animation_level = "none"

@@ -18,6 +18,7 @@ from dlm_tui.engine.protocol import (
     DriftReport,
     Evaluate,
     Evaluated,
+    EvaluateJob,
     EvaluationReport,
     Event,
     Exported,
@@ -29,6 +30,7 @@ from dlm_tui.engine.protocol import (
     Generated,
     GetStatus,
     Hello,
+    JobRequest,
     Log,
     Message,
     MisroutedPrompt,
@@ -86,6 +88,7 @@ class World:
         self.sharpness = 12.0
         self.words = 6
         self.runs = 0
+        self.version = 1
         self.requests: list[Message] = []
         self.fail_open: str | None = None
         self.fail_job: Failed | None = None
@@ -249,7 +252,7 @@ class RecordedEngine:
         trained = self.world.trained
         return Opened(
             adapters=list(NAMES) if trained else [],
-            versions=dict.fromkeys(NAMES, 1) if trained else {},
+            versions=dict.fromkeys(NAMES, self.world.version) if trained else {},
             gate="trained" if trained else "none",
             gate_reason="" if trained else "no gate has been trained yet",
             base="pocket",
@@ -298,14 +301,15 @@ class RecordedEngine:
             await self.world.hold.wait()
             weights = self.weights(prompt)
             for view in request.views:
-                told = f"{view.name}{request.seed or ''} says {prompt}" + (f" after {runs} trainings" if index else "")
+                seed = f" by {request.seed}" if request.seed else ""
+                told = f"{view.name}{seed} says {prompt}" + (f" after {runs} trainings" if index else "")
                 mix = resolve_view(view, NAMES if self.world.trained else (), weights)
                 yield SetAnswered(
                     prompt=index, view=view.name, text=told, token_ids=[index + 1, runs + 1], reason="stop",
                     weights=weights, mix=mix, logprob=-2.0 - index,
                     former_logprob=-2.0 - index - runs if (index, view.name) in former else None,
                 )  # fmt: skip
-        versions = dict.fromkeys(NAMES, runs + 1) if self.world.trained else {}
+        versions = dict.fromkeys(NAMES, self.world.version) if self.world.trained else {}
         yield SetDone(versions=versions, base="pocket", seconds=0.4, seed=request.seed)
 
     async def _generate(self, request: Generate) -> AsyncIterator[Event]:
@@ -345,7 +349,7 @@ class RecordedEngine:
 class RecordedJob:
     """A training or an export that takes as long as the test wants."""
 
-    def __init__(self, world: World, request: TrainJob | ExportJob) -> None:
+    def __init__(self, world: World, request: JobRequest) -> None:
         self.world, self.request = world, request
         self.log: deque[str] = deque()
         self._stop = asyncio.Event()
@@ -375,13 +379,16 @@ class RecordedJob:
             if self._stop.is_set():
                 yield Stopped(reason="cancelled")
                 return
-        if isinstance(self.request, TrainJob):
+        if isinstance(self.request, EvaluateJob):
+            yield Evaluated(report=EVALUATION)
+        elif isinstance(self.request, TrainJob):
+            self.world.version += self.world.trained
             self.world.trained = True
             self.world.runs += 1
             self.world.sharpness += 3.0
             self.world.on_trained()
             yield self.world.train_end or Trained(report=self.world.train_report)
-        else:
+        elif isinstance(self.request, ExportJob):
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
             report = ExportReport(folder=folder, next_command=command, parity=self.world.parity, drift=self.world.drift)

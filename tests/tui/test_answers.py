@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from syrupy.assertion import SnapshotAssertion
+from textual._xterm_parser import XTermParser
 from textual.widgets import Input
 
 from dlm_tui.app.config import SamplingSettings
@@ -339,6 +340,19 @@ async def test_a_file_of_mixes_that_cannot_be_read_is_set_aside_by_saving(workbe
         await bench.press("enter")
         assert "could not be read is now" in told(bench, "#mix-note")
         assert list(NamedMixes(bench.path).load()) == ["loud"] and len(list(tmp_path.glob("*.mixes.damaged*"))) == 1
+
+
+async def test_alt_and_a_letter_is_a_key_while_typing_as_a_terminal_sends_it(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is")
+        await bench.idle()
+        for sent, screen in ((b"\x1bh", AnswersScreen), (b"\x1bo", SamplingScreen)):
+            parser = XTermParser()
+            for event in [*parser.feed(sent.decode()), *parser.feed("")]:
+                bench.app.post_message(event)
+            await bench.until(lambda screen=screen: showing(bench, screen), "its dialog")  # type: ignore[misc]
+            await bench.press("escape")
+        assert bench.screen.prompt_pane.text == "what is"
 
 
 async def test_another_window_sees_what_this_one_keeps(workbench: Opener) -> None:

@@ -24,7 +24,7 @@ def test_every_binding_has_a_scenario() -> None:
 @pytest.mark.parametrize(("key_id", "pressed"), PRESSES)
 async def test_by_key(workbench: Opener, key_id: str, pressed: str) -> None:
     key, scenario = BY_ID[key_id], ACTIONS[key_id]
-    async with workbench(size=scenario.size, world=scenario.world()) as bench:
+    async with workbench(size=scenario.size, world=scenario.world(), line=scenario.line) as bench:
         await begin(bench, scenario, usual_focus(key, scenario, pressed))
         before = scenario.note(bench)
         assert not scenario.seen(bench, before), "there already"
@@ -35,7 +35,7 @@ async def test_by_key(workbench: Opener, key_id: str, pressed: str) -> None:
 @pytest.mark.parametrize("key_id", [key.id for key in KEYS])
 async def test_by_mouse(workbench: Opener, key_id: str) -> None:
     key, scenario = BY_ID[key_id], ACTIONS[key_id]
-    async with workbench(size=scenario.size, world=scenario.world()) as bench:
+    async with workbench(size=scenario.size, world=scenario.world(), line=scenario.line) as bench:
         await begin(bench, scenario, scenario.focus or (None if key.where == "dialog" else "prompt"))
         before = scenario.note(bench)
         assert not scenario.seen(bench, before), "there already"

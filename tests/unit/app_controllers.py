@@ -24,7 +24,7 @@ from dlm_tui.engine.protocol import ExportJob, Message, TrainJob
 from tests.tui.document import write_document
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
-LASTING = {"engine", "watch"}
+LASTING = {"engine", "watch", "queue"}
 
 
 class FakeUi:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from dlm_tui.cli.prompt import mix_view
 from dlm_tui.document import load
 from dlm_tui.document.errors import InvalidMixSpecError
 from dlm_tui.document.named_mixes import (
@@ -17,6 +20,7 @@ from dlm_tui.document.named_mixes import (
     mix_of_argument,
     named_mix,
 )
+from dlm_tui.model.views import custom
 from tests.tui.document import write_document
 
 
@@ -49,6 +53,17 @@ def test_a_name_means_one_thing_only() -> None:
         with pytest.raises(NamedMixesError):
             check_mix_name(name, ["tone"])
     assert not any(is_mix_name(spec) for spec in ("tone:1", "tone:0.5,style:1", "tone@3:1", ""))
+
+
+def test_a_saved_mix_is_a_view_of_the_command_line(tmp_path: Path) -> None:
+    document = load(write_document(tmp_path))
+    assert document.path is not None
+    NamedMixes(document.path).save({"loud": {"tone": -2.0}})
+    session: Any = SimpleNamespace(document=document)
+    assert mix_view(session, "loud", signed=False) == custom({"tone": -2.0}, "mix:loud")
+    assert mix_view(session, "tone:-2", signed=True) == custom({"tone": -2.0})
+    with pytest.raises(InvalidMixSpecError, match="negative"):
+        mix_view(session, "tone:-2", signed=False)
 
 
 def test_a_mix_argument_is_weights_or_a_saved_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export import ExportRefused, ExportRequest, ResolvedMix, resolve_mix
 from dlm_tui.progress import run_to_end
@@ -55,6 +56,22 @@ def test_other_mixes(trained: Session) -> None:
     assert resolve(trained, mix="tone:-0.5", signed=True).weights == [("tone", -0.5)]
     single = resolve(trained, adapter="facts")
     assert (single.weights, single.gate_mode) == ([("facts", 1.0)], "single")
+
+
+def test_a_saved_mix_is_exported_under_its_name(fresh: Session) -> None:
+    assert fresh.document.path is not None
+    saved = NamedMixes(fresh.document.path)
+    saved.save({"loud": {"tone": 1.5, "style": -0.5}, "old": {"tone@1": 1.0}})
+    mix = resolve(fresh, mix="loud")
+    assert (mix.weights, mix.gate_mode) == ([("tone", 1.5), ("style", -0.5)], "hand_picked")
+    with pytest.raises(UsageError, match="tone@1, and exports take the versions in force"):
+        resolve(fresh, mix="old")
+    with pytest.raises(DlmTuiError, match="no mix is called 'quiet'"):
+        resolve(fresh, mix="quiet")
+    result = export(fresh, target="peft", mix="loud", verify=False, drift=False)
+    assert result.folder == fresh.store.exports_dir / "peft-loud"
+    assert (result.manifest["mix_name"], result.manifest["mix"]) == ("loud", [["tone", 1.5], ["style", -0.5]])
+    assert ExportRequest(mix="uniform").mix_name is None and ExportRequest(mix="tone:1").mix_name is None
 
 
 @pytest.mark.parametrize(

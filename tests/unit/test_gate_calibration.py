@@ -105,6 +105,7 @@ def test_the_distance_is_a_shrunk_mahalanobis_distance() -> None:
     expected = ((offset @ torch.linalg.inv(shrunk)) * offset).sum(-1).div(9).sqrt()
     assert torch.allclose(ood_score.distance(point.float()), expected, rtol=1e-4)
     assert torch.equal(ood_score.held_out, ood_score.held_out.sort().values) and len(ood_score.held_out) == 20
+    assert float((ood_score.held_out <= ood_score.limit).double().mean()) == 0.95
 
 
 def test_the_leading_axes_are_those_of_a_full_decomposition() -> None:
@@ -123,7 +124,7 @@ def test_novelty_tells_noise_from_the_same_kind() -> None:
     ood_score = fit_ood(rows[:40], [0, 1] * 20, 0)
     assert ood_score is not None
     same = [ood_score.judge(row) for row in rows[40:]]
-    assert sum(is_ood for _, is_ood in same) == 0 and 0.2 < sum(share for share, _ in same) / 20 < 0.8
+    assert sum(is_ood for _, is_ood in same) <= 2 and 0.2 < sum(share for share, _ in same) / 20 < 0.8
     assert ood_score.judge(torch.randn(40, generator=generator)) == (1.0, True)
     assert ood_score.judge(torch.full((40,), float("nan"))) == (1.0, True)
     restored = OodDetector.restore(ood_score.tensors())

@@ -95,7 +95,7 @@ def test_noise_is_unlike_anything_and_own_prompts_are_not(
     assert sum(run_to_end(router.route(text)).is_ood for text in noise) / len(noise) >= 0.95
     assert not any(run_to_end(router.route(probe.prompt)).is_ood for probe in probes)
     assert gate.ood_score is not None
-    assert float((gate.ood_score.held_out > gate.ood_score.limit).double().mean()) <= 0.04
+    assert float((gate.ood_score.held_out > gate.ood_score.limit).double().mean()) <= 0.06
 
 
 def test_pulls_predict_what_dropping_a_token_does(router: PromptRouter, probes: list[GateProbe], gate: Gate) -> None:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from dlm_tui.model import backend_selection, stored
+from dlm_tui.model import base as bases
 from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.memory import gigabytes
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.registry import resolve_base
-from dlm_tui.progress import run_to_end
+from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from dlm_tui.progress import WARNING, Progress, run_to_end
 from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, write_tiny_base
 
 COMPILED = set(ARCHITECTURES) - {"gpt2", "stablelm", "mixtral", "qwen3_moe"}
@@ -123,3 +126,47 @@ def test_other_checkpoints_are_loaded_as_before(tmp_path: Path, architecture: st
     save_file({**weights, name: weights[name].float()}, file, metadata={"format": "pt"})
     base = load(folder)
     assert not base.is_as_stored and {p.dtype for p in base.model.parameters()} == {torch.float32}
+
+
+def test_memory_is_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = write_tiny_base(tmp_path / "wide")
+    narrow = write_bf16(tmp_path / "narrow")
+    size = 4 * sum(parameter.numel() for parameter in load(wide).model.parameters())
+    monkeypatch.setattr(bases, "available_memory", lambda: size - 1)
+    monkeypatch.setattr(bases, "_load_model", None)
+    with pytest.raises(BaseUnavailable) as caught:
+        load(wide, as_stored=False)
+    assert f"takes {gigabytes(size)} of memory, and {gigabytes(size - 1)} are free" in str(caught.value)
+    monkeypatch.undo()
+    monkeypatch.setattr(bases, "available_memory", lambda: size - 1)
+    assert load(narrow, as_stored=False).is_as_stored
+    monkeypatch.setattr(bases, "available_memory", lambda: 1000)
+    said: list[Progress] = []
+    base = run_to_end(load_base(resolve_base("hf:test/m", narrow), device="cpu"), said.append)
+    (warning,) = [step.text for step in said if step.stage == WARNING]
+    assert "0 MB are free: its weights are read from the disk again and again" in str(warning)
+    monkeypatch.setattr(backend_selection, "compiles", lambda: False)
+    model = mixed(base)
+    assert base.is_as_stored and model.backbone.tier == "onednn"
+    near(model.backbone.forward(IDS), ReferenceBackbone(base).forward(IDS))
+
+
+def test_an_adapter_trains_on_weights_in_the_pages_of_their_file(tmp_path: Path) -> None:
+    folder = write_bf16(tmp_path / "m")
+    found = []
+    for as_stored in (False, True):
+        base = load(folder, as_stored=as_stored)
+        assert base.is_as_stored == as_stored
+        torch.manual_seed(0)
+        model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+        optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        losses = []
+        for _ in range(5):
+            loss = model(input_ids=IDS, labels=IDS).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            losses.append(float(loss))
+        assert losses[-1] < losses[0]
+        found.append(losses)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from dlm_tui.cli.main import main
 from dlm_tui.cli.train import add_arguments, kind_choices
 from dlm_tui.document import TrainerSettings, load
 from dlm_tui.errors import UsageError
-from dlm_tui.model import MixedModel, Sampling, load_peft_adapter
+from dlm_tui.model import MixedModel, PiSSAHistoryBake, Sampling, load_peft_adapter
 from dlm_tui.model.base import Base
+from dlm_tui.model.modulated.convert import pissa_from_adapter
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.scoring import sweep
 from dlm_tui.store import (
@@ -29,11 +31,13 @@ from dlm_tui.store import (
     read_manifest,
     read_training_record,
 )
+from dlm_tui.store.adapter_history import find_version
 from dlm_tui.store.adapter_kind import FILE, tail_lines, tail_words
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.plan import TrainingPlan, plan_training
 from dlm_tui.training.report import TrainOutcome
 from dlm_tui.training.request import CalibrationPrompts
+from tests.interop.store_checker import check_store
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -75,7 +79,8 @@ def train(path: Path, base: Base, **more: Any) -> TrainOutcome:
 
     document = load(path)
     store = Store(path.parent / "home", document.dlm_id)
-    return train_document(TrainRequest(document=document, store=store, base=base, adapters=["facts"], **more), quiet)
+    wanted = {"adapters": ["facts"], **more}
+    return train_document(TrainRequest(document=document, store=store, base=base, **wanted), quiet)
 
 
 def chosen(**kind: Any) -> KindChoices:
@@ -230,6 +235,13 @@ def test_the_next_plain_training_keeps_the_kind(base: Base, tmp_path: Path, caps
     assert back.kind == "lora r4" and back.tail_depth == {}
 
 
+def test_the_other_tool_reads_the_store(base: Base, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    kind = AdapterKind(parameterization="pissa", selection="cho_rej_min_std", signed=True)
+    train(path, base, adapters=None, choices=KindChoices(by_name={"facts": kind}))
+    check_store(Store(tmp_path / "home", load(path).dlm_id).root, ["facts", "manners"])
+
+
 def test_a_version_from_elsewhere_keeps_its_parameterization(base: Base, tmp_path: Path) -> None:
     path = written(tmp_path)
     store = Store(tmp_path / "home", load(path).dlm_id)
@@ -313,3 +325,29 @@ def test_signed_pairs_teach_both_signs_and_nothing_at_zero(base: Base, tmp_path:
         backbone = model.reference
         at_zero = backbone.logits(backbone.forward(ids, None, torch.zeros(1, 1)))
     assert torch.equal(at_zero, plain), "c = 0 is the base, bit for bit"
+
+
+def test_kept_rounds_compose_as_a_history_does(base: Base, tmp_path: Path) -> None:
+    """What the desk does with `facts@1` beside `facts` equals the kept history on the plain model, in either order."""
+    path = written(tmp_path)
+    store = Store(tmp_path / "home", load(path).dlm_id)
+    train(path, base, choices=chosen(parameterization="pissa", signed=True))
+    train(path, base, choices=chosen(selection="wanda", signed=True, rank=2))
+    rounds = {
+        name: replace(load_peft_adapter(find_version(store, "facts", number).path, "facts", base), name=name)
+        for name, number in (("facts@1", 1), ("facts", 2))
+    }
+    mix = {"facts@1": 1.5, "facts": -0.5}
+    mixed = MixedModel(base, {"facts": rounds["facts"]}).extended({"facts@1": rounds["facts@1"]})
+    ids = torch.tensor([base.chat("Is the harbour quiet?")])
+    row = mixed.coefficients(mix).unsqueeze(0)
+    with torch.no_grad():
+        here = [backbone.logits(backbone.forward(ids, None, row)) for backbone in (mixed.backbone, mixed.reference)]
+        for order in (list(mix), list(reversed(mix))):
+            kept = [(pissa_from_adapter(base.model, rounds[name]), mix[name]) for name in order]
+            history = PiSSAHistoryBake(base.model, kept)
+            wanted = base.model(input_ids=ids).logits
+            history.remove()
+            for found in here:
+                torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(wanted, base.model(input_ids=ids).logits, atol=1e-3)

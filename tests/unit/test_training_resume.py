@@ -121,6 +121,8 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(
     assert weights(path) == undisturbed
     assert not (tmp_path / "d" / "home" / "store" / load(path).dlm_id / FOLDER).exists()
     assert all(item.train_loss is not None for item in outcome.adapters.values())
+    pissa = kind.of("facts").parameterization == "pissa"
+    assert bool(outcome.adapters["facts"].tail_depth) == pissa, "also of an adapter that was finished before"
 
 
 def test_without_resume_the_interrupted_training_is_given_up_and_said(base: Base, tmp_path: Path) -> None:

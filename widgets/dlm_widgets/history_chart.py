@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.message import Message
 from textual_plot import HiResMode, PlotWidget
 
 from dlm_widgets.adapter_palette import rich_color
@@ -69,6 +71,12 @@ class HistoryChart(Vertical, Throttled):
     HistoryChart > LiteralStatic { height: auto; max-height: 2; }
     """
 
+    @dataclass
+    class Pointed(Message):
+        """A place of the x axis was clicked."""
+
+        x: float
+
     def __init__(
         self, title: str, *, lower: float | None = 0.0, upper: float | None = None, id: str | None = None
     ) -> None:
@@ -77,6 +85,8 @@ class HistoryChart(Vertical, Throttled):
         self._limits = (lower, upper)
         self._series: tuple[Series, ...] = ()
         self._events: tuple[Event, ...] = ()
+        self._cursor: float | None = None
+        self._across: tuple[float, float] | None = None
 
     def compose(self) -> ComposeResult:
         """Legend, then plot."""
@@ -90,12 +100,27 @@ class HistoryChart(Vertical, Throttled):
         self.watch(self.app, "theme", lambda: self.ask(), init=False)
         self.ask()
 
-    def show(self, series: Sequence[Series], events: Sequence[Event] = ()) -> None:
-        """Show these lines; unchanged data costs nothing."""
-        if (tuple(series), tuple(events)) == (self._series, self._events):
+    def show(self, series: Sequence[Series], events: Sequence[Event] = (), cursor: float | None = None) -> None:
+        """Show these lines and a cursor at a place of the x axis; unchanged data costs nothing."""
+        if (tuple(series), tuple(events), cursor) == (self._series, self._events, self._cursor):
             return
-        self._series, self._events = tuple(series), tuple(events)
+        self._series, self._events, self._cursor = tuple(series), tuple(events), cursor
         self.ask()
+
+    def retitle(self, title: str) -> None:
+        """Another title."""
+        if title != self._title:
+            self._title = title
+            self.ask()
+
+    def on_click(self, event: events.Click) -> None:
+        """Say which place of the x axis was clicked."""
+        plot = self.query_one(_Plot)
+        inside = event.screen_x - plot.region.x - plot.margin_left
+        width = plot.region.width - plot.margin_left - 1
+        if self._across is not None and 0 <= inside <= width:
+            low, high = self._across
+            self.post_message(self.Pointed(low + (high - low) * inside / max(1, width)))
 
     def on_resize(self) -> None:
         """Draw again with another number of points."""
@@ -129,9 +154,13 @@ class HistoryChart(Vertical, Throttled):
         lower, upper = self._limits
         for event in [*lone, *self._events]:
             plot.scatter([event.x], [event.y], marker=event.glyph, marker_style=rich_color(event.color))
+        self._across = None
         if xs:
             low, high = min(xs), max(xs)
-            plot.set_xlimits(low - 0.5, high + 0.5) if high - low < 1 else plot.set_xlimits(low, high)
+            self._across = (low - 0.5, high + 0.5) if high - low < 1 else (low, high)
+            plot.set_xlimits(*self._across)
+            if self._cursor is not None:
+                plot.add_v_line(self._cursor, "white" if self.app.current_theme.dark else "black")
             plot.set_xticks(_integer_ticks(low, high, max(2, self.size.width // 12)))
             plot.set_ylimits(lower, upper)
         self.query_one(LiteralStatic).show(assemble(*legend))

@@ -9,6 +9,7 @@ from dlm_tui.app.controllers.saving import StateSaver
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.ui import Ui
 from dlm_tui.app.engine_link import EngineLink, LinkState
+from dlm_tui.app.job_line import JobLine
 from dlm_tui.app.jobs import JobBoard, JobRecord
 from dlm_tui.app.keys import BY_ID, display, keys_of
 from dlm_tui.app.setup import Setup
@@ -91,16 +92,19 @@ def open_context(setup: Setup, ui: Ui) -> Context:
     engine_changed: Signal[[LinkState]] = Signal()
     job_changed: Signal[[JobRecord, Event | None]] = Signal()
     request = Open(document=str(setup.path), home=str(setup.home), base=setup.base, dtype=setup.config.generate.dtype)
+    store, board = Store(setup.home, setup.document.dlm_id), JobBoard(setup.job_starter, job_changed.emit)
+    if setup.runner_starter is not None:
+        board.line = JobLine(store, board, setup.runner_starter)
     return Context(
         setup=setup,
         ui=ui,
         config=setup.config,
         document=setup.document,
-        store=Store(setup.home, setup.document.dlm_id),
+        store=store,
         state=state,
         saver=StateSaver(setup.state_file, state, ui),
         link=EngineLink(setup.engine_factory, request, engine_changed.emit),
-        board=JobBoard(setup.job_starter, job_changed.emit),
+        board=board,
         engine_changed=engine_changed,
         job_changed=job_changed,
     )

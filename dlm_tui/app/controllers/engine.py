@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
@@ -11,7 +10,8 @@ from dlm_tui.app.engine_link import LinkState
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, GetStatus, Status
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model.registry import resolve_base, weight_files
+from dlm_tui.model.document_base import base_of
+from dlm_tui.model.registry import weight_files
 
 
 class EngineLife:
@@ -70,7 +70,7 @@ class EngineLife:
     def _base_is_there(self) -> bool:
         setup = self._context.setup
         try:
-            source = resolve_base(self._context.document.base_model, Path(setup.base) if setup.base else None)
+            source = base_of(self._context.document, setup.base)
             return source.path is not None and bool(weight_files(source.path))
         except (DlmTuiError, OSError):
             return False

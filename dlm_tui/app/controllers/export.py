@@ -67,7 +67,7 @@ class Export:
         """Start the export job; without settings with those of last time."""
         context = self._context
         settings = settings or context.state.export
-        if context.board.running("export"):
+        if context.board.line is None and context.board.running("export"):
             context.ui.say("An export is already running; it is in the jobs pane.", warning=True)
             return
         if not context.trained_names:
@@ -97,8 +97,12 @@ class Export:
         return lines if any(line.quant == quant for line in lines) else []
 
     async def _export(self, request: ExportJob, title: str) -> None:
-        record = await self._context.board.run(request, "export", title)
-        if record.state == "done" and record.export and request.compare:
+        await self.follow(await self._context.board.run(request, "export", title))
+
+    async def follow(self, record: JobRecord) -> None:
+        """An export to its end, which is then said."""
+        await record.over.wait()
+        if record.state == "done" and record.export and record.export.comparison and not record.export.folder:
             lines = len(record.export.comparison)
             self._context.ui.say(f"{self._context.key('export.dialog')} shows the {lines} lines.", title="Compared")
         elif record.state == "done" and record.export:

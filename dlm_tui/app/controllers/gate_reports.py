@@ -7,9 +7,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.jobs import JobRecord
 from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.engine.protocol import Drift, Drifted, Evaluate, Evaluated, Failed, Progress
+from dlm_tui.engine.protocol import (
+    Drift,
+    Drifted,
+    Evaluate,
+    Evaluated,
+    EvaluateJob,
+    EvaluationReport,
+    Failed,
+    Progress,
+)
 
 if TYPE_CHECKING:
     from dlm_tui.app.screens.report import ReportScreen
@@ -22,8 +32,29 @@ class GateReports:
         self._context, self._open_line = context, open_line
 
     async def judge(self) -> None:
-        """Judge the gate by folds."""
-        await self._open(Evaluate(), "judging the gate")
+        """Judge the gate by folds; behind other jobs it waits in line."""
+        context = self._context
+        if any(record.number is not None and not record.over.is_set() for record in context.board.records):
+            setup = context.setup
+            request = EvaluateJob(document=str(setup.path), home=str(setup.home), base=setup.base)
+            context.ui.say("Judging the gate waits in line; Enter on it in the jobs pane shows the report.")
+            context.ui.run(partial(context.board.run, request, "evaluate", "judge the gate"), "job-evaluate", "judging")
+        else:
+            await self._open(Evaluate(), "judging the gate")
+
+    def show(self, record: JobRecord) -> None:
+        """The report of a judgement that stood in line."""
+        context = self._context
+        if record.evaluation is not None:
+            context.ui.run(partial(self._show, record.evaluation), "report", "report", exclusive=True)
+
+    async def _show(self, report: EvaluationReport) -> None:
+        from dlm_tui.app.screens.report import ReportScreen
+
+        dialog = ReportScreen("the judgement", self._context.names, self._context.marks)
+        dialog.on_line = self._open_line
+        await self._context.ui.open_dialog(dialog)
+        dialog.show_evaluation(report)
 
     async def drift(self) -> None:
         """What freezing costs."""

@@ -13,7 +13,7 @@ from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sampling import AnswerSampling
-from dlm_tui.app.controllers.shown_answers import ShownAnswers
+from dlm_tui.app.controllers.shown_answers import ShownAnswers, end_words
 from dlm_tui.app.controllers.transcript import Transcript
 from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.progress import progress_words
@@ -152,9 +152,9 @@ class Generation:
             case Token(view=view, text=text, heat=heat, sample=sample):
                 self._answers.add(CardKey(view, sample), text, heat)
             case ViewDone(view=view, text=text, tokens=tokens, reason=reason, sample=sample, seed=seed):
-                why = "" if reason == "stop" else ", cut at the limit"
-                sampled = f", seed {seed}" if self._sampling.settings.temperature else ""
-                self._answers.finish(CardKey(view, sample), text, f"{tokens} tokens{why}{sampled}")
+                sampled = bool(self._sampling.settings.temperature)
+                note = end_words(tokens, reason, seed if sampled else None)
+                self._answers.finish(CardKey(view, sample), text, note)
             case Generated(seconds=seconds):
                 self._answers.retitle(f"{seconds:.1f} s")
                 return True

@@ -7,18 +7,22 @@ from pathlib import Path
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.jobs import Jobs
+from dlm_tui.app.controllers.queue import Queue
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.views import Pages
 from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.app.screens.leave import Leave, LeaveScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 
 
 class Interrupts:
     """Ends answers, jobs, the zoom, the program, also to go on with a new document."""
 
-    def __init__(self, context: Context, generation: Generation, jobs: Jobs, sources: Sources, pages: Pages) -> None:
+    def __init__(
+        self, context: Context, generation: Generation, jobs: Jobs, sources: Sources, queue: Queue, pages: Pages
+    ) -> None:
         self._context, self._generation, self._jobs = context, generation, jobs
-        self._sources, self._pages = sources, pages
+        self._sources, self._queue, self._pages = sources, queue, pages
 
     async def escape(self) -> None:
         """Stop an answer or a search; else leave the prompt, and only outside it stop a job; else unzoom.
@@ -48,14 +52,27 @@ class Interrupts:
         self._context.ui.leave_for(path)
 
     def quit(self) -> None:
-        """Leave; with a job running ask once."""
-        record = self._context.board.running()
+        """Leave; with work in line ask whether it goes on, with other jobs running ask once."""
+        board = self._context.board
+        placed = [record for record in board.listed() if record.number is not None and not record.over.is_set()]
+        if self._queue.line is not None and self._queue.line.lives and placed:
+            first, others = placed[0], len(placed) - 1
+            more = f" {others} more {'waits' if others == 1 else 'wait'} in line." if others else ""
+            asked = LeaveScreen(f"{first.title} is running ({first.detail()}).{more}")
+            self._context.ui.open_dialog(asked, self._leave_work)
+            return
+        record = board.running()
         if record is None:
             self._leave()
             return
         question = f"{record.title} is running ({record.detail()}). Leaving stops it; what is in force stays."
         dialog = ConfirmScreen(question, "Stop it and leave")
         self._context.ui.open_dialog(dialog, lambda yes: self._leave() if yes else None)
+
+    def _leave_work(self, choice: Leave | None) -> None:
+        if choice is not None:
+            self._queue.leave(stays=choice == "stay")
+            self._leave()
 
     def _leave(self) -> None:
         self._context.saver.now()

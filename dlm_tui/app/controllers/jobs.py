@@ -33,9 +33,10 @@ class Jobs:
         """Draw the jobs pane, in a moment."""
         self._pane.ask()
 
-    def cancel_running(self) -> None:
-        """Stop the newest running job."""
-        record = self._context.board.running()
+    def cancel_running(self, marked: JobRecord | None = None) -> None:
+        """Stop the marked job, or take it out of the line; where it is over, stop the newest running one."""
+        live = marked is not None and marked.state in ("waiting", "running")
+        record = marked if live else self._context.board.running()
         if record is None:
             self._context.ui.say("No job is running.")
         else:
@@ -50,7 +51,7 @@ class Jobs:
 
     def ask_cancel(self) -> bool:
         """Esc with a job running: the second press within two seconds stops it. False when no job runs."""
-        record = self._context.board.running("train", "export")
+        record = self._context.board.running("train", "export", "evaluate", "sweep")
         if record is None:
             return False
         if monotonic() - self._cancel_asked < _TWICE_SECONDS:

@@ -6,7 +6,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.export import Export
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.mixing import Mixing
-from dlm_tui.app.screens.named_mixes import MixChoice
+from dlm_tui.app.mix import MixChoice
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.model.views import custom
 

@@ -159,6 +159,9 @@ class Recall:
     def bring_back(self, answer: KeptAnswer) -> None:
         """Prompt, mix and sampling as they were when it was asked, and the answer itself on the pane."""
         problems = self._mixing.bring_back(answer.mix, answer.versions, answer.kind)
+        if answer.turns:
+            turns = "one turn" if len(answer.turns) == 1 else f"{len(answer.turns)} turns"
+            problems.append(f"It was asked after {turns} of a conversation, which a prompt alone does not have.")
         now = self._sampling.settings
         self._sampling.use(
             SamplingSettings(

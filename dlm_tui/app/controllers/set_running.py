@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.state import now
 from dlm_tui.document.expectations import broken
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError
@@ -27,8 +28,8 @@ Told = Callable[[Progress], object]
 class SetRunning:
     """One set at a time."""
 
-    def __init__(self, context: Context, mixing: Mixing) -> None:
-        self._context, self._mixing = context, mixing
+    def __init__(self, context: Context, mixing: Mixing, sampling: AnswerSampling) -> None:
+        self._context, self._mixing, self._sampling = context, mixing, sampling
 
     @property
     def marked_set(self) -> tuple[str, list[PromptCase]] | None:
@@ -63,7 +64,7 @@ class SetRunning:
         from dlm_tui.app.screens.set_run import SetRunScreen
 
         context = self._context
-        views = [view.name for view in self._views()]
+        views = [view.name for view in self.views()]
         marked = [name for name in context.state.set_views if name in views] or views[:1]
         dialog = SetRunScreen(name, cases, views, marked, context.marks, context.setup.path.parent)
         dialog.on_run = lambda chosen: self._start(dialog, name, cases, chosen)
@@ -71,7 +72,8 @@ class SetRunning:
         await context.ui.open_dialog(dialog)
         return dialog
 
-    def _views(self) -> list[View]:
+    def views(self) -> list[View]:
+        """The views that a set can be run under: of the base, the gate, every trained adapter, and the desk."""
         trained = self._context.trained_names
         if not trained:
             return [BASE]
@@ -87,7 +89,7 @@ class SetRunning:
             return
         context.state.set_views = chosen
         context.saver.soon()
-        views = [view for view in self._views() if view.name in chosen]
+        views = [view for view in self.views() if view.name in chosen]
         context.ui.run(partial(self._run, dialog, name, cases, views), "set-run", "run a set", exclusive=True)
 
     async def _run(self, dialog: SetRunScreen, name: str, cases: Sequence[PromptCase], views: Sequence[View]) -> None:
@@ -101,7 +103,7 @@ class SetRunning:
 
     async def run(self, name: str, cases: Sequence[PromptCase], views: Sequence[View], told: Told) -> SetRun:
         """Run a set and keep the run. Raises EngineGone, SetStopped, StoreError."""
-        context, options = self._context, self._context.config.generate
+        context, options = self._context, self._sampling.settings
         earlier = await self.kept(name)
         former = earlier[0] if earlier and context.opened and earlier[0].base == context.opened.base else None
         places = {case.prompt: index for index, case in enumerate(cases)}

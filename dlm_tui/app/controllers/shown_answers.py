@@ -141,15 +141,15 @@ def _shown(answer: KeptAnswer) -> Shown:
 
 def _card(answer: KeptAnswer) -> FinishedCard:
     pieces = [(piece.text, piece.heat) for piece in answer.pieces] or [(answer.text, None)]
-    note = ", ".join(filter(None, (end_words(answer), when(answer.at))))
+    end = end_words(len(answer.token_ids), answer.reason, answer.seed if answer.temperature else None)
+    note = ", ".join(filter(None, (end, when(answer.at))))
     return FinishedCard(CardKey(answer.view, answer.sample), pieces, note)
 
 
-def end_words(answer: KeptAnswer) -> str:
-    """`12 tokens`, how it ended if not by itself, and its seed if it was sampled."""
-    tokens = [f"{len(answer.token_ids)} tokens"] if answer.token_ids else []
-    end = [_ENDS[answer.reason]] if answer.reason in _ENDS else []
-    return ", ".join([*tokens, *end, *([f"seed {answer.seed}"] if answer.temperature else [])])
+def end_words(tokens: int, reason: str, seed: int | None) -> str:
+    """`seed 3, 12 tokens, cut at the limit`: the seed if it was sampled, and how it ended if not by itself."""
+    seeds = [f"seed {seed}"] if seed is not None else []
+    return ", ".join([*seeds, *([f"{tokens} tokens"] if tokens else []), *([_ENDS[reason]] if reason in _ENDS else [])])
 
 
 def when(at: str, now: Callable[[], datetime] = datetime.now) -> str:

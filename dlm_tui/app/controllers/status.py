@@ -21,7 +21,14 @@ _ENGINE_GLYPH = {
     "closed": ("\u25cc", "dim"),
 }
 
-_KIND_WORDS: dict[Kind, str] = {"train": "training", "gate": "gate training", "export": "export", "serve": "serving"}
+_KIND_WORDS: dict[Kind, str] = {
+    "train": "training",
+    "gate": "gate training",
+    "export": "export",
+    "serve": "serving",
+    "evaluate": "judging",
+    "sweep": "sweep",
+}
 
 
 class StatusLines:
@@ -59,8 +66,10 @@ class StatusLines:
             parts += ["  ", (f"\u2191 {context.news}", "bold $warning")]
         record = context.board.running()
         if record:
-            title = f"{record.title} \u00b7 " if record.kind in ("export", "serve") else ""
-            parts += ["  ", (f"\u25b8 {title}{record.detail()}", "$primary")]
+            title = f"{record.title} \u00b7 " if record.kind not in ("train", "gate") else ""
+            waiting = len(context.board.waiting())
+            behind = f" \u00b7 {waiting} more" if waiting else ""
+            parts += ["  ", (f"\u25b8 {title}{record.detail()}{behind}", "$primary")]
         elif failure := context.board.failure:
             parts += ["  ", (f"\u2717 {_KIND_WORDS[failure.kind]} failed, see Jobs", "bold $error")]
         return assemble(*parts)

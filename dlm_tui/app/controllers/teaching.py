@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -95,12 +96,15 @@ class Teaching:
         return self._context.document.adapter_names or (None,)
 
     def adapter_of_answer(self, view: str) -> str | None:
+        """The adapter that an answer of the pane belongs to."""
+        return self.adapter_of(view, self._shown.mix_of(view))
+
+    def adapter_of(self, view: str, mix: Mapping[str, float]) -> str | None:
         """The adapter that an answer belongs to: the one of its view, else the strongest of its mix."""
         names = self._context.document.adapter_names
         solo = adapter_of(view)
         if solo is not None and split_version(solo)[0] in names:
             return split_version(solo)[0]
-        mix = self._shown.mix_of(view)
         strength = {name: sum(mix[key] for key in mix if split_version(key)[0] == name) for name in names}
         strongest = max(names, key=lambda name: strength[name], default=None)
         return strongest if strongest is not None and strength[strongest] > 0 else None

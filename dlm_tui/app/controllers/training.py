@@ -38,7 +38,7 @@ class Training:
     ) -> None:
         """Train these adapters, or all, each in its kind, then the gate."""
         context = self._context
-        if self.refuses():
+        if self._is_placed(adapters, choices or KindChoices()) or self.refuses():
             return
         if context.document_error:
             self._waiting = partial(self.start, adapters, choices, calibration)
@@ -56,8 +56,24 @@ class Training:
             choices=choices or KindChoices(),
             calibration=str(calibration) if calibration is not None else None,
         )
-        self._runs.begin_losses()
-        context.ui.run(partial(self._train, request, title), "job-train", "training")
+        self.train(request, title)
+
+    def train(self, request: TrainJob, title: str) -> None:
+        """Run a training, or let it wait in line."""
+        if ahead := len([one for one in self._context.board.listed() if one.number and not one.over.is_set()]):
+            self._context.ui.say(f"{title} waits in line, {ahead} before it.")
+        self._context.ui.run(partial(self._train, request, title), "job-train", "training")
+
+    def _is_placed(self, adapters: Sequence[str] | None, choices: KindChoices) -> bool:
+        """Whether the same training waits in line already, which is then said."""
+        wanted = (list(adapters) if adapters is not None else None, choices, False)
+        for record in self._context.board.waiting():
+            request = record.request
+            if isinstance(request, TrainJob) and (request.adapters, request.choices, request.gate_only) == wanted:
+                self._context.ui.say(f"{record.title} waits in line already; it is in the jobs pane.", warning=True)
+                self._pages.show_page("jobs")
+                return True
+        return False
 
     def start_waiting(self) -> None:
         """The document changed: a training that was asked for while it could not be read starts."""
@@ -78,17 +94,33 @@ class Training:
 
     def refuses(self) -> bool:
         """Whether a training runs already, which is then said."""
-        if not self._context.board.running("train", "gate"):
+        board = self._context.board
+        if not board.running("gate" if board.line is not None else "train", "gate"):
             return False
         self._context.ui.say("A training is already running; it is in the jobs pane.", warning=True)
         self._pages.show_page("jobs")
         return True
 
     async def _train(self, request: TrainJob, title: str) -> None:
-        context = self._context
         self._comparison.remember_current()
+        placed = await self._context.board.place(request, "train", title)
+        if placed is not None:
+            await self.follow(placed)
+            return
+        self._runs.begin_losses()
         before = await self._versions()
-        record = await context.board.run(request, "train", title)
+        await self._ended(await self._context.board.run_here(request, "train", title), before)
+
+    async def follow(self, record: JobRecord) -> None:
+        """A training that stands in line, to its end."""
+        await record.begun.wait()
+        self._runs.begin_losses()
+        before = await self._versions()
+        await record.over.wait()
+        await self._ended(record, before)
+
+    async def _ended(self, record: JobRecord, before: Mapping[str, int]) -> None:
+        context = self._context
         # The store says what is in force, whatever the job said last, and even if it said nothing any more.
         after = await self._versions()
         committed = {name: version for name, version in after.items() if before.get(name) != version}
@@ -136,7 +168,11 @@ class Training:
         """Train only the gate, in the resident engine."""
         if self.refuses():
             return
-        if not self._context.link.ready:
+        setup = self._context.setup
+        if any(record.number is not None and not record.over.is_set() for record in self._context.board.records):
+            request = TrainJob(document=str(setup.path), home=str(setup.home), base=setup.base, gate_only=True)
+            self.train(request, "train the gate")
+        elif not self._context.link.ready:
             self._context.ui.say("The gate trains in the engine, which is not ready yet.", warning=True)
         else:
             self._context.ui.run(self._train_gate, "job-train", "gate training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.changes import Changes
@@ -22,10 +23,14 @@ from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.labelling import Labelling
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.named_mixes import SavedMixes
+from dlm_tui.app.controllers.picking import Picking
+from dlm_tui.app.controllers.preference_training import PreferenceTraining
 from dlm_tui.app.controllers.prompts import Prompts
+from dlm_tui.app.controllers.queue import Queue
 from dlm_tui.app.controllers.recall import Recall
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.run_details import RunDetails
+from dlm_tui.app.controllers.run_overlay import RunOverlay
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.sections import Sections
 from dlm_tui.app.controllers.serving import Serving
@@ -49,6 +54,7 @@ from dlm_tui.app.controllers.views import (
     Redrawn,
     RunsView,
 )
+from dlm_tui.app.jobs import JobRecord
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ class Controllers:
         self.sections = Sections(context, self.changes)
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
+        self.run_overlay = RunOverlay(context)
         self.jobs = Jobs(context, views.jobs, pages)
+        self.queue = Queue(context, views.jobs, pages)
         self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
         self.copying = Copying(context, views.answers, pages)
         self.routing = Routing(context, prompt, views.insight)
@@ -108,9 +116,11 @@ class Controllers:
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
         self.saved_mixes = SavedMixes(context, self.mixing, self.generation, self.export)
-        self.set_running = SetRunning(context, self.mixing)
+        self.set_running = SetRunning(context, self.mixing, self.sampling)
+        self.picking = Picking(context, self.teaching, self.set_running, self.sampling, prompt)
+        self.preference_training = PreferenceTraining(context, self.changes, self.training, self.set_running)
         self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
-        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, pages)
+        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, self.queue, pages)
         self._connect()
 
     def _connect(self) -> None:
@@ -130,15 +140,40 @@ class Controllers:
             self.training.job_changed, self.jobs.job_changed, status.redraw, mixing.job_changed
         )
         self.documents.changed.connect(status.redraw, mixing.redraw, self.sources.start, self.training.start_waiting)
-        self.changes.taken_back.connect(self.labelling.taken_back, self.sections.taken_back, self.teaching.taken_back)
+        self.changes.taken_back.connect(
+            self.labelling.taken_back,
+            self.sections.taken_back,
+            self.teaching.taken_back,
+            self.preference_training.taken_back,
+        )
         self.settings.changed.connect(status.show_keys, self.theme_changed, self.sampling.show)
         self.sampling.accepted.connect(self.generation.again)
         self.keeping.kept.connect(self.shown.ended)
         self.routing.changed.connect(mixing.redraw)
         self.routing.failed.connect(mixing.show_problem)
-        self.training.finished.connect(self.documents.show, self._sources_retrained)
+        self.training.finished.connect(self.documents.show, self._sources_retrained, self.preference_training.trained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
+
+        self.queue.found.connect(self._follow_found)
+        self.queue.resumed.connect(self.training.train)
+
+    def _follow_found(self, record: JobRecord) -> None:
+        """A job that this screen did not ask for ends as one that it did."""
+        if record.kind == "train":
+            self.context.ui.run(partial(self.training.follow, record), "job-train", "training")
+        elif record.kind == "export":
+            self.context.ui.run(partial(self.export.follow, record), "job-export", "export")
+
+    def show_result(self, record: JobRecord | None) -> None:
+        """What came of a job: a report, a folder, what is in force; of one that is not over, how far it is."""
+        if record is None:
+            self.context.ui.say("No job is marked.")
+        elif record.evaluation is not None:
+            self.reports.show(record)
+        else:
+            text = record.summary or record.detail()
+            self.context.ui.say(text, title=record.title, error=record.state == "failed")
 
     def show_all(self) -> None:
         """Draw everything once, when the screen is up."""
@@ -156,6 +191,7 @@ class Controllers:
         self.sources.start()
         self.recall.start()
         self.history.poll()
+        self.queue.start()
 
     def _sources_retrained(self) -> None:
         self.context.ui.run(self.sources.retrained, "retrained", "sources")

@@ -1,9 +1,9 @@
-"""Background jobs: progress, log, cancel."""
+"""Background jobs: what runs, what waits, what is over; the log of the marked one; order and cancel."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -13,6 +13,8 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
 
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import bindings_for
@@ -22,31 +24,64 @@ from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, literal
 from dlm_widgets.throttled import Throttled
 
-_GLYPHS = {"running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
-_STYLES = {"running": "bold $primary", "done": "$success", "failed": "bold $error", "cancelled": "$warning"}
+_GLYPHS = {"waiting": "\u00b7", "running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
+_STYLES = {
+    "waiting": "$foreground 80%",
+    "running": "bold $primary",
+    "done": "$success",
+    "failed": "bold $error",
+    "cancelled": "$warning",
+}
 
 
-class JobLog(VerticalScroll, can_focus=True):
+class JobLog(VerticalScroll, can_focus=False):
     """The scrolling part."""
 
 
+class JobList(OptionList):
+    """The line."""
+
+
 class JobsPane(Pane, Throttled):
-    """The newest job on top, its log below."""
+    """What runs on top, then the line, then what is over; the log of the marked job below."""
 
     TITLE = "Jobs"
     JUMP = "j"
     BINDINGS: ClassVar[list[BindingType]] = list(bindings_for("jobs"))
 
+    @dataclass
     class CancelPressed(Message):
-        """Stop the running job."""
+        """Stop the marked job, or the running one."""
 
-    def __init__(self, records: Collection[JobRecord]) -> None:
+        record: JobRecord | None
+
+    @dataclass
+    class MovePressed(Message):
+        """Let the marked job wait for one less, or one more."""
+
+        record: JobRecord | None
+        by: int
+
+    class PausePressed(Message):
+        """Hold the line, or go on."""
+
+    @dataclass
+    class ResultPressed(Message):
+        """What came of the marked job."""
+
+        record: JobRecord | None
+
+    def __init__(self, records: Callable[[], Sequence[JobRecord]], note: Callable[[], str]) -> None:
+        """`note` says how the line stands; empty where it goes its way."""
         super().__init__(id="jobs")
-        self._records = records
+        self._listed, self._note = records, note
+        self._records: list[JobRecord] = []
+        self._marked: JobRecord | None = None
 
     def compose(self) -> ComposeResult:
         """Jobs, then the log."""
-        yield LiteralStatic(id="job-list")
+        yield LiteralStatic(id="job-note")
+        yield JobList(id="job-list", markup=False)
         with JobLog(id="job-scroll"):
             yield LiteralStatic(id="job-log")
 
@@ -60,32 +95,83 @@ class JobsPane(Pane, Throttled):
         self.ask()
 
     def draw(self) -> None:
-        """Newest first; the log is that of the newest."""
-        records = list(islice(self._records, 3))
-        lines = self.query_one("#job-list", LiteralStatic)
+        """The rows, with the same job marked as before; until one is marked by hand it is the first."""
+        records = list(self._listed())
+        note, listing, log = self._note(), self.query_one(JobList), self.query_one("#job-log", LiteralStatic)
+        listing.display = bool(records)
+        line = self.query_one("#job-note", LiteralStatic)
+        line.display = bool(note) or not records
+        empty = Content.styled("Nothing is running. Training and exports appear here with their log.", "dim")
+        line.show(literal(note, "bold $warning") if note else empty)
+        waiting = sum(record.state == "waiting" for record in records)
+        self.retitle(f"{waiting} waiting" if waiting else "")
         if not records:
-            lines.show(Content.styled("Nothing is running. Training and exports appear here with their log.", "dim"))
-            self.query_one("#job-log", LiteralStatic).show("")
+            log.show("")
             return
-        lines.show(Content("\n").join(job_line(record, max(20, self.content_size.width)) for record in records))
-        scroll = self.query_one(JobLog)
+        width = max(20, self.content_size.width - 1)
+        rows = [job_line(record, width) for record in records]
+        self._records = []  # what is highlighted while the rows change was not chosen by anybody
+        listing.set_options([Option(row) for row in rows])
+        marked = self._marked if self._marked in records else None
+        listing.highlighted = records.index(marked) if marked is not None else 0
+        self._records = records
+        self._show_log()
+
+    def _show_log(self) -> None:
+        record, scroll = self.marked, self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
-        self.query_one("#job-log", LiteralStatic).show(literal("\n".join(records[0].log), "dim"))
+        self.query_one("#job-log", LiteralStatic).show(literal("\n".join(record.log) if record else "", "dim"))
         if at_end:
             scroll.scroll_end(animate=False)
 
-    def focus_target(self) -> Widget:
-        """The log."""
-        return self.query_one(JobLog)
+    @property
+    def marked(self) -> JobRecord | None:
+        """The highlighted job."""
+        at = self.query_one(JobList).highlighted
+        return self._records[at] if at is not None and at < len(self._records) else None
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        """Another row: its log."""
+        event.stop()
+        record = self.marked
+        if record is not None and record is not self._records[0]:
+            self._marked = record
+        elif record is not None:
+            self._marked = None if self._marked is None or not self.has_focus_within else record
+        self._show_log()
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Enter, or the second click on a row."""
+        event.stop()
+        self.action_show_result()
+
+    def focus_target(self) -> Widget | None:
+        """The list; without jobs there is nothing to focus but the pane's scrolling part."""
+        return self.query_one(JobList)
 
     def action_cancel_job(self) -> None:
-        """Ask for the running job to be stopped."""
-        self.post_message(self.CancelPressed())
+        """Ask for the marked job to be stopped."""
+        self.post_message(self.CancelPressed(self.marked))
+
+    def action_pause_line(self) -> None:
+        """Ask for the line to be held, or to go on."""
+        self.post_message(self.PausePressed())
+
+    def action_move_job(self, by: int) -> None:
+        """Ask for another place in line."""
+        self.post_message(self.MovePressed(self.marked, by))
+
+    def action_show_result(self) -> None:
+        """Ask what came of it."""
+        self.post_message(self.ResultPressed(self.marked))
 
 
 def job_line(record: JobRecord, width: int) -> Content:
     """State and title; for a running job a second line with bar, numbers and time left."""
-    lead = (f"{_GLYPHS[record.state]} {record.title}", _STYLES[record.state])
+    number = f"{record.number} " if record.number is not None else ""
+    lead = (f"{_GLYPHS[record.state]} {number}{record.title}", _STYLES[record.state])
+    if record.state == "waiting":
+        return assemble(lead, (f"  {record.note}", "dim"))
     if record.state != "running":
         return assemble(lead, f"  {record.summary}")
     if record.progress is None:

@@ -43,6 +43,9 @@ class RunsPane(Pane, Throttled):
     class DetailsPressed(Message):
         """Show how the adapters were trained."""
 
+    class OverlayPressed(Message):
+        """Runs are to be laid over one another."""
+
     def __init__(self) -> None:
         super().__init__(id="runs")
         self._history: tuple[GateRun, ...] = ()
@@ -222,6 +225,10 @@ class RunsPane(Pane, Throttled):
     def action_run_details(self) -> None:
         """Ask for the details of the trainings."""
         self.post_message(self.DetailsPressed())
+
+    def action_overlay_runs(self) -> None:
+        """Lay runs over one another."""
+        self.post_message(self.OverlayPressed())
 
     def action_toggle_chart(self) -> None:
         """History or loss."""

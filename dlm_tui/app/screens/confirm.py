@@ -18,22 +18,26 @@ class ConfirmScreen(Dialog[bool]):
 
     HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.accept", "Yes"), ("dialog.close", "No"))
 
-    def __init__(self, question: str, yes: str, no: str = "Go back") -> None:
+    def __init__(
+        self, question: str, yes: str, no: str = "Go back", *, title: str = "Are you sure?", safe: bool = False
+    ) -> None:
+        """`safe`: yes loses nothing."""
         super().__init__()
         self._question, self._yes, self._no = question, yes, no
+        self._title, self._safe = title, safe
 
     def compose_body(self) -> ComposeResult:
         """The question and two buttons; the harmless one has the focus."""
         yield LiteralStatic(self._question)
         with Horizontal(classes="buttons"):
             yield Button(literal(self._no), id="no", compact=True)
-            yield Button(literal(self._yes), id="yes", variant="error", compact=True)
+            yield Button(literal(self._yes), id="yes", variant="primary" if self._safe else "error", compact=True)
 
     def on_mount(self) -> None:
         """Focus the harmless answer."""
         super().on_mount()
-        self.retitle("Are you sure?")
-        self.query_one("#no").focus()
+        self.retitle(self._title)
+        self.query_one("#yes" if self._safe else "#no").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """An answer."""

@@ -99,6 +99,9 @@ class Dialog(ModalScreen[Result]):
     def action_moved(self) -> None:
         """Show what moved between the highlighted entry and another, where that means something."""
 
+    def action_pick(self, number: int) -> None:
+        """Pick one of two, where there are two."""
+
     def action_keep(self) -> None:
         """Keep the highlighted entry, where that means something."""
 
@@ -113,6 +116,24 @@ class Dialog(ModalScreen[Result]):
 
     def action_copy_command(self) -> None:
         """Copy the shown command, where there is one."""
+
+    def action_next_curve(self) -> None:
+        """Show the next curve, where there are several."""
+
+    def action_smooth(self) -> None:
+        """Smooth curves, where there are some."""
+
+    def action_logarithmic(self) -> None:
+        """Draw logarithms, where there are curves."""
+
+    def action_move_cursor(self, way: int) -> None:
+        """Move the cursor of curves, where there are some."""
+
+    def action_save_csv(self) -> None:
+        """Save as a table, where there is one."""
+
+    def action_save_svg(self) -> None:
+        """Save as a picture, where there is one."""
 
     def on_unmount(self) -> None:
         """Tell whoever works for this dialog."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from dlm_tui.app.mix import MixChoice
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError, check_mix_name
 from dlm_tui.files import set_aside
@@ -19,13 +20,6 @@ from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal
-
-
-class MixChoice(NamedTuple):
-    """What is to be done with saved mixes."""
-
-    what: Literal["recall", "compare", "export"]
-    mixes: dict[str, dict[str, float]]
 
 
 class NamedMixesScreen(Dialog[MixChoice]):

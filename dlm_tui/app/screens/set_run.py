@@ -77,7 +77,7 @@ class SetRunScreen(Dialog[None]):
         """Start at the views."""
         super().on_mount()
         expected = sum(len(case.expect) for case in self._cases)
-        self.retitle(f"{self._set_name}: {len(self._cases)} prompts, {expected} expectations")
+        self.retitle(f"{self._set_name}: {_counted(len(self._cases), 'prompt')}, {_counted(expected, 'expectation')}")
         self._show_views()
         self._show()
         views = self.query_one("#run-views", PickList)
@@ -209,3 +209,7 @@ def _versions(run: SetRun) -> str:
     if len(numbers) == 1:
         return f"version {next(iter(numbers))}"
     return " ".join(f"{name} {number}" for name, number in run.versions.items()) or "untrained"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

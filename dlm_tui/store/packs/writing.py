@@ -151,7 +151,8 @@ def _manifest(dlm_id: str, stored: Manifest) -> PackManifest:
 def _add_store(
     store: Store, contents: PackContents, files: dict[str, _File], folders: list[str], scratch: Path
 ) -> None:
-    left_out = {
+    left_out = {"queue", "checkpoints"}  # of jobs that are not over: they go on here
+    left_out |= {
         name
         for name, wanted in (("exports", contents.exports), ("cache", contents.cache), ("logs", contents.logs))
         if not wanted

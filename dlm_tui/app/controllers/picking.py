@@ -1,0 +1,188 @@
+"""Sample and pick: answers are drawn across views and seeds, shown blind in pairs, and the picks become preferences."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.sampling import AnswerSampling
+from dlm_tui.app.controllers.set_running import SetRunning
+from dlm_tui.app.controllers.teaching import Teaching
+from dlm_tui.app.controllers.views import PromptView
+from dlm_tui.app.picks import Drawn, Picked, pairs_of
+from dlm_tui.document.lesson import Lesson, better_answer
+from dlm_tui.document.preferences import WANTED, preference_counts
+from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
+from dlm_tui.engine.client import EngineGone
+from dlm_tui.engine.protocol import Failed, Progress, RunSet, SetAnswered
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.views import View
+
+if TYPE_CHECKING:
+    from dlm_tui.app.screens.draw import Draw
+    from dlm_tui.app.screens.pick import PickScreen
+    from dlm_tui.app.screens.review import Reviewed
+
+_CURRENT = ""
+_TEMPERATURE = 0.8
+_SEEDS = 2**31
+
+
+class Picking:
+    """Draws, shows and writes."""
+
+    def __init__(
+        self,
+        context: Context,
+        teaching: Teaching,
+        set_running: SetRunning,
+        sampling: AnswerSampling,
+        prompt: PromptView,
+    ) -> None:
+        self._context, self._teaching, self._set_running, self._prompt = context, teaching, set_running, prompt
+        self._sampling = sampling
+
+    def open(self) -> None:
+        """Ask what to draw."""
+        context = self._context
+        if not context.link.ready:
+            context.ui.say("Drawing answers needs the engine, which is not ready yet.", warning=True)
+            return
+        try:
+            sets = PromptSets(context.setup.path).load()
+        except PromptSetsError as error:
+            context.ui.say(str(error), warning=True)
+            sets = {}
+        text = self._prompt.text.strip()
+        sources = {_CURRENT: "the current prompt"} if text else {}
+        sources |= {name: f"{name}, {len(prompts)} prompts" for name, prompts in sets.items() if any(prompts)}
+        if not sources:
+            context.ui.say("There is no prompt to draw answers for, and no set of prompts.", warning=True)
+            return
+        prompts = {_CURRENT: [text], **{name: [prompt for prompt in sets[name] if prompt.strip()] for name in sets}}
+        from dlm_tui.app.screens.draw import DrawScreen
+
+        views = {view.name: view for view in self._set_running.views()}
+        usual = [name for name in views if name == "gated" or name in context.trained_names] or list(views)
+        note = f"Drawn at temperature {self._temperature:g}. The pairs do not say which answer is whose."
+        dialog = DrawScreen(sources, list(views), usual, context.marks, self.counter(), note)
+
+        def draw(chosen: Draw | None) -> None:
+            if chosen is not None:
+                wanted = [views[name] for name in chosen.views]
+                context.ui.run(
+                    partial(self._draw, prompts[chosen.source], wanted, chosen.count), "pick", "draw answers"
+                )
+
+        context.ui.open_dialog(dialog, draw)
+
+    @property
+    def _temperature(self) -> float:
+        return self._sampling.settings.temperature or _TEMPERATURE
+
+    def counter(self, more: Sequence[Lesson] = ()) -> str:
+        """How many preferences every adapter has, those of `more` counted, and what it needs."""
+        names = self._context.names
+        counts = Counter(preference_counts(self._context.document))
+        counts.update(lesson.adapter or names[0] for lesson in more)
+        told = [f"{name} {counts[name]}" + ("" if counts[name] >= WANTED else f" of {WANTED}") for name in names]
+        return f"Preferences: {', '.join(told)}."
+
+    async def _draw(self, prompts: Sequence[str], views: Sequence[View], count: int) -> None:
+        from dlm_tui.app.screens.pick import PickScreen
+
+        context, seed = self._context, secrets.randbelow(_SEEDS)
+        dialog = PickScreen()
+        dialog.on_closed = lambda: context.ui.cancel("pick-draw")
+        await context.ui.open_dialog(dialog, lambda picked: self._picked(picked, seed))
+        context.ui.run(partial(self._fill, dialog, prompts, views, count, seed), "pick-draw", "draw", exclusive=True)
+
+    async def _fill(
+        self, dialog: PickScreen, prompts: Sequence[str], views: Sequence[View], count: int, seed: int
+    ) -> None:
+        try:
+            drawn = await self._drawn(dialog, prompts, views, count, seed)
+        except (EngineGone, DlmTuiError) as error:
+            dialog.show_problem(str(error))
+            return
+        dialog.show_pairs(pairs_of(drawn, seed))
+
+    async def _drawn(
+        self, dialog: PickScreen, prompts: Sequence[str], views: Sequence[View], count: int, seed: int
+    ) -> list[Drawn]:
+        """`count` answers per prompt: view after view under the first seed, then all again under the next."""
+        context, options = self._context, self._sampling.settings
+        found: list[Drawn] = []
+        for turn in range(-(-count // len(views))):
+            asked = list(views[: count - turn * len(views)])
+            request = RunSet(
+                prompts=list(prompts),
+                views=asked,
+                max_tokens=options.max_tokens,
+                temperature=self._temperature,
+                top_p=options.top_p,
+                seed=(seed + turn) % _SEEDS,
+            )
+            finished = False
+            try:
+                async for event in context.link.stream(request):
+                    if isinstance(event, Progress):
+                        dialog.show_progress(event)
+                    elif isinstance(event, SetAnswered):
+                        prompt = prompts[event.prompt]
+                        found.append(Drawn(prompt, event.view, request.seed, event.text, event.mix or event.weights))
+                    elif isinstance(event, Failed):
+                        raise DlmTuiError(event.text)
+                finished = True
+            finally:
+                if not finished:
+                    await context.link.cancel(request)
+        return found
+
+    def _picked(self, picked: list[Picked] | None, seed: int) -> None:
+        if picked:
+            self._context.ui.run(partial(self._review, picked, seed), "pick", "review preferences")
+
+    async def _review(self, picked: Sequence[Picked], seed: int) -> None:
+        from dlm_tui.app.screens.review import ReviewScreen
+
+        context, data = self._context, self._teaching.document_bytes()
+        if data is None:
+            return
+        run_id, at = await self._teaching.newest_run(), datetime.now(UTC)
+
+        def lessons(adapter: str | None) -> list[Lesson]:
+            return [_lesson(item, adapter or self._own(item), seed, at, run_id) for item in picked]
+
+        dialog = ReviewScreen(lessons, context.document.adapter_names, context.marks, data, self.counter)
+
+        def write(reviewed: Reviewed | None) -> None:
+            if reviewed is not None:
+                context.ui.run(partial(self._write, reviewed), "pick", "write preferences")
+
+        context.ui.open_dialog(dialog, write)
+
+    def _own(self, item: Picked) -> str | None:
+        return self._teaching.adapter_of(item.chosen.view, item.chosen.mix)
+
+    async def _write(self, reviewed: Reviewed) -> None:
+        context, sha256, written = self._context, reviewed.expected_sha256, list[Lesson]()
+        for lesson in reviewed.lessons:
+            if await self._teaching.append(lesson, sha256) is None:
+                break
+            written.append(lesson)
+        if written:
+            train = context.key("train.preferences")
+            counts = self.counter(written)
+            context.ui.say(f"{len(written)} preferences written. {counts} {train} trains on them.", title="Picked")
+
+
+def _lesson(item: Picked, adapter: str | None, seed: int, at: datetime, run_id: int | None) -> Lesson:
+    chosen, rejected = item.chosen, item.rejected
+    who = f"blind seed {seed}: {chosen.view} {chosen.seed} over {rejected.view} {rejected.seed}"
+    return better_answer(chosen.prompt, chosen.text, rejected.text, adapter, f"pick/{who}", at, run_id, note=who)

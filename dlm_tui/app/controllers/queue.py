@@ -1,0 +1,145 @@
+"""The line of jobs: what happened while nobody looked, going on with it, order, pause, results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.signal import Signal
+from dlm_tui.app.controllers.views import Pages, Redrawn
+from dlm_tui.app.job_line import Found, JobLine
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.engine.protocol import TrainJob
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.store.checkpoints import Interrupted, interrupted
+
+
+class Queue:
+    """Follows the line for as long as the screen is there. Without a line (`JobLine`) there is nothing to do here."""
+
+    def __init__(self, context: Context, pane: Redrawn, pages: Pages) -> None:
+        self._context, self._pane, self._pages = context, pane, pages
+        self.found: Signal[[JobRecord]] = Signal()
+        """A job runs or waits that this screen did not ask for."""
+        self.resumed: Signal[[TrainJob, str]] = Signal()
+        """A training from before is to go on, under that title."""
+
+    @property
+    def line(self) -> JobLine | None:
+        """The line of this document."""
+        line = self._context.board.line
+        return line if isinstance(line, JobLine) else None
+
+    def start(self) -> None:
+        """Look at the line, and follow it."""
+        if self.line is not None:
+            self._context.ui.run(self._follow, "queue", "line of jobs", exclusive=True)
+
+    async def _follow(self) -> None:
+        line = self.line
+        if line is None:
+            return
+        found = await line.begin()
+        self._tell_ended(found)
+        for record in [*found.live, *found.standing]:
+            self.found.emit(record)
+        if found.standing and not line.line.paused:
+            self._offer(found)
+        elif not found.standing and not found.live and (cut := interrupted(self._context.store)) is not None:
+            self._offer_training(cut)
+        self._pane.ask()
+        await line.watch()
+
+    def _tell_ended(self, found: Found) -> None:
+        words = {"done": "done", "failed": "failed", "cancelled": "cancelled"}
+        lines = [f"{record.title}: {words[record.state]}. {record.summary}".strip() for record in found.ended]
+        if lines:
+            failed = any(record.state == "failed" for record in found.ended)
+            self._context.ui.say("\n".join(lines), title="While you were away", warning=failed, lasting=True)
+
+    # ---- going on --------------------------------------------------------------------------------------------------
+
+    def _offer(self, found: Found) -> None:
+        first, others = found.standing[0], len(found.standing) - 1
+        cut = self.line is not None and self.line.line.find(first.number or 0).tries > 0
+        more = f" {others} more {'waits' if others == 1 else 'wait'} behind it." if others else ""
+        question = f"{first.title} {'was interrupted' if cut else 'waits in line'}.{more} Nobody works on it now."
+        dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
+        self._context.ui.open_dialog(dialog, lambda yes: self._go_on() if yes else self._hold())
+
+    def _offer_training(self, cut: Interrupted) -> None:
+        """A training outside of the line that left something to go on from."""
+        at = f"{cut.adapter} at step {cut.step} of {cut.total}" if cut.adapter else "before it was put in force"
+        question = f"A training was interrupted: {at}."
+        dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
+        self._context.ui.open_dialog(dialog, lambda yes: self._resume_training(cut) if yes else None)
+
+    def _resume_training(self, cut: Interrupted) -> None:
+        setup = self._context.setup
+        request = TrainJob(document=str(setup.path), home=str(setup.home), base=setup.base, resume=True)
+        self.resumed.emit(request, "continue the training")
+
+    def _go_on(self) -> None:
+        self._work()
+        self._pages.show_page("jobs")
+
+    def _hold(self) -> None:
+        self._context.ui.say(f"{self._context.key('jobs.pause')} in the jobs pane goes on with the line.")
+
+    def _work(self) -> None:
+        line = self.line
+        if line is not None:
+            self._do(line.work, "go on with the line")
+
+    def toggle_pause(self) -> None:
+        """Stop what runs and hold the line, or go on with it."""
+        line, context = self.line, self._context
+        if line is None or not line.line.ahead:
+            context.ui.say("Nothing is in line.")
+        elif line.line.paused or line.stands:
+            self._work()
+        else:
+            self._do(line.pause, "pause the line")
+
+    def _do(self, work: Callable[[], object], what: str) -> None:
+        async def run() -> None:
+            line = self.line
+            try:
+                await work()  # type: ignore[misc]
+                if line is not None:
+                    await line.look()
+            except (DlmTuiError, OSError) as error:
+                self._context.ui.say(str(error), error=True)
+            self._pane.ask()
+
+        self._context.ui.run(run, "queue-change", what)
+
+    def words(self) -> str:
+        """How the line stands, where it does not go its way."""
+        line = self.line
+        if line is None or not line.line.ahead:
+            return ""
+        key = self._context.key("jobs.pause")
+        if line.line.paused:
+            return f"The line is paused; {key} goes on."
+        return f"Nobody works the line off; {key} goes on." if line.stands else ""
+
+    # ---- one job ---------------------------------------------------------------------------------------------------
+
+    def move(self, record: JobRecord | None, by: int) -> None:
+        """Let a waiting job wait shorter or longer."""
+        line = self.line
+        if line is None or record is None or record.state != "waiting":
+            self._context.ui.say("Only jobs that wait can be moved.", warning=True)
+        else:
+            self._do(partial(line.move, record, by), "move a job")
+
+    def leave(self, *, stays: bool) -> None:
+        """The screen ends: say whether the work goes on."""
+        if self.line is not None:
+            try:
+                self.line.leave(stays=stays)
+            except (DlmTuiError, OSError) as error:
+                self._context.ui.say(str(error), error=True)

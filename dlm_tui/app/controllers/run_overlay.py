@@ -1,0 +1,48 @@
+"""Runs laid over one another: read in a thread, shown in a dialog, saved beside the document."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.run_curves import read_runs
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import write_atomic
+from dlm_tui.store import MetricsReader
+
+
+class RunOverlay:
+    """Opens the dialog and writes its files."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def open(self) -> None:
+        """Read the runs, then show them."""
+        self._context.ui.run(self._open, "runs", "runs", exclusive=True)
+
+    async def _open(self) -> None:
+        from dlm_tui.app.screens.run_overlay import RunOverlayScreen
+
+        context = self._context
+        try:
+            runs = await asyncio.to_thread(read_runs, MetricsReader(context.store))
+        except DlmTuiError as error:
+            context.ui.say(str(error), error=True)
+            return
+        if not runs:
+            context.ui.say(f"No run has a curve yet; {context.key('train.all')} trains.", warning=True)
+            return
+        dialog = RunOverlayScreen(runs)
+        dialog.on_save = self._save
+        await context.ui.open_dialog(dialog, lambda _: None)
+
+    def _save(self, name: str, text: str) -> None:
+        document = self._context.setup.path
+        path = document.with_name(f"{document.stem}.{name}")
+        try:
+            write_atomic(path, text.encode())
+        except OSError as error:
+            self._context.ui.say(f"{path}: {error.strerror or error}", error=True, title="Not saved")
+        else:
+            self._context.ui.say(f"Saved {path}")

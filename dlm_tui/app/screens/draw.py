@@ -1,0 +1,121 @@
+"""What is drawn to pick from: which prompts, under which views, how many answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.model.views import adapter_of
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.pick_list import PickList
+from dlm_widgets.sanitize import assemble, literal, sanitize
+
+MOST = 16
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The prompts of `source`, each answered `count` times under the views taken together."""
+
+    source: str
+    views: list[str]
+    count: int
+
+
+class DrawScreen(Dialog[Draw]):
+    """Answers are drawn from the prompts and views that are marked, then shown in pairs without their names."""
+
+    TITLE_TEXT = "Draw answers and pick the better ones"
+    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("dialog.accept", "Draw"),
+        ("dialog.mark", "Mark view"),
+        ("dialog.close", "Cancel"),
+    )
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        views: Sequence[str],
+        marked: Sequence[str],
+        marks: Mapping[str, Mark],
+        counter: str,
+        note: str,
+    ) -> None:
+        """`sources`: name of a source of prompts → how it is called here; `counter` and `note` are sentences."""
+        super().__init__()
+        self._sources, self._views, self._marked, self._marks = dict(sources), list(views), set(marked), marks
+        self._counter, self._note = counter, note
+
+    def compose_body(self) -> ComposeResult:
+        """Prompts and views beside each other, how many answers, what there is already."""
+        with Horizontal(id="draw-lists"):
+            with Vertical():
+                yield LiteralStatic("Prompts", classes="field")
+                rows = [Option(literal(text, one_line=True)) for text in self._sources.values()]
+                yield PickList(*rows, id="draw-source", markup=False)
+            with Vertical():
+                yield LiteralStatic("Views", classes="field")
+                yield PickList(id="draw-views", markup=False)
+        yield LiteralStatic(f"Answers per prompt, 2 to {MOST}", classes="field")
+        yield Input(value="4", id="draw-count", type="integer")
+        yield LiteralStatic(literal(self._note), classes="note")
+        yield LiteralStatic(literal(self._counter), classes="note", id="draw-counter")
+        yield LiteralStatic(id="draw-problem")
+
+    def on_mount(self) -> None:
+        """Start at the prompts."""
+        super().on_mount()
+        self._show_views()
+        source = self.query_one("#draw-source", PickList)
+        source.highlighted = 0
+        self.query_one("#draw-views", PickList).highlighted = 0
+        source.focus()
+
+    def _show_views(self) -> None:
+        views = self.query_one("#draw-views", PickList)
+        before = views.highlighted
+        options = []
+        for name in self._views:
+            mark = self._marks.get(adapter_of(name) or "")
+            box = "\u25a0" if name in self._marked else "\u25a1"
+            shown = f"{mark.glyph} {name}" if mark else f"  {name}"
+            options.append(Option(assemble(f"{box} ", (sanitize(shown, one_line=True), mark.color if mark else ""))))
+        views.set_options(options)
+        views.highlighted = before
+
+    def action_mark(self) -> None:
+        """Take the highlighted view in, or leave it out."""
+        views = self.query_one("#draw-views", PickList)
+        if views.highlighted is not None:
+            self._marked ^= {self._views[views.highlighted]}
+            self._show_views()
+
+    @on(OptionList.OptionSelected, "#draw-views")
+    def _view_chosen(self) -> None:
+        self.action_mark()
+
+    @on(OptionList.OptionSelected, "#draw-source")
+    @on(Input.Submitted)
+    def _accepted(self) -> None:
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        """Draw."""
+        problem = self.query_one("#draw-problem", LiteralStatic)
+        views = [name for name in self._views if name in self._marked]
+        text = self.query_one(Input).value.strip()
+        count = int(text) if text.isdecimal() and len(text) < 4 else 0
+        if not views or not 2 <= count <= MOST:
+            problem.show(literal("Mark a view first." if not views else f"2 to {MOST} answers.", "$error"))
+            return
+        source = list(self._sources)[self.query_one("#draw-source", PickList).highlighted or 0]
+        self.dismiss(Draw(source, views, count))

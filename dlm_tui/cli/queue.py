@@ -1,0 +1,209 @@
+"""`dlm-tui queue DOC [ACTION]`: the document's line of jobs, to see and to drive without the screen."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_tui.errors import UsageError
+from dlm_tui.output import emit, say, shown
+
+if TYPE_CHECKING:
+    from dlm_tui.engine.protocol import Event, JobRequest
+    from dlm_tui.engine.queue_file import Entry, QueueFile
+
+ACTIONS = {
+    "list": "queue DOC [list]: what runs, what waits, what is over with its result",
+    "pause": "queue DOC pause: stop what runs, to go on later; nothing starts",
+    "resume": "queue DOC resume: go on, in a process of its own",
+    "cancel": "queue DOC cancel N: take job N out of the line, or stop it for good",
+    "move": "queue DOC move N M: let job N be the M-th of those that wait",
+    "run": "queue DOC run: work the line off here; Ctrl+C stops it, to go on later",
+    "add": "queue DOC add train|gate|eval|export|sweep [options]: put a job at the end of the line",
+}
+JOBS = ("train", "gate", "eval", "export", "sweep")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The action, and of `add` what the job is."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(ACTIONS.values())
+    parser.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=tuple(ACTIONS))
+    parser.add_argument("words", metavar="N M | JOB", nargs="*", help="numbers of jobs, or what to add")
+    group = parser.add_argument_group("of add")
+    group.add_argument("--adapter", metavar="NAME", action="append", help="train: only this adapter (may be repeated)")
+    group.add_argument("--checkpoint-steps", type=int, metavar="N", help="train: a checkpoint every N steps")
+    group.add_argument("--folds", type=int, default=5, metavar="K", help="eval, sweep: parts held out in turn (5)")
+    group.add_argument("--target", default="peft", metavar="T", help="export: what for (peft)")
+    group.add_argument("--quant", metavar="Q", help="export: the number format")
+    group.add_argument("--mix", metavar="SPEC", help="export: the mix (the gate's static mean)")
+    group.add_argument("--out", metavar="DIR", help="export: where to (the store's exports folder)")
+    group.add_argument("--set", dest="settings", metavar="PATH=V,V", action="append", default=[], help="sweep: to try")
+    group.add_argument("--write-best", action="store_true", help="sweep: put the best settings into the document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the action; the line on stdout. `run` exits 1 when a job failed, 130 when it was interrupted."""
+    from dlm_tui.cli.own_store import own_store
+    from dlm_tui.engine.queue_file import QueueFile
+
+    _, store = own_store(args)
+    queue = QueueFile(store)
+    match args.action:
+        case "run":
+            return _run(args, queue)
+        case "pause":
+            queue.pause(True)
+        case "resume":
+            _resume(queue)
+        case "cancel":
+            (number,) = _numbers(args, 1)
+            queue.cancel(number)
+        case "move":
+            number, place = _numbers(args, 2)
+            queue.move(number, place)
+        case "add":
+            _add(args, queue)
+    _list(args, queue)
+    return 0
+
+
+def _numbers(args: argparse.Namespace, count: int) -> list[int]:
+    try:
+        numbers = [int(word) for word in args.words]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or min(numbers) < 1:
+        raise UsageError(f"usage: dlm-tui {ACTIONS[args.action].partition(':')[0]}")
+    return numbers
+
+
+# ---- see -----------------------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace, queue: QueueFile) -> None:
+    import msgspec
+
+    line, lives = queue.read(), queue.is_worked_off()
+    if args.json:
+        emit({"paused": line.paused, "worked_off": lives, "jobs": [msgspec.to_builtins(e) for e in line.entries]})
+        return
+    for entry in line.entries:
+        sys.stdout.write(shown(entry_line(entry), keep="") + "\n")
+    if not line.entries:
+        sys.stdout.write("nothing is in line\n")
+    elif line.paused:
+        sys.stdout.write(f"paused; `dlm-tui queue {args.document} resume` goes on\n")
+    elif line.ahead and not lives:
+        sys.stdout.write(f"nobody works it off; `dlm-tui queue {args.document} run` does\n")
+
+
+def entry_line(entry: Entry) -> str:
+    """A job in one line: number, state, title, and how it stands."""
+    state = "interrupted" if entry.interrupted else entry.state
+    at = entry.ended or entry.began or entry.added
+    return f"{entry.number:>4}  {state:<11}  {entry.title}  {at}  {entry.summary or result_words(entry)}".rstrip()
+
+
+def result_words(entry: Entry) -> str:
+    """What came of a job that is done, in a few words."""
+    from dlm_tui.engine.queue_results import result_words
+
+    return result_words(entry.result)
+
+
+# ---- drive ---------------------------------------------------------------------------------------------------------
+
+
+def _add(args: argparse.Namespace, queue: QueueFile) -> None:
+    if len(args.words) != 1 or args.words[0] not in JOBS:
+        raise UsageError(f"usage: dlm-tui {ACTIONS['add'].partition(':')[0]}")
+    request, title = _job(args, args.words[0], queue)
+    entry = queue.add(request, title)
+    say(f"job {entry.number}: {title}")
+
+
+def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequest, str]:
+    from dlm_tui.engine.protocol import EvaluateJob, ExportJob, SweepJob, TrainJob
+    from dlm_tui.training.sweep_grid import parse_grid
+
+    document, home = str(Path(args.document).resolve()), str(queue.store.home)
+    base = str(Path(args.base).resolve()) if args.base else None
+    match what:
+        case "train":
+            title = f"train {', '.join(args.adapter)}" if args.adapter else "train the adapters and the gate"
+            return TrainJob(
+                document=document, home=home, base=base, adapters=args.adapter, checkpoint_steps=args.checkpoint_steps
+            ), title
+        case "gate":
+            return TrainJob(document=document, home=home, base=base, gate_only=True), "train the gate"
+        case "eval":
+            return EvaluateJob(document=document, home=home, base=base, folds=args.folds), "judge the gate"
+        case "sweep":
+            parse_grid(args.settings)
+            wanted = SweepJob(
+                document=document, home=home, base=base, settings=args.settings, folds=args.folds, write=args.write_best
+            )
+            return wanted, f"sweep {' '.join(args.settings)}"
+    out = str(Path(args.out).resolve()) if args.out else None
+    signed = bool(args.mix and "-" in args.mix)
+    wanted_export = ExportJob(
+        document=document,
+        home=home,
+        base=base,
+        target=args.target,
+        quant=args.quant,
+        mix=args.mix,
+        signed=signed,
+        out=out,
+    )
+    return wanted_export, f"export {args.target}"
+
+
+def _resume(queue: QueueFile) -> None:
+    from dlm_tui.engine.queue_client import start_runner
+
+    queue.pause(False)
+    if queue.read().ahead and not queue.is_worked_off():
+        start_runner(queue, stays=True)
+        say("it is worked off in a process of its own")
+
+
+def _run(args: argparse.Namespace, queue: QueueFile) -> int:
+    """Work the line off in this process; the jobs are its children."""
+    from dlm_tui.cli.narration import Narration
+    from dlm_tui.engine.protocol import Log, Progress
+    from dlm_tui.engine.queue_runner import QueueRunner
+    from dlm_tui.progress import Progress as Step
+
+    queue.pause(False)
+    narration = Narration()
+    begun: list[int] = []
+
+    def tell(entry: Entry, event: Event) -> None:
+        if entry.number not in begun:
+            begun.append(entry.number)
+            say(f"job {entry.number}: {entry.title}")
+        if isinstance(event, Progress):
+            narration(Step(event.stage, event.done, event.total, event.text, scope=event.scope, loss=event.loss))
+        elif isinstance(event, Log):
+            say(event.text)
+
+    runner = QueueRunner(queue, on_event=tell)
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, runner.leave)
+        await runner.run()
+
+    asyncio.run(work())
+    _list(args, queue)
+    line = queue.read()
+    if line.ahead:
+        return 130
+    return 1 if any(line.find(number).state == "failed" for number in begun) else 0

@@ -1,0 +1,275 @@
+"""A thin launcher over Ray: the same functions as here, on whichever nodes have room. Needs the extra `[cluster]`.
+
+Ray pickles what it sends, so a cluster is trusted; what comes from elsewhere, the base's files, travels as bytes, once
+per node, and is read there as it is read here: safetensors and JSON, never unpickled. A task whose process or node is
+lost runs again on another node; one that a node has no room for on its disk runs again on the others. Nothing is
+written to the store by anybody but the process that asked, once all is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.embedding import length_batches, prompt_tokens
+from dlm_tui.model.base import DTYPES
+from dlm_tui.progress import Progress, Report
+from dlm_tui.training.adapter_work import AdapterWork, Trained
+from dlm_tui.training.cluster_node import NodeFailed, Shipped, embed_here, fold_here, shipped_files, train_here
+from dlm_tui.training.held_out import FoldResult, FoldWork
+from dlm_tui.training.memory import activation_bytes
+from dlm_tui.training.phases import Step
+
+if TYPE_CHECKING:
+    from dlm_tui.model import Base, MixedModel
+
+_RETRIES = 3
+_POLL_SECONDS = 0.5
+
+
+class ClusterError(DlmTuiError):
+    """The cluster cannot be reached, has no node for a task, or lost it again and again."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What to call with what; `label` names it in progress and errors, `tokens` are of its largest step."""
+
+    label: str
+    function: Callable[..., Any]
+    payload: Any
+    tokens: int
+    checkpointing: bool
+
+
+class Cluster:
+    """The nodes that work for one command. Bytes are those of a run here with `threads` threads on such a machine."""
+
+    def __init__(self, ray: Any, base: Base) -> None:
+        self._ray, self._base = ray, base
+        self.threads = torch.get_num_threads()
+        dtype = next(name for name, kind in DTYPES.items() if kind == base.dtype)
+        source = msgspec.structs.replace(base.source, path=None, gguf=None)
+        files = {name: ray.put(data) for name, data in shipped_files(base).items()}
+        self._shipped = Shipped(source, base.identity.weights_sha256, base.identity.tokenizer_sha256, dtype, files)
+        self._gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def connect(cls, address: str, base: Base) -> Iterator[Cluster]:
+        """Join the cluster at `auto` or `ray://host:port` while the block runs. Raises UsageError, ClusterError."""
+        try:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            import ray
+        except ImportError:
+            raise UsageError("--cluster needs Ray: pip install 'dlm-tui[cluster]'") from None
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterError(
+                f"no Ray cluster answers at {address} (`ray start --head` begins one): {reason}"
+            ) from None
+        try:
+            yield cls(ray, base)
+        finally:
+            ray.shutdown()
+
+    def train(self, works: Sequence[AdapterWork], report: Report) -> Iterator[tuple[AdapterWork, Trained]]:
+        """Every adapter as a task of its own, each as soon as it is trained.
+
+        Raises Diverged, ClusterError, and whatever `report` raises; what still runs is then ended.
+        """
+        tasks = [
+            _Task(work.adapter.name, train_here, work, self._tokens(work), work.plan.trainer.activation_checkpointing)
+            for work in works
+        ]
+        for index, (result, steps, seconds) in self._run(tasks, report):
+            yield works[index], Trained(result, steps, seconds)
+
+    def judge(
+        self, base: Base, works: list[FoldWork], report: Report, done: Callable[[FoldWork, FoldResult | str], None]
+    ) -> None:
+        """The work of a sweep, as `sweep_document` wants it executed."""
+        tasks = [
+            _Task(work.name, fold_here, work, self._tokens(work.work), work.work.plan.trainer.activation_checkpointing)
+            for work in works
+        ]
+        for number, (index, (result, _, _)) in enumerate(self._run(tasks, report), start=1):
+            done(works[index], result)
+            report(Progress("trial", number, len(works), scope=works[index].name))
+
+    def embed(self, model: MixedModel, prompts: Sequence[str]) -> Generator[Progress, None, torch.Tensor]:
+        """Embeddings float32 [n, H], sharded between batches, so that every batch is the one that it is here."""
+        lengths = [len(prompt_tokens(self._base, prompt).ids) for prompt in prompts]
+        shards = _shards(lengths, max(1, self._slots()))
+        tasks = [_Task("embedding", embed_here, [prompts[index] for index in shard], 512, True) for shard in shards]
+        found = torch.zeros(len(prompts), self._base.hidden_size, dtype=torch.float32)
+        done = 0
+        yield Progress("embed", 0, len(prompts))
+        for index, (rows, _, _) in self._run(tasks, lambda step: None):
+            found[shards[index]] = torch.from_numpy(rows)
+            done += len(shards[index])
+            yield Progress("embed", done, len(prompts))
+        return found
+
+    def _run(self, tasks: Sequence[_Task], report: Report) -> Iterator[tuple[int, Any]]:
+        """Results as they come, with the index of their task; `report` hears of steps and may end all of it."""
+        ray = self._ray
+        board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        remote = ray.remote(_on_node)
+        bad: set[str] = set()
+        pending = {self._submit(remote, task, board, bad): index for index, task in enumerate(tasks)}
+        try:
+            while pending:
+                ready, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
+                self._tell(board, report)
+                for ref in ready:
+                    index = pending.pop(ref)
+                    result = self._result(ref, tasks[index])
+                    if isinstance(result, NodeFailed):
+                        bad.add(result.node)
+                        if bad >= self._fitting(self._memory(tasks[index])):
+                            raise ClusterError(f"{tasks[index].label}: {result.text}, on every node")
+                        pending[self._submit(remote, tasks[index], board, bad)] = index
+                    else:
+                        yield index, result
+        finally:
+            for ref in pending:
+                ray.cancel(ref, force=True)
+            ray.kill(board)
+
+    def _submit(self, remote: Any, task: _Task, board: Any, bad: set[str]) -> Any:
+        from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+        need = self._memory(task)
+        self._fitting(need)
+        options: dict[str, Any] = {
+            "num_cpus": self.threads,
+            "num_gpus": self._gpus,
+            "memory": need,
+            "max_retries": _RETRIES,
+        }
+        if bad:
+            options["scheduling_strategy"] = NodeLabelSchedulingStrategy(hard={"ray.io/node-id": NotIn(*sorted(bad))})
+        return remote.options(**options).remote(
+            self._shipped, self.threads, task.function, task.payload, board, task.label
+        )
+
+    def _result(self, ref: Any, task: _Task) -> Any:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return self._ray.get(ref)
+        except RayTaskError as error:
+            if isinstance(error.cause, DlmTuiError):
+                raise error.cause from None
+            raise ClusterError(f"{task.label}: {type(error.cause).__name__}: {error.cause}") from error
+        except RayError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterError(f"{task.label} was lost {_RETRIES + 1} times: {reason}") from error
+
+    def _tell(self, board: Any, report: Report) -> None:
+        from ray.exceptions import RayError
+
+        try:
+            news = self._ray.get(board.take.remote(), timeout=_POLL_SECONDS)
+        except (RayError, TimeoutError):
+            news = []  # the node with the board is gone or busy; the results come another way
+        if not news:
+            report(Progress("cluster"))
+        for label, step in news:
+            report(Progress(step.phase, step.step, scope=label, loss=step.loss))
+
+    def _tokens(self, work: AdapterWork) -> int:
+        return work.plan.micro_batch * work.rows.longest
+
+    def _memory(self, task: _Task) -> int:
+        """Bytes that a task needs: the weights twice while they are read, and the activations of its largest step."""
+        weights = sum(parameter.nbytes for parameter in self._base.model.parameters())
+        item = self._base.dtype.itemsize
+        kept = activation_bytes(self._base.config, task.tokens, item=item, checkpointing=task.checkpointing)
+        return 2 * weights + kept
+
+    def _fitting(self, memory: int) -> set[str]:
+        """The nodes that are large enough for a task. Raises ClusterError where it would wait for ever."""
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        wide = [node for node in alive if node["Resources"].get("CPU", 0) >= self.threads]
+        if not wide:
+            largest = max((node["Resources"].get("CPU", 0) for node in alive), default=0)
+            raise ClusterError(
+                f"no node has {self.threads} CPUs, as many as this process has threads; the largest has {largest:g}: "
+                f"set OMP_NUM_THREADS={max(1, int(largest))}"
+            )
+        found = {str(node["NodeID"]) for node in wide if node["Resources"].get("memory", 0) >= memory}
+        if not found:
+            raise ClusterError(f"no node has the {memory / 1e9:.1f} GB of memory that a task needs")
+        return found
+
+    def _slots(self) -> int:
+        return sum(int(node["Resources"].get("CPU", 0) // self.threads) for node in self._ray.nodes() if node["Alive"])
+
+
+def _shards(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Prompt indices in about `count` parts of like size, cut between the batches that all of them would make."""
+    batches = list(length_batches(lengths))
+    size = [sum(lengths[index] + 1 for index in batch) for batch in batches]
+    goal = max(1, math.ceil(sum(size) / count))
+    shards: list[list[int]] = []
+    filled = goal
+    for batch, tokens in zip(batches, size, strict=True):
+        if filled >= goal:
+            shards.append([])
+            filled = 0
+        shards[-1] += batch
+        filled += tokens
+    return shards
+
+
+class _Board:
+    """An actor that keeps what tasks tell until the driver takes it."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[str, Step]] = []
+
+    def tell(self, label: str, step: Step) -> None:
+        self._news.append((label, step))
+
+    def take(self) -> list[tuple[str, Step]]:
+        news, self._news = self._news, []
+        return news
+
+
+def _on_node(
+    shipped: Shipped, threads: int, function: Callable[..., Any], payload: Any, board: Any, label: str
+) -> tuple[Any, list[Step], float] | NodeFailed:
+    """A task: load the base where this process has not yet, then the same function as at home."""
+    import ray
+
+    from dlm_tui.training.cluster_node import base_here
+
+    node = ray.get_runtime_context().get_node_id()
+    torch.set_num_threads(threads)
+    began = time.monotonic()
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        board.tell.remote(label, step)
+
+    try:
+        base = base_here(shipped, lambda ref: ray.get(ref))
+        result = function(base, payload, on_step)
+    except OSError as error:
+        return NodeFailed(node, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    return result, steps, time.monotonic() - began

@@ -1,0 +1,123 @@
+"""What a node of a cluster does: put the base's files on its disk once, load it once per process, call a function."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy
+from filelock import FileLock
+
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.files import remove, scratch_sibling
+from dlm_tui.progress import run_to_end
+from dlm_tui.training.adapter_work import AdapterWork, train_adapter
+from dlm_tui.training.held_out import FoldResult, FoldWork, train_and_judge
+from dlm_tui.training.phases import Diverged, Finetuned, OnStep
+
+if TYPE_CHECKING:
+    from dlm_tui.model import Base
+    from dlm_tui.model.registry import BaseSource
+
+_SENT = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+PLACE = "DLM_TUI_NODE_DIR"
+"""The environment variable of a node that says where it keeps bases, instead of its temporary folder."""
+_loaded: dict[str, Base] = {}
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A base on its way: where it came from, the hashes that it is known by, and references to its files' bytes."""
+
+    source: BaseSource
+    weights_sha256: str
+    tokenizer_sha256: str
+    dtype: str
+    files: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Names the base on a node's disk and in a process."""
+        return f"{self.weights_sha256[:24]}-{self.tokenizer_sha256[:12]}-{self.dtype}"
+
+
+@dataclass(frozen=True)
+class NodeFailed:
+    """The node's system refused something, for example room on its disk."""
+
+    node: str
+    text: str
+
+
+def shipped_files(base: Base) -> dict[str, numpy.ndarray[Any, Any]]:
+    """The bytes of the base's files, uint8 each: weights, configuration, tokenizer. Nothing pickled, no code."""
+    folder = base.source.path
+    if folder is None:
+        raise DlmTuiError("the base has no folder to send")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _SENT)
+    return {path.name: numpy.fromfile(path, dtype=numpy.uint8) for path in paths}
+
+
+def base_here(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -> Base:
+    """The base on this machine: its files are fetched by whoever comes first, and every process loads it once.
+
+    Raises OSError where the disk refuses, DlmTuiError for a base that is another one here than at home.
+    """
+    from dlm_tui.model import load_base
+
+    if shipped.key not in _loaded:
+        folder = _folder(shipped, fetch)
+        source = msgspec.structs.replace(shipped.source, path=folder)
+        base = run_to_end(load_base(source, dtype=shipped.dtype))
+        found = base.identity.weights_sha256, base.identity.tokenizer_sha256
+        if found != (shipped.weights_sha256, shipped.tokenizer_sha256):
+            remove(folder)
+            raise DlmTuiError(f"the base in {folder} is damaged; it was removed, try again")
+        _loaded[shipped.key] = base
+    return _loaded[shipped.key]
+
+
+def _folder(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -> Path:
+    """The files on this machine's disk, complete or not there at all; they stay for the next time."""
+    root = Path(os.environ.get(PLACE) or tempfile.gettempdir()) / "dlm-tui-bases"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = root / shipped.key
+    with FileLock(root / f"{shipped.key}.lock"):
+        if not folder.is_dir():
+            scratch = scratch_sibling(folder)
+            try:
+                scratch.mkdir()
+                for name, reference in shipped.files.items():
+                    (scratch / name).write_bytes(fetch(reference).data)
+                scratch.rename(folder)
+            except BaseException:
+                remove(scratch)
+                raise
+    return folder
+
+
+def train_here(base: Base, work: AdapterWork, on_step: OnStep) -> Finetuned:
+    """One adapter."""
+    return train_adapter(base, work, on_step)
+
+
+def fold_here(base: Base, work: FoldWork, on_step: OnStep) -> FoldResult | str:
+    """One piece of a sweep; the sentence where it diverged."""
+    try:
+        return train_and_judge(base, work, on_step)
+    except Diverged as error:
+        return f"{work.name}: {error}"
+
+
+def embed_here(base: Base, prompts: list[str], on_step: OnStep) -> numpy.ndarray[Any, Any]:
+    """Prompt embeddings float32 [n, H]."""
+    from dlm_tui.gate.embedding import embed_prompts
+    from dlm_tui.model import MixedModel
+
+    work = embed_prompts(MixedModel(base, {}).backbone, base, prompts, hidden_size=base.hidden_size)
+    return run_to_end(work).numpy()

@@ -1,0 +1,81 @@
+"""Runs laid over one another, as a person sees and uses them."""
+
+from __future__ import annotations
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from textual.widgets import Input
+
+from dlm_tui.app.screens.run_overlay import RunOverlayScreen
+from tests.tui.conftest import Bench, Opener
+from tests.tui.overlaid import overlay, overlaying, saved
+
+SIZES = [(60, 18), (80, 24), (120, 40)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=[f"{width}x{height}" for width, height in SIZES])
+async def test_how_it_looks(workbench: Opener, screens: SnapshotAssertion, size: tuple[int, int]) -> None:
+    async with workbench(size=size) as bench:
+        await overlaying(bench)
+        await shown(bench)
+        assert await bench.settled() == screens
+
+
+async def test_without_colour_lines_have_marks(
+    workbench: Opener, screens: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with workbench(size=(80, 24)) as bench:
+        await overlaying(bench)
+        await shown(bench)
+        assert await bench.settled() == screens
+
+
+async def shown(bench: Bench) -> None:
+    overlay(bench).action_next_curve()
+    overlay(bench).action_next_curve()
+    overlay(bench).action_next_curve()
+    overlay(bench).action_next_curve()
+    overlay(bench).action_next_curve()
+    overlay(bench).cursor = 15.0
+    overlay(bench)._draw()
+    await bench.until(lambda: "step 15" in bench.text, "cursor")
+
+
+async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await overlaying(bench)
+        dialog = overlay(bench)
+        assert [run.run_id for run in dialog.shown] == [4, 3, 2], "the newest three"
+        third = 3.0 / (1 + 15 * 0.3)
+        await bench.until(lambda: f"3 knowledge {third:.4f}" in bench.text, "the value under the cursor")
+        assert "learning_rate" in bench.text and "3: 0.03" in bench.text and "2: 0.01" in bench.text
+        await bench.press("right")
+        await bench.until(lambda: "step 16" in bench.text, "one step on")
+        dialog.query_one(Input).value = "knowledge"
+        await bench.until(lambda: [run.run_id for run in dialog.listed] == [3, 1], "filtered")
+        await bench.press("down", "space")
+        await bench.until(lambda: [run.run_id for run in dialog.shown] == [3, 1], "shown")
+        await bench.press("k")
+        dialog.query_one(Input).value = "tone"
+        await bench.until(lambda: [run.run_id for run in dialog.listed] == [2, 1], "what is pinned stays")
+        dialog.query_one(Input).value = ""
+        await bench.press("m")
+        await bench.until(lambda: "validation loss" in bench.text, "validation loss")
+        await bench.press("m", "m")
+        await bench.until(lambda: "gate entropy" in bench.text, "entropy")
+        await bench.press("m")
+        await bench.until(lambda: "mean weights over runs" in bench.text and "knowledge 0.60" in bench.text, "weights")
+        await bench.press("m", "a", "l")
+        await bench.until(lambda: "log10 of loss" in bench.text and "smoothed 0.6" in bench.text, "how it is drawn")
+        await bench.press("c", "v")
+        await bench.until(lambda: saved(bench, "runs.csv").is_file() and saved(bench, "runs.svg").is_file(), "saved")
+        assert saved(bench, "runs.csv").read_text().startswith("run_id,adapter,metric,step,value\n")
+        assert "<polyline" in saved(bench, "runs.svg").read_text()
+
+
+async def test_without_runs_it_says_so(workbench: Opener) -> None:
+    async with workbench(size=(80, 24)) as bench:
+        bench.screen.runs.action_overlay_runs()
+        await bench.until(lambda: any("No run has a curve yet" in toast for toast in bench.toasts), "said")
+        assert not isinstance(bench.app.screen, RunOverlayScreen)
