@@ -50,8 +50,8 @@ class VersionFacts:
     """One version of one adapter.
 
     `kind` is how it was trained, in words (`pissa wanda r8 ±2`). `when` is naive UTC; `run_id` the training run it
-    came from, None for imports. Losses are of the end of training (see `loss_kind`: nats per token, or a preference
-    loss); `size` in bytes. `exports` are the folders whose export holds this version.
+    came from, None for imports. Losses are of the end of training (nats per token, or a preference loss); `effect` is
+    what was measured on its own sections; `size` in bytes. `exports` are the folders whose export holds this version.
     """
 
     name: str
@@ -67,7 +67,6 @@ class VersionFacts:
     rank: int | None
     train_loss: float | None
     val_loss: float | None
-    loss_kind: str | None
     effect: OwnEffect | None
     size: int
     exports: tuple[str, ...] = ()
@@ -301,7 +300,6 @@ def _facts(
         rank=rank if isinstance(rank, int) else None,
         train_loss=run.final_train_loss if run else None,
         val_loss=run.final_val_loss if run else None,
-        loss_kind=None,
         effect=effect,
         size=_size(path),
         exports=tuple(exports or ()),

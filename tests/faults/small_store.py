@@ -41,6 +41,7 @@ from dlm_tui.store import (
     write_gate_record,
 )
 from dlm_tui.store.adapter_history import use_versions
+from dlm_tui.store.former_gates import GateAt, stage_former
 
 ID = "01JCAMPA1GNCAMPA1GNCAMPA1G"
 NAMES = ("tone", "style")
@@ -140,7 +141,7 @@ class SmallStore:
                 folder = scratch_sibling(store.gate_dir)
                 folder.mkdir(parents=True)
                 try:
-                    staged = _Staged(store, folder)
+                    staged = GateAt(store, folder)
                     write_atomic(folder / "gate.safetensors", token.encode() * 64)
                     write_gate_config(staged, GateConfig(NAMES, 0.01, 8, 4, "trained"))
                     hashes = {
@@ -148,6 +149,7 @@ class SmallStore:
                         for key, name in (("gate", "gate.safetensors"), ("config", "gate_config.json"))
                     }
                     write_gate_record(staged, {"format": 1, "run_id": run_id, "base_id": token, **hashes})
+                    stage_former(store, together)
                     together.replace_folder(store.gate_dir, folder)
                 except BaseException:
                     remove(folder)
@@ -272,16 +274,6 @@ def _finished_sets(manifest: Manifest) -> list[dict[str, int]]:
     for run in sorted(manifest.training_runs, key=lambda run: run.run_id):
         sets.setdefault(str((run.model_extra or {}).get("token")), {})[run.adapter_name or ""] = run.adapter_version
     return [versions for versions in sets.values() if set(versions) == set(NAMES)]
-
-
-class _Staged(Store):
-    def __init__(self, store: Store, folder: Path) -> None:
-        super().__init__(store.home, store.dlm_id)
-        self._folder = folder
-
-    @property
-    def gate_dir(self) -> Path:
-        return self._folder
 
 
 def _nobody(_: str) -> None:
