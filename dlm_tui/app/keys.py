@@ -11,12 +11,13 @@ from textual.keys import KEY_NAME_REPLACEMENTS, key_to_character
 
 from dlm_tui.app.layout import PANES
 
-Where = Literal["app", "desk", "answers", "outline", "runs", "jobs", "insight", "dialog"]
+Where = Literal["app", "desk", "answers", "talk", "outline", "runs", "jobs", "insight", "dialog"]
 GROUPS = ("Prompt", "Mix", "Train", "Export", "View", "Program", "Dialogs")
 WHERE_TEXT: dict[Where, str] = {
     "app": "",
     "desk": "in the mix",
     "answers": "in the answers",
+    "talk": "in the conversation",
     "outline": "in the document",
     "runs": "in the runs",
     "jobs": "in the jobs",
@@ -57,6 +58,25 @@ KEYS: tuple[Key, ...] = (
         "the next answers", "Prompt", edge=3, panes=("prompt",)),
     Key("prompt.answers", "alt+h,H", "answers", "Answers", "Find an answer that was given before, and bring it back",
         "Prompt", edge=4, panes=("prompt",)),
+    Key("talk.follow", "alt+u,F", "follow_up", "Follow up", "Ask the prompt behind the answer or the conversation that "
+        "is shown", "Prompt", footer=12, edge=1, panes=("answers", "talk")),
+    Key("talk.show", "alt+w,W", "talk", "Turns", "The conversation in the place of the answers, and back", "Prompt",
+        edge=12, panes=("answers", "talk")),
+    Key("talk.open", "alt+c,C", "conversations", "Conversations", "Open, save or forget a conversation of earlier",
+        "Prompt", edge=5, panes=("talk",)),
+    Key("talk.up", "up,k", "mark_turn(-1)", "", "Mark the turn before", "Prompt", "talk"),
+    Key("talk.down", "down,j", "mark_turn(1)", "", "Mark the turn after", "Prompt", "talk"),
+    Key("talk.fork", "f,enter", "at_turn('fork')", "Fork", "Ask otherwise in the place of the marked turn, which stays",
+        "Prompt", "talk", footer=0, edge=0),
+    Key("talk.next_branch", "right,n", "at_turn('next')", "Next branch", "What was asked otherwise in this place",
+        "Prompt", "talk", footer=2, edge=3),
+    Key("talk.previous_branch", "left", "at_turn('previous')", "", "The branch before", "Prompt", "talk"),
+    Key("talk.hold", "o", "at_turn('hold')", "Hold mix", "Answer every turn under the mix of the first one, or let it "
+        "go", "Prompt", "talk", footer=1, edge=2),
+    Key("talk.new", "b", "at_turn('new')", "Begin anew", "The next follow-up begins a new conversation; this one stays",
+        "Prompt", "talk", footer=3, edge=4),
+    Key("talk.copy", "y", "at_turn('copy')", "Copy", "Copy the answer of the marked turn", "Prompt", "talk", footer=4,
+        edge=7),
     Key("prompt.label", "ctrl+l,alt+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section "
         "and retrains the gate", "Prompt", footer=3),
     Key("prompt.undo_label", "u", "undo_label", "Undo", "Take the last change of the document back", "Prompt"),
@@ -209,6 +229,7 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.first", "1", "pick(1)", "First", "The first of two answers is better", "Dialogs", "dialog"),
     Key("dialog.second", "2", "pick(2)", "Second", "The second of two answers is better", "Dialogs", "dialog"),
     Key("dialog.skip", "0", "pick(0)", "Neither", "Neither of two answers is better", "Dialogs", "dialog"),
+    Key("dialog.save", "f3", "save", "Save", "Save the marked entry to the file that is named", "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Size = Literal["narrow", "normal", "wide", "ultra"]
-PANES = ("prompt", "desk", "answers", "insight", "runs", "jobs", "outline")
+PANES = ("prompt", "desk", "answers", "talk", "insight", "runs", "jobs", "outline")
 _TABBED: dict[Size, tuple[str, ...]] = {
     "narrow": ("answers", "insight", "runs", "jobs", "outline"),
     "normal": ("answers", "insight", "runs", "jobs", "outline"),
@@ -42,12 +42,17 @@ class Arrangement:
     zoom: str | None = None
 
 
-def arrange(width: int, height: int, page: str, zoom: str | None = None) -> Arrangement:
-    """The arrangement of a screen of this size. A zoomed pane is alone; a page that has its own place is not a tab."""
+def arrange(width: int, height: int, page: str, zoom: str | None = None, *, talk: bool = False) -> Arrangement:
+    """The arrangement of a screen of this size. A zoomed pane is alone; a page that has its own place is not a tab.
+
+    With `talk` the conversation is in the place of the answers.
+    """
     size = size_class(width, height)
     tabs = _TABBED[size]
     current = page if page in tabs else tabs[0]
     if zoom is not None:
         return Arrangement(size, frozenset({zoom}), tabs, current, zoom)
-    always = set(PANES) - set(tabs)
-    return Arrangement(size, frozenset(always | {current}), tabs, current)
+    shown = (set(PANES) - set(tabs) - {"talk"}) | {current}
+    if talk and "answers" in shown:
+        shown = (shown - {"answers"}) | {"talk"}
+    return Arrangement(size, frozenset(shown), tabs, current)

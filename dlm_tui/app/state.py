@@ -55,6 +55,16 @@ class Sizes(msgspec.Struct, kw_only=True):
     height: int = 0
 
 
+class TalkState(msgspec.Struct, kw_only=True):
+    """The conversation that was open: its name, the id of the turn that the next one follows, whether the mix of the
+    first turn is held, and whether it is in front of the answers."""
+
+    name: str | None = None
+    here: int | None = None
+    holds: bool = False
+    in_front: bool = False
+
+
 class State(msgspec.Struct, kw_only=True):
     """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen,
     `sampling` how answers are sampled here (None: as the configuration says), `desk_versions` the earlier versions
@@ -77,6 +87,7 @@ class State(msgspec.Struct, kw_only=True):
     desk_versions: list[str] = []
     trained_sections: list[str] = []
     set_views: list[str] = []
+    talk: TalkState = msgspec.field(default_factory=TalkState)
 
     def remember(self, text: str, weights: dict[str, float], gate_run: int | None) -> None:
         """Put a prompt at the front of the history, once."""

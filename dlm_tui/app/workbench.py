@@ -25,6 +25,7 @@ from dlm_tui.app.panes.jobs import JobsPane
 from dlm_tui.app.panes.outline import OutlinePane
 from dlm_tui.app.panes.prompt import PromptPane
 from dlm_tui.app.panes.runs import RunsPane
+from dlm_tui.app.panes.talk import TalkPane
 from dlm_tui.app.screen_ui import ScreenUi
 from dlm_tui.app.setup import Setup
 from dlm_widgets.border_button import BorderButtonPressed
@@ -51,6 +52,7 @@ class Workbench(Screen[None]):
         self.prompt_pane = PromptPane(state.prompt)
         self.desk = DeskPane(lambda: self.controllers.mixing.fill())
         self.answers = AnswersPane(columns=state.columns, heat=state.heat, card_width=context.config.look.answer_width)
+        self.talk = TalkPane()
         self.insight = InsightPane()
         self.runs = RunsPane()
         self.jobs_pane = JobsPane(context.board.listed, lambda: self.controllers.queue.words())
@@ -63,6 +65,7 @@ class Workbench(Screen[None]):
                 prompt=self.prompt_pane,
                 desk=self.desk,
                 answers=self.answers,
+                talk=self.talk,
                 insight=self.insight,
                 runs=self.runs,
                 jobs=self.jobs_pane,
@@ -87,6 +90,7 @@ class Workbench(Screen[None]):
                 yield self.desk
                 yield PageTabs(id="tabs-top")
                 yield self.answers
+                yield self.talk
             yield Splitter("width", "vertical", id="split-width")
             with Vertical(id="side"):
                 yield PageTabs(id="tabs-side")
@@ -116,6 +120,7 @@ class Workbench(Screen[None]):
         """Nothing typed is lost, however the program ends."""
         self.context.saver.now()
         self.controllers.generation.keep_now()
+        self.controllers.conversing.keep_now()
 
     def on_resize(self, event: events.Resize) -> None:
         """Another size, another arrangement."""
@@ -141,8 +146,9 @@ class Workbench(Screen[None]):
     async def _border_button_pressed(self, event: BorderButtonPressed) -> None:
         """A click on a word of an edge goes to that pane and does there what the key does."""
         event.stop()
-        self.panes.focus_pane(event.place)
-        await self.run_in(event.place, event.action)
+        place = self.panes.front(event.place)
+        self.panes.focus_pane(place)
+        await self.run_in(place, event.action)
 
     async def run_key(self, key: Key) -> None:
         """Do what a binding does; the pane it belongs to is shown first."""
@@ -193,6 +199,10 @@ class Workbench(Screen[None]):
     @on(AnswersPane.TeachPressed)
     def _teach_pressed(self, event: AnswersPane.TeachPressed) -> None:
         self.controllers.teaching.open(event.how)
+
+    @on(TalkPane.TurnPressed)
+    def _turn_pressed(self, event: TalkPane.TurnPressed) -> None:
+        self.controllers.conversing.at_turn(event.what, event.turn)
 
     @on(JobsPane.CancelPressed)
     def _cancel_pressed(self, event: JobsPane.CancelPressed) -> None:
@@ -271,6 +281,18 @@ class Workbench(Screen[None]):
     def action_older_answers(self, way: int) -> None:
         """Older or newer answers to the prompt."""
         self.controllers.recall.step(way)
+
+    def action_follow_up(self) -> None:
+        """Ask behind what is in front."""
+        self.controllers.conversing.follow_up()
+
+    def action_talk(self) -> None:
+        """The conversation, or the answers again."""
+        self.controllers.conversing.show_or_hide()
+
+    def action_conversations(self) -> None:
+        """Those of earlier."""
+        self.controllers.conversing.open_list()
 
     def action_label(self) -> None:
         """Say which adapter the prompt belongs to."""

@@ -53,6 +53,12 @@ class Conversation:
         self.here = answer.answer_id
         return answer
 
+    def kept(self, number: int, answer: KeptAnswer) -> None:
+        """The turn `number` is kept now, and has the id that later turns will know it by."""
+        del self._turns[number]
+        self._turns[answer.answer_id] = answer
+        self.here = answer.answer_id if self.here == number else self.here
+
     def path(self, turn: int | None) -> list[KeptAnswer]:
         """The turns from the first one to this one."""
         found: list[KeptAnswer] = []

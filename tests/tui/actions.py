@@ -15,6 +15,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.answer_diff import AnswerDiffScreen
 from dlm_tui.app.screens.answers import AnswersScreen
+from dlm_tui.app.screens.conversations import ConversationsScreen
 from dlm_tui.app.screens.draw import DrawScreen
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.export import ExportScreen
@@ -187,6 +188,61 @@ def whole(bench: Bench, count: int) -> bool:
     cards = bench.screen.answers.cards
     ended = all(not card.busy and card.text == "".join(f"{card.view} word{n} " for n in range(6)) for card in cards)
     return len(cards) == count and ended and not bench.controllers.generation.running
+
+
+async def conversed(bench: Bench) -> None:
+    """Two turns, the second one marked."""
+    for count in (1, 2):
+        await prompt(bench)
+        bench.screen.action_follow_up()
+        await bench.until(lambda count=count: turns_kept(bench, count), "a turn")
+        await bench.idle()
+
+
+async def at_first_turn(bench: Bench) -> None:
+    await conversed(bench)
+    bench.screen.talk.cards[0].focus()
+    await bench.until(lambda: bench.screen.talk.marked == bench.screen.talk.cards[0].turn, "the first turn is marked")
+
+
+async def branched(bench: Bench) -> None:
+    """Two turns, and instead of the second one another."""
+    await conversed(bench)
+    bench.screen.talk.action_at_turn("fork")
+    await bench.until(lambda: turns_kept(bench, 1) and bench.screen.prompt_pane.text, "forked")
+    bench.screen.prompt_pane.set_text("otherwise")
+    bench.screen.action_follow_up()
+    await bench.until(lambda: turns_kept(bench, 2), "the other branch")
+
+
+async def looking_at_conversations(bench: Bench) -> None:
+    await conversed(bench)
+    bench.screen.action_conversations()
+    await bench.until(lambda: showing(bench, ConversationsScreen), "conversations")
+
+
+def turns_kept(bench: Bench, count: int) -> bool:
+    """Whether so many turns are shown, each whole and kept."""
+    cards = bench.screen.talk.cards
+    return len(cards) == count and not bench.controllers.conversing.running and all(card.turn > 0 for card in cards)
+
+
+def click_turn(number: int) -> Step:
+    async def step(bench: Bench) -> None:
+        holder, head = bench.screen.talk.query_one("#turns"), bench.screen.talk.cards[number].query_one(".turn--head")
+        await mouse.wheel(bench, (holder.region.x + 3, holder.region.y + 1), -1 if number == 0 else 1)
+        await mouse.click(bench, (head.region.x + 1, head.region.y), head)
+
+    return step
+
+
+def marked_turn(bench: Bench) -> int | None:
+    return next((n for n, card in enumerate(bench.screen.talk.cards) if card.turn == bench.screen.talk.marked), None)
+
+
+def last_prompt(bench: Bench) -> str:
+    cards = bench.screen.talk.cards
+    return cards[-1].prompt if cards else ""
 
 
 async def at_second_answer(bench: Bench) -> None:
@@ -485,6 +541,19 @@ ACTIONS: dict[str, Scenario] = {
     ),
     "prompt.sampling": Scenario(shows(SamplingScreen), prompt),
     "prompt.answers": Scenario(shows(AnswersScreen), answered),
+    "talk.follow": Scenario(lambda bench, _: turns_kept(bench, 1), prompt),
+    "talk.show": Scenario(lambda bench, _: bench.panes.is_shown("talk"), prompt),
+    "talk.open": Scenario(shows(ConversationsScreen), conversed),
+    "talk.up": Scenario(lambda bench, _: marked_turn(bench) == 0, conversed, hand=click_turn(0)),
+    "talk.down": Scenario(lambda bench, _: marked_turn(bench) == 1, at_first_turn, hand=click_turn(1)),
+    "talk.fork": Scenario(
+        lambda bench, _: turns_kept(bench, 1) and bench.screen.prompt_pane.text == PROMPT, conversed
+    ),
+    "talk.next_branch": Scenario(lambda bench, _: last_prompt(bench) == PROMPT, branched),
+    "talk.previous_branch": Scenario(lambda bench, _: last_prompt(bench) == PROMPT, branched),
+    "talk.hold": Scenario(lambda bench, _: bench.context.state.talk.holds and "Held:" in bench.text, conversed),
+    "talk.new": Scenario(lambda bench, _: bench.controllers.conversing.conversation is None, conversed),
+    "talk.copy": Scenario(lambda bench, _: bench.app.clipboard.startswith("gated word0"), conversed),
     "prompt.label": Scenario(shows(LabelScreen), prompt),
     "prompt.undo_label": Scenario(
         lambda bench, _: sections(bench) == 13 and PROMPT not in bench.path.read_text(), labelled
@@ -667,5 +736,8 @@ ACTIONS: dict[str, Scenario] = {
     "dialog.first": Scenario(picked(1), picking),
     "dialog.second": Scenario(picked(1), picking),
     "dialog.skip": Scenario(picked(0), picking),
+    "dialog.save": Scenario(
+        lambda bench, _: bench.path.with_name("harbour.conversation.json").exists(), looking_at_conversations
+    ),
     "dialog.copy": Scenario(lambda bench, _: bench.app.clipboard == "vllm serve it", exporting),
 }  # fmt: skip

@@ -87,6 +87,8 @@ class World:
         self.trained = trained
         self.sharpness = 12.0
         self.words = 6
+        self.dropped = 0
+        self.run_last: dict[str, float] | None = None  # the mix that was run last
         self.runs = 0
         self.version = 1
         self.requests: list[Message] = []
@@ -342,8 +344,18 @@ class RecordedEngine:
                 mix=mix,
                 sample=sample,
                 seed=request.seed + sample,
+                prompt_tokens=self.tokens(request),
+                run_tokens=self.tokens(request) if mix != self.world.run_last else len(request.prompt.split()),
             )
-        yield Generated(weights=weights, seconds=0.3, seed=request.seed)
+            self.world.run_last = mix
+        yield Generated(
+            weights=weights, seconds=0.3, seed=request.seed, dropped=self.world.dropped, prefill_seconds=0.2
+        )
+
+    def tokens(self, request: Generate) -> int:
+        """A token for every word that is asked, past turns included."""
+        said = [text for turn in request.before for text in (turn.prompt, turn.answer)]
+        return sum(len(text.split()) for text in (*said, request.prompt))
 
 
 class RecordedJob:

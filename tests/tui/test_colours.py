@@ -51,6 +51,7 @@ DIALOGS: dict[str, tuple[Callable[[Bench], Awaitable[None]], str]] = {
     "prompt sets": (_now(lambda bench: bench.screen.action_prompt_sets()), "Prompt sets"),
     "label": (_now(lambda bench: bench.screen.action_label()), "Label this prompt"),
     "export": (_now(lambda bench: bench.screen.action_export_dialog()), "Number format"),
+    "conversations": (_now(lambda bench: bench.screen.action_conversations()), "role and content"),
     "judge": (_judge, "92%"),
     "drift": (_drift, "static mean"),
     "sweep": (_sweep, "+2.0 word5"),

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual import events
+from textual._xterm_parser import XTermParser
 
+from dlm_tui.app.keys import KEYS, keys_of
 from dlm_tui.app.terminal import TerminalText
 
 APP = """
@@ -158,3 +161,15 @@ def test_reports_are_whole_however_they_arrive(size: int) -> None:
     text, pieces = TerminalText(), [data[at : at + size] for at in range(0, len(data), size)]
     found = "".join(text.feed(piece, more=number + 1 < len(pieces)) for number, piece in enumerate(pieces))
     assert found == "a\x1b[<0;220;223M\ufffdé\x1b[<64;1;1M\x1b"
+
+
+@pytest.mark.parametrize("pressed", sorted({one for key in KEYS for one in keys_of(key, {}) if one.startswith("alt+")}))
+def test_a_terminal_can_send_every_alt_key(pressed: str) -> None:
+    """Some terminals send the way of a word as Esc and a letter, and that letter is then no key of its own."""
+    letter = pressed.removeprefix("alt+")
+    if len(letter) == 1:
+        parser = XTermParser()
+        sent = [*parser.feed(f"\x1b{letter}")]
+        while not sent:  # it waits for what else an Esc may begin
+            sent = [*parser.tick()]
+        assert [event.key for event in sent if isinstance(event, events.Key)] == [pressed]

@@ -21,6 +21,8 @@ from dlm_tui.app.state import StateFile
 from dlm_tui.app.themes import DLM_DARK
 from dlm_tui.document import load
 from dlm_tui.engine.protocol import ExportJob, Message, TrainJob
+from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.turn_card import ShownTurn
 from tests.tui.document import write_document
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
@@ -243,6 +245,21 @@ class FakePages:
         """Nothing to draw."""
 
 
+class FakeTalk(Recorder):
+    """A conversation that is shown nowhere; the last turn is the marked one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[ShownTurn] = []
+
+    @property
+    def marked(self) -> int | None:
+        return self.turns[-1].turn if self.turns else None
+
+    async def show(self, turns: Sequence[ShownTurn], marks: Mapping[str, Mark]) -> None:
+        self.turns = list(turns)
+
+
 @dataclass
 class Bench:
     """Controllers with everything that a test may want to touch."""
@@ -253,6 +270,7 @@ class Bench:
     world: World
     prompt: FakePrompt
     answers: FakeAnswers
+    talk: FakeTalk
     pages: FakePages
     desk: Recorder
     insight: Recorder
@@ -307,11 +325,12 @@ async def running(
     context = open_context(setup, ui)
     prompt, answers, pages = FakePrompt(context.state.prompt), FakeAnswers(), FakePages()
     desk, insight = Recorder(selected="tone"), Recorder(display=False)
-    runs, outline = Recorder(), Recorder()
+    runs, outline, talk = Recorder(), Recorder(), FakeTalk()
     views = Views(
         prompt=prompt,
         desk=desk,  # type: ignore[arg-type]
         answers=answers,
+        talk=talk,  # type: ignore[arg-type]
         insight=insight,  # type: ignore[arg-type]
         runs=runs,
         jobs=Recorder(),
@@ -329,7 +348,7 @@ async def running(
     await ui.settled()
     try:
         yield Bench(
-            controllers, context, ui, world, prompt, answers, pages, desk, insight, runs, outline, engines, jobs
+            controllers, context, ui, world, prompt, answers, talk, pages, desk, insight, runs, outline, engines, jobs
         )  # fmt: skip
     finally:
         for _, task in ui.tasks:

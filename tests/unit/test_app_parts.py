@@ -55,16 +55,24 @@ def test_a_pin_holds_while_the_gate_moves() -> None:
     assert mix.pins == {}
 
 
-@given(st.integers(20, 400), st.integers(8, 120), st.sampled_from([*PANES, "?"]), st.sampled_from([None, *PANES]))
-def test_every_arrangement_is_usable(width: int, height: int, page: str, zoom: str | None) -> None:
-    here = arrange(width, height, page, zoom)
+@given(
+    st.integers(20, 400),
+    st.integers(8, 120),
+    st.sampled_from([*PANES, "?"]),
+    st.sampled_from([None, *PANES]),
+    st.booleans(),
+)
+def test_every_arrangement_is_usable(width: int, height: int, page: str, zoom: str | None, talk: bool) -> None:
+    here = arrange(width, height, page, zoom, talk=talk)
     assert here.page in here.tabs
     if zoom:
         assert here.visible == {zoom}
     else:
-        assert {"prompt", "desk"} <= here.visible and here.page in here.visible
-        # Every pane is on the screen or one tab away.
-        assert set(PANES) == here.visible | set(here.tabs)
+        front, behind = ("talk", "answers") if talk else ("answers", "talk")
+        assert {"prompt", "desk"} <= here.visible and behind not in here.visible
+        assert (front if here.page == "answers" else here.page) in here.visible
+        # Every pane is on the screen or one tab away; the conversation is in the place of the answers.
+        assert {*PANES, "answers"} - {"talk"} == {"answers"} | here.visible - {"talk"} | set(here.tabs)
 
 
 def test_breakpoints() -> None:

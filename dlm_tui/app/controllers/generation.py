@@ -71,13 +71,13 @@ class Generation:
 
     def reroll(self) -> None:
         """Ask again what was asked, with seeds that were not asked with."""
-        if self._may_ask():
+        if self.may_ask():
             self._sampling.next_seed()
             self.again()
 
     def other_temperature(self) -> None:
         """Ask again what was asked, at the next temperature."""
-        if self._may_ask():
+        if self.may_ask():
             self._sampling.next_temperature()
             self.again()
 
@@ -87,7 +87,7 @@ class Generation:
 
     def ask(self, views: Sequence[View]) -> None:
         """Answer the prompt under these views, as many samples of each as are chosen."""
-        if not self._may_ask():
+        if not self.may_ask():
             return
         context, text = self._context, self._prompt.text
         context.state.remember(text, dict(self._routing.weights or {}), context.gate_run)
@@ -95,7 +95,8 @@ class Generation:
         self._pages.show_page("answers")
         context.ui.run(partial(self._generate, text, list(views)), "generate", "answer", exclusive=True)
 
-    def _may_ask(self) -> bool:
+    def may_ask(self) -> bool:
+        """Whether there is a prompt and an engine to answer it; if not, that is said."""
         context = self._context
         if not self._prompt.text.strip():
             context.ui.say("There is no prompt to answer yet.", warning=True)

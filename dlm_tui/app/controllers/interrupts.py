@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.conversing import Conversing
 from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.jobs import Jobs
 from dlm_tui.app.controllers.queue import Queue
@@ -19,9 +20,16 @@ class Interrupts:
     """Ends answers, jobs, the zoom, the program, also to go on with a new document."""
 
     def __init__(
-        self, context: Context, generation: Generation, jobs: Jobs, sources: Sources, queue: Queue, pages: Pages
+        self,
+        context: Context,
+        generation: Generation,
+        conversing: Conversing,
+        jobs: Jobs,
+        sources: Sources,
+        queue: Queue,
+        pages: Pages,
     ) -> None:
-        self._context, self._generation, self._jobs = context, generation, jobs
+        self._context, self._generation, self._conversing, self._jobs = context, generation, conversing, jobs
         self._sources, self._queue, self._pages = sources, queue, pages
 
     async def escape(self) -> None:
@@ -30,7 +38,7 @@ class Interrupts:
         Warnings that stay are taken as read.
         """
         self._context.ui.clear_lasting()
-        if await self._generation.stop() or self._sources.stop():
+        if await self._generation.stop() or await self._conversing.stop() or self._sources.stop():
             return
         if self._pages.focused_pane == "prompt":
             if not self._pages.end_zoom():

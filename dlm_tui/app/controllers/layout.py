@@ -27,8 +27,8 @@ class Layout:
 
     def rearrange(self) -> None:
         """Show the panes that belong on a screen of this size."""
-        screen, (width, height) = self._screen, self._screen.app.size
-        self.arrangement = here = arrange(width, height, self._context.state.page, self.zoom)
+        screen, state, (width, height) = self._screen, self._context.state, self._screen.app.size
+        self.arrangement = here = arrange(width, height, state.page, self.zoom, talk=state.talk.in_front)
         for size in ("narrow", "normal", "wide", "ultra"):
             screen.set_class(here.size == size, f"-{size}")
         screen.set_class(here.zoom is not None, "-zoomed")
@@ -46,7 +46,7 @@ class Layout:
         query = self._screen.query_one
         stacked, zoomed, ultra = here.size in {"narrow", "normal"}, here.zoom is not None, here.size == "ultra"
         centre, side = query("#centre"), query("#side")
-        centre.display = bool(here.visible & {"prompt", "desk", "answers"})
+        centre.display = bool(here.visible & {"prompt", "desk", "answers", "talk"})
         side.display = bool(here.visible & {"insight", "runs", "jobs"})
         query("#outline-column").display = "outline" in here.visible
         for tabs, shown in (
@@ -58,7 +58,7 @@ class Layout:
             ("#split-height", not stacked),
         ):
             query(tabs).display = shown and not zoomed
-        centre.set_class(stacked and "answers" not in here.visible and not zoomed, "-compact")
+        centre.set_class(stacked and not here.visible & {"answers", "talk"} and not zoomed, "-compact")
 
     def _apply_sizes(self, here: Arrangement) -> None:
         query, sizes, (width, screen_height) = self._screen.query_one, self._context.state.sizes, self._screen.app.size
@@ -87,7 +87,7 @@ class Layout:
         attention = board.running() is not None or board.failure is not None
         pages = [Page(page, PAGE_TITLES[page], page == "jobs" and attention) for page in here.tabs]
         for tabs in self._screen.query(PageTabs):
-            tabs.show(pages, here.page, edge_offers(here.page))
+            tabs.show(pages, here.page, edge_offers(self.front(here.page)))
 
     # ---- focus -----------------------------------------------------------------------------------------------------
 
@@ -124,16 +124,23 @@ class Layout:
         """Bring a page to the front; a zoom on something else ends."""
         if self.zoom not in {None, page}:
             self.zoom = None
+        if page in ("answers", "talk"):
+            self._context.state.talk.in_front = page == "talk"
+            page = "answers"
         if page in PAGE_TITLES:
             self._context.state.page = page
         self.rearrange()
         self._context.saver.soon()
 
+    def front(self, page: str) -> str:
+        """The pane that is in front under a page's name: the conversation may be in the place of the answers."""
+        return "talk" if page == "answers" and self._context.state.talk.in_front else page
+
     def go_to(self, pane_id: str) -> None:
         """Show a pane and focus it."""
         if self.zoom not in {None, pane_id}:
             self.zoom = None
-        if pane_id in PAGE_TITLES:
+        if pane_id in PAGE_TITLES or pane_id == "talk":
             self.show_page(pane_id)
         self._screen.call_after_refresh(self.focus_pane, pane_id)
 
@@ -143,6 +150,7 @@ class Layout:
         if here and here.zoom is None:
             page = here.tabs[(here.tabs.index(here.page) + step) % len(here.tabs)]
             inside = self.focused_pane == here.page
+            page = self.front(page)
             self.show_page(page)
             if inside:
                 self.go_to(page)

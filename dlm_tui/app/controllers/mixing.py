@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from textual.content import Content
 
@@ -20,6 +20,10 @@ from dlm_tui.model.views import BASE, View, custom
 from dlm_tui.store.adapter_history import find_version
 from dlm_widgets.mixing_desk import Channel
 from dlm_widgets.sanitize import assemble, literal
+from dlm_widgets.turn_card import weight_strip
+
+_TURNS = 24
+"""Turns whose mixes the desk shows; a narrow one shows the first of these."""
 
 
 class Mixing:
@@ -165,6 +169,14 @@ class Mixing:
         self._desk.show(self._channels(), stale=not self._context.link.ready)
         self._desk.retitle(self._context.state.mix.title(), *self._gate_words(self._routing.routed))
         self._desk.note(self._note(opened.gate if opened else "none", opened.gate_reason if opened else ""))
+
+    def show_turns(self, mixes: Sequence[Mapping[str, float]]) -> None:
+        """A conversation's mixes turn by turn, a strip of bars each; of a long one those of the newest turns."""
+        first = max(0, len(mixes) - _TURNS)
+        line = literal("turns" if not first else "turns \u2026", "dim") if mixes else Content("")
+        for number, mix in enumerate(mixes[first:], start=first + 1):
+            line += literal(f"  {number} ", "dim") + weight_strip(mix, self._context.marks)
+        self._desk.turns(line)
 
     def show_problem(self, text: str) -> None:
         """The gate could not be asked."""

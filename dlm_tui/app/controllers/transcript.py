@@ -34,6 +34,8 @@ class Transcript:
         self._mixes: dict[str, dict[str, float]] = {}
         self._weights: dict[str, float] = {}
         self._seconds: float | None = None
+        self._prefill_seconds: float | None = None
+        self._dropped = 0
         self._rows = {
             (view.name, sample): _Row(view, sample) for view in request.views for sample in range(request.samples)
         }
@@ -50,8 +52,8 @@ class Transcript:
                     row.pieces.append(Piece(text, heat))
             case ViewDone(view=view, sample=sample):
                 self._rows[view, sample].done = event
-            case Generated(seconds=seconds):
-                self._seconds = seconds
+            case Generated(seconds=seconds, dropped=dropped, prefill_seconds=prefill):
+                self._seconds, self._dropped, self._prefill_seconds = seconds, dropped, prefill
             case Failed():
                 self._reason = "failed"
             case Stopped():
@@ -86,5 +88,9 @@ class Transcript:
             token_ids=row.token_ids,
             pieces=row.pieces if text == written else [Piece(text)],
             seconds=self._seconds,
+            dropped=self._dropped,
+            prompt_tokens=done.prompt_tokens if done is not None else 0,
+            run_tokens=done.run_tokens if done is not None else 0,
+            prefill_seconds=self._prefill_seconds,
             sample=row.sample,
         )

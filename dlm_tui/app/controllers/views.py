@@ -17,6 +17,7 @@ from dlm_tui.store import GateRun
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.key_bar import KeyHint
 from dlm_widgets.mixing_desk import Channel
+from dlm_widgets.turn_card import ShownTurn
 
 
 class Redrawn(Protocol):
@@ -56,6 +57,9 @@ class DeskView(Redrawn, TitledView, Protocol):
 
     def note(self, content: str | Content) -> None:
         """The line under the strips."""
+
+    def turns(self, content: Content) -> None:
+        """The mixes of a conversation's turns; empty hides them."""
 
     def draw(self) -> None:
         """Draw at once."""
@@ -140,6 +144,38 @@ class AnswersView(TitledView, Protocol):
 
     def stop(self, note: str) -> None:
         """Whatever is still being written has ended."""
+
+
+class TalkView(Protocol):
+    """A conversation: the turns of one branch."""
+
+    @property
+    def marked(self) -> int | None:
+        """The id of the marked turn."""
+
+    async def show(self, turns: Sequence[ShownTurn], marks: Mapping[str, Mark]) -> None:
+        """These turns, the first one first."""
+
+    def head_last(self, turn: ShownTurn) -> None:
+        """Another heading for the turn that is being answered."""
+
+    def add(self, piece: str) -> None:
+        """More of the last turn's answer."""
+
+    def finish(self, turn: ShownTurn) -> None:
+        """The last turn's answer is complete."""
+
+    def rename(self, turn: int, name: int) -> None:
+        """A turn has another id now."""
+
+    def hint(self, content: str | Content) -> None:
+        """What to do while there is no turn."""
+
+    def next_words(self, content: str | Content) -> None:
+        """What is said about the turn that is asked next."""
+
+    def retitle(self, *details: str | Content) -> None:
+        """Words on the title line."""
 
 
 class RunsView(Protocol):

@@ -8,6 +8,7 @@ from functools import partial
 from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.conversing import Conversing
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
 from dlm_tui.app.controllers.elsewhere import Elsewhere
@@ -53,6 +54,7 @@ from dlm_tui.app.controllers.views import (
     PromptView,
     Redrawn,
     RunsView,
+    TalkView,
 )
 from dlm_tui.app.jobs import JobRecord
 
@@ -64,6 +66,7 @@ class Views:
     prompt: PromptView
     desk: DeskView
     answers: AnswersView
+    talk: TalkView
     insight: InsightView
     runs: RunsView
     jobs: Redrawn
@@ -101,6 +104,9 @@ class Controllers:
             context, self.routing, self.mixing, self.sampling, self.keeping, self.shown, prompt, views.answers, pages
         )
         self.recall = Recall(context, self.mixing, self.sampling, self.shown, self.generation, prompt, pages)
+        self.conversing = Conversing(
+            context, self.routing, self.mixing, self.sampling, self.generation, self.shown, prompt, views.talk, pages
+        )
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison, views.status)
@@ -120,7 +126,9 @@ class Controllers:
         self.picking = Picking(context, self.teaching, self.set_running, self.sampling, prompt)
         self.preference_training = PreferenceTraining(context, self.changes, self.training, self.set_running)
         self.prompts = Prompts(context, self.routing, self.comparison, self.set_running, prompt, pages)
-        self.interrupts = Interrupts(context, self.generation, self.jobs, self.sources, self.queue, pages)
+        self.interrupts = Interrupts(
+            context, self.generation, self.conversing, self.jobs, self.sources, self.queue, pages
+        )
         self._connect()
 
     def _connect(self) -> None:
@@ -190,6 +198,7 @@ class Controllers:
         self.context.ui.run(self.documents.watch, "watch", "watch")
         self.sources.start()
         self.recall.start()
+        self.conversing.start()
         self.history.poll()
         self.queue.start()
 
@@ -202,5 +211,6 @@ class Controllers:
         self.views.answers.recolour(context.marks, context.config.look.answer_width)
         self.views.insight.recolour(context.marks, context.background)
         self.mixing.redraw()
+        self.conversing.redraw()
         self.documents.show()
         self.history.show_again()

@@ -39,6 +39,7 @@ class DeskPane(Pane, Throttled):
     def compose(self) -> ComposeResult:
         """Strips, then the note."""
         yield MixingDesk(id="strips")
+        yield LiteralStatic(id="desk-turns")
         yield LiteralStatic(id="desk-note")
 
     @property
@@ -65,6 +66,17 @@ class DeskPane(Pane, Throttled):
         line = self.query_one("#desk-note", LiteralStatic)
         line.show(content)
         line.display = bool(line.text)
+
+    def turns(self, content: Content) -> None:
+        """The mixes of a conversation's turns, in one line; empty hides it."""
+        line = self.query_one("#desk-turns", LiteralStatic)
+        line.show(content)
+        line.display = bool(line.text)
+
+    def on_mount(self) -> None:
+        """No conversation yet."""
+        super().on_mount()
+        self.turns(Content(""))
 
     def focus_target(self) -> Widget:
         """The strips."""

@@ -114,6 +114,9 @@ class Dialog(ModalScreen[Result]):
     def action_beside(self) -> None:
         """Lay the highlighted entry beside what is shown, where that means something."""
 
+    def action_save(self) -> None:
+        """Save the highlighted entry to a file, where that means something."""
+
     def action_copy_command(self) -> None:
         """Copy the shown command, where there is one."""
 

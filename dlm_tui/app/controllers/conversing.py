@@ -1,0 +1,457 @@
+"""The conversation on the screen: follow-ups, forks, branches, the held mix, and what is found again later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from textual.content import Content
+
+from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.sampling import AnswerSampling
+from dlm_tui.app.controllers.shown_answers import ShownAnswers, end_words
+from dlm_tui.app.controllers.transcript import Transcript
+from dlm_tui.app.controllers.views import Pages, PromptView, TalkView
+from dlm_tui.app.progress import progress_words
+from dlm_tui.conversation import Conversation, load_conversation, new_conversation, save_conversation
+from dlm_tui.conversation.tree import Place
+from dlm_tui.engine.client import EngineGone
+from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.views import View, custom
+from dlm_tui.store import AnswersError, ConversationSummary, KeptAnswer, answer_time
+from dlm_widgets.sanitize import literal, sanitize
+from dlm_widgets.turn_card import ShownTurn, TurnHead, weight_strip
+
+if TYPE_CHECKING:
+    from dlm_tui.app.screens.conversations import ConversationsScreen
+
+_ASKED = 0
+"""The id of the turn that is being answered."""
+
+
+@dataclass
+class _Asking:
+    """A follow-up that is being answered."""
+
+    transcript: Transcript
+    place: Place
+    mix: Mapping[str, float]
+    note: str = "waiting\u2026"
+    left: bool = False  # kept as far as it came, because the program ends
+
+
+class Conversing:
+    """One conversation at a time; the gate routes each turn from its own words, behind the turns before it."""
+
+    def __init__(
+        self,
+        context: Context,
+        routing: Routing,
+        mixing: Mixing,
+        sampling: AnswerSampling,
+        generation: Generation,
+        shown: ShownAnswers,
+        prompt: PromptView,
+        talk: TalkView,
+        pages: Pages,
+    ) -> None:
+        self._context, self._routing, self._mixing, self._sampling = context, routing, mixing, sampling
+        self._generation, self._shown, self._prompt, self._talk, self._pages = generation, shown, prompt, talk, pages
+        self.conversation: Conversation | None = None
+        self._asking: _Asking | None = None
+        self._instead: KeptAnswer | None = None  # in whose place the next question is asked
+        self._ready = asyncio.Lock()  # held while turns are read or written: ids are known before the next turn
+        self._unkept: list[tuple[Conversation, KeptAnswer]] = []
+        self._keeps = True
+        self._moved_told = False
+
+    # ---- what there is ---------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a turn is being answered."""
+        return self._asking is not None
+
+    @property
+    def turns(self) -> list[KeptAnswer]:
+        """The turns that the next question follows."""
+        return self.conversation.path(self.conversation.here) if self.conversation else []
+
+    @property
+    def marked(self) -> KeptAnswer | None:
+        """The turn that is marked on the screen."""
+        number = self._talk.marked
+        if self.conversation is None or number is None or number not in self.conversation:
+            return None
+        return self.conversation.turn(number)
+
+    @property
+    def held(self) -> Mapping[str, float] | None:
+        """The mix of the first turn, while it is held for all."""
+        return self.turns[0].mix if self._context.state.talk.holds and self.turns else None
+
+    def start(self) -> None:
+        """Go on with the conversation of the last time."""
+        if self._context.state.talk.name is not None:
+            self._context.ui.run(self._find_again, "talk", "conversation")
+        else:
+            self.redraw()
+
+    async def _find_again(self) -> None:
+        talk = self._context.state.talk
+        assert talk.name is not None
+        async with self._ready:
+            found = await self._load(talk.name)
+        if found is None or not len(found):
+            talk.name = talk.here = None
+        elif self.conversation is None:
+            if talk.here is None or talk.here in found:
+                found.stand(talk.here)
+            self.conversation = found
+        await self._show()
+
+    async def _load(self, name: str) -> Conversation | None:
+        try:
+            return await asyncio.to_thread(load_conversation, self._context.archive, name)
+        except AnswersError as error:
+            self._context.ui.say(str(error), error=True, title="No conversation")
+            return None
+
+    # ---- asking ----------------------------------------------------------------------------------------------------
+
+    def follow_up(self) -> None:
+        """Ask the prompt behind what is in front: the conversation, or the answer on the answers pane."""
+        if self._generation.may_ask():
+            context, text = self._context, self._prompt.text
+            context.state.remember(text, dict(self._routing.weights or {}), context.gate_run)
+            opening = None if self._pages.is_shown("talk") else self._shown.current
+            context.ui.run(partial(self._ask, text, opening), "generate", "follow-up", exclusive=True)
+
+    async def _ask(self, text: str, opening: KeptAnswer | None) -> None:
+        context = self._context
+        async with self._ready:
+            talk = await self._conversation_of(opening)
+        place, settings, at = talk.asked_here(), self._sampling.settings, answer_time()
+        view = self._next_view()
+        request = Generate(
+            prompt=text, views=[view], before=place["turns"], max_tokens=settings.max_tokens,
+            temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed,
+        )  # fmt: skip
+        asking = self._asking = _Asking(Transcript(request, at, context), place, {})
+        finished = False
+        try:
+            self._pages.show_page("talk")
+            await self._show()
+            self._prompt.set_text("")
+            async for event in context.link.stream(request):
+                asking.transcript.take(event)
+                finished = self.take(event)
+        except EngineGone as error:
+            context.ui.say(str(error), error=True, title="No answer")
+            finished = True
+        finally:
+            self._ended(asking, talk)
+            if not finished:
+                await context.link.cancel(request)
+
+    async def _conversation_of(self, opening: KeptAnswer | None) -> Conversation:
+        """The conversation that a follow-up belongs to, standing where it is asked."""
+        talk = self.conversation
+        if opening is not None:
+            if talk is None or opening.answer_id not in talk:
+                talk = None
+                if opening.conversation is not None:
+                    talk = await self._load(opening.conversation)
+                if talk is None or opening.answer_id not in talk:
+                    talk = new_conversation(msgspec.structs.replace(opening, turns=[], turn_ids=[]))
+            talk.stand(opening.answer_id if opening.answer_id in talk else talk.here)
+        if talk is None:
+            talk = new_conversation()
+        if talk is not self.conversation:
+            self._use(talk)
+        return talk
+
+    def _use(self, talk: Conversation | None) -> None:
+        self.conversation, self._instead, self._moved_told = talk, None, False
+        self._context.state.talk.holds = False
+
+    def _next_view(self) -> View:
+        held = self.held
+        return self._mixing.view() if held is None else custom(held, "held")
+
+    def take(self, event: Event) -> bool:
+        """Show an event of the running follow-up; whether it was the last."""
+        asking = self._asking
+        assert asking is not None
+        match event:
+            case Progress():
+                asking.note = progress_words(event)
+            case Mixed(mixes=mixes):
+                asking.mix = next(iter(mixes.values()), {})
+            case Token(text=text):
+                asking.note = "writing\u2026"
+                self._talk.add(text)
+            case Failed(text=text):
+                self._context.ui.say(text, error=True, title="No answer")
+                return True
+            case Generated() | Stopped():
+                return True
+            case _:
+                return False
+        self._talk.head_last(self._pending(asking))
+        return False
+
+    def _ended(self, asking: _Asking, talk: Conversation) -> None:
+        """Take what was written in as a turn; where nothing was, the prompt comes back."""
+        if asking.left:
+            return
+        if self._asking is asking:
+            self._asking = None
+        answers = asking.transcript.answers()
+        if answers:
+            told = talk.add(msgspec.structs.replace(answers[0], **asking.place))
+            self._instead = None
+            if talk is self.conversation:
+                self._talk.finish(self._shown_turn(told, len(told.turns) + 1))
+                self._say_cost(told)
+            self._unkept.append((talk, told))
+            self._context.ui.run(self._keep, "talk-keep", "keeping the turn")
+        elif not self._prompt.text:
+            self._prompt.set_text(asking.transcript.request.prompt)
+        self._context.ui.run(self._show, "talk", "conversation")
+
+    async def _keep(self) -> None:
+        async with self._ready:
+            while self._unkept:
+                talk, told = self._unkept.pop(0)
+                answer = msgspec.structs.replace(told, answer_id=0)
+                try:
+                    (kept,) = await asyncio.to_thread(self._context.archive.keep, [answer])
+                except AnswersError as error:
+                    if self._keeps:  # said once, not with every turn
+                        self._context.ui.say(str(error), error=True, title="Turns are not kept")
+                    self._keeps = False
+                    continue
+                self._keeps = True
+                talk.kept(told.answer_id, kept)
+                self._talk.rename(told.answer_id, kept.answer_id)
+        await self._show()
+
+    def keep_now(self) -> None:
+        """Keep what is still to be written, before leaving; a full disk must not keep anybody from leaving."""
+        asking, self._asking = self._asking, None
+        unkept, self._unkept = [told for _, told in self._unkept], []
+        if asking is not None:
+            asking.left = True
+            unkept += [msgspec.structs.replace(one, **asking.place) for one in asking.transcript.answers()]
+        with contextlib.suppress(AnswersError):
+            self._context.archive.keep([msgspec.structs.replace(told, answer_id=0) for told in unkept])
+
+    async def stop(self) -> bool:
+        """Stop the running follow-up; whether there was one."""
+        if self._asking is None:
+            return False
+        await self._context.link.cancel(self._asking.transcript.request)
+        self._context.ui.say("Stopped the answer; what was written stays.")
+        return True
+
+    def _say_cost(self, told: KeptAnswer) -> None:
+        """Once in a conversation, when a moved mix cost another run of the history."""
+        before = self.turns[-2] if len(self.turns) > 1 else None
+        if before is None or before.mix == told.mix or told.run_tokens < told.prompt_tokens or self._moved_told:
+            return
+        if told.prefill_seconds is not None:
+            self._moved_told = True
+            self._context.ui.say(
+                f"The mix moved, so the whole history was run again: {told.run_tokens} tokens, "
+                f"{told.prefill_seconds:.1f} s. {self._context.key('talk.hold')} in the conversation holds the mix of "
+                "the first turn."
+            )
+
+    # ---- moving about ----------------------------------------------------------------------------------------------
+
+    def at_turn(self, what: str, turn: int | None) -> None:
+        """Do something in the conversation: `fork`, `next`, `previous` (branch) and `copy` at the marked turn; `hold`
+        the first mix, begin a `new` one."""
+        talk = self.conversation
+        if self.running:
+            self._context.ui.say("A turn is being answered.")
+            return
+        if talk is None or turn is None or turn not in talk:
+            self._context.ui.say("There is no turn here yet.")
+            return
+        match what:
+            case "hold":
+                self._context.state.talk.holds = not self._context.state.talk.holds
+            case "new":
+                self._use(None)
+                self._pages.go_to("prompt")
+            case "fork":
+                self._instead = talk.fork(turn)
+                self._prompt.set_text(self._instead.prompt)
+                self._pages.go_to("prompt")
+            case "next" | "previous":
+                other = talk.other_branch(turn, 1 if what == "next" else -1)
+                if other is None:
+                    self._context.ui.say("This turn has no other branch; a fork makes one.")
+                    return
+                talk.stand(other)
+                self._instead = None
+            case "copy":
+                self._context.ui.copy(talk.turn(turn).text)
+                self._context.ui.say("Copied the answer of the turn.")
+                return
+        self._context.ui.run(self._show, "talk", "conversation")
+
+    def show_or_hide(self) -> None:
+        """The conversation in the place of the answers, or the answers again."""
+        self._pages.go_to("answers" if self._pages.is_shown("talk") else "talk")
+
+    # ---- conversations of earlier ----------------------------------------------------------------------------------
+
+    def open_list(self) -> None:
+        """The conversations that are kept."""
+        self._context.ui.run(self._open_list, "talk-list", "conversations")
+
+    async def _open_list(self) -> None:
+        from dlm_tui.app.screens.conversations import ConversationsScreen
+
+        try:
+            found = await asyncio.to_thread(self._context.archive.conversations)
+        except AnswersError as error:
+            self._context.ui.say(str(error), error=True, title="No conversations")
+            return
+        path = self._context.setup.path
+        dialog = ConversationsScreen(found, path.with_name(f"{path.stem}.conversation.json"))
+        dialog.on_forgotten = self._forget
+        dialog.on_saved = lambda summary, name: self._save(dialog, summary, name)
+        self._context.ui.open_dialog(dialog, self._open)
+
+    def _open(self, summary: ConversationSummary | None) -> None:
+        if summary is not None and not self.running:
+            self._context.ui.run(partial(self._open_named, summary.name), "talk", "conversation")
+
+    async def _open_named(self, name: str) -> None:
+        async with self._ready:
+            found = await self._load(name)
+        if found is not None and len(found):
+            self._use(found)
+            self._pages.go_to("talk")
+            await self._show()
+
+    def _forget(self, summary: ConversationSummary) -> None:
+        self._context.ui.run(partial(self._forget_named, summary.name), "talk-forget", "conversation")
+
+    async def _forget_named(self, name: str) -> None:
+        archive = self._context.archive
+        try:
+            async with self._ready:
+                ids = [answer.answer_id for answer in await asyncio.to_thread(archive.of_conversation, name)]
+                await asyncio.to_thread(archive.forget, ids)
+        except AnswersError as error:
+            self._context.ui.say(str(error), error=True, title="Not forgotten")
+            return
+        if self.conversation is not None and self.conversation.name == name and not self.running:
+            self._use(None)
+            await self._show()
+
+    def _save(self, dialog: ConversationsScreen, summary: ConversationSummary, name: str) -> None:
+        self._context.ui.run(partial(self._save_named, dialog, summary.name, name), "talk-save", "conversation")
+
+    async def _save_named(self, dialog: ConversationsScreen, name: str, path: str) -> None:
+        talk = self.conversation
+        async with self._ready:
+            found = talk if talk is not None and talk.name == name else await self._load(name)
+        if found is None:
+            return
+        try:
+            saved = await asyncio.to_thread(save_conversation, self._beside(path), found.path(found.here))
+            dialog.note(f"Saved in {saved}.")
+        except DlmTuiError as error:
+            dialog.note(str(error))
+
+    def _beside(self, name: str) -> str:
+        """A bare name stands beside the document."""
+        path = Path(name)
+        return str(self._context.setup.path.with_name(name)) if len(path.parts) == 1 else name
+
+    # ---- drawing ---------------------------------------------------------------------------------------------------
+
+    def redraw(self, *_: object) -> None:
+        """Draw the conversation again, as after another theme."""
+        self._context.ui.run(self._show, "talk", "conversation")
+
+    async def _show(self) -> None:
+        context, talk, asking = self._context, self.conversation, self._asking
+        state = context.state.talk
+        state.name, state.here = (talk.name, talk.here) if talk else (None, None)
+        context.saver.soon()
+        turns = [self._shown_turn(turn, number) for number, turn in enumerate(self.turns, start=1)]
+        if asking is not None:
+            turns.append(self._pending(asking))
+        await self._talk.show(turns, context.marks)
+        self._talk.hint(Content.styled(self._hint(), "dim"))
+        self._talk.next_words(self._next_words())
+        self._talk.retitle(self._count())
+        self._mixing.show_turns([turn.head.weights for turn in turns])
+
+    def _count(self) -> str:
+        """How many turns are shown, and of how many on all branches."""
+        shown, known = len(self.turns), len(self.conversation or ())
+        return f"{shown} of {known} turns" if known > shown else f"{shown} turn{'s' if shown != 1 else ''}"
+
+    def _shown_turn(self, turn: KeptAnswer, number: int) -> ShownTurn:
+        assert self.conversation is not None
+        branches = self.conversation.branches(turn.answer_id)
+        head = TurnHead(
+            number=number,
+            view=turn.view or "unknown",
+            weights=turn.mix if turn.view else {},
+            branch=branches.index(turn.answer_id) + 1,
+            branches=len(branches),
+            note=turn_words(turn),
+        )
+        return ShownTurn(turn.answer_id, turn.prompt, turn.text, head)
+
+    def _pending(self, asking: _Asking) -> ShownTurn:
+        request = asking.transcript.request
+        head = TurnHead(len(asking.place["turns"]) + 1, request.views[0].name, dict(asking.mix), note=asking.note)
+        return ShownTurn(_ASKED, request.prompt, "", head)
+
+    def _hint(self) -> str:
+        key = self._context.key("talk.follow")
+        return f"{key} asks the prompt behind the answer that is shown, and what is said stays here."
+
+    def _next_words(self) -> Content:
+        context, held = self._context, self.held
+        words = Content("")
+        if self._instead is not None:
+            asked = sanitize(self._instead.prompt, one_line=True)
+            asked = asked if len(asked) <= 40 else f"{asked[:39]}\u2026"
+            words += literal(f"Next in the place of turn {len(self.turns) + 1} ({asked}), which stays. ", "dim")
+        if held is not None:
+            lets_go = literal(f"  {context.key('talk.hold')} lets the mix go.", "dim")
+            words += literal("Held: ", "dim") + weight_strip(held, context.marks) + lets_go
+        return words
+
+
+def turn_words(turn: KeptAnswer) -> str:
+    """What stands beside a turn: its tokens, what of the history was run for it, what no longer fitted."""
+    if not turn.view:
+        return "its words alone are kept"
+    words = [end_words(len(turn.token_ids), turn.reason, turn.seed if turn.temperature else None)]
+    if turn.turns and turn.prefill_seconds is not None:
+        words.append(f"{turn.run_tokens} of {turn.prompt_tokens} tokens run, {turn.prefill_seconds:.1f} s")
+    if turn.dropped:
+        words.append(f"oldest {turn.dropped} left out" if turn.dropped > 1 else "oldest turn left out")
+    return " \u00b7 ".join(words)

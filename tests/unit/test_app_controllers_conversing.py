@@ -1,0 +1,112 @@
+"""Conversations without a screen: where a follow-up belongs, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from dlm_tui.engine.protocol import Generate
+from dlm_tui.store import Turn
+from tests.unit.app_controllers import Bench, running
+
+
+async def follow(bench: Bench, text: str) -> None:
+    await bench.type(text)
+    bench.controllers.conversing.follow_up()
+    await bench.ui.settled()
+
+
+def asked(bench: Bench) -> list[Generate]:
+    return bench.requests(Generate)
+
+
+async def test_turns_are_kept_with_their_place(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        for text in ("one", "two", "three"):
+            await follow(bench, text)
+        kept = bench.context.archive.of_conversation(bench.context.state.talk.name or "")[::-1]
+        assert [(turn.prompt, turn.turn, len(turn.turns)) for turn in kept] == [
+            ("one", 0, 0), ("two", 1, 1), ("three", 2, 2),
+        ]  # fmt: skip
+        assert kept[2].turn_ids == [kept[0].answer_id, kept[1].answer_id]
+        assert [turn.turn for turn in bench.talk.turns] == [turn.answer_id for turn in kept]
+        assert bench.prompt.text == ""
+
+
+async def test_what_is_in_front_is_followed(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("alone")
+        bench.controllers.generation.answer()
+        await bench.ui.settled()
+        await follow(bench, "behind it")
+        assert asked(bench)[-1].before[0].prompt == "alone"
+        first = bench.context.state.talk.name
+        await bench.type("another")
+        bench.controllers.generation.answer()
+        await bench.ui.settled()
+        assert bench.pages.page == "answers"
+        await follow(bench, "behind that")
+        assert [turn.prompt for turn in asked(bench)[-1].before] == ["another"]
+        assert bench.context.state.talk.name != first
+        await follow(bench, "and on")
+        assert [turn.prompt for turn in asked(bench)[-1].before] == ["another", "behind that"]
+
+
+async def test_an_answer_of_a_conversation_goes_on_there(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await follow(bench, "one")
+        await follow(bench, "two")
+        one, two = bench.controllers.conversing.turns
+        bench.controllers.conversing.at_turn("new", two.answer_id)
+        await bench.ui.settled()
+        assert bench.controllers.conversing.turns == []
+        await bench.controllers.shown.show([one])
+        bench.pages.page = "answers"
+        await follow(bench, "otherwise")
+        talk = bench.controllers.conversing.conversation
+        assert talk is not None and talk.name == two.conversation
+        assert talk.branches(two.answer_id) == [two.answer_id, talk.here]
+        assert asked(bench)[-1].before == [Turn(prompt="one", answer=one.text)]
+
+
+async def test_a_document_that_was_closed_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await follow(bench, "one")
+        await follow(bench, "two")
+        bench.controllers.conversing.at_turn("fork", bench.talk.marked)
+        await bench.ui.settled()
+        bench.context.saver.now()
+    async with running(tmp_path) as bench:
+        await bench.ui.settled()
+        assert [turn.prompt for turn in bench.controllers.conversing.turns] == ["one"], "where it stood"
+        assert len(bench.controllers.conversing.conversation or ()) == 2
+
+
+async def test_a_conversation_that_cannot_be_kept_goes_on_in_memory(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        archive = bench.context.archive
+        archive.path = tmp_path / "harbour.dlm" / "answers.sqlite"  # below a file
+        await follow(bench, "one")
+        await follow(bench, "two")
+        assert [turn.prompt for turn in bench.controllers.conversing.turns] == ["one", "two"]
+        said = [text for text in bench.ui.said if "cannot be written" in text]
+        assert len(said) == 1
+
+
+async def test_leaving_keeps_what_was_written_of_a_turn(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await follow(bench, "one")
+        bench.world.words = 1_000_000
+        await bench.type("two")
+        bench.controllers.conversing.follow_up()
+        while "add" not in bench.talk.calls:
+            await asyncio.sleep(0)
+        while len(bench.talk.calls["add"]) < 12:
+            await asyncio.sleep(0)
+        bench.controllers.conversing.keep_now()
+        kept = bench.context.archive.of_conversation(bench.context.state.talk.name or "")
+        assert kept[0].prompt == "two" and kept[0].text.startswith("gated word0 gated word1")
+        assert (kept[0].reason, kept[0].turn_ids) == ("stopped", [kept[1].answer_id])
+        bench.ui.cancel("generate")
+        await bench.ui.settled()
+        assert len(bench.context.archive.of_conversation(kept[0].conversation or "")) == 2, "once"
