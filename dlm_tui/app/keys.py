@@ -224,7 +224,7 @@ KEYS: tuple[Key, ...] = (
     Key("runs.log", "l", "logarithmic", "Log", "Of runs: logarithms or values", "Dialogs", "dialog"),
     Key("runs.earlier", "left", "move_cursor(-1)", "", "Of runs: the cursor to an earlier step", "Dialogs", "dialog"),
     Key("runs.later", "right", "move_cursor(1)", "", "Of runs: the cursor to a later step", "Dialogs", "dialog"),
-    Key("runs.csv", "c", "save_csv", "CSV", "Of runs: every point, beside the document", "Dialogs", "dialog"),
+    Key("runs.csv", "w", "save_csv", "CSV", "Of runs: every point, beside the document", "Dialogs", "dialog"),
     Key("runs.svg", "v", "save_svg", "SVG", "Of runs: the chart, beside the document", "Dialogs", "dialog"),
     Key("dialog.first", "1", "pick(1)", "First", "The first of two answers is better", "Dialogs", "dialog"),
     Key("dialog.second", "2", "pick(2)", "Second", "The second of two answers is better", "Dialogs", "dialog"),

@@ -68,7 +68,7 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.until(lambda: "mean weights over runs" in bench.text and "knowledge 0.60" in bench.text, "weights")
         await bench.press("m", "a", "l")
         await bench.until(lambda: "log10 of loss" in bench.text and "smoothed 0.6" in bench.text, "how it is drawn")
-        await bench.press("c", "v")
+        await bench.press("w", "v")
         await bench.until(lambda: saved(bench, "runs.csv").is_file() and saved(bench, "runs.svg").is_file(), "saved")
         assert saved(bench, "runs.csv").read_text().startswith("run_id,adapter,metric,step,value\n")
         assert "<polyline" in saved(bench, "runs.svg").read_text()
