@@ -9,6 +9,9 @@ SURE, ENOUGH, SAME = 3.0, 0.1, 0.05
 stay as they are. On the embedded base the schema's defaults leave 0.001 to 0.08 nats and 0 to 3 of 100 tokens, settings
 that teach some 5 nats and more than half of the tokens."""
 
+ROUNDING = 1e-9
+"""Nats below which a difference is rounding."""
+
 
 class OwnEffect(msgspec.Struct, frozen=True, kw_only=True):
     """Over `sections` of its own, per token of their answers: `kl`, the mean KL(adapter ‖ base) in nats; `gain`, what
@@ -28,6 +31,8 @@ class OwnEffect(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def nothing(self) -> str:
         """Why this is as good as no effect, as a clause; empty where it is one."""
+        if self.kl < ROUNDING:
+            return "which is none at all"
         if self.z is None or self.z < SURE:
             return "no more than a random change of its size would do"
         if self.kl < ENOUGH and self.changed < SAME:

@@ -71,6 +71,7 @@ def test_few_passages_are_looked_at_and_long_ones_cut() -> None:
         (0.05, 0.03, 4.9, True),
         (5.0, 0.7, 1.0, True),
         (0.0, 0.0, None, True),
+        (0.0, 0.0, 9.0, True),
     ],
 )
 def test_what_counts_as_nothing(kl: float, changed: float, z: float | None, nothing: bool) -> None:
