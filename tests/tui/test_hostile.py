@@ -13,6 +13,7 @@ from dlm_tui.app.screens.log import LogScreen
 from dlm_tui.app.screens.moved import MovedScreen
 from dlm_tui.document.comparison import Moved
 from dlm_tui.engine.protocol import Progress, Routed, TokenAttribution
+from dlm_tui.store import KeptAnswer, Piece
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import HEAD
 
@@ -94,6 +95,36 @@ async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> N
         screen.action_export_dialog()
         await bench.until(lambda: "[bold red]x[/]" in bench.text, "export dialog")
         assert_tame(bench)
+
+
+async def test_kept_answers_show_hostile_text_literally(workbench: Opener) -> None:
+    """On the pane, in the history, compared with another one, found in."""
+    text = HOSTILE.replace("\ud800", "")
+    async with workbench(size=(120, 40)) as bench:
+        answers = [
+            KeptAnswer(
+                prompt=text, text=words, view=text, kind="custom", mix={text: 1.0}, versions={}, base=text, seed=0,
+                temperature=0.0, top_p=1.0, max_tokens=8, reason="stop", at=f"2026-03-01T10:00:0{number}.000Z",
+                pieces=[Piece(words, 4.0)],
+            )
+            for number, words in enumerate((f"{text} one", f"two {text}"))
+        ]  # fmt: skip
+        bench.context.archive.keep(answers)
+        bench.screen.prompt_pane.set_text(text)
+        await bench.until(lambda: len(bench.screen.answers.cards) == 1, "on the pane")
+        bench.panes.focus_pane("answers")
+        await bench.press("f", "x")
+        await bench.settled()
+        assert_tame(bench)
+        await bench.press("escape")
+        for pressed, there in (("H", "Found: 2."), ("d", "Words:")):
+            await bench.press(pressed)
+            await bench.until(lambda there=there: there in bench.text, there)  # type: ignore[misc]
+            await bench.press("space" if pressed == "d" else "down")
+            await bench.quiet()
+            assert_tame(bench)
+            assert "[@click=app.quit]" in bench.text
+            await bench.press("escape")
 
 
 async def test_hostile_engine_words(workbench: Opener) -> None:
