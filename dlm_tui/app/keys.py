@@ -118,6 +118,8 @@ KEYS: tuple[Key, ...] = (
         "Train"),
     Key("train.preferences", "alt+b", "train_preferences", "Train preferences", "Train the adapters that have enough "
         "preferences; the marked set shows before and after", "Train"),
+    Key("train.sweep", "alt+y,Y", "try_settings", "Try settings", "Try settings on held-out sections; write the best "
+        "into the document", "Train"),
     Key("train.evaluate", "alt+v,v", "evaluate", "Judge gate", "Judge the gate by folds: accuracy, confusion, "
         "calibration", "Train", footer=10),
     Key("export.now", "f8,e", "export", "Export", "Export with the last used settings", "Export", footer=4),
@@ -230,6 +232,8 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.second", "2", "pick(2)", "Second", "The second of two answers is better", "Dialogs", "dialog"),
     Key("dialog.skip", "0", "pick(0)", "Neither", "Neither of two answers is better", "Dialogs", "dialog"),
     Key("dialog.save", "f3", "save", "Save", "Save the marked entry to the file that is named", "Dialogs", "dialog"),
+    Key("trials.write", "f3", "write_best", "Write the best", "Of tried settings: put the best into the document",
+        "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
 

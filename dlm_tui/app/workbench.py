@@ -354,6 +354,10 @@ class Workbench(Screen[None]):
         """Judge the gate by folds."""
         await self.controllers.reports.judge()
 
+    def action_try_settings(self) -> None:
+        """Settings on held-out sections."""
+        self.controllers.trials.open()
+
     def action_adapters(self) -> None:
         """Versions of the adapters."""
         self.controllers.adapters.open()

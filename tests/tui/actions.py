@@ -38,11 +38,12 @@ from dlm_tui.app.screens.settings_offer import SettingsOffer
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.screens.train import TrainScreen
+from dlm_tui.app.screens.trials import TrialsScreen
 from dlm_tui.document.expectations import Expectation
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.engine.protocol import Generate, Reload, TrainGate
-from dlm_tui.store import KeptAnswer, current_version
+from dlm_tui.store import KeptAnswer, MetricsWriter, current_version
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.splitter import Splitter
@@ -50,7 +51,7 @@ from tests.adapter_versions import finished_training
 from tests.tui import mouse
 from tests.tui.conftest import Bench
 from tests.tui.overlaid import at_the_runs, click_chart, overlay, overlaying, saved
-from tests.tui.recorded import World
+from tests.tui.recorded import World, swept
 
 PROMPT = "what is the tide"
 Step = Callable[[Bench], Awaitable[None]]
@@ -437,6 +438,14 @@ async def with_preferences(bench: Bench) -> None:
     await bench.until(lambda: sections(bench) == 17, "read")
 
 
+async def trying(bench: Bench) -> None:
+    """In the dialog of settings to try, after a sweep."""
+    with MetricsWriter(bench.context.store.create()) as writer:
+        writer.record_sweep(7, swept().as_json())
+    bench.screen.action_try_settings()
+    await bench.until(lambda: showing(bench, TrialsScreen), "settings to try")
+
+
 # ---- what can be told ----------------------------------------------------------------------------------------------
 
 
@@ -604,6 +613,10 @@ ACTIONS: dict[str, Scenario] = {
         trained_elsewhere,
     ),
     "train.adapters": Scenario(shows(AdaptersScreen), trained_twice),
+    "train.sweep": Scenario(shows(TrialsScreen)),
+    "trials.write": Scenario(
+        lambda bench, _: job("sweep", "done")(bench, _) and said("held-out loss 1.87")(bench, _), trying, size=WIDE
+    ),
     "train.evaluate": Scenario(lambda bench, _: showing(bench, ReportScreen) and "92%" in bench.text),
     "export.now": Scenario(lambda bench, _: bench.context.state.last_export),
     "export.dialog": Scenario(shows(ExportScreen)),

@@ -44,6 +44,7 @@ from dlm_tui.app.controllers.sweep import Sweep
 from dlm_tui.app.controllers.teaching import Teaching
 from dlm_tui.app.controllers.train_choice import TrainChoice
 from dlm_tui.app.controllers.training import Training
+from dlm_tui.app.controllers.trials import Trials
 from dlm_tui.app.controllers.views import (
     AnswersView,
     DeskView,
@@ -91,6 +92,7 @@ class Controllers:
         self.settings = Settings(context, self.documents)
         self.history = GateHistory(context, views.runs)
         self.run_overlay = RunOverlay(context)
+        self.trials = Trials(context)
         self.jobs = Jobs(context, views.jobs, pages)
         self.queue = Queue(context, views.jobs, pages)
         self.status = StatusLines(context, pages, views.status, views.footer, views.leave)

@@ -120,6 +120,9 @@ class Dialog(ModalScreen[Result]):
     def action_copy_command(self) -> None:
         """Copy the shown command, where there is one."""
 
+    def action_write_best(self) -> None:
+        """Write the best settings, where some were tried."""
+
     def action_next_curve(self) -> None:
         """Show the next curve, where there are several."""
 

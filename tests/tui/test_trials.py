@@ -1,0 +1,41 @@
+"""Settings to try: the dialog, its table, the job, the best into the document."""
+
+from __future__ import annotations
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from textual.widgets import Input
+
+from dlm_tui.app.screens.trials import TrialsScreen
+from dlm_tui.engine.protocol import SweepJob
+from tests.tui.actions import trying
+from tests.tui.conftest import Opener
+
+SIZES = [(60, 18), (80, 24), (120, 40)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=[f"{width}x{height}" for width, height in SIZES])
+async def test_how_it_looks(workbench: Opener, screens: SnapshotAssertion, size: tuple[int, int]) -> None:
+    async with workbench(size=size) as bench:
+        await trying(bench)
+        assert await bench.settled() == screens
+
+
+async def test_what_is_typed_is_tried_as_a_job_and_what_is_wrong_is_said(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        bench.screen.action_try_settings()
+        await bench.until(lambda: isinstance(bench.app.screen, TrialsScreen), "dialog")
+        dialog = bench.app.screen
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "Nothing is not PATH=VALUE,VALUE" in bench.text, "nothing typed")
+        dialog.query_one("#trials-settings", Input).value = "learning_rate=1e-4,3e-4 gate.entropy_lambda=0,0.01"
+        dialog.query_one("#trials-folds", Input).value = "1"
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "At least two folds" in bench.text, "one fold")
+        dialog.query_one("#trials-folds", Input).value = "3"
+        await bench.press("ctrl+g")
+        await bench.until(lambda: any("held-out loss 1.87" in toast for toast in bench.toasts), "tried")
+        wanted = [job.request for job in bench.jobs if isinstance(job.request, SweepJob)]
+        assert [(one.settings, one.folds, one.write) for one in wanted] == [
+            (["learning_rate=1e-4,3e-4", "gate.entropy_lambda=0,0.01"], 3, False)
+        ]
