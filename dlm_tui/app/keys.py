@@ -232,7 +232,7 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.second", "2", "pick(2)", "Second", "The second of two answers is better", "Dialogs", "dialog"),
     Key("dialog.skip", "0", "pick(0)", "Neither", "Neither of two answers is better", "Dialogs", "dialog"),
     Key("dialog.save", "f3", "save", "Save", "Save the marked entry to the file that is named", "Dialogs", "dialog"),
-    Key("trials.write", "f3", "write_best", "Write the best", "Of tried settings: put the best into the document",
+    Key("trials.write", "f2", "write_best", "Write the best", "Of tried settings: put the best into the document",
         "Dialogs", "dialog"),
     Key("dialog.copy", "f8", "copy_command", "Copy", "Copy the command that the dialog shows", "Dialogs", "dialog"),
 )  # fmt: skip
