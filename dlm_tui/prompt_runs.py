@@ -26,6 +26,7 @@ class PromptAnswer:
 
     prompt: int
     view: str
+    seed: int
     text: str
     token_ids: list[int]
     reason: str
@@ -39,28 +40,38 @@ class PromptAnswer:
 class _Row:
     prompt: int
     view: View
+    seed: int
     ids: list[int]
     weights: dict[str, float]
     mix: dict[str, float]
 
 
 def run_prompts(
-    session: Session, prompts: Sequence[str], views: Sequence[View], sampling: Sampling, former: Former
+    session: Session,
+    prompts: Sequence[str],
+    views: Sequence[View],
+    sampling: Sampling,
+    former: Former,
+    seeds: Sequence[int] | None = None,
 ) -> Generator[Progress | PromptAnswer, None, None]:
     """Answer every prompt under every view, prompt after prompt, up to 16 rows at a time.
 
-    Each row draws from a stream started with the sampling's seed, so it does not depend on its neighbours. Yields
+    Each row draws from a stream started with its view's seed in `seeds`, else with the sampling's, so it does not
+    depend on its neighbours. Yields
     Progress("prompts", rows, all rows) and a PromptAnswer per row in order. Raises UsageError for a null view and what
     routing and generating raise.
     """
     if any(view.kind == "null" for view in views):
         raise UsageError("a set is not run under random adapters")
+    if seeds is not None and len(seeds) != len(views):
+        raise UsageError(f"{len(seeds)} seeds for {len(views)} views")
+    asked = list(zip(views, seeds or [sampling.seed] * len(views), strict=True))
     total = len(prompts) * len(views)
     rows: list[_Row] = []
     done = 0
     yield Progress("prompts", 0, total)
     for index, prompt in enumerate(prompts):
-        rows += yield from map_steps(_routed(session, index, prompt, views), partial(_at, done, total))
+        rows += yield from map_steps(_routed(session, index, prompt, asked), partial(_at, done, total))
         while len(rows) >= ROWS or (rows and index == len(prompts) - 1):
             batch, rows = rows[:ROWS], rows[ROWS:]
             yield from (yield from _answered(session, batch, sampling, former, done, total))
@@ -72,14 +83,16 @@ def _at(done: int, total: int, _: object) -> Progress:
     return Progress("prompts", done, total)
 
 
-def _routed(session: Session, index: int, prompt: str, views: Sequence[View]) -> Generator[Progress, None, list[_Row]]:
+def _routed(
+    session: Session, index: int, prompt: str, asked: Sequence[tuple[View, int]]
+) -> Generator[Progress, None, list[_Row]]:
     weights: dict[str, float] = {}
     if session.model.names and session.document.adapter_names:
         weights = dict((yield from session.router.route(prompt)).weights)
-    ids = session.base.chat(prompt, session.document.system_prompt)
+    ids = list(session.base.chat(prompt, session.document.system_prompt))
     return [
-        _Row(prompt=index, view=view, ids=list(ids), weights=weights, mix=session.mix_of(view, weights or None))
-        for view in views
+        _Row(prompt=index, view=view, seed=seed, ids=ids, weights=weights, mix=session.mix_of(view, weights or None))
+        for view, seed in asked
     ]
 
 
@@ -92,7 +105,9 @@ def _answered(
     def scored(row: _Row, token_ids: Sequence[int]) -> Generator[Progress, None, float | None]:
         return map_steps(answer_logprob(model, row.ids, token_ids, row.mix), at)
 
-    work = generate(model, [row.ids for row in rows], [row.mix for row in rows], sampling)
+    work = generate(
+        model, [row.ids for row in rows], [row.mix for row in rows], sampling, seeds=[row.seed for row in rows]
+    )
     answers: list[Generated] = yield from map_steps(work, at)
     found = []
     for row, answer in zip(rows, answers, strict=True):
@@ -102,6 +117,7 @@ def _answered(
             PromptAnswer(
                 prompt=row.prompt,
                 view=row.view.name,
+                seed=row.seed,
                 text=answer.text,
                 token_ids=answer.token_ids,
                 reason=answer.reason,

@@ -76,7 +76,7 @@ def run_set(args: argparse.Namespace, name: str, cases: list[PromptCase]) -> tup
             narration(step)
             return
         case = cases[step.prompt]
-        values = {key: value for key, value in vars(step).items() if key != "prompt"}
+        values = {key: value for key, value in vars(step).items() if key not in {"prompt", "seed"}}
         found = broken(case.expect, step.text, step.weights)
         answers.append(SetAnswer(prompt=case.prompt, expected=len(case.expect), broken=found, **values))
 

@@ -191,7 +191,9 @@ class Handlers:
         def event(step: Progress | PromptAnswer) -> p.Event:
             return p.SetAnswered(**vars(step)) if isinstance(step, PromptAnswer) else progress.event(step)
 
-        yield from map_steps(run_prompts(session, request.prompts, request.views, sampling, former), event)
+        yield from map_steps(
+            run_prompts(session, request.prompts, request.views, sampling, former, request.seeds or None), event
+        )
         if session.versions != versions:
             raise DlmTuiError("new adapters came while the set ran; run it again")
         return p.SetDone(

@@ -88,7 +88,8 @@ class FormerAnswer(msgspec.Struct, kw_only=True):
 
 
 class RunSet(Message, tag="run_set"):
-    """Answer every prompt under every view, in batches, and score each answer and the one before."""
+    """Answer every prompt under every view, in batches, and score each answer and the one before; `seeds` gives each
+    view a seed of its own."""
 
     prompts: list[str]
     views: list[View]
@@ -96,6 +97,7 @@ class RunSet(Message, tag="run_set"):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    seeds: list[int] = []
     former: list[FormerAnswer] = []
 
 
@@ -350,6 +352,7 @@ class SetAnswered(Message, tag="set_answered"):
 
     prompt: int
     view: str
+    seed: int
     text: str
     token_ids: list[int]
     reason: str

@@ -306,13 +306,13 @@ class RecordedEngine:
             yield Progress(stage="prompts", done=index * len(request.views), total=total, eta=3.0)
             await self.world.hold.wait()
             weights = self.weights(prompt)
-            for view in request.views:
-                seed = f" by {request.seed}" if request.seed else ""
+            for view, number in zip(request.views, request.seeds or [request.seed] * len(request.views), strict=True):
+                seed = f" by {number}" if number else ""
                 told = f"{view.name}{seed} says {prompt}" + (f" after {runs} trainings" if index else "")
                 mix = resolve_view(view, NAMES if self.world.trained else (), weights)
                 yield SetAnswered(
-                    prompt=index, view=view.name, text=told, token_ids=[index + 1, runs + 1], reason="stop",
-                    weights=weights, mix=mix, logprob=-2.0 - index,
+                    prompt=index, view=view.name, seed=number, text=told, token_ids=[index + 1, runs + 1],
+                    reason="stop", weights=weights, mix=mix, logprob=-2.0 - index,
                     former_logprob=-2.0 - index - runs if (index, view.name) in former else None,
                 )  # fmt: skip
         versions = dict.fromkeys(NAMES, self.world.version) if self.world.trained else {}

@@ -41,11 +41,9 @@ async def test_picks_become_preferences_of_the_adapters_that_answered(workbench:
         before = bench.path.read_bytes()
         await actions.prompt(bench)
         screen = await drawn(bench, "8")
-        asked = [request for request in bench.world.requests if isinstance(request, RunSet)]
-        assert [[view.name for view in request.views] for request in asked] == [
-            ["gated", "knowledge", "tone", "style"]
-        ] * 2
-        assert asked[1].seed == asked[0].seed + 1 and asked[0].temperature == 0.8
+        (asked,) = [request for request in bench.world.requests if isinstance(request, RunSet)]
+        assert [view.name for view in asked.views] == ["gated", "knowledge", "tone", "style"] * 2
+        assert asked.seeds == list(range(asked.seed, asked.seed + 8)) and asked.temperature == 0.8
         shown = [str(blind.query_one(".blind--text").text) for blind in screen.query(Blind)]  # type: ignore[attr-defined]
         first = screen._pairs[0]
         assert (
@@ -57,12 +55,15 @@ async def test_picks_become_preferences_of_the_adapters_that_answered(workbench:
         assert bench.path.read_bytes() == before, "nothing is written before it was seen"
         await bench.press("ctrl+g")
         await bench.until(lambda: any("3 preferences written" in toast for toast in bench.toasts), "written")
+        total = sum(preference_counts(load(bench.path)).values())
+        said = next(toast for toast in bench.toasts if "3 preferences written" in toast)
+        assert sum(int(number) for number in re.findall(r"(?:knowledge|tone|style) (\d)", said)) == total == 3
         sections = load(bench.path).sections[-3:]
         assert [section.type for section in sections] == ["preference"] * 3
         triple = preference_triples(sections[0])[0]
         assert (triple.chosen, triple.rejected) == (first.second.text, first.first.text)
         source = str(sections[0].harvest_source)
-        seed, chosen, rejected = asked[0].seed, first.second, first.first
+        seed, chosen, rejected = asked.seed, first.second, first.first
         assert source == (
             f"dlm-tui/pick/blind seed {seed}: {chosen.view} {chosen.seed} over {rejected.view} {rejected.seed}"
         )

@@ -83,6 +83,22 @@ def test_a_set_answers_as_each_prompt_alone_and_scores_by_float64(session: Sessi
     assert [item.former_logprob for item in found if item is not tone] == [None] * 23, "ids that the base lacks, too"
 
 
+def test_every_view_may_have_a_seed_of_its_own(session: Session) -> None:
+    found: list[PromptAnswer] = []
+    views, seeds = [BASE, BASE, GATED], [5, 6, 7]
+    work = run_prompts(session, PROMPTS[:2], views, SAMPLING, {}, seeds)
+    run_to_end(work, lambda step: found.append(step) if isinstance(step, PromptAnswer) else None)
+    assert [(item.prompt, item.seed) for item in found] == [(n, seed) for n in range(2) for seed in seeds]
+    for item in found:
+        ids = list(session.base.chat(PROMPTS[item.prompt], session.document.system_prompt))
+        assert (
+            item.token_ids
+            == run_to_end(generate(session.model, ids, [item.mix], SAMPLING, seeds=[item.seed]))[0].token_ids
+        )
+    with pytest.raises(UsageError, match="2 seeds for 1 views"):
+        run_to_end(run_prompts(session, ["p"], [BASE], SAMPLING, {}, [1, 2]))
+
+
 def test_a_random_adapter_is_no_view_of_a_set(session: Session) -> None:
     with pytest.raises(UsageError, match="random"):
         run_to_end(run_prompts(session, ["p"], [View(name="n", kind="null")], SAMPLING, {}))

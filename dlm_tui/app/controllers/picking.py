@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -85,10 +85,11 @@ class Picking:
     def _temperature(self) -> float:
         return self._sampling.settings.temperature or _TEMPERATURE
 
-    def counter(self, more: Sequence[Lesson] = ()) -> str:
-        """How many preferences every adapter has, those of `more` counted, and what it needs."""
+    def counter(self, more: Sequence[Lesson] = (), before: Mapping[str, int] | None = None) -> str:
+        """How many preferences every adapter has, those of `more` added to `before` (None: to what the document has
+        now), and what it needs."""
         names = self._context.names
-        counts = Counter(preference_counts(self._context.document))
+        counts = Counter(preference_counts(self._context.document) if before is None else before)
         counts.update(lesson.adapter or names[0] for lesson in more)
         told = [f"{name} {counts[name]}" + ("" if counts[name] >= WANTED else f" of {WANTED}") for name in names]
         return f"Preferences: {', '.join(told)}."
@@ -115,33 +116,32 @@ class Picking:
     async def _drawn(
         self, dialog: PickScreen, prompts: Sequence[str], views: Sequence[View], count: int, seed: int
     ) -> list[Drawn]:
-        """`count` answers per prompt: view after view under the first seed, then all again under the next."""
+        """`count` answers per prompt, view after view and round again, each with a seed of its own."""
         context, options = self._context, self._sampling.settings
+        request = RunSet(
+            prompts=list(prompts),
+            views=[views[turn % len(views)] for turn in range(count)],
+            max_tokens=options.max_tokens,
+            temperature=self._temperature,
+            top_p=options.top_p,
+            seed=seed,
+            seeds=[(seed + turn) % _SEEDS for turn in range(count)],
+        )
         found: list[Drawn] = []
-        for turn in range(-(-count // len(views))):
-            asked = list(views[: count - turn * len(views)])
-            request = RunSet(
-                prompts=list(prompts),
-                views=asked,
-                max_tokens=options.max_tokens,
-                temperature=self._temperature,
-                top_p=options.top_p,
-                seed=(seed + turn) % _SEEDS,
-            )
-            finished = False
-            try:
-                async for event in context.link.stream(request):
-                    if isinstance(event, Progress):
-                        dialog.show_progress(event)
-                    elif isinstance(event, SetAnswered):
-                        prompt = prompts[event.prompt]
-                        found.append(Drawn(prompt, event.view, request.seed, event.text, event.mix or event.weights))
-                    elif isinstance(event, Failed):
-                        raise DlmTuiError(event.text)
-                finished = True
-            finally:
-                if not finished:
-                    await context.link.cancel(request)
+        finished = False
+        try:
+            async for event in context.link.stream(request):
+                if isinstance(event, Progress):
+                    dialog.show_progress(event)
+                elif isinstance(event, SetAnswered):
+                    mix = event.mix or event.weights
+                    found.append(Drawn(prompts[event.prompt], event.view, event.seed, event.text, mix))
+                elif isinstance(event, Failed):
+                    raise DlmTuiError(event.text)
+            finished = True
+        finally:
+            if not finished:
+                await context.link.cancel(request)
         return found
 
     def _picked(self, picked: list[Picked] | None, seed: int) -> None:
@@ -172,13 +172,14 @@ class Picking:
 
     async def _write(self, reviewed: Reviewed) -> None:
         context, sha256, written = self._context, reviewed.expected_sha256, list[Lesson]()
+        before = preference_counts(context.document)  # it is read again while they are written
         for lesson in reviewed.lessons:
             if await self._teaching.append(lesson, sha256) is None:
                 break
             written.append(lesson)
         if written:
             train = context.key("train.preferences")
-            counts = self.counter(written)
+            counts = self.counter(written, before)
             context.ui.say(f"{len(written)} preferences written. {counts} {train} trains on them.", title="Picked")
 
 
