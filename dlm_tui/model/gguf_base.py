@@ -61,8 +61,8 @@ def _contents(file: Path) -> _Contents:
         )
     try:
         tensors = cast("Any", gguf.GGUFReader(file)).tensors
-    except Exception as error:  # damaged files raise many types
-        raise BaseUnavailable(_unreadable(file, error)) from error
+    except Exception as error:  # the reader runs off the end of what is cut short
+        raise BaseUnavailable(f"{_unreadable(file, error)} (or it is damaged or cut short: fetch it again)") from error
     if not any(tensor.name == "token_embd.weight" for tensor in tensors):
         raise BaseUnavailable(f"{file} is no language model: it has no token embeddings")
     kinds = {tensor.tensor_type.name for tensor in tensors}

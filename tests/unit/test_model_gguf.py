@@ -113,6 +113,8 @@ def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], 
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(data[: len(data) // 3])
     assert "llama-quantize --allow-requantize broken.gguf broken-bf16.gguf BF16" in refusal(broken)
+    broken.write_bytes(data[:20_000])
+    assert "damaged or cut short" in refusal(broken)
     broken.write_bytes(b"GGML" + data[4:])
     assert "llama-quantize" in refusal(broken)
     other = tmp_path / "other.gguf"
