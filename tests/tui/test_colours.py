@@ -12,6 +12,8 @@ from rich.console import Console
 
 from dlm_tui.app.config import Config, Live
 from dlm_tui.app.layout import PAGE_TITLES
+from dlm_tui.app.screens.claim import ClaimScreen
+from dlm_tui.app.screens.leave import LeaveScreen
 from tests.tui.conftest import Bench, Opener
 from tests.tui.test_screens import record_runs
 
@@ -57,6 +59,8 @@ DIALOGS: dict[str, tuple[Callable[[Bench], Awaitable[None]], str]] = {
     "sweep": (_sweep, "+2.0 word5"),
     "moved": (_now(lambda bench: bench.controllers.comparison.show()), "What the last training moved"),
     "facts": (_now(lambda bench: bench.controllers.engine.show_facts()), "About the engine"),
+    "claim": (_now(lambda bench: bench.app.push_screen(ClaimScreen("Two of them", "new id"))), "an id of its own"),
+    "leave": (_now(lambda bench: bench.app.push_screen(LeaveScreen("It is running."))), "Work is not over"),
     "log": (_now(lambda bench: bench.controllers.engine.show_log()), "Engine log"),
 }
 

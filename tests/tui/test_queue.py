@@ -13,7 +13,7 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import LeaveScreen
 from dlm_tui.app.screens.report import ReportScreen
-from dlm_tui.document import load
+from dlm_tui.document import fresh_dlm_id, load
 from dlm_tui.engine.protocol import EvaluateJob, ExportJob, Failed, TrainJob
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.engine.queue_runner import QueueRunner
@@ -142,6 +142,18 @@ async def test_the_report_of_a_judgement_is_found_in_the_line(workbench: Opener)
         await bench.until(lambda: marked(bench) == JUDGE, "marked")
         await bench.press("enter")
         await bench.until(lambda: isinstance(bench.app.screen, ReportScreen) and "92%" in bench.text, "the report")
+
+
+async def test_a_document_with_another_id_has_another_line(workbench: Opener, tmp_path: Path) -> None:
+    async with workbench(line=True) as bench:
+        text, new_id = bench.path.read_text(), fresh_dlm_id()
+        bench.path.write_text(text.replace(bench.context.document.dlm_id, new_id, 1))
+        await bench.until(lambda: bench.context.document.dlm_id == new_id, "read")
+        await bench.press("f8")
+        await bench.until(lambda: bench.context.board.records, "begun")
+        await bench.idle()
+    queue = QueueFile(Store(tmp_path / "home", new_id))
+    assert [entry.state for entry in queue.read().entries] == ["done"]
 
 
 # ---- leaving and coming back ---------------------------------------------------------------------------------------

@@ -37,6 +37,14 @@ class Queue:
         if self.line is not None:
             self._context.ui.run(self._follow, "queue", "line of jobs", exclusive=True)
 
+    def document_changed(self) -> None:
+        """A document with another id has another store, and another line."""
+        context, line = self._context, self.line
+        starter = context.setup.runner_starter
+        if line is not None and starter is not None and line.queue.store.root != context.store.root:
+            context.board.line = JobLine(context.store, context.board, starter)
+            self.start()
+
     async def _follow(self) -> None:
         line = self.line
         if line is None:
