@@ -128,6 +128,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
+    from dlm_tui.store.checkpoints import interrupted
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import TrainOutcome, train_report
     from dlm_tui.training.request import calibration_prompts
@@ -152,7 +153,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
             choices=request.choices,
             calibration=calibration,
             scan=scan,
-            resume=request.resume,
+            resume=request.resume and interrupted(store) is not None,  # else it was ended before its first checkpoint
             checkpoint_steps=request.checkpoint_steps,
             receipt=receipt,
         ),
