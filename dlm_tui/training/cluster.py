@@ -58,6 +58,7 @@ class Cluster:
     def __init__(self, ray: Any, base: Base) -> None:
         self._ray, self._base = ray, base
         self.threads = torch.get_num_threads()
+        self._heard = Progress("cluster")
         dtype = next(name for name, kind in DTYPES.items() if kind == base.dtype)
         source = msgspec.structs.replace(base.source, path=None, gguf=None)
         files = {name: ray.put(data) for name, data in shipped_files(base).items()}
@@ -186,9 +187,10 @@ class Cluster:
             news = self._ray.get(board.take.remote(), timeout=_POLL_SECONDS)
         except (RayError, TimeoutError):
             news = []  # the node with the board is gone or busy; the results come another way
-        if not news:
-            report(Progress("cluster"))
+        if not news:  # the same again, which may still end the work
+            report(self._heard)
         for label, step in news:
+            self._heard = Progress(step.phase, scope=label)
             report(Progress(step.phase, step.step, scope=label, loss=step.loss))
 
     def _tokens(self, work: AdapterWork) -> int:

@@ -19,6 +19,7 @@ from dlm_tui.progress import Progress, Report, run_to_end
 from dlm_tui.store import MetricsReader, Store, current_version
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.cluster import Cluster, ClusterError, _shards
+from dlm_tui.training.phases import Step
 from dlm_tui.training.sweep import SweepRequest, sweep_document
 from dlm_tui.training.sweep_grid import parse_grid
 from tests.cluster_nodes import local_cluster
@@ -149,6 +150,32 @@ def _work(path: Path, base: Base) -> Any:
     from dlm_tui.training.held_out import fold_works
 
     return fold_works(load(path), base, 2)[0].work
+
+
+def test_silence_repeats_what_was_heard_last() -> None:
+    """So that a log gets no line for every half second, and a cancellation is heard all the same."""
+
+    class Told:
+        def __init__(self, news: list[list[tuple[str, Step]]]) -> None:
+            self.news = news
+
+        def get(self, reference: Any, timeout: float) -> list[tuple[str, Step]]:
+            return self.news.pop(0)
+
+    class Board:
+        take = type("", (), {"remote": staticmethod(lambda: None)})
+
+    cluster = Cluster.__new__(Cluster)
+    cluster._ray = Told([[], [("facts", Step(phase="sft", step=1, loss=2.0))], []])
+    cluster._heard = Progress("cluster")
+    heard: list[Progress] = []
+    for _ in range(3):
+        cluster._tell(Board, heard.append)
+    assert [(step.stage, step.scope, step.loss) for step in heard] == [
+        ("cluster", None, None),
+        ("sft", "facts", 2.0),
+        ("sft", "facts", None),
+    ]
 
 
 def test_shards_are_cut_between_the_batches_of_the_whole(base: Base) -> None:
