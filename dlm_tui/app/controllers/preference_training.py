@@ -114,12 +114,14 @@ class PreferenceTraining:
 
     def trained(self) -> None:
         """A training is over: if it was the one that was waited for, the set shows what moved."""
-        experiment, opened = self._experiment, self._context.opened
+        experiment, opened, board = self._experiment, self._context.opened, self._context.board
         if experiment is None or opened is None:
             return
         moved = [
             name for name in experiment.adapters if opened.versions.get(name) != experiment.before.versions.get(name)
         ]
+        if not moved and (board.waiting() or board.running("train")):
+            return  # it was another one; the one that is waited for is still to come
         self._experiment = None
         if moved:
             self._context.ui.run(partial(self._compare, experiment), "set-run", "run the set again", exclusive=True)
