@@ -17,6 +17,7 @@ from dlm_tui.output import emit, shown
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
+    from dlm_tui.model.kept_rounds import KeptRounds
     from dlm_tui.store import Store
     from dlm_tui.store.examine import Finding
 
@@ -52,9 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_on_store(args: argparse.Namespace) -> int:
     from dlm_tui.document import load
+    from dlm_tui.model.kept_rounds import kept_rounds
     from dlm_tui.store import Store, refuse_other_document, resolve_home
     from dlm_tui.store.examine import examine as examine_store
     from dlm_tui.store.examine import repair
+    from dlm_tui.store.layout import FLAT
 
     document = load(Path(args.document))
     store = Store(resolve_home(args.home), document.dlm_id)
@@ -62,14 +65,18 @@ def _run_on_store(args: argparse.Namespace) -> int:
         refuse_other_document(store, document)  # what another document does not declare would be called left over
     mended = repair(store, document.adapter_names, document.base_model) if args.repair else []
     findings = [*_owner(store, document), *examine_store(store, document.adapter_names, document.base_model)]
-    damaged = [finding for finding in findings if finding.severity == "damage"]
+    rounds = kept_rounds(store, document.adapter_names or (FLAT,))
+    damaged = any(one.severity == "damage" for one in findings) or any(one.damaged for one in rounds)
     if args.json:
         listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
         targets, _ = _suitability(args, document)
-        emit({"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed, "exports": targets})
+        composed = [{"adapter": one.adapter, "text": one.text, **_figures(one)} for one in rounds]
+        report = {"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed}
+        emit({**report, "rounds": composed, "exports": targets})
         return 1 if damaged else 0
     lines = [f"mended      {text}" for text in mended]
     lines += [f"{one.severity:<11} {one.text}{_hint(one, args.repair)}" for one in findings]
+    lines += [f"{'damage' if one.damaged else 'rounds':<11} {one.text}" for one in rounds]
     if not store.root.is_dir():
         lines.append(f"nothing     {store.root} does not exist: nothing was trained")
     elif not damaged:
@@ -77,6 +84,15 @@ def _run_on_store(args: argparse.Namespace) -> int:
     lines.append(f"exports     {_suitability(args, document)[1]}")
     sys.stdout.write("".join(shown(line) + "\n" for line in lines))
     return 1 if damaged else 0
+
+
+def _figures(one: KeptRounds) -> dict[str, Any]:
+    """What was measured of an adapter's kept versions; nothing where they could not be composed."""
+    if one.found is None:
+        return {"exact": None}
+    found = one.found
+    figures = {"largest_difference": found.difference, "largest_addition": found.addition}
+    return {"exact": found.exact, "versions": found.rounds, "layers": found.layers, **figures}
 
 
 def _owner(store: Store, document: Document) -> list[Finding]:
