@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.workbench import Workbench
 from dlm_tui.assets import asset
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.store import gate_status
 from tests.demo import Demo
 
 HEAD = """---
@@ -185,25 +187,43 @@ async def test_a_label_moves_the_drawn_weights(
 
 
 FAULT = """
+import pathlib
+
+import dlm_tui.gate.fitting as fitting
 import dlm_tui.gate.training as gate_training
 
-def full(*_, **__):
-    raise OSError(28, "No space left on device")
+fault = pathlib.Path({fault!r})
+saves, scales = gate_training.save_gate, fitting.Standardiser.apply
 
-gate_training.save_gate = full
+def save_gate(*given, **named):
+    if fault.read_text() == "full":
+        raise OSError(28, "No space left on device")
+    return saves(*given, **named)
+
+def apply(self, embeddings):
+    return scales(self, embeddings) * (float("inf") if fault.read_text() == "inf" else 1.0)
+
+gate_training.save_gate = save_gate
+fitting.Standardiser.apply = apply
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not has_base(), reason="the embedded base has not been built")
-async def test_a_gate_that_breaks_off_is_said_and_its_adapters_are_there(
+async def test_a_gate_that_breaks_off_diverges_or_lacks_sections_is_said_until_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full while a real job saves the gate: the screen has the new adapters and says what is missing."""
-    (tmp_path / "sitecustomize.py").write_text(FAULT)
+    """The disk is full while a real job saves the gate: the screen has the new adapters and says what is missing.
+
+    Then the engine trains the gate: its inputs overflow; it trains; and it asks for more sections than there are.
+    """
+    fault = tmp_path / "fault"
+    fault.write_text("full")
+    (tmp_path / "sitecustomize.py").write_text(FAULT.format(fault=str(fault)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    app = make_app(write(tmp_path), tmp_path / "home", None)
+    path = write(tmp_path)
+    app = make_app(path, tmp_path / "home", None)
     async with app.run_test(size=(100, 30)) as pilot:
 
         async def until(condition: Callable[[], Any], what: str) -> None:
@@ -212,19 +232,54 @@ async def test_a_gate_that_breaks_off_is_said_and_its_adapters_are_there(
                 assert asyncio.get_running_loop().time() < deadline, what
                 await pilot.pause(0.02)
 
-        def toasts() -> list[Any]:
-            return [toast for toast in app._notifications if "gate was not trained" in toast.message.lower()]
+        def toasts(words: str) -> list[Any]:
+            return [toast for toast in app._notifications if words in toast.message]
+
+        async def stays_until_read(words: str) -> str:
+            """The toast with these words, which Esc takes away and nothing else does."""
+            await until(lambda: toasts(words), words)
+            (toast,) = toasts(words)
+            assert toast.timeout > 3600, "it stays until it is read"
+            await pilot.press("escape")
+            await until(lambda: not toasts(words), f"read: {words}")
+            return str(toast.message)
+
+        def last_of_log(run: int) -> dict[str, Any]:
+            (file,) = bench.context.store.logs_dir.glob(f"train-{run:06d}-*.jsonl")
+            line: dict[str, Any] = json.loads(file.read_text().splitlines()[-1])
+            return line
+
+        async def train_gate(mode: str) -> None:
+            known = len(bench.context.board.records)
+            await pilot.press("f5")
+            await until(lambda: len(bench.context.board.records) > known, f"the gate trains: {mode}")
+            record = bench.context.board.records[0]
+            await until(lambda: record.over.is_set(), f"the gate's training ended: {mode}")
+            assert record.trained is not None and record.trained.mode == mode
+            assert last_of_log(record.trained.run_id)["mode"] == mode
 
         await until(lambda: app.is_open and app.workbench.context.link.ready, "the engine opens the document")
         bench = app.workbench
         await pilot.press("ctrl+t")
         await until(lambda: bench.context.trained_names == ("tide", "bread"), "the engine has the new adapters")
-        await until(toasts, "the gate's failure is said")
-        (toast,) = toasts()
-        assert "no space is left" in toast.message and "tide version 1, bread version 1" in toast.message
-        assert toast.timeout > 3600, "it stays until it is read"
+        said = await stays_until_read("gate was not trained")
+        assert "no space is left" in said and "tide version 1, bread version 1" in said
         record = bench.context.board.records[0]
         assert record.training is not None and record.training.gate is None and record.training.gate_error
+
+        fault.write_text("inf")
+        await train_gate("diverged")
+        said = await stays_until_read("gate training diverged")
+        assert "no earlier gate can be used" in said and "Lower training.gate.lr" in said
+
+        fault.write_text("")
+        await train_gate("trained")
+        assert gate_status(bench.context.document, bench.context.store).in_force == "trained"
+
+        path.write_text(path.read_text().replace("cold_start_floor: 4", "cold_start_floor: 9"))
+        await until(lambda: bench.context.document.training.gate.cold_start_floor == 9, "the change is noticed")
+        await train_gate("uniform")
+        assert "sections still needed: tide 5, bread 5" in await stays_until_read("Too few prompts to train a gate")
         assert bench.failures == []
         with contextlib.suppress(WaitForScreenTimeout):
             await pilot.press("f10")
