@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.adapters import load_peft_adapter
 from dlm_tui.model.modulated.rounds import Composition, composed
-from dlm_tui.store import Store, current_version
+from dlm_tui.store import AdapterVersion, Store, current_version
 from dlm_tui.store.version_record import read_record
 from dlm_tui.store.versions import all_versions
 
@@ -48,8 +48,7 @@ def _of(store: Store, name: str) -> KeptRounds | None:
     current = current_version(store, name)
     if current is None:
         return None
-    finished = [one for one in all_versions(store, name) if (read_record(one.path) or {}).get("state") != "filling"]
-    others = [one for one in reversed(finished) if one.version != current.version]
+    others = [one for one in reversed(all_versions(store, name)) if one.version != current.version and _finished(one)]
     if not others:
         return None
     rounds = [load_peft_adapter(current.path, name)]
@@ -57,3 +56,9 @@ def _of(store: Store, name: str) -> KeptRounds | None:
         rounds.append(replace(load_peft_adapter(version.path, name), name=f"{name}@{version.version}"))
     found = composed([(one, 1 / place) for place, one in enumerate(rounds, start=1)])
     return KeptRounds(name, found, found.sentence) if found is not None else None
+
+
+def _finished(version: AdapterVersion) -> bool:
+    """Whether its training came to an end; what one that was killed left is said elsewhere."""
+    record = read_record(version.path)
+    return any(version.path.iterdir()) and (record is None or record["state"] != "filling")

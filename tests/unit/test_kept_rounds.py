@@ -85,6 +85,14 @@ def test_versions_of_unlike_kinds_ranks_and_layers_compose(
     assert "rounds      facts + facts@3 + facts@2 + facts@1 compose: largest difference" in capsys.readouterr().out
 
 
+def test_what_a_killed_training_left_is_no_version(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(Path(command[3]), load(Path(command[1])).dlm_id)
+    (new_version(store, "facts").path / "adapter_model.safetensors").write_bytes(b"half")
+    (store.adapter_dir("facts") / "versions" / "v0009").mkdir()
+    (found,) = reported(command, capsys)
+    assert found["exact"] is True and found["versions"] == ["facts", "facts@3", "facts@2", "facts@1"]
+
+
 def without_coefficients(
     was: Callable[[Sequence[tuple[Modulated, float]]], dict[str, tuple[Tensor, Tensor]]],
 ) -> Callable[[Sequence[tuple[Modulated, float]]], dict[str, tuple[Tensor, Tensor]]]:
