@@ -411,7 +411,8 @@ def test_a_labelled_prompt_is_learned_at_once(
     assert load(path).sections[-1].content.splitlines()[1] == "Where is the ladder?"
     assert answered.after["sea"] > (answered.before or {})["sea"]
     late = run_to_end(label_prompt(path, document, store, model, "Late.", "sea"))  # the document as it was long ago
-    assert [section.content for section in late.document.sections[-3:]][::2] == [prompt, "Late."]
+    # the blank lines above a fence, which the document has everywhere, are the section's before it
+    assert [section.content.rstrip("\n") for section in late.document.sections[-3:]][::2] == [prompt, "Late."]
     text = path.read_text()
     with pytest.raises(UsageError, match="no adapter 'sky'"):
         run_to_end(label_prompt(path, answered.document, store, model, "Late.", "sky"))
