@@ -60,7 +60,7 @@ async def test_train_dislike_go_back_compare_and_keep_the_better(tmp_path: Path)
 
         async def listed() -> PickList:
             bench.action_adapters()
-            await until(lambda: isinstance(app.screen, AdaptersScreen), "the versions are listed")
+            await until(lambda: isinstance(app.screen, AdaptersScreen) and app.screen.query(PickList), "the versions")
             return app.screen.query_one(PickList)
 
         def note() -> str:
