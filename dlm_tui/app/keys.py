@@ -77,6 +77,14 @@ KEYS: tuple[Key, ...] = (
         "Prompt", "talk", footer=3, edge=4),
     Key("talk.copy", "y", "at_turn('copy')", "Copy", "Copy the answer of the marked turn", "Prompt", "talk", footer=4,
         edge=7),
+    Key("talk.label", "l", "teach('label')", "Label", "Use the answer of the marked turn as the right one for a label",
+        "Prompt", "talk", footer=5, edge=6),
+    Key("talk.keep", "K", "teach('keep')", "Keep", "Keep the marked turn as a section of the document", "Prompt",
+        "talk", footer=6, edge=8),
+    Key("talk.better", "B", "teach('better')", "Better", "Say that the marked turn has a better answer than another "
+        "branch", "Prompt", "talk", footer=7, edge=9),
+    Key("talk.edit", "e", "teach('edit')", "Edit", "Change the answer of the marked turn and keep it as it should be",
+        "Prompt", "talk", footer=8, edge=10),
     Key("prompt.label", "ctrl+l,alt+l", "label", "Label", "Say which adapter this prompt belongs to; adds a section "
         "and retrains the gate", "Prompt", footer=3),
     Key("prompt.undo_label", "u", "undo_label", "Undo", "Take the last change of the document back", "Prompt"),

@@ -204,6 +204,10 @@ class Workbench(Screen[None]):
     def _turn_pressed(self, event: TalkPane.TurnPressed) -> None:
         self.controllers.conversing.at_turn(event.what, event.turn)
 
+    @on(TalkPane.TeachPressed)
+    def _turn_teaches(self, event: TalkPane.TeachPressed) -> None:
+        self.controllers.turn_lessons.open(event.how)
+
     @on(JobsPane.CancelPressed)
     def _cancel_pressed(self, event: JobsPane.CancelPressed) -> None:
         self.controllers.jobs.cancel_running(event.record)

@@ -216,6 +216,16 @@ async def branched(bench: Bench) -> None:
     await bench.until(lambda: turns_kept(bench, 2), "the other branch")
 
 
+async def answered_otherwise(bench: Bench) -> None:
+    """Two turns, and instead of the second one the same prompt under another view."""
+    await conversed(bench)
+    bench.screen.talk.action_at_turn("fork")
+    await bench.until(lambda: turns_kept(bench, 1) and bench.screen.prompt_pane.text, "forked")
+    bench.controllers.mixing.set_mode("uniform")
+    bench.screen.action_follow_up()
+    await bench.until(lambda: turns_kept(bench, 2), "the other answer")
+
+
 async def looking_at_conversations(bench: Bench) -> None:
     await conversed(bench)
     bench.screen.action_conversations()
@@ -562,6 +572,11 @@ ACTIONS: dict[str, Scenario] = {
     "talk.previous_branch": Scenario(lambda bench, _: last_prompt(bench) == PROMPT, branched),
     "talk.hold": Scenario(lambda bench, _: bench.context.state.talk.holds and "Held:" in bench.text, conversed),
     "talk.new": Scenario(lambda bench, _: bench.controllers.conversing.conversation is None, conversed),
+    "talk.label": Scenario(lambda bench, _: showing(bench, LabelScreen) and "+ gated word0" in bench.text, conversed,
+                           size=WIDE),
+    "talk.keep": Scenario(shows(LessonScreen), conversed),
+    "talk.better": Scenario(shows(LessonScreen), answered_otherwise),
+    "talk.edit": Scenario(shows(LessonScreen), conversed),
     "talk.copy": Scenario(lambda bench, _: bench.app.clipboard.startswith("gated word0"), conversed),
     "prompt.label": Scenario(shows(LabelScreen), prompt),
     "prompt.undo_label": Scenario(

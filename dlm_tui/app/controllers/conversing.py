@@ -95,6 +95,16 @@ class Conversing:
             return None
         return self.conversation.turn(number)
 
+    def asked_again(self, turn: KeptAnswer) -> list[KeptAnswer]:
+        """The other answers to the same prompt in the place of a turn, behind the same turns before it."""
+        talk = self.conversation
+        beside = [talk.turn(number) for number in talk.branches(turn.answer_id)] if talk is not None else []
+        return [
+            other
+            for other in beside
+            if other.answer_id != turn.answer_id and other.prompt == turn.prompt and other.text.strip()
+        ]
+
     @property
     def held(self) -> Mapping[str, float] | None:
         """The mix of the first turn, while it is held for all."""

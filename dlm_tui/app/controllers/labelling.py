@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 from dlm_tui.app.controllers.changes import Changes
@@ -38,8 +39,14 @@ class Labelling:
         self._comparison, self._training, self._prompt = comparison, training, prompt
 
     def open(self, answer: str = "") -> None:
-        """Ask which adapter the prompt belongs to; `answer` is offered as the right one."""
-        context, prompt = self._context, self._prompt.text.strip()
+        """Ask which adapter the prompt that is typed belongs to; `answer` is offered as the right one."""
+        card = self._answers.current if self._pages.focused_pane == "answers" else None
+        self.ask(self._prompt.text, answer, card.view if card is not None else None, self._routing.weights or {})
+
+    def ask(self, prompt: str, answer: str, view: str | None, weights: Mapping[str, float]) -> None:
+        """Ask which adapter a prompt belongs to. `answer` is offered as the right one, given under `view`; `weights`
+        are those that the gate gave to the prompt."""
+        context, prompt = self._context, prompt.strip()
         if not prompt:
             context.ui.say("There is no prompt to label yet.", warning=True)
             return
@@ -53,25 +60,24 @@ class Labelling:
         except OSError as error:
             context.ui.say(f"The document cannot be read: {error}", error=True)
             return
-        guess = self._guess()
+        guess = self._guess(view, weights)
         dialog = LabelScreen(prompt, answer.strip(), context.names, context.marks, data, guess)
-        context.ui.open_dialog(dialog, self._chosen)
+        context.ui.open_dialog(dialog, partial(self._chosen, prompt))
 
-    def _guess(self) -> str | None:
-        """The adapter of the focused answer; else the second strongest, as a label disagrees with the strongest."""
-        card = self._answers.current if self._pages.focused_pane == "answers" else None
-        if card is not None and card.view in self._context.names:
-            return card.view
-        weights = self._routing.weights or {}
+    def _guess(self, view: str | None, weights: Mapping[str, float]) -> str | None:
+        """The adapter of the answer; else the second strongest, as a label disagrees with the strongest."""
+        if view in self._context.names:
+            return view
         ranked = sorted(weights, key=lambda name: -weights[name])
         return ranked[1] if len(ranked) > 1 else None
 
-    def _chosen(self, label: Label | None) -> None:
+    def _chosen(self, prompt: str, label: Label | None) -> None:
         if label is not None:
-            self._context.ui.run(partial(self.add, label), "label", "label")
+            self._context.ui.run(partial(self.add, label, prompt), "label", "label")
 
-    async def add(self, label: Label) -> None:
-        """Append the section, if the document is still as it was shown, and train the gate."""
+    async def add(self, label: Label, prompt: str) -> None:
+        """Append the section, if the document is still as it was shown, and train the gate; tells what moved for
+        `prompt`."""
         context = self._context
         try:
             result = await asyncio.to_thread(
@@ -86,22 +92,23 @@ class Labelling:
             context.ui.say(str(error), error=True, title="Nothing was added")
             return
         await self._changes.note(DocumentChange.of_append(LABEL, result))
-        await self._retrain(f"Labelled as {label.adapter}", f"Added at line {result.line}.", self._changes.hint)
+        lead = f"Added at line {result.line}."
+        await self._retrain(prompt, f"Labelled as {label.adapter}", lead, self._changes.hint)
 
     def taken_back(self, change: DocumentChange) -> None:
         """A change is undone: after a label the gate is trained without it."""
         if change.kind == LABEL:
             title, lead = "Label taken back", f"The section at line {change.line} is gone."
-            self._context.ui.run(partial(self._retrain, title, lead), "label", "undo label")
+            self._context.ui.run(partial(self._retrain, self._prompt.text, title, lead), "label", "undo label")
 
-    async def _retrain(self, title: str, lead: str, trail: str = "") -> None:
+    async def _retrain(self, prompt: str, title: str, lead: str, trail: str = "") -> None:
         """The document changed by our hand: train the gate on it, then say in one toast what was done and moved."""
-        context, text = self._context, self._prompt.text
+        context = self._context
         if not context.link.ready or not context.trained_names:
             context.ui.say(f"{lead} There is no gate to retrain yet. {trail}".strip(), title=title)
             return
         record = await self._training.retrain_gate()
-        self._training.say_gate(record, text, lead=lead, trail=trail, title=title)
+        self._training.say_gate(record, prompt, lead=lead, trail=trail, title=title)
         moved = self._comparison.moved
         if len(moved) > 1 and any(change.top_changed for change in moved):
             self._comparison.show()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
-from dlm_tui.app.controllers.views import AnswersView, CardView
+from dlm_tui.app.controllers.views import AnswersView
 from dlm_tui.document.append import append_section
 from dlm_tui.document.change_log import DocumentChange
 from dlm_tui.document.lesson import Lesson, better_answer, kept_answer
@@ -27,6 +28,36 @@ _TITLES: dict[How, str] = {
     "better": "This answer is better than another",
     "edit": "Edit this answer and keep it",
 }
+
+
+class Taught(Protocol):
+    """An answer that teaches: a kept one, or one of the pane."""
+
+    @property
+    def prompt(self) -> str:
+        """What it answers."""
+
+    @property
+    def view(self) -> str:
+        """The name of the view that answered."""
+
+    @property
+    def text(self) -> str:
+        """What was answered."""
+
+    @property
+    def mix(self) -> Mapping[str, float]:
+        """What it was answered under: weights by adapter."""
+
+
+@dataclass(frozen=True)
+class _OfPane:
+    """An answer of the answers pane."""
+
+    prompt: str
+    view: str
+    text: str
+    mix: Mapping[str, float] = field(default_factory=dict)
 
 
 class Teaching:
@@ -46,7 +77,7 @@ class Teaching:
             context.ui.say("There is no answer to learn from yet.", warning=True)
             return
         others = [
-            other
+            _OfPane(prompt, other.view, other.text)
             for other, asked in zip(self._answers.answers, prompts, strict=False)
             if other is not card and other.text.strip() and asked == prompt
         ]
@@ -54,14 +85,17 @@ class Teaching:
             text = f"There is only one answer; {context.key('prompt.compare')} writes others to compare it with."
             context.ui.say(text, warning=True)
             return
-        if (data := self.document_bytes()) is None:
-            return
-        context.ui.run(partial(self._ask, how, card, others, prompt, data), "teach", "keep an answer")
+        self.ask(how, _OfPane(prompt, card.view, card.text, self._shown.mix_of(card.view)), others)
 
-    async def _ask(self, how: How, card: CardView, others: list[CardView], prompt: str, data: bytes) -> None:
+    def ask(self, how: How, answer: Taught, others: Sequence[Taught]) -> None:
+        """Ask what to write of an answer; `others`, to the same prompt, are those that it may be better than."""
+        if (data := self.document_bytes()) is not None:
+            self._context.ui.run(partial(self._ask, how, answer, others, data), "teach", "keep an answer")
+
+    async def _ask(self, how: How, answer: Taught, others: Sequence[Taught], data: bytes) -> None:
         from dlm_tui.app.screens.lesson import Accepted, LessonScreen, Other
 
-        context, view, answer = self._context, card.view, card.text
+        context, prompt, view = self._context, answer.prompt, answer.view
         run_id = await self.newest_run() if how == "better" else None
         at = datetime.now(UTC)
 
@@ -73,12 +107,12 @@ class Teaching:
         dialog = LessonScreen(
             _TITLES[how],
             prompt,
-            answer,
+            answer.text,
             compose,
             self.adapters,
             context.marks,
             data,
-            self.adapter_of_answer(view),
+            self.adapter_of(view, answer.mix),
             others=[Other(other.view, other.text) for other in others] if how == "better" else [],
             editable=how == "edit",
         )
@@ -94,10 +128,6 @@ class Teaching:
     def adapters(self) -> tuple[str | None, ...]:
         """What a lesson can train: the named adapters, or the one that has no name."""
         return self._context.document.adapter_names or (None,)
-
-    def adapter_of_answer(self, view: str) -> str | None:
-        """The adapter that an answer of the pane belongs to."""
-        return self.adapter_of(view, self._shown.mix_of(view))
 
     def adapter_of(self, view: str, mix: Mapping[str, float]) -> str | None:
         """The adapter that an answer belongs to: the one of its view, else the strongest of its mix."""

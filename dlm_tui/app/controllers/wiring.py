@@ -45,6 +45,7 @@ from dlm_tui.app.controllers.teaching import Teaching
 from dlm_tui.app.controllers.train_choice import TrainChoice
 from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.trials import Trials
+from dlm_tui.app.controllers.turn_lessons import TurnLessons
 from dlm_tui.app.controllers.views import (
     AnswersView,
     DeskView,
@@ -121,6 +122,7 @@ class Controllers:
             context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
         )
         self.teaching = Teaching(context, self.changes, self.shown, views.answers)
+        self.turn_lessons = TurnLessons(context, self.conversing, self.teaching, self.labelling)
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
         self.saved_mixes = SavedMixes(context, self.mixing, self.generation, self.export)

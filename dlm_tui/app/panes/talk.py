@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual import events
 from textual.app import ComposeResult
@@ -40,6 +40,12 @@ class TalkPane(Pane, Throttled):
 
         what: str
         turn: int | None
+
+    @dataclass
+    class TeachPressed(Message):
+        """The marked turn is to become a section."""
+
+        how: Literal["keep", "better", "edit", "label"]
 
     def __init__(self) -> None:
         super().__init__(id="talk")
@@ -176,3 +182,7 @@ class TalkPane(Pane, Throttled):
     def action_at_turn(self, what: str) -> None:
         """Do something at the marked turn."""
         self.post_message(self.TurnPressed(what, self.marked))
+
+    def action_teach(self, how: Literal["keep", "better", "edit", "label"]) -> None:
+        """Make a section of the marked turn."""
+        self.post_message(self.TeachPressed(how))
