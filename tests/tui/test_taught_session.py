@@ -1,5 +1,6 @@
-"""A document of one's own on the real engine: trained, asked, five answers picked blind, trained on them, the marked
-set compared, and back to the version before. Once at 80x24 with keys, once at 120x40 with the mouse."""
+"""A document of one's own on the real engine: trained, asked, talked about for three turns with a fork, five answers
+picked blind, trained on them, the marked set compared, and back to the version before. Once at 80x24 with keys, once at
+120x40 with the mouse."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from dlm_tui.app.keys import BY_ID
 from dlm_tui.app.launch import make_app
 from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.app.screens.draw import DrawScreen
+from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.pick import Blind, PickScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.review import ReviewScreen
@@ -24,12 +26,13 @@ from dlm_tui.store import Store, current_version
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from tests.tui import mouse
-from tests.tui.actions import showing
+from tests.tui.actions import showing, turns_kept
 from tests.tui.conftest import Bench
 from tests.tui.recorded import World
 from tests.tui.test_real import has_base, write
 
 PROMPT = "When does the tide reach post 2?"
+BEHIND, LAST, OTHERWISE = "And post 3?", "Why so?", "And post 4?"
 LONG = 900.0  # seconds that a training may take on a busy machine
 
 
@@ -73,6 +76,35 @@ class Hand:
         await self.bench.type(text)
         assert field.value == text
 
+    async def ask(self, text: str) -> None:
+        """A new prompt, typed and routed."""
+        await self.do("prompt.new")
+        await self.bench.until(lambda: self.bench.screen.prompt_pane.text == "", "a new prompt")
+        await self.bench.type(text)
+        routing = self.bench.routing
+        await self.bench.until(lambda: routing.routed and routing.routed.prompt == text, "routed", LONG)
+
+    async def follow(self, text: str, turns: int) -> None:
+        """Ask behind what is shown; so many turns stand there afterwards."""
+        await self.ask(text)
+        await self.do("talk.follow")
+        await self.bench.until(lambda: turns_kept(self.bench, turns), f"{turns} turns", LONG)
+
+    async def mark_turn_before(self) -> None:
+        """From the last turn of three to the second one."""
+        bench = self.bench
+        second = bench.screen.talk.cards[1]
+        if self.by_mouse:
+            head, holder = second.query_one(".turn--head"), bench.screen.talk.query_one("#turns")
+            while head.region.y < holder.region.y:
+                await mouse.wheel(bench, (holder.region.x + 3, holder.region.y + 1), -1)
+            await mouse.click(bench, (head.region.x + 1, head.region.y), head)
+        else:
+            await self.do("view.jump")
+            await self.into(JumpScreen)
+            await bench.press(bench.screen.talk.JUMP, "up")
+        await bench.until(lambda: bench.screen.talk.marked == second.turn, "the second turn is marked")
+
     async def pick(self, number: int) -> None:
         if self.by_mouse:
             blind = self.bench.app.screen.query_one(f"#blind-{number}", Blind)
@@ -109,6 +141,21 @@ async def test_from_an_own_document_to_a_taught_version_and_back(tmp_path: Path,
         await hand.do("dialog.accept")
         await bench.until(lambda: "Saved in saved." in bench.text, "saved in a set")
         await hand.do("dialog.close")
+
+        await bench.until(lambda: bench.controllers.shown.current is not None, "the answer is kept")
+        talk = bench.controllers.conversing
+        await hand.follow(BEHIND, 2)
+        await hand.follow(LAST, 3)
+        assert [turn.prompt for turn in talk.turns] == [PROMPT, BEHIND, LAST]
+        await hand.mark_turn_before()
+        await hand.do("talk.fork")
+        await bench.until(lambda: turns_kept(bench, 1) and bench.screen.prompt_pane.text == BEHIND, "forked")
+        await hand.follow(OTHERWISE, 2)
+        first, second = talk.turns
+        assert (first.prompt, second.prompt) == (PROMPT, OTHERWISE) and second.turn_ids == [first.answer_id]
+        assert talk.conversation is not None and len(talk.conversation) == 4, "what was asked first stays"
+        assert "\u20392/2\u203a" in bench.text
+        await hand.ask(PROMPT)
 
         await hand.do("teach.pick")
         await hand.into(DrawScreen)
