@@ -149,6 +149,7 @@ def test_hold_keeps_the_first_mix_and_runs_only_what_is_new(talk: Talk, said: li
 
 def test_ctrl_c_ends_the_answer_and_keeps_what_was_written(talk: Talk) -> None:
     heard: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
 
     def stop_soon(text: str) -> None:
         heard.append(text)
@@ -160,7 +161,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_what_was_written(talk: Talk) -> None:
     assert told.reason == "stopped" and told.text == "".join(heard) and 3 <= len(told.token_ids) < 200
     assert talk.kept.get(told.answer_id) == told
     assert quiet(talk, "go on").turns[0].answer == told.text
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_every_command_of_the_table(talk: Talk, said: list[str], tmp_path: Path) -> None:

@@ -79,8 +79,7 @@ async def test_samples_side_by_side_and_an_answer_of_another_prompt(
         cards = bench.screen.answers.cards
         assert [card.has_class("-past") for card in cards] == [False, False, False, True]
         bench.screen.answers.action_next_answer(-1)
-        await bench.quiet()
-        assert "\u2039another prompt\u203a" in bench.text, "said in words, too"
+        await bench.until(lambda: "\u2039another prompt\u203a" in bench.text, "said in words, too")
 
 
 @by_size

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from dlm_tui.app.cards import CardKey
 from dlm_tui.engine.protocol import Generate, Route, Score
 from dlm_widgets.mixing_desk import MixingDesk
 from tests.tui.conftest import Bench, Opener
@@ -252,7 +253,7 @@ async def test_a_reader_at_the_end_stays_there_and_one_who_scrolled_up_too(workb
 
         async def write() -> None:
             for number in range(5):
-                answers.add("gated", f"and {number} " * 60, None)
+                answers.add(CardKey("gated"), f"and {number} " * 60, None)
                 card.draw()
                 await asyncio.sleep(0)
             await bench.quiet()

@@ -34,7 +34,7 @@ _STYLES = {
 }
 
 
-class JobLog(VerticalScroll, can_focus=False):
+class JobLog(VerticalScroll):
     """The scrolling part."""
 
 
@@ -99,6 +99,7 @@ class JobsPane(Pane, Throttled):
         records = list(self._listed())
         note, listing, log = self._note(), self.query_one(JobList), self.query_one("#job-log", LiteralStatic)
         listing.display = bool(records)
+        self._hold_focus(listing)
         line = self.query_one("#job-note", LiteralStatic)
         line.display = bool(note) or not records
         empty = Content.styled("Nothing is running. Training and exports appear here with their log.", "dim")
@@ -116,6 +117,13 @@ class JobsPane(Pane, Throttled):
         listing.highlighted = records.index(marked) if marked is not None else 0
         self._records = records
         self._show_log()
+
+    def _hold_focus(self, listing: JobList) -> None:
+        """The list takes the focus; while there is none the log does, so that one can come here at all."""
+        log = self.query_one(JobLog)
+        log.can_focus = not listing.display
+        if listing.display and log.has_focus:
+            listing.focus()
 
     def _show_log(self) -> None:
         record, scroll = self.marked, self.query_one(JobLog)
