@@ -101,7 +101,7 @@ KEYS: tuple[Key, ...] = (
     Key("mix.reset", "r", "mix_reset", "Reset", "Back to the gate alone", "Mix", "desk", footer=6, edge=4),
     Key("mix.undo", "backspace,alt+z", "screen.mix_undo", "Undo", "Take the last change of the mix back", "Mix",
         "desk", footer=5, edge=6),
-    Key("mix.named", "v", "screen.named_mixes", "Named", "Save the mix under a name; recall, compare or export "
+    Key("mix.named", "n", "screen.named_mixes", "Named", "Save the mix under a name; recall, compare or export "
         "saved ones", "Mix", "desk", footer=3, edge=7),
     Key("mix.up", "up,k", "cursor(-1)", "", "Select the adapter above", "Mix", "desk"),
     Key("mix.down", "down,j", "cursor(1)", "", "Select the adapter below", "Mix", "desk"),

@@ -18,11 +18,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.platform import OWN_GROUP
-from dlm_tui.store import Turn
+
+if TYPE_CHECKING:  # an exported live server has this module and no store
+    from dlm_tui.store import Turn
 
 SECONDS = 4.0
 _START_SECONDS = 30.0

@@ -196,6 +196,7 @@ def test_shards_are_cut_between_the_batches_of_the_whole(base: Base) -> None:
     assert _shards([], 4) == []
 
 
+@pytest.mark.xdist_group("cluster")  # a cluster that other tests run on this machine would answer
 def test_without_a_cluster_it_is_one_sentence(base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = new_document(tmp_path / "d")
     command = ["train", str(path), "--home", str(tmp_path / "home"), "--base", str(base.source.path), "--cluster"]

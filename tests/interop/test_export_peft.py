@@ -140,7 +140,7 @@ def test_the_linear_merge_of_peft_is_another_matrix(session: Session) -> None:
 
 def _low(layer: Any, name: str) -> Any:
     lora_A, lora_B = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    return type("L", (), {"lora_A": lora_A, "lora_B": lora_B, "scale": layer.scaling[name]})
+    return type("L", (), {"lora_A": lora_A, "lora_B": lora_B, "scale": layer.scaling[name], "tokens": False})
 
 
 def test_gpt2_with_its_transposed_weights(tmp_path: Path) -> None:

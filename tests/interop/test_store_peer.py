@@ -31,6 +31,10 @@ ELSEWHERE = {"path", "source_path", "total_size_bytes", "exports"}
 TRIMMED = {"uniform": {"replay_size_bytes"}}
 
 
+OURS = {"document", "adapters", "gate_state", "base", "problems", "training_plan", "trained"}
+"""What this program tells besides."""
+
+
 @pytest.mark.parametrize("which", sorted(PEER_IDS))
 def test_show_agrees_with_the_tool(which: str) -> None:
     root = peer_root()
@@ -41,7 +45,7 @@ def test_show_agrees_with_the_tool(which: str) -> None:
     compared = set(expected) - ELSEWHERE - TRIMMED.get(which, set())
     assert {key: report[key] for key in compared} == {key: expected[key] for key in compared}
     assert report["path"].endswith(expected["path"])
-    assert set(report) - set(expected) == {"document", "adapters", "gate_state", "base", "problems", "training_plan"}
+    assert set(report) - set(expected) == OURS
     assert report["problems"] == []
 
 

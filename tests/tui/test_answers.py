@@ -293,7 +293,7 @@ async def test_named_mixes(workbench: Opener, screens: SnapshotAssertion, size: 
         await bench.idle()
         bench.controllers.mixing.move_fader("tone", 1.25)
         await bench.leave_prompt()
-        await bench.press("v")
+        await bench.press("n")
         await bench.type("tone")
         await bench.press("enter")
         assert "tone is an adapter of the document" in told(bench, "#mix-note")
@@ -306,25 +306,25 @@ async def test_named_mixes(workbench: Opener, screens: SnapshotAssertion, size: 
         NamedMixes(bench.path).save({"loud": mix, "quiet": {"style": -0.5}})
         await bench.press("escape")
         bench.controllers.mixing.reset()
-        await bench.press("v")
+        await bench.press("n")
         assert await bench.settled() == screens
         await bench.press("enter")
         assert bench.controllers.mixing.coefficients() == mix and bench.context.state.mix.mode == "custom"
         await bench.press("backspace")
         assert bench.context.state.mix.mode == "gate"
-        await bench.press("v", "space", "down", "space", "ctrl+o")
+        await bench.press("n", "space", "down", "space", "ctrl+o")
         await bench.until(lambda: len(kept(bench)) == 3, "compared")
         asked = next(one for one in reversed(bench.world.requests) if isinstance(one, Generate)).views
         assert [(view.name, view.mix) for view in asked[1:]] == [("mix:loud", mix), ("mix:quiet", {"style": -0.5})]
         await bench.leave_prompt()
-        await bench.press("v", "down", "f5")
+        await bench.press("n", "down", "f5")
         await bench.until(lambda: not showing(bench, NamedMixesScreen), "the export dialog")
         await bench.press("ctrl+g")
         await bench.idle()
         (job,) = [one.request for one in bench.jobs if isinstance(one.request, ExportJob)]
         assert job.mix == "quiet"
         await bench.leave_prompt()
-        await bench.press("v", "down", "f4")
+        await bench.press("n", "down", "f4")
         assert list(NamedMixes(bench.path).load()) == ["loud"]
 
 
@@ -333,7 +333,7 @@ async def test_a_file_of_mixes_that_cannot_be_read_is_set_aside_by_saving(workbe
         file = NamedMixes(bench.path).path
         file.write_text("{")
         await bench.leave_prompt()
-        await bench.press("v")
+        await bench.press("n")
         assert "does not hold named mixes" in told(bench, "#mix-note")
         await bench.type("loud")
         await bench.press("enter")
