@@ -226,7 +226,7 @@ KEYS: tuple[Key, ...] = (
     Key("dialog.file", "f7", "file", "File", "Read a set from CSV or JSONL, or write one; write results", "Dialogs",
         "dialog"),
     Key("dialog.compare", "ctrl+o", "compare", "Compare", "Answer under the marked mixes", "Dialogs", "dialog"),
-    Key("dialog.export", "f5", "export", "Export", "Export the marked entry", "Dialogs", "dialog"),
+    Key("dialog.export", "f5,alt+e", "export", "Export", "Export the marked entry", "Dialogs", "dialog"),
     Key("dialog.beside", "f9", "beside", "Beside", "Lay the entry beside what is shown", "Dialogs", "dialog"),
     Key("runs.curve", "m", "next_curve", "Curve", "Of runs: loss, validation loss, gate loss, entropy, mean weights",
         "Dialogs", "dialog"),
