@@ -124,7 +124,7 @@ KEYS: tuple[Key, ...] = (
         "Train"),
     Key("train.take_in", "alt+r,o", "take_in", "Take in", "Use the adapters and the gate that were trained elsewhere",
         "Train"),
-    Key("train.preferences", "alt+b", "train_preferences", "Train preferences", "Train the adapters that have enough "
+    Key("train.preferences", "alt+j", "train_preferences", "Train preferences", "Train the adapters that have enough "
         "preferences; the marked set shows before and after", "Train"),
     Key("train.sweep", "alt+y,Y", "try_settings", "Try settings", "Try settings on held-out sections; write the best "
         "into the document", "Train"),

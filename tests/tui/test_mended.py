@@ -131,7 +131,7 @@ async def test_sections_that_no_training_has_seen_are_explained(workbench: Opene
         text = bench.path.read_text()
         bench.path.write_text(text + "::instruction#tone::\n### Q\nA new one?\n\n### A\nYes.\n")
         bench.panes.show_page("outline")
-        await bench.until(lambda: "tone  5 tagged sections  v1  + 1 not trained yet" in bench.text, "the legend")
+        await bench.until(lambda: "tone  5 tagged sections  v2  + 1 not trained yet" in bench.text, "the legend")
         bench.path.write_text(text.replace("::instruction#tone::", "::instruction::"))
         await bench.until(lambda: "tone  0 tagged sections (needs 4)" in bench.text, "too few")
 

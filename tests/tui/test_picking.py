@@ -114,11 +114,11 @@ async def test_all_answers_alike_say_so_and_leaving_keeps_nothing(workbench: Ope
 async def test_preferences_train_their_adapter_and_the_set_shows_before_and_after(workbench: Opener) -> None:
     async with workbench(size=(120, 40)) as bench:
         PromptSets(bench.path).save({"smoke": ["Rime me", "Say please"]})
-        await bench.press("alt+b")
+        await bench.press("alt+j")
         await bench.until(lambda: any("No adapter has 4 preferences" in toast for toast in bench.toasts), "said")
         await actions.with_preferences(bench)
         before = bench.path.read_bytes()
-        await bench.press("alt+b")
+        await bench.press("alt+j")
         await bench.until(lambda: actions.showing(bench, SettingsOffer), "offer")
         assert "+ preference.hyperparams.num_epochs: 10" in bench.text
         await bench.press("ctrl+g")
@@ -145,7 +145,7 @@ async def test_a_training_that_fails_shows_no_comparison(workbench: Opener) -> N
         PromptSets(bench.path).save({"smoke": ["Rime me"]})
         await actions.with_preferences(bench)
         bench.world.fail_job = Failed(kind="Diverged", text="the loss became nan")
-        await bench.press("alt+b")
+        await bench.press("alt+j")
         await bench.until(lambda: actions.showing(bench, SettingsOffer), "offer")
         await bench.press("ctrl+g")
         await bench.until(lambda: any("the loss became nan" in toast for toast in bench.toasts), "failed")
