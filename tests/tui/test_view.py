@@ -133,7 +133,7 @@ async def test_words_on_edges_never_touch_the_titles(workbench: Opener, size: tu
 def reachable(bench: Bench) -> dict[str, set[str]]:
     """Where each binding of the table can be pressed in the running program: place -> keys that find an action."""
     found: dict[str, set[str]] = {}
-    for pane in ("desk", "answers", "outline", "runs", "jobs"):
+    for pane in ("desk", "answers", "talk", "outline", "runs", "jobs"):
         node = bench.screen.query_one(f"#{pane}")
         found[pane] = {key for key, _ in node._bindings}
     found["app"] = {key for key, _ in bench.screen._bindings} | {key for key, _ in bench.app._bindings}
