@@ -42,8 +42,9 @@ def _answer(job: dict[str, Any], out: IO[str]) -> None:
 
     runtime = _load(job)
     say(loaded=runtime.label)
-    for ids in job["embed"]:
-        say(embedding=base64.b64encode(runtime.embedding(ids).astype("<f4").tobytes()).decode())
+    if isinstance(runtime, LlamaCpp):  # the others are compared by what they say next
+        for ids in job["embed"]:
+            say(embedding=base64.b64encode(runtime.embedding(ids).astype("<f4").tobytes()).decode())
     for ids in job["prompts"]:
         vector = runtime.logprobs(ids).astype("<f4")
         say(logprobs=base64.b64encode(np.ascontiguousarray(vector).tobytes()).decode())

@@ -33,9 +33,6 @@ class Runtime(Protocol):
     def tokenize(self, text: str) -> list[int] | None:
         """Token ids of raw text by the runtime's own tokenizer, None when it has none of its own."""
 
-    def embedding(self, ids: Sequence[int]) -> Vector:
-        """The mean over `ids` of the hidden states after the final norm, [hidden], adapters off."""
-
 
 class LlamaCpp:
     """A real llama-server on a free loopback port: float32 cache, no flash attention, no prompt cache, one thread."""
@@ -106,6 +103,7 @@ class LlamaCpp:
         return [int(token) for token in answer["tokens"]]
 
     def embedding(self, ids: Sequence[int]) -> Vector:
+        """The mean over `ids` of the hidden states after the final norm, [hidden], adapters off."""
         answer = self._post("/embeddings", {"content": list(ids), "embd_normalize": -1})
         [row] = answer[0]["embedding"]
         return np.array(row, dtype=np.float32)
@@ -144,9 +142,6 @@ class Transformers:
 
     def tokenize(self, text: str) -> list[int] | None:
         return None
-
-    def embedding(self, ids: Sequence[int]) -> Vector:
-        raise NotImplementedError("embeddings are only asked of llama.cpp")
 
     @property
     def tokens_per_second(self) -> float | None:

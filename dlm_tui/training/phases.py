@@ -223,7 +223,6 @@ def _preferences(
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
 ) -> CheckpointedTrainer:
     """The preference loss on the pairs, against the base or against the model as it is before this phase."""
-    filler = filler_id(base)
     preference = plan.preference
     return PreferenceTrainer(
         method=phase.name,
@@ -231,13 +230,7 @@ def _preferences(
         alpha=preference.alpha,
         loss_type=preference.loss_type,
         reference=_evaluating(model, adapter_off if preference.reference == "base" else _frozen_copy(model)),
-        settings=plan.trainer,
-        lengths=[max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
-        model=model,
-        args=trainer_arguments(plan, phase, scratch, evaluate=False),
-        data_collator=lambda batch: collate_pairs(batch, filler),
-        train_dataset=_Rows(rows.preference),
-        callbacks=[watch],
+        **_on_pairs(model, base, plan, phase, rows, watch, scratch),
     )
 
 
@@ -253,18 +246,27 @@ def _signed(
     turned: Turned,
 ) -> CheckpointedTrainer:
     """The pairs, chosen at +C and rejected at −C."""
-    filler = filler_id(base)
     return SignedTrainer(
         coefficient=coefficient,
         turned=turned,
-        settings=plan.trainer,
-        lengths=[max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
-        model=model,
-        args=trainer_arguments(plan, phase, scratch, evaluate=False),
-        data_collator=lambda batch: collate_pairs(batch, filler),
-        train_dataset=_Rows(rows.preference),
-        callbacks=[watch],
+        **_on_pairs(model, base, plan, phase, rows, watch, scratch),
     )
+
+
+def _on_pairs(
+    model: Any, base: Base, plan: TrainingPlan, phase: Phase, rows: AdapterRows, watch: _Watch, scratch: Path
+) -> dict[str, Any]:
+    """What every training on preference pairs is given."""
+    filler = filler_id(base)
+    return {
+        "settings": plan.trainer,
+        "lengths": [max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
+        "model": model,
+        "args": trainer_arguments(plan, phase, scratch, evaluate=False),
+        "data_collator": lambda batch: collate_pairs(batch, filler),
+        "train_dataset": _Rows(rows.preference),
+        "callbacks": [watch],
+    }
 
 
 def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evaluate: bool) -> TrainingArguments:

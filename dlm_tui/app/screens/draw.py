@@ -13,11 +13,11 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.model.views import adapter_of
+from dlm_tui.app.screens.view_list import ViewList
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
-from dlm_widgets.sanitize import assemble, literal, sanitize
+from dlm_widgets.sanitize import literal
 
 MOST = 16
 
@@ -52,7 +52,7 @@ class DrawScreen(Dialog[Draw]):
     ) -> None:
         """`sources`: name of a source of prompts → how it is called here; `counter` and `note` are sentences."""
         super().__init__()
-        self._sources, self._views, self._marked, self._marks = dict(sources), list(views), set(marked), marks
+        self._sources, self._views, self._marked, self._marks = dict(sources), views, marked, marks
         self._counter, self._note = counter, note
 
     def compose_body(self) -> ComposeResult:
@@ -64,7 +64,7 @@ class DrawScreen(Dialog[Draw]):
                 yield PickList(*rows, id="draw-source", markup=False)
             with Vertical():
                 yield LiteralStatic("Views", classes="field")
-                yield PickList(id="draw-views", markup=False)
+                yield ViewList(self._views, self._marked, self._marks, id="draw-views")
         yield LiteralStatic(f"Answers per prompt, 2 to {MOST}", classes="field")
         yield Input(value="4", id="draw-count", type="integer")
         yield LiteralStatic(literal(self._note), classes="note")
@@ -74,30 +74,13 @@ class DrawScreen(Dialog[Draw]):
     def on_mount(self) -> None:
         """Start at the prompts."""
         super().on_mount()
-        self._show_views()
         source = self.query_one("#draw-source", PickList)
         source.highlighted = 0
-        self.query_one("#draw-views", PickList).highlighted = 0
         source.focus()
-
-    def _show_views(self) -> None:
-        views = self.query_one("#draw-views", PickList)
-        before = views.highlighted
-        options = []
-        for name in self._views:
-            mark = self._marks.get(adapter_of(name) or "")
-            box = "\u25a0" if name in self._marked else "\u25a1"
-            shown = f"{mark.glyph} {name}" if mark else f"  {name}"
-            options.append(Option(assemble(f"{box} ", (sanitize(shown, one_line=True), mark.color if mark else ""))))
-        views.set_options(options)
-        views.highlighted = before
 
     def action_mark(self) -> None:
         """Take the highlighted view in, or leave it out."""
-        views = self.query_one("#draw-views", PickList)
-        if views.highlighted is not None:
-            self._marked ^= {self._views[views.highlighted]}
-            self._show_views()
+        self.query_one(ViewList).toggle()
 
     @on(OptionList.OptionSelected, "#draw-views")
     def _view_chosen(self) -> None:
@@ -111,7 +94,7 @@ class DrawScreen(Dialog[Draw]):
     def action_accept(self) -> None:
         """Draw."""
         problem = self.query_one("#draw-problem", LiteralStatic)
-        views = [name for name in self._views if name in self._marked]
+        views = self.query_one(ViewList).marked
         text = self.query_one(Input).value.strip()
         count = int(text) if text.isdecimal() and len(text) < 4 else 0
         if not views or not 2 <= count <= MOST:

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.progress import progress_words
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.screens.set_file import SetFileScreen
+from dlm_tui.app.screens.view_list import ViewList
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.engine.protocol import Progress
 from dlm_tui.model.views import adapter_of
@@ -56,8 +57,8 @@ class SetRunScreen(Dialog[None]):
         folder: Path,
     ) -> None:
         super().__init__()
-        self._set_name, self._cases, self._views, self._folder = name, list(cases), list(views), folder
-        self._marked, self._marks = set(marked), marks
+        self._set_name, self._cases, self._views, self._folder = name, list(cases), views, folder
+        self._marked, self._marks = marked, marks
         self._run: SetRun | None = None
         self._before: SetRun | None = None
         self._rows: list[MovedAnswer | SetAnswer] = []
@@ -67,7 +68,7 @@ class SetRunScreen(Dialog[None]):
     def compose_body(self) -> ComposeResult:
         """Views, how far it is, rows, the answers of a row."""
         yield LiteralStatic("Views", classes="field")
-        yield PickList(id="run-views", markup=False)
+        yield ViewList(self._views, self._marked, self._marks, id="run-views")
         yield LiteralStatic(id="run-note", classes="note")
         yield LiteralStatic(id="run-head")
         yield PickList(id="run-rows", markup=False)
@@ -78,30 +79,14 @@ class SetRunScreen(Dialog[None]):
         super().on_mount()
         expected = sum(len(case.expect) for case in self._cases)
         self.retitle(f"{self._set_name}: {_counted(len(self._cases), 'prompt')}, {_counted(expected, 'expectation')}")
-        self._show_views()
         self._show()
-        views = self.query_one("#run-views", PickList)
-        views.highlighted = 0
-        views.focus()
-
-    def _show_views(self) -> None:
-        views = self.query_one("#run-views", PickList)
-        before = views.highlighted
-        options = []
-        for name in self._views:
-            mark = self._marks.get(adapter_of(name) or "")
-            box = "\u25a0" if name in self._marked else "\u25a1"
-            shown = f"{mark.glyph} {name}" if mark else f"  {name}"
-            options.append(Option(assemble(f"{box} ", (sanitize(shown, one_line=True), mark.color if mark else ""))))
-        views.set_options(options)
-        views.highlighted = before
+        self.query_one(ViewList).focus()
 
     def action_mark(self) -> None:
         """Take the highlighted view in, or leave it out."""
-        index = self.query_one("#run-views", PickList).highlighted
-        if index is not None and self.query_one("#run-views", PickList).has_focus:
-            self._marked ^= {self._views[index]}
-            self._show_views()
+        views = self.query_one(ViewList)
+        if views.has_focus:
+            views.toggle()
 
     @on(OptionList.OptionSelected, "#run-views")
     def _view_chosen(self) -> None:
@@ -109,7 +94,7 @@ class SetRunScreen(Dialog[None]):
 
     def action_accept(self) -> None:
         """Run the set under the marked views."""
-        chosen = [name for name in self._views if name in self._marked]
+        chosen = self.query_one(ViewList).marked
         if chosen:
             self.on_run(chosen)
         else:
