@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,8 +197,12 @@ def test_shards_are_cut_between_the_batches_of_the_whole(base: Base) -> None:
     assert _shards([], 4) == []
 
 
-@pytest.mark.xdist_group("cluster")  # a cluster that other tests run on this machine would answer
-def test_without_a_cluster_it_is_one_sentence(base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_cluster_it_is_one_sentence(
+    base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `auto` looks through the machine's processes, and another test may run a cluster at this moment
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", functools.cache(set))
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda temp_dir: None)
     path = new_document(tmp_path / "d")
     command = ["train", str(path), "--home", str(tmp_path / "home"), "--base", str(base.source.path), "--cluster"]
     assert main(command) == 1
