@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import events
 from textual.app import App
 from textual.binding import BindingType
-from textual.filter import LineFilter
+from textual.filter import LineFilter, Monochrome
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from dlm_tui.app.commands import Command
     from dlm_tui.app.setup import Setup
     from dlm_tui.app.workbench import Workbench
+
+_STYLED = StyleEverySegment()
+"""One for all lines: Textual keeps what a filter made of a line by the filter's identity."""
 
 
 @dataclass
@@ -75,9 +78,9 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         self.set_keymap(opening.config.keys)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """As Textual has them, safe for segments without a style."""
+        """As Textual has them, safe for segments without a style, which only the greys of NO_COLOR do not take."""
         filters = super().get_line_filters()
-        return [StyleEverySegment(), *filters] if filters else filters
+        return [_STYLED, *filters] if any(isinstance(each, Monochrome) for each in filters) else filters
 
     @property
     def config(self) -> Config:

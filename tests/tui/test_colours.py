@@ -120,6 +120,15 @@ def shown() -> dict[str, dict[str, str]]:
     return {}
 
 
+async def test_what_a_filter_made_of_a_line_is_kept(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual keeps it by the filter's identity: another filter for every frame would filter each line anew."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with workbench() as bench:
+        first, second = bench.app.get_line_filters(), bench.app.get_line_filters()
+        assert [id(each) for each in first] == [id(each) for each in second]
+        assert len(first) >= 2, "the greys and what stands before them"
+
+
 @pytest.mark.parametrize("look", ["all colours", *LOOKS])
 async def test_every_look_says_the_same(
     workbench: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, look: str, shown: dict[str, dict[str, str]]
