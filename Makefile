@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev,llama,serve,web]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev,llama,quant,serve,web]'
 	touch $@
 
 demo: $(VENV)/.ready

@@ -114,12 +114,14 @@ def _suitability(args: argparse.Namespace, document: Document) -> tuple[list[str
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.export.suitability import suitability
     from dlm_tui.model import base_of
+    from dlm_tui.model.registry import read_json
 
     try:
         source = base_of(document, args.base)
     except DlmTuiError as error:
         return [], f"not known: {error}"
-    return suitability(source.path)
+    stored = source.path is not None and "quantization_config" in read_json(source.path / "config.json")
+    return suitability(source.path, quantised=stored or source.quantize is not None)
 
 
 def _hint(finding: Finding, repaired: bool) -> str:

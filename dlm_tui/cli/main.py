@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, quiet_libraries
 from dlm_tui.output import NarrationHandler, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
@@ -75,6 +75,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command != "parse":
         parser.add_argument("--home", metavar="DIR", help="where stores live (default: $DLM_HOME, else ~/.dlm)")
         parser.add_argument("--base", metavar="PATH", help="a model folder or GGUF file instead of the document's base")
+    if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
+        parser.add_argument(
+            "--quantize",
+            choices=("nf4", "fp4", "int8", "none"),
+            help="keep the base's linear layers in 4 or 8 bits, from now on (it is remembered in DOC.tui.toml)",
+        )
     parser.add_argument("--json", action="store_true", help="machine-readable data on stdout, nothing else there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -146,6 +152,8 @@ def _run(run: object, args: argparse.Namespace) -> int:
             from dlm_tui.cli.own_store import adopt_store
 
             adopt_store(args)
+        if getattr(args, "quantize", None):
+            _remember_quantisation(args)
         return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
         if args.debug:
@@ -165,6 +173,15 @@ def _run(run: object, args: argparse.Namespace) -> int:
     finally:
         log.removeHandler(handler)
         signal.signal(signal.SIGTERM, previous)
+
+
+def _remember_quantisation(args: argparse.Namespace) -> None:
+    """`--quantize`: in the side file, where every process that loads the base looks. Raises UsageError."""
+    from dlm_tui.document import set_side_value, side_file_path
+
+    if not args.document or not Path(args.document).is_file():
+        raise UsageError("--quantize needs the DOC that it is remembered for")
+    set_side_value(side_file_path(Path(args.document)), "quantize", None if args.quantize == "none" else args.quantize)
 
 
 def _reader_gone() -> int:

@@ -73,6 +73,7 @@ from .side_file import SideFile as SideFile
 from .side_file import SideFileError as SideFileError
 from .side_file import document_side_file as document_side_file
 from .side_file import read_side_file as read_side_file
+from .side_file import set_side_value as set_side_value
 from .side_file import side_file_path as side_file_path
 from .side_file import source_bindings as source_bindings
 from .side_file import write_side_file as write_side_file

@@ -3,6 +3,7 @@
 Beside `notes.dlm` it is `notes.dlm.tui.toml`:
 
 base = "models/mine"          # a model folder or a GGUF file to use instead of the document's base, from its folder
+quantize = "nf4"              # keep the base's linear layers in 4 (nf4, fp4) or 8 bits (int8)
 allow_other_dtype = true      # use a gate that was trained on the same weights in another type, too
 
 [source_adapters]             # the adapter that the files below a folder train, instead of all of them;
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -26,6 +28,7 @@ from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
+Quantisation = Literal["nf4", "fp4", "int8"]
 SUFFIX = ".tui.toml"
 _MAX_BYTES = 1 << 20
 
@@ -40,6 +43,7 @@ class SideFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     source_adapters: dict[str, str] = {}
     training: TrainerSettings = TrainerSettings()
     base: str | None = None
+    quantize: Quantisation | None = None
     allow_other_dtype: bool = False
 
 
@@ -96,6 +100,8 @@ def write_side_file(path: Path, content: SideFile) -> None:
             "# The model folder or GGUF file to use instead of the document's base.",
             f"base = {_quoted(content.base)}",
         ]
+    if content.quantize is not None:
+        lines += ["# The base's linear layers are kept in so many bits.", f"quantize = {_quoted(content.quantize)}"]
     if content.allow_other_dtype:
         lines += ["# A gate trained on the same weights in another type is used, too.", "allow_other_dtype = true"]
     if content.source_adapters:
@@ -105,6 +111,33 @@ def write_side_file(path: Path, content: SideFile) -> None:
         lines += ["# How adapters are trained, beside the keys of the document.", "[training]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def set_side_value(path: Path, key: str, value: str | None) -> None:
+    """Write one of the file's own keys, or take it out, and leave every other line as it is.
+
+    Raises SideFileError for a file that cannot be used, or where the key cannot be written by its line alone.
+    """
+    before = read_side_file(path)
+    if getattr(before, key) == value:
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        tables = next((at for at, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+        while tables and (not lines[tables - 1].strip() or lines[tables - 1].lstrip().startswith("#")):
+            tables -= 1  # what stands before a table belongs to it
+        own = [at for at, line in enumerate(lines[:tables]) if line.partition("=")[0].strip() == key]
+        new = [] if value is None else [f"{key} = {_quoted(value)}"]
+        start, stop = (own[0], own[0] + 1) if own else (tables, tables)
+        text = "\n".join([*lines[:start], *new, *lines[stop:]]) + "\n"
+        wanted = msgspec.structs.replace(before, **{key: value})
+        if msgspec.convert(tomllib.loads(text), SideFile) != wanted:
+            raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here; write {new} into it yourself")
+        write_atomic(path, text.encode())
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here: {printable(str(error))}") from None
+    except OSError as error:
+        raise SideFileError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
 
 
 def _quoted(text: str) -> str:

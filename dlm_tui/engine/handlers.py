@@ -94,7 +94,7 @@ class Handlers:
             base=session.base.identity.id,
             tier=session.model.backbone.tier,
             device=str(session.base.device),
-            parameters=sum(weight.numel() for weight in session.base.model.parameters()),
+            parameters=session.base.parameters,
             static=session.static,
             warning=warning,
         )

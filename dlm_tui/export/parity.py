@@ -54,7 +54,8 @@ class ParityJob:
 
     `runtime` is llama.cpp, transformers (the export as it is loaded, in `load_dtype`), or for the reference weights
     `stored gguf` (`config` with the weights in `model` and `loras`) and `base and pairs`. `dtype` is the type whose
-    rounding explains differences. `embed` asks llama.cpp for the mean of the final hidden states instead, and for
+    rounding explains differences, `quantize` how bitsandbytes quantises the base of a PEFT export. `embed` asks
+    llama.cpp for the mean of the final hidden states instead, and for
     nothing else.
     """
 
@@ -66,6 +67,7 @@ class ParityJob:
     loras: list[tuple[Path, float]] = field(default_factory=list)
     adapter: Path | None = None
     load_dtype: str = "float32"
+    quantize: str | None = None
     config: dict[str, Any] | None = None
     texts: tuple[str, ...] = ()
     embed: list[list[int]] = field(default_factory=list)
@@ -139,6 +141,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         "tokens": job.tokens,
         "texts": job.texts,
         "load_dtype": job.load_dtype,
+        "quantize": job.quantize,
         "config": job.config,
         "embed": job.embed,
         "vocab": job.vocab,

@@ -32,7 +32,7 @@ def _load(job: dict[str, Any]) -> Runtime:
         return stored_in_gguf(job["config"], job["model"], [(str(path), float(scale)) for path, scale in job["loras"]])
     if job["runtime"] == "base and pairs":
         return base_and_pairs(job["model"], job["adapter"], job["load_dtype"])
-    return as_loaded(job["model"], job.get("adapter"), job["load_dtype"])
+    return as_loaded(job["model"], job.get("adapter"), job["load_dtype"], job["quantize"])
 
 
 def _answer(job: dict[str, Any], out: IO[str]) -> None:

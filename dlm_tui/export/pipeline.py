@@ -80,6 +80,12 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
 
 
 def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
+    quantisation = session.base.quantisation
+    if quantisation is not None and request.target != "peft":
+        raise ExportRefused(
+            f"the base is quantised as {quantisation}, and {request.target} would hold other weights than the adapters"
+            " were tried on: export them with --target peft, or open the base as it was before (--quantize none)"
+        )
     pairs = concatenate(session.model.adapters, mix.weights)
     context = ExportContext(request, session, mix, pairs)
     return LiveTarget(context) if request.gate == "live" else _TARGETS[request.target](context)

@@ -148,16 +148,22 @@ class Transformers:
         return None
 
 
-def as_loaded(model: str, adapter: str | None, dtype: str) -> Transformers:
+def as_loaded(model: str, adapter: str | None, dtype: str, quantize: str | None = None) -> Transformers:
     """The export as another program loads it: AutoModelForCausalLM, with PEFT when `adapter` is given.
 
-    `dtype` is float32, or auto for what the folder itself says.
+    `dtype` is float32, or auto for what the folder itself says. A quantised base multiplies by the numbers that its
+    weights stand for, as in the workbench.
     """
     import transformers
 
+    from dlm_tui.model.quantised import compute_exactly, quantisation_config
+
+    settings = {} if quantize is None else {"quantization_config": quantisation_config(quantize)}
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        model, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        model, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
     )
+    if getattr(loaded, "is_quantized", False):
+        compute_exactly(loaded)
     label = f"transformers {transformers.__version__}"
     if adapter is not None:
         import peft

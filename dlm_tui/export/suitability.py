@@ -27,10 +27,12 @@ def gguf_obstacle(folder: Path) -> str | None:
     return None
 
 
-def suitability(folder: Path | None) -> tuple[list[str], str]:
+def suitability(folder: Path | None, quantised: bool = False) -> tuple[list[str], str]:
     """The targets that work for a base, and a sentence about it."""
     if folder is None:
         return [], "not known: the base is not on this machine yet"
+    if quantised:
+        return ["peft"], "peft; nothing else from a quantised base"
     obstacle = gguf_obstacle(folder)
     if obstacle is None:
         return list(TARGETS), "every target"

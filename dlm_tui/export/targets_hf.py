@@ -72,6 +72,11 @@ class PeftTarget(Common):
         self.figures = {"merged": False, "mix_rank": context.rank}
         base = context.session.base
         self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
+        if base.source.quantize is not None:
+            self.notes.append(
+                f"the base was quantised as {base.source.quantize} by bitsandbytes: other programs have these numbers"
+                " where they load it so, too"
+            )
 
     @property
     def adapter(self) -> str:
@@ -98,8 +103,9 @@ class PeftTarget(Common):
             prompts=prompts,
             dtype=effective_dtype(self.context, "f32"),
             vocab=base.vocab_size,
+            quantize=base.source.quantize,
         )
-        return [_read_as_stored(export, self.dtype)]
+        return [Trial(export) if base.quantisation else _read_as_stored(export, self.dtype)]
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """PEFT itself adds up what the folder holds, in float32: the trial sees any difference."""
@@ -177,8 +183,6 @@ class MergedTarget(Common):
         self.context = context
         base = context.session.base
         self.config: dict[str, Any] = base.config.to_dict()
-        if self.config.get("quantization_config"):
-            raise ExportRefused("a quantised base cannot be merged exactly; the targets peft and vllm work for it")
         if context.request.quant is not None:
             merged_dtype(context.request.quant)
         self.pairs = {module: self._oriented(module, pair) for module, pair in context.pairs.items()}

@@ -13,12 +13,19 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
-from dlm_tui.model.config_check import check_config, stored_elements, stored_types
+from dlm_tui.model.config_check import check_config, quantised_bytes, stored_elements, stored_types
 from dlm_tui.model.download import fetch
 from dlm_tui.model.gguf_base import unpack
-from dlm_tui.model.identity import BaseIdentity, identify
+from dlm_tui.model.identity import BaseIdentity, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
 from dlm_tui.model.pages import give_back_freed
+from dlm_tui.model.quantised import (
+    bits_of,
+    compute_exactly,
+    quantisation_config,
+    require_library,
+    stored_quantisation,
+)
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 from dlm_tui.model.stored import StoredLinear, keep_as_stored, widen
 from dlm_tui.progress import WARNING, Progress, in_thread
@@ -39,12 +46,21 @@ class Base:
     `model` is the transformers module; `context_length` is in tokens, `positions` the longest text its configuration
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
     nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
-    `fused` belongs to the fast tier, which keeps its fused weights here.
+    `fused` belongs to the fast tier, which keeps its fused weights here. `quantisation` is nf4, fp4 or int8, None for
+    a base whose weights are numbers.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, source: BaseSource, identity: BaseIdentity) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        source: BaseSource,
+        identity: BaseIdentity,
+        quantisation: str | None = None,
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.is_as_stored = any(isinstance(module, StoredLinear) for module in model.modules())
+        self.quantisation = quantisation
         self.tokenizer = tokenizer
         self.source = source
         self.identity = identity
@@ -71,7 +87,13 @@ class Base:
     @property
     def dtype(self) -> torch.dtype:
         """What is computed in: the type of the weights, float32 where they are kept as stored."""
-        return torch.float32 if self.is_as_stored else next(self.model.parameters()).dtype
+        kinds = (parameter.dtype for parameter in self.model.parameters())
+        return torch.float32 if self.is_as_stored else next(kind for kind in kinds if kind.is_floating_point)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights stand for; 4-bit ones are stored two in a byte."""
+        return int(cast("Any", self.model).num_parameters())
 
     def widen(self) -> None:
         """Give up weights that are kept as stored for float32 ones, where there is memory for them."""
@@ -167,30 +189,45 @@ def load_base(
         raise BaseUnavailable(missing_message(source))
     files = weight_files(folder)
     _refuse_remote_code(folder)
-    check_config(read_json(folder / "config.json"), files)
+    config = read_json(folder / "config.json")
+    check_config(config, files)
+    quantisation = stored_quantisation(config)
+    asked = source.quantize if quantisation is None else None
+    if quantisation or asked:
+        require_library()
     tokenizer = yield from in_thread(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )
     give_back_freed()
-    needed = stored_elements(files) * DTYPES.get(dtype, torch.float32).itemsize
+    item = DTYPES.get(dtype, torch.float32).itemsize
+    needed = stored_elements(files) * item
+    if quantisation or asked:
+        needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item)
     place = _place(needed) if device == "auto" else device
-    narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"}
+    narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
     narrow = narrow and (as_stored or needed > available_memory())
     if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, narrow)):
         yield Progress(WARNING, text=text)
     model = yield from in_thread(
-        lambda: _load_model(folder, source, "bfloat16" if narrow else dtype),
-        lambda: step(2, "reading the base's weights"),
+        lambda: _load_model(
+            folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None
+        ),
+        lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
     )
     if narrow:
         keep_as_stored(model, _skeleton(model))
-    model = model.to(place)
+    if quantisation or asked:
+        compute_exactly(model)
+    else:
+        model = model.to(place)
     identity = yield from in_thread(
         lambda: identify(source.hf_id, source.revision, folder, files),
         lambda: step(3, "hashing the base"),
     )
+    if asked:
+        identity = quantised_identity(identity, asked)
     yield step(4, "the base is loaded")
-    return Base(model, tokenizer, source, identity)
+    return Base(model, tokenizer, source, identity, quantisation or asked)
 
 
 def _place(needed: int) -> str:
@@ -210,7 +247,8 @@ def _too_large(source: BaseSource, needed: int, narrow: bool) -> str:
     if narrow:
         return f"{facts}: its weights are read from the disk again and again, which is slow"
     raise BaseUnavailable(
-        f"{facts}; close other programs or use a smaller base (one stored as bfloat16 is computed on its file's pages)"
+        f"{facts}; close other programs, keep it in 4 bits with --quantize nf4, or use a smaller base (one stored as"
+        " bfloat16 is computed on its file's pages)"
     )
 
 
@@ -223,7 +261,10 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
         raise BaseUnavailable(f"the tokenizer of {source.key} cannot be loaded: {first_line(error)}") from error
 
 
-def _load_model(folder: Path, source: BaseSource, dtype: str) -> nn.Module:
+def _load_model(
+    folder: Path, source: BaseSource, dtype: str, quantize: str | None = None, place: str | None = None
+) -> nn.Module:
+    """The library's module; with `place` it is put there while it is read, as quantised layers cannot be moved."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as library_logging
 
@@ -239,6 +280,8 @@ def _load_model(folder: Path, source: BaseSource, dtype: str) -> nn.Module:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **({} if place is None else {"device_map": {"": place}}),
+            **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
         )
     except Exception as error:  # the library raises many types for a broken folder
         raise BaseUnavailable(f"the base {source.key} cannot be loaded: {first_line(error)}") from error

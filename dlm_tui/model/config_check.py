@@ -73,6 +73,26 @@ def stored_elements(files: Sequence[Path]) -> int:
     return sum(math.prod(int(size) for size in shape) for shape in shapes if isinstance(shape, list))
 
 
+def quantised_bytes(files: Sequence[Path], bits: int, item: int) -> int:
+    """Bytes that the tensors of safetensors `files` take with the matrices of their layers in `bits` bits a number.
+
+    Everything else takes `item` bytes a number, but for what is stored as bytes already; 4 bits come with a float32
+    scale per 64 numbers.
+    """
+    width = (bits + (0.5 if bits == 4 else 0.0)) / 8
+    total = 0.0
+    for name, entry in _entries(files):
+        shape = entry.get("shape")
+        if name == "__metadata__" or not isinstance(shape, list):
+            continue
+        if entry.get("dtype") in ("U8", "I8"):
+            each: float = 1
+        else:
+            each = width if len(shape) == 2 and _LAYER.match(name) else item
+        total += each * math.prod(int(size) for size in shape)
+    return math.ceil(total)
+
+
 def _names(files: Sequence[Path]) -> Iterator[str]:
     for name, _ in _entries(files):
         yield name

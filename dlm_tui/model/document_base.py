@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dlm_tui.document import document_side_file
 from dlm_tui.model.registry import BaseSource, resolve_base
 
@@ -15,8 +17,11 @@ if TYPE_CHECKING:
 def base_of(document: Document, override: Path | str | None = None) -> BaseSource:
     """The source of `document`'s base: `override` where it is given, else `base` of the side file, else its own.
 
-    A relative path in the side file starts at the document's folder. Raises SideFileError and BaseUnavailable.
+    How the side file wants it quantised goes with all of them. A relative path there starts at the document's folder.
+    Raises SideFileError and BaseUnavailable.
     """
-    if override is None and (named := document_side_file(document).base) and document.path is not None:
+    side = document_side_file(document)
+    if override is None and (named := side.base) and document.path is not None:
         override = document.path.parent / Path(named).expanduser()
-    return resolve_base(document.base_model, Path(override) if override is not None else None)
+    source = resolve_base(document.base_model, Path(override) if override is not None else None)
+    return msgspec.structs.replace(source, quantize=side.quantize)

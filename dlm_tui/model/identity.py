@@ -27,6 +27,8 @@ _HEADER_LIMIT = 100_000_000
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # half a unit in the last place, and the smallest number that is not rounded away
 _ROUNDING = {"F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-149), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
+# a quantised base keeps the sample of what it was made from, which may have been of any of these types
+_ROUNDING |= dict.fromkeys(("nf4", "fp4", "int8"), _ROUNDING["BF16"])
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -110,6 +112,15 @@ def identify(hf_id: str, revision: str | None, folder: Path, files: Sequence[Pat
     return BaseIdentity(
         hf_id, revision, weights_hash(tensors), tokenizer_hash(folder), weight_sample(tensors), tuple(files)
     )
+
+
+def quantised_identity(identity: BaseIdentity, quantisation: str) -> BaseIdentity:
+    """Who a base is once its layers are quantised on loading: not the one it was made from, but its near relative."""
+    digest = hashlib.sha256(f"{identity.weights_sha256}\0{quantisation}".encode()).hexdigest()
+    sample = identity.sample
+    if sample is not None:
+        sample = msgspec.structs.replace(sample, dtypes=[quantisation] * len(sample.dtypes))
+    return msgspec.structs.replace(identity, weights_sha256=digest, sample=sample, files=())
 
 
 def weights_hash(tensors: dict[str, TensorFacts]) -> str:

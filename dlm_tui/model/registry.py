@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from dlm_tui.assets import asset
+from dlm_tui.document.side_file import Quantisation
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.remembered import cache_folder, recall
 
@@ -29,6 +30,7 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     `path` is the folder with the files, None while they are not on this machine. `revision` is the commit the files
     came from, or the (shortened) one that is wanted; None for the newest or for a folder of one's own. `gguf` is the
     file that `path` is unpacked from, which happens when the base is loaded.
+    `quantize` is what its linear layers are quantised to when it is loaded.
     `context_length` is in tokens, 0 when only the model's own configuration knows it.
     """
 
@@ -42,6 +44,7 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     target_modules: tuple[str, ...] = LLAMA_MODULES
     reasoning: bool = False
+    quantize: Quantisation | None = None
 
 
 class BaseEntry(msgspec.Struct, frozen=True):

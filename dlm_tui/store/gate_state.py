@@ -169,7 +169,7 @@ def refuse_foreign_gate(
         if not allow_other_dtype:
             raise ForeignGate(
                 f"The gate was trained on the same weights as {dtypes[0]}, the base {identity.id} has them as "
-                f"{dtypes[1]}, which moves its weights by up to a hundredth. `allow_other_dtype = true` in the "
+                f"{dtypes[1]}, which moves its weights a little. `allow_other_dtype = true` in the "
                 f"document's .tui.toml uses it all the same. {again}"
             )
 

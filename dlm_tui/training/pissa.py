@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import set_seed
 
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
@@ -58,9 +59,14 @@ def finetune_pissa(
 ) -> Finetuned:
     """Train Δs of the `rank` singular directions chosen by the plan's selection; the result is an ordinary LoRA.
 
-    A selection that looks at text looks at `prompts`, token ids, or at the adapter's own rows. Raises Diverged, and
-    whatever `on_step` raises.
+    A selection that looks at text looks at `prompts`, token ids, or at the adapter's own rows. Raises Diverged,
+    DlmTuiError for a quantised base, and whatever `on_step` raises.
     """
+    if base.quantisation is not None:
+        raise DlmTuiError(
+            f"PiSSA needs singular values, which weights quantised as {base.quantisation} do not have: train"
+            f" {adapter.name} with --parameterization lora, or take the base as it is with --quantize none"
+        )
     set_seed(plan.seed)
     targets, selection = list(adapter.target_modules), adapter.selection or "s_only"
     texts = rows.train if prompts is None else prompts

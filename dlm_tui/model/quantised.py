@@ -1,0 +1,118 @@
+"""Bases whose linear layers are kept in 4 or 8 bits by bitsandbytes.
+
+On the CPU the layers multiply by the weights that the stored numbers stand for, in the type of their input. The
+library's own kernels round there: 4-bit weights to bfloat16, and for 8 bits the inputs as well, together with the rows
+beside them. So an answer would depend on the batch it is decoded in. On a GPU the library's kernels are used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dlm_tui.model.registry import BaseUnavailable
+
+_LIBRARY = "bitsandbytes"
+_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
+
+
+def bits_of(quantisation: str) -> int:
+    """Bits per stored weight, without the scales."""
+    return _BITS[quantisation]
+
+
+def stored_quantisation(config: Mapping[str, Any]) -> str | None:
+    """How a checkpoint is quantised by what its `config.json` says: nf4, fp4, int8; None for one that is not.
+
+    Raises BaseUnavailable for a method that is not read here.
+    """
+    settings = config.get("quantization_config")
+    if not isinstance(settings, Mapping):
+        return None
+    if settings.get("load_in_8bit"):
+        return "int8"
+    kind = settings.get("bnb_4bit_quant_type")
+    if settings.get("load_in_4bit") and kind in _BITS:
+        return str(kind)
+    raise BaseUnavailable(
+        f"the base is quantised by {str(settings.get('quant_method'))[:40]!r}, and only {_LIBRARY} (4 and 8 bits) is"
+        " read; use the base as it was before, with --quantize to keep it small"
+    )
+
+
+def require_library() -> None:
+    """Raises BaseUnavailable, with the command that installs it, where bitsandbytes is missing."""
+    if importlib.util.find_spec(_LIBRARY) is None:
+        raise BaseUnavailable(f"a quantised base needs {_LIBRARY}: pip install 'dlm-tui[quant]'")
+
+
+def quantisation_config(quantisation: str) -> Any:
+    """What transformers loads a base with, to quantise it as nf4, fp4 or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_compute_dtype=torch.float32)
+
+
+def compute_exactly(model: nn.Module) -> None:
+    """Let the quantised layers of `model` on the CPU multiply by the numbers that they stand for."""
+    import bitsandbytes as library
+
+    for module in model.modules():
+        kind = type(module)
+        if kind in (library.nn.Linear4bit, library.nn.Linear8bitLt) and next(module.parameters()).device.type == "cpu":
+            module.__class__ = _exact(kind)
+
+
+def dequantised(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight [out, in] that a quantised layer stands for."""
+    import bitsandbytes as library
+
+    module = cast("Any", layer)
+    if isinstance(layer, library.nn.Linear8bitLt):
+        if module.weight.CB is not None:
+            module.init_8bit_state()
+        return cast("Tensor", module.state.CB.to(dtype) * (module.state.SCB.to(dtype) / 127)[:, None])
+    # what was quantised from bfloat16 would be rounded to it again
+    state = module.weight.quant_state
+    previous, state.dtype = state.dtype, torch.float32
+    try:
+        weight: Tensor = library.functional.dequantize_4bit(module.weight.data, state)
+        return weight.to(dtype)
+    finally:
+        state.dtype = previous
+
+
+class _Product(torch.autograd.Function):
+    """x times the dequantised weight; on the way back it is dequantised again, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Module) -> Tensor:
+        ctx.layer = layer
+        return functional.linear(x, dequantised(layer, x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return cast("Tensor", gradient @ dequantised(ctx.layer, gradient.dtype)), None
+
+
+_exact_kinds: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _exact(kind: type[nn.Module]) -> type[nn.Module]:
+    """The library's layer class with the exact product; it is still one of the library's to PEFT."""
+    if kind not in _exact_kinds:
+
+        def forward(self: Any, x: Tensor) -> Tensor:
+            y = cast("Tensor", cast("Any", _Product).apply(x, self))
+            return y if self.bias is None else y + self.bias.to(y.dtype)
+
+        _exact_kinds[kind] = type(f"Exact{kind.__name__}", (kind,), {"forward": forward})
+    return _exact_kinds[kind]

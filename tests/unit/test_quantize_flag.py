@@ -1,0 +1,63 @@
+"""`--quantize`: remembered beside the document, read by whoever loads its base, and what an export says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.cli.main import main
+from dlm_tui.document import SideFile, SideFileError, load, read_side_file, set_side_value, side_file_path
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model import base_of
+from dlm_tui.progress import run_to_end
+from dlm_tui.session import Session
+from tests.export_sessions import export, open_tiny
+from tests.training_samples import write_document
+
+
+def test_the_flag_is_remembered_for_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = write_document(tmp_path)
+    beside = side_file_path(document)
+    beside.write_text('# mine\nbase = "elsewhere"  # here\n\n[training]\nrslora = true\n')
+    common = ["show", str(document), "--home", str(tmp_path / "home")]
+    assert main([*common, "--quantize", "nf4"]) == 0
+    assert beside.read_text() == '# mine\nbase = "elsewhere"  # here\nquantize = "nf4"\n\n[training]\nrslora = true\n'
+    assert main(common) == 0
+    assert read_side_file(beside).quantize == "nf4"
+    assert main([*common, "--quantize", "int8"]) == 0
+    assert read_side_file(beside).quantize == "int8"
+    assert main([*common, "--quantize", "none"]) == 0
+    assert beside.read_text() == '# mine\nbase = "elsewhere"  # here\n\n[training]\nrslora = true\n'
+    capsys.readouterr()
+
+
+def test_a_line_that_cannot_be_changed_alone_is_left(tmp_path: Path) -> None:
+    beside = tmp_path / "doc.dlm.tui.toml"
+    text = "base = '''\nquantize = 3\n'''\n"
+    beside.write_text(text)
+    with pytest.raises(SideFileError, match="quantize cannot be changed here"):
+        set_side_value(beside, "quantize", "nf4")
+    assert beside.read_text() == text
+
+
+def test_whoever_asks_for_the_base_is_told(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path)
+    set_side_value(side_file_path(session.path), "quantize", "int8")
+    assert read_side_file(side_file_path(session.path)) == SideFile(quantize="int8")
+    assert base_of(load(session.path), tmp_path / "base").quantize == "int8"
+
+
+@pytest.mark.slow
+def test_only_the_adapters_are_exported_from_a_quantised_base(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    path = open_tiny(tmp_path, hidden_size=64, intermediate_size=96).path
+    set_side_value(side_file_path(path), "quantize", "nf4")
+    session = run_to_end(Session.open(path, tmp_path / "home", tmp_path / "base"))
+    assert session.base.quantisation == "nf4"
+    for target in ("merged", "vllm", "ollama", "llama-server"):
+        with pytest.raises(ExportRefused, match=rf"quantised as nf4.*{target}.*--target peft.*--quantize none"):
+            export(session, target=target)
+    result = export(session, target="peft", verify=True)
+    assert result.manifest["parity"]["max_abs_logprob_diff"] < 1e-4
+    assert any("quantised as nf4" in note for note in result.notes)
