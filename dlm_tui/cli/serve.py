@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import say
 from dlm_tui.serving import command
@@ -64,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     _, store = own_store(args)
     open_backend = _native if args.backend == "native" else _llama
-    command.run(args, path.name, lambda: open_backend(args), lambda: _traffic(store, args.keep_prompts))
+    command.run(
+        args,
+        path.name,
+        lambda: open_backend(args),
+        lambda: _traffic(store, args.keep_prompts),
+        NamedMixes(path).load,
+    )
     return 0
 
 

@@ -22,7 +22,7 @@ from dlm_tui.serving.backend import Backend, BackendGone, Begun, Embedded, Queue
 from dlm_tui.serving.metrics import CONTENT_TYPE, Metrics
 from dlm_tui.serving.responses import WEIGHTS_HEADER, AnswerForm
 from dlm_tui.serving.security import BodyRefused
-from dlm_tui.serving.views import Decision, UnknownModel, parse_view
+from dlm_tui.serving.views import Decision, Mixes, Models, UnknownModel, no_mixes
 
 T = TypeVar("T")
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -54,8 +54,19 @@ class Recorder(Protocol):
 class Api:
     """The endpoints over one backend."""
 
-    def __init__(self, backend: Backend, metrics: Metrics, recorder: Recorder | None = None) -> None:
-        self._backend, self._metrics, self._recorder = backend, metrics, recorder
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        recorder: Recorder | None = None,
+        mixes: Callable[[], Mixes] = no_mixes,
+    ) -> None:
+        self._backend, self._metrics, self._recorder, self._mixes = backend, metrics, recorder, mixes
+
+    @property
+    def _models(self) -> Models:
+        """As they are now: a training may be taken in between two requests."""
+        return Models(self._backend.adapters, self._mixes)
 
     def application(self) -> Starlette:
         """The Starlette application, without the guard."""
@@ -64,8 +75,8 @@ class Api:
             self._route("/v1/completions", self._completion, "POST"),
             self._route("/v1/embeddings", self._embeddings, "POST"),
             self._route("/v1/route", self._routes, "POST"),
-            self._route("/v1/models", self._models, "GET"),
-            self._route("/v1/models/{name:path}", self._model, "GET"),
+            self._route("/v1/models", self._list_models, "GET"),
+            self._route("/v1/models/{name:path}", self._one_model, "GET"),
             self._route("/health", self._health, "GET"),
             self._route("/metrics", self._metrics_text, "GET"),
         ]
@@ -94,12 +105,12 @@ class Api:
 
     async def _chat(self, request: Request) -> Response:
         asked = requests.decode(await request.body(), requests.ChatRequest)
-        wanted = requests.chat_wanted(asked, self._backend.adapters, _client(request), self._backend.rows)
+        wanted = requests.chat_wanted(asked, self._models, _client(request), self._backend.rows)
         return await self._answer(request, wanted)
 
     async def _completion(self, request: Request) -> Response:
         asked = requests.decode(await request.body(), requests.CompletionRequest)
-        wanted = requests.completion_wanted(asked, self._backend.adapters, _client(request), self._backend.rows)
+        wanted = requests.completion_wanted(asked, self._models, _client(request), self._backend.rows)
         return await self._answer(request, wanted)
 
     async def _answer(self, request: Request, wanted: requests.Wanted) -> Response:
@@ -154,12 +165,13 @@ class Api:
             found.append(event)
         return found
 
-    async def _models(self, _: Request) -> Response:
-        return Response(responses.models(self._backend.model), media_type="application/json")
+    async def _list_models(self, _: Request) -> Response:
+        body = responses.models(self._models.listed(), self._backend.model)
+        return Response(body, media_type="application/json")
 
-    async def _model(self, request: Request) -> Response:
+    async def _one_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        parse_view(name, self._backend.adapters)
+        self._models.view(name)
         return Response(responses.model(name, self._backend.model), media_type="application/json")
 
     async def _health(self, _: Request) -> Response:

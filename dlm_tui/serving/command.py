@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import say
+from dlm_tui.serving.views import Mixes, no_mixes
 
 if TYPE_CHECKING:
     from dlm_tui.serving.backend import Backend
@@ -42,6 +43,7 @@ def run(
     name: str,
     open_backend: Callable[[], Backend],
     open_recorder: Callable[[], TrafficLog] | None = None,
+    mixes: Callable[[], Mixes] = no_mixes,
 ) -> None:
     """Serve until interrupted. The address is taken, and the options are checked, before the backend is opened.
 
@@ -73,7 +75,7 @@ def run(
 
         recorder = open_recorder() if open_recorder is not None else None
         try:
-            serve(server(backend, policy, recorder=recorder), bound, backend, ready)
+            serve(server(backend, policy, recorder=recorder, mixes=mixes), bound, backend, ready)
         finally:
             if recorder is not None:
                 recorder.close()

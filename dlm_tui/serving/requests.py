@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from dlm_tui.errors import UsageError
 from dlm_tui.serving.backend import Ask, Turn
-from dlm_tui.serving.views import parse_view
+from dlm_tui.serving.views import Models
 
 DEFAULT_CHAT_TOKENS = 256
 DEFAULT_COMPLETION_TOKENS = 16
@@ -147,7 +147,7 @@ def decode(body: bytes, kind: type[Any]) -> Any:
         raise BadRequest(text, field or None) from None
 
 
-def chat_wanted(request: ChatRequest, adapters: tuple[str, ...], client: str, rows: int) -> Wanted:
+def chat_wanted(request: ChatRequest, models: Models, client: str, rows: int) -> Wanted:
     """Raises BadRequest and UnknownModel."""
     turns = tuple(_turn(number, message) for number, message in enumerate(request.messages))
     if not any(turn.role == "user" for turn in turns):
@@ -157,7 +157,7 @@ def chat_wanted(request: ChatRequest, adapters: tuple[str, ...], client: str, ro
         raise BadRequest("top_logprobs belongs to logprobs: true", "top_logprobs")
     return _wanted(
         request,
-        adapters,
+        models,
         client,
         rows,
         chat=True,
@@ -168,11 +168,11 @@ def chat_wanted(request: ChatRequest, adapters: tuple[str, ...], client: str, ro
     )
 
 
-def completion_wanted(request: CompletionRequest, adapters: tuple[str, ...], client: str, rows: int) -> Wanted:
+def completion_wanted(request: CompletionRequest, models: Models, client: str, rows: int) -> Wanted:
     """Raises BadRequest and UnknownModel."""
     return _wanted(
         request,
-        adapters,
+        models,
         client,
         rows,
         chat=False,
@@ -191,7 +191,7 @@ def texts(value: str | list[str]) -> list[str]:
     return found
 
 
-def _wanted(request: _Common, adapters: tuple[str, ...], client: str, rows: int, *, chat: bool, **asked: Any) -> Wanted:
+def _wanted(request: _Common, models: Models, client: str, rows: int, *, chat: bool, **asked: Any) -> Wanted:
     choices = request.n or 1
     if choices > rows:
         raise BadRequest(f"n is at most {rows} here", "n")
@@ -200,7 +200,7 @@ def _wanted(request: _Common, adapters: tuple[str, ...], client: str, rows: int,
         raise BadRequest(f"stop is up to {MOST_STOPS} texts of 1 to 1000 characters", "stop")
     ask = Ask(
         client=request.user or client,
-        view=parse_view(request.model, adapters),
+        view=models.view(request.model),
         choices=choices,
         temperature=request.temperature,
         top_p=request.top_p,

@@ -15,7 +15,7 @@ import numpy as np
 from dlm_tui.serving.backend import Begun, Embedded, RoutedPrompt, ServedModel, TokenLogprob
 from dlm_tui.serving.requests import Wanted
 from dlm_tui.serving.stops import StopFilter
-from dlm_tui.serving.views import Decision, model_names
+from dlm_tui.serving.views import Decision
 
 WEIGHTS_HEADER = "X-DLM-Weights"
 
@@ -162,9 +162,9 @@ class AnswerForm:
         }
 
 
-def models(served: ServedModel) -> bytes:
+def models(names: Sequence[str], served: ServedModel) -> bytes:
     """`GET /v1/models`."""
-    return _json({"object": "list", "data": [_model(name, served) for name in model_names(served.adapters)]})
+    return _json({"object": "list", "data": [_model(name, served) for name in names]})
 
 
 def model(name: str, served: ServedModel) -> bytes:

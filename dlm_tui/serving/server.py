@@ -18,6 +18,7 @@ from dlm_tui.serving.api import Api, Recorder
 from dlm_tui.serving.backend import Backend
 from dlm_tui.serving.metrics import Metrics
 from dlm_tui.serving.security import Guard, Policy
+from dlm_tui.serving.views import Mixes, no_mixes
 
 HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
@@ -96,11 +97,12 @@ def server(
     policy: Policy,
     *,
     recorder: Recorder | None = None,
+    mixes: Callable[[], Mixes] = no_mixes,
     connections: int = CONNECTIONS,
     protocol: type[PatientProtocol] = PatientProtocol,
 ) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
-    app = Guard(Api(backend, Metrics(), recorder).application(), policy)
+    app = Guard(Api(backend, Metrics(), recorder, mixes).application(), policy)
     return uvicorn.Server(
         uvicorn.Config(
             app,

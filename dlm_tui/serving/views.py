@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -12,6 +13,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, View, custom, solo
 
 _WORDS = {"gated": GATED, "base": BASE, "uniform": UNIFORM, "static_mean": STATIC, "static": STATIC}
+_MIX = "mix:"
 _MODES = {"base": "base", "uniform": "uniform", "static": "static_mean", "solo": "single", "custom": "hand_picked"}
 
 
@@ -41,29 +43,66 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return format_mix(self.weights)
 
 
-def model_names(adapters: Sequence[str]) -> list[str]:
-    """What `/v1/models` lists: the views, then every trained adapter."""
-    views = ["gated", "base", "uniform", "static_mean"] if adapters else ["gated", "base"]
-    return views + [f"adapter:{name}" if name in _WORDS else name for name in adapters]
+Mixes = Mapping[str, Mapping[str, float]]
+"""Name → adapter → coefficient."""
 
 
-def parse_view(model: str | None, adapters: Sequence[str]) -> View:
-    """The view that `model` means: gated (default), base, uniform, static_mean (static), an adapter's name,
-    adapter:NAME, or mix:a:0.7,b:-0.2. Raises UnknownModel.
+def no_mixes() -> Mixes:
+    """Where no document stands beside what is served."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the `model` of a request may name: the trained adapters, and the mixes that are saved now.
+
+    `saved` reads them anew, so that a mix that is saved while the server runs is served; it may raise DlmTuiError.
     """
-    text = (model or "gated").strip()
-    if text in _WORDS:
-        return _WORDS[text]
-    if text.startswith("mix:"):
+
+    adapters: tuple[str, ...]
+    saved: Callable[[], Mixes] = no_mixes
+
+    def listed(self) -> list[str]:
+        """What `/v1/models` lists: the views, every trained adapter, then the saved mixes that can be served."""
+        views = ["gated", "base", "uniform", "static_mean"] if self.adapters else ["gated", "base"]
+        adapters = [f"adapter:{name}" if name in _WORDS else name for name in self.adapters]
         try:
-            return custom(dict(parse_mix(text.removeprefix("mix:"), adapters, signed=True)), name=text)
+            saved = [f"{_MIX}{name}" for name, mix in self.saved().items() if not self._strange(mix)]
+        except DlmTuiError:  # a file that cannot be read takes nothing else away; whoever asks for its mixes is told
+            saved = []
+        return views + adapters + saved
+
+    def view(self, model: str | None) -> View:
+        """The view that `model` means: gated (default), base, uniform, static_mean (static), an adapter's name,
+        adapter:NAME, mix:NAME of a saved mix, or mix:a:0.7,b:-0.2. Raises UnknownModel.
+        """
+        text = (model or "gated").strip()
+        if text in _WORDS:
+            return _WORDS[text]
+        if text.startswith(_MIX):
+            return custom(self._mix(text.removeprefix(_MIX)), name=text)
+        name = text.removeprefix("adapter:")
+        if name in self.adapters:
+            return solo(name)
+        there_are = ", ".join(self.listed())
+        raise UnknownModel(f"the model {text[:80]!r} is not served here; there are {there_are} and mix:NAME:WEIGHT,…")
+
+    def _mix(self, text: str) -> dict[str, float]:
+        try:
+            if ":" in text:
+                return dict(parse_mix(text, self.adapters, signed=True))
+            saved = self.saved()
         except DlmTuiError as error:
             raise UnknownModel(str(error)) from None
-    name = text.removeprefix("adapter:")
-    if name in adapters:
-        return solo(name)
-    there_are = ", ".join(model_names(adapters))
-    raise UnknownModel(f"the model {text[:80]!r} is not served here; there are {there_are} and mix:NAME:WEIGHT,…")
+        if text not in saved:
+            there_are = ", ".join(saved) or "none"
+            raise UnknownModel(f"no mix is saved as {text[:80]!r} (saved: {there_are}), and weights are NAME:WEIGHT")
+        if strange := self._strange(saved[text]):
+            raise UnknownModel(f"the mix {text!r} uses {', '.join(strange)}, not among the adapters that are served")
+        return dict(saved[text])
+
+    def _strange(self, mix: Mapping[str, float]) -> list[str]:
+        return [name for name in mix if name not in self.adapters]
 
 
 def applicable(view: View, adapters: Sequence[str], *, routed: bool) -> View:

@@ -18,6 +18,7 @@ from dlm_tui.serving.api import Recorder
 from dlm_tui.serving.backend import Backend
 from dlm_tui.serving.security import Policy
 from dlm_tui.serving.server import PatientProtocol, listen, server
+from dlm_tui.serving.views import Mixes, no_mixes
 
 PATIENCE = 60.0
 
@@ -94,6 +95,7 @@ def serving(
     backend: Backend,
     *,
     recorder: Recorder | None = None,
+    mixes: Callable[[], Mixes] = no_mixes,
     protocol: type[PatientProtocol] = PatientProtocol,
     **policy: Any,
 ) -> Iterator[Running]:
@@ -102,7 +104,12 @@ def serving(
     bound = listen("127.0.0.1", 0)
     port = bound.getsockname()[1]
     built = server(
-        backend, Policy("127.0.0.1", port, **policy), recorder=recorder, connections=connections, protocol=protocol
+        backend,
+        Policy("127.0.0.1", port, **policy),
+        recorder=recorder,
+        mixes=mixes,
+        connections=connections,
+        protocol=protocol,
     )
     ended: list[BaseException] = []
 

@@ -6,18 +6,22 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
 
+from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.model import Sampling
 from dlm_tui.model.generation import generate
 from dlm_tui.model.views import GATED, STATIC, UNIFORM, View, custom, solo
 from dlm_tui.progress import run_to_end
+from dlm_tui.serving.native.backend import NativeBackend
 from dlm_tui.session import Session
-from tests.serving.running import Running, until
+from tests.serving.conftest import open_again
+from tests.serving.running import Running, serving, until
 
 PROMPTS = (
     "How deep is the harbour?",
@@ -256,3 +260,31 @@ def test_many_mixed_requests_with_hang_ups_leave_nothing_behind(running: Running
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(500)))
     until(lambda: running.backend.load.running == 0 and running.backend.load.waiting == 0)
+
+
+def test_saved_mixes_are_models_of_their_own(served_folder: Path, workbench: Session) -> None:
+    mixes = NamedMixes(served_folder / "doc.dlm")
+    weights = {"tone": 0.7, "facts": -0.2}
+    with serving(NativeBackend(open_again(served_folder)), mixes=mixes.load) as found:
+        client = found.client()
+        with pytest.raises(openai.NotFoundError, match="no mix is saved as 'quiet' \\(saved: none\\)"):
+            client.chat.completions.create(model="mix:quiet", messages=user("x"))
+        mixes.save({"quiet": weights, "of-before": {"tone@1": 1.0}})
+        listed = [model.id for model in client.models.list()]
+        assert listed[-1] == "mix:quiet" and "mix:of-before" not in listed
+        assert client.models.retrieve("mix:quiet").id == "mix:quiet"
+        answer = client.chat.completions.create(
+            model="mix:quiet", messages=user(PROMPTS[0]), max_tokens=24, temperature=0.8, top_p=0.9, seed=11
+        )
+        view = custom(weights)
+        _, text = expected(workbench, PROMPTS[0], view, max_tokens=24, temperature=0.8, top_p=0.9, seed=11)
+        assert answer.choices[0].message.content == text
+        told = (answer.model_extra or {})["dlm"]
+        assert told["view"] == "mix:quiet" and told["weights"] == weights
+        with pytest.raises(openai.NotFoundError, match="uses tone@1"):
+            client.chat.completions.create(model="mix:of-before", messages=user("x"))
+        mixes.path.write_text("[]")
+        with pytest.raises(openai.NotFoundError, match="does not hold named mixes"):
+            client.chat.completions.create(model="mix:quiet", messages=user("x"))
+        assert client.models.list().data[-1].id == "style", "all else is served on"
+    mixes.path.unlink()

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from dlm_tui.cli.main import main
+from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.serving.server import listen
 
 ASKED: dict[str, Any] = {
@@ -51,6 +52,11 @@ def test_it_tells_its_address_answers_and_ends_on_a_signal(served_folder: Path) 
     with process(served_folder, "--port", "0") as (child, address):
         answer = client(address).chat.completions.create(**ASKED)
         assert (answer.model_extra or {})["dlm"]["mode"] == "trained"
+        mixes = NamedMixes(served_folder / "doc.dlm")
+        mixes.save({"quiet": {"tone": 0.25}})
+        answer = client(address).chat.completions.create(**{**ASKED, "model": "mix:quiet"})
+        assert (answer.model_extra or {})["dlm"]["weights"] == {"tone": 0.25}
+        mixes.path.unlink()
         child.send_signal(signal.SIGTERM)
         assert child.wait(30) == 0
 
