@@ -4,37 +4,77 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _OBJECTS = 100 << 20
 
 
+class LocalCluster:
+    """Its nodes, each with changes of its own to the environment of its processes."""
+
+    def __init__(self, ray_cluster: Any, environments: tuple[Mapping[str, str], ...]) -> None:
+        self._ray, self._environments = ray_cluster, environments
+        self.nodes = [self._add(changes) for changes in environments]
+        self._ray.wait_for_nodes()
+
+    @property
+    def address(self) -> str:
+        """For `--cluster`, of a process on this machine."""
+        return str(self._ray.address)
+
+    def lose(self) -> None:
+        """The last node dies with all its processes."""
+        self._ray.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def restore(self) -> None:
+        """What was lost comes back."""
+        self.nodes += [self._add(changes) for changes in self._environments[len(self.nodes) :]]
+        self._ray.wait_for_nodes()
+
+    def _add(self, changes: Mapping[str, str]) -> Any:
+        before = {name: os.environ.get(name) for name in changes}
+        os.environ.update(changes)
+        try:
+            return self._ray.add_node(num_cpus=1, object_store_memory=_OBJECTS)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 @contextlib.contextmanager
-def local_cluster(nodes: int = 2, **changes: str) -> Iterator[tuple[Any, list[Any]]]:
-    """The cluster and its nodes, whose processes have the environment `changes`; its head notices a loss in seconds."""
+def local_cluster(*environments: Mapping[str, str]) -> Iterator[LocalCluster]:
+    """A cluster with a node for each of `environments`; its head notices a loss in seconds.
+
+    Its processes are as nice as this one: Ray's own default is 15, which is no cluster beside other work.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    health = {
+    settings = {
         "health_check_initial_delay_ms": 2000,
         "health_check_period_ms": 1000,
         "health_check_failure_threshold": 3,
         "health_check_timeout_ms": 5000,
+        "worker_niceness": 0,
     }
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": _OBJECTS, "_system_config": health},
+        head_node_args={"num_cpus": 0, "object_store_memory": _OBJECTS, "_system_config": settings},
     )
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
     try:
-        added = [cluster.add_node(num_cpus=1, object_store_memory=_OBJECTS) for _ in range(nodes)]
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    try:
-        cluster.wait_for_nodes()
-        yield cluster, added
+        yield LocalCluster(cluster, environments)
     finally:
         cluster.shutdown()
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """A file system of 16 kB lies over the folder while the block runs. Raises CalledProcessError without the right."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "full", str(folder)], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -12,8 +12,9 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ import torch
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.embedding import length_batches, prompt_tokens
 from dlm_tui.model.base import DTYPES
-from dlm_tui.progress import Progress, Report
+from dlm_tui.progress import WARNING, Progress, Report, warn
+from dlm_tui.system_errors import system_sentence
 from dlm_tui.training.adapter_work import AdapterWork, Trained
+from dlm_tui.training.cluster_board import Board, Teller
 from dlm_tui.training.cluster_node import NodeFailed, Shipped, embed_here, fold_here, shipped_files, train_here
 from dlm_tui.training.held_out import FoldResult, FoldWork
 from dlm_tui.training.memory import activation_bytes
@@ -59,6 +62,7 @@ class Cluster:
         self._ray, self._base = ray, base
         self.threads = torch.get_num_threads()
         self._heard = Progress("cluster")
+        self._board, self._runs = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote(), 0
         dtype = next(name for name, kind in DTYPES.items() if kind == base.dtype)
         source = msgspec.structs.replace(base.source, path=None, gguf=None)
         files = {name: ray.put(data) for name, data in shipped_files(base).items()}
@@ -116,10 +120,12 @@ class Cluster:
         shards = _shards(lengths, max(1, self._slots()))
         tasks = [_Task("embedding", embed_here, [prompts[index] for index in shard], 512, True) for shard in shards]
         found = torch.zeros(len(prompts), self._base.hidden_size, dtype=torch.float32)
-        done = 0
+        done, told = 0, list[Progress]()
         yield Progress("embed", 0, len(prompts))
-        for index, (rows, _, _) in self._run(tasks, lambda step: None):
-            found[shards[index]] = torch.from_numpy(rows)
+        for index, (rows, _, _) in self._run(tasks, told.append):
+            yield from (step for step in told if step.stage == WARNING)
+            told.clear()
+            found[shards[index]] = torch.from_numpy(rows.copy())  # what Ray hands out may not be written to
             done += len(shards[index])
             yield Progress("embed", done, len(prompts))
         return found
@@ -127,30 +133,32 @@ class Cluster:
     def _run(self, tasks: Sequence[_Task], report: Report) -> Iterator[tuple[int, Any]]:
         """Results as they come, with the index of their task; `report` hears of steps and may end all of it."""
         ray = self._ray
-        board = ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+        self._runs += 1
         remote = ray.remote(_on_node)
-        bad: set[str] = set()
-        pending = {self._submit(remote, task, board, bad): index for index, task in enumerate(tasks)}
+        failed: dict[str, str] = {}
+        pending = {self._submit(remote, task, failed): index for index, task in enumerate(tasks)}
         try:
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
-                self._tell(board, report)
+                self._tell(report)
                 for ref in ready:
                     index = pending.pop(ref)
-                    result = self._result(ref, tasks[index])
+                    task, result = tasks[index], self._result(ref, tasks[index])
                     if isinstance(result, NodeFailed):
-                        bad.add(result.node)
-                        if bad >= self._fitting(self._memory(tasks[index])):
-                            raise ClusterError(f"{tasks[index].label}: {result.text}, on every node")
-                        pending[self._submit(remote, tasks[index], board, bad)] = index
+                        new = result.node not in failed
+                        failed[result.node] = result.text
+                        if failed.keys() >= self._fitting(self._memory(task)):
+                            raise ClusterError(f"{task.label}: no node can do it: {'; '.join(failed.values())}")
+                        if new:
+                            warn(report, f"{result.text}; meanwhile its work goes to the other nodes")
+                        pending[self._submit(remote, task, failed)] = index
                     else:
                         yield index, result
         finally:
             for ref in pending:
                 ray.cancel(ref, force=True)
-            ray.kill(board)
 
-    def _submit(self, remote: Any, task: _Task, board: Any, bad: set[str]) -> Any:
+    def _submit(self, remote: Any, task: _Task, failed: Collection[str]) -> Any:
         from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
 
         need = self._memory(task)
@@ -161,11 +169,11 @@ class Cluster:
             "memory": need,
             "max_retries": _RETRIES,
         }
-        if bad:
-            options["scheduling_strategy"] = NodeLabelSchedulingStrategy(hard={"ray.io/node-id": NotIn(*sorted(bad))})
-        return remote.options(**options).remote(
-            self._shipped, self.threads, task.function, task.payload, board, task.label
-        )
+        if failed:
+            elsewhere = {"ray.io/node-id": NotIn(*sorted(failed))}
+            options["scheduling_strategy"] = NodeLabelSchedulingStrategy(hard=elsewhere)
+        told = self._board, self._runs, task.label
+        return remote.options(**options).remote(self._shipped, self.threads, task.function, task.payload, *told)
 
     def _result(self, ref: Any, task: _Task) -> Any:
         from ray.exceptions import RayError, RayTaskError
@@ -180,18 +188,18 @@ class Cluster:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ClusterError(f"{task.label} was lost {_RETRIES + 1} times: {reason}") from error
 
-    def _tell(self, board: Any, report: Report) -> None:
+    def _tell(self, report: Report) -> None:
         from ray.exceptions import RayError
 
         try:
-            news = self._ray.get(board.take.remote(), timeout=_POLL_SECONDS)
+            news = self._ray.get(self._board.take.remote(self._runs), timeout=_POLL_SECONDS)
         except (RayError, TimeoutError):
             news = []  # the node with the board is gone or busy; the results come another way
         if not news:  # the same again, which may still end the work
             report(self._heard)
-        for label, step in news:
-            self._heard = Progress(step.phase, scope=label)
-            report(Progress(step.phase, step.step, scope=label, loss=step.loss))
+        for step in news:
+            self._heard = Progress(step.stage, scope=step.scope)
+            report(step)
 
     def _tokens(self, work: AdapterWork) -> int:
         return work.plan.micro_batch * work.rows.longest
@@ -238,22 +246,8 @@ def _shards(lengths: Sequence[int], count: int) -> list[list[int]]:
     return shards
 
 
-class _Board:
-    """An actor that keeps what tasks tell until the driver takes it."""
-
-    def __init__(self) -> None:
-        self._news: list[tuple[str, Step]] = []
-
-    def tell(self, label: str, step: Step) -> None:
-        self._news.append((label, step))
-
-    def take(self) -> list[tuple[str, Step]]:
-        news, self._news = self._news, []
-        return news
-
-
 def _on_node(
-    shipped: Shipped, threads: int, function: Callable[..., Any], payload: Any, board: Any, label: str
+    shipped: Shipped, threads: int, function: Callable[..., Any], payload: Any, board: Any, run: int, label: str
 ) -> tuple[Any, list[Step], float] | NodeFailed:
     """A task: load the base where this process has not yet, then the same function as at home."""
     import ray
@@ -264,14 +258,16 @@ def _on_node(
     torch.set_num_threads(threads)
     began = time.monotonic()
     steps: list[Step] = []
+    teller = Teller(lambda batch: board.tell.remote(run, batch))
 
     def on_step(step: Step) -> None:
         steps.append(step)
-        board.tell.remote(label, step)
+        teller.tell(Progress(step.phase, step.step, scope=label, loss=step.loss))
 
     try:
         base = base_here(shipped, lambda ref: ray.get(ref))
         result = function(base, payload, on_step)
     except OSError as error:
-        return NodeFailed(node, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return NodeFailed(node, f"on {socket.gethostname()} (node {node[:8]}) {system_sentence(error)}")
+    teller.flush()
     return result, steps, time.monotonic() - began

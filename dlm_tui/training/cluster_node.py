@@ -95,8 +95,10 @@ def _folder(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -
                 for name, reference in shipped.files.items():
                     (scratch / name).write_bytes(fetch(reference).data)
                 scratch.rename(folder)
-            except BaseException:
+            except BaseException as error:
                 remove(scratch)
+                if isinstance(error, OSError):  # a write that finds no room does not say where
+                    raise OSError(error.errno, error.strerror or str(error), str(root)) from error
                 raise
     return folder
 

@@ -150,11 +150,16 @@ def _trained_elsewhere(
     if request.elsewhere is None:
         return {}
 
+    furthest: dict[tuple[str | None, str], float] = {}
+
     def live(step: Progress) -> None:
         if step.loss is None:
             report(step)
-        else:
+        elif step.done > furthest.get((step.scope, step.stage), 0):
+            furthest[step.scope, step.stage] = step.done
             count.tick(step.scope or "", Step(phase=step.stage, step=int(step.done), loss=step.loss))
+        else:  # what was lost with a node is done again, and counted once
+            report(Progress(step.stage, scope=step.scope))
 
     waiting: dict[str, AdapterCheckpoints] = {}
     missing: list[AdapterWork] = []

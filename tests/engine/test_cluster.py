@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -16,14 +22,15 @@ from dlm_tui.errors import Cancelled
 from dlm_tui.gate.embedding import embed_prompts, length_batches, prompt_tokens
 from dlm_tui.model import MixedModel
 from dlm_tui.model.base import Base
-from dlm_tui.progress import Progress, Report, run_to_end
+from dlm_tui.progress import WARNING, Progress, Report, run_to_end
 from dlm_tui.store import MetricsReader, Store, current_version
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.cluster import Cluster, ClusterError, _shards
-from dlm_tui.training.phases import Step
+from dlm_tui.training.cluster_board import Board, Teller
+from dlm_tui.training.cluster_node import PLACE
 from dlm_tui.training.sweep import SweepRequest, sweep_document
 from dlm_tui.training.sweep_grid import parse_grid
-from tests.cluster_nodes import local_cluster
+from tests.cluster_nodes import LocalCluster, full_disk, local_cluster
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -77,74 +84,183 @@ def store_files(path: Path) -> set[str]:
     return {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file() and file.suffix == ".safetensors"}
 
 
+class Shared:
+    """Two nodes that keep bases in `folders`, and this process joined to them."""
+
+    def __init__(self, cluster: LocalCluster, joined: Cluster, folders: list[Path]) -> None:
+        self.cluster, self.joined, self.folders = cluster, joined, folders
+
+
+@pytest.fixture(scope="module")
+def shared(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    folders = [tmp_path_factory.mktemp("node") for _ in range(2)]
+    environments = [{PLACE: str(folder)} for folder in folders]
+    with local_cluster(*environments) as cluster, Cluster.connect(cluster.address, base) as joined:
+        yield Shared(cluster, joined, folders)
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
-def test_a_cluster_gives_the_bytes_of_a_run_here_also_when_a_node_is_lost(base: Base, tmp_path: Path) -> None:
+def test_a_cluster_gives_the_bytes_of_a_run_here(shared: Shared, base: Base, tmp_path: Path) -> None:
     here, there = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("here", "there"))
-    whole, lost = (new_document(tmp_path / name, sections=7, epochs=60) for name in ("whole", "lost"))
     train(here, base, None, quiet)
-    train(whole, base, None, quiet)
-    wanted = learned(here)
-    seen: list[str | None] = []
-    with local_cluster() as (cluster, nodes), Cluster.connect(cluster.address, base) as joined:
-        train(there, base, joined, lambda step: seen.append(step.scope))
-        assert learned(there) == wanted
-        assert {"facts", "manners"} <= set(seen), "steps are told while they happen"
+    seen: list[Progress] = []
+    train(there, base, shared.joined, seen.append)
+    assert learned(there) == learned(here)
+    assert {"facts", "manners"} <= {step.scope for step in seen}, "steps are told while they happen"
+    counted = [step for step in seen if step.stage == "sft" and step.loss is not None]
+    assert [step.done for step in counted] == list(range(1, len(counted) + 1)), "and none is left out"
+    assert counted[-1].done == counted[-1].total
 
-        data = read_document_bytes(there)
-        document = parse_bytes(data, there)
-        request = SweepRequest(
-            document=document,
-            data=data,
-            store=Store(tmp_path / "there" / "home", document.dlm_id),
-            base=base,
-            grid=parse_grid(["learning_rate=0.001,0.02"]),
-            folds=2,
-        )
-        swept = sweep_document(request, quiet, joined.judge)
-        assert (swept.works, swept.fresh) == (8, 8)
-        again = SweepRequest(**{**vars(request), "store": Store(tmp_path / "other", document.dlm_id)})
-        assert sweep_document(again, quiet).trials == swept.trials
+    def stop(step: Progress) -> None:
+        if step.stage in {"cluster", "sft"}:
+            raise Cancelled("cancelled")
 
-        def stop(step: Progress) -> None:
-            if step.stage in {"cluster", "sft"}:
-                raise Cancelled("cancelled")
-
-        before = store_files(there)
-        with pytest.raises(Cancelled):
-            train(there, base, joined, stop)
-        assert store_files(there) == before
-
-        def lose(step: Progress) -> None:
-            if step.stage == "sft" and step.scope == "facts" and len(nodes) == 2:
-                cluster.remove_node(nodes.pop(), allow_graceful=False)
-
-        train(lost, base, joined, lose)
-        assert len(nodes) == 1, "a node was lost while an adapter was trained"
-        assert learned(lost) == learned(whole)
-        cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-        cluster.wait_for_nodes()
-        back = new_document(tmp_path / "back", sections=7, epochs=3)
-        train(back, base, joined, quiet)
-        assert learned(back) == wanted, "and with the node that came back"
+    before = store_files(there)
+    with pytest.raises(Cancelled):
+        train(there, base, shared.joined, stop)
+    assert store_files(there) == before
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
-def test_no_room_on_any_node_leaves_the_store_alone(base: Base, tmp_path: Path) -> None:
+def test_a_node_is_lost_and_comes_back(shared: Shared, base: Base, tmp_path: Path) -> None:
+    cluster, joined = shared.cluster, shared.joined
+    whole, lost, back = (new_document(tmp_path / name, sections=7, epochs=60) for name in ("whole", "lost", "back"))
+    train(whole, base, None, quiet)
+    seen: list[Progress] = []
+
+    def lose(step: Progress) -> None:
+        seen.append(step)
+        if step.stage == "sft" and step.scope == "facts" and len(cluster.nodes) == 2:
+            cluster.lose()
+
+    train(lost, base, joined, lose)
+    assert len(cluster.nodes) == 1, "a node was lost while an adapter was trained"
+    assert learned(lost) == learned(whole)
+    assert all(step.done <= step.total for step in seen if step.stage == "sft"), "what is done again counts once"
+    cluster.restore()
+    train(back, base, joined, quiet)
+    assert learned(back) == learned(whole), "and with the node that came back"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_a_sweep_loses_a_node(shared: Shared, base: Base, tmp_path: Path) -> None:
+    cluster = shared.cluster
+    path = new_document(tmp_path / "d", sections=7, epochs=10)
+    data = read_document_bytes(path)
+    document = parse_bytes(data, path)
+
+    def sweep(home: str, report: Report, execute: Any) -> Any:
+        store = Store(tmp_path / home, document.dlm_id)
+        grid = parse_grid(["learning_rate=0.001,0.02"])
+        request = SweepRequest(document=document, data=data, store=store, base=base, grid=grid, folds=2)
+        return sweep_document(request, report, execute)
+
+    def lose(step: Progress) -> None:
+        if step.stage == "sft" and len(cluster.nodes) == 2:
+            cluster.lose()
+
+    swept = sweep("there", lose, shared.joined.judge)
+    assert len(cluster.nodes) == 1, "a node was lost while a trial was trained"
+    cluster.restore()
+    assert (swept.works, swept.fresh) == (8, 8)
+    assert sweep("here", quiet, None).trials == swept.trials
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a full disk")
+def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
+    """A base that no node has seen: on every node without room, then on one."""
+    base = tiny_base(tmp_path / "m", "llama", seed=1)
+    joined = Cluster(shared.joined._ray, base)
+    here, there = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("here", "there"))
+    train(here, base, None, quiet)
+    first, second = shared.folders
+    with full_disk(second):
+        with full_disk(first), pytest.raises(ClusterError) as refused:
+            train(there, base, joined, quiet)
+        sentence = str(refused.value)
+        assert sentence.count("no space is left on its disk") == 2 and "\n" not in sentence
+        assert str(first / "dlm-tui-bases") in sentence and str(second / "dlm-tui-bases") in sentence
+        assert store_files(there) == set()
+        seen: list[Progress] = []
+        train(there, base, joined, seen.append)
+    warnings = [step.text or "" for step in seen if step.stage == WARNING and "disk" in (step.text or "")]
+    assert warnings and all(
+        re.fullmatch(
+            rf"on \S+ \(node [0-9a-f]{{8}}\) {second}/dlm-tui-bases: no space is left on its disk; free some and do it"
+            " again; meanwhile its work goes to the other nodes",
+            text,
+        )
+        for text in warnings
+    )
+    assert learned(there) == learned(here)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
+    """Nothing in the store changes, the nodes are free again, and the same command gives the bytes of one that ran."""
+    whole, killed = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("whole", "killed"))
+    for path in (whole, killed):
+        train(path, base, None, quiet)
+        path.write_text(path.read_text().replace("num_epochs: 3", "num_epochs: 150"))
+    assert main(["train", str(whole), "--home", str(whole.parent / "home"), "--base", str(base.source.path)]) == 0
+    before = in_force(killed)
+    command = [sys.executable, "-m", "dlm_tui", "train", str(killed), "--home", str(killed.parent / "home")]
+    command += ["--base", str(base.source.path), "--cluster", shared.cluster.address]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert driver.stderr is not None
+    assert any("% · loss " in line or "left · loss " in line for line in driver.stderr), "it tells of a step"
+    busy = node_processes()
+    assert busy, "and a node works at this moment"
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(busy, timeout=20)
+    assert not alive, "its tasks ended with it"
+    assert in_force(killed) == before
+    assert store_files(killed) == {name for name in before if name.endswith(".safetensors")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert learned(killed) == learned(whole)
+
+
+def node_processes() -> list[psutil.Process]:
+    """Those in which a task runs now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith("ray::_on_node"):
+                found.append(process)
+    return found
+
+
+def in_force(path: Path) -> dict[str, bytes]:
+    """The store's files, but for the metrics, the logs and the locks."""
+    root = path.parent / "home"
+    files = (file for file in root.rglob("*") if file.is_file())
+    passing = {"logs", "tui_locks", "metrics.sqlite", "metrics.sqlite-wal", "metrics.sqlite-shm"}
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in files
+        if not passing & set(file.relative_to(root).parts)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_no_node_is_large_enough(shared: Shared, base: Base, tmp_path: Path) -> None:
     path = new_document(tmp_path / "d")
-    full = tmp_path / "full"
-    full.write_text("a file where the nodes want a folder: whatever they write is refused by the system")
-    with local_cluster(1, DLM_TUI_NODE_DIR=str(full)) as (cluster, _), Cluster.connect(cluster.address, base) as joined:
-        with pytest.raises(ClusterError, match="on every node"):
-            train(path, base, joined, quiet)
-        assert store_files(path) == set()
-        torch.set_num_threads(2)
-        try:
-            with pytest.raises(ClusterError, match="OMP_NUM_THREADS=1"):
-                list(Cluster(joined._ray, base).train([_work(path, base)], quiet))
-        finally:
-            torch.set_num_threads(1)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ClusterError, match="OMP_NUM_THREADS=1"):
+            list(Cluster(shared.joined._ray, base).train([_work(path, base)], quiet))
+    finally:
+        torch.set_num_threads(1)
 
 
 def _work(path: Path, base: Base) -> Any:
@@ -157,26 +273,45 @@ def test_silence_repeats_what_was_heard_last() -> None:
     """So that a log gets no line for every half second, and a cancellation is heard all the same."""
 
     class Told:
-        def __init__(self, news: list[list[tuple[str, Step]]]) -> None:
+        def __init__(self, news: list[list[Progress]]) -> None:
             self.news = news
 
-        def get(self, reference: Any, timeout: float) -> list[tuple[str, Step]]:
+        def get(self, reference: Any, timeout: float) -> list[Progress]:
             return self.news.pop(0)
 
-    class Board:
-        take = type("", (), {"remote": staticmethod(lambda: None)})
+    class Silent:
+        take = type("", (), {"remote": staticmethod(lambda run: None)})
 
     cluster = Cluster.__new__(Cluster)
-    cluster._ray = Told([[], [("facts", Step(phase="sft", step=1, loss=2.0))], []])
-    cluster._heard = Progress("cluster")
+    cluster._ray = Told([[], [Progress("sft", 1, scope="facts", loss=2.0)], []])
+    cluster._heard, cluster._board, cluster._runs = Progress("cluster"), Silent, 1
     heard: list[Progress] = []
     for _ in range(3):
-        cluster._tell(Board, heard.append)
+        cluster._tell(heard.append)
     assert [(step.stage, step.scope, step.loss) for step in heard] == [
         ("cluster", None, None),
         ("sft", "facts", 2.0),
         ("sft", "facts", None),
     ]
+
+
+def test_steps_are_told_in_batches_and_none_is_lost() -> None:
+    now, sent = 0.0, list[list[float]]()
+    teller = Teller(lambda batch: sent.append([step.done for step in batch]), lambda: now)
+    for number in range(1, 8):
+        teller.tell(Progress("sft", number))
+        now += 0.1
+    teller.flush()
+    teller.flush()
+    assert sent == [[1], [2, 3, 4], [5, 6, 7]]
+
+
+def test_a_board_gives_a_run_its_own_news() -> None:
+    board = Board()
+    board.tell(1, [Progress("sft", 7)])
+    board.tell(2, [Progress("sft", 1), Progress("sft", 2)])
+    assert [step.done for step in board.take(2)] == [1, 2]
+    assert board.take(1) == [], "what an earlier run told too late is gone"
 
 
 def test_shards_are_cut_between_the_batches_of_the_whole(base: Base) -> None:
