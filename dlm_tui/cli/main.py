@@ -81,6 +81,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
             choices=("nf4", "fp4", "int8", "none"),
             help="keep the base's linear layers in 4 or 8 bits, from now on (it is remembered in DOC.tui.toml)",
         )
+        parser.add_argument(
+            "--offload",
+            metavar="FOLDER",
+            help="where a base without room in memory may lie on the disk, from now on (remembered, too), or none",
+        )
     parser.add_argument("--json", action="store_true", help="machine-readable data on stdout, nothing else there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -152,8 +157,9 @@ def _run(run: object, args: argparse.Namespace) -> int:
             from dlm_tui.cli.own_store import adopt_store
 
             adopt_store(args)
-        if getattr(args, "quantize", None):
-            _remember_quantisation(args)
+        for flag in ("quantize", "offload"):
+            if getattr(args, flag, None):
+                _remember(args, flag)
         return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
         if args.debug:
@@ -175,13 +181,16 @@ def _run(run: object, args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _remember_quantisation(args: argparse.Namespace) -> None:
-    """`--quantize`: in the side file, where every process that loads the base looks. Raises UsageError."""
+def _remember(args: argparse.Namespace, flag: str) -> None:
+    """`--quantize` or `--offload`: in the side file, where whoever loads the base looks. Raises UsageError."""
     from dlm_tui.document import set_side_value, side_file_path
 
     if not args.document or not Path(args.document).is_file():
-        raise UsageError("--quantize needs the DOC that it is remembered for")
-    set_side_value(side_file_path(Path(args.document)), "quantize", None if args.quantize == "none" else args.quantize)
+        raise UsageError(f"--{flag} needs the DOC that it is remembered for")
+    value = getattr(args, flag)
+    if value != "none" and flag == "offload":
+        value = str(Path(value).expanduser().absolute())
+    set_side_value(side_file_path(Path(args.document)), flag, None if value == "none" else value)
 
 
 def _reader_gone() -> int:

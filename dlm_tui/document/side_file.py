@@ -4,6 +4,7 @@ Beside `notes.dlm` it is `notes.dlm.tui.toml`:
 
 base = "models/mine"          # a model folder or a GGUF file to use instead of the document's base, from its folder
 quantize = "nf4"              # keep the base's linear layers in 4 (nf4, fp4) or 8 bits (int8)
+offload = "/var/tmp/base"      # where a base that has no room in memory may lie on the disk, from the document's folder
 allow_other_dtype = true      # use a gate that was trained on the same weights in another type, too
 
 [source_adapters]             # the adapter that the files below a folder train, instead of all of them;
@@ -44,6 +45,7 @@ class SideFile(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     training: TrainerSettings = TrainerSettings()
     base: str | None = None
     quantize: Quantisation | None = None
+    offload: str | None = None
     allow_other_dtype: bool = False
 
 
@@ -102,6 +104,8 @@ def write_side_file(path: Path, content: SideFile) -> None:
         ]
     if content.quantize is not None:
         lines += ["# The base's linear layers are kept in so many bits.", f"quantize = {_quoted(content.quantize)}"]
+    if content.offload is not None:
+        lines += ["# Where a base that has no room in memory may lie.", f"offload = {_quoted(content.offload)}"]
     if content.allow_other_dtype:
         lines += ["# A gate trained on the same weights in another type is used, too.", "allow_other_dtype = true"]
     if content.source_adapters:

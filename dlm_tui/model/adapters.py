@@ -356,7 +356,7 @@ def _refuse_other_embedding(tensors: Mapping[str, Tensor], base: Base, path: Pat
     for key, tensor in tensors.items():
         if not key.endswith(_OWN_EMBEDDING):
             continue
-        if tensor.shape != own.shape or not torch.equal(tensor, own.detach().cpu().to(tensor.dtype)):
+        if own.is_meta or tensor.shape != own.shape or not torch.equal(tensor, own.detach().cpu().to(tensor.dtype)):
             raise AdapterError(
                 f"the adapter in {path} brings another embedding than the base's ({key}), and cannot be mixed exactly"
             )

@@ -31,7 +31,7 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
         return FusedBackbone(
             base, base.fused, mixer, compiled=base.fused.compiled, uses_bf16_weights=base.fused.uses_bf16_weights
         )
-    if base.device.type == "cpu" and onednn_works(base.dtype):
+    if base.device.type == "cpu" and not base.is_offloaded and onednn_works(base.dtype):
         return OneDnnBackbone(base, mixer)
     return ReferenceBackbone(base, mixer)
 

@@ -33,6 +33,7 @@ from dlm_tui.progress import WARNING, Progress, in_thread
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+_OFFLOAD_SHARE = 0.8
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 
@@ -47,7 +48,7 @@ class Base:
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
     nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
     `fused` belongs to the fast tier, which keeps its fused weights here. `quantisation` is nf4, fp4 or int8, None for
-    a base whose weights are numbers.
+    a base whose weights are numbers; `is_offloaded` says that some are read from the disk whenever they are used.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Base:
         self.model = model.eval().requires_grad_(False)
         self.is_as_stored = any(isinstance(module, StoredLinear) for module in model.modules())
         self.quantisation = quantisation
+        self.is_offloaded = any(parameter.is_meta for parameter in model.parameters())
         self.tokenizer = tokenizer
         self.source = source
         self.identity = identity
@@ -82,7 +84,7 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return torch.device("cpu") if self.is_offloaded else next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -206,11 +208,14 @@ def load_base(
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
     narrow = narrow and (as_stored or needed > available_memory())
-    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, narrow)):
+    whole = place == "cpu" and not (narrow or quantisation or asked)
+    offload = source.offload if whole and needed > available_memory() else None
+    from_disk = narrow or offload is not None
+    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk)):
         yield Progress(WARNING, text=text)
     model = yield from in_thread(
         lambda: _load_model(
-            folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None
+            folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None, offload
         ),
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
     )
@@ -218,7 +223,7 @@ def load_base(
         keep_as_stored(model, _skeleton(model))
     if quantisation or asked:
         compute_exactly(model)
-    else:
+    elif offload is None:
         model = model.to(place)
     identity = yield from in_thread(
         lambda: identify(source.hf_id, source.revision, folder, files),
@@ -235,7 +240,7 @@ def _place(needed: int) -> str:
     return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed else "cpu"
 
 
-def _too_large(source: BaseSource, needed: int, narrow: bool) -> str:
+def _too_large(source: BaseSource, needed: int, from_disk: bool) -> str:
     """What a person has to know of a base that does not fit, "" for one that does.
 
     Raises BaseUnavailable where it cannot work; pages of a file can come and go.
@@ -244,11 +249,11 @@ def _too_large(source: BaseSource, needed: int, narrow: bool) -> str:
     if needed <= free:
         return ""
     facts = f"the base {source.key} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
-    if narrow:
+    if from_disk:
         return f"{facts}: its weights are read from the disk again and again, which is slow"
     raise BaseUnavailable(
-        f"{facts}; close other programs, keep it in 4 bits with --quantize nf4, or use a smaller base (one stored as"
-        " bfloat16 is computed on its file's pages)"
+        f"{facts}; close other programs, keep it in 4 bits with --quantize nf4, leave it on the disk with --offload"
+        " FOLDER, which is slow, or use a smaller base (one stored as bfloat16 is computed on its file's pages)"
     )
 
 
@@ -262,9 +267,17 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
 
 
 def _load_model(
-    folder: Path, source: BaseSource, dtype: str, quantize: str | None = None, place: str | None = None
+    folder: Path,
+    source: BaseSource,
+    dtype: str,
+    quantize: str | None = None,
+    place: str | None = None,
+    offload: Path | None = None,
 ) -> nn.Module:
-    """The library's module; with `place` it is put there while it is read, as quantised layers cannot be moved."""
+    """The library's module; with `place` it is put there while it is read, as quantised layers cannot be moved.
+
+    With `offload` accelerate leaves in that folder, or in the checkpoint itself, what has no room.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as library_logging
 
@@ -280,6 +293,7 @@ def _load_model(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **({} if offload is None else _offloaded(offload)),
             **({} if place is None else {"device_map": {"": place}}),
             **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
         )
@@ -290,6 +304,12 @@ def _load_model(
     if missing := sorted(report.get("missing_keys") or ()):
         raise BaseUnavailable(f"the base {source.key} has no weights for {missing[0]} ({len(missing)} missing in all)")
     return cast("nn.Module", model)
+
+
+def _offloaded(folder: Path) -> dict[str, Any]:
+    """The library's arguments for weights that lie in `folder`; a share of memory is left for what is computed."""
+    room = int(available_memory() * _OFFLOAD_SHARE)
+    return {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": str(folder)}
 
 
 def _skeleton(model: nn.Module) -> nn.Module:

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 def base_of(document: Document, override: Path | str | None = None) -> BaseSource:
     """The source of `document`'s base: `override` where it is given, else `base` of the side file, else its own.
 
-    How the side file wants it quantised goes with all of them. A relative path there starts at the document's folder.
+    How the side file wants it quantised or offloaded goes with all of them. A relative path there starts at the
+    document's folder.
     Raises SideFileError and BaseUnavailable.
     """
     side = document_side_file(document)
     if override is None and (named := side.base) and document.path is not None:
         override = document.path.parent / Path(named).expanduser()
     source = resolve_base(document.base_model, Path(override) if override is not None else None)
-    return msgspec.structs.replace(source, quantize=side.quantize)
+    folder = None
+    if side.offload is not None and document.path is not None:
+        folder = document.path.parent / Path(side.offload).expanduser()
+    return msgspec.structs.replace(source, quantize=side.quantize, offload=folder)

@@ -30,7 +30,8 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     `path` is the folder with the files, None while they are not on this machine. `revision` is the commit the files
     came from, or the (shortened) one that is wanted; None for the newest or for a folder of one's own. `gguf` is the
     file that `path` is unpacked from, which happens when the base is loaded.
-    `quantize` is what its linear layers are quantised to when it is loaded.
+    `quantize` is what its linear layers are quantised to when it is loaded, `offload` the folder where accelerate puts
+    what has no room in memory.
     `context_length` is in tokens, 0 when only the model's own configuration knows it.
     """
 
@@ -45,6 +46,7 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     target_modules: tuple[str, ...] = LLAMA_MODULES
     reasoning: bool = False
     quantize: Quantisation | None = None
+    offload: Path | None = None
 
 
 class BaseEntry(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.progress import Progress, Report
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.phases import Finetuned, OnStep, Step
@@ -56,6 +57,11 @@ def train_adapter(
 
     Raises Diverged, DlmTuiError, and whatever `on_step` raises.
     """
+    if base.is_offloaded:
+        raise DlmTuiError(
+            "a base that is read from the disk answers and routes, but a training keeps every weight for its backward"
+            " pass: keep it in 4 bits instead (--offload none --quantize nf4), or train on a machine with more memory"
+        )
     if work.adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 

@@ -29,6 +29,10 @@ def test_the_flag_is_remembered_for_the_document(tmp_path: Path, capsys: pytest.
     assert read_side_file(beside).quantize == "int8"
     assert main([*common, "--quantize", "none"]) == 0
     assert beside.read_text() == '# mine\nbase = "elsewhere"  # here\n\n[training]\nrslora = true\n'
+    assert main([*common, "--offload", str(tmp_path / "disk")]) == 0
+    assert read_side_file(beside).offload == str(tmp_path / "disk")
+    assert main([*common, "--offload", "none"]) == 0
+    assert read_side_file(beside).offload is None
     capsys.readouterr()
 
 

@@ -229,6 +229,8 @@ def eligible(base: Base) -> str | None:
     """Why the fused forward does not take this base, as a clause; None if it knows every part of it."""
     if base.quantisation is not None:
         return f"its weights are quantised as {base.quantisation}"
+    if base.is_offloaded:
+        return "its weights are read from the disk"
     family = type(base.model).__name__
     if family not in FAMILIES:
         return f"no description of {family} is there yet"
