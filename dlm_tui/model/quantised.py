@@ -78,7 +78,8 @@ def dequantised(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     if isinstance(layer, library.nn.Linear8bitLt):
         if module.weight.CB is not None:
             module.init_8bit_state()
-        return cast("Tensor", module.state.CB.to(dtype) * (module.state.SCB.to(dtype) / 127)[:, None])
+        # in place: a second matrix of that size costs more than the product
+        return cast("Tensor", module.state.CB.to(dtype).mul_((module.state.SCB.to(dtype) / 127)[:, None]))
     # what was quantised from bfloat16 would be rounded to it again
     state = module.weight.quant_state
     previous, state.dtype = state.dtype, torch.float32
