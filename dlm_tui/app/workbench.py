@@ -431,5 +431,5 @@ class Workbench(Screen[None]):
         self.controllers.interrupts.quit()
 
     def action_help(self) -> None:
-        """All keys."""
-        self.controllers.settings.show_keys()
+        """All keys, those of the focused pane first."""
+        self.controllers.settings.show_keys(self.panes.focused_pane)

@@ -150,15 +150,48 @@ async def test_a_follow_up_of_an_answer_begins_with_it(workbench: Opener) -> Non
         await bench.until(lambda: prompts(bench) == [ONE, TWO], "opened")
 
 
-async def test_each_turn_may_be_answered_under_another_view(workbench: Opener) -> None:
+async def test_each_turn_may_be_answered_under_another_view_by_keys(workbench: Opener) -> None:
     async with workbench() as bench:
         await follow(bench, ONE, 1)
-        bench.screen.desk.strips.press("solo")
+        assert "Next under" not in bench.text
+        await bench.press("escape")
+        bench.panes.focus_pane("desk")
+        await bench.press("s")
+        await bench.until(lambda: "Next under knowledge \u25cf\u2588" in bench.text, "said before it is asked")
         await follow(bench, TWO, 2)
-        bench.controllers.mixing.reset()
-        bench.controllers.mixing.set_mode("uniform")
+        bench.panes.focus_pane("desk")
+        await bench.press("r", "x")
+        await bench.until(lambda: "Next under uniform" in bench.text, "uniform")
         await follow(bench, THREE, 3)
-        assert [turn.view for turn in bench.controllers.conversing.turns] == ["gated", "knowledge", "uniform"]
+        bench.panes.focus_pane("desk")
+        await bench.press("r")
+        await bench.until(lambda: "Next under" not in bench.text, "the gate again")
+        await follow(bench, OTHER, 4)
+        views = [turn.view for turn in bench.controllers.conversing.turns]
+        assert views == ["gated", "knowledge", "uniform", "gated"]
+
+
+async def test_each_turn_may_be_answered_under_another_view_with_the_mouse(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await follow(bench, ONE, 1)
+        await mouse.press_button(bench, "mix_mode")
+        await bench.until(lambda: "Next under uniform" in bench.text, "uniform")
+        await type_prompt(bench, TWO)
+        await mouse.press_button(bench, "follow_up")
+        await turn_is_kept(bench, 2)
+        assert [turn.view for turn in bench.controllers.conversing.turns] == ["gated", "uniform"]
+
+
+async def test_the_keys_of_a_turn_are_in_the_footer_and_first_in_the_help(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await follow(bench, ONE, 1)
+        bench.panes.focus_pane("talk")
+        await bench.until(lambda: "K Keep   B Better   l Label   e Edit" in bench.text.splitlines()[-1], "the footer")
+        await bench.press("f1")
+        await bench.until(lambda: "Here, in the conversation" in bench.text, "help")
+        here = bench.text.partition("Here, in the conversation")[2]
+        for key in ("talk.fork", "talk.hold"):
+            assert key in here, "at once, without scrolling"
 
 
 async def test_a_moved_mix_costs_another_run_and_holding_it_does_not(workbench: Opener) -> None:

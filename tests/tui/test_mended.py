@@ -278,3 +278,20 @@ def test_progress_never_runs_backwards() -> None:
     assert record.fraction == 0.6 and record.progress.eta == 9.0
     record.take(Progress(stage="train", scope="style", done=1, total=10))
     assert record.fraction == 0.1
+
+
+async def test_what_is_empty_says_so(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("ctrl+r")
+        await bench.until(lambda: "No prompt was asked yet." in bench.text, "no prompt")
+        await bench.press("escape", "alt+h")
+        await bench.until(lambda: "No answer is kept yet" in bench.text, "no answer")
+        await bench.type("x")
+        await bench.until(lambda: "No answer fits." in bench.text, "none that fits")
+
+
+async def test_the_label_dialog_is_readable_at_80_columns(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.type("what is the tide")
+        await bench.press("ctrl+l")
+        await bench.until(lambda: "(without one only the gate learns from the prompt)" in bench.text, "whole")

@@ -442,6 +442,18 @@ class Conversing:
         key = self._context.key("talk.follow")
         return f"{key} asks the prompt behind the answer that is shown, and what is said stays here."
 
+    def show_next(self) -> None:
+        """What is said about the next turn, after the desk has changed."""
+        self._talk.next_words(self._next_words())
+
+    def _view_words(self) -> Content:
+        """Under what the next turn is answered, where the desk asks for something else than the gate."""
+        view = self._mixing.view()
+        if not self.turns or view.kind in ("gated", "base"):
+            return Content("")
+        weights = self._mixing.coefficients()
+        return literal("Next under ", "dim") + literal(f"{view.name} ") + weight_strip(weights, self._context.marks)
+
     def _next_words(self) -> Content:
         context, held = self._context, self.held
         words = Content("")
@@ -449,7 +461,9 @@ class Conversing:
             asked = sanitize(self._instead.prompt, one_line=True)
             asked = asked if len(asked) <= 40 else f"{asked[:39]}\u2026"
             words += literal(f"Next in the place of turn {len(self.turns) + 1} ({asked}), which stays. ", "dim")
-        if held is not None:
+        if held is None:
+            words += self._view_words()
+        else:
             lets_go = literal(f"  {context.key('talk.hold')} lets the mix go.", "dim")
             words += literal("Held: ", "dim") + weight_strip(held, context.marks) + lets_go
         return words

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import DeskView, PromptView
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.mix import MODES, DeskHistory
@@ -32,6 +33,7 @@ class Mixing:
     def __init__(self, context: Context, routing: Routing, prompt: PromptView, desk: DeskView) -> None:
         self._context, self._routing, self._prompt, self._desk = context, routing, prompt, desk
         self._history = DeskHistory()
+        self.changed: Signal[[]] = Signal()
 
     # ---- the mix ---------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,7 @@ class Mixing:
     def _changed(self) -> None:
         self._desk.draw()  # at once: the next key moves the fader from where it is now
         self._context.saver.soon()
+        self.changed.emit()
 
     # ---- the desk --------------------------------------------------------------------------------------------------
 

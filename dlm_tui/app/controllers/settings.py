@@ -56,9 +56,10 @@ class Settings:
             context.ui.use_theme(config.theme)
         self.changed.emit()
 
-    def show_keys(self) -> None:
-        """All keys."""
-        self._context.ui.open_dialog(HelpScreen(self._context.config.keys, str(configuration.config_path())))
+    def show_keys(self, pane: str | None) -> None:
+        """All keys, those of the focused pane first."""
+        path = str(configuration.config_path())
+        self._context.ui.open_dialog(HelpScreen(self._context.config.keys, path, pane))
 
 
 def _signature() -> tuple[int, int, int] | None:

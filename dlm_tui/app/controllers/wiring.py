@@ -162,6 +162,7 @@ class Controllers:
         self.sampling.accepted.connect(self.generation.again)
         self.keeping.kept.connect(self.shown.ended)
         self.routing.changed.connect(mixing.redraw)
+        mixing.changed.connect(self.conversing.show_next)
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained, self.preference_training.trained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)

@@ -86,6 +86,11 @@ class AnswersScreen(Dialog[KeptAnswer]):
             return
         self._show(found)
 
+    @property
+    def _asks(self) -> bool:
+        """Whether only some answers are looked for."""
+        return any(self._field(name) for name in ("text", "adapter", "since", "until"))
+
     def _field(self, name: str) -> str:
         return self.query_one(f"#answers-{name}", Input).value.strip()
 
@@ -107,7 +112,10 @@ class AnswersScreen(Dialog[KeptAnswer]):
         listing.highlighted = min(at, len(found) - 1) if found else None
         listing.display = bool(found)
         count = f"the newest {_MOST} of them" if len(found) == _MOST else str(len(found))
-        self._say(f"Found: {count}." if found else "No answer fits.")
+        nothing = (
+            "No answer fits." if self._asks else "No answer is kept yet: the first is with the first prompt asked."
+        )
+        self._say(f"Found: {count}." if found else nothing)
         self._preview()
 
     def _say(self, text: str, *, wrong: bool = False) -> None:

@@ -17,13 +17,13 @@ from dlm_widgets.sanitize import assemble, fit
 
 
 class HelpScreen(Dialog[None]):
-    """Every key by group, with its id for the configuration file."""
+    """Every key with its id for the configuration file: those of the pane one comes from, then all by group."""
 
     SCROLLS = True
 
-    def __init__(self, remapped: Mapping[str, str], config_file: str) -> None:
+    def __init__(self, remapped: Mapping[str, str], config_file: str, pane: str | None = None) -> None:
         super().__init__()
-        self._remapped, self._config_file = remapped, config_file
+        self._remapped, self._config_file, self._pane = remapped, config_file, pane
 
     def compose_body(self) -> ComposeResult:
         """A scrolling table."""
@@ -60,7 +60,8 @@ class HelpScreen(Dialog[None]):
 
     def _fill(self) -> None:
         width, words = help_width(self.app.size.width), self.query_one(Input).value.casefold().split()
-        self.query_one("#help", LiteralStatic).show(help_content(self._remapped, self._config_file, width, words))
+        content = help_content(self._remapped, self._config_file, width, words, self._pane)
+        self.query_one("#help", LiteralStatic).show(content)
 
 
 def help_width(columns: int) -> int:
@@ -68,20 +69,28 @@ def help_width(columns: int) -> int:
     return min(92, round(columns * 0.94)) - 5
 
 
-def help_content(remapped: Mapping[str, str], config_file: str, width: int, words: Sequence[str] = ()) -> Content:
-    """Keys, what they do, and the id for the configuration file: all, or those in which all `words` are found."""
+def help_content(
+    remapped: Mapping[str, str], config_file: str, width: int, words: Sequence[str] = (), pane: str | None = None
+) -> Content:
+    """Keys, what they do, and the id for the configuration file: all, or those in which all `words` are found.
+
+    Those that work only in `pane` come first, since a narrow footer has no room for all of them.
+    """
     parts: list[str | tuple[str, str]] = [
         "Single letters work outside the prompt: Esc leaves it, i returns. Tab moves between panes, the mouse works "
         "everywhere, and the command palette finds everything by name.\n\n"
     ]
     room = width - 18
-    for group in GROUPS:
-        found = [key for key in KEYS if key.group == group and _has(key, remapped, words)]
+    shown = [key for key in KEYS if _has(key, remapped, words)]
+    here = [key for key in shown if key.where == pane]
+    groups = [(_here(here[0]), here)] if here else []
+    groups += [(group, [key for key in shown if key.group == group and key not in here]) for group in GROUPS]
+    for title, found in groups:
         if found:
-            parts.append((f"{group}\n", "bold $primary"))
+            parts.append((f"{title}\n", "bold $primary"))
         for key in found:
             keys = "  ".join(display(one) for one in keys_of(key, remapped))
-            where = WHERE_TEXT[key.where]
+            where = WHERE_TEXT[key.where] if key not in here else ""
             lines = _with_id(f"{key.description}{f' ({where})' if where else ''}", key.id, room)
             parts.append((f"  {fit(keys, 14)} ", "bold"))
             for index, (text, key_id) in enumerate(lines):
@@ -89,6 +98,10 @@ def help_content(remapped: Mapping[str, str], config_file: str, width: int, word
     parts.append(("\nKeys, colours and limits are set in ", "$foreground 65%"))
     parts.append(config_file)
     return assemble(*parts)
+
+
+def _here(key: Key) -> str:
+    return f"Here, {WHERE_TEXT[key.where]}"
 
 
 def _has(key: Key, remapped: Mapping[str, str], words: Sequence[str]) -> bool:

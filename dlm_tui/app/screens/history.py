@@ -15,6 +15,7 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import Remembered
 from dlm_tui.document.comparison import top
 from dlm_widgets.adapter_palette import Mark
+from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
 
@@ -38,6 +39,7 @@ class HistoryScreen(Dialog[str]):
         """Search field and rows."""
         yield Input(placeholder="search", id="history-search")
         yield PickList(id="history-list", markup=False)
+        yield LiteralStatic(classes="note", id="history-note")
 
     def on_mount(self) -> None:
         """Everything, newest first."""
@@ -55,6 +57,9 @@ class HistoryScreen(Dialog[str]):
         listing = self.query_one(PickList)
         listing.set_options([Option(self._row(entry)) for entry in self._found])
         listing.highlighted = 0 if self._found else None
+        note = self.query_one("#history-note", LiteralStatic)
+        note.show("No prompt fits." if self._history else "No prompt was asked yet.")
+        note.display = not self._found
 
     def _row(self, entry: Remembered) -> Content:
         strongest = top(entry.weights)

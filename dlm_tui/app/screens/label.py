@@ -67,7 +67,7 @@ class LabelScreen(Dialog[Label]):
             Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color))) for name in self._adapters
         ]
         yield PickList(*options, id="label-adapter", markup=False)
-        yield LiteralStatic("Right answer (optional: without it only the gate learns from the prompt)", classes="field")
+        yield LiteralStatic("Right answer (without one only the gate learns from the prompt)", classes="field")
         yield PromptEditor(self._answer, tab_behavior="focus", id="label-answer", soft_wrap=True)
         yield LiteralStatic("Will be added to the end of the document", classes="field")
         with VerticalScroll(id="label-diff-scroll"):
