@@ -49,8 +49,6 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlm_tui.app.controllers.generation.answer_time", Asked())
     monkeypatch.setattr("textual.app.App.NOTIFICATION_TIMEOUT", 3600.0)
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)
-    # the pilot guesses from the processor's time when all is done, in steps of this; `Bench.quiet` knows
-    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.001)
     for name in ("VISUAL", "EDITOR", "DISPLAY", "WAYLAND_DISPLAY", "TMUX", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
@@ -213,8 +211,10 @@ Opener = Callable[..., AbstractAsyncContextManager[Bench]]
 
 
 @pytest.fixture
-def workbench(tmp_path: Path) -> Opener:
+def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
     """Open a workbench: `async with workbench(size=(80, 24), trained=True) as bench`."""
+    # the pilot guesses from the processor's time when all is done, in steps of this; `Bench.quiet` knows
+    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.001)
 
     @asynccontextmanager
     async def opened(

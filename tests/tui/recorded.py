@@ -91,6 +91,7 @@ class World:
         self.trained = trained
         self.sharpness = 12.0
         self.words = 6
+        self.holds_at: int | None = None  # the word before which `hold` is cleared, once
         self.dropped = 0
         self.run_last: dict[str, float] | None = None  # the mix that was run last
         self.runs = 0
@@ -327,6 +328,8 @@ class RecordedEngine:
             await self.world.prefill.wait()
         rows = [(view, sample) for view in request.views for sample in range(request.samples)]
         for step in range(self.world.words):
+            if step == self.world.holds_at:
+                self.world.hold.clear()
             await self.world.hold.wait()
             await asyncio.sleep(0)
             for view, sample in rows:

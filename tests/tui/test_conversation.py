@@ -232,10 +232,11 @@ async def test_a_stopped_turn_keeps_what_was_written(workbench: Opener) -> None:
     async with workbench() as bench:
         await follow(bench, ONE, 1)
         await type_prompt(bench, TWO)
-        bench.world.words = 1_000_000
+        bench.world.words, bench.world.holds_at = 1_000_000, 2
         await bench.press("alt+u")
         await bench.until(lambda: bench.screen.talk.cards[-1].text.startswith("gated word0 gated word1"), "writing")
         await bench.press("escape")
+        bench.world.hold.set()
         await turn_is_kept(bench, 2)
         stopped = bench.controllers.conversing.turns[-1]
         assert stopped.reason == "stopped" and stopped.text.startswith("gated word0 gated word1")

@@ -156,13 +156,14 @@ async def test_a_turn_that_cannot_teach_says_why(workbench: Opener) -> None:
     async with workbench() as bench:
         bench.controllers.turn_lessons.open("keep")
         await bench.until(lambda: any("no answered turn" in toast for toast in bench.toasts), "said")
-        bench.world.words = 1_000_000
+        bench.world.words, bench.world.holds_at = 1_000_000, 2
         await type_prompt(bench, ONE)
         await bench.press("alt+u")
         await bench.until(lambda: bench.screen.talk.cards[-1:] and bench.screen.talk.cards[-1].text, "writing")
         bench.controllers.turn_lessons.open("keep")
         await bench.until(lambda: any("still being answered" in toast for toast in bench.toasts), "said")
         await bench.press("escape")
+        bench.world.hold.set()
         await bench.idle()
 
 
