@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say, shown
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def _names(args: argparse.Namespace, document: Document, *, at_most: int) -> lis
     for name in rest:
         if name not in document.routing_names:
             known = ", ".join(document.routing_names)
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {known})")
+            near = meant(name, document.routing_names)
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {known}){near}")
     return list(rest)
 
 

@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.meant import nearest
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, quiet_libraries
 from dlm_tui.output import NarrationHandler, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
@@ -141,8 +141,8 @@ def _command(arguments: list[str]) -> int:
 
 def _meant(word: str) -> str | None:
     """A sentence for a word that is no file and nearly a command."""
-    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.6)
-    return f"there is no file and no command {word!r}: did you mean `dlm-tui {near[0]}`?" if near else None
+    near = nearest(word, COMMANDS)
+    return f"there is no file and no command {word!r}: did you mean `dlm-tui {near}`?" if near else None
 
 
 def _run(run: object, args: argparse.Namespace) -> int:

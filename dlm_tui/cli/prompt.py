@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_tui.cli.answering import answer, ask
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import read_prompt
+from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def chosen_view(args: argparse.Namespace, session: Session) -> View:
             declared = session.document.adapter_names
             if args.adapter in declared:
                 raise DlmTuiError(f"adapter {args.adapter!r} is not trained yet; run `dlm-tui train`")
-            raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {', '.join(declared)})")
+            known, near = ", ".join(declared), meant(args.adapter, declared)
+            raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {known}){near}")
         return solo(args.adapter)
     if not session.model.names:
         say("no adapter is trained yet: this is the base alone")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from dlm_tui.cli.repl_talk import Talk
 from dlm_tui.conversation import load_conversation, save_conversation
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.meant import meant
 from dlm_tui.output import say
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ class Commands:
         name, _, rest = line.strip().partition(" ")
         command = self.table.get(name.lower())
         if command is None:
-            near = get_close_matches(name.lower(), self.table, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]}?" if near else "/help lists the commands."
-            say(f"there is no command {name[:40]}: {meant}")
+            near = meant(name[:40], self.table, 0.5) or ": /help lists the commands."
+            say(f"there is no command {name[:40]}{near}")
             return None
         try:
             return command.run(rest.strip())
@@ -179,6 +178,7 @@ class Commands:
 
     def _trained(self, name: str) -> str:
         from dlm_tui.document.names import split_version
+        from dlm_tui.model.views import VIEWS
 
         session = self._talk.session
         declared, trained = session.document.routing_names, session.model.names
@@ -186,9 +186,8 @@ class Commands:
         if name not in trained and not (version is not None and adapter in trained):
             if adapter in declared:
                 raise UsageError(f"adapter {adapter!r} is not trained yet; run `dlm-tui train`")
-            near = get_close_matches(adapter, declared, n=1)
-            meant = f": did you mean {near[0]}?" if near else f" (declared: {', '.join(declared)})"
-            raise UsageError(f"the document declares no adapter {name!r}{meant}")
+            near = meant(adapter, [*declared, *VIEWS])
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(declared)}){near}")
         session.model_for([{name: 1.0}])
         return name
 
@@ -204,8 +203,8 @@ class Commands:
             if name in _UNUSED:
                 raise UsageError(f"{name} is not used here; there are {', '.join(_PARAMETERS)}")
             if name not in _PARAMETERS:
-                near = get_close_matches(name, _PARAMETERS, n=1)
-                raise UsageError(f"there is no parameter {key!r}: {_meant(near)}")
+                near = meant(name, _PARAMETERS) or f": there are {', '.join(_PARAMETERS)}"
+                raise UsageError(f"there is no parameter {key!r}{near}")
             try:
                 changes["max_tokens" if name == "max_new_tokens" else name] = _PARAMETERS[name](value)
             except ValueError:
@@ -235,10 +234,6 @@ def _number(text: str, command: str, most: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise UsageError(f"{command} needs a number from 1 to {most}")
     return int(text)
-
-
-def _meant(near: list[str]) -> str:
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(_PARAMETERS)}"
 
 
 def _cut(text: str) -> str:

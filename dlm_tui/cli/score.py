@@ -12,6 +12,7 @@ from typing import Any
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 from dlm_tui.input import read_prompt, read_text_file
+from dlm_tui.meant import meant
 from dlm_tui.output import emit, say, shown
 
 
@@ -209,8 +210,9 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
         views = [named_view(name.strip()) for name in args.views.split(",")]
         for view in views:
             if view.adapter is not None and split_version(view.adapter)[0] not in names:
-                known = ", ".join([*VIEWS, *(solo(name).name for name in names)])
-                raise UsageError(f"there is no view {view.name!r} (known: {known})")
+                known = [*VIEWS, *(solo(name).name for name in names)]
+                near = meant(view.name, known)
+                raise UsageError(f"there is no view {view.name!r} (known: {', '.join(known)}){near}")
     else:
         gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
         views = [*gated, *(solo(name) for name in names)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.document.expectations import broken
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def chosen_set(args: argparse.Namespace) -> tuple[str, list[PromptCase]]:
         name = next(iter(sets))
     if name is None or name not in sets:
         known = ", ".join(sets) or "no set; `dlm-tui sets DOC import FILE --set NAME` reads one"
-        raise UsageError(
-            f"{'name a set with --set' if name is None else f'there is no set {name!r}'}: there is {known}"
-        )
+        if name is None:
+            raise UsageError(f"name a set with --set: there is {known}")
+        raise UsageError(f"there is no set {name!r}; there is {known}{meant(name, sets)}")
     cases = [case for case in sets[name] if case.prompt.strip()]
     if not cases:
         raise UsageError(f"the set {name!r} has no prompts")
@@ -104,7 +105,7 @@ def former_ids(prompts: list[str], former: SetRun | None) -> dict[tuple[int, str
 
 
 def _views(wanted: str | None, session: Session) -> list[View]:
-    from dlm_tui.model.views import BASE, GATED, named_view
+    from dlm_tui.model.views import BASE, GATED, VIEWS, named_view
 
     if not wanted:
         return [GATED if session.model.names else BASE]
@@ -114,5 +115,6 @@ def _views(wanted: str | None, session: Session) -> list[View]:
     for view in views:
         if view.kind == "solo" and view.adapter not in session.model.names:
             known = ", ".join(session.model.names) or "none are trained"
-            raise UsageError(f"no view and no trained adapter is called {view.name!r} (trained: {known})")
+            near = meant(view.name, [*VIEWS, *session.model.names])
+            raise UsageError(f"no view and no trained adapter is called {view.name!r} (trained: {known}){near}")
     return views

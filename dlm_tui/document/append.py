@@ -19,6 +19,7 @@ from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen, save_document
 from dlm_tui.document.sections import Section, section_id
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 
 _TRIES = 100
 _line_end = re.compile(b"\r\n|\r|\n")
@@ -101,7 +102,9 @@ def _compose(
     if section_type not in SECTION_TYPES or section_type in MEDIA_TYPES:
         raise UsageError(f"only prose, instruction and preference sections can be added, not {section_type!r}")
     if adapter is not None and adapter not in before.routing_names:
-        raise UsageError(f"the document has no adapter {adapter!r}; it has {', '.join(before.routing_names)}")
+        known = ", ".join(before.routing_names)
+        near = meant(adapter, before.routing_names)
+        raise UsageError(f"the document has no adapter {adapter!r}; it has {known}{near}")
     content = content.replace("\r\n", "\n").replace("\r", "\n")
     line_end = dominant_line_end(data)
     ended = data.endswith((b"\n", b"\r"))

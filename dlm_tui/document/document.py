@@ -13,6 +13,7 @@ from dlm_tui.document.body import read_body
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.meant import meant
 
 if TYPE_CHECKING:
     from dlm_tui.document.schema import AdapterSettings, Frontmatter, Training
@@ -79,7 +80,7 @@ class Document:
             flat = {field: getattr(self.training, field) for field in AdapterSettings.model_fields}
             return AdapterSettings.model_construct(**flat)
         known = ", ".join(self.routing_names)
-        raise UsageError(f"the document has no adapter {name!r}; it has {known}")
+        raise UsageError(f"the document has no adapter {name!r}; it has {known}{meant(name, self.routing_names)}")
 
 
 def parse_bytes(data: bytes, path: Path | None = None) -> Document:

@@ -17,6 +17,7 @@ from dlm_tui.document.replacing import save_document
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, lf_only, split_frame
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
@@ -79,7 +80,8 @@ def retag_section(path: Path, expected_sha256: str, index: int, adapter: str | N
         section = _text_section(place.section)
         if adapter is not None and adapter not in place.document.routing_names:
             known = ", ".join(place.document.routing_names)
-            raise UsageError(f"the document has no adapter {adapter!r}; it has {known}")
+            near = meant(adapter, place.document.routing_names)
+            raise UsageError(f"the document has no adapter {adapter!r}; it has {known}{near}")
         fence = f"::{section.type}#{adapter}::" if adapter else f"::{section.type}::"
         if place.fenced:
             return place.start, place.start + place.fence_length, fence.encode()

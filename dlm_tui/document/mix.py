@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dlm_tui.document.errors import InvalidMixSpecError
 from dlm_tui.document.names import is_adapter_name, split_version
+from dlm_tui.meant import meant
 
 
 def parse_mix(
@@ -32,7 +33,7 @@ def parse_mix(
         if unknown:
             raise InvalidMixSpecError(
                 f"the mix names {', '.join(unknown)}, which the document does not declare; "
-                f"it has {', '.join(declared) or 'no adapters'}"
+                f"it has {', '.join(declared) or 'no adapters'}{meant(unknown[0], declared)}"
             )
     return entries
 

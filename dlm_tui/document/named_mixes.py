@@ -17,6 +17,7 @@ from dlm_tui.document.errors import InvalidMixSpecError, printable
 from dlm_tui.document.mix import format_mix, parse_mix
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
+from dlm_tui.meant import meant
 
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -78,7 +79,8 @@ def named_mix(document: Document, name: str) -> dict[str, float]:
     found = saved.get(name.strip())
     if found is None:
         there = f"saved are {', '.join(map(printable, saved))}" if saved else "none is saved"
-        raise InvalidMixSpecError(f"no mix is called {name.strip()!r} ({there}), and weights are written name:weight")
+        there += f"), and weights are written name:weight{meant(name, saved)}"
+        raise InvalidMixSpecError(f"no mix is called {name.strip()!r} ({there}")
     unknown = [part for part in found if part.partition("@")[0] not in document.routing_names]
     if unknown:
         strange = ", ".join(unknown)

@@ -12,6 +12,7 @@ from dlm_tui.document.fences import CODE_TOGGLE
 from dlm_tui.document.names import SECTION_TYPES
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.sections import Section
+from dlm_tui.meant import meant
 
 _near_fence = re.compile(rf"::\s*(?:{'|'.join(SECTION_TYPES)})\b[^\n]*", re.IGNORECASE).fullmatch
 
@@ -33,6 +34,7 @@ def body_problems(document: Document) -> list[Problem]:
     for section in document.sections:
         if section.adapter is not None and section.adapter not in names:
             text = f"the adapter {section.adapter!r} is not declared; the document has {', '.join(names)}"
+            text += meant(section.adapter, names)
             problems.append(Problem(section.start_line, 1, text, "error"))
         if section.is_media:
             text = f"this {section.type} section is shown but cannot be trained here"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from dlm_tui.document import Document
 from dlm_tui.errors import UsageError
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.meant import meant
 from dlm_tui.progress import Progress, part_of
 
 _INSTEAD = "train the gate, or choose a mix yourself (--mix a:0.7,b:0.3, --mix uniform, --adapter NAME)"
@@ -38,7 +39,8 @@ def resolve_mix(request: ExportRequest, session: Session) -> Generator[Progress,
     names = list(session.document.routing_names)
     if request.adapter is not None:
         if request.adapter not in names:
-            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)})")
+            near = meant(request.adapter, names)
+            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)}){near}")
         mix = ResolvedMix([(request.adapter, 1.0)], "single")
     elif request.mix == "uniform":
         mix = ResolvedMix([(name, 1.0 / len(names)) for name in names], "uniform")

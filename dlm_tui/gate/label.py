@@ -14,6 +14,7 @@ from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GATE_NOT_TRAINED, GateOutcome, train_document_gate
+from dlm_tui.meant import meant
 from dlm_tui.progress import Progress
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def label_prompt(
 
     if adapter not in document.adapter_names:
         known = ", ".join(document.adapter_names) or "it declares none"
-        raise UsageError(f"The document has no adapter {adapter!r} ({known}).")
+        near = meant(adapter, document.adapter_names) or "."
+        raise UsageError(f"The document has no adapter {adapter!r} ({known}){near}")
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError("The document has no gate to retrain: set training.gate.enabled and declare two adapters.")
     kind, content = label_section(prompt, answer)

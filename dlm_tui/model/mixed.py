@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 from dlm_tui.model.adapters import Adapter, check_fits
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
 from dlm_tui.model.backend_selection import fastest
@@ -86,7 +87,8 @@ class MixedModel:
         """A mix as a row [N] float32. Raises UsageError for unknown names and values that are not finite."""
         for name, value in mix.items():
             if name not in self._adapters:
-                raise UsageError(f"no trained adapter is called {name!r} (trained: {', '.join(self.names) or 'none'})")
+                trained = ", ".join(self.names) or "none"
+                raise UsageError(f"no trained adapter is called {name!r} (trained: {trained}){meant(name, self.names)}")
             if not math.isfinite(value):
                 raise UsageError(f"the coefficient of {name} is not a finite number")
         return self.mixer.coefficients(mix)

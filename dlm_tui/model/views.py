@@ -9,6 +9,7 @@ import msgspec
 
 from dlm_tui.document.names import split_version
 from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 
 ViewKind = Literal["base", "gated", "uniform", "static", "solo", "custom", "null"]
 
@@ -92,5 +93,5 @@ def resolve_view(
     for name in mix:
         if name not in names and split_version(name)[1] is None:
             known = ", ".join(names) or "none are trained"
-            raise UsageError(f"no trained adapter is called {name!r} (trained: {known})")
+            raise UsageError(f"no trained adapter is called {name!r} (trained: {known}){meant(name, names)}")
     return mix

@@ -10,6 +10,7 @@ import msgspec
 
 from dlm_tui.document.mix import format_mix, parse_mix
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.meant import meant
 from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, View, custom, solo
 
 _WORDS = {"gated": GATED, "base": BASE, "uniform": UNIFORM, "static_mean": STATIC, "static": STATIC}
@@ -84,8 +85,11 @@ class Models:
         name = text.removeprefix("adapter:")
         if name in self.adapters:
             return solo(name)
-        there_are = ", ".join(self.listed())
-        raise UnknownModel(f"the model {text[:80]!r} is not served here; there are {there_are} and mix:NAME:WEIGHT,…")
+        listed = self.listed()
+        there_are, near = ", ".join(listed), meant(text[:80], listed)
+        raise UnknownModel(
+            f"the model {text[:80]!r} is not served here; there are {there_are} and mix:NAME:WEIGHT,…{near}"
+        )
 
     def _mix(self, text: str) -> dict[str, float]:
         try:
@@ -95,8 +99,8 @@ class Models:
         except DlmTuiError as error:
             raise UnknownModel(str(error)) from None
         if text not in saved:
-            there_are = ", ".join(saved) or "none"
-            raise UnknownModel(f"no mix is saved as {text[:80]!r} (saved: {there_are}), and weights are NAME:WEIGHT")
+            there_are = f"{', '.join(saved) or 'none'}), and weights are NAME:WEIGHT{meant(text[:80], saved)}"
+            raise UnknownModel(f"no mix is saved as {text[:80]!r} (saved: {there_are}")
         if strange := self._strange(saved[text]):
             raise UnknownModel(f"the mix {text!r} uses {', '.join(strange)}, not among the adapters that are served")
         return dict(saved[text])

@@ -23,6 +23,7 @@ from dlm_tui.document import (
 )
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.meant import meant
 from dlm_tui.store.adapter_kind import (
     PAIR_SELECTION,
     TEXT_SELECTIONS,
@@ -314,7 +315,8 @@ def refuse_undeclared(document: Document, adapters: Sequence[str] | None) -> Non
     declared = document.routing_names
     for name in adapters or ():
         if name not in declared:
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(declared)})")
+            known = ", ".join(declared)
+            raise UsageError(f"the document declares no adapter {name!r} (declared: {known}){meant(name, declared)}")
 
 
 def refuse_lacking(name: str, kind: AdapterKind, *, texts: int, pairs: int) -> None:

@@ -169,7 +169,7 @@ def test_check_exits_with_1_and_says_which_and_why(session: Session, capsys: pyt
     assert main(["sets", str(path), "import", str(given), "--set", "mine", "--replace"]) == 0
     assert main(["check", str(path), *arguments]) == 0, "the only set need not be named"
     assert main(["check", str(path), "--set", "other", *arguments]) == 2
-    assert "there is no set 'other': there is mine" in capsys.readouterr().err
+    assert "there is no set 'other'; there is mine" in capsys.readouterr().err
 
 
 def test_sets_are_run_compared_and_exported(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
