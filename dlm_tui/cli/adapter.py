@@ -84,7 +84,8 @@ def _list(args: argparse.Namespace, document: Document, store: Store) -> int:
             print(shown(_line(facts)))
     for gate in gates:
         mark = "*" if gate.in_force else " "
-        print(shown(f"gate@{gate.run}  {mark}  {gate.when or ''}  {gate.mode}  {', '.join(gate.names)}"))
+        training = f"training {gate.training}  " if gate.training else ""
+        print(shown(f"gate@{gate.run}  {mark}  {gate.when or ''}  {training}{gate.mode}  {', '.join(gate.names)}"))
     return 0
 
 
@@ -264,7 +265,7 @@ def _line(facts: VersionFacts) -> str:
         for word, value in (("loss", facts.train_loss), ("val", facts.val_loss))
         if value is not None
     )
-    run = f"run {facts.run_id}" if facts.run_id else facts.origin
+    run = f"training {facts.training} (run {facts.run_id})" if facts.training else facts.origin
     parts = [
         f"{facts.name}@{facts.version}",
         marks,

@@ -6,7 +6,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import emit, shown
 from dlm_tui.store import GateRun, MetricsReader
 from dlm_tui.store.adapter_kind import tail_lines, tail_words
+from dlm_tui.store.training_numbers import training_numbers
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _RUN_HEADER = ("run_id", "phase", "seed", "status", "started_at", "ended_at")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         listed = [[row[key] for key in _RUN_HEADER] for row in runs]
         _tables([(_RUN_HEADER, listed), (_GATE_HEADER, _gate_rows(history))])
     else:
-        _print_runs(runs, history)
+        _print_runs(runs, history, training_numbers(store))
     return 0
 
 
@@ -154,23 +155,25 @@ def _cells(rows: Sequence[Sequence[Any]]) -> Iterable[list[Any]]:
     return ([shown(cell, keep="") if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
-def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun]) -> None:
+def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun], numbers: Mapping[int, int]) -> None:
     if not runs and not history:
         print("no runs yet")
         return
-    print(f"{'run':>5}  {'phase':<12}{'status':<11}{'seed':>6}  started (UTC)")
+    print(f"{'training':>8}  {'run':>5}  {'phase':<12}{'status':<11}{'seed':>6}  started (UTC)")
     for row in runs:
         seed = "-" if row["seed"] is None else row["seed"]
         phase, status, started = (_word(row[key]) for key in ("phase", "status", "started_at"))
-        print(f"{row['run_id']:>5}  {phase:<12}{status:<11}{seed:>6}  {started}")
+        print(f"{numbers.get(row['run_id'], '-'):>8}  {row['run_id']:>5}  {phase:<12}{status:<11}{seed:>6}  {started}")
     if history:
-        print(f"\n{'':17}{'entropy in nats, of ln N':>30}")
-        print(f"{'run':>5}  {'gate':<10}{'of prompts':>14} {'of mean weights':>16}  mean weights")
+        print(f"\n{'':27}{'entropy in nats, of ln N':>30}")
+        print(f"{'training':>8}  {'run':>5}  {'gate':<10}{'of prompts':>14} {'of mean weights':>16}  mean weights")
     for entry in history:
         prompts = _nats(entry.prompt_entropy, entry.normalised_prompt_entropy)
         means = _nats(entry.entropy, entry.normalised_entropy)
         weights = "  ".join(f"{_word(name)} {weight:.3f}" for name, weight in entry.weights.items())
-        print(f"{entry.run_id:>5}  {_word(entry.mode):<10}{prompts:>14} {means:>16}  {weights}")
+        number = numbers.get(entry.run_id, "-")
+        figures = f"{_word(entry.mode):<10}{prompts:>14} {means:>16}"
+        print(f"{number:>8}  {entry.run_id:>5}  {figures}  {weights}")
 
 
 def _print_run(one: dict[str, Any]) -> None:

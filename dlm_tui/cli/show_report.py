@@ -18,6 +18,7 @@ from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.owner import other_owner
+from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.versions import adapter_versions, current_version, latest_version, stored_adapters
 from dlm_tui.training.plan import plan_training
 
@@ -108,6 +109,7 @@ def _initialised(document: Document, store: Store, manifest: Manifest, problems:
         "base_model_revision": manifest.base_model_revision,
         "adapter_version": manifest.adapter_version,
         "training_runs": len(manifest.training_runs),
+        "trainings": max(training_numbers(store).values(), default=0),
         "last_trained_at": finished[-1].replace("T", " ") if finished else None,
         "has_adapter_current": _current(store, FLAT, problems) is not None,
         "replay_size_bytes": store.replay_size(),

@@ -22,6 +22,7 @@ from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.version_record import AdapterVersion, is_kept, mark_kept, verify_version
 from dlm_tui.store.versions import current_version, existing_versions, put_in_force, reject_version
 
@@ -50,8 +51,9 @@ class VersionFacts:
     """One version of one adapter.
 
     `kind` is how it was trained, in words (`pissa wanda r8 ±2`). `when` is naive UTC; `run_id` the training run it
-    came from, None for imports. Losses are of the end of training (nats per token, or a preference loss); `effect` is
-    what was measured on its own sections; `size` in bytes. `exports` are the folders whose export holds this version.
+    came from and `training` the number that a person counts that training by, None for imports. Losses are of the end
+    of training (nats per token, or a preference loss); `effect` is what was measured on its own sections; `size` in
+    bytes. `exports` are the folders whose export holds this version.
     """
 
     name: str
@@ -70,11 +72,12 @@ class VersionFacts:
     effect: OwnEffect | None
     size: int
     exports: tuple[str, ...] = ()
+    training: int | None = None
 
 
 def version_history(store: Store, names: Sequence[str]) -> dict[str, list[VersionFacts]]:
     """Every finished version of each adapter, oldest first. Raises PointerError and ManifestError for damaged files."""
-    manifest = read_manifest(store)
+    manifest, numbers = read_manifest(store), training_numbers(store)
     history = _read_history(store)
     exported = _exported_versions(store)
     found: dict[str, list[VersionFacts]] = {}
@@ -91,6 +94,7 @@ def version_history(store: Store, names: Sequence[str]) -> dict[str, list[Versio
                 history.kept.get(name, ()),
                 exported.get((name, number)),
                 history.effects.get(name, {}).get(number),
+                numbers,
             )
             for number in sorted(existing_versions(store, name))
             if (store.adapter_dir(name) / "versions" / f"v{number:04d}" / "adapter_config.json").is_file()
@@ -279,6 +283,7 @@ def _facts(
     kept: Sequence[int],
     exports: Sequence[str] | None,
     effect: OwnEffect | None,
+    numbers: Mapping[int, int],
 ) -> VersionFacts:
     path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
     config = _json_object(path / "adapter_config.json")
@@ -303,6 +308,7 @@ def _facts(
         effect=effect,
         size=_size(path),
         exports=tuple(exports or ()),
+        training=numbers.get(run.run_id) if run else None,
     )
 
 

@@ -18,6 +18,7 @@ from dlm_tui.store.journal import Change
 from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.training_numbers import training_numbers
 
 FOLDER = "tui_gates"
 KEPT = 16
@@ -40,20 +41,22 @@ class GateAt(Store):
 
 @dataclass(frozen=True, kw_only=True)
 class GateFacts:
-    """A gate that can be looked at: the run that trained it (its number), when (naive UTC), and for which adapters."""
+    """A gate that can be looked at: the run that trained it, which its name is made of, the number of that training,
+    when it was (naive UTC), and for which adapters."""
 
     run: int
     in_force: bool
     mode: str
     names: tuple[str, ...]
     when: str | None
+    training: int | None
 
 
 def gate_history(store: Store) -> list[GateFacts]:
     """The gate in force and the former ones, newest first; one that cannot be read, or that another tool made, is left
     out."""
     reader, found = MetricsReader(store), []
-    current = run_of_gate(store)
+    current, numbers = run_of_gate(store), training_numbers(store)
     runs = {run: GateAt(store, folder) for run, folder in _folders(store).items()}
     if current is not None:
         runs[current] = GateAt(store, store.gate_dir)
@@ -63,7 +66,14 @@ def gate_history(store: Store) -> list[GateFacts]:
             if config is not None:
                 when = str(row["ended_at"] or row["started_at"]).removesuffix("Z") if row else None
                 found.append(
-                    GateFacts(run=run, in_force=run == current, mode=config.mode, names=config.adapter_names, when=when)
+                    GateFacts(
+                        run=run,
+                        in_force=run == current,
+                        mode=config.mode,
+                        names=config.adapter_names,
+                        when=when,
+                        training=numbers.get(run),
+                    )
                 )
     return found
 

@@ -182,3 +182,13 @@ def former_gate(store: Store, names: Sequence[str], run: int) -> None:
         write_gate_config(staged, GateConfig(tuple(names), 0.01, 8, 4, "uniform"))
         write_gate_record(staged, {"format": 1, "run_id": run})
         together.replace_folder(store.gate_dir, folder)
+
+
+async def test_trainings_are_numbered_as_a_person_counts_them(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        for run in (1, 4):
+            finished_training(bench.context.store, *bench.context.names, run=run)
+        await open_versions(bench)
+        for name, training in (("knowledge@1", 1), ("knowledge@2", 2), ("style@2", 2)):
+            (row,) = (line for line in bench.text.splitlines() if name in line)
+            assert f"training {training} " in row, row

@@ -122,12 +122,13 @@ async def test_leaving_asks_while_it_serves(workbench: Opener) -> None:
 async def test_the_runs_chart_shows_the_entropy_of_the_traffic(workbench: Opener) -> None:
     async with workbench(size=(200, 60)) as bench:
         with MetricsWriter(bench.context.store) as metrics:
-            metrics.start_run(1, "gate", 0)
+            metrics.start_run(7, "gate", 0)
             events = [(name, 1 / 3, 4) for name in bench.context.names]
-            metrics.record_gate_events(1, events, "trained", prompt_entropy=0.3)
+            metrics.record_gate_events(7, events, "trained", prompt_entropy=0.3)
         serve(bench, row("a", 1), row("b", 2, entropy=0.4), row("c", 3, view="base", entropy=None))
         await bench.until(lambda: bool(bench.screen.runs._traffic), "read")
-        assert list(bench.screen.runs._traffic.values()) == [(0.8 + 0.4) / 2]
+        assert bench.screen.runs._traffic == {7: (0.8 + 0.4) / 2}
+        assert bench.screen.runs._served() == ((1.0, (0.8 + 0.4) / 2),), "at the place of its training, not of its run"
         bench.panes.go_to("runs")
         await bench.until(lambda: "served traffic" in bench.text, "drawn")
 

@@ -195,7 +195,9 @@ class RunsPane(Pane, Throttled):
     def _served(self) -> tuple[tuple[float, float], ...]:
         """The traffic's entropy at the run whose gate it met: apart from the training's, the traffic is another."""
         return tuple(
-            (float(run.run_id), self._traffic[run.run_id]) for run in self._history if run.run_id in self._traffic
+            (float(number), self._traffic[run.run_id])
+            for number, run in enumerate(self._history, 1)
+            if run.run_id in self._traffic
         )
 
     def _chart(self, area: ChartArea, chart_id: str, title: str, upper: float | None) -> HistoryChart:

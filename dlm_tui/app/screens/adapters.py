@@ -101,7 +101,7 @@ class AdaptersScreen(Dialog[None]):
         first = "c" if self._called(facts) == self._first else " "
         if isinstance(facts, GateFacts):
             when = (facts.when or "")[5:16].replace("T", " ")
-            details = [when, f"run {facts.run}", facts.mode, f"{len(facts.names)} adapters"]
+            details = [when, f"training {facts.training or '?'}", facts.mode, f"{len(facts.names)} adapters"]
             return assemble(
                 (f"  {self._called(facts):<14s}", "bold" if facts.in_force else ""),
                 f" {'*' if facts.in_force else ' '} {first} ",
@@ -113,12 +113,12 @@ class AdaptersScreen(Dialog[None]):
         loss = facts.val_loss if facts.val_loss is not None else facts.train_loss
         details = [
             (facts.when or "")[5:16].replace("T", " "),
-            f"run {facts.run_id}" if facts.run_id is not None else facts.origin[:24],
+            f"training {facts.training}" if facts.training is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
             f"loss {loss:.3f}" if loss is not None else "",
             f"effect {facts.effect.kl:.3g} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
-            f"{len(facts.exports)} exports" if facts.exports else "",
+            f"{len(facts.exports)} export{'s' * (len(facts.exports) > 1)}" if facts.exports else "",
         ]
         return assemble(
             (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),
