@@ -46,8 +46,8 @@ def describe(report: dict[str, Any]) -> list[str]:
         size = report["total_size_bytes"] / 1e6
         lines.append(_row("store", f"{report['path']}  ({size:.1f} MB)"))
         last = f", last {report['last_trained_at']} UTC" if report["last_trained_at"] else ""
-        counts = f"{report['trainings']} of {report['training_runs']} runs{last}; {len(report['exports'])} exports"
-        lines.append(_row("trainings", counts))
+        runs = f"{report.get('trainings', '?')} of {report['training_runs']} runs{last}"
+        lines.append(_row("trainings", f"{runs}; {len(report['exports'])} exports"))
     lines += [_row("source", _source_words(source)) for source in report.get("training_sources", ())]
     lines += [_row("bound", f"{folder} → {name}") for folder, name in report.get("source_adapters", {}).items()]
     lines += ["", f"{'adapter':<34}{'version':>8}{'sections':>10}"]

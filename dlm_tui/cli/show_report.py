@@ -109,7 +109,6 @@ def _initialised(document: Document, store: Store, manifest: Manifest, problems:
         "base_model_revision": manifest.base_model_revision,
         "adapter_version": manifest.adapter_version,
         "training_runs": len(manifest.training_runs),
-        "trainings": max(training_numbers(store).values(), default=0),
         "last_trained_at": finished[-1].replace("T", " ") if finished else None,
         "has_adapter_current": _current(store, FLAT, problems) is not None,
         "replay_size_bytes": store.replay_size(),
@@ -203,6 +202,7 @@ def _trained(store: Store, document: Document) -> dict[str, Any]:
 def _from_metrics(store: Store) -> dict[str, Any]:
     found: dict[str, Any] = {}
     reader = MetricsReader(store)
+    found["trainings"] = max(training_numbers(store).values(), default=0)
     tokenization = reader.tokenization()
     if tokenization is not None:
         found["training_cache"] = tokenization
