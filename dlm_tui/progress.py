@@ -20,12 +20,36 @@ WARNING = "warning"
 """The stage of a line that a person has to see: only `text` matters."""
 
 
+class EarlyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt of the document with the greedy answers of the untrained and of the half-trained adapter alone."""
+
+    prompt: str
+    before: str
+    now: str
+
+
+class EarlyLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter in training is like behind optimiser step `step` of `total`.
+
+    The losses are over its `rows` held-out rows, in nats per token; None where no row is held out, or where a loss is
+    not finite. `before` is the untrained adapter, which is the base.
+    """
+
+    step: int
+    total: int
+    rows: int
+    held_out_before: float | None
+    held_out: float | None
+    answers: list[EarlyAnswer]
+
+
 class Progress(msgspec.Struct, frozen=True):
     """`done` of `total` units of `stage`, which is a key of `progress_words.STAGES`, a file's name, NOTE or WARNING.
 
     Units are the stage's own (tokens, prompts, optimiser steps, bytes); `total` 0 means that it is not known. `text`
     says what is being done where the stage alone does not; `scope` is an adapter's name or "gate". `loss` is in nats
-    (per token of an adapter, per prompt of the gate), `entropy` in nats, `eta` in seconds.
+    (per token of an adapter, per prompt of the gate), `entropy` in nats, `eta` in seconds. With a `look` the step is
+    about nothing but that.
     """
 
     stage: str
@@ -36,6 +60,7 @@ class Progress(msgspec.Struct, frozen=True):
     loss: float | None = None
     entropy: float | None = None
     eta: float | None = None
+    look: EarlyLook | None = None
 
 
 Report = Callable[[Progress], None]

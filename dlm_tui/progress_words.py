@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dlm_tui.progress import EarlyLook
+
 STAGES = {
     "adapters": "reading the adapters",
     "answers": "comparing answers",
@@ -44,6 +46,9 @@ _TRAININGS = {
     "orpo": "preferences of",
     "signed": "both signs of",
 }
+
+NO_ANSWER = "(nothing)"
+"""What is shown of an answer that ends at once."""
 
 
 class Step(Protocol):
@@ -124,3 +129,27 @@ def progress_words(step: Step) -> str:
     if step.entropy is not None:
         parts.append(f"entropy {step.entropy:.2f} nats")
     return " \u00b7 ".join(parts)
+
+
+def look_words(name: str, look: EarlyLook) -> str:
+    """`facts \u00b7 step 12 of 24 \u00b7 held-out loss 3.214 before, 2.871 now (2 rows)`, losses in nats per token.
+
+    The first look, which is at the untrained adapter, says what a document without held-out rows can do about it.
+    """
+    at = f"{name} \u00b7 " + (f"step {look.step} of {look.total}" if look.step else "before")
+    if not look.rows:
+        remedy = "" if look.step else " (one in ten is: add sections, or change training.seed)"
+        return f"{at} \u00b7 no held-out loss, none of its rows is held out{remedy}"
+    rows = f"({look.rows} row{'' if look.rows == 1 else 's'})"
+    before, now = ("not finite" if loss is None else f"{loss:.3f}" for loss in (look.held_out_before, look.held_out))
+    return f"{at} \u00b7 held-out loss {f'{before} before, {now} now' if look.step else now} {rows}"
+
+
+def look_lines(name: str, look: EarlyLook) -> list[str]:
+    """A look as lines without control over a terminal: the loss, then a line per prompt with its answers."""
+    lines = [look_words(name, look)]
+    for answer in look.answers:
+        told = f"before: {answer.before or NO_ANSWER}"
+        now = f" \u00b7 now: {answer.now or NO_ANSWER}" if look.step else ""
+        lines.append(f"  {answer.prompt} \u00b7 {told}{now}")
+    return lines

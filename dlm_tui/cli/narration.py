@@ -8,7 +8,7 @@ import msgspec
 
 from dlm_tui.output import say, say_in_place
 from dlm_tui.progress import NOTE, WARNING, Eta, Progress
-from dlm_tui.progress_words import progress_words, share_of, stage_words
+from dlm_tui.progress_words import look_lines, progress_words, share_of, stage_words
 
 _LINES = 20
 """A stage that is counted gets about this many lines where there is no terminal."""
@@ -30,6 +30,10 @@ class Narration:
         """Say this step, or let it pass."""
         if step.stage in {NOTE, WARNING}:
             say(("warning: " if step.stage == WARNING else "") + (step.text or ""))
+            return
+        if step.look is not None:
+            for line in look_lines(step.scope or "", step.look):
+                say(line)
             return
         step = msgspec.structs.replace(step, eta=self._eta.of(step))
         if sys.stderr.isatty():

@@ -176,7 +176,7 @@ def _resume(queue: QueueFile) -> None:
 def _run(args: argparse.Namespace, queue: QueueFile) -> int:
     """Work the line off in this process; the jobs are its children."""
     from dlm_tui.cli.narration import Narration
-    from dlm_tui.engine.protocol import Log, Progress
+    from dlm_tui.engine.protocol import Log, Looked, Progress
     from dlm_tui.engine.queue_runner import QueueRunner
     from dlm_tui.progress import Progress as Step
 
@@ -190,6 +190,8 @@ def _run(args: argparse.Namespace, queue: QueueFile) -> int:
             say(f"job {entry.number}: {entry.title}")
         if isinstance(event, Progress):
             narration(Step(event.stage, event.done, event.total, event.text, scope=event.scope, loss=event.loss))
+        elif isinstance(event, Looked):
+            narration(Step("look", scope=event.scope, look=event.look))
         elif isinstance(event, Log):
             say(event.text)
 

@@ -90,6 +90,9 @@ def trainer_flags(parser: argparse.ArgumentParser) -> None:
         "--activation-checkpointing", action=switch, help="compute activations again instead of keeping them (off)"
     )
     group.add_argument("--neftune-alpha", type=float, metavar="A", help="noise on embedded tokens (none)")
+    group.add_argument(
+        "--early-answers", action=switch, help="held-out loss and a few answers, before and now, while it trains (on)"
+    )
     group.add_argument("--rslora", action=switch, help="scale by alpha/√rank instead of alpha/rank (off)")
     group.add_argument("--loraplus-ratio", type=float, metavar="R", help="lora_B learns R times as fast as lora_A (1)")
 

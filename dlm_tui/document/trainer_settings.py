@@ -17,7 +17,7 @@ class TrainerSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     `length_buckets` puts rows of like length into a batch; `activation_checkpointing` computes activations again
     instead of keeping them. `neftune_alpha` is the size of the noise on embedded tokens (Jain et al. 2023), `rslora`
     scales by alpha/√rank (Kalajdzievski 2023), `loraplus_ratio` is how much faster `lora_B` learns than `lora_A`
-    (Hayou et al. 2024).
+    (Hayou et al. 2024). `early_answers` looks at held-out loss and answers while it trains, and changes nothing of it.
     """
 
     packing: bool = True
@@ -26,6 +26,13 @@ class TrainerSettings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     neftune_alpha: _Positive | None = None
     rslora: bool = False
     loraplus_ratio: _Ratio | None = None
+    early_answers: bool = True
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what is learned."""
+        values = msgspec.structs.asdict(self)
+        del values["early_answers"]
+        return values
 
     def changed(self) -> dict[str, Any]:
         """The settings that are not the defaults."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from dlm_tui.engine.protocol import Event, Log, Progress
+from dlm_tui.engine.protocol import Event, Log, Looked, Progress
 from dlm_tui.progress import NOTE, WARNING, Eta, map_steps
 from dlm_tui.progress import Progress as Step
 
@@ -20,8 +20,10 @@ class ProgressEvents:
         self._scope = scope
         self._eta = eta or Eta()
 
-    def event(self, step: Step) -> Progress | Log:
+    def event(self, step: Step) -> Progress | Log | Looked:
         """A step as a message; notes and warnings are lines of the log."""
+        if step.look is not None:
+            return Looked(scope=step.scope or self._scope or "", look=step.look)
         if step.stage in {NOTE, WARNING}:
             return Log(text=step.text or "", level="warning" if step.stage == WARNING else "info")
         return Progress(

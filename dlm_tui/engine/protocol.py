@@ -22,6 +22,7 @@ from dlm_tui.gate.report import DriftReport as DriftReport
 from dlm_tui.gate.report import EvaluationReport as EvaluationReport
 from dlm_tui.gate.report import MisroutedPrompt as MisroutedPrompt
 from dlm_tui.model.views import View
+from dlm_tui.progress import EarlyLook as EarlyLook
 from dlm_tui.store import Turn as Turn
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.training.report import TrainReport as TrainReport
@@ -253,6 +254,13 @@ class Progress(Message, tag="progress"):
     text: str | None = None
 
 
+class Looked(Message, tag="looked"):
+    """How the adapter `scope` answers in the middle of its training, and its loss on held-out rows."""
+
+    scope: str
+    look: EarlyLook
+
+
 class Log(Message, tag="log"):
     """A line for the log pane."""
 
@@ -473,6 +481,7 @@ class Failed(Message, tag="failed"):
 Event = (
     Hello
     | Progress
+    | Looked
     | Log
     | Opened
     | Routed

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import msgspec
+
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.progress import EarlyLook
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store, utc_seconds
 
@@ -85,6 +88,11 @@ class RunLog:
             val_loss=val_loss,
             timestamp=utc_seconds(),
         )
+
+    def look(self, step: int, look: EarlyLook) -> None:
+        """A look at the adapter behind a step of its training."""
+        fields = msgspec.to_builtins(look)
+        self.event("look", **{**fields, "step": step, "timestamp": utc_seconds()})
 
     def complete(self, **fields: Any) -> None:
         """The last line."""

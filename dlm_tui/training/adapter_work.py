@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.progress import Progress, Report
 from dlm_tui.training.checkpoints import AdapterCheckpoints
+from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.phases import Finetuned, OnStep, Step
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterWork:
-    """What to train on what. `prompts` are token ids that a selection looks at, None for the adapter's own rows."""
+    """What to train on what. `prompts` are token ids that a selection looks at, None for the adapter's own rows;
+    `asked` are the prompts of the looks that are taken on the way, None for no looks."""
 
     plan: TrainingPlan
     adapter: AdapterPlan
     rows: AdapterRows
     prompts: list[list[int]] | None = None
+    asked: list[EarlyPrompt] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def train_adapter(
     if work.adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 
-        return finetune_pissa(base, work.plan, work.adapter, work.rows, on_step, checkpoints, work.prompts)
+        return finetune_pissa(
+            base, work.plan, work.adapter, work.rows, on_step, checkpoints, work.prompts, asked=work.asked
+        )
     from dlm_tui.training.finetune import finetune
 
-    return finetune(base, work.plan, work.adapter, work.rows, on_step, checkpoints)
+    return finetune(base, work.plan, work.adapter, work.rows, on_step, checkpoints, asked=work.asked)

@@ -262,7 +262,7 @@ def _on_node(
 
     def on_step(step: Step) -> None:
         steps.append(step)
-        teller.tell(Progress(step.phase, step.step, scope=label, loss=step.loss))
+        teller.tell(Progress(step.phase, step.step, scope=label, loss=step.loss, look=step.look))
 
     try:
         base = base_here(shipped, lambda ref: ray.get(ref))

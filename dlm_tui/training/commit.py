@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
+from dlm_tui.progress import EarlyLook
 from dlm_tui.store import (
     AdapterVersion,
     Manifest,
@@ -59,6 +60,7 @@ class FinishedRun:
     started_at: str
     result: Finetuned
     summary: str
+    looks: list[EarlyLook]
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.training.checkpoints import AdapterCheckpoints
+from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.embeddings import embedding_name
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
@@ -28,11 +30,13 @@ def finetune(
     rows: AdapterRows,
     on_step: OnStep,
     checkpoints: AdapterCheckpoints | None = None,
+    *,
+    asked: Sequence[EarlyPrompt] | None = None,
 ) -> Finetuned:
     """Train a LoRA adapter on `rows`, from the start or from a checkpoint; the base is left as it was.
 
-    The result depends only on the base, the rows and the plan. Raises Diverged, DlmTuiError, and whatever `on_step`
-    raises.
+    The result depends only on the base, the rows and the plan; `asked` are the prompts of the looks on the way. Raises
+    Diverged, DlmTuiError, and whatever `on_step` raises.
     """
     set_seed(plan.seed)
     layers = list(adapter.target_modules)
@@ -66,6 +70,7 @@ def finetune(
             adapter_off=model.disable_adapter,
             turned=lambda c: rescale_adapter_scale(model, c),
             checkpoints=checkpoints,
+            asked=asked,
         )
         # the base's own embedding is not changed, so it is not stored either
         result.tensors = finite_tensors(get_peft_model_state_dict(model, save_embedding_layers=False))

@@ -94,11 +94,10 @@ def fold_works(
             alone = alone.within(
                 fitting_rows(base.model, base.config, rows.longest, plan.micro_batch, checkpointing=checkpointing)
             )
-            numbers = {key: value for key, value in alone.as_json().items() if key not in {"adapters", "notes"}}
             settings = {key: value for key, value in vars(own).items() if key != "rows"}
             key = fingerprint(
                 _MEASURE,
-                numbers,
+                alone.deciding(),
                 settings,
                 vars(rows),
                 [(row.ids, row.asked) for row in judged],

@@ -16,9 +16,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
+from dlm_tui.progress import EarlyLook
 from dlm_tui.store.checkpoints import PhaseResult
 from dlm_tui.training.adapter_trainer import AdapterTrainer
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointedTrainer, CheckpointTimer, last_loss
+from dlm_tui.training.early_answers import EarlyPrompt, Looker
 from dlm_tui.training.embeddings import EmbeddingWarmup
 from dlm_tui.training.packing import collate_cheaper, packs_exactly
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
@@ -36,7 +38,7 @@ class Diverged(DlmTuiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimiser step or one validation pass (`loss` or `val_loss` in nats per token)."""
+    """One optimiser step, one validation pass or one look (`loss`, `val_loss` in nats per token)."""
 
     phase: str
     step: int
@@ -45,6 +47,7 @@ class Step:
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
+    look: EarlyLook | None = None
 
 
 # Called in the training thread; raising in it ends the training.
@@ -119,6 +122,31 @@ class _Watch(TrainerCallback):
             )
 
 
+class _Looks(TrainerCallback):
+    """Looks at the adapter behind some steps of a phase that `done` steps came before; last of the callbacks, so that
+    a step is told before the look behind it, and whoever stops does not wait for one."""
+
+    def __init__(self, looker: Looker, watch: _Watch, done: int, timer: CheckpointTimer | None):
+        self._looker, self._watch, self._done, self._timer = looker, watch, done, timer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The untrained adapter, once."""
+        if self._looker.first is None:
+            self._tell(0, self._looker.look_before)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Behind a step that is one to look behind."""
+        stopped = self._timer is not None and self._timer.stopped is not None
+        if "loss" in (logs or {}) and not stopped and self._done + state.global_step in self._looker.steps:
+            self._tell(state.global_step, lambda: self._looker.look(self._done + state.global_step))
+
+    def _tell(self, step: int, take: Callable[[], EarlyLook]) -> None:
+        began = time.monotonic()
+        look = take()
+        self._watch.since += time.monotonic() - began
+        self._watch.on_step(Step(phase=self._watch.phase, step=step, val_loss=look.held_out, look=look))
+
+
 class _Rows(torch.utils.data.Dataset[Any]):
     def __init__(self, rows: Sequence[Any]):
         self.rows = rows
@@ -141,16 +169,20 @@ def run_phases(
     adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
     turned: Turned,
     checkpoints: AdapterCheckpoints | None = None,
+    asked: Sequence[EarlyPrompt] | None = None,
 ) -> Finetuned:
     """Every phase of the plan that has rows, in order, on the trainable weights of `model`.
 
     `adapter_off` is a context in which the model is the base, `turned` one in which the adapter has another
-    coefficient than 1. With `checkpoints` the phases go on from where they were
-    interrupted. The result has no tensors yet. Raises Diverged, and whatever `on_step` raises.
+    coefficient than 1. With `checkpoints` the phases go on from where they were interrupted. With `asked` looks are
+    taken on the way. The result has no tensors yet. Raises Diverged, and whatever `on_step` raises.
     """
     result = Finetuned(tensors={}, config={})
     for over in checkpoints.done if checkpoints is not None else ():
         result.add(over)
+    looker = None
+    if asked is not None:
+        looker = Looker(model, base, plan, adapter, rows, asked, adapter_off)
     for phase in adapter.phases:
         if not rows.of(phase) or phase.name in result.steps:
             continue
@@ -175,6 +207,8 @@ def run_phases(
                 trainer.checkpoints, trainer.phase_name = checkpoints, phase.name
                 trainer.steps_per_epoch = plan.steps(rows.of(phase), phase) // phase.epochs
                 trainer.add_callback(timer)
+            if looker is not None:
+                trainer.add_callback(_Looks(looker, watch, sum(result.steps.values()), timer))
             with warmup.in_force():
                 trainer.train_from(start)
         if timer is not None and timer.stopped is not None:

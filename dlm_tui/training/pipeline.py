@@ -13,7 +13,7 @@ import torch
 from dlm_tui.document import sources
 from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
-from dlm_tui.progress import Eta, Progress, Report, note, run_to_end, warn
+from dlm_tui.progress import EarlyLook, Eta, Progress, Report, note, run_to_end, warn
 from dlm_tui.store import (
     MetricsWriter,
     RunLog,
@@ -40,6 +40,7 @@ from dlm_tui.training.commit import (
     record_tail_depth,
     write_version,
 )
+from dlm_tui.training.early_answers import early_prompts
 from dlm_tui.training.effects import measure_effects
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.memory import fitting_rows
@@ -201,6 +202,8 @@ class _Count:
         self._done += steps
 
     def tick(self, name: str, step: Step) -> None:
+        if step.look is not None:
+            self._report(Progress(step.phase, scope=name, look=step.look))
         if step.loss is None:
             return
         self._done += 1
@@ -247,6 +250,7 @@ def _train_one(
             removed=sorted(known - {section.section_id for section in document.sections}),
         )
         offset = 0
+        looks: list[EarlyLook] = []
 
         def keep(step: Step) -> None:
             nonlocal offset
@@ -254,9 +258,12 @@ def _train_one(
             number = step.step + (offset if step.phase != "sft" else 0)
             if step.phase == "sft":
                 offset = max(offset, step.step)
+            if step.look is not None:
+                looks.append(step.look)
+                log.look(number, step.look)
             if step.val_loss is not None:
                 metrics.record_eval(run_id, number, step.val_loss)
-            else:
+            elif step.look is None:
                 metrics.record_step(
                     run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
                 )
@@ -324,12 +331,14 @@ def _train_one(
             started_at=started,
             result=result,
             summary=log.summary_relative,
+            looks=looks,
         )
 
 
 def _work(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> AdapterWork:
     prompts = _calibration_ids(request, rows) if _calibrated_on(adapter, request) else None
-    return AdapterWork(plan=plan, adapter=adapter, rows=rows, prompts=prompts)
+    asked = early_prompts(adapter.rows, rows, request.base) if plan.trainer.early_answers else None
+    return AdapterWork(plan=plan, adapter=adapter, rows=rows, prompts=prompts, asked=asked)
 
 
 def _calibrated_on(adapter: AdapterPlan, request: TrainRequest) -> str | None:
@@ -369,13 +378,12 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
 def _checkpoints(
     request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, run_id: int
 ) -> AdapterCheckpoints:
-    numbers = {key: value for key, value in plan.as_json().items() if key not in {"adapters", "notes"}}
     own = {key: value for key, value in vars(adapter).items() if key != "rows"}
     prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
     return AdapterCheckpoints.open(
         request.store,
         adapter.name,
-        fingerprint(numbers, own, vars(rows), prompts, request.base.identity.weights_sha256, pinned_versions()),
+        fingerprint(plan.deciding(), own, vars(rows), prompts, request.base.identity.weights_sha256, pinned_versions()),
         run_id,
         sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
         CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
@@ -443,6 +451,7 @@ def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:
         kind=run.plan.words,
         selection=run.plan.selection,
         tail_depth=run.result.tail_depth,
+        early_answers=run.looks,
     )
 
 

@@ -18,6 +18,7 @@ from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
 from dlm_tui.store.adapter_kind import PAIR_SELECTION
 from dlm_tui.training.checkpoints import AdapterCheckpoints
+from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.finetune import finite_tensors, leave_as_it_was
 from dlm_tui.training.phases import Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
@@ -56,10 +57,13 @@ def finetune_pissa(
     on_step: OnStep,
     checkpoints: AdapterCheckpoints | None = None,
     prompts: Sequence[list[int]] | None = None,
+    *,
+    asked: Sequence[EarlyPrompt] | None = None,
 ) -> Finetuned:
     """Train Δs of the `rank` singular directions chosen by the plan's selection; the result is an ordinary LoRA.
 
-    A selection that looks at text looks at `prompts`, token ids, or at the adapter's own rows. Raises Diverged,
+    A selection that looks at text looks at `prompts`, token ids, or at the adapter's own rows; `asked` are those
+    of the looks on the way. Raises Diverged,
     DlmTuiError for a quantised base, and whatever `on_step` raises.
     """
     if base.quantisation is not None:
@@ -101,6 +105,7 @@ def finetune_pissa(
                 adapter_off=lambda: turned(0.0),
                 turned=turned,
                 checkpoints=checkpoints,
+                asked=asked,
             )
     finally:
         leave_as_it_was(base)

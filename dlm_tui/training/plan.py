@@ -175,8 +175,13 @@ class TrainingPlan:
             "sequence_len": self.sequence_len,
             "optimizer": self.optimizer,
             "precision": self.precision,
-            **msgspec.structs.asdict(self.trainer),
+            **self.trainer.deciding(),
         }
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the result beside the adapters themselves."""
+        values = {key: value for key, value in self.as_json().items() if key not in {"adapters", "notes"}}
+        return {**values, "trainer": self.trainer.deciding()}
 
     def as_json(self) -> dict[str, Any]:
         """The plan with counts instead of rows."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dlm_tui.document.seeds import seed_in_range
+from dlm_tui.progress import EarlyLook
 from dlm_tui.store.effects import OwnEffect
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class AdapterOutcome(msgspec.Struct, kw_only=True):
     """A trained adapter: its run, committed version, steps and losses (nats per token); its kind in words (`pissa wanda
     r8 ±2`), and per layer how far down the spectrum a selection lies (0: the largest singular values).
 
-    `effect` on its own sections is None where it was not measured; `warning` says that it learned next to nothing.
+    `early_answers` are the looks that were taken on the way. `effect` on its own sections is None where it was not
+    measured; `warning` says that it learned next to nothing.
     """
 
     run_id: int
@@ -30,6 +32,7 @@ class AdapterOutcome(msgspec.Struct, kw_only=True):
     kind: str = ""
     selection: str | None = None
     tail_depth: dict[str, float] = {}
+    early_answers: list[EarlyLook] = []
     effect: OwnEffect | None = None
     warning: str = ""
 

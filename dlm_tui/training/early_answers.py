@@ -1,0 +1,187 @@
+"""Looks at an adapter while it trains: its loss on held-out rows and a few greedy answers, before and now.
+
+A look changes nothing of the training: it draws no random number, keeps no gradient and puts every module back into
+the mode in which it was. It is taken behind fixed steps, so that it can be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from dlm_tui.progress import EarlyAnswer, EarlyLook
+from dlm_tui.training.plan import AdapterPlan, PlannedRows, TrainingPlan
+from dlm_tui.training.rows import AdapterRows, collate_sequences, filler_id
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Row
+    from dlm_tui.model import Base
+
+ANSWER_TOKENS = 24
+_PROMPTS = 3
+_BEGINNING = 12
+"""Tokens of a text that has no question: it is to be continued."""
+_SHARE = 0.05
+"""The part of a training's time that looks may take; a short training has the fewest looks all the same."""
+_FEWEST, _MOST = 2, 20
+_BACKWARD = 3
+"""A trained token costs about three forward passes of one (Kaplan et al. 2020, section 2.1)."""
+_DECODED = 10
+"""A token decoded alone reads all weights: about as long as a forward pass over so many tokens."""
+
+
+@dataclass(frozen=True)
+class EarlyPrompt:
+    """A prompt as a person knows it, and its token ids as the adapter is trained to continue them."""
+
+    text: str
+    ids: list[int]
+
+
+def early_prompts(planned: PlannedRows, rows: AdapterRows, base: Base) -> list[EarlyPrompt]:
+    """At most three different prompts of an adapter's rows that leave room for an answer.
+
+    One that is held out, where there is one, then the first ones it trains on; questions before texts to continue.
+    """
+    given = [*planned.validation[:1], *planned.train, *planned.preference, *planned.validation[1:]]
+    given.sort(key=lambda row: row.kind == "text")
+    room = min(rows.limit, base.context_length - ANSWER_TOKENS)
+    found: dict[str, EarlyPrompt] = {}
+    for row in given:
+        prompt = _prompt(row, base)
+        if prompt.text and 0 < len(prompt.ids) <= room:
+            found.setdefault(prompt.text, prompt)
+        if len(found) == _PROMPTS:
+            break
+    return list(found.values())
+
+
+def _prompt(row: Row, base: Base) -> EarlyPrompt:
+    if row.kind == "text":
+        ids = base.passage(row.text)
+        ids = ids[: min(_BEGINNING, len(ids) // 2)]
+        return EarlyPrompt(base.tokenizer.decode(ids, skip_special_tokens=True), ids)
+    turns = row.messages or (("user", row.prompt), ("assistant", row.chosen))
+    ids, asked = base.conversation([{"role": role, "content": content} for role, content in turns])
+    question = next((content for role, content in reversed(turns) if role == "user"), "")
+    return EarlyPrompt(question, ids[:asked])
+
+
+def look_steps(plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, asked: Sequence[EarlyPrompt]) -> set[int]:
+    """The optimiser steps of all phases together behind which to look: equal parts, the last step among them.
+
+    As many as cost a twentieth of the training by an estimate in tokens, at least two, at most twenty.
+    """
+    trained, total = 0, 0
+    for phase in adapter.phases:
+        pairs = ([*pair.chosen, *pair.rejected] for pair in rows.preference)
+        tokens = sum(map(len, rows.train if phase.name == "sft" else pairs))
+        trained += _BACKWARD * phase.epochs * tokens
+        total += plan.steps(rows.of(phase), phase)
+    look = sum(map(len, chain(rows.validation, (prompt.ids for prompt in asked))))
+    look += len(asked) * ANSWER_TOKENS * _DECODED
+    count = max(_FEWEST, min(_MOST, int(_SHARE * trained / max(1, look)) - 1))
+    return {math.ceil(total * part / count) for part in range(1, count + 1)}
+
+
+class Looker:
+    """Takes the looks at one adapter. `first` is the one at the untrained adapter, None before it was taken."""
+
+    def __init__(
+        self,
+        model: Any,
+        base: Base,
+        plan: TrainingPlan,
+        adapter: AdapterPlan,
+        rows: AdapterRows,
+        asked: Sequence[EarlyPrompt],
+        adapter_off: Callable[[], contextlib.AbstractContextManager[Any]],
+    ) -> None:
+        """`model` is what is trained, on top of the base's own modules; `adapter_off` makes it the base."""
+        self._model, self._base, self._plan, self._rows = model, base, plan, rows
+        self._asked, self._adapter_off = asked, adapter_off
+        self._total = sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases)
+        self.steps = look_steps(plan, adapter, rows, asked)
+        self.first: EarlyLook | None = None
+
+    def look_before(self) -> EarlyLook:
+        """The untrained adapter, also where its training goes on behind a checkpoint."""
+        with _untouched(self._model), self._adapter_off():
+            loss, told = self._loss(), self._answers()
+        self.first = self._look_of(0, loss, loss, told, told)
+        return self.first
+
+    def look(self, step: int) -> EarlyLook:
+        """The adapter as it is behind optimiser step `step` of all phases. Needs the look before."""
+        first = self.first or self.look_before()
+        with _untouched(self._model):
+            loss, told = self._loss(), self._answers()
+        return self._look_of(step, first.held_out, loss, [answer.before for answer in first.answers], told)
+
+    def _look_of(
+        self, step: int, before: float | None, now: float | None, told: Sequence[str], tells: Sequence[str]
+    ) -> EarlyLook:
+        return EarlyLook(
+            step=step,
+            total=self._total,
+            rows=len(self._rows.validation),
+            held_out_before=before,
+            held_out=now,
+            answers=[
+                EarlyAnswer(prompt=prompt.text, before=old, now=new)
+                for prompt, old, new in zip(self._asked, told, tells, strict=True)
+            ],
+        )
+
+    def _loss(self) -> float | None:
+        """The mean loss that the Trainer reports after an epoch: over batches in order, weighted by their rows."""
+        rows, size, filler = self._rows.validation, self._plan.micro_batch, filler_id(self._base)
+        total = 0.0
+        for start in range(0, len(rows), size):
+            batch = collate_sequences(rows[start : start + size], filler)
+            inputs = {name: tensor.to(self._base.device) for name, tensor in batch.items()}
+            total += float(self._model(**inputs).loss) * len(batch["input_ids"])
+        return total / len(rows) if rows and math.isfinite(total) else None
+
+    def _answers(self) -> list[str]:
+        return [greedy_answer(self._base, prompt.ids) for prompt in self._asked]
+
+
+def greedy_answer(base: Base, ids: Sequence[int]) -> str:
+    """The likeliest continuation of token ids under whatever is attached to the base now, at most 24 tokens.
+
+    Not by the library's `generate`, which takes up penalties from the checkpoint's own configuration.
+    """
+    model = cast("Any", base.model)
+    told: list[int] = []
+    feed, cache = list(ids), None
+    while len(told) < ANSWER_TOKENS:
+        step = model(input_ids=torch.tensor([feed], device=base.device), past_key_values=cache, use_cache=True)
+        token = int(step.logits[0, -1].argmax())
+        if token in base.stop_ids:
+            break
+        told.append(token)
+        feed, cache = [token], step.past_key_values
+    return str(base.tokenizer.decode(told, skip_special_tokens=True)).strip()
+
+
+@contextlib.contextmanager
+def _untouched(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; every module's mode and every parameter's part in the training stay."""
+    modes = [(module, module.training) for module in model.modules()]
+    learns = [(weight, weight.requires_grad) for weight in model.parameters()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for weight, flag in learns:
+            weight.requires_grad_(flag)
