@@ -14,6 +14,7 @@ import msgspec
 from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
+    EarlyLook,
     Evaluated,
     EvaluationReport,
     Event,
@@ -23,6 +24,7 @@ from dlm_tui.engine.protocol import (
     GateTrained,
     JobRequest,
     Log,
+    Looked,
     Progress,
     Stopped,
     SweepReport,
@@ -60,6 +62,8 @@ class JobRecord:
     ended: float | None = None
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
+    looks: dict[str, EarlyLook] = field(default_factory=dict)
+    """The last look at each adapter that was trained, the newest at the end."""
     summary: str = ""
     note: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -99,6 +103,9 @@ class JobRecord:
                 before, self.progress = self.progress, _forward(self.progress, event)
                 if before is None or (before.stage, before.scope) != (event.stage, event.scope):
                     self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
+            case Looked(scope=scope, look=look):
+                self.looks.pop(scope, None)
+                self.looks[scope] = look
             case Log(text=text, level=level):
                 self.log.append(text)
                 if level == "warning":

@@ -32,6 +32,7 @@ from dlm_tui.engine.protocol import (
     Hello,
     JobRequest,
     Log,
+    Looked,
     Message,
     MisroutedPrompt,
     Mixed,
@@ -107,6 +108,7 @@ class World:
         self.train_report = train_report()
         self.gate_end: Event | None = None
         self.train_end: Event | None = None  # instead of the report
+        self.looks: list[Looked] = []  # taken while the first adapter trains
         self.prefill: asyncio.Event | None = None
         self.measuring: asyncio.Event | None = None
         self.parity: ParityFigures | None = None
@@ -419,6 +421,8 @@ class RecordedJob:
                 loss=loss,
                 eta=4.0 - index,
             )
+            for look in self.world.looks if isinstance(self.request, TrainJob) and index == 0 else ():
+                yield look
             yield Log(text=f"{scope}: done")
             hold = asyncio.ensure_future(self.world.hold.wait())
             stop = asyncio.ensure_future(self._stop.wait())

@@ -20,8 +20,9 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.progress import progress_line
+from dlm_tui.progress_words import NO_ANSWER, look_words
 from dlm_widgets.literal_static import LiteralStatic
-from dlm_widgets.sanitize import assemble, literal
+from dlm_widgets.sanitize import assemble, literal, sanitize
 from dlm_widgets.throttled import Throttled
 
 _GLYPHS = {"waiting": "\u00b7", "running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
@@ -84,6 +85,7 @@ class JobsPane(Pane, Throttled):
         yield JobList(id="job-list", markup=False)
         with JobLog(id="job-scroll"):
             yield LiteralStatic(id="job-log")
+            yield LiteralStatic(id="job-looks")
 
     def on_mount(self) -> None:
         """Nothing has run."""
@@ -129,6 +131,9 @@ class JobsPane(Pane, Throttled):
         record, scroll = self.marked, self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
         self.query_one("#job-log", LiteralStatic).show(literal("\n".join(record.log) if record else "", "dim"))
+        looks = self.query_one("#job-looks", LiteralStatic)
+        looks.display = bool(record and record.looks)
+        looks.show(looks_text(record) if record else "")
         if at_end:
             scroll.scroll_end(animate=False)
 
@@ -174,8 +179,27 @@ class JobsPane(Pane, Throttled):
         self.post_message(self.ResultPressed(self.marked))
 
 
+def looks_text(record: JobRecord) -> Content:
+    """The answers of the last look, before and now; of a job that is over those of every adapter, with the losses."""
+    running = record.state == "running"
+    lines: list[Content] = []
+    for name, look in list(record.looks.items())[-1 if running else 0 :]:
+        if not running:
+            lines.append(literal(look_words(name, look), "bold", one_line=True))
+        for answer in look.answers:
+            lines.append(assemble(f"  {sanitize(answer.prompt, one_line=True)}"))
+            lines.append(_labelled("before", answer.before))
+            if look.step:
+                lines.append(_labelled("now", answer.now))
+    return Content("\n").join(lines)
+
+
+def _labelled(label: str, answer: str) -> Content:
+    return assemble((f"    {label:<6}  ", "dim"), sanitize(answer, one_line=True) or NO_ANSWER)
+
+
 def job_line(record: JobRecord, width: int) -> Content:
-    """State and title; for a running job a second line with bar, numbers and time left."""
+    """State and title; for a running job a second line with bar, numbers and time left, and one of the last look."""
     number = f"{record.number} " if record.number is not None else ""
     lead = (f"{_GLYPHS[record.state]} {number}{record.title}", _STYLES[record.state])
     if record.state == "waiting":
@@ -185,4 +209,7 @@ def job_line(record: JobRecord, width: int) -> Content:
     if record.progress is None:
         return assemble(lead, f"\n  {record.detail()}")
     room = width - cell_len(record.detail()) - 5
-    return assemble(lead, "\n  ") + progress_line(record.progress, min(40, room) if room >= 6 else 0)
+    line = assemble(lead, "\n  ") + progress_line(record.progress, min(40, room) if room >= 6 else 0)
+    for name, look in list(record.looks.items())[-1:]:
+        line += assemble("\n  ", sanitize(look_words(name, look), one_line=True))
+    return line
