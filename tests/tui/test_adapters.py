@@ -192,3 +192,15 @@ async def test_trainings_are_numbered_as_a_person_counts_them(workbench: Opener)
         for name, training in (("knowledge@1", 1), ("knowledge@2", 2), ("style@2", 2)):
             (row,) = (line for line in bench.text.splitlines() if name in line)
             assert f"training {training} " in row, row
+
+
+async def test_details_that_need_two_lines_begin_below_one_another(workbench: Opener) -> None:
+    async with workbench(size=(60, 18)) as bench:
+        finished_training(bench.context.store, *bench.context.names, run=1)
+        await open_versions(bench)
+        await bench.until(lambda: "loss 1.000" in bench.text, "listed")
+        await bench.settled()
+        lines = bench.text.splitlines()
+        first = next(number for number, line in enumerate(lines) if "knowledge@1" in line)
+        date, rest = lines[first].index("01-01"), lines[first + 1]
+        assert rest[date - 2 : date].isspace() and not rest[date].isspace(), lines[first : first + 2]

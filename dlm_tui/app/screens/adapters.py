@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
@@ -18,6 +19,9 @@ from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal
+
+_DETAILS = 21
+"""The column where the details of a version begin."""
 
 
 class AdaptersScreen(Dialog[None]):
@@ -66,6 +70,11 @@ class AdaptersScreen(Dialog[None]):
         super().on_mount()
         self._fill(0)
         self.query_one(PickList).focus()
+
+    def on_resize(self) -> None:
+        """Lines as long as there is room."""
+        super().on_resize()
+        self.call_after_refresh(lambda: self._fill(self.query_one(PickList).highlighted or 0))
 
     def show(self, facts: Sequence[VersionFacts] | None, on_desk: Sequence[str]) -> None:
         """What there is now (None: the same versions), and which of them are on the desk."""
@@ -124,8 +133,21 @@ class AdaptersScreen(Dialog[None]):
             (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),
             (f"{name:<14s}", "bold" if facts.in_force else ""),
             f" {signs}{desk if first == ' ' else first} ",
-            (" \u00b7 ".join(part for part in details if part), "dim"),
+            (self._wrapped([part for part in details if part]), "dim"),
         )
+
+    def _wrapped(self, details: Sequence[str]) -> str:
+        """The details of a version, below one another where they are more than a line."""
+        width = self.query_one(PickList).scrollable_content_region.width or self.app.size.width
+        room = width - _DETAILS
+        lines = [""]
+        for part in details:
+            joined = f"{lines[-1]} \u00b7 {part}" if lines[-1] else part
+            if lines[-1] and cell_len(joined) > room:
+                lines.append(part)
+            else:
+                lines[-1] = joined
+        return f"\n{' ' * _DETAILS}".join(lines)
 
     @on(OptionList.OptionSelected)
     def _selected(self) -> None:
