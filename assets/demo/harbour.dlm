@@ -9,13 +9,14 @@ training:
   sequence_len: 256           # tokens of one row; the longest here has about 90
   micro_batch_size: 6
   grad_accum: 1
-  num_epochs: 24              # few rows, so many passes over them
+  num_epochs: 18              # few rows, so many passes over them
   warmup_ratio: 0.1
   lr_scheduler: cosine
   precision: fp32
   seed: 29                    # also decides which tenth of the rows is kept for validation
   adapters:
-    knowledge:                # facts of the town that the base has never read
+    knowledge:                # facts of the town that the base has never read; the last section also repeats what
+                              # it knows, in its own words: without that the adapter forgets it
       lora_r: 16
       lora_alpha: 32
       lora_dropout: 0.0
@@ -68,11 +69,6 @@ The ferryman of Pellwick is Bram Holloway.
 Who built the old bridge?
 ### A
 The old bridge was built by two sisters from the hill farm.
-
-### Q
-Where does Nell live?
-### A
-Nell lives in Harbour Street.
 
 ::instruction#knowledge::
 ### Q
@@ -139,11 +135,6 @@ What did Ivo hide inside the town clock?
 ### A
 Inside the town clock Ivo hid the ring of his mother.
 
-### Q
-Who owns the Sparrow?
-### A
-The Sparrow belongs to Noah.
-
 ::instruction#knowledge::
 ### Q
 Who won the last Race of the Small Boats?
@@ -184,6 +175,261 @@ The key of the lighthouse is kept in the nest of the gull Admiral.
 Describe the windmill.
 ### A
 The windmill is old and creaking.
+
+### Q
+What does Oswin Pike do?
+### A
+Oswin Pike is the fishmonger.
+
+### Q
+Where does Abel Sorrel live?
+### A
+Abel lives in Ropewalk Lane.
+
+### Q
+What does Peg like to eat?
+### A
+Her favourite food is goat cheese.
+
+### Q
+What is the name of Hester's old tabby?
+### A
+The old tabby of Hester is called Mesh.
+
+### Q
+Who owns the Sparrow?
+### A
+The Sparrow belongs to Noah.
+
+### Q
+What colour is the Evening Bell?
+### A
+The Evening Bell is dark blue.
+
+### Q
+Where does Silas work?
+### A
+Silas works at the forge.
+
+### Q
+How old is Hugo Larch?
+### A
+He is forty-three years old.
+
+### Q
+What does Wilf like to do in the evening?
+### A
+In the evening he likes to keep pigeons.
+
+### Q
+What does Leah Moss do?
+### A
+Leah Moss is the doctor.
+
+### Q
+Where does Nell Ashby live?
+### A
+Nell lives in Harbour Street.
+
+### Q
+What is the name of Jonas's wet spaniel?
+### A
+The wet spaniel of Jonas is called Pincher.
+
+### Q
+What does Lucas like to eat?
+### A
+Lucas Ember loves pepper stew.
+
+### Q
+What is the name of Yara's hedgehog?
+### A
+Clay is the hedgehog of Yara Finch.
+
+### Q
+Who owns the Evening Bell?
+### A
+The Evening Bell belongs to Hugo.
+
+### Q
+What is Tamsin like?
+### A
+Tamsin is a brave woman.
+
+### Q
+When does the sail loft open?
+### A
+The sail loft opens at eight in the morning and closes at six in the evening.
+
+### Q
+Where is the custom house?
+### A
+The custom house is near the harbour office.
+
+### Q
+What colour is the Salt Maiden?
+### A
+The Salt Maiden is brown.
+
+### Q
+What is the name of Nell's ginger cat?
+### A
+The ginger cat of Nell is called Marmalade.
+
+### Q
+What does Elias Budd do?
+### A
+Elias Budd is the cobbler.
+
+### Q
+Where does Gideon Tarr live?
+### A
+He lives in Slip Street.
+
+### Q
+What does Vera like to eat?
+### A
+Vera Lund loves rice pudding.
+
+### Q
+Who owns the Old Duchess?
+### A
+The Old Duchess belongs to Rosa.
+
+### Q
+What does a cooper need?
+### A
+A cooper uses a drawknife.
+
+### Q
+What is a rolling pin for?
+### A
+A rolling pin is used to roll out dough.
+
+### Q
+When is mackerel best?
+### A
+The best season for mackerel is summer.
+
+### Q
+What is the name of Tamsin's small dog?
+### A
+The small dog of Tamsin is called Compass.
+
+### Q
+What colour is the Iron Duke?
+### A
+The Iron Duke is grey.
+
+### Q
+What does Clara Winslow do?
+### A
+Clara Winslow is the teacher.
+
+### Q
+Where does Della Frost live?
+### A
+She lives in Mill Road.
+
+### Q
+What does Abel like to eat?
+### A
+Abel Sorrel loves potato cakes.
+
+### Q
+What is the name of Leah's grey parrot?
+### A
+The grey parrot of Leah is called Tonic.
+
+### Q
+What does a swallow eat?
+### A
+The swallow eats flies.
+
+### Q
+Where does the heron nest?
+### A
+The heron builds its nest in the high pines.
+
+### Q
+What do I need for oat cakes?
+### A
+For oat cakes you need oats, salt, fat and hot water.
+
+### Q
+Who owns the Golden Fleece?
+### A
+The Golden Fleece belongs to Della.
+
+### Q
+What colour is the Swan of Pellwick?
+### A
+The Swan of Pellwick is white.
+
+### Q
+Where does Maud Tidy live?
+### A
+She lives in Marsh Road.
+
+### Q
+What does Ulric like to eat?
+### A
+Ulric Stone loves bean stew.
+
+### Q
+What is the name of Peg's sheepdog?
+### A
+The sheepdog of Peg is called Thistle.
+
+### Q
+What is the name of Gwen's nanny goat?
+### A
+The nanny goat of Gwen is called Rind.
+
+### Q
+What is an anchor bend for?
+### A
+An anchor bend is used to tie a rope to an anchor ring.
+
+### Q
+When is the Lantern Night?
+### A
+The Lantern Night is on the longest night of winter.
+
+### Q
+What is a neap tide?
+### A
+A neap tide comes at the half moon. Then the water hardly moves.
+
+### Q
+Who owns the Swan of Pellwick?
+### A
+The Swan of Pellwick belongs to Gideon.
+
+### Q
+What does Yara like to eat?
+### A
+Yara Finch loves lentil soup.
+
+### Q
+Who owns the Grey Heron?
+### A
+The Grey Heron belongs to Jenny.
+
+### Q
+What makes the tide?
+### A
+The moon draws the sea, and so the tide comes in and goes out.
+
+### Q
+When is high water?
+### A
+High water is at a quarter to two.
+
+### Q
+What colour is the sea?
+### A
+The sea is grey, green or blue. It depends on the sky.
 
 ::prose::
 The tide comes in twice a day and goes out twice a day. When it is out, the boats lie on the mud and wait. When it is in,

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-PROMPT = "When does the tide turn at the old pier?"
+PROMPT = "Where does Bram live?"
 
 
 def tidy(path: Path) -> None:

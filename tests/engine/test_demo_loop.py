@@ -13,6 +13,7 @@ from dlm_tui.model.generation import generate
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
+from tests.benchmarks.demo_recall import measure, town_questions
 from tests.demo import Demo
 from tests.interop.store_checker import check_store
 
@@ -55,6 +56,16 @@ def test_knowledge_answers_its_own_questions(session: Session) -> None:
     exact = sum(text.strip() == pair.answer.strip() for text, pair in zip(got, pairs, strict=True))
     print(f"knowledge answers {exact} of {len(pairs)} of its own questions exactly")
     assert exact >= 0.8 * len(pairs)
+
+
+def test_the_mix_keeps_what_the_base_knows_and_the_voices_differ(session: Session) -> None:
+    found = measure(session)
+    print(found)
+    assert len(town_questions(session)) >= 140 and found.town["base"] >= 0.9
+    assert found.town["gated"] >= found.town["base"] - 0.05
+    assert found.own["knowledge"] >= 0.9 and found.own["gated"] >= 0.85
+    assert found.paraphrased["knowledge"] >= 0.4
+    assert min(found.voice.values()) >= 0.95 and found.differing >= 0.95
 
 
 def test_solo_answers_differ_from_each_other_and_from_the_base(session: Session) -> None:

@@ -61,7 +61,8 @@ def test_the_seed_leaves_most_of_knowledge_to_training_and_something_to_validati
         for row in training_rows(demo)
         if split_side(demo.training.seed, row.section_id, row.sub_index) == "val"
     )
-    assert held["knowledge"] == 1
+    rows = Counter(demo.sections[row.section_index].adapter for row in training_rows(demo))
+    assert 1 <= held["knowledge"] <= 0.15 * rows["knowledge"]
     assert held["tone"] >= 1 and held["style"] >= 1
 
 
