@@ -85,7 +85,6 @@ class JobsPane(Pane, Throttled):
         yield JobList(id="job-list", markup=False)
         with JobLog(id="job-scroll"):
             yield LiteralStatic(id="job-log")
-            yield LiteralStatic(id="job-looks")
 
     def on_mount(self) -> None:
         """Nothing has run."""
@@ -130,10 +129,10 @@ class JobsPane(Pane, Throttled):
     def _show_log(self) -> None:
         record, scroll = self.marked, self.query_one(JobLog)
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
-        self.query_one("#job-log", LiteralStatic).show(literal("\n".join(record.log) if record else "", "dim"))
-        looks = self.query_one("#job-looks", LiteralStatic)
-        looks.display = bool(record and record.looks)
-        looks.show(looks_text(record) if record else "")
+        log = literal("\n".join(record.log) if record else "", "dim")
+        if record is not None and record.looks:
+            log += Content("\n") + looks_text(record)
+        self.query_one("#job-log", LiteralStatic).show(log)
         if at_end:
             scroll.scroll_end(animate=False)
 
