@@ -138,3 +138,13 @@ def test_the_usual_command_ends_with_the_screen(tmp_path: Any) -> None:
     words = server_words(tmp_path / "a.dlm", tmp_path, "base", config.serve.port, config.serve.keep_prompts)
     assert words[1:4] == ["-m", "dlm_tui", "serve"]
     assert "--until-eof" in words and words[words.index("--port") + 1] == "9000" and words[-2:] == ["--base", "base"]
+
+
+async def test_the_key_that_the_traffic_names_works_there(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("alt+t")
+        await bench.until(lambda: "No server runs; alt+s starts one." in bench.text, "said")
+        await bench.press("alt+s")
+        await bench.until(lambda: "alt+s stops it" in bench.text, "started, and said")
+        await bench.press("alt+s")
+        await bench.until(lambda: state_of_server(bench) == ["cancelled"], "stopped")

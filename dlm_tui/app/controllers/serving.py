@@ -131,7 +131,7 @@ class Serving:
                 self._context.ui.say(str(error), error=True)
                 return
         self._dialog = dialog = TrafficScreen(self._context.marks)
-        dialog.on_copy = self._copy
+        dialog.on_copy, dialog.on_toggle = self._copy, self.toggle
         dialog.on_closed = self._closed
         await self._context.ui.open_dialog(dialog, self._taken)
         self._redraw()

@@ -8,10 +8,12 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from dlm_tui.app.keys import BY_ID
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.store.traffic import TrafficRow
 from dlm_widgets.adapter_palette import Mark
@@ -41,11 +43,16 @@ class TrafficScreen(Dialog[Taken]):
         ("dialog.close", "Close"),
     )
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(BY_ID["serve.toggle"].keys, "toggle_server", show=False, id="serve.toggle")
+    ]
+
     def __init__(self, marks: Mapping[str, Mark]) -> None:
         super().__init__()
         self._marks = marks
         self._rows: list[TrafficRow] = []
         self.on_copy: Callable[[], object] = lambda: None
+        self.on_toggle: Callable[[], object] = lambda: None
 
     def compose_body(self) -> ComposeResult:
         """A line about the server, the requests, and a line for what cannot be done."""
@@ -57,6 +64,10 @@ class TrafficScreen(Dialog[Taken]):
         """The list has the focus."""
         super().on_mount()
         self.query_one(PickList).focus()
+
+    def action_toggle_server(self) -> None:
+        """Start the server, or stop it, as the line above the requests says."""
+        self.on_toggle()
 
     def show(self, rows: Sequence[TrafficRow], state: str) -> None:
         """Requests oldest first, and a line about the server; the highlighted request stays highlighted."""
