@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from dlm_tui.files import remove, scratch_pid
 from dlm_tui.platform import process_lives
+from dlm_tui.store.checkpoints import FINISHED, checkpoint_folder, latest, read_state
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import Manifest, read_manifest
@@ -27,6 +28,30 @@ def clear_dead_versions(store: Store) -> None:
         end_dead_runs(store)
     except StoreError as error:
         _log.warning("%s", error)
+
+
+def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
+    """Remove the version that a dead run of this very training finished and did not put in force.
+
+    Its checkpoints make it again, under the same number; the caller holds the run lock.
+    """
+    folder = checkpoint_folder(store, name)
+    states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
+    run_id = next((state.run_id for state in states if state is not None and state.fingerprint == fingerprint), None)
+    run = MetricsReader(store).run(run_id) if run_id is not None else None
+    try:
+        current, manifest = current_version(store, name), read_manifest(store)
+    except StoreError:
+        return  # nothing can be proved
+    if run is None:
+        return
+    for version in all_versions(store, name):
+        record = read_record(version.path)
+        in_force = current is not None and version.version == current.version
+        if version.version != run["adapter_version"] or in_force or _recorded(manifest, version) or record is None:
+            continue
+        if record["state"] == "trained" and writer_is_dead(record):
+            remove(version.path)
 
 
 def dead_versions(store: Store) -> Iterator[AdapterVersion]:

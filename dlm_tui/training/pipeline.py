@@ -28,6 +28,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
+from dlm_tui.store.litter import clear_earlier_try
 from dlm_tui.training.adapter_work import AdapterWork, Trained, train_adapter
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
@@ -227,6 +228,8 @@ def _train_one(
     for others."""
     document, store, name = request.document, request.store, adapter.name
     started = utc_seconds()
+    if request.resume:
+        clear_earlier_try(store, name, _fingerprint(request, plan, adapter, rows))
     target = new_version(store, name)
     run_id = metrics.begin_run(
         adapter.phases[0].name,
@@ -378,17 +381,23 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
 def _checkpoints(
     request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, run_id: int
 ) -> AdapterCheckpoints:
-    own = {key: value for key, value in vars(adapter).items() if key != "rows"}
-    prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
     return AdapterCheckpoints.open(
         request.store,
         adapter.name,
-        fingerprint(plan.deciding(), own, vars(rows), prompts, request.base.identity.weights_sha256, pinned_versions()),
+        _fingerprint(request, plan, adapter, rows),
         run_id,
         sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
         CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
         request.resume,
     )
+
+
+def _fingerprint(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> str:
+    """Of all that decides what the adapter becomes."""
+    own = {key: value for key, value in vars(adapter).items() if key != "rows"}
+    prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
+    weights = request.base.identity.weights_sha256
+    return fingerprint(plan.deciding(), own, vars(rows), prompts, weights, pinned_versions())
 
 
 def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:

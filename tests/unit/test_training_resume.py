@@ -18,12 +18,15 @@ from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
 from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
 from dlm_tui.store.checkpoints import FOLDER, interrupted
+from dlm_tui.store.version_record import read_record
+from dlm_tui.store.versions import all_versions
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.report import TrainOutcome
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
 ROOT = Path(__file__).resolve().parents[2]
+DIED = 77
 PAIRS = """
 ::preference#facts::
 ### Prompt
@@ -123,6 +126,31 @@ def test_a_cancelled_training_goes_on_to_the_same_bytes(
     assert all(item.train_loss is not None for item in outcome.adapters.values())
     pissa = kind.of("facts").parameterization == "pissa"
     assert bool(outcome.adapters["facts"].tail_depth) == pissa, "also of an adapter that was finished before"
+
+
+def test_a_training_killed_behind_its_first_adapter_goes_on_with_the_same_version(base: Base, tmp_path: Path) -> None:
+    """The version that a killed run finished and could not put in force does not cost a number."""
+    path = document(tmp_path / "d", epochs=1)
+    store = Store(tmp_path / "d" / "home", load(path).dlm_id)
+    code = f"from pathlib import Path; from {__name__} import die_in_the_second; die_in_the_second(Path({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == DIED
+    left = read_record(store.adapter_dir("facts") / "versions" / "v0001")
+    assert left is not None and left["state"] == "trained" and current_version(store, "facts") is None
+    train(path, base, resume=True)
+    for name in ("facts", "manners"):
+        assert [item.version for item in all_versions(store, name)] == [1]
+
+
+def die_in_the_second(path: Path) -> None:
+    """Train as in the tests, and end like a killed process when the second adapter has begun."""
+
+    def report(step: Progress) -> None:
+        if step.stage == "sft" and step.scope == "manners":
+            os._exit(DIED)
+
+    store = Store(path.parent / "home", load(path).dlm_id)
+    train_document(TrainRequest(document=load(path), store=store, base=tiny_base(path.parent / "m", "llama")), report)
 
 
 def test_without_resume_the_interrupted_training_is_given_up_and_said(base: Base, tmp_path: Path) -> None:
