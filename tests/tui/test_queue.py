@@ -10,6 +10,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.panes.jobs import JobList
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import LeaveScreen
 from dlm_tui.app.screens.report import ReportScreen
@@ -92,6 +93,19 @@ async def test_waiting_jobs_change_places(workbench: Opener, hand: bool) -> None
         assert marked(bench) == JUDGE, "the same job stays marked"
         await (mouse.press_button(bench, "move_job(1)") if hand else bench.press("J"))
         await bench.until(lambda: listed(bench)[1][0] == EXPORT, "later")
+        bench.world.hold.set()
+        await bench.idle()
+
+
+async def test_a_row_that_is_drawn_anew_keeps_what_a_key_has_just_marked(workbench: Opener) -> None:
+    """The list says what is highlighted by a message; a redraw may come before it."""
+    async with workbench(size=(120, 40), line=True) as bench:
+        await line_of_three(bench)
+        pane = bench.screen.jobs_pane
+        for title in (EXPORT, JUDGE):
+            pane.query_one(JobList).action_cursor_down()
+            pane.draw()
+            assert marked(bench) == title
         bench.world.hold.set()
         await bench.idle()
 

@@ -112,6 +112,7 @@ class JobsPane(Pane, Throttled):
             return
         width = max(20, self.content_size.width - 1)
         rows = [job_line(record, width) for record in records]
+        self._keep_mark()  # a key may have moved it since, and its message not be here yet
         self._records = []  # what is highlighted while the rows change was not chosen by anybody
         listing.set_options([Option(row) for row in rows])
         marked = self._marked if self._marked in records else None
@@ -145,12 +146,15 @@ class JobsPane(Pane, Throttled):
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         """Another row: its log."""
         event.stop()
+        self._keep_mark()
+        self._show_log()
+
+    def _keep_mark(self) -> None:
         record = self.marked
         if record is not None and record is not self._records[0]:
             self._marked = record
         elif record is not None:
             self._marked = None if self._marked is None or not self.has_focus_within else record
-        self._show_log()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Enter, or the second click on a row."""
