@@ -1,4 +1,4 @@
-"""Screenshots of the running program: opens the demo, trains it if its store is empty, and saves SVG files here.
+"""Screenshots of the running program: trains the demo if its store is empty, opens it, and saves SVG files here.
 
     python assets/screenshots/make.py [--home DIR]
 
@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -43,10 +44,6 @@ async def shoot(document: Path, home: Path) -> None:
                 await pilot.pause(0.05)
             bench = app.workbench
             app.choose_theme(theme)
-            if not bench.context.trained_names:
-                bench.controllers.training.start()
-                while not bench.context.trained_names:
-                    await pilot.pause(0.5)
             bench.prompt_pane.set_text(PROMPT)
             await pilot.pause(2.5)
             bench.action_compare()
@@ -70,7 +67,10 @@ def main() -> None:
         for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
             os.environ[variable] = str(folder / variable)
         document = Path(shutil.copy(HERE.parent / "demo" / "harbour.dlm", folder))
-        asyncio.run(shoot(document, args.home or folder / "home"))
+        home = args.home or folder / "home"
+        if not (home / "store").exists():
+            subprocess.run([sys.executable, "-m", "dlm_tui", "train", document, "--home", home], check=True)
+        asyncio.run(shoot(document, home))
 
 
 if __name__ == "__main__":
