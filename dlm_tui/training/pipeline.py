@@ -155,8 +155,8 @@ def _trained_elsewhere(
     furthest: dict[tuple[str | None, str], float] = {}
 
     def live(step: Progress) -> None:
-        if step.loss is None:
-            report(step)
+        if step.loss is None:  # a look, or the cluster itself: the steps of all adapters are counted here
+            report(msgspec.structs.replace(step, done=0))
         elif step.done > furthest.get((step.scope, step.stage), 0):
             furthest[step.scope, step.stage] = step.done
             count.tick(step.scope or "", Step(phase=step.stage, step=int(step.done), loss=step.loss))
