@@ -41,13 +41,6 @@ def own_folder(served_folder: Path, tmp_path: Path) -> Path:
 def test_a_hang_up_frees_its_row_within_one_step(served_folder: Path) -> None:
     backend = NativeBackend(open_again(served_folder))
     with serving(backend) as running:
-        body = json.dumps({**LONG, "model": "base", "stream": True}).encode()
-        with socket.create_connection(("127.0.0.1", running.port)) as connection:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n"
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body)
-            assert connection.recv(64)
-            until(lambda: backend.load.running == 1)
         # what the scheduler is told, it does before its next step
         scheduler = backend._scheduler
         noticed: list[int] = []
@@ -58,6 +51,13 @@ def test_a_hang_up_frees_its_row_within_one_step(served_folder: Path) -> None:
             noticed.append(backend.load.steps)
 
         scheduler.cancel = noticing  # type: ignore[method-assign]
+        body = json.dumps({**LONG, "model": "base", "stream": True}).encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            assert connection.recv(64)
+            until(lambda: backend.load.running == 1)
         until(lambda: backend.load.running == 0)
         until(lambda: bool(noticed))
         assert backend.load.steps <= noticed[0] + 1
