@@ -38,13 +38,12 @@ def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
     folder = checkpoint_folder(store, name)
     states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
     run_id = next((state.run_id for state in states if state is not None and state.fingerprint == fingerprint), None)
-    run = MetricsReader(store).run(run_id) if run_id is not None else None
+    if run_id is None or (run := MetricsReader(store).run(run_id)) is None:
+        return
     try:
         current, manifest = current_version(store, name), read_manifest(store)
     except StoreError:
         return  # nothing can be proved
-    if run is None:
-        return
     for version in all_versions(store, name):
         record = read_record(version.path)
         in_force = current is not None and version.version == current.version
