@@ -15,6 +15,8 @@ from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKin
 if TYPE_CHECKING:
     from dlm_tui.document import Document, TrainerSettings
     from dlm_tui.model import Base
+    from dlm_tui.store import Store
+    from dlm_tui.store.checkpoints import Asked
     from dlm_tui.training.cluster import Cluster
 
 
@@ -53,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N optimiser steps of an adapter"
     )
-    parser.add_argument(
-        "--checkpoint-minutes", type=float, default=10.0, metavar="M", help="and at least every M minutes (10)"
-    )
+    parser.add_argument("--checkpoint-minutes", type=float, metavar="M", help="and at least every M minutes (10)")
     cluster_flag(parser)
     trainer_flags(parser)
 
@@ -114,6 +114,8 @@ def trainer_settings(args: argparse.Namespace, document: Document) -> TrainerSet
 
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout. 1 when a gate was to be trained and is not."""
+    import torch
+
     from dlm_tui.cli.adapter import effect_words
     from dlm_tui.cli.narration import Narration
     from dlm_tui.document import load, sources
@@ -128,34 +130,39 @@ def run(args: argparse.Namespace) -> int:
     if args.gate_only and args.adapter:
         raise UsageError("--gate-only leaves the adapters alone: it takes no --adapter")
     choices = kind_choices(args)
+    if args.gate_only and args.resume:
+        raise UsageError("--gate-only leaves the adapters alone: there is no training of theirs to resume")
     if args.gate_only and (choices != KindChoices() or args.calibration):
         raise UsageError("--gate-only leaves the adapters alone: it takes no kind of training")
-    calibration = calibration_prompts(Path(args.calibration)) if args.calibration else None
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise UsageError("--checkpoint-steps must be at least 1")
     if args.checkpoint_steps is not None and args.cluster is not None:
         raise UsageError("--checkpoint-steps is for a training here: on a cluster an adapter that is lost begins again")
-    if not args.checkpoint_minutes > 0:
+    if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:
         raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()
     document, scan = sources.expand_sources(load(Path(args.document)))
     store = Store(resolve_home(args.home), document.dlm_id)
-    refuse_before_base(document, store, args.adapter, choices)
-    base = run_to_end(load_base(base_of(document, args.base)), narration)
+    asked = _asked(args, choices, document, store)
+    torch.set_num_threads(asked.threads)
+    calibration = calibration_prompts(Path(asked.calibration)) if asked.calibration else None
+    refuse_before_base(document, store, asked.adapters, asked.choices)
+    base = run_to_end(load_base(base_of(document, asked.base)), narration)
     with joined_cluster(args, base) as elsewhere:
         request = TrainRequest(
             document=document,
             store=store,
             base=base,
-            adapters=args.adapter,
+            adapters=asked.adapters,
             gate_only=args.gate_only,
-            choices=choices,
+            choices=asked.choices,
             calibration=calibration,
             scan=scan,
+            base_folder=asked.base,
             resume=args.resume,
-            checkpoint_steps=args.checkpoint_steps,
-            trainer=trainer_settings(args, document),
-            checkpoint_seconds=args.checkpoint_minutes * 60.0,
+            checkpoint_steps=asked.checkpoint_steps,
+            trainer=asked.trainer,
+            checkpoint_seconds=asked.checkpoint_seconds,
             elsewhere=elsewhere,
         )
         outcome = train_document(request, narration)
@@ -171,6 +178,29 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(train_report(document, outcome).as_json())
     return 1 if outcome.gate_failed else 0
+
+
+def _asked(args: argparse.Namespace, choices: KindChoices, document: Document, store: Store) -> Asked:
+    """What the flags say, with --resume what the interrupted training was asked for. Raises UsageError."""
+    import torch
+
+    from dlm_tui.cli.train_resume import resumed, whole_path
+    from dlm_tui.store.checkpoints import Asked, interrupted
+
+    left = interrupted(store)
+    if args.resume and left is not None and left.asked is not None:
+        return resumed(args, choices, left.asked)
+    minutes = 10.0 if args.checkpoint_minutes is None else args.checkpoint_minutes
+    return Asked(
+        threads=torch.get_num_threads(),
+        trainer=trainer_settings(args, document),
+        adapters=args.adapter,
+        choices=choices,
+        calibration=whole_path(args.calibration),
+        base=whole_path(args.base),
+        checkpoint_steps=args.checkpoint_steps,
+        checkpoint_seconds=minutes * 60.0,
+    )
 
 
 def kind_choices(args: argparse.Namespace) -> KindChoices:

@@ -121,7 +121,10 @@ def _answer(job: _Job) -> Event:
 
 
 def run_train(job: _Job, request: TrainJob) -> Trained:
-    """Train with one thread fewer than the machine has, so that typing stays quick."""
+    """Train with one thread fewer than the machine has, so that typing stays quick.
+
+    What was interrupted goes on with as many threads as before: the bytes depend on them.
+    """
     import torch
 
     from dlm_tui.document import load, sources
@@ -133,9 +136,11 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.training.report import TrainOutcome, train_report
     from dlm_tui.training.request import calibration_prompts
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     document, scan = sources.expand_sources(load(Path(request.document)))
     store = Store(resolve_home(request.home), document.dlm_id)
+    left = interrupted(store) if request.resume else None  # None also where it was ended before its first checkpoint
+    asked = left.asked if left is not None else None
+    torch.set_num_threads(asked.threads if asked is not None else max(1, (os.cpu_count() or 2) - 1))
     refuse_before_base(document, store, request.adapters, request.choices)
     calibration = calibration_prompts(Path(request.calibration)) if request.calibration else None
     base = run_to_end(load_base(base_of(document, request.base)), job.step)
@@ -153,8 +158,10 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
             choices=request.choices,
             calibration=calibration,
             scan=scan,
-            resume=request.resume and interrupted(store) is not None,  # else it was ended before its first checkpoint
+            base_folder=request.base,
+            resume=left is not None,
             checkpoint_steps=request.checkpoint_steps,
+            trainer=request.trainer,
             receipt=receipt,
         ),
         job.step,

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from dlm_tui.document import TrainerSettings
 from dlm_tui.document.comparison import VersionComparison
 from dlm_tui.export.cost_table import FormatCost
 
@@ -149,8 +150,9 @@ class Cancel(Message, tag="cancel"):
 class TrainJob(Message, tag="train_job"):
     """To a job child: train adapters, each in its kind, then the gate; `calibration` is a file of prompt sets.
 
-    `resume` goes on with the interrupted training. `receipt` is a file of the store that is written in the change that
-    puts the adapters in force: where it is there already, only what comes after that is left to do."""
+    `resume` goes on with the interrupted training. `trainer` takes the place of the side file's settings. `receipt` is
+    a file of the store that is written in the change that puts the adapters in force: where it is there already, only
+    what comes after that is left to do."""
 
     document: str
     home: str
@@ -161,6 +163,7 @@ class TrainJob(Message, tag="train_job"):
     calibration: str | None = None
     resume: bool = False
     checkpoint_steps: int | None = None
+    trainer: TrainerSettings | None = None
     receipt: str | None = None
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from dlm_tui.document import TrainerSettings
 from dlm_tui.files import scratch_sibling, sync_tree
 from dlm_tui.platform import sync_directory
+from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.store.layout import Store
 
 FOLDER, STATE, FINISHED = "checkpoints", "state.json", "finished"
@@ -31,6 +33,23 @@ class PhaseResult(msgspec.Struct, frozen=True, kw_only=True):
     val_loss: float | None = None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training was asked for, so that it goes on without being asked again.
+
+    `adapters` None means all. `calibration` is the path of a file of prompt sets, `base` a folder that was given in the
+    place of the document's base. `threads` are torch's, on which the bytes depend.
+    """
+
+    threads: int
+    trainer: TrainerSettings
+    adapters: list[str] | None = None
+    choices: KindChoices = KindChoices()
+    calibration: str | None = None
+    base: str | None = None
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float | None = None
+
+
 class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json`. `fingerprint` is of all that decides the result; `step` counts over all phases of the adapter.
 
@@ -44,6 +63,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     phase: str = ""
     done: list[PhaseResult] = []
+    asked: Asked | None = None
 
 
 class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +74,12 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     total: int
     at: str
+    asked: Asked | None = None
+
+    @property
+    def words(self) -> str:
+        """`facts at step 4 of 12`, or the adapters that wait for the others."""
+        return f"{self.adapter} at step {self.step} of {self.total}" if self.adapter else ", ".join(self.finished)
 
 
 def checkpoint_folder(store: Store, adapter: str) -> Path:
@@ -112,14 +138,14 @@ def interrupted(store: Store) -> Interrupted | None:
         return None
     finished: list[str] = []
     middle: tuple[str, CheckpointState] | None = None
-    newest = ""
+    newest, asked = "", None
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         if (state := read_state(folder / FINISHED)) is not None:
             finished.append(folder.name)
         elif (path := latest(folder)) is not None and (state := read_state(path)) is not None:
             middle = folder.name, state
-        if state is not None:
-            newest = max(newest, state.at)
+        if state is not None and state.at >= newest:
+            newest, asked = state.at, state.asked
     if middle is None and not finished:
         return None
     name, state = middle if middle is not None else (None, None)
@@ -129,6 +155,7 @@ def interrupted(store: Store) -> Interrupted | None:
         step=state.step if state is not None else 0,
         total=state.total if state is not None else 0,
         at=newest,
+        asked=asked,
     )
 
 

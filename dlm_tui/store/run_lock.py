@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.litter import clear_dead_versions
 from dlm_tui.store.locks import named_lock, store_lock
@@ -28,6 +29,15 @@ def run_lock(store: Store) -> Iterator[None]:
         with store_lock(store, _PROBE_SECONDS):
             clear_dead_versions(store)
         yield
+
+
+def may_train(store: Store) -> bool:
+    """Whether a training could begin now: nobody holds the right, and it can be had."""
+    try:
+        with named_lock(store, "train", 0.0):
+            return True
+    except StoreError:
+        return False
 
 
 def _note_holder(store: Store) -> None:

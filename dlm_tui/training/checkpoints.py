@@ -30,6 +30,7 @@ from dlm_tui.store import Store, utc_seconds
 from dlm_tui.store.checkpoints import (
     FINISHED,
     STATE,
+    Asked,
     CheckpointState,
     PhaseResult,
     checkpoint_folder,
@@ -70,19 +71,28 @@ class AdapterCheckpoints:
     run_id: int
     total: int
     every: CheckpointEvery
+    asked: Asked | None = None
     resume: Path | None = None
     done: list[PhaseResult] = field(default_factory=list)
     _start: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def open(
-        cls, store: Store, adapter: str, fingerprint: str, run_id: int, total: int, every: CheckpointEvery, resume: bool
+        cls,
+        store: Store,
+        adapter: str,
+        fingerprint: str,
+        run_id: int,
+        total: int,
+        every: CheckpointEvery,
+        resume: bool,
+        asked: Asked,
     ) -> AdapterCheckpoints:
         """For a run of `total` optimiser steps; `resume` takes the newest checkpoint, if it is of the same training."""
         folder = checkpoint_folder(store, adapter)
         path = latest(folder) if resume else None
         state = read_state(path) if path is not None else None
-        made = cls(folder=folder, fingerprint=fingerprint, run_id=run_id, total=total, every=every)
+        made = cls(folder=folder, fingerprint=fingerprint, run_id=run_id, total=total, every=every, asked=asked)
         if path is not None and state is not None and state.fingerprint == fingerprint:
             made.resume, made.done = path, list(state.done)
         return made
@@ -153,6 +163,7 @@ class AdapterCheckpoints:
             at=utc_seconds(),
             phase=phase,
             done=self.done,
+            asked=self.asked,
         )
 
 

@@ -373,8 +373,7 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
     if request.resume and left is None:
         raise UsageError("there is no interrupted training to continue; train without --resume")
     if left is not None and not request.resume:
-        where = f"{left.adapter} at step {left.step} of {left.total}" if left.adapter else ", ".join(left.finished)
-        say(f"an interrupted training is given up ({where}): --resume would have gone on with it")
+        say(f"an interrupted training is given up ({left.words}): `train --resume` would have gone on with it")
         forget_checkpoints(request.store)
 
 
@@ -389,6 +388,7 @@ def _checkpoints(
         sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
         CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
         request.resume,
+        request.asked(plan, torch.get_num_threads()),
     )
 
 

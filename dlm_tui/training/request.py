@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.document.prompt_sets import read_prompts
 from dlm_tui.store.adapter_kind import AdapterKind, KindChoices, training_records
+from dlm_tui.store.checkpoints import Asked
 from dlm_tui.training.plan import TrainingPlan, plan_training, refuse_choices, refuse_undeclared
 
 if TYPE_CHECKING:
@@ -47,15 +48,16 @@ def kinds_before(document: Document, store: Store) -> dict[str, AdapterKind]:
 
 @dataclass(frozen=True)
 class CalibrationPrompts:
-    """The prompts of a prompt set, and the name of its file."""
+    """The prompts of a prompt set, the name of its file, and where that is."""
 
     source: str
     prompts: tuple[str, ...]
+    path: str | None = None
 
 
 def calibration_prompts(path: Path) -> CalibrationPrompts:
     """The prompts of a file of prompt sets. Raises PromptSetsError for one that cannot be read or holds none."""
-    return CalibrationPrompts(path.name, tuple(read_prompts(path)))
+    return CalibrationPrompts(path.name, tuple(read_prompts(path)), str(path.absolute()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class TrainRequest:
 
     `choices` say how; what they leave open is as the versions in force were trained. `calibration` is the prompt set
     that selections look at, None for each adapter's own sections. `document` includes the sections of its sources;
-    `scan` is the finished pass that read them. `resume` goes on with the training that was interrupted, exactly; a
+    `scan` is the finished pass that read them. `base_folder` is what was given in the place of the document's base.
+    `resume` goes on with the training that was interrupted, exactly; a
     checkpoint is written every `checkpoint_steps` optimiser steps of an adapter, or when `checkpoint_seconds` have
     passed. `trainer` takes the place of the side file's settings. With `elsewhere` the adapters are trained and the
     gate's prompts embedded by other machines; an adapter that is lost there begins again. `receipt`, a file of the
@@ -79,12 +82,26 @@ class TrainRequest:
     choices: KindChoices = field(default_factory=KindChoices)
     calibration: CalibrationPrompts | None = None
     scan: SourceScan | None = None
+    base_folder: str | None = None
     resume: bool = False
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = 600.0
     trainer: TrainerSettings | None = None
     elsewhere: Elsewhere | None = None
     receipt: Path | None = None
+
+    def asked(self, plan: TrainingPlan, threads: int) -> Asked:
+        """What has to be asked for again where this training is interrupted."""
+        return Asked(
+            threads=threads,
+            trainer=plan.trainer,
+            adapters=self.adapters,
+            choices=self.choices,
+            calibration=self.calibration.path if self.calibration is not None else None,
+            base=self.base_folder,
+            checkpoint_steps=self.checkpoint_steps,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
 
     def plan(self) -> TrainingPlan:
         """What the adapters' training will do. Raises as `plan_training`."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
+
+import msgspec
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
@@ -14,6 +17,7 @@ from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.engine.protocol import TrainJob
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.checkpoints import Interrupted, interrupted
+from dlm_tui.store.run_lock import may_train
 
 
 class Queue:
@@ -55,8 +59,8 @@ class Queue:
             self.found.emit(record)
         if found.standing and not line.line.paused:
             self._offer(found)
-        elif not found.standing and not found.live and (cut := interrupted(self._context.store)) is not None:
-            self._offer_training(cut)
+        elif not found.standing and not found.live:
+            await self._look_for_training()
         self._pane.ask()
         await line.watch()
 
@@ -77,9 +81,15 @@ class Queue:
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
         self._context.ui.open_dialog(dialog, lambda yes: self._go_on() if yes else self._hold())
 
+    async def _look_for_training(self) -> None:
+        store = self._context.store
+        cut = await asyncio.to_thread(interrupted, store)
+        if cut is not None and await asyncio.to_thread(may_train, store):
+            self._offer_training(cut)
+
     def _offer_training(self, cut: Interrupted) -> None:
         """A training outside of the line that left something to go on from."""
-        at = f"{cut.adapter} at step {cut.step} of {cut.total}" if cut.adapter else "before it was put in force"
+        at = cut.words if cut.adapter else "before it was put in force"
         question = f"A training was interrupted: {at}."
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
         self._context.ui.open_dialog(dialog, lambda yes: self._resume_training(cut) if yes else None)
@@ -87,6 +97,16 @@ class Queue:
     def _resume_training(self, cut: Interrupted) -> None:
         setup = self._context.setup
         request = TrainJob(document=str(setup.path), home=str(setup.home), base=setup.base, resume=True)
+        if (asked := cut.asked) is not None:
+            request = msgspec.structs.replace(
+                request,
+                base=asked.base or setup.base,
+                adapters=asked.adapters,
+                choices=asked.choices,
+                calibration=asked.calibration,
+                checkpoint_steps=asked.checkpoint_steps,
+                trainer=asked.trainer,
+            )
         self.resumed.emit(request, "continue the training")
 
     def _go_on(self) -> None:
