@@ -160,7 +160,7 @@ def test_without_resume_the_interrupted_training_is_given_up_and_said(base: Base
     with pytest.raises(Cancelled):
         train(path, base, stop_at=4)
     outcome = train(path, base)
-    assert any("--resume would have gone on" in text for text in outcome.notes)
+    assert any("`train --resume` would have gone on" in text for text in outcome.notes)
     assert interrupted(Store(tmp_path / "d" / "home", load(path).dlm_id)) is None
 
 
