@@ -103,11 +103,9 @@ class JobLine:
 
     async def move(self, record: JobRecord, by: int) -> None:
         """Let a waiting job wait shorter or longer. Raises UsageError, StoreError, OSError."""
-        waiting = [other.number for other in self._board.waiting() if other.number is not None]
-        if record.number not in waiting:
+        if record.number is None:
             raise UsageError("Only jobs that wait can be moved.")
-        place = waiting.index(record.number) + 1 + by
-        await asyncio.to_thread(self.queue.move, record.number, max(1, place))
+        await asyncio.to_thread(self.queue.shift, record.number, by)
         await self.look()
 
     async def cancel(self, record: JobRecord) -> str:
@@ -161,9 +159,9 @@ class JobLine:
         async with self._looking:
             mark = await asyncio.to_thread(self._marked)
             if mark != self._mark:
-                self._mark = mark
                 self.line = await asyncio.to_thread(self.queue.read)
                 self.lives = await asyncio.to_thread(self.queue.is_worked_off)
+                self._mark = mark  # only now: a look that is cancelled in the middle has seen nothing
             places = {entry.number: place for place, entry in enumerate(self.line.ahead)}
             for entry in self.line.entries:
                 followed = self._followed.get(entry.number)
@@ -191,7 +189,8 @@ class JobLine:
             return known.record
         record = JobRecord(kind_of(entry.request), entry.title, state="waiting")
         record.number, record.request, record.note = entry.number, entry.request, _CUT if entry.tries else "waits"
-        record.place = len(self.line.ahead) if entry.state not in OVER else -entry.number
+        ahead = sum(not other.record.over.is_set() for other in self._followed.values())
+        record.place = ahead if entry.state not in OVER else -entry.number
         self._followed[entry.number] = _Followed(record)
         if entry.state in OVER:
             _end_at_once(record, entry)

@@ -8,7 +8,7 @@ read what it missed. What was running when everything was killed still says so: 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -165,13 +165,12 @@ class QueueFile:
     def move(self, number: int, to: int) -> None:
         """Give a waiting job another place among those that wait, counted from 1. Raises UsageError."""
         with self.change() as line:
-            entry = line.find(number)
-            waiting = [other for other in line.entries if other.state == "waiting"]
-            if entry not in waiting:
-                raise UsageError(f"job {number} does not wait: {entry.state}")
-            waiting.remove(entry)
-            waiting.insert(max(0, min(to - 1, len(waiting))), entry)
-            line.entries = [other for other in line.entries if other.state != "waiting"] + waiting
+            _place(line, number, lambda place: to - 1)
+
+    def shift(self, number: int, by: int) -> None:
+        """Let a waiting job wait for so many more, or fewer, than it does at this moment. Raises UsageError."""
+        with self.change() as line:
+            _place(line, number, lambda place: place + by)
 
     def pause(self, paused: bool) -> None:
         """Hold the line, or let it go on; the runner sees it."""
@@ -196,6 +195,18 @@ class QueueFile:
             line.entries.remove(entry)
             for path in self.path.parent.glob(f"job-{entry.number:04d}*"):
                 remove(path)
+
+
+def _place(line: Line, number: int, to: Callable[[int], int]) -> None:
+    """Put a waiting job where `to` says for the place it has among those that wait, from 0. Raises UsageError."""
+    entry = line.find(number)
+    waiting = [other for other in line.entries if other.state == "waiting"]
+    if entry not in waiting:
+        raise UsageError(f"job {number} does not wait: {entry.state}")
+    place = to(waiting.index(entry))
+    waiting.remove(entry)
+    waiting.insert(max(0, min(place, len(waiting))), entry)
+    line.entries = [other for other in line.entries if other.state != "waiting"] + waiting
 
 
 def kind_of(request: JobRequest) -> Literal["train", "evaluate", "export", "sweep"]:

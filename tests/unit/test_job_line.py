@@ -1,0 +1,105 @@
+"""The line of jobs as a screen follows it: the order is that of the file at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from dlm_tui.app.job_line import JobLine, Runner
+from dlm_tui.app.jobs import JobBoard, JobRecord
+from dlm_tui.engine.job_client import Job
+from dlm_tui.engine.protocol import ExportJob, JobRequest
+from dlm_tui.engine.queue_file import QueueFile
+from dlm_tui.errors import UsageError
+from dlm_tui.store import Store
+
+TITLES = ["first", "second", "third", "fourth"]
+
+
+class Idle:
+    """A runner that has not begun yet."""
+
+    def poll(self) -> int | None:
+        return None
+
+
+async def start_idle(queue: QueueFile) -> Runner:
+    return Idle()
+
+
+async def no_child(request: JobRequest) -> Job:
+    raise AssertionError("nothing runs here")
+
+
+@pytest.fixture
+def board() -> JobBoard:
+    return JobBoard(no_child, lambda record, event: None)
+
+
+@pytest.fixture
+def line(tmp_path: Path, board: JobBoard) -> JobLine:
+    return JobLine(Store(tmp_path / "home", "01J9ZK4M2N6P8Q0R1S3T5V7W9X"), board, start_idle)
+
+
+async def submit(line: JobLine) -> list[JobRecord]:
+    job = ExportJob(document="d.dlm", home="home", target="peft")
+    records = [await line.submit(job, "export", title) for title in TITLES]
+    return [record for record in records if record is not None]
+
+
+def listed(board: JobBoard) -> list[str]:
+    return [record.title for record in board.listed()]
+
+
+def filed(line: JobLine) -> list[str]:
+    return [entry.title for entry in line.queue.read().ahead]
+
+
+async def test_jobs_stand_in_their_order_before_the_file_was_looked_at_again(line: JobLine, board: JobBoard) -> None:
+    await submit(line)
+    assert listed(board) == TITLES == filed(line)
+    await line.look()
+    assert listed(board) == TITLES
+
+
+async def test_moves_that_overtake_a_look_all_count(line: JobLine, board: JobBoard) -> None:
+    """Two presses of a key, the second before the screen has seen what the first did."""
+    records = await submit(line)
+    await asyncio.gather(line.move(records[3], -1), line.move(records[3], -1))
+    assert listed(board) == ["first", "fourth", "second", "third"] == filed(line)
+    await line.move(records[3], -7)
+    await line.move(records[0], 7)
+    assert listed(board) == ["fourth", "second", "third", "first"] == filed(line)
+
+
+async def test_what_runs_by_now_is_not_moved(line: JobLine) -> None:
+    records = await submit(line)
+    with line.queue.change() as changed:
+        changed.entries[0].state = "running"
+    with pytest.raises(UsageError, match="job 1 does not wait: running"):
+        await line.move(records[0], 1)
+    await line.move(records[2], -1)
+    assert filed(line) == ["first", "third", "second", "fourth"]
+
+
+async def test_a_look_that_is_cancelled_has_seen_nothing(
+    line: JobLine, board: JobBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submit(line)
+    line.queue.move(4, 1)
+    reads, read = 0, QueueFile.read
+
+    def cancelled(queue: QueueFile) -> object:
+        nonlocal reads
+        reads += 1
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QueueFile, "read", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await line.look()
+    assert reads == 1 and QueueFile.read is read
+    await line.look()
+    assert listed(board)[0] == "fourth"
