@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import msgspec
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from dlm_tui.model import base as bases
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.registry import resolve_base
@@ -132,6 +135,13 @@ def tiny_base(folder: Path, architecture: str = "llama", seed: int = 0, **change
     if not (folder / "config.json").is_file():
         write_tiny_base(folder, architecture, seed, **changes)
     return run_to_end(load_base(resolve_base(f"hf:test/{architecture}", folder), device="cpu"))
+
+
+def offloaded_base(folder: Path, place: Path, room: int = 1000, architecture: str = "llama") -> Base:
+    """The base in `folder` as on a machine with `room` bytes for it: what has none stays on the disk."""
+    source = msgspec.structs.replace(resolve_base(f"hf:test/{architecture}", folder), offload=place)
+    with mock.patch.object(bases, "available_memory", lambda: room):
+        return run_to_end(load_base(source, device="cpu"))
 
 
 def target_names(base: Base, *suffixes: str) -> list[str]:

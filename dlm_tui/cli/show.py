@@ -39,6 +39,7 @@ def describe(report: dict[str, Any]) -> list[str]:
     lines = [
         _row("document", f"{document['path']}  ({document['dlm_id']})"),
         _row("base", _base_words(report)),
+        *(_row(name, report[name]) for name in ("quantize", "offload") if report[name]),
     ]
     if report.get("store_initialized") is False:
         lines.append(_row("store", "none yet: nothing was trained"))

@@ -7,7 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.document import DirectiveError, Document, SideFileError, source_bindings, sources
+from dlm_tui.document import (
+    DirectiveError,
+    Document,
+    SideFile,
+    SideFileError,
+    document_side_file,
+    source_bindings,
+    sources,
+)
 from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.adapter_kind import training_records
@@ -28,7 +36,8 @@ if TYPE_CHECKING:
 
 def show_report(home: Path, document: Document, *, base: BaseSource | None = None) -> dict[str, Any]:
     """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, `training_plan`,
-    `trained`, and `source_adapters` where folders are bound to adapters.
+    `trained`, `quantize` and `offload` of the side file (null where the base is opened as it is), and
+    `source_adapters` where folders are bound to adapters.
 
     The folders of `training.sources` are read, too. `base` is what is known of the base: the config in its folder
     names the architecture, and it knows which layers `target_modules: auto` means. Reads only: a store that does not
@@ -84,6 +93,7 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     report["training_plan"] = _training_plan(document, store, scan, base, problems)
     report["trained"] = _trained(store, document)
     report["base"] = _base(store, manifest, problems)
+    report.update(_opened_as(document, problems))
     report["problems"] = list(dict.fromkeys(problems))
     return report
 
@@ -145,6 +155,16 @@ def _training_settings(document: Document) -> dict[str, Any]:
         }
     }
     return settings
+
+
+def _opened_as(document: Document, problems: list[str]) -> dict[str, str | None]:
+    """How the base is opened where it is large for the machine."""
+    try:
+        side = document_side_file(document)
+    except SideFileError as error:
+        problems.append(str(error))
+        side = SideFile()
+    return {"quantize": side.quantize, "offload": side.offload}
 
 
 def _with_sources(

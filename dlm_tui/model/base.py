@@ -18,6 +18,7 @@ from dlm_tui.model.download import fetch
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
+from dlm_tui.model.offloaded import computing_device, name_places
 from dlm_tui.model.pages import give_back_freed
 from dlm_tui.model.quantised import (
     bits_of,
@@ -84,7 +85,7 @@ class Base:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu") if self.is_offloaded else next(self.model.parameters()).device
+        return computing_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,7 +212,8 @@ def load_base(
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > available_memory() else None
     from_disk = narrow or offload is not None
-    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk)):
+    less = _less(asked, quantisation)
+    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
         yield Progress(WARNING, text=text)
     model = yield from in_thread(
         lambda: _load_model(
@@ -225,6 +227,8 @@ def load_base(
         compute_exactly(model)
     elif offload is None:
         model = model.to(place)
+    else:
+        name_places(model)
     identity = yield from in_thread(
         lambda: identify(source.hf_id, source.revision, folder, files),
         lambda: step(3, "hashing the base"),
@@ -240,10 +244,10 @@ def _place(needed: int) -> str:
     return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed else "cpu"
 
 
-def _too_large(source: BaseSource, needed: int, from_disk: bool) -> str:
+def _too_large(source: BaseSource, needed: int, from_disk: bool, less: str) -> str:
     """What a person has to know of a base that does not fit, "" for one that does.
 
-    Raises BaseUnavailable where it cannot work; pages of a file can come and go.
+    Raises BaseUnavailable, with what takes `less`, where it cannot work; pages of a file can come and go.
     """
     free = available_memory()
     if needed <= free:
@@ -251,9 +255,23 @@ def _too_large(source: BaseSource, needed: int, from_disk: bool) -> str:
     facts = f"the base {source.key} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
     if from_disk:
         return f"{facts}: its weights are read from the disk again and again, which is slow"
-    raise BaseUnavailable(
-        f"{facts}; close other programs, keep it in 4 bits with --quantize nf4, leave it on the disk with --offload"
-        " FOLDER, which is slow, or use a smaller base (one stored as bfloat16 is computed on its file's pages)"
+    raise BaseUnavailable(f"{facts}; close other programs, {less}")
+
+
+def _less(asked: str | None, stored: str | None) -> str:
+    """What takes less memory than a base that is quantised as `asked` or `stored`, or neither.
+
+    A quantised one cannot be left on the disk.
+    """
+    slow = "which is slow, or use a smaller base"
+    if stored is not None:
+        return f"leave the base that this one was made from on the disk with --offload FOLDER, {slow}"
+    if asked is not None:
+        bits = "keep it in 4 bits with --quantize nf4, " if bits_of(asked) > 4 else ""
+        return f"{bits}leave it as it is on the disk with --quantize none --offload FOLDER, {slow}"
+    return (
+        f"keep it in 4 bits with --quantize nf4, leave it on the disk with --offload FOLDER, {slow} (one stored as"
+        " bfloat16 is computed on its file's pages)"
     )
 
 

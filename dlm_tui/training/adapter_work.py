@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from dlm_tui.errors import DlmTuiError
+import msgspec
+
+from dlm_tui.errors import UsageError
 from dlm_tui.progress import Progress, Report
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.early_answers import EarlyPrompt
@@ -60,11 +63,31 @@ def train_adapter(
 
     Raises Diverged, DlmTuiError, and whatever `on_step` raises.
     """
-    if base.is_offloaded:
-        raise DlmTuiError(
-            "a base that is read from the disk answers and routes, but a training keeps every weight for its backward"
-            " pass: keep it in 4 bits instead (--offload none --quantize nf4), or train on a machine with more memory"
+    with _reading_again(base, work) as work:
+        return _train(base, work, on_step, checkpoints)
+
+
+@contextlib.contextmanager
+def _reading_again(base: Base, work: AdapterWork) -> Iterator[AdapterWork]:
+    """The work as it is done on a base that lies on the disk: its layers are computed, and read, again on the way back,
+    as the backward pass would keep all their weights."""
+    if not base.is_offloaded:
+        yield work
+        return
+    if work.adapter.kind.signed:
+        raise UsageError(
+            f"adapter {work.adapter.name!r} is trained with --signed, and the weights of a base that is read from the"
+            " disk are read again on the way back, when the coefficient is another: keep the base in 4 bits instead"
+            " (--offload none --quantize nf4), or train on a machine with more memory"
         )
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    plan = replace(work.plan, trainer=msgspec.structs.replace(work.plan.trainer, activation_checkpointing=True))
+    with set_checkpoint_early_stop(False):  # a layer that is left in the middle does not give its weights back
+        yield replace(work, plan=plan)
+
+
+def _train(base: Base, work: AdapterWork, on_step: OnStep, checkpoints: AdapterCheckpoints | None) -> Finetuned:
     if work.adapter.parameterization == "pissa":
         from dlm_tui.training.pissa import finetune_pissa
 

@@ -12,6 +12,7 @@ from peft.helpers import rescale_adapter_scale
 from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.offloaded import as_if_in_memory
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.embeddings import embedding_name
@@ -56,7 +57,8 @@ def finetune(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it remarks that a base loaded from a folder has another name
-            model = get_peft_model(base.model, config)
+            with as_if_in_memory(base.model):
+                model = get_peft_model(base.model, config)
     except ValueError as error:
         raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
     try:
@@ -76,7 +78,8 @@ def finetune(
         result.tensors = finite_tensors(get_peft_model_state_dict(model, save_embedding_layers=False))
         result.config = {**saved_config(config), "base_model_name_or_path": base.identity.id}
     finally:
-        model.unload()
+        with as_if_in_memory(base.model):
+            model.unload()
         leave_as_it_was(base)
     return result
 

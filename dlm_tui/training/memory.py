@@ -42,7 +42,7 @@ def activation_bytes(config: Any, tokens: int, *, item: int, checkpointing: bool
 def fitting_rows(model: Any, config: Any, longest: int, wanted: int, *, checkpointing: bool) -> int:
     """The most rows of `longest` tokens that fit beside the weights: `wanted`, or a power of two below it."""
     weight = next(model.parameters())
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    weights = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
     room = training_memory(weight.device) - weights
     rows = wanted
     while (

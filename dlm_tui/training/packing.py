@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dlm_tui.model.offloaded import computing_device
 from dlm_tui.training.rows import collate_sequences
 
 # Largest difference of a logit, of the largest logit.
@@ -44,7 +45,7 @@ def collate_cheaper(rows: Sequence[list[int]], filler: int, hidden_size: int) ->
 
 def packs_exactly(model: Any, vocab_size: int) -> bool:
     """Whether packed rows give the logits that they give alone: not so where a layer carries a state across tokens."""
-    device = next(model.parameters()).device
+    device = computing_device(model)
     shapes = ((3, 5), (11, 9), (5, 4))
     rows = [[(7 * index + shift) % vocab_size for index in range(length)] for shift, length in shapes]
     packed = {key: value for key, value in collate_packed(rows).items() if key != "labels"}

@@ -238,7 +238,7 @@ def _causal(
         lengths=[len(row) for row in rows.train],
         validation_collator=lambda batch: collate_sequences(batch, filler),
         model=model,
-        args=trainer_arguments(plan, phase, scratch, evaluate=bool(rows.validation)),
+        args=trainer_arguments(plan, phase, scratch, base.device, evaluate=bool(rows.validation)),
         data_collator=collate,
         train_dataset=_Rows(rows.train),
         eval_dataset=_Rows(rows.validation) if rows.validation else None,
@@ -296,15 +296,17 @@ def _on_pairs(
         "settings": plan.trainer,
         "lengths": [max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
         "model": model,
-        "args": trainer_arguments(plan, phase, scratch, evaluate=False),
+        "args": trainer_arguments(plan, phase, scratch, base.device, evaluate=False),
         "data_collator": lambda batch: collate_pairs(batch, filler),
         "train_dataset": _Rows(rows.preference),
         "callbacks": [watch],
     }
 
 
-def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evaluate: bool) -> TrainingArguments:
-    """The plan's numbers as arguments of transformers' Trainer, for one phase."""
+def trainer_arguments(
+    plan: TrainingPlan, phase: Phase, scratch: Path, device: torch.device, *, evaluate: bool
+) -> TrainingArguments:
+    """The plan's numbers as arguments of transformers' Trainer, for one phase on a base that computes on `device`."""
     extra: dict[str, Any] = {}
     if phase.min_lr_ratio is not None:
         extra["lr_scheduler_kwargs"] = {"min_lr_rate": phase.min_lr_ratio}
@@ -326,7 +328,7 @@ def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evalua
         fp16=plan.precision == "fp16",
         seed=plan.seed,
         data_seed=plan.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="epoch" if evaluate else "no",
@@ -334,7 +336,7 @@ def trainer_arguments(plan: TrainingPlan, phase: Phase, scratch: Path, *, evalua
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device.type == "cuda",
         label_names=["labels"],
         **extra,
     )

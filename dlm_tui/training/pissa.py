@@ -37,6 +37,8 @@ class _Steered(nn.Module):
         super().__init__()
         self.model = model
         self.config = model.config
+        if hasattr(model, "hf_device_map"):  # the Trainer moves what has none
+            self.hf_device_map = model.hf_device_map
         self.deltas = nn.ParameterList(parameters)
 
     def forward(self, **inputs: Any) -> Any:

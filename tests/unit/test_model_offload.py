@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 
-from dlm_tui.errors import DlmTuiError
 from dlm_tui.gate.embedding import embed_here
-from dlm_tui.model import Base, BaseUnavailable, MixedModel, load_base, resolve_base
+from dlm_tui.model import BaseUnavailable, MixedModel, load_base, resolve_base
 from dlm_tui.model import base as bases
 from dlm_tui.model.backend_selection import why_slower
-from dlm_tui.progress import Progress, run_to_end
-from dlm_tui.store import Store
-from dlm_tui.training import TrainRequest, train_document
-from tests.tiny_models import random_adapter, tiny_base, write_tiny_base
-from tests.training_samples import sample
-
-
-def offloaded(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> Base:
-    monkeypatch.setattr(bases, "available_memory", lambda: room)
-    source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), offload=place)
-    base = run_to_end(load_base(source, device="cpu"))
-    monkeypatch.undo()
-    return base
+from dlm_tui.progress import run_to_end
+from tests.tiny_models import offloaded_base, random_adapter, tiny_base, write_tiny_base
 
 
 @pytest.mark.parametrize("share", [0.1, 0.7])
-def test_answers_and_embeddings_are_those_of_the_whole_base(
-    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_and_embeddings_are_those_of_the_whole_base(share: float, tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama", tie_word_embeddings=False)
     whole = tiny_base(folder)
     size = 4 * sum(parameter.numel() for parameter in whole.model.parameters())
-    base = offloaded(folder, tmp_path / "disk", monkeypatch, int(size * share))
+    base = offloaded_base(folder, tmp_path / "disk", int(size * share))
     on_disk = sum(4 * parameter.numel() for parameter in base.model.parameters() if parameter.is_meta)
     assert base.is_offloaded and on_disk >= size * (1 - share)
     assert base.identity == whole.identity and base.device.type == "cpu"
@@ -51,22 +38,39 @@ def test_answers_and_embeddings_are_those_of_the_whole_base(
     assert torch.equal(run_to_end(embed_here(slow, prompts)), run_to_end(embed_here(plain, prompts)))
 
 
-def quiet(_: Progress) -> None:
-    """Nobody watches."""
-
-
-def test_what_does_not_go_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("quantize", "remedy"),
+    [
+        (None, "keep it in 4 bits with --quantize nf4, leave it on the disk with --offload FOLDER"),
+        ("int8", "keep it in 4 bits with --quantize nf4, leave it as it is on the disk with --quantize none --offload"),
+        ("nf4", "close other programs, leave it as it is on the disk with --quantize none --offload FOLDER"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_does(
+    quantize: str | None, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama")
     monkeypatch.setattr(bases, "available_memory", lambda: 1000)
-    with pytest.raises(BaseUnavailable, match=r"takes .* are free; .*--offload FOLDER"):
-        run_to_end(load_base(resolve_base("hf:test/llama", folder), device="cpu"))
-    base = offloaded(folder, tmp_path / "disk", monkeypatch, 1000)
-    document = sample(tmp_path)
-    store = Store(tmp_path / "home", document.dlm_id)
-    with pytest.raises(DlmTuiError, match=r"--offload none --quantize nf4"):
-        train_document(TrainRequest(document=document, store=store, base=base), quiet)
+    monkeypatch.setattr(bases, "require_library", lambda: None)  # it is refused before anything is quantised
+    offload = tmp_path / "disk" if quantize else None
+    source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize, offload=offload)
+    with pytest.raises(BaseUnavailable, match=rf"takes .* are free; .*{remedy}"):
+        run_to_end(load_base(source, device="cpu"))
 
 
-def test_a_base_that_fits_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_stored_quantised_base_was_made_from_may_lie_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama")
-    assert not offloaded(folder, tmp_path / "disk", monkeypatch, 1 << 40).is_offloaded
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(bases, "available_memory", lambda: 1000)
+    monkeypatch.setattr(bases, "require_library", lambda: None)
+    with pytest.raises(BaseUnavailable, match="leave the base that this one was made from on the disk with --offload"):
+        run_to_end(load_base(resolve_base("hf:test/llama", folder), device="cpu"))
+
+
+def test_a_base_that_fits_stays_in_memory(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    assert not offloaded_base(folder, tmp_path / "disk", 1 << 40).is_offloaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,21 @@ def test_the_flag_is_remembered_for_the_document(tmp_path: Path, capsys: pytest.
     assert beside.read_text() == '# mine\nbase = "elsewhere"  # here\nquantize = "nf4"\n\n[training]\nrslora = true\n'
     assert main(common) == 0
     assert read_side_file(beside).quantize == "nf4"
+    assert "\nquantize  nf4\n" in capsys.readouterr().out
     assert main([*common, "--quantize", "int8"]) == 0
     assert read_side_file(beside).quantize == "int8"
     assert main([*common, "--quantize", "none"]) == 0
     assert beside.read_text() == '# mine\nbase = "elsewhere"  # here\n\n[training]\nrslora = true\n'
     assert main([*common, "--offload", str(tmp_path / "disk")]) == 0
     assert read_side_file(beside).offload == str(tmp_path / "disk")
+    told = capsys.readouterr().out
+    assert f"\noffload   {tmp_path / 'disk'}\n" in told and "\nquantize" not in told.rpartition("\noffload")[2]
+    assert main([*common, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["quantize"], report["offload"]) == (None, str(tmp_path / "disk"))
     assert main([*common, "--offload", "none"]) == 0
     assert read_side_file(beside).offload is None
-    capsys.readouterr()
+    assert "\noffload" not in capsys.readouterr().out
 
 
 def test_a_line_that_cannot_be_changed_alone_is_left(tmp_path: Path) -> None:

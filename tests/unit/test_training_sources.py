@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import Row, load, sources
@@ -162,7 +163,7 @@ def test_mostly_prose_trains_with_the_schedule_of_pretraining(
     monkeypatch.setattr("dlm_tui.training.plan.planned_rows", lambda *_: rows)
     plan = plan_training(document)
     (phase,) = plan.adapters[0].phases
-    arguments = trainer_arguments(plan, phase, tmp_path, evaluate=False)
+    arguments = trainer_arguments(plan, phase, tmp_path, torch.device("cpu"), evaluate=False)
     if pretraining:
         assert (arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs) == (
             "cosine_with_min_lr",

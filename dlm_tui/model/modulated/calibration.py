@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dlm_tui.model.modulated.pissa import Calibration, ModulatedPiSSA
 from dlm_tui.model.modulated.targets import ModulationError, match_targets, suffix_patterns
+from dlm_tui.model.offloaded import computing_device
 
 Batch = Tensor | Mapping[str, Tensor]
 """Token ids [B, T], or a mapping with `input_ids` and perhaps `attention_mask`, both [B, T]."""
@@ -77,7 +78,7 @@ def _inputs(
 
         return hook
 
-    device = next(model.parameters()).device
+    device = computing_device(model)
     try:
         handles.extend(layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items())
         for batch in batches:

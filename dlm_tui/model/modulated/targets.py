@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.model.offloaded import fetched
 from dlm_tui.patterns import BoundedPatterns, PatternError
 
 ALL_LINEAR = "all-linear"
@@ -155,9 +156,10 @@ def dense_weight(layer: nn.Linear) -> Tensor:
 
     A layer that stores its weight packed (quantised) is asked what it does to the unit vectors.
     """
-    weight = layer.weight
-    if weight.is_floating_point() and tuple(weight.shape) == (layer.out_features, layer.in_features):
-        return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    with fetched(layer):
+        weight = layer.weight
+        if weight.is_floating_point() and tuple(weight.shape) == (layer.out_features, layer.in_features):
+            return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     unit = torch.eye(layer.in_features, dtype=torch.float32, device=weight.device)
     zero = torch.zeros(1, layer.in_features, dtype=torch.float32, device=weight.device)
     acting: Tensor = layer(unit) - layer(zero)

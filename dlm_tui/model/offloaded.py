@@ -1,0 +1,62 @@
+"""Bases of which accelerate leaves weights on the disk: such a parameter has no memory (it is on the meta device)
+except while its module runs, when a hook on the module fetches it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+def computing_device(model: nn.Module) -> torch.device:
+    """Where `model` computes: on the CPU, where the first of its weights lies on the disk."""
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def name_places(model: nn.Module) -> None:
+    """Let the map of `model` name more than one place, by which the libraries know that it must not be moved.
+
+    Where all of it lies on the disk, the map says so in one line, and it would be taken for an ordinary model.
+    """
+    places = getattr(model, "hf_device_map", {})
+    if set(places) == {""}:
+        model.hf_device_map = {name: places[""] for name, _ in model.named_children()}  # type: ignore[assignment]
+
+
+def fetched(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """A context in which the own weights of `module` are there, wherever they lie."""
+    if not any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return contextlib.nullcontext()
+    from accelerate.utils import align_module_device
+
+    context: contextlib.AbstractContextManager[None] = align_module_device(module)
+    return context
+
+
+@contextlib.contextmanager
+def as_if_in_memory(model: nn.Module) -> Iterator[None]:
+    """While an adapter is put on `model` by PEFT, or taken off: its weights seem to be there, none is fetched.
+
+    PEFT puts the adapter's weights where those of the layer are, and fetches, and keeps, every weight on whose module
+    it finds a hook. Nothing may run in here: the weights are one zero that stands in for all numbers.
+    """
+    away = [
+        (module, name, weight)
+        for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.is_meta
+    ]
+    hooks = [(module, module.__dict__.pop("_hf_hook")) for module in model.modules() if hasattr(module, "_hf_hook")]
+    for module, name, weight in away:
+        stand_in = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+        module.register_parameter(name, nn.Parameter(stand_in, requires_grad=False))
+    try:
+        yield
+    finally:
+        for module, name, weight in away:
+            module.register_parameter(name, weight)
+        for module, hook in hooks:
+            module.__dict__["_hf_hook"] = hook
