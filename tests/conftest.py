@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -24,6 +25,12 @@ __all__ = ["pytest_runtest_protocol", "pytest_terminal_summary"]
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=_SLOW)
 settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """The modules of all tests and libraries never go: the collector need not walk them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
