@@ -87,7 +87,7 @@ def kill_everything(home: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while processes(home):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -23,7 +23,7 @@ PROGRAM = [sys.executable, "-m", "dlm_tui"]
 def shell(script: str, *arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a shell script in which `$d` is the program and $1 … are the arguments."""
     script = f'd() {{ "{sys.executable}" -m dlm_tui "$@"; }}; {script}'
-    return subprocess.run(["bash", "-c", script, "x", *arguments], input=stdin, capture_output=True, timeout=60)
+    return subprocess.run(["bash", "-c", script, "x", *arguments], input=stdin, capture_output=True, timeout=300)
 
 
 def clean(errors: bytes) -> bool:

@@ -68,13 +68,13 @@ class Terminal:
 
     def until(self, words: str) -> None:
         """Read what is drawn until the log holds `words`."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while words not in self.log:
             assert time.monotonic() < deadline and self.process.poll() is None, (self.log, self.screen[-2000:])
             self._drain(0.05)
 
     def end(self) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.log
             self._drain(0.05)

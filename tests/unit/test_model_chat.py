@@ -28,7 +28,7 @@ SYSTEM, ONE, TWO = (
 )
 
 
-def renderer(template: str | None, seconds: float = 4.0) -> ChatRenderer:
+def renderer(template: str | None, seconds: float = 60.0) -> ChatRenderer:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     return ChatRenderer(tokenizer, "test", TemplateWorker(seconds))
@@ -84,11 +84,11 @@ def test_a_refused_system_role_goes_before_the_first_user_turn() -> None:
     ids=["loops", "doubling", "product", "output", "escape", "syntax", "division", "refusal", "size"],
 )
 def test_a_hostile_template_is_one_sentence_soon(template: str, reason: str) -> None:
-    guarded = renderer(template, seconds=1.5)
+    guarded = renderer(template, seconds=2.5)
     began = time.monotonic()
     with pytest.raises(ChatTemplateError, match=reason) as caught:
         guarded.text([ONE], generate=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("the chat template of test cannot be used: ")
     guarded._tokenizer.chat_template = TEMPLATE  # and the worker, or the next one, goes on
@@ -106,7 +106,7 @@ def test_a_worker_ends_with_its_owner_and_is_started_again_when_it_died() -> Non
     second = worker._process
     assert second is not None and second.stdin is not None and second is not first
     second.stdin.close()
-    assert second.wait(10) == 0
+    assert second.wait(120) == 0
 
 
 def without_template(folder: Path, *, adds_end: bool) -> Base:

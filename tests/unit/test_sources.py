@@ -330,7 +330,7 @@ async def test_changes_of_source_files_and_of_the_side_file_are_seen(tmp_path: P
         following = asyncio.ensure_future(anext(surveys))
         await asyncio.sleep(0)
         (tmp_path / "src/deep/b.txt").write_text("b")
-        while (found := await asyncio.wait_for(following, 20)).per_adapter != {None: 2}:
+        while (found := await asyncio.wait_for(following, 120)).per_adapter != {None: 2}:
             following = asyncio.ensure_future(anext(surveys))
         write_side_file(side_file_path(tmp_path / "doc.dlm"), SideFile(source_adapters={"src": "tone"}))
         found = await asyncio.wait_for(anext(surveys), 20)
