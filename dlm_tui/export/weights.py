@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model.offloaded import fetched
 
 BLOCK_ELEMENTS = 1 << 20
 """Numbers handled at once: 4 MiB of float32, of which about six copies live while they are merged and rounded."""
@@ -73,6 +74,30 @@ class MemoryWeights:
         return self._state[name][start:stop].detach().cpu()
 
 
+class OffloadedWeights:
+    """The tensors of a loaded model of which some lie on the disk; the one that is read stays until the next is."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+        self._shapes = {name: tuple(one.shape) for name, one in model.state_dict().items() if name not in tied}
+        self._read: tuple[str, Tensor] | None = None
+
+    def names(self) -> list[str]:
+        return list(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        if self._read is None or self._read[0] != name:
+            self._read = None
+            module = self._model.get_submodule(name.rpartition(".")[0])
+            with fetched(module):
+                self._read = name, getattr(module, name.rpartition(".")[2]).detach()
+        return self._read[1][start:stop]
+
+
 UNTIED_NOTE = (
     "the mix changes the token embedding, so the output layer, which is tied to it in the base, is stored apart"
 )
@@ -118,6 +143,8 @@ def open_weights(folder: Path | None, model: torch.nn.Module, needed: Iterable[s
         source = FolderWeights(folder)
         if set(needed) <= set(source.names()):
             return source
+    if any(weight.is_meta for weight in model.parameters()):
+        return OffloadedWeights(model)
     return MemoryWeights(_untied(model.state_dict()))
 
 

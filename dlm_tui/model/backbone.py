@@ -7,7 +7,7 @@ differentiable in the coefficients.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dlm_tui.model.base import Base
 from dlm_tui.model.cache import ReferenceCache
 from dlm_tui.model.mixer import Mixer, Stack
+from dlm_tui.model.offloaded import read_again
 
 
 class KVCache(Protocol):
@@ -172,7 +173,8 @@ class ReferenceBackbone:
     ) -> Tensor:
         ids = ids.to(self.device)
         wants_gradient = coefficients is not None and coefficients.requires_grad
-        with torch.set_grad_enabled(wants_gradient and torch.is_grad_enabled()), self._mixed(coefficients):
+        differentiated = wants_gradient and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiated), self._mixed(coefficients, again=differentiated):
             if cache is None:
                 return self._run(input_ids=ids, use_cache=False)
             if not isinstance(cache, ReferenceCache):
@@ -187,12 +189,21 @@ class ReferenceBackbone:
         return cast("Tensor", self.base.decoder(return_dict=True, **inputs).last_hidden_state)
 
     @contextlib.contextmanager
-    def _mixed(self, coefficients: Tensor | None) -> Iterator[None]:
+    def _mixed(self, coefficients: Tensor | None, *, again: bool) -> Iterator[None]:
+        """`again`: what lies on the disk is read a second time on the way back."""
         stacks = self.mixer.stacks if coefficients is not None else {}
         ranks = self.mixer.expand(coefficients)
         if ranks is None:
             yield
             return
+        with contextlib.ExitStack() as contexts:
+            contexts.enter_context(self._adding(stacks, ranks))
+            if again and self.base.is_offloaded:
+                contexts.enter_context(read_again(self.base.decoder, lambda: self._adding(stacks, ranks)))
+            yield
+
+    @contextlib.contextmanager
+    def _adding(self, stacks: Mapping[str, Stack], ranks: Sequence[Tensor]) -> Iterator[None]:
         handles = [
             self.base.target_module(name).register_forward_hook(_hook(stack, ranks[stack.layout]))
             for name, stack in stacks.items()

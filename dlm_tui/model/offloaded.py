@@ -4,7 +4,8 @@ except while its module runs, when a hook on the module fetches it."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -34,6 +35,35 @@ def fetched(module: nn.Module) -> contextlib.AbstractContextManager[None]:
 
     context: contextlib.AbstractContextManager[None] = align_module_device(module)
     return context
+
+
+@contextlib.contextmanager
+def read_again(model: nn.Module, around: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """While a forward pass runs that is differentiated once: its layers are computed, and their weights read, again on
+    the way back, inside `around()`; the graph would otherwise keep the weights of all of them.
+
+    The library's own activation checkpointing works in training mode only, where layers drop activations out.
+    """
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    own = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = functools.partial(
+            checkpoint,
+            layer.forward,
+            use_reentrant=False,
+            early_stop=False,  # a layer that is left in the middle does not give its weights back
+            context_fn=lambda: (contextlib.nullcontext(), around()),
+        )
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.__dict__["forward"] = forward
 
 
 @contextlib.contextmanager

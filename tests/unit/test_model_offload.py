@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from dlm_tui.gate.embedding import embed_here
+from dlm_tui.gate.nexttoken import best_mix, live_logprobs, prompt_batches
 from dlm_tui.model import BaseUnavailable, MixedModel, load_base, resolve_base
 from dlm_tui.model import base as bases
 from dlm_tui.model.backend_selection import why_slower
 from dlm_tui.progress import run_to_end
+from tests.fetched_weights import watched_fetches
 from tests.tiny_models import offloaded_base, random_adapter, tiny_base, write_tiny_base
 
 
@@ -74,3 +77,26 @@ def test_what_a_stored_quantised_base_was_made_from_may_lie_on_the_disk(
 def test_a_base_that_fits_stays_in_memory(tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama")
     assert not offloaded_base(folder, tmp_path / "disk", 1 << 40).is_offloaded
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
+def test_the_best_frozen_mix_is_found_a_layer_at_a_time(architecture: str, tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "base", architecture)
+    whole, base = tiny_base(folder, architecture), offloaded_base(folder, tmp_path / "disk", architecture=architecture)
+    adapters = {name: random_adapter(whole, name, seed=seed) for seed, name in enumerate(("one", "two"))}
+    plain, slow = MixedModel(whole, adapters, fast=False), MixedModel(base, adapters)
+    batches = prompt_batches([[5, 9, 40, 7], [33, 8, 200], [90, 12, 13, 150, 16]])
+    weights = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    live = run_to_end(live_logprobs(plain.backbone, batches, weights))
+    start = torch.tensor([0.85, 0.15])
+    wanted = run_to_end(best_mix(plain.reference, batches, live, start))
+    assert not torch.allclose(wanted, start, atol=0.005)
+    sizes = {name: weight.nbytes for name, weight in base.model.named_parameters(remove_duplicate=False)}
+    layer = sum(size for name, size in sizes.items() if ".0." in name)
+    around = sum(size for name, size in sizes.items() if not re.search(r"\.\d+\.", name))
+    with watched_fetches() as fetched:
+        assert torch.equal(run_to_end(best_mix(slow.reference, batches, live, start)), wanted)
+    assert 0.9 * layer < fetched.peak <= layer + around < sum(sizes.values())
+    assert not fetched.alive
+    ids = torch.tensor([[5, 9, 40]])
+    assert torch.equal(slow.reference.forward(ids), plain.reference.forward(ids))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import accelerate.hooks
 import msgspec
 import pytest
 import torch
@@ -20,6 +18,7 @@ from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
 from dlm_tui.training.phases import Finetuned, Step
 from dlm_tui.training.rows import tokenised
+from tests.fetched_weights import watched_fetches
 from tests.tiny_models import offloaded_base, tiny_base, write_tiny_base
 from tests.training_samples import sample
 
@@ -130,31 +129,17 @@ def test_other_kinds_of_training(kind: str, tmp_path: Path) -> None:
     assert left_alone(base, on_disk)
 
 
-def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:
     folder = write_tiny_base(tmp_path / "base", tie_word_embeddings=False, num_hidden_layers=8)
     base = offloaded_base(folder, tmp_path / "disk")
     sizes = {name: 4 * weight.numel() for name, weight in base.model.named_parameters()}
     layer = sum(size for name, size in sizes.items() if ".layers.0." in name)
     around = sum(size for name, size in sizes.items() if ".layers." not in name)
     assert sum(sizes.values()) == around + 8 * layer
-    alive: dict[int, int] = {}
-    peak = 0
-    put = accelerate.hooks.set_module_tensor_to_device
-
-    def watched(module: torch.nn.Module, name: str, *arguments: Any, **more: Any) -> None:
-        nonlocal peak
-        put(module, name, *arguments, **more)
-        weight = getattr(module, name)
-        if not weight.is_meta:
-            key = id(weight)
-            alive[key] = weight.nbytes
-            weakref.finalize(weight, alive.pop, key, None)
-            peak = max(peak, sum(alive.values()))
-
-    monkeypatch.setattr(accelerate.hooks, "set_module_tensor_to_device", watched)
-    trained(request(tmp_path / "a", base))
-    assert layer < peak <= layer + around
-    assert not alive
+    with watched_fetches() as fetched:
+        trained(request(tmp_path / "a", base))
+    assert layer < fetched.peak <= layer + around
+    assert not fetched.alive
 
 
 def test_signed_pairs_are_refused(tmp_path: Path) -> None:
