@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,8 @@ _OBJECTS = 100 << 20
 class LocalCluster:
     """Its nodes, each with changes of its own to the environment of its processes."""
 
-    def __init__(self, ray_cluster: Any, environments: tuple[Mapping[str, str], ...]) -> None:
-        self._ray, self._environments = ray_cluster, environments
+    def __init__(self, ray_cluster: Any, environments: tuple[Mapping[str, str], ...], client_port: int) -> None:
+        self._ray, self._environments, self._client_port = ray_cluster, environments, client_port
         self.nodes = [self._add(changes) for changes in environments]
         self._ray.wait_for_nodes()
 
@@ -24,6 +25,11 @@ class LocalCluster:
     def address(self) -> str:
         """For `--cluster`, of a process on this machine."""
         return str(self._ray.address)
+
+    @property
+    def client_address(self) -> str:
+        """For `--cluster`, of a process that belongs to no node."""
+        return f"ray://127.0.0.1:{self._client_port}"
 
     def lose(self) -> None:
         """The last node dies with all its processes."""
@@ -60,12 +66,20 @@ def local_cluster(*environments: Mapping[str, str]) -> Iterator[LocalCluster]:
         "health_check_timeout_ms": 5000,
         "worker_niceness": 0,
     }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": _OBJECTS, "_system_config": settings},
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": _OBJECTS,
+            "ray_client_server_port": port,
+            "_system_config": settings,
+        },
     )
     try:
-        yield LocalCluster(cluster, environments)
+        yield LocalCluster(cluster, environments, port)
     finally:
         cluster.shutdown()
 

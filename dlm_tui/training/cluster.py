@@ -72,19 +72,14 @@ class Cluster:
     @classmethod
     @contextlib.contextmanager
     def connect(cls, address: str, base: Base) -> Iterator[Cluster]:
-        """Join the cluster at `auto` or `ray://host:port` while the block runs. Raises UsageError, ClusterError."""
+        """Join the cluster at `auto`, at `host:port` or through the client server at `ray://host:port` while the block
+        runs. Raises UsageError, ClusterError."""
         try:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             import ray
         except ImportError:
             raise UsageError("--cluster needs Ray: pip install 'dlm-tui[cluster]'") from None
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterError(
-                f"no Ray cluster answers at {address} (`ray start --head` begins one): {reason}"
-            ) from None
+        _join(ray, address)
         try:
             yield cls(ray, base)
         finally:
@@ -185,8 +180,7 @@ class Cluster:
                 raise error.cause from None
             raise ClusterError(f"{task.label}: {type(error.cause).__name__}: {error.cause}") from error
         except RayError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterError(f"{task.label} was lost {_RETRIES + 1} times: {reason}") from error
+            raise ClusterError(f"{task.label} was lost {_RETRIES + 1} times: {_reason(error)}") from error
 
     def _tell(self, report: Report) -> None:
         from ray.exceptions import RayError
@@ -228,6 +222,35 @@ class Cluster:
 
     def _slots(self) -> int:
         return sum(int(node["Resources"].get("CPU", 0) // self.threads) for node in self._ray.nodes() if node["Alive"])
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect this process. Raises UsageError, ClusterError.
+
+    A head starts a process for everybody who comes by `ray://`, and under load that process may die as it forks
+    (gRPC); the next one is another try.
+    """
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except ConnectionAbortedError as error:
+            if tries_left == 0:
+                raise ClusterError(
+                    f"the cluster at {address} starts no process for a client: {_reason(error)}"
+                ) from None
+        except ImportError:
+            raise UsageError("--cluster ray://… needs Ray's client: pip install 'dlm-tui[cluster]'") from None
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise ClusterError(
+                f"no Ray cluster answers at {address} (`ray start --head` begins one): {_reason(error)}"
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Ray says, and the next where that one only announces it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _shards(lengths: Sequence[int], count: int) -> list[list[int]]:

@@ -18,14 +18,15 @@ import torch
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load, parse_bytes, read_document_bytes
-from dlm_tui.errors import Cancelled
+from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.gate.embedding import embed_prompts, length_batches, prompt_tokens
 from dlm_tui.model import MixedModel
 from dlm_tui.model.base import Base
 from dlm_tui.progress import WARNING, Progress, Report, run_to_end
 from dlm_tui.store import MetricsReader, Store, current_version
+from dlm_tui.store.checkpoints import interrupted
 from dlm_tui.training import TrainRequest, train_document
-from dlm_tui.training.cluster import Cluster, ClusterError, _shards
+from dlm_tui.training.cluster import Cluster, ClusterError, _join, _shards
 from dlm_tui.training.cluster_board import Board, Teller
 from dlm_tui.training.cluster_node import PLACE
 from dlm_tui.training.sweep import SweepRequest, sweep_document
@@ -76,6 +77,11 @@ def learned(path: Path) -> dict[str, Any]:
         found[f"steps {run}"] = [(row["step"], row["loss"], row["lr"]) for row in reader.steps(run)]
         found[f"evals {run}"] = [(row["step"], row["val_loss"]) for row in reader.evals(run)]
     return found
+
+
+def files(path: Path) -> dict[str, Any]:
+    """`learned` without the numbers of the runs: those of an interrupted try stand under that one."""
+    return {name: value for name, value in learned(path).items() if not name.startswith(("steps", "evals"))}
 
 
 def store_files(path: Path) -> set[str]:
@@ -142,6 +148,51 @@ def test_a_node_is_lost_and_comes_back(shared: Shared, base: Base, tmp_path: Pat
     cluster.restore()
     train(back, base, joined, quiet)
     assert learned(back) == learned(whole), "and with the node that came back"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_a_training_goes_on_behind_the_adapters_that_were_finished(shared: Shared, base: Base, tmp_path: Path) -> None:
+    whole, cut, elsewhere = (
+        new_document(tmp_path / name, sections=7, epochs=3) for name in ("whole", "cut", "elsewhere")
+    )
+    train(whole, base, None, quiet)
+    for path in (cut, elsewhere):
+        store = Store(path.parent / "home", load(path).dlm_id)
+
+        def stop(step: Progress, store: Store = store) -> None:
+            if (left := interrupted(store)) is not None and left.finished:
+                raise Cancelled("cancelled")
+
+        with pytest.raises(Cancelled):
+            train(path, base, shared.joined, stop)
+        assert [file for file in store_files(path) if "versions" in file] == [], "no adapter is there by halves"
+        left = interrupted(store)
+        assert left is not None and len(left.finished) == 1 and left.adapter is None
+        (other,) = {"facts", "manners"} - set(left.finished)
+        seen: list[Progress] = []
+        train(path, base, shared.joined if path is cut else None, seen.append, resume=True)
+        assert {step.scope for step in seen if step.stage == "sft" and step.loss is not None} == {other}
+        said = f"{left.finished[0]}: trained to the end before the interruption"
+        assert any(step.text == said for step in seen)
+        assert files(path) == files(whole)
+        assert interrupted(store) is None
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
+def test_a_machine_outside_of_the_cluster_comes_by_its_client_server(
+    shared: Shared, base: Base, tmp_path: Path
+) -> None:
+    pytest.importorskip("grpc")
+    here, there = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("here", "there"))
+    assert main(["train", str(here), "--home", str(here.parent / "home"), "--base", str(base.source.path)]) == 0
+    command = [sys.executable, "-m", "dlm_tui", "train", str(there), "--home", str(there.parent / "home")]
+    command += ["--base", str(base.source.path), "--cluster", shared.cluster.client_address]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "facts" in done.stderr and "loss" in done.stderr, "steps are told on this side too"
+    assert learned(there) == learned(here)
 
 
 @pytest.mark.slow
@@ -343,3 +394,32 @@ def test_without_a_cluster_it_is_one_sentence(
     assert main(command) == 1
     assert "no Ray cluster answers at auto" in capsys.readouterr().err
     assert main([*command, "--checkpoint-steps", "2"]) == 2
+
+
+class Head:
+    """Stands in for Ray: fails as told, then answers."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.tries = list(failures), 0
+
+    def init(self, **options: Any) -> None:
+        self.tries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+def test_a_client_whose_process_dies_as_it_starts_tries_again() -> None:
+    died = ConnectionAbortedError("Initialization failure from server:\nTraceback\n...")
+    head = Head(died, died)
+    _join(head, "ray://head:10001")
+    assert head.tries == 3
+    head = Head(died, died, died)
+    sentence = r"at ray://head:10001 starts no process for a client: Initialization failure from server: Traceback$"
+    with pytest.raises(ClusterError, match=sentence):
+        _join(head, "ray://head:10001")
+    head = Head(ConnectionError("nobody there"))
+    with pytest.raises(ClusterError, match="no Ray cluster answers at ray://head:10001"):
+        _join(head, "ray://head:10001")
+    assert head.tries == 1
+    with pytest.raises(UsageError, match=r"pip install 'dlm-tui\[cluster\]'"):
+        _join(Head(ImportError("grpc")), "ray://head:10001")
