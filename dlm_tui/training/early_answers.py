@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 ANSWER_TOKENS = 24
+_FEWEST_TOKENS = 8
 _PROMPTS = 3
 _BEGINNING = 12
 """Tokens of a text that has no question: it is to be continued."""
-_SHARE = 0.05
-"""The part of a training's time that looks may take; a short training has the fewest looks all the same."""
-_FEWEST, _MOST = 2, 20
+_SHARE, _SHORT_SHARE = 0.05, 0.1
+"""The part of a training's time that looks may take, and the two that the shortest one has all the same: one before it
+and one behind it."""
+_MOST = 20
 _BACKWARD = 3
 """A trained token costs about three forward passes of one (Kaplan et al. 2020, section 2.1)."""
 _DECODED = 10
-"""A token decoded alone reads all weights: about as long as a forward pass over so many tokens."""
+"""A token decoded for every prompt reads all weights: about as long as a forward pass over so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,20 @@ def _prompt(row: Row, base: Base) -> EarlyPrompt:
     return EarlyPrompt(question, ids[:asked])
 
 
-def look_steps(plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, asked: Sequence[EarlyPrompt]) -> set[int]:
-    """The optimiser steps of all phases together behind which to look: equal parts, the last step among them.
+@dataclass(frozen=True)
+class LookPlan:
+    """The optimiser steps of all phases together behind which to look, and the tokens that an answer may have."""
 
-    As many as cost a twentieth of the training by an estimate in tokens, at least two, at most twenty.
+    steps: frozenset[int]
+    tokens: int
+
+
+def plan_looks(plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, asked: Sequence[EarlyPrompt]) -> LookPlan:
+    """Looks behind equal parts, the last step among them.
+
+    As many as cost a twentieth of the training by an estimate in tokens, the one before it counted, but at least the
+    one behind the last step and at most twenty. Where even these two would cost more than a tenth, answers are shorter,
+    down to eight tokens.
     """
     trained, total = 0, 0
     for phase in adapter.phases:
@@ -84,10 +96,11 @@ def look_steps(plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, aske
         tokens = sum(map(len, rows.train if phase.name == "sft" else pairs))
         trained += _BACKWARD * phase.epochs * tokens
         total += plan.steps(rows.of(phase), phase)
-    look = sum(map(len, chain(rows.validation, (prompt.ids for prompt in asked))))
-    look += len(asked) * ANSWER_TOKENS * _DECODED
-    count = max(_FEWEST, min(_MOST, int(_SHARE * trained / max(1, look)) - 1))
-    return {math.ceil(total * part / count) for part in range(1, count + 1)}
+    read = sum(map(len, chain(rows.validation, (prompt.ids for prompt in asked))))
+    tokens = max(_FEWEST_TOKENS, min(ANSWER_TOKENS, int((_SHORT_SHARE * trained / 2 - read) / _DECODED)))
+    look = read + (tokens * _DECODED if asked else 0)
+    count = max(1, min(_MOST, int(_SHARE * trained / max(1, look)) - 1))
+    return LookPlan(frozenset(math.ceil(total * part / count) for part in range(1, count + 1)), tokens)
 
 
 class Looker:
@@ -107,7 +120,8 @@ class Looker:
         self._model, self._base, self._plan, self._rows = model, base, plan, rows
         self._asked, self._adapter_off = asked, adapter_off
         self._total = sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases)
-        self.steps = look_steps(plan, adapter, rows, asked)
+        looks = plan_looks(plan, adapter, rows, asked)
+        self.steps, self._tokens = looks.steps, looks.tokens
         self.first: EarlyLook | None = None
 
     def look_before(self) -> EarlyLook:
@@ -150,25 +164,33 @@ class Looker:
         return total / len(rows) if rows and math.isfinite(total) else None
 
     def _answers(self) -> list[str]:
-        return [greedy_answer(self._base, prompt.ids) for prompt in self._asked]
+        prompts = [prompt.ids for prompt in self._asked]
+        return greedy_answers(self._base, prompts, self._tokens) if prompts else []
 
 
-def greedy_answer(base: Base, ids: Sequence[int]) -> str:
-    """The likeliest continuation of token ids under whatever is attached to the base now, at most 24 tokens.
+def greedy_answers(base: Base, prompts: Sequence[Sequence[int]], most: int) -> list[str]:
+    """The likeliest continuations of token ids under whatever is attached to the base now, at most `most` tokens each.
 
-    Not by the library's `generate`, which takes up penalties from the checkpoint's own configuration.
+    All in one batch, padded at the left, as a decoded token costs about the same for three prompts as for one. Not by
+    the library's `generate`, which takes up penalties from the checkpoint's own configuration.
     """
-    model = cast("Any", base.model)
-    told: list[int] = []
-    feed, cache = list(ids), None
-    while len(told) < ANSWER_TOKENS:
-        step = model(input_ids=torch.tensor([feed], device=base.device), past_key_values=cache, use_cache=True)
-        token = int(step.logits[0, -1].argmax())
-        if token in base.stop_ids:
+    model, longest, filler = cast("Any", base.model), max(map(len, prompts)), filler_id(base)
+    feed = torch.tensor([[filler] * (longest - len(ids)) + list(ids) for ids in prompts], device=base.device)
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=base.device)
+    places, cache = (mask.cumsum(1) - 1).clamp(min=0), None
+    told: list[list[int]] = [[] for _ in prompts]
+    going = set(range(len(prompts)))
+    for _ in range(most):
+        step = model(input_ids=feed, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True)
+        tokens = step.logits[:, -1].argmax(-1)
+        going -= {row for row in going if int(tokens[row]) in base.stop_ids}
+        if not going:
             break
-        told.append(token)
-        feed, cache = [token], step.past_key_values
-    return str(base.tokenizer.decode(told, skip_special_tokens=True)).strip()
+        for row in going:
+            told[row].append(int(tokens[row]))
+        feed, cache, places = tokens[:, None], step.past_key_values, places[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return [str(base.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in told]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dlm_tui.progress import EarlyLook, Progress, run_to_end
 from dlm_tui.progress_words import look_lines
 from dlm_tui.store import AdapterKind, KindChoices, MetricsReader, Store, current_version
 from dlm_tui.training import TrainRequest, plan_training, train_document
-from dlm_tui.training.early_answers import ANSWER_TOKENS, early_prompts, look_steps
+from dlm_tui.training.early_answers import ANSWER_TOKENS, LookPlan, early_prompts, plan_looks
 from dlm_tui.training.report import TrainOutcome
 from dlm_tui.training.rows import tokenised
 from tests.tiny_models import tiny_base
@@ -176,13 +176,15 @@ def test_the_answers_are_the_greedy_ones_of_base_and_adapter(kind: str, base: Ba
     version = current_version(store_of(path), "facts")
     assert version is not None
     model = MixedModel(base, {"facts": load_peft_adapter(version.path, "facts")}, fast=False)
+    most = looks_of(path, base).tokens
+    assert 8 <= most <= ANSWER_TOKENS
     for answer in last.answers:
         told = run_to_end(
             generate(
                 model,
                 base.chat(answer.prompt),
                 [{}, {"facts": 1.0}],
-                Sampling(max_tokens=ANSWER_TOKENS, temperature=0.0),
+                Sampling(max_tokens=most, temperature=0.0),
             )
         )
         assert [one.text.strip() for one in told] == [answer.before, answer.now]
@@ -198,14 +200,22 @@ def test_the_trainings_of_one_adapter_are_counted_together(base: Base, tmp_path:
 
 
 def test_looks_are_as_many_as_a_twentieth_of_the_training_pays_for(base: Base, tmp_path: Path) -> None:
-    for epochs, fewest, most in ((3, 2, 2), (100, 4, 19), (5000, 20, 20)):
+    for epochs, fewest, most, tokens in ((1, 1, 1, 8), (30, 1, 3, 24), (100, 4, 19, 24), (5000, 20, 20, 24)):
         path = new_document(tmp_path / str(epochs), epochs=epochs)
         plan = plan_training(load(path), base_modules=base.source.target_modules)
         adapter = plan.adapters[0]
         rows = tokenised(adapter.rows, plan.sequence_len, base)
-        steps = look_steps(plan, adapter, rows, early_prompts(adapter.rows, rows, base))
-        assert fewest <= len(steps) <= most, epochs
-        assert max(steps) == sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases)
+        looks = looks_of(path, base)
+        assert fewest <= len(looks.steps) <= most and looks.tokens == tokens, (epochs, looks)
+        assert max(looks.steps) == sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases)
+
+
+def looks_of(path: Path, base: Base) -> LookPlan:
+    """What is planned for the first adapter."""
+    plan = plan_training(load(path), base_modules=base.source.target_modules)
+    adapter = plan.adapters[0]
+    rows = tokenised(adapter.rows, plan.sequence_len, base)
+    return plan_looks(plan, adapter, rows, early_prompts(adapter.rows, rows, base))
 
 
 def test_prompts_are_the_adapters_own_questions_and_texts_only_where_there_are_none(base: Base, tmp_path: Path) -> None:
