@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import subprocess
@@ -28,7 +29,7 @@ from dlm_tui.store.checkpoints import interrupted
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.cluster import Cluster, ClusterError, _join, _shards
 from dlm_tui.training.cluster_board import Board, Teller
-from dlm_tui.training.cluster_node import PLACE
+from dlm_tui.training.cluster_node import PLACE, Shipped, base_here, shipped_files
 from dlm_tui.training.sweep import SweepRequest, sweep_document
 from dlm_tui.training.sweep_grid import parse_grid
 from tests.cluster_nodes import LocalCluster, full_disk, local_cluster
@@ -222,6 +223,24 @@ def test_a_sweep_loses_a_node(shared: Shared, base: Base, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("cluster")
+def test_the_command_sweeps_on_a_cluster(
+    shared: Shared, base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = new_document(tmp_path / "d", sections=5, epochs=2)
+    words = ["sweep", str(path), "--base", str(base.source.path), "--set", "learning_rate=0.001,0.02", "--folds", "2"]
+    assert main([*words, "--json", "--home", str(tmp_path / "here")]) == 0
+    here = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "dlm_tui", *words, "--json", "--home", str(tmp_path / "there")]
+    command += ["--cluster", shared.cluster.address]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout)
+    assert (there["works"], there["fresh"]) == (8, 8)
+    assert there["trials"] == here["trials"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("cluster")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a full disk")
 def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
     """A base that no node has seen: on every node without room, then on one."""
@@ -318,6 +337,25 @@ def _work(path: Path, base: Base) -> Any:
     from dlm_tui.training.held_out import fold_works
 
     return fold_works(load(path), base, 2)[0].work
+
+
+def test_a_base_travels_once_to_a_node(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many processes work there, and also another day."""
+    monkeypatch.setenv(PLACE, str(tmp_path))
+    files, fetched = shipped_files(base), list[str]()
+    identity = base.identity
+    shipped = Shipped(base.source, identity.weights_sha256, identity.tokenizer_sha256, "float32", {n: n for n in files})
+
+    def fetch(name: str) -> Any:
+        fetched.append(name)
+        return files[name]
+
+    for _ in range(3):  # three processes
+        monkeypatch.setattr("dlm_tui.training.cluster_node._loaded", {})
+        found = base_here(shipped, fetch)
+        assert base_here(shipped, fetch) is found, "and loaded once in each"
+        assert found.identity.weights_sha256 == identity.weights_sha256
+    assert sorted(fetched) == sorted(files)
 
 
 def test_silence_repeats_what_was_heard_last() -> None:

@@ -12,10 +12,11 @@ import torch
 from dlm_tui.cli.main import main
 from dlm_tui.cli.narration import Narration
 from dlm_tui.document import load
-from dlm_tui.errors import Cancelled
+from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.progress import Progress
 from dlm_tui.store import Store, current_version
 from dlm_tui.store.checkpoints import interrupted
+from dlm_tui.training.checkpoints import CheckpointEvery
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -60,6 +61,7 @@ def cut_short(path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
         assert train(path, *flags) != 0
     left = interrupted(store_of(path))
     assert left is not None and left.words.startswith("facts at step ")
+    assert left.asked is not None and left.asked.checkpoint_seconds == 600.0
 
 
 def store_of(path: Path) -> Store:
@@ -110,6 +112,34 @@ def test_what_is_said_again_must_agree(
         assert interrupted(store_of(path)) is not None
     assert train(path, "--resume", "--gate-only") == 2
     assert train(path, "--resume", "--base", str(base), *FLAGS, "--checkpoint-steps", "2") == 0
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [("0.00001", True), (None, False)])
+def test_a_checkpoint_is_written_by_the_clock(
+    minutes: str | None, kept: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written at the end of a training that breaks off; without the flag it is every ten minutes."""
+    path, said = document(tmp_path / "d"), Narration.__call__
+
+    def break_off(self: Narration, step: Progress) -> None:
+        said(self, step)
+        if step.stage == "sft" and step.done == 4:
+            raise DlmTuiError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Narration, "__call__", break_off)
+        flags = ["--checkpoint-minutes", minutes] if minutes else []
+        assert train(path, "--base", str(base), "--adapter", "facts", *flags) == 1
+    left = interrupted(store_of(path))
+    assert (left is not None) == kept
+    if left is not None:
+        assert left.words.startswith("facts at step 3 of ")
+        assert left.asked is not None and left.asked.checkpoint_seconds == pytest.approx(0.0006)
+
+
+def test_a_checkpoint_is_due_after_ten_minutes_or_so_many_steps() -> None:
+    assert not CheckpointEvery().is_due(10_000, 599.9) and CheckpointEvery().is_due(1, 600.0)
+    assert not CheckpointEvery(steps=3).is_due(2, 0.0) and CheckpointEvery(steps=3).is_due(3, 0.0)
 
 
 def test_plain_train_says_what_would_go_on(
