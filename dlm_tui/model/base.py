@@ -300,9 +300,10 @@ def _load_model(
     from transformers.utils import logging as library_logging
 
     library_logging.disable_progress_bar()
-    noisy = logging.getLogger("transformers")
-    before = noisy.level
-    noisy.setLevel(logging.ERROR)
+    noisy = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    before = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
     try:
         model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
             str(folder),
@@ -318,7 +319,8 @@ def _load_model(
     except Exception as error:  # the library raises many types for a broken folder
         raise BaseUnavailable(f"the base {source.key} cannot be loaded: {first_line(error)}") from error
     finally:
-        noisy.setLevel(before)
+        for logger, level in zip(noisy, before, strict=True):
+            logger.setLevel(level)
     if missing := sorted(report.get("missing_keys") or ()):
         raise BaseUnavailable(f"the base {source.key} has no weights for {missing[0]} ({len(missing)} missing in all)")
     return cast("nn.Module", model)

@@ -83,7 +83,9 @@ def left_alone(base: Base, on_disk: set[str]) -> bool:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
 @pytest.mark.parametrize("share", [0.0, 0.6])
-def test_the_adapter_is_that_of_the_base_tiny_base(architecture: str, share: float, tmp_path: Path) -> None:
+def test_the_adapter_is_that_of_the_base_in_memory(
+    architecture: str, share: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = tiny_base(tmp_path / "base", architecture)
     room = int(4 * whole.parameters * share) or 1000
     base = offloaded_base(tmp_path / "base", tmp_path / "disk", room, architecture)
@@ -92,6 +94,7 @@ def test_the_adapter_is_that_of_the_base_tiny_base(architecture: str, share: flo
     targets = ", target_modules: [c_attn, c_fc]" if architecture == "gpt2" else ""
     wanted, losses = trained(request(tmp_path / "a", whole, targets=targets))
     found, same = trained(request(tmp_path / "b", base, targets=targets))
+    assert not any("device" in record.getMessage() for record in caplog.records)
     assert same == losses and len(losses) > 2
     assert wanted.tensors.keys() == found.tensors.keys()
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in wanted.tensors.items())
