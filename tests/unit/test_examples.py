@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlm_tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def output_of(example: Path) -> str:
-    """What the example prints; it must end well and without a warning of its own."""
+def output_of(example: Path, *before: str, after: Sequence[str] = ()) -> str:
+    """What the example prints, with arguments before and after its name; it must end well."""
     ended = subprocess.run(
-        [sys.executable, str(example)],
+        [sys.executable, *before, str(example), *after],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -38,6 +44,9 @@ def test_the_example_runs(example: Path) -> None:
         assert float(after) > float(before) + 1
         (adapter, noise), *_ = re.findall(r"([\d.]+) nats by the adapter, ([\d.]+) by a random one", output)
         assert float(adapter) > float(noise) >= 0
+    if example.stem == "sharded":
+        losses = [float(found) for found in re.findall(r"loss ([\d.]+)", output)]
+        assert losses[-1] < losses[0] / 2 and "1 processes, 100% of the weights" in output
     if example.stem == "rounds":
         first, *_ = re.findall(r"loss ([\d.]+) and ([\d.]+) nats per token \(base ([\d.]+) and ([\d.]+)\)", output)
         assert float(first[0]) < float(first[2]) and float(first[1]) < float(first[3])
@@ -50,6 +59,27 @@ def test_the_example_runs(example: Path) -> None:
         together = re.findall(r"(-[\d.]+) in the base, (-[\d.]+) here", output)
         assert len(together) == 2 and all(float(after) > float(before) + 10 for before, after in together)
         assert float(output.rsplit(" ", 1)[1]) < 1e-3
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_of_the_base_each_train_the_same_adapter(tmp_path: Path) -> None:
+    document = tmp_path / "notes.dlm"
+    example = runpy.run_path(str(ROOT / "examples" / "sharded.py"))
+    document.write_text(example["DOCUMENT"] + "".join(example["SECTION"].format(boat, boat + 2) for boat in range(7)))
+    launch = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --main_process_port 0 --dynamo_backend no"
+    outputs = []
+    for count in (1, 2):
+        before = [*launch.split(), "--mixed_precision", "no", "--num_processes", str(count)] if count > 1 else []
+        after = [str(document), "facts", str(tmp_path / f"by-{count}")]
+        outputs.append(output_of(ROOT / "examples" / "sharded.py", *before, after=after))
+    assert "2 processes, 50% of the weights" in outputs[1]
+    alone, together = ([float(found) for found in re.findall(r"loss ([\d.]+)", output)] for output in outputs)
+    assert together == pytest.approx(alone, abs=2e-4) and len(alone) == 6
+    one, two = (load_file(tmp_path / f"by-{count}" / "adapter_model.safetensors") for count in (1, 2))
+    assert all(torch.allclose(two[name], tensor, atol=1e-3) for name, tensor in one.items())
+    home = tmp_path / "home"
+    command = ["adapter", "import", str(document), "facts", str(tmp_path / "by-2"), "--replace", "--home", str(home)]
+    assert main(command) == 0
 
 
 def test_every_example_says_how_it_is_run() -> None:
