@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr
 
-from dlm_tui.store import MetricsReader
+from dlm_tui.store import MetricsReader, Store
+from dlm_tui.store.training_numbers import training_numbers
 
 Metric = Literal["loss", "val_loss", "gate_loss", "gate_entropy", "weights"]
 METRICS: dict[Metric, str] = {
@@ -20,7 +21,7 @@ METRICS: dict[Metric, str] = {
     "val_loss": "validation loss, nats per token",
     "gate_loss": "gate loss, nats",
     "gate_entropy": "gate entropy, nats",
-    "weights": "mean weights over runs",
+    "weights": "mean weights over trainings",
 }
 SMOOTHINGS = (0.0, 0.6, 0.9)
 Points = tuple[tuple[float, float], ...]
@@ -39,11 +40,18 @@ class RunCurves:
     settings: dict[str, Any] = field(default_factory=dict)
     curves: dict[Metric, Points] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    training: int | None = None
+    """The number of the training it was part of, as `training_numbers` counts; None for one that broke off."""
+
+    @property
+    def number(self) -> str:
+        """`12` for a run of training 12; a run that belongs to none has the number under which it was recorded."""
+        return f"run {self.run_id}" if self.training is None else str(self.training)
 
     @property
     def label(self) -> str:
         """`12 facts`."""
-        return f"{self.run_id} {self.adapter or self.phase}"
+        return f"{self.number} {self.adapter or self.phase}"
 
     def matches(self, text: str) -> bool:
         """Whether every word of a filter is in what is known of the run, whatever the case."""
@@ -51,8 +59,9 @@ class RunCurves:
         return all(word in known for word in text.casefold().split())
 
 
-def read_runs(reader: MetricsReader, limit: int = _NEWEST) -> list[RunCurves]:
-    """The newest runs that have a curve or weights, newest first. Raises MetricsError."""
+def read_runs(store: Store, limit: int = _NEWEST) -> list[RunCurves]:
+    """The newest runs that have a curve or weights, newest first. Raises ManifestError, MetricsError."""
+    reader, numbers = MetricsReader(store), training_numbers(store)
     found = []
     for row in reader.runs(limit):
         run = int(row["run_id"])
@@ -79,6 +88,7 @@ def read_runs(reader: MetricsReader, limit: int = _NEWEST) -> list[RunCurves]:
                 settings={"seed": row["seed"], **(settings if isinstance(settings, dict) else {})},
                 curves=curves,
                 weights=weights,
+                training=numbers.get(run),
             )
         )
     return found

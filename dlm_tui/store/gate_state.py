@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm_tui.document import document_side_file, gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
-from dlm_tui.store.errors import ForeignGate, GateFileError
+from dlm_tui.store.errors import ForeignGate, GateFileError, ManifestError
 from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import GateEvent, MetricsReader, weights_entropy
+from dlm_tui.store.training_numbers import training_numbers
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -289,9 +290,17 @@ def _mode_and_reason(
         if lacking:
             return "uniform", cold_start_text(lacking, floor)
         return "uniform", "Every adapter has the same weight; there are enough prompts now: train the gate."
-    run = f" in run {state.last_run_id}" if state.last_run_id is not None else ""
     probes = sum(state.sample_counts.values())
-    return "trained", f"The gate was trained{run}{f' on {probes} prompts' if probes else ''}."
+    return "trained", f"The gate was trained{_in_training(store, state)}{f' on {probes} prompts' if probes else ''}."
+
+
+def _in_training(store: Store, state: GateState) -> str:
+    """` in training 3`; empty where the gate's own files tell all that is known."""
+    try:
+        number = training_numbers(store).get(state.last_run_id or 0)
+    except ManifestError:
+        return ""  # what is wrong with the manifest is not the gate's
+    return f" in training {number}" if number is not None else ""
 
 
 def _recorded_counts(store: Store, config: GateConfig, record: Mapping[str, object] | None) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from textual.widgets import OptionList
 
 from dlm_tui.app.screens.run_overlay import RunOverlayScreen
-from dlm_tui.store import MetricsWriter, Store
+from dlm_tui.store import Manifest, MetricsWriter, Store, TrainingRun, update_manifest
 from dlm_widgets.history_chart import HistoryChart
 from tests.tui import mouse
 from tests.tui.conftest import Bench
@@ -31,9 +31,21 @@ def record(bench: Bench) -> None:
         writer.record_gate_steps(4, [(step, 1.0 / step, 1.1 - 0.02 * step) for step in range(1, 31)])
         writer.record_gate_events(4, [("knowledge", 0.6, 4), ("tone", 0.3, 4), ("style", 0.1, 4)], "trained", 0.5)
         writer.finish_run(4, "ok")
+    update_manifest(store, in_force, base_model="pocket")
     with contextlib.closing(sqlite3.connect(store.metrics_path)) as connection, connection:
         for table in ("runs", "tui_runs"):
             connection.execute(f"UPDATE {table} SET started_at = '2026-03-01T08:0' || run_id || ':00Z'")
+
+
+def in_force(manifest: Manifest) -> None:
+    """The first two runs were one training, the third was another."""
+    for run, training in ((1, 1), (2, 1), (3, 2)):
+        at = f"2026-03-01T0{training}:00:00"
+        manifest.training_runs.append(
+            TrainingRun(
+                run_id=run, started_at=at, ended_at=at, adapter_version=training, seed=42, steps=30, status="completed"
+            )  # fmt: skip
+        )
 
 
 def overlay(bench: Bench) -> RunOverlayScreen:

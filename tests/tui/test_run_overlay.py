@@ -48,8 +48,8 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         dialog = overlay(bench)
         assert [run.run_id for run in dialog.shown] == [4, 3, 2], "the newest three"
         third = 3.0 / (1 + 15 * 0.3)
-        await bench.until(lambda: f"3 knowledge {third:.4f}" in bench.text, "the value under the cursor")
-        assert "learning_rate" in bench.text and "3: 0.03" in bench.text and "2: 0.01" in bench.text
+        await bench.until(lambda: f"2 knowledge {third:.4f}" in bench.text, "the value under the cursor")
+        assert "learning_rate" in bench.text and "2: 0.03" in bench.text and "1: 0.01" in bench.text
         await bench.press("right")
         await bench.until(lambda: "step 16" in bench.text, "one step on")
         dialog.query_one(Input).value = "knowledge"
@@ -65,7 +65,10 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.press("m", "m")
         await bench.until(lambda: "gate entropy" in bench.text, "entropy")
         await bench.press("m")
-        await bench.until(lambda: "mean weights over runs" in bench.text and "knowledge 0.60" in bench.text, "weights")
+        await bench.until(lambda: "mean weights over trainings" in bench.text and "knowledge 0.60" in bench.text, "weights")
+        dialog.cursor = 3.0
+        dialog._draw()
+        await bench.until(lambda: "training 3  " in bench.text, "the axis counts trainings, as everything does")
         await bench.press("m", "a", "l")
         await bench.until(lambda: "log10 of loss" in bench.text and "smoothed 0.6" in bench.text, "how it is drawn")
         await bench.press("w", "v")

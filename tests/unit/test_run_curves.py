@@ -20,7 +20,7 @@ from dlm_tui.app.run_curves import (
     smoothed,
     value_at,
 )
-from dlm_tui.store import MetricsReader, MetricsWriter, Store
+from dlm_tui.store import MetricsWriter, Store
 
 LINE = tuple((float(step), 2.0 / step) for step in range(1, 21))
 
@@ -44,9 +44,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_the_newest_runs_with_curves_are_read(store: Store) -> None:
-    gate, second, first = read_runs(MetricsReader(store))
+    gate, second, first = read_runs(store)
     assert [run.run_id for run in (gate, second, first)] == [3, 2, 1]
-    assert first.label == "1 facts" and gate.label == "3 gate"
+    assert first.label == "run 1 facts", "it was never put in force"
+    assert gate.label == "1 gate", "the first training that came to an end"
     assert first.curves["loss"] == tuple((float(step), 2.0 / step + 0.01) for step in range(1, 5))
     assert first.curves["val_loss"] == ((4.0, 0.51),)
     assert gate.curves["gate_entropy"] == ((1.0, 1.1), (2.0, 0.7)) and gate.weights == {"facts": 0.75, "tone": 0.25}
@@ -74,7 +75,7 @@ def test_the_value_under_the_cursor_is_the_last_one_known_there() -> None:
 
 
 def test_csv_has_every_point_as_recorded(store: Store) -> None:
-    rows = list(csv.DictReader(io.StringIO(as_csv(read_runs(MetricsReader(store))))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(read_runs(store)))))
     losses = [float(row["value"]) for row in rows if (row["run_id"], row["metric"]) == ("1", "loss")]
     assert losses == [2.0 / step + 0.01 for step in range(1, 5)]
     assert {row["adapter"]: float(row["value"]) for row in rows if row["metric"] == "mean_weight"} == {

@@ -138,7 +138,7 @@ def test_trained(store: Store) -> None:
     train(store, "trained", weights=(0.9, 0.1))
     found = gate_status(document(), store)
     assert (found.mode, found.in_force, found.problem) == ("trained", "trained", "")
-    assert found.reason == "The gate was trained in run 1 on 8 prompts."
+    assert found.reason == "The gate was trained in training 1 on 8 prompts."
     assert found.entropy == pytest.approx(0.3250829734)
     assert found.normalised_entropy == pytest.approx(0.3250829734 / 0.6931471806)
     assert found.warnings == []

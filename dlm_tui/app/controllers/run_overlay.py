@@ -8,7 +8,6 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.run_curves import read_runs
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
-from dlm_tui.store import MetricsReader
 
 
 class RunOverlay:
@@ -26,7 +25,7 @@ class RunOverlay:
 
         context = self._context
         try:
-            runs = await asyncio.to_thread(read_runs, MetricsReader(context.store))
+            runs = await asyncio.to_thread(read_runs, context.store)
         except DlmTuiError as error:
             context.ui.say(str(error), error=True)
             return

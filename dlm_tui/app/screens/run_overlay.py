@@ -224,10 +224,10 @@ class RunOverlayScreen(Dialog[None]):
         if metric != "weights":
             found = {run.label: smoothed(run.curves.get(metric, ()), strength) for run in self.shown}
         else:
-            over = sorted((run for run in self.shown if run.weights), key=lambda run: run.run_id)
+            over = [run for run in reversed(self.shown) if run.weights and run.training is not None]
             names = dict.fromkeys(name for run in over for name in run.weights)
             found = {
-                name: tuple((float(run.run_id), run.weights[name]) for run in over if name in run.weights)
+                name: tuple((float(run.training or 0), run.weights[name]) for run in over if name in run.weights)
                 for name in names
             }
         return {label: points for label, points in found.items() if points}
@@ -248,7 +248,7 @@ class RunOverlayScreen(Dialog[None]):
         for place, metric in (("first", self.metric), ("second", _SECOND[self.metric])):
             chart = self.query_one(f"#overlay-{place}", HistoryChart)
             chart.retitle(self._title(metric))
-            # Runs and steps are different axes: there the charts have no place in common.
+            # Trainings and steps are different axes: there the charts have no place in common.
             shared = (metric == "weights") == (self.metric == "weights")
             series = self._series(metric)
             # Lines that cross are told apart by a mark on each, also without colour.
@@ -268,7 +268,7 @@ class RunOverlayScreen(Dialog[None]):
         elif self.cursor is None:
             parts.append(("\u2190 \u2192 or a click on a chart: the values at a step", "dim"))
         else:
-            parts.append((f"{'run' if self.metric == 'weights' else 'step'} {self.cursor:.0f}  ", "bold"))
+            parts.append((f"{'training' if self.metric == 'weights' else 'step'} {self.cursor:.0f}  ", "bold"))
             for series, points in zip(self._series(self.metric), curves.values(), strict=True):
                 value = value_at(points, self.cursor)
                 text = "\u2013" if value is None else f"{value:.4f}"
@@ -277,7 +277,7 @@ class RunOverlayScreen(Dialog[None]):
         runs = self.shown[:4]
         lines = []
         for name, values in differing(runs).items():
-            told = "  ".join(f"{run.run_id}: {value_text(value)}" for run, value in zip(runs, values, strict=True))
+            told = "  ".join(f"{run.number}: {value_text(value)}" for run, value in zip(runs, values, strict=True))
             lines.append(f"{name}  {told}")
         text = "\n".join(sanitize(line, one_line=True) for line in lines)
         if len(runs) > 1:
