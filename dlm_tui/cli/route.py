@@ -57,8 +57,8 @@ def as_json(prompt: str, result: RouteResult) -> dict[str, Any]:
         "tokens": result.tokens,
         "truncated": result.truncated,
         "mode": result.mode,
-        "novelty": result.ood_score,
-        "unlike": result.is_ood,
+        "ood_score": result.ood_score,
+        "is_ood": result.is_ood,
         "reason": result.reason,
     }
     if result.attributions is not None and result.trajectory is not None:

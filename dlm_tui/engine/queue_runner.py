@@ -34,6 +34,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import remove
 from dlm_tui.store import LockHeld, Store, utc_seconds
 from dlm_tui.store.locks import named_lock
+from dlm_tui.store.run_lock import training_elsewhere
 
 JobStarter = Callable[[JobRequest], Awaitable[Job]]
 _POLL_SECONDS = 0.2
@@ -153,7 +154,7 @@ class QueueRunner:
                     return True
             except LockHeld:
                 if not told:
-                    note(Log(text="another run is training this document; this one waits for it"))
+                    note(Log(text=f"{training_elsewhere(self._queue.store)}; this one waits for it"))
                     told = True
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asked.wait(), self._poll)

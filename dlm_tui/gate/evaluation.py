@@ -93,7 +93,7 @@ def evaluate_gate(
         collapse_floor=collapse_floor(len(names)),
         cold_start=cold_start_text(lacking, floor) if lacking else None,
         temperature=temperature if held_out.ece >= BADLY_CALIBRATED else None,
-        novelty=_novelty_rates(embeddings, probes, chosen),
+        ood=_ood_rates(embeddings, probes, chosen),
         verdict=verdict_text(held_out.accuracy, _mean_recall(table), len(names), collapse, held_out.ece, temperature),
         misrouted=_misrouted(names, probes, logits),
     )
@@ -181,7 +181,7 @@ def _confused_lines(
     return lines
 
 
-def _novelty_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
+def _ood_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
     """Share of the document's own prompts called out of distribution: as seen in training, and while held out."""
     ood_score = fit_ood(embeddings, [probe.label for probe in probes], seed)
     if ood_score is None:

@@ -60,7 +60,7 @@ class EvaluationReport(Report, kw_only=True, frozen=True):
     collapse_floor: float
     cold_start: str | None
     temperature: float | None
-    novelty: OodRates | None
+    ood: OodRates | None
     verdict: str
     misrouted: list[MisroutedPrompt]
 

@@ -47,10 +47,14 @@ def _note_holder(store: Store) -> None:
         (store.cache_dir / "tui_locks" / _HOLDER).write_text(words, encoding="utf-8")
 
 
-def _held_sentence(store: Store) -> str:
+def training_elsewhere(store: Store) -> str:
+    """`another run is training this document (process 12 on host, since 09:15)`, for whom the run lock keeps out."""
     try:
         words = (store.cache_dir / "tui_locks" / _HOLDER).read_text(encoding="utf-8")[:200]
     except (OSError, UnicodeDecodeError):
         words = ""
-    who = f" ({words})" if words.isprintable() and words else ""
-    return f"another run is training this document{who}; wait for it or cancel it"
+    return "another run is training this document" + (f" ({words})" if words.isprintable() and words else "")
+
+
+def _held_sentence(store: Store) -> str:
+    return f"{training_elsewhere(store)}; wait for it or cancel it"

@@ -124,7 +124,7 @@ SORTS = ("order", "weights", "answer", "logprob", "checks")
 
 def sorted_moves(moved: Sequence[MovedAnswer], by: str) -> list[MovedAnswer]:
     """What moved most first, by one of `SORTS`: the weights, changed answers, former answers that became least likely,
-    expectations that are newly broken; `order` is that of the set."""
+    expectations that are newly broken and then those that still are; `order` is that of the set."""
     match by:
         case "weights":
             return sorted(moved, key=lambda move: -move.weight)
@@ -133,9 +133,18 @@ def sorted_moves(moved: Sequence[MovedAnswer], by: str) -> list[MovedAnswer]:
         case "logprob":
             return sorted(moved, key=lambda move: 0.0 if move.logprob is None else move.logprob)
         case "checks":
-            return sorted(moved, key=lambda move: len(move.before.broken) - len(move.after.broken))
+            return sorted(moved, key=_by_checks)
         case _:
             return list(moved)
+
+
+def _by_checks(move: MovedAnswer) -> tuple[int, int]:
+    return len(move.before.broken) - len(move.after.broken), -len(move.after.broken)
+
+
+def sorted_answers(answers: Sequence[SetAnswer], by: str) -> list[SetAnswer]:
+    """Answers that have none before them to compare with: by `checks` the most broken first, else as they are."""
+    return sorted(answers, key=lambda answer: -len(answer.broken)) if by == "checks" else list(answers)
 
 
 class SetRuns:

@@ -44,7 +44,7 @@ def in_force(manifest: Manifest) -> None:
         manifest.training_runs.append(
             TrainingRun(
                 run_id=run, started_at=at, ended_at=at, adapter_version=training, seed=42, steps=30, status="completed"
-            )  # fmt: skip
+            )
         )
 
 

@@ -480,7 +480,7 @@ EVALUATION = EvaluationReport(
     collapse_floor=0.1,
     cold_start=None,
     temperature=None,
-    novelty=None,
+    ood=None,
     verdict="healthy",
     misrouted=[
         MisroutedPrompt(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from rich.console import Console
 
 from dlm_tui.app.config import Config, Live
 from dlm_tui.app.layout import PAGE_TITLES
-from dlm_tui.app.screens.claim import ClaimScreen
-from dlm_tui.app.screens.leave import LeaveScreen
 from tests.tui.conftest import Bench, Opener
+from tests.tui.dialogs import every_dialog, open_each
 from tests.tui.test_screens import record_runs
 
 PROMPT = "what is the tide, please"
@@ -24,44 +22,6 @@ LOOKS = {
     "no colours, terminal's own": {"NO_COLOR": "1", "theme": "ansi-dark"},
     "dlm-light": {"theme": "dlm-light"},
     "ansi-light": {"theme": "ansi-light"},
-}
-
-
-async def _sweep(bench: Bench) -> None:
-    bench.panes.focus_pane("desk")
-    await bench.press("w")
-
-
-async def _drift(bench: Bench) -> None:
-    await bench.screen.action_drift()
-
-
-async def _judge(bench: Bench) -> None:
-    await bench.screen.action_evaluate()
-
-
-def _now(act: Callable[[Bench], object]) -> Callable[[Bench], Awaitable[None]]:
-    async def step(bench: Bench) -> None:
-        act(bench)
-
-    return step
-
-
-DIALOGS: dict[str, tuple[Callable[[Bench], Awaitable[None]], str]] = {
-    "help": (_now(lambda bench: bench.screen.action_help()), "Keys"),
-    "history": (_now(lambda bench: bench.screen.action_history()), "Prompts asked before"),
-    "prompt sets": (_now(lambda bench: bench.screen.action_prompt_sets()), "Prompt sets"),
-    "label": (_now(lambda bench: bench.screen.action_label()), "Label this prompt"),
-    "export": (_now(lambda bench: bench.screen.action_export_dialog()), "Number format"),
-    "conversations": (_now(lambda bench: bench.screen.action_conversations()), "role and content"),
-    "judge": (_judge, "92%"),
-    "drift": (_drift, "static mean"),
-    "sweep": (_sweep, "+2.0 word5"),
-    "moved": (_now(lambda bench: bench.controllers.comparison.show()), "What the last training moved"),
-    "facts": (_now(lambda bench: bench.controllers.engine.show_facts()), "About the engine"),
-    "claim": (_now(lambda bench: bench.app.push_screen(ClaimScreen("Two of them", "new id"))), "an id of its own"),
-    "leave": (_now(lambda bench: bench.app.push_screen(LeaveScreen("It is running."))), "Work is not over"),
-    "log": (_now(lambda bench: bench.controllers.engine.show_log()), "Engine log"),
 }
 
 
@@ -76,6 +36,7 @@ async def walk(bench: Bench, tmp_path: Path) -> dict[str, str]:
     record_runs(bench, tmp_path)
     bench.controllers.history.poll()
     seen: dict[str, str] = {}
+    opened: set[type] = set()
     for page in PAGE_TITLES:
         bench.panes.show_page(page)
         bench.app.clear_notifications()
@@ -86,20 +47,18 @@ async def walk(bench: Bench, tmp_path: Path) -> dict[str, str]:
     bench.panes.show_page("runs")
     await bench.until(lambda: "loss nats/token" in bench.text, "the losses")
     seen["losses"] = plain(bench)
-    for name, (step, words) in DIALOGS.items():
-        await step(bench)
-        await bench.until(lambda words=words: words in bench.text, name)  # type: ignore[misc]
-        await bench.idle()
+    async for name in open_each(bench):
+        opened.add(type(bench.app.screen))
         seen[name] = plain(bench)
         paint(bench)
-        await bench.press("escape")
-        await bench.until(lambda: bench.app.screen is bench.screen, "closed")
+    assert opened == every_dialog(), "a dialog that nobody opened here has been drawn in no other look"
     return seen
 
 
 def plain(bench: Bench) -> str:
-    """The page, or the dialog's box, as text, with every character that fills the trajectory as a block."""
+    """The page, or the dialog's box, as text: what fills the trajectory is a block, and it is always the same time."""
     text = re.sub("[\u2588\u25cf\u25c6\u25b2]{2,}", lambda match: "\u2588" * len(match[0]), bench.text)
+    text = re.sub(r"20\d\d-\d\d-\d\dT[\d:]+", "at", text)  # when a preference is written
     for box in bench.app.screen.query(".box"):  # the terminal's own colours are not blended with what lies below
         left, top, right, bottom = box.region.corners
         return "\n".join(line[left:right] for line in text.split("\n")[top:bottom])
@@ -137,8 +96,10 @@ async def test_every_look_says_the_same(
     theme = settings.pop("theme", "dlm-dark")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("dlm_tui.app.controllers.picking.secrets.randbelow", lambda most: 7)
     async with workbench(size=(120, 40), config=Config(live=QUICK.live, theme=theme)) as bench:
         shown[look] = await walk(bench, tmp_path)
+        bench.screen.prompt_pane.set_text(PROMPT)
         bench.panes.show_page("insight")
         await bench.idle()
         told_apart = [glyph for glyph in "\u25cf\u25c6\u25b2" if 2 * glyph in bench.text]

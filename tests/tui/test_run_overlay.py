@@ -65,7 +65,9 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.press("m", "m")
         await bench.until(lambda: "gate entropy" in bench.text, "entropy")
         await bench.press("m")
-        await bench.until(lambda: "mean weights over trainings" in bench.text and "knowledge 0.60" in bench.text, "weights")
+        await bench.until(
+            lambda: "mean weights over trainings" in bench.text and "knowledge 0.60" in bench.text, "weights"
+        )
         dialog.cursor = 3.0
         dialog._draw()
         await bench.until(lambda: "training 3  " in bench.text, "the axis counts trainings, as everything does")

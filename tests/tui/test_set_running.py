@@ -72,6 +72,31 @@ async def test_a_set_is_run_again_after_a_training_and_compared(workbench: Opene
         assert [run.former for run in kept] == [kept[1].run_id, None]
 
 
+async def test_expectations_that_are_broken_come_first_when_asked(workbench: Opener) -> None:
+    """In a first run, too, which has nothing to be compared with."""
+    met, broken = Expectation("contains", "says"), Expectation("contains", "herring")
+    cases = [PromptCase("What is the tide at 1?", (met,)), PromptCase("Rime me", (broken,)), "Please say 1?"]
+    async with workbench(size=(120, 40)) as bench:
+        PromptSets(bench.path).save({"smoke": cases})
+        dialog = await opened(bench)
+        await ran(bench)
+        rows = dialog.query_one("#run-rows", PickList)
+
+        def prompts() -> list[str]:
+            return [str(rows.get_option_at_index(n).prompt).split("  ")[-1] for n in range(rows.option_count)]
+
+        assert prompts() == ["What is the tide at 1?", "Rime me", "Please say 1?"]
+        assert "1 of 2 as expected" in note(dialog)
+        await bench.press("s")
+        assert prompts()[0] == "Rime me" and "broken expectations first" in note(dialog)
+        assert "fails" in str(rows.get_option_at_index(0).prompt)
+        await bench.press("s")
+        assert prompts()[0] == "What is the tide at 1?" and "broken" not in note(dialog)
+        await ran(bench)
+        await bench.press("s", "s", "s", "s")
+        assert prompts()[0] == "Rime me" and "newly broken expectations first" in note(dialog)
+
+
 async def test_a_run_is_stopped_by_closing_and_nothing_is_kept(workbench: Opener) -> None:
     async with workbench() as bench:
         PromptSets(bench.path).save({"smoke": ["a", "b"]})

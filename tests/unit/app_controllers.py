@@ -191,8 +191,8 @@ class FakeAnswers:
         for card in self.cards.values():
             card.note = note
 
-    def retitle(self, *details: str | Content) -> None:
-        self.title = tuple(str(detail) for detail in details)
+    def took(self, words: str) -> None:
+        self.title = (words,)
 
 
 def name(key: CardKey) -> str:

@@ -118,7 +118,7 @@ def test_the_leading_axes_are_those_of_a_full_decomposition() -> None:
     assert torch.allclose((axes[:8] @ exact[:8].T).abs(), torch.eye(8).double(), atol=1e-2)
 
 
-def test_novelty_tells_noise_from_the_same_kind() -> None:
+def test_the_ood_score_tells_noise_from_the_same_kind() -> None:
     generator = torch.Generator().manual_seed(4)
     rows = torch.randn(60, 40, generator=generator) * torch.logspace(-2, 0, 40)
     ood_score = fit_ood(rows[:40], [0, 1] * 20, 0)
@@ -133,7 +133,7 @@ def test_novelty_tells_noise_from_the_same_kind() -> None:
         OodDetector.restore({**ood_score.tensors(), "mean": torch.zeros(3)})
 
 
-def test_no_novelty_without_enough_to_go_by() -> None:
+def test_no_ood_score_without_enough_to_go_by() -> None:
     assert fit_ood(torch.randn(MINIMUM - 1, 4), [0] * (MINIMUM - 1), 0) is None
     assert fit_ood(torch.ones(20, 4), [0, 1] * 10, 0) is None
 

@@ -325,7 +325,7 @@ def test_explaining(model: MixedModel, make: Callable[[], PromptRouter]) -> None
         assert list(result.attributions[token].attribution.values()) == pytest.approx(slope.tolist(), abs=1e-5)
 
 
-def test_novelty_is_reported(model: MixedModel) -> None:
+def test_the_ood_score_is_reported(model: MixedModel) -> None:
     prompts = [f"The boat {n} left the harbour." for n in range(12)]
     rows = torch.stack([reference_embedding(model.base.model, model.base.tokenizer, text) for text in prompts])
     gate = a_gate(model.base.hidden_size)

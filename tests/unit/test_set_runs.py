@@ -22,7 +22,16 @@ from dlm_tui.model.views import BASE, GATED, solo
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.prompt_runs import PromptAnswer, run_prompts
 from dlm_tui.session import Session
-from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns, compare_runs, run_before, sorted_moves
+from dlm_tui.store.set_runs import (
+    MovedAnswer,
+    SetAnswer,
+    SetRun,
+    SetRuns,
+    compare_runs,
+    run_before,
+    sorted_answers,
+    sorted_moves,
+)
 from tests.export_sessions import QUESTIONS, open_tiny
 
 PROMPTS = [
@@ -144,6 +153,11 @@ def test_what_moved_between_two_runs() -> None:
     assert run_before([run_of("a", run_id=5), run_of("a", 2, run_id=3)], same).run_id == 3  # type: ignore[union-attr]
     assert run_before([], same) is None
     still = compare_runs(before, same)[0]
+    good, broken = still.after, move.after
+    assert sorted_answers([good, broken], "checks") == [broken, good]
+    assert sorted_answers([good, broken], "order") == [good, broken]
+    stays = MovedAnswer(before=broken, after=broken, weight=0.0, logprob=None)
+    assert sorted_moves([still, stays, move], "checks") == [move, stays, still], "newly broken, still broken, good"
     for by, first in (("weights", move), ("answer", move), ("logprob", move), ("checks", move), ("order", still)):
         assert sorted_moves([still, move], by)[0] is first, by
 

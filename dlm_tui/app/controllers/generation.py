@@ -157,7 +157,7 @@ class Generation:
                 note = end_words(tokens, reason, seed if sampled else None)
                 self._answers.finish(CardKey(view, sample), text, note)
             case Generated(seconds=seconds):
-                self._answers.retitle(f"{seconds:.1f} s")
+                self._answers.took(f"{seconds:.1f} s")
                 return True
             case Failed(text=text):
                 self._answers.stop("failed")

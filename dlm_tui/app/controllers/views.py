@@ -100,7 +100,7 @@ class CardView(Protocol):
         """What it wrote so far."""
 
 
-class AnswersView(TitledView, Protocol):
+class AnswersView(Protocol):
     """The answers."""
 
     @property
@@ -132,6 +132,9 @@ class AnswersView(TitledView, Protocol):
 
     def recolour(self, marks: Mapping[str, Mark], card_width: int) -> None:
         """The same answers in other colours, and in columns of at least so many cells."""
+
+    def took(self, words: str) -> None:
+        """How long the answers took."""
 
     def reading(self, words: str) -> None:
         """How much of the prompt has been read."""

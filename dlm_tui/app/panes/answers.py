@@ -65,6 +65,7 @@ class AnswersPane(Pane, Throttled):
         self._found: list[tuple[AnswerCard, int]] = []  # every place of what is looked for
         self._at: int | None = None  # the one that was gone to
         self._measured = False  # whether the answers that are shown came with their heat
+        self._took = ""  # how long they took
 
     def compose(self) -> ComposeResult:
         """A hint while there is no answer, and the grid of cards."""
@@ -135,8 +136,14 @@ class AnswersPane(Pane, Throttled):
         beside.set_heat(self.heat)
         self._cards_changed()
 
+    def took(self, words: str) -> None:
+        """How long the answers took that are shown now."""
+        self._took = words
+        self._arrange()
+
     def _cards_changed(self) -> None:
         """Other answers: arranged, and looked through if text is looked for."""
+        self._took = ""
         self._arrange()
         if self.finding:
             self._look()
@@ -229,7 +236,7 @@ class AnswersPane(Pane, Throttled):
         # In a small pane cards keep four lines each and the grid scrolls.
         holder.styles.grid_rows = "1fr" if (self.size.height or 24) >= rows * 4 else "4"
         where = "" if side_by_side or len(cards) < 2 else f"{self._shown + 1} of {len(cards)}, n for the next"
-        self.retitle(where)
+        self.retitle(where, self._took)
         self.ask()
 
     def on_resize(self) -> None:

@@ -20,7 +20,15 @@ from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.engine.protocol import Progress
 from dlm_tui.model.views import adapter_of
 from dlm_tui.store.set_run_files import results_csv, results_jsonl
-from dlm_tui.store.set_runs import SORTS, MovedAnswer, SetAnswer, SetRun, compare_runs, sorted_moves
+from dlm_tui.store.set_runs import (
+    SORTS,
+    MovedAnswer,
+    SetAnswer,
+    SetRun,
+    compare_runs,
+    sorted_answers,
+    sorted_moves,
+)
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -34,6 +42,9 @@ _SORTED = {
     "logprob": "former answers that became least likely first",
     "checks": "newly broken expectations first",
 }
+_FIRST_SORTS = ("order", "checks")
+"""By what a run can be sorted that has none before it."""
+_BROKEN_FIRST = "broken expectations first"
 
 
 class SetRunScreen(Dialog[None]):
@@ -111,6 +122,8 @@ class SetRunScreen(Dialog[None]):
     def show_run(self, run: SetRun, before: SetRun | None) -> None:
         """The results, and what moved since `before`."""
         self._run, self._before = run, before
+        if before is None and self._sort not in _FIRST_SORTS:
+            self._sort = SORTS[0]
         self._show()
         rows = self.query_one("#run-rows", PickList)
         rows.highlighted = 0 if self._rows else None
@@ -125,7 +138,7 @@ class SetRunScreen(Dialog[None]):
         moved = sorted_moves(compare_runs(before, run), self._sort) if before is not None else []
         known = {(move.after.prompt, move.after.view) for move in moved}
         new = [answer for answer in run.answers if (answer.prompt, answer.view) not in known]
-        self._rows = [*moved, *new]
+        self._rows = [*moved, *sorted_answers(new, self._sort)]
         head.show(literal(_HEAD, "dim"))
         rows.set_options([Option(self._row(row)) for row in self._rows])
         checked = [answer for answer in run.answers if answer.expected]
@@ -136,6 +149,7 @@ class SetRunScreen(Dialog[None]):
             words.append(_SORTED[self._sort])
         else:
             words.append("the first run of this set")
+            words += [_BROKEN_FIRST] if self._sort == "checks" else []
         self.show_note(" \u00b7 ".join(words))
 
     def _row(self, row: MovedAnswer | SetAnswer) -> Content:
@@ -174,7 +188,8 @@ class SetRunScreen(Dialog[None]):
     def action_sort(self) -> None:
         """Sort by the next column."""
         if self._run is not None:
-            self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
+            sorts = SORTS if self._before is not None else _FIRST_SORTS
+            self._sort = sorts[(sorts.index(self._sort) + 1) % len(sorts)]
             self._show()
             self.query_one("#run-rows", PickList).highlighted = 0 if self._rows else None
 
