@@ -83,7 +83,7 @@ async def test_expectations_that_are_broken_come_first_when_asked(workbench: Ope
         rows = dialog.query_one("#run-rows", PickList)
 
         def prompts() -> list[str]:
-            return [str(rows.get_option_at_index(n).prompt).split("  ")[-1] for n in range(rows.option_count)]
+            return [str(rows.get_option_at_index(n).prompt).split("  ")[-1].strip() for n in range(rows.option_count)]
 
         assert prompts() == ["What is the tide at 1?", "Rime me", "Please say 1?"]
         assert "1 of 2 as expected" in note(dialog)
