@@ -130,6 +130,22 @@ def cells(bench: Bench) -> list[str]:
     return [" ".join(f"{segment.text!r}{segment.style}" for segment in strip.simplify()) for strip in strips]
 
 
+async def test_what_is_not_known_yet_is_not_called_untrained(workbench: Opener) -> None:
+    world = World()
+    world.measuring = asyncio.Event()
+    async with workbench(world=world, size=(100, 34), wait=False) as bench:
+        bench.panes.show_page("outline")
+        await bench.until(
+            lambda: "tone  4 tagged sections" in bench.text and "reading the base" in bench.text, "loading"
+        )
+        assert "not trained" not in bench.text
+        world.measuring.set()
+        await bench.until(lambda: "tone  4 tagged sections  v1" in bench.text, "open")
+        world.trained = False
+        bench.engines[-1].die()
+        await bench.until(lambda: "tone  4 tagged sections  not trained" in bench.text, "now it is known")
+
+
 async def test_answers_of_earlier_adapters_are_dimmed_and_say_so(workbench: Opener) -> None:
     async with workbench(size=(120, 40)) as bench:
         await actions.answered(bench)

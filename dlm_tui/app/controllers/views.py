@@ -214,7 +214,7 @@ class OutlineView(Protocol):
         document: Document,
         problems: Sequence[Problem],
         marks: Mapping[str, Mark],
-        versions: Mapping[str, int],
+        versions: Mapping[str, int] | None,
         trained_sections: set[str],
         from_files: Mapping[str | None, int],
     ) -> None:

@@ -112,7 +112,7 @@ class OutlinePane(Pane):
         document: Document,
         problems: Sequence[Problem],
         marks: Mapping[str, Mark],
-        versions: Mapping[str, int],
+        versions: Mapping[str, int] | None,
         trained_sections: Collection[str],
         from_files: Mapping[str | None, int],
     ) -> None:
@@ -126,7 +126,8 @@ class OutlinePane(Pane):
                 _is_fresh(section, trained_sections) for section in document.sections if section.adapter == name
             )
             count = _count_of(counts.get(name, 0), from_files.get(name, 0), floor)
-            rows.append(Row(_adapter_row(name, marks.get(name), count, versions.get(name), fresh), adapter=name))
+            version = _version_words(name, versions)
+            rows.append(Row(_adapter_row(name, marks.get(name), count, version, fresh), adapter=name))
             rows += sections
         untagged = _section_rows(document, None, trained_sections)
         if untagged:
@@ -197,13 +198,20 @@ def _count_of(sections: int, files: int, floor: int) -> tuple[str, str]:
     return (words, "dim") if count >= floor else (f"{words} (needs {floor})", "bold $warning")
 
 
-def _adapter_row(name: str, mark: Mark | None, count: tuple[str, str], version: int | None, fresh: int) -> Content:
+def _version_words(name: str, versions: Mapping[str, int] | None) -> str:
+    """Which version is in force; empty while that is not known."""
+    if versions is None:
+        return ""
+    return f"  v{versions[name]}" if versions.get(name) else "  not trained"
+
+
+def _adapter_row(name: str, mark: Mark | None, count: tuple[str, str], version: str, fresh: int) -> Content:
     """`fresh` sections carry a `+`, which is explained here."""
     return assemble(
         (f"{mark.glyph if mark else ' '} {name}", f"bold {mark.color}" if mark else "bold"),
         "  ",
         count,
-        (f"  v{version}" if version else "  not trained", "dim"),
+        (version, "dim"),
         (f"  + {fresh} not trained yet" if fresh else "", "bold $warning"),
     )
 
