@@ -40,9 +40,13 @@ def activation_bytes(config: Any, tokens: int, *, item: int, checkpointing: bool
 
 
 def fitting_rows(model: Any, config: Any, longest: int, wanted: int, *, checkpointing: bool) -> int:
-    """The most rows of `longest` tokens that fit beside the weights: `wanted`, or a power of two below it."""
+    """The most rows of `longest` tokens that fit beside the weights: `wanted`, or a power of two below it.
+
+    Weights on the disk take none of it, and with such a base activation checkpointing is always on.
+    """
     weight = next(model.parameters())
     weights = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
+    checkpointing = checkpointing or any(parameter.is_meta for parameter in model.parameters())
     room = training_memory(weight.device) - weights
     rows = wanted
     while (

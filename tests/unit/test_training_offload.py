@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import msgspec
 import pytest
 import torch
 
-from dlm_tui.errors import UsageError
+from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.model import Base, MixedModel, load_peft_adapter
 from dlm_tui.progress import Progress
 from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
+from dlm_tui.training.memory import activation_bytes, fitting_rows
 from dlm_tui.training.phases import Finetuned, Step
 from dlm_tui.training.rows import tokenised
 from tests.fetched_weights import watched_fetches
@@ -143,6 +145,33 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:
         trained(request(tmp_path / "a", base))
     assert layer < fetched.peak <= layer + around
     assert not fetched.alive
+
+
+def test_rows_at_once_are_counted_beside_what_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = offloaded_base(write_tiny_base(tmp_path / "base"), tmp_path / "disk")
+    need = activation_bytes(base.config, 2 * 64, item=4, checkpointing=True)
+    monkeypatch.setattr("dlm_tui.training.memory.training_memory", lambda device: need)
+    assert fitting_rows(base.model, base.config, 64, 4, checkpointing=False) == 2
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = tiny_base(tmp_path / "base")
+    base = offloaded_base(tmp_path / "base", tmp_path / "disk")
+    found = []
+    for one, stops in ((whole, []), (base, [1, 3])):
+        for turn, stop in enumerate([*stops, None]):
+
+            def report(step: Progress, stop: int | None = stop) -> None:
+                if stop is not None and step.stage == "sft" and step.done >= stop:
+                    raise Cancelled("cancelled")
+
+            work = request(tmp_path / f"{len(stops)}", one, checkpoint_steps=1, resume=turn > 0)
+            with pytest.raises(Cancelled) if stop is not None else contextlib.nullcontext():
+                train_document(work, report)
+        versions = [current_version(work.store, name) for name in work.document.adapter_names]
+        found.append([(kept.path / "adapter_model.safetensors").read_bytes() for kept in versions if kept is not None])
+    assert found[0] == found[1] and len(found[0]) == 2
+    assert away(base)
 
 
 def test_signed_pairs_are_refused(tmp_path: Path) -> None:
