@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,9 +27,19 @@ from dlm_tui.model.base import DTYPES
 from dlm_tui.progress import WARNING, Progress, Report, warn
 from dlm_tui.system_errors import system_sentence
 from dlm_tui.training.adapter_work import AdapterWork, Trained
+from dlm_tui.training.checkpoints import fingerprint
 from dlm_tui.training.cluster_board import Board, Teller
-from dlm_tui.training.cluster_node import NodeFailed, Shipped, embed_here, fold_here, shipped_files, train_here
-from dlm_tui.training.held_out import FoldResult, FoldWork
+from dlm_tui.training.cluster_node import (
+    NodeFailed,
+    SharedRows,
+    Shipped,
+    embed_here,
+    fold_here,
+    shipped_files,
+    train_here,
+    without_rows,
+)
+from dlm_tui.training.held_out import FoldResult, FoldWork, JudgedRow
 from dlm_tui.training.memory import activation_bytes
 from dlm_tui.training.phases import Step
 
@@ -46,11 +56,13 @@ class ClusterError(DlmTuiError):
 
 @dataclass(frozen=True)
 class _Task:
-    """What to call with what; `label` names it in progress and errors, `tokens` are of its largest step."""
+    """What to call with what; `rows` is a reference to what tasks have in common, or None. `label` names it in progress
+    and errors, `tokens` are of its largest step."""
 
     label: str
     function: Callable[..., Any]
     payload: Any
+    rows: Any
     tokens: int
     checkpointing: bool
 
@@ -67,6 +79,7 @@ class Cluster:
         source = msgspec.structs.replace(base.source, path=None, gguf=None)
         files = {name: ray.put(data) for name, data in shipped_files(base).items()}
         self._shipped = Shipped(source, base.identity.weights_sha256, base.identity.tokenizer_sha256, dtype, files)
+        self._rows: dict[str, Any] = {}
         self._gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
     @classmethod
@@ -90,10 +103,7 @@ class Cluster:
 
         Raises Diverged, ClusterError, and whatever `report` raises; what still runs is then ended.
         """
-        tasks = [
-            _Task(work.adapter.name, train_here, work, self._tokens(work), work.plan.trainer.activation_checkpointing)
-            for work in works
-        ]
+        tasks = [self._task(work.adapter.name, train_here, without_rows(work), work, []) for work in works]
         for index, (result, steps, seconds) in self._run(tasks, report):
             yield works[index], Trained(result, steps, seconds)
 
@@ -102,8 +112,10 @@ class Cluster:
     ) -> None:
         """The work of a sweep, as `sweep_document` wants it executed."""
         tasks = [
-            _Task(work.name, fold_here, work, self._tokens(work.work), work.work.plan.trainer.activation_checkpointing)
-            for work in works
+            self._task(
+                fold.name, fold_here, replace(fold, work=without_rows(fold.work), judged=[]), fold.work, fold.judged
+            )
+            for fold in works
         ]
         for number, (index, (result, _, _)) in enumerate(self._run(tasks, report), start=1):
             done(works[index], result)
@@ -113,7 +125,9 @@ class Cluster:
         """Embeddings float32 [n, H], sharded between batches, so that every batch is the one that it is here."""
         lengths = [len(prompt_tokens(self._base, prompt).ids) for prompt in prompts]
         shards = _shards(lengths, max(1, self._slots()))
-        tasks = [_Task("embedding", embed_here, [prompts[index] for index in shard], 512, True) for shard in shards]
+        tasks = [
+            _Task("embedding", embed_here, [prompts[index] for index in shard], None, 512, True) for shard in shards
+        ]
         found = torch.zeros(len(prompts), self._base.hidden_size, dtype=torch.float32)
         done, told = 0, list[Progress]()
         yield Progress("embed", 0, len(prompts))
@@ -124,6 +138,19 @@ class Cluster:
             done += len(shards[index])
             yield Progress("embed", done, len(prompts))
         return found
+
+    def _task(
+        self, label: str, function: Callable[..., Any], payload: Any, work: AdapterWork, judged: list[JudgedRow]
+    ) -> _Task:
+        """A training; its rows are put where every node fetches them once, however many trials have the same."""
+        rows = SharedRows(work.adapter.rows, work.rows, judged)
+        key = fingerprint(rows)
+        if key not in self._rows:
+            self._rows[key] = self._ray.put(rows)
+        checkpointing = work.plan.trainer.activation_checkpointing
+        return _Task(
+            label, function, payload, self._rows[key], work.plan.micro_batch * work.rows.longest, checkpointing
+        )
 
     def _run(self, tasks: Sequence[_Task], report: Report) -> Iterator[tuple[int, Any]]:
         """Results as they come, with the index of their task; `report` hears of steps and may end all of it."""
@@ -168,7 +195,8 @@ class Cluster:
             elsewhere = {"ray.io/node-id": NotIn(*sorted(failed))}
             options["scheduling_strategy"] = NodeLabelSchedulingStrategy(hard=elsewhere)
         told = self._board, self._runs, task.label
-        return remote.options(**options).remote(self._shipped, self.threads, task.function, task.payload, *told)
+        what = task.function, task.payload, task.rows
+        return remote.options(**options).remote(self._shipped, self.threads, *what, *told)
 
     def _result(self, ref: Any, task: _Task) -> Any:
         from ray.exceptions import RayError, RayTaskError
@@ -194,9 +222,6 @@ class Cluster:
         for step in news:
             self._heard = Progress(step.stage, scope=step.scope)
             report(step)
-
-    def _tokens(self, work: AdapterWork) -> int:
-        return work.plan.micro_batch * work.rows.longest
 
     def _memory(self, task: _Task) -> int:
         """Bytes that a task needs: the weights twice while they are read, and the activations of its largest step."""
@@ -270,7 +295,14 @@ def _shards(lengths: Sequence[int], count: int) -> list[list[int]]:
 
 
 def _on_node(
-    shipped: Shipped, threads: int, function: Callable[..., Any], payload: Any, board: Any, run: int, label: str
+    shipped: Shipped,
+    threads: int,
+    function: Callable[..., Any],
+    payload: Any,
+    rows: Any,
+    board: Any,
+    run: int,
+    label: str,
 ) -> tuple[Any, list[Step], float] | NodeFailed:
     """A task: load the base where this process has not yet, then the same function as at home."""
     import ray
@@ -289,7 +321,7 @@ def _on_node(
 
     try:
         base = base_here(shipped, lambda ref: ray.get(ref))
-        result = function(base, payload, on_step)
+        result = function(base, payload, rows, on_step)
     except OSError as error:
         return NodeFailed(node, f"on {socket.gethostname()} (node {node[:8]}) {system_sentence(error)}")
     teller.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import remove, scratch_sibling
 from dlm_tui.progress import run_to_end
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
-from dlm_tui.training.held_out import FoldResult, FoldWork, train_and_judge
+from dlm_tui.training.held_out import FoldResult, FoldWork, JudgedRow, train_and_judge
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep
+from dlm_tui.training.plan import PlannedRows
+from dlm_tui.training.rows import AdapterRows
 
 if TYPE_CHECKING:
     from dlm_tui.model import Base
@@ -103,20 +105,38 @@ def _folder(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -
     return folder
 
 
-def train_here(base: Base, work: AdapterWork, on_step: OnStep) -> Finetuned:
+@dataclass(frozen=True)
+class SharedRows:
+    """What many trials have in common: an adapter's rows, as planned and as tokens, and those that it is judged on."""
+
+    planned: PlannedRows
+    tokens: AdapterRows
+    judged: list[JudgedRow]
+
+    def of(self, work: AdapterWork) -> AdapterWork:
+        """The work with its rows."""
+        return replace(work, adapter=replace(work.adapter, rows=self.planned), rows=self.tokens)
+
+
+def without_rows(work: AdapterWork) -> AdapterWork:
+    """The work without what `SharedRows` holds."""
+    return replace(work, adapter=replace(work.adapter, rows=PlannedRows()), rows=AdapterRows())
+
+
+def train_here(base: Base, work: AdapterWork, rows: SharedRows, on_step: OnStep) -> Finetuned:
     """One adapter."""
-    return train_adapter(base, work, on_step)
+    return train_adapter(base, rows.of(work), on_step)
 
 
-def fold_here(base: Base, work: FoldWork, on_step: OnStep) -> FoldResult | str:
+def fold_here(base: Base, work: FoldWork, rows: SharedRows, on_step: OnStep) -> FoldResult | str:
     """One piece of a sweep; the sentence where it diverged."""
     try:
-        return train_and_judge(base, work, on_step)
+        return train_and_judge(base, replace(work, work=rows.of(work.work), judged=rows.judged), on_step)
     except Diverged as error:
         return f"{work.name}: {error}"
 
 
-def embed_here(base: Base, prompts: list[str], on_step: OnStep) -> numpy.ndarray[Any, Any]:
+def embed_here(base: Base, prompts: list[str], rows: None, on_step: OnStep) -> numpy.ndarray[Any, Any]:
     """Prompt embeddings float32 [n, H]."""
     from dlm_tui.gate.embedding import embed_prompts
     from dlm_tui.model import MixedModel

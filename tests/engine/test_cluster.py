@@ -214,7 +214,9 @@ def test_a_sweep_loses_a_node(shared: Shared, base: Base, tmp_path: Path) -> Non
         if step.stage == "sft" and len(cluster.nodes) == 2:
             cluster.lose()
 
+    put = len(shared.joined._rows)
     swept = sweep("there", lose, shared.joined.judge)
+    assert len(shared.joined._rows) - put == 4, "two adapters in two folds: the trials have their rows in common"
     assert len(cluster.nodes) == 1, "a node was lost while a trial was trained"
     cluster.restore()
     assert (swept.works, swept.fresh) == (8, 8)
