@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from textual._xterm_parser import XTermParser
 
 from dlm_tui.app.keys import KEYS, keys_of
 from dlm_tui.app.terminal import TerminalText
+from tests.tui.document import write_document
 
 APP = """
 import sys
@@ -94,6 +96,48 @@ class Terminal:
                 return
             self.screen += piece
             seconds = 0
+
+
+class Workbench(Terminal):
+    """The real program with a document whose base is not here, on a terminal of few colours."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        self.leader, follower = pty.openpty()
+        self._log = folder / "log"
+        self.screen = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dlm_tui", "open", str(write_document(folder)), "--home", str(folder / "home")],
+            stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+            env={**os.environ, "COLUMNS": "120", "LINES": "40", **env},
+        )  # fmt: skip
+        os.close(follower)
+
+    def until_drawn(self, words: str) -> None:
+        deadline = time.monotonic() + 120
+        while words.encode() not in self.screen:
+            assert time.monotonic() < deadline and self.process.poll() is None, self.screen[-2000:]
+            self._drain(0.05)
+
+
+def test_the_program_without_colours_on_a_terminal_of_sixteen(tmp_path: Path) -> None:
+    """Every colour that reaches the terminal is one of its greys."""
+    shown = Workbench(tmp_path, TERM="xterm", NO_COLOR="1")
+    try:
+        shown.until_drawn("is not on this machine")
+        shown.send(b"\x1bOS\x1bOS")  # F4, the next page, twice
+        shown.until_drawn("Nothing is running")
+        shown.send(b"\x1bOS")
+        shown.until_drawn("tagged sections")
+        codes = {int(code) for codes in re.findall(rb"\x1b\[([\d;]+)m", shown.screen) for code in codes.split(b";")}
+        greys = {30, 37, 39, 40, 47, 49, 90, 97, 100, 107}
+        assert {code for code in codes if code >= 30} <= greys, codes
+        shown.send(b"\x1b[21~")
+        assert shown.end() == 0 and b"Traceback" not in shown.screen
+    finally:
+        if shown.process.poll() is None:
+            shown.process.kill()
+            shown.process.wait()
+        os.close(shown.leader)
 
 
 @pytest.fixture
