@@ -33,6 +33,7 @@ STAGES = {
     "score": "measuring the effect",
     "search": "comparing fixed mixes",
     "suite": "scoring the adapters",
+    "surprise": "reading the prompts",
     "weights": "checking what was written",
     "trial": "trying settings",
     "warm-up": "warming up",

@@ -101,7 +101,8 @@ class Handlers:
 
     def _route(self, request: p.Route) -> Work:
         began = time.monotonic()
-        routing = self.session.router.route(request.prompt, explain=request.explain)
+        settled = request.settled or request.explain
+        routing = self.session.router.route(request.prompt, explain=request.explain, settled=settled)
         result = yield from progress_events(routing)
         return p.Routed(
             prompt=request.prompt,
@@ -113,6 +114,7 @@ class Handlers:
             truncated=result.truncated,
             ood_score=result.ood_score,
             is_ood=result.is_ood,
+            settled=result.settled,
             attributions=None
             if result.attributions is None
             else [

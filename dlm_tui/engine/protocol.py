@@ -56,10 +56,14 @@ class Reload(Message, tag="reload"):
 
 
 class Route(Message, tag="route"):
-    """Gate weights of a prompt; with `explain` also pulls and the trajectory."""
+    """Gate weights of a prompt; with `explain` also pulls and the trajectory.
+
+    `settled`, and `explain` too: the mark of unlike prompts goes by all of the prompt. Without them it costs nothing.
+    """
 
     prompt: str
     explain: bool = False
+    settled: bool = False
 
 
 class Generate(Message, tag="generate"):
@@ -297,7 +301,10 @@ class TokenAttribution(msgspec.Struct, kw_only=True):
 
 
 class Routed(Message, tag="routed"):
-    """Gate weights; entropy in nats and divided by ln N; `ood_score` in [0, 1] by calibrated distance or None."""
+    """Gate weights; entropy in nats and divided by ln N; `ood_score` in [0, 1], None without calibration.
+
+    `settled`: score and mark go by all of the prompt; else a `Route` that is to settle them has more to tell.
+    """
 
     prompt: str
     weights: dict[str, float]
@@ -308,6 +315,7 @@ class Routed(Message, tag="routed"):
     truncated: bool = False
     ood_score: float | None = None
     is_ood: bool = False
+    settled: bool = True
     attributions: list[TokenAttribution] | None = None
     trajectory: list[dict[str, float]] | None = None
     seconds: float = 0.0

@@ -74,7 +74,8 @@ class LiveTarget(LlamaServerTarget):
         if gate.ood_score is not None:
             from safetensors.torch import save
 
-            tensors = {name: tensor.contiguous() for name, tensor in gate.ood_score.tensors().items()}
+            # llama.cpp tells no probabilities of a prompt's own tokens: this server marks by the distance alone
+            tensors = {name: tensor.contiguous() for name, tensor in gate.ood_score.distance_tensors().items()}
             write_atomic(folder / OOD, save(tensors))
         write_atomic(folder / SETTINGS, json_bytes(self._settings()))
         copy_runtime(folder / RUNTIME)

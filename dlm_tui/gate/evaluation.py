@@ -19,6 +19,7 @@ from dlm_tui.gate.network import normalised
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.report import EvaluationReport, MisroutedPrompt, OodRates
+from dlm_tui.gate.surprise import cached_surprises
 from dlm_tui.gate.training import fit_document
 from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress, part_of
@@ -58,7 +59,9 @@ def evaluate_gate(
         raise DlmTuiError(f"The gate cannot be judged: {', '.join(poor)} needs at least 2 sections with a prompt.")
     used = min(folds, min(counts.values()))
 
-    embeddings, _ = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
+    prompts = [probe.prompt for probe in probes]
+    embeddings, _ = yield from cached_embeddings(model, store, prompts)
+    surprises = yield from cached_surprises(model, store, prompts)
     logits = yield from held_out_logits(document, embeddings, probes, used, chosen)
     labels = torch.tensor([probe.label for probe in probes])
     held_out = scores(logits, labels)
@@ -93,7 +96,7 @@ def evaluate_gate(
         collapse_floor=collapse_floor(len(names)),
         cold_start=cold_start_text(lacking, floor) if lacking else None,
         temperature=temperature if held_out.ece >= BADLY_CALIBRATED else None,
-        ood=_ood_rates(embeddings, probes, chosen),
+        ood=_ood_rates(embeddings, surprises, probes, chosen),
         verdict=verdict_text(held_out.accuracy, _mean_recall(table), len(names), collapse, held_out.ece, temperature),
         misrouted=_misrouted(names, probes, logits),
     )
@@ -181,11 +184,9 @@ def _confused_lines(
     return lines
 
 
-def _ood_rates(embeddings: Tensor, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
+def _ood_rates(
+    embeddings: Tensor, surprises: Tensor | None, probes: Sequence[GateProbe], seed: int
+) -> OodRates | None:
     """Share of the document's own prompts called out of distribution: as seen in training, and while held out."""
-    ood_score = fit_ood(embeddings, [probe.label for probe in probes], seed)
-    if ood_score is None:
-        return None
-    own = ood_score.distance(embeddings) > ood_score.limit
-    held_out = ood_score.held_out > ood_score.limit
-    return OodRates(limit=ood_score.limit, own=float(own.double().mean()), held_out=float(held_out.double().mean()))
+    detector = fit_ood(embeddings, [probe.label for probe in probes], seed, surprises)
+    return detector.rates(embeddings, surprises) if detector is not None else None

@@ -27,7 +27,10 @@ class MisroutedPrompt(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class OodRates(msgspec.Struct, kw_only=True, frozen=True):
-    """Share of the document's own prompts beyond the distance `limit`: as seen in training, and while held out."""
+    """Share of the document's own prompts beyond `limit`: as seen in training, and while held out.
+
+    A distance, or 1 where the mark goes by surprise as well; see `dlm_tui.gate.ood`.
+    """
 
     limit: float
     own: float

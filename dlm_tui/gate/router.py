@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from dlm_tui.gate.attribution import TokenAttribution, token_attributions, trajectory
-from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, PromptTokens, RawEncoder, prompt_tokens
+from dlm_tui.gate.embedding import LIMIT, PromptTokens, RawEncoder, prompt_tokens
 from dlm_tui.gate.gate import Gate
 from dlm_tui.gate.network import normalised
+from dlm_tui.gate.surprise import PromptSurprise, Surprise, TellingBackbone, is_affordable
 from dlm_tui.model.information import entropy
+from dlm_tui.model.prefix_reuse import common_prefix
 from dlm_tui.progress import Progress
 
 PIECE = 128
@@ -34,7 +36,8 @@ class RouteResult:
 
     `mode`: trained, uniform, stale or none; `reason` says why these are not the gate's own weights, or why it is stale.
     `tokens` used (at most 512, `truncated` when there were more), `reused` of them without a forward pass.
-    `ood_score` in [0, 1] and `is_ood`: see OodDetector.judge; None without calibration.
+    `ood_score` in [0, 1] and `is_ood`: see OodDetector.judge; None without calibration. `settled`: they go by all of
+    the prompt, not only by the surprise of its beginning.
     """
 
     weights: dict[str, float]
@@ -45,6 +48,7 @@ class RouteResult:
     truncated: bool = False
     ood_score: float | None = None
     is_ood: bool = False
+    settled: bool = True
     reason: str = ""
     reused: int = 0
     attributions: list[TokenAttribution] | None = None
@@ -81,13 +85,14 @@ class PromptRouter:
 
     The longest common token prefix with the last prompt is kept: its states and sums as they are, its keys and values
     by cropping the cache. Only the rest runs, in pieces of 128 tokens. Deleting at the end runs nothing, and neither
-    does typing the same again. Adapters are off, the language-model head is never applied. A closed generator leaves
-    a consistent state, and so does starting a new one while an older is still open.
+    does typing the same again. Adapters are off. The language-model head is asked of new tokens only, and only where
+    the gate's detector goes by surprise. A closed generator leaves a consistent state, and so does starting a new one
+    while an older is still open.
     """
 
     def __init__(
         self,
-        backbone: HiddenBackbone,
+        backbone: TellingBackbone,
         base: RouterBase,
         gate: Gate | None,
         names: tuple[str, ...] = (),
@@ -102,6 +107,7 @@ class PromptRouter:
         size = base.hidden_size
         self._memory = _Memory(torch.zeros(LIMIT, size), torch.zeros(LIMIT + 1, size, dtype=torch.float64))
         self._count = 0
+        self._surprise = PromptSurprise()
 
     def set_gate(self, gate: Gate | None, names: tuple[str, ...] | None = None, gate_error: str | None = None) -> None:
         """Ask another gate from now on; the embedding of the current prompt stays."""
@@ -112,6 +118,7 @@ class PromptRouter:
     def reset(self) -> None:
         """Forget the last prompt, for example when the backbone changed."""
         self._memory.ids, self._memory.cache, self._count = (), None, 0
+        self._surprise.reset()
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -128,8 +135,14 @@ class PromptRouter:
         """Final hidden states [T, H] float32 of the last embedded prompt; a view, valid until the next route."""
         return self._memory.states[: self._count]
 
-    def route(self, prompt: str, *, explain: bool = False) -> Generator[Progress, None, RouteResult]:
-        """Weights of the prompt; yields after every piece. An empty prompt, or no gate, gives 1/N and a reason."""
+    def route(
+        self, prompt: str, *, explain: bool = False, settled: bool = True
+    ) -> Generator[Progress, None, RouteResult]:
+        """Weights of the prompt; yields after every piece. An empty prompt, or no gate, gives 1/N and a reason.
+
+        While somebody types, `settled=False` saves the output layer: the mark then goes by the surprise of what an
+        earlier call has read of the prompt's beginning.
+        """
         tokens = prompt_tokens(self.base, prompt)
         if not tokens.ids:
             return self._defined("The prompt is empty: every adapter has the same weight.", tokens, explain)
@@ -145,7 +158,8 @@ class PromptRouter:
         embedding = (self._memory.running[count] / count).float()
         weights = self.gate.weights(embedding)
         spread = float(entropy(weights.double()))
-        ood_score, is_ood = self.gate.ood_score.judge(embedding) if self.gate.ood_score else (None, False)
+        surprise, is_settled = self._read_surprise(self.gate, tokens.ids, settled)
+        ood_score, is_ood = self.gate.ood_score.judge(embedding, surprise) if self.gate.ood_score else (None, False)
         return RouteResult(
             weights=dict(zip(self.gate.names, weights.tolist(), strict=True)),
             entropy=spread,
@@ -155,6 +169,7 @@ class PromptRouter:
             truncated=tokens.truncated,
             ood_score=ood_score,
             is_ood=is_ood,
+            settled=is_settled,
             reason=self.gate.stale,
             reused=reused,
             attributions=token_attributions(self.gate, self.base, prompt, tokens.ids, self.states) if explain else None,
@@ -168,6 +183,16 @@ class PromptRouter:
             return torch.zeros(self.base.hidden_size)
         yield from self._embed(ids)
         return (self._memory.running[len(ids)] / len(ids)).float()
+
+    def _read_surprise(self, gate: Gate, ids: tuple[int, ...], whole: bool) -> tuple[Surprise | None, bool]:
+        """The surprise of the embedded prompt, None where the mark does not go by it; and whether it is of all."""
+        detector = gate.ood_score
+        if detector is None or detector.surprised is None or not is_affordable(self.backbone):
+            return None, True
+        if whole:
+            return self._surprise.read(self.backbone, ids, self._memory.states), True
+        known = self._surprise.so_far(ids)
+        return known, known.tokens == len(ids) - 1
 
     def _defined(self, reason: str, tokens: PromptTokens, explain: bool) -> RouteResult:
         names = self.gate.names if self.gate is not None else self.names
@@ -188,10 +213,10 @@ class PromptRouter:
 
     def _embed(self, ids: tuple[int, ...]) -> Generator[Progress, None, int]:
         """Bring states and sums up to `ids`; returns how many tokens needed no forward pass."""
-        reused = ready = _common_prefix(ids, self._memory.ids)
+        reused = ready = common_prefix(ids, self._memory.ids)
         yield Progress("prefill", ready, len(ids))
         # The prefix is looked up again after every pause: another prompt may have been routed meanwhile.
-        while (ready := _common_prefix(ids, self._memory.ids)) < len(ids):
+        while (ready := common_prefix(ids, self._memory.ids)) < len(ids):
             self._keep(ready)
             self._run(ids[ready : ready + PIECE], ready)
             yield Progress("prefill", len(self._memory.ids), len(ids))
@@ -224,10 +249,3 @@ class PromptRouter:
         memory.states[start:end] = rows
         memory.running[start + 1 : end + 1] = memory.running[start] + rows.double().cumsum(dim=0)
         memory.ids += piece
-
-
-def _common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    limit = min(len(first), len(second))
-    if first[:limit] == second[:limit]:
-        return limit
-    return next(index for index in range(limit) if first[index] != second[index])

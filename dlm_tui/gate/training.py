@@ -24,6 +24,7 @@ from dlm_tui.gate.gate import Gate, save_gate
 from dlm_tui.gate.ood import fit_ood
 from dlm_tui.gate.probes import GateProbe, trained_probes
 from dlm_tui.gate.static import mean_gate_weights
+from dlm_tui.gate.surprise import cached_surprises
 from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
 from dlm_tui.store import (
@@ -203,7 +204,9 @@ def _train(
         seconds = time.perf_counter() - began
         return GateOutcome("uniform", reason, run, means, counts, seconds=seconds, warning=unkept, gate=gate)
 
-    embeddings, embedded = yield from cached_embeddings(model, store, [probe.prompt for probe in probes], embed)
+    prompts = [probe.prompt for probe in probes]
+    embeddings, embedded = yield from cached_embeddings(model, store, prompts, embed)
+    surprises = yield from cached_surprises(model, store, prompts)
     fit = yield from fit_document(document, embeddings, probes, seed)
     metrics.record_gate_steps(run, [(step.step, step.loss, step.entropy) for step in fit.history])
     if fit.network is None:
@@ -217,7 +220,8 @@ def _train(
     means = dict(mean_gate_weights(fit.network, config, list(embeddings)))
     spread = float(entropy(fit.network(embeddings).double()).mean())
     tail = [step.loss for step in fit.history[-_TAIL:]]
-    gate = Gate(names, config, fit.network, {**record, "static_mean": means}, fit_ood(embeddings, labels, seed))
+    detector = fit_ood(embeddings, labels, seed, surprises)
+    gate = Gate(names, config, fit.network, {**record, "static_mean": means}, detector)
     save_gate(store, gate)
     unkept = _record(metrics, run, [(name, means[name], counts[name]) for name in names], "trained", spread)
     onto = collapsed_onto(means, spread, counts)

@@ -23,6 +23,7 @@ from dlm_tui.model import MixedModel, load_base, resolve_base
 from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
 from tests.benchmarks.gate_reference import dropped_changes, held_out, reference_gate
+from tests.benchmarks.ood_prompts import FOREIGN, LIKE
 
 SEEDS = (9, 1, 2)
 
@@ -93,9 +94,16 @@ def test_noise_is_unlike_anything_and_own_prompts_are_not(
         "".join(chance.choice("qwxzjkv#%@&;[]{}0123456789") for _ in range(chance.randint(10, 60))) for _ in range(30)
     ]
     assert sum(run_to_end(router.route(text)).is_ood for text in noise) / len(noise) >= 0.95
-    assert not any(run_to_end(router.route(probe.prompt)).is_ood for probe in probes)
-    assert gate.ood_score is not None
+    # surprise is calibrated on the prompts themselves: one in forty of them lies above what the others stay below
+    assert sum(run_to_end(router.route(probe.prompt)).is_ood for probe in probes) / len(probes) <= 0.05
+    assert gate.ood_score is not None and gate.ood_score.surprised is not None
     assert float((gate.ood_score.held_out > gate.ood_score.limit).double().mean()) <= 0.06
+    assert float((gate.ood_score.surprised.held_out > 1).double().mean()) <= 0.08
+
+
+def test_foreign_prompts_are_marked_and_new_ones_of_its_kinds_are_not(router: PromptRouter) -> None:
+    assert sum(run_to_end(router.route(text)).is_ood for text in FOREIGN) >= 0.8 * len(FOREIGN)
+    assert sum(run_to_end(router.route(text)).is_ood for text in LIKE) <= len(LIKE) / 30
 
 
 def test_pulls_predict_what_dropping_a_token_does(router: PromptRouter, probes: list[GateProbe], gate: Gate) -> None:

@@ -56,12 +56,14 @@ SENTENCE = "The harbour master counts the boats when the tide turns and the bell
 
 
 class Counting:
-    """A backbone that counts the tokens it runs, and fails when told to."""
+    """A backbone that counts the tokens it runs and the rows of its output layer, and fails when told to."""
 
     def __init__(self, backbone: Any) -> None:
         self.backbone = backbone
         self.device = backbone.device
+        self.hidden_size, self.vocab_size = backbone.hidden_size, backbone.vocab_size
         self.tokens = 0
+        self.asked = 0
         self.fail = False
 
     def new_cache(self, batch: int, capacity: int) -> Any:
@@ -72,6 +74,11 @@ class Counting:
         if self.fail:
             raise RuntimeError("out of memory")
         self.tokens += ids.numel()
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        result: Tensor = self.backbone.logits(hidden)
+        self.asked += len(hidden)
         return result
 
 

@@ -111,7 +111,7 @@ class Routing:
     # ---- explaining ------------------------------------------------------------------------------------------------
 
     def explain_soon(self) -> None:
-        """After a pause, work out attributions and effect sizes, if anybody can see them."""
+        """After a pause, settle the mark of unlike prompts; work out attributions and effect sizes if these show."""
         self._context.ui.cancel("explain")
         text = self._prompt.text
         if self._context.opened is not None and not self._context.trained_names:
@@ -119,21 +119,29 @@ class Routing:
             self._insight.clear(f"Train first ({key}): then this shows which words move the gate.")
         elif not text.strip():
             self._insight.clear("Type a prompt to see which words move the gate.")
-        elif self._context.link.ready and self._insight.display:
+        elif self._context.link.ready:
             self._context.ui.run(partial(self._explain, text), "explain", "explain")
 
     async def _explain(self, text: str) -> None:
-        live = self._context.config.live
+        live, is_seen = self._context.config.live, self._insight.display
         try:
-            if live.explain:
-                await asyncio.sleep(_EXPLAIN_AFTER)
-                await self.until_answered()
+            await asyncio.sleep(_EXPLAIN_AFTER)
+            await self.until_answered()
+            if live.explain and is_seen:
                 await self._explain_route(text)
-            if live.score and self._context.trained_names:
+            elif self.routed is not None and not self.routed.settled:
+                await self._settle(text)
+            if live.score and is_seen and self._context.trained_names:
                 await asyncio.sleep(max(0.0, live.pause - _EXPLAIN_AFTER))
                 await self._score(text)
         except EngineGone:
             return
+
+    async def _settle(self, text: str) -> None:
+        with self._in_flight():
+            async for event in self._context.link.stream(Route(prompt=text, settled=True)):
+                if isinstance(event, Routed):
+                    self._take(event)
 
     async def _explain_route(self, text: str) -> None:
         context = self._context
