@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def rows(quick: bool) -> list[Row]:
     found = [_append(model, length, goal, rounds) for length, goal in TOKENS.items()]
     found += [_delete(model, rounds), _floor(model, rounds)]
     found += _corpus(model, 60 if quick else 600)
-    found += [_lookups(rounds), _label(), *_quality()]
+    found += [*_marks(rounds), _lookups(rounds), _label(), *_quality()]
     return found
 
 
@@ -254,6 +255,31 @@ def _label() -> Row:
         taken <= 3.0,
         f"its weight went from {rose[0]:.3f} to {rose[1]:.3f}",
     )
+
+
+def _marks(rounds: int) -> list[Row]:
+    """What the surprise of a prompt costs beside its weights: at every key, and when the mark is settled."""
+    model, document = _demo()
+    gate = run_to_end(train_document_gate(document, Store(scratch() / "marks", document.dlm_id), model)).gate
+    assert gate is not None and gate.ood_score is not None and gate.ood_score.surprised is not None
+    plain = replace(gate, ood_score=replace(gate.ood_score, surprised=None))
+    ends = (" boats", " bells")
+
+    def typing(asked: Gate, settled: bool) -> Any:
+        router = PromptRouter(model.backbone, model.base, asked)
+
+        def twenty_words() -> None:
+            for number in range(20):
+                run_to_end(router.route(WORDS + ends[number % 2], settled=settled))
+
+        return twenty_words
+
+    name, baseline = "20 words on the demo, each over the last", "a mark by distance alone"
+    quick, whole = (paired(typing(gate, now), typing(plain, now), rounds=rounds) for now in (False, True))
+    return [
+        at_most(f"{name}: weights while typing", quick, baseline, 1.1, "the output layer is not asked"),
+        reported(f"{name}: mark settled by surprise", whole, baseline, "the output layer is asked for new tokens"),
+    ]
 
 
 def _quality() -> list[Row]:

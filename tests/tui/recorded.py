@@ -92,6 +92,7 @@ class World:
         self.trained = trained
         self.sharpness = 12.0
         self.words = 6
+        self.open_marks = False  # only a route that settles it says that a prompt is unlike the others
         self.holds_at: int | None = None  # the word before which `hold` is cleared, once
         self.dropped = 0
         self.run_last: dict[str, float] | None = None  # the mix that was run last
@@ -291,7 +292,8 @@ class RecordedEngine:
             mode="trained" if self.world.trained else "none",
             tokens=len(words),
             ood_score=0.2,
-            is_ood="zzz" in request.prompt,
+            is_ood="zzz" in request.prompt or (self.world.open_marks and request.settled),
+            settled=request.settled or request.explain or not self.world.open_marks,
             attributions=attributions if request.explain else None,
             trajectory=trajectory if request.explain else None,
         )

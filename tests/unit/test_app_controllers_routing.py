@@ -66,6 +66,21 @@ async def test_explaining_happens_only_where_it_is_seen(tmp_path: Path) -> None:
         assert bench.insight.calls["show_route"] and bench.insight.calls["show_scores"]
 
 
+async def test_an_open_mark_is_settled_when_typing_pauses(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.open_marks = True
+        await bench.type("what is")
+        assert [(request.settled, request.explain) for request in bench.requests(Route)][-2:] == [
+            (False, False),
+            (True, False),
+        ]
+        routed = bench.controllers.routing.routed
+        assert routed is not None and routed.settled and routed.is_ood
+        bench.world.open_marks = False
+        await bench.type("please")
+        assert not bench.requests(Route)[-1].settled, "nothing is left to settle"
+
+
 async def test_faders_switches_and_modes_make_the_mix(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         await bench.type("what is")
