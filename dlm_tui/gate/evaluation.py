@@ -184,9 +184,7 @@ def _confused_lines(
     return lines
 
 
-def _ood_rates(
-    embeddings: Tensor, surprises: Tensor | None, probes: Sequence[GateProbe], seed: int
-) -> OodRates | None:
+def _ood_rates(embeddings: Tensor, surprises: Tensor | None, probes: Sequence[GateProbe], seed: int) -> OodRates | None:
     """Share of the document's own prompts called out of distribution: as seen in training, and while held out."""
     detector = fit_ood(embeddings, [probe.label for probe in probes], seed, surprises)
     return detector.rates(embeddings, surprises) if detector is not None else None
