@@ -81,6 +81,22 @@ async def test_the_same_training_waits_once(workbench: Opener) -> None:
         await bench.idle()
 
 
+async def test_a_gate_training_waits_behind_what_runs(workbench: Opener) -> None:
+    async with workbench(line=True) as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+        await bench.press("f5")
+        await bench.until(lambda: listed(bench) == [(TRAIN, "running"), ("train the gate", "waiting")], "waits")
+        bench.world.hold.set()
+        await bench.until(lambda: all(record.over.is_set() for record in bench.context.board.records), "all over")
+        first, gate = (job.request for job in bench.jobs)
+        assert isinstance(first, TrainJob) and not first.gate_only
+        assert isinstance(gate, TrainJob) and gate.gate_only
+        await bench.idle()
+        assert {state for _, state in listed(bench)} == {"done"}
+
+
 @pytest.mark.parametrize("hand", [False, True], ids=["keys", "mouse"])
 async def test_waiting_jobs_change_places(workbench: Opener, hand: bool) -> None:
     async with workbench(size=(120, 40), line=True) as bench:
