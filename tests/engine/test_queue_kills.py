@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.app.launch import make_app
+from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.document import load
 from dlm_tui.engine.queue_client import start_runner
 from dlm_tui.engine.queue_file import QueueFile
@@ -96,7 +99,7 @@ def kill_everything(home: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
-def test_a_night_with_two_power_cuts_ends_like_a_quiet_one(tmp_path: Path) -> None:
+def test_a_night_with_two_power_cuts_ends_like_a_quiet_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "base"
     tiny_base(base, "llama")
     quiet, cut = Place(tmp_path / "quiet", base), Place(tmp_path / "cut", base)
@@ -120,7 +123,8 @@ def test_a_night_with_two_power_cuts_ends_like_a_quiet_one(tmp_path: Path) -> No
         assert line.find(kill_in).state == "running" and not cut.queue.is_worked_off(), steps
     shown = subprocess.run(cut.words("list"), cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert "nobody works it off" in shown.stdout
-    cut.call("run")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    asyncio.run(come_back(cut))
     assert [entry.state for entry in cut.queue.read().entries] == ["done"] * 6
     assert [entry.tries for entry in cut.queue.read().entries] == [2, 1, 1, 1, 2, 1]
     before, after = quiet.files(), cut.files()
@@ -128,6 +132,20 @@ def test_a_night_with_two_power_cuts_ends_like_a_quiet_one(tmp_path: Path) -> No
     assert [name for name in before if before[name] != after[name]] == []
     assert json.loads(cut.queue.store.manifest_path.read_text())["adapter_versions"] == {"facts": 1, "manners": 2}
     assert not list(cut.queue.path.parent.glob("*.receipt"))
+
+
+async def come_back(place: Place) -> None:
+    """A person opens the screen again and lets the line go on."""
+    app = make_app(place.document, place.home, str(place.base))
+    async with app.run_test(size=(120, 40)) as pilot:
+        deadline = time.monotonic() + 900
+        while not isinstance(app.screen, ConfirmScreen):
+            assert time.monotonic() < deadline, "nothing was offered"
+            await pilot.pause(0.05)
+        await pilot.press("enter")
+        while any(entry.state in {"running", "waiting"} for entry in place.queue.read().entries):
+            assert time.monotonic() < deadline, place.queue.read()
+            await pilot.pause(0.05)
 
 
 def trained_steps(queue: QueueFile, number: int) -> int:
