@@ -31,7 +31,18 @@ ELSEWHERE = {"path", "source_path", "total_size_bytes", "exports"}
 TRIMMED = {"uniform": {"replay_size_bytes"}}
 
 
-OURS = {"document", "adapters", "gate_state", "base", "problems", "training_plan", "trained", "trainings"}
+OURS = {
+    "document",
+    "adapters",
+    "gate_state",
+    "base",
+    "quantize",
+    "offload",
+    "problems",
+    "training_plan",
+    "trained",
+    "trainings",
+}
 """What this program tells besides."""
 
 
