@@ -74,7 +74,7 @@ async def test_opening_counts_every_stage(opening: tuple[EngineClient, list[Even
         (Route(prompt=LONG), Routed, ["prefill"]),
         (Generate(prompt=LONG, views=[BASE, UNIFORM], max_tokens=2), Generated, ["prefill"]),
         (Score(prompt=LONG, views=[BASE, UNIFORM], completion="Yes.", nulls=9), Scored, ["score"]),
-        (TrainGate(), GateTrained, ["embed", "train"]),
+        (TrainGate(), GateTrained, ["embed", "surprise", "train"]),
         (Evaluate(folds=3), Evaluated, ["fold"]),
         (
             Drift(prompts=["Say hello."]),
