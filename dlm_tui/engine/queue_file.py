@@ -21,7 +21,6 @@ from dlm_tui.files import remove, set_aside, write_atomic
 from dlm_tui.store import LockHeld, Store, utc_seconds
 from dlm_tui.store.locks import named_lock
 
-FOLDER = "queue"
 _LOCK_SECONDS = 10.0
 _KEEP = 30
 
@@ -93,7 +92,7 @@ class QueueFile:
     @property
     def path(self) -> Path:
         """The file."""
-        return self.store.root / FOLDER / "queue.json"
+        return self.store.queue_dir / "queue.json"
 
     def events(self, number: int, tries: int) -> Path:
         """What the job said in that try: wire events, a line each."""
@@ -101,7 +100,7 @@ class QueueFile:
 
     def receipt(self, number: int) -> str:
         """The file that a training leaves when its adapters are in force, relative to the store."""
-        return f"{FOLDER}/job-{number:04d}.receipt"
+        return (self.store.queue_dir / f"job-{number:04d}.receipt").relative_to(self.store.root).as_posix()
 
     def read(self) -> Line:
         """The line as it is now; one that cannot be read is set aside and begun anew. Raises OSError."""

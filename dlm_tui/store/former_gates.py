@@ -20,7 +20,6 @@ from dlm_tui.store.locks import store_lock
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.training_numbers import training_numbers
 
-FOLDER = "tui_gates"
 KEPT = 16
 """Former gates that are kept; each takes about 4 · hidden_proj_dim · hidden_size bytes."""
 _NAME = re.compile(r"run([0-9]{6,9})")
@@ -134,12 +133,12 @@ def prunable_gates(store: Store) -> list[int]:
 
 
 def _folder(store: Store, run: int) -> Path:
-    return store.root / FOLDER / f"run{run:06d}"
+    return store.former_gates_dir / f"run{run:06d}"
 
 
 def _folders(store: Store) -> dict[int, Path]:
     """Run → folder of every former gate."""
-    root = store.root / FOLDER
+    root = store.former_gates_dir
     if not root.is_dir() or root.is_symlink():
         return {}
     matches = {path: _NAME.fullmatch(path.name) for path in root.iterdir() if path.is_dir() and not path.is_symlink()}

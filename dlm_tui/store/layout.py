@@ -80,6 +80,14 @@ class Store:
         return self.adapters_dir / "_gate"
 
     @property
+    def former_gates_dir(self) -> Path:
+        return self.root / "tui_gates"
+
+    @property
+    def queue_dir(self) -> Path:
+        return self.root / "queue"
+
+    @property
     def logs_dir(self) -> Path:
         return self.root / "logs"
 

@@ -28,7 +28,7 @@ def dead_scratch(store: Store) -> Iterator[Path]:
     for folder in _under_the_lock(store):
         # These are written only while the store is held, so whoever wrote them and does not hold it now is dead.
         yield from (path for path in _scratch_in(folder) if path not in waiting)
-    for folder in (store.logs_dir, *_folders_below(store.cache_dir)):
+    for folder in (store.logs_dir, store.queue_dir, *_folders_below(store.cache_dir)):
         for path in _scratch_in(folder):
             pid = scratch_pid(path.name)
             if pid is not None and not process_lives(pid) and _age(path) > _OLD_SECONDS:
@@ -38,8 +38,9 @@ def dead_scratch(store: Store) -> Iterator[Path]:
 def _under_the_lock(store: Store) -> Iterator[Path]:
     yield store.root
     yield store.adapters_dir
-    with contextlib.suppress(OSError):
-        yield from (path for path in store.adapters_dir.iterdir() if path.name != "versions" and _is_folder(path))
+    for parent in (store.adapters_dir, store.former_gates_dir):
+        with contextlib.suppress(OSError):
+            yield from (path for path in parent.iterdir() if path.name != "versions" and _is_folder(path))
 
 
 def _scratch_in(folder: Path) -> list[Path]:

@@ -165,6 +165,13 @@ def test_what_killed_trainings_leave_is_cleared_by_the_next(small: SmallStore) -
     assert small.litter()
     scratch = small.store.adapters_dir / f"_gate.tmp.{dead_pid()}.0123abcd"
     scratch.mkdir()
+    former = small.store.former_gates_dir / "run000001"
+    former.mkdir(parents=True)
+    (former / f"gate_config.json.tmp.{dead_pid()}.0123abcd").touch()
+    queued = small.store.queue_dir / f"job-0001.receipt.tmp.{dead_pid()}.0123abcd"
+    queued.parent.mkdir()
+    queued.touch()
+    os.utime(queued, (0, 0))
     with run_lock(small.store):
         pass
     assert small.litter() == [] and not small.mixed()
