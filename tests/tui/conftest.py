@@ -34,6 +34,7 @@ from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.engine.queue_runner import QueueRunner
 from dlm_widgets.throttled import Throttled
 from tests.tui.document import write_document
+from tests.tui.drawn import drawn_strips
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
 
@@ -187,7 +188,7 @@ class Bench:
     @property
     def text(self) -> str:
         """The screen as plain text."""
-        strips = self.app.screen._compositor.render_strips()
+        strips = drawn_strips(self.app)
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 

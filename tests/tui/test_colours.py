@@ -13,6 +13,7 @@ from dlm_tui.app.config import Config, Live
 from dlm_tui.app.layout import PAGE_TITLES
 from tests.tui.conftest import Bench, Opener
 from tests.tui.dialogs import every_dialog, open_each
+from tests.tui.drawn import drawn_strips
 from tests.tui.test_screens import record_runs
 
 PROMPT = "what is the tide, please"
@@ -67,7 +68,7 @@ def plain(bench: Bench) -> str:
 
 def paint(bench: Bench) -> None:
     """Write the screen as terminals with few colours (TERM=xterm has sixteen) or none get it."""
-    strips = bench.app.screen._compositor.render_strips()
+    strips = drawn_strips(bench.app)
     for system in ("standard", "256", "truecolor", None):
         console = Console(file=io.StringIO(), color_system=system, force_terminal=True)  # type: ignore[arg-type]
         assert all(strip.render(console) is not None for strip in strips)

@@ -16,6 +16,7 @@ from dlm_tui.engine.protocol import Progress, Routed, TokenAttribution
 from dlm_tui.store import KeptAnswer, Piece
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import HEAD
+from tests.tui.drawn import drawn_strips
 
 HOSTILE = "[bold red]x[/] [@click=app.quit]q[/] \x1b[31m\x1b]0;t\x07 \u202egnp\u2066 z\u200bw\ufeff 日本語 e\u0301\u0301\u0301\u0301\u0301 \x9b \ud800"  # noqa: E501
 FORBIDDEN = set("\x1b\x07\x9b\u202e\u2066\u200b\ufeff\r\ud800")
@@ -23,7 +24,7 @@ FORBIDDEN = set("\x1b\x07\x9b\u202e\u2066\u200b\ufeff\r\ud800")
 
 def assert_tame(bench: Bench) -> None:
     width = bench.app.size.width
-    for strip in bench.app.screen._compositor.render_strips():
+    for strip in drawn_strips(bench.app):
         text = "".join(segment.text for segment in strip)
         assert not FORBIDDEN & set(text), ascii(text)
         assert cell_len(text) <= width

@@ -18,6 +18,7 @@ from dlm_tui.app.state import note_recent, recent_documents
 from dlm_tui.engine.protocol import Failed, Progress, TrainGate
 from tests.tui.actions import compared
 from tests.tui.conftest import Bench, Opener
+from tests.tui.drawn import drawn_strips
 from tests.tui.recorded import World
 
 
@@ -233,7 +234,7 @@ def colours(bench: Bench, name: str) -> set[str]:
     """The colours in which an adapter's glyph is drawn anywhere on the screen, outside of the text of prompts."""
     glyph = bench.context.marks[name].glyph
     found = set()
-    for strip in bench.app.screen._compositor.render_strips():
+    for strip in drawn_strips(bench.app):
         for segment in strip:
             if glyph in segment.text and segment.style and segment.style.color:
                 found.add(segment.style.color.name)

@@ -20,6 +20,7 @@ from dlm_tui.engine.protocol import Event, JobRequest, Progress
 from tests.tui import actions
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import write_document
+from tests.tui.drawn import drawn_strips
 from tests.tui.recorded import RecordedJob, World
 
 # ---- ids -----------------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ async def painted(bench: Bench, theme: str) -> dict[str, list[str]]:
 
 
 def cells(bench: Bench) -> list[str]:
-    strips = bench.app.screen._compositor.render_strips()
+    strips = drawn_strips(bench.app)
     return [" ".join(f"{segment.text!r}{segment.style}" for segment in strip.simplify()) for strip in strips]
 
 

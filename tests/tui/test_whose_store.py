@@ -24,6 +24,7 @@ from dlm_tui.store import Manifest, Owner, Store, owner_path, read_manifest, upd
 from tests.adapter_versions import finished_training
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import write_document
+from tests.tui.drawn import drawn_strips
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
 # ---- two documents, one id -----------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ class Claimed:
                 await pilot.pause(0.01)
 
     def text(self) -> str:
-        strips = self.app.screen._compositor.render_strips()
+        strips = drawn_strips(self.app)
         return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
