@@ -21,6 +21,7 @@ from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.weights import FolderWeights
+from dlm_tui.model.adapters import LowRank
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.benchmarks.harness import (
@@ -115,8 +116,7 @@ def _linear_baseline(session: Session) -> Row:
 
 def _adapter(layer: Any, name: str) -> Any:
     lora_A, lora_B = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    low = type("Low", (), {"down": lora_A, "up": lora_B, "scale": layer.scaling[name]})
-    return type("One", (), {"modules": {"q": low}})
+    return type("One", (), {"modules": {"q": LowRank(lora_A, lora_B, layer.scaling[name])}})
 
 
 def _mix_cost() -> Row:

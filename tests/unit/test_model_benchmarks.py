@@ -61,7 +61,9 @@ def tiny_shape(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topic", ["model_decode", "model_memory", "model_llama", "gate", "engine"])
+@pytest.mark.parametrize(
+    "topic", ["model_decode", "model_memory", "model_llama", "gate", "engine", "export", "sources"]
+)
 def test_every_row_runs_and_is_exact(tiny_shape: None, topic: str) -> None:
     """What is timed means nothing at this size; that each row compares equals and runs is what is tested."""
     found = measure(topic, quick=True)
