@@ -8,6 +8,25 @@ from dlm_tui.document import Document, load
 
 _ID = "01KTESTTESTTESTTESTTESTTES"
 
+PAIRS = """
+::preference#facts::
+### Prompt
+What does boat 1 carry?
+### Chosen
+Three crates of salt.
+### Rejected
+Nothing at all, dear guest.
+
+::preference#facts::
+### Prompt
+Is the harbour quiet?
+### Chosen
+In winter it is.
+### Rejected
+Never, never.
+"""
+"""Two preferences of `facts`."""
+
 
 def write_document(
     folder: Path,

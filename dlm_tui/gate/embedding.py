@@ -89,15 +89,28 @@ def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterat
 def embed_prompts(
     backbone: HiddenBackbone, base: RawEncoder, prompts: Sequence[str], *, hidden_size: int
 ) -> Generator[Progress, None, Tensor]:
-    """Mean over tokens of the final hidden state, adapters off, raw prompt, first 512 tokens; float32 [n, H].
+    """Mean over tokens of the final hidden state; float32 [n, H]. Prompts are run as `map_states` says."""
+    return map_states(backbone, base, prompts, lambda _, hidden: mean_state(hidden), columns=hidden_size, stage="embed")
 
-    Batches of about 512 tokens of similar length, padded on the right: a causal model's rows do not see the padding.
-    A prompt without tokens gets zeros.
+
+def map_states(
+    backbone: HiddenBackbone,
+    base: RawEncoder,
+    prompts: Sequence[str],
+    reduce: Callable[[Tensor, Tensor], Tensor],
+    *,
+    columns: int,
+    stage: str,
+) -> Generator[Progress, None, Tensor]:
+    """What `reduce` makes of each prompt's tokens [T] and final hidden states [T, H]; float32 [n, columns].
+
+    Adapters off, raw prompts, first 512 tokens, in batches of about 512 tokens of similar length, padded on the right:
+    a causal model's rows do not see the padding. A prompt without tokens gets zeros.
     """
     tokens = [prompt_tokens(base, prompt).ids for prompt in prompts]
-    result = torch.zeros(len(prompts), hidden_size, dtype=torch.float32)
+    result = torch.zeros(len(prompts), columns, dtype=torch.float32)
     done = 0
-    yield Progress("embed", 0, len(prompts))
+    yield Progress(stage, 0, len(prompts))
     for batch in length_batches([len(ids) for ids in tokens]):
         longest = len(tokens[batch[-1]])
         if longest:
@@ -107,10 +120,10 @@ def embed_prompts(
             with torch.no_grad():
                 hidden = backbone.forward(ids, None, None)
             for row, index in enumerate(batch):
-                if tokens[index]:
-                    result[index] = mean_state(hidden[row, : len(tokens[index])])
+                if count := len(tokens[index]):
+                    result[index] = reduce(ids[row, :count], hidden[row, :count])
         done += len(batch)
-        yield Progress("embed", done, len(prompts))
+        yield Progress(stage, done, len(prompts))
     return result
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dlm_tui.gate.cache import EmbeddingCache, base_key
-from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, RawEncoder, length_batches, prompt_tokens
+from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, RawEncoder, map_states
 from dlm_tui.model.prefix_reuse import common_prefix
 from dlm_tui.progress import Progress
 
@@ -94,27 +94,16 @@ def prompt_surprises(
 ) -> Generator[Progress, None, Tensor]:
     """Per prompt the number of predicted tokens, Σ −log p and Σ (log p)² in nats and nats²; float32 [n, 3].
 
-    Raw prompts, first 512 tokens, in batches as `embed_prompts`; zeros for a prompt of fewer than two tokens.
+    Prompts are run as `map_states` says; zeros for a prompt of fewer than two tokens.
     """
-    tokens = [prompt_tokens(base, prompt).ids for prompt in prompts]
-    result = torch.zeros(len(prompts), _COLUMNS, dtype=torch.float32)
-    done = 0
-    yield Progress("surprise", 0, len(prompts))
-    for batch in length_batches([len(ids) for ids in tokens]):
-        longest = len(tokens[batch[-1]])
-        if longest > 1:
-            ids = torch.zeros(len(batch), longest, dtype=torch.long, device=backbone.device)
-            for row, index in enumerate(batch):
-                ids[row, : len(tokens[index])] = torch.tensor(tokens[index])
-            with torch.no_grad():
-                hidden = backbone.forward(ids, None, None)
-            for row, index in enumerate(batch):
-                if (count := len(tokens[index])) > 1:
-                    found = token_surprise(backbone, hidden[row, : count - 1], ids[row, 1:count]).double()
-                    result[index] = torch.tensor([count - 1, found.sum(), found.square().sum()])
-        done += len(batch)
-        yield Progress("surprise", done, len(prompts))
-    return result
+
+    def sums(ids: Tensor, hidden: Tensor) -> Tensor:
+        if len(ids) < 2:
+            return torch.zeros(_COLUMNS)
+        found = token_surprise(backbone, hidden[:-1], ids[1:]).double()
+        return torch.tensor([len(ids) - 1, found.sum(), found.square().sum()])
+
+    return map_states(backbone, base, prompts, sums, columns=_COLUMNS, stage="surprise")
 
 
 def cached_surprises(

@@ -39,25 +39,8 @@ from dlm_tui.training.report import TrainOutcome
 from dlm_tui.training.request import CalibrationPrompts
 from tests.interop.store_checker import check_store
 from tests.tiny_models import tiny_base
-from tests.training_samples import write_document
+from tests.training_samples import PAIRS, write_document
 
-PAIRS = """
-::preference#facts::
-### Prompt
-What does boat 1 carry?
-### Chosen
-Three crates of salt.
-### Rejected
-Nothing at all, dear guest.
-
-::preference#facts::
-### Prompt
-Is the harbour quiet?
-### Chosen
-In winter it is.
-### Rejected
-Never, never.
-"""
 WANDA = AdapterKind(parameterization="pissa", selection="wanda", rank=3)
 
 

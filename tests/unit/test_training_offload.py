@@ -22,25 +22,8 @@ from dlm_tui.training.phases import Finetuned, Step
 from dlm_tui.training.rows import tokenised
 from tests.fetched_weights import watched_fetches
 from tests.tiny_models import offloaded_base, tiny_base, write_tiny_base
-from tests.training_samples import sample
+from tests.training_samples import PAIRS, sample
 
-PAIRS = """
-::preference#facts::
-### Prompt
-What does boat 1 carry?
-### Chosen
-Three crates of salt.
-### Rejected
-Nothing at all, dear guest.
-
-::preference#facts::
-### Prompt
-Is the harbour quiet?
-### Chosen
-In winter it is.
-### Rejected
-Never, never.
-"""
 STEERED = KindChoices(every=AdapterKind(parameterization="pissa"))
 SIGNED = KindChoices(by_name={"facts": AdapterKind(signed=True)})
 
