@@ -27,6 +27,19 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.load_profile("steady")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what a module sets up run in one process, one after another, so that it is set up once."""
+    for item in items:
+        if isinstance(item, pytest.Function) and _shares_with_its_module(item):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
+
+
+def _shares_with_its_module(item: pytest.Function) -> bool:
+    found = [definition for each in item._fixtureinfo.name2fixturedefs.values() for definition in each]
+    return any(definition.scope == "module" for definition in found)
+
+
 def pytest_collection_finish() -> None:
     """The modules of all tests and libraries never go: the collector need not walk them again and again."""
     gc.collect()

@@ -37,7 +37,7 @@ from dlm_tui.model.views import BASE, GATED, UNIFORM, View, custom, solo
 from tests.engine.conftest import running
 from tests.interop.peer_fixture import peer_root
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 EXPECTED = json.loads((peer_root() / "expected_gate.json").read_text())
 
 

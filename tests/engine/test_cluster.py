@@ -107,7 +107,6 @@ def shared(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sha
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_cluster_gives_the_bytes_of_a_run_here(shared: Shared, base: Base, tmp_path: Path) -> None:
     here, there = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("here", "there"))
     train(here, base, None, quiet)
@@ -130,7 +129,6 @@ def test_a_cluster_gives_the_bytes_of_a_run_here(shared: Shared, base: Base, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_node_is_lost_and_comes_back(shared: Shared, base: Base, tmp_path: Path) -> None:
     cluster, joined = shared.cluster, shared.joined
     whole, lost, back = (new_document(tmp_path / name, sections=7, epochs=60) for name in ("whole", "lost", "back"))
@@ -152,7 +150,6 @@ def test_a_node_is_lost_and_comes_back(shared: Shared, base: Base, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_training_goes_on_behind_the_adapters_that_were_finished(shared: Shared, base: Base, tmp_path: Path) -> None:
     whole, cut, elsewhere = (
         new_document(tmp_path / name, sections=7, epochs=3) for name in ("whole", "cut", "elsewhere")
@@ -181,7 +178,6 @@ def test_a_training_goes_on_behind_the_adapters_that_were_finished(shared: Share
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_machine_outside_of_the_cluster_comes_by_its_client_server(
     shared: Shared, base: Base, tmp_path: Path
 ) -> None:
@@ -197,7 +193,6 @@ def test_a_machine_outside_of_the_cluster_comes_by_its_client_server(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_sweep_loses_a_node(shared: Shared, base: Base, tmp_path: Path) -> None:
     cluster = shared.cluster
     path = new_document(tmp_path / "d", sections=7, epochs=10)
@@ -224,7 +219,6 @@ def test_a_sweep_loses_a_node(shared: Shared, base: Base, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_the_command_sweeps_on_a_cluster(
     shared: Shared, base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,7 +236,6 @@ def test_the_command_sweeps_on_a_cluster(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a full disk")
 def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
     """A base that no node has seen: on every node without room, then on one."""
@@ -273,7 +266,6 @@ def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
     """Nothing in the store changes, the nodes are free again, and the same command gives the bytes of one that ran."""
     whole, killed = (new_document(tmp_path / name, sections=7, epochs=3) for name in ("whole", "killed"))
@@ -324,7 +316,6 @@ def in_force(path: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("cluster")
 def test_no_node_is_large_enough(shared: Shared, base: Base, tmp_path: Path) -> None:
     path = new_document(tmp_path / "d")
     torch.set_num_threads(2)

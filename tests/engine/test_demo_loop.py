@@ -17,7 +17,7 @@ from tests.benchmarks.demo_recall import measure, town_questions
 from tests.demo import Demo
 from tests.interop.store_checker import check_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.slow]
 GREEDY = Sampling(max_tokens=64, temperature=0.0)
 
 

@@ -28,7 +28,7 @@ from dlm_tui.engine.scheduler import Scheduler
 from dlm_tui.model.views import BASE, UNIFORM, solo
 from dlm_tui.progress import run_to_end
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
+pytestmark = [pytest.mark.slow]
 LONG = "The harbour master counts the boats when the tide turns. " * 40
 _ENDS = (Generated, Stopped, Failed)
 

@@ -16,7 +16,6 @@ NICEST = 19
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("engine")
 @pytest.mark.parametrize(
     ("child", "niceness"),
     [(lambda: EngineClient(threads=1), ENGINE), (lambda: ChildProcess("dlm_tui.engine.job_worker"), JOB)],

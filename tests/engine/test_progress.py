@@ -29,7 +29,7 @@ from dlm_tui.engine.protocol import (
 )
 from dlm_tui.model.views import BASE, UNIFORM
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 LONG = "The harbour master counts the boats when the tide turns. " * 30
 # the search for the best mix may end before its last step
 _OPEN_ENDED = {"best"}
@@ -74,13 +74,6 @@ async def test_opening_counts_every_stage(opening: tuple[EngineClient, list[Even
         (Route(prompt=LONG), Routed, ["prefill"]),
         (Generate(prompt=LONG, views=[BASE, UNIFORM], max_tokens=2), Generated, ["prefill"]),
         (Score(prompt=LONG, views=[BASE, UNIFORM], completion="Yes.", nulls=9), Scored, ["score"]),
-        (TrainGate(), GateTrained, ["embed", "surprise", "train"]),
-        (Evaluate(folds=3), Evaluated, ["fold"]),
-        (
-            Drift(prompts=["Say hello."]),
-            Drifted,
-            ["embed", "live", "frozen", "search", "best", "best static", "answers"],
-        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
 )
@@ -91,3 +84,20 @@ async def test_long_work_counts_to_its_total(
     events = [event async for event in engine.stream(request_)]
     assert isinstance(events[-1], answer), events[-1]
     assert stages(events) == expected
+
+
+async def test_what_a_training_read_is_not_read_again(opening: tuple[EngineClient, list[Event]]) -> None:
+    engine, _ = opening
+    in_turn: list[tuple[Message, type[Event], list[str]]] = [
+        (TrainGate(), GateTrained, ["embed", "surprise", "train"]),
+        (Evaluate(folds=3), Evaluated, ["fold"]),
+        (
+            Drift(prompts=["Say hello."]),
+            Drifted,
+            ["embed", "live", "frozen", "search", "best", "best static", "answers"],
+        ),
+    ]
+    for request, answer, expected in in_turn:
+        events = [event async for event in engine.stream(request)]
+        assert isinstance(events[-1], answer), events[-1]
+        assert stages(events) == expected

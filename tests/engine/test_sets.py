@@ -8,7 +8,7 @@ from dlm_tui.engine.client import EngineClient
 from dlm_tui.engine.protocol import FormerAnswer, Generate, Progress, RunSet, SetAnswered, SetDone, Stopped, ViewDone
 from dlm_tui.model.views import BASE, GATED
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("engine")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 PROMPTS = ["Say hello to a new teammate.", "Wish my sister a happy birthday.", "Where is the key?"]
 
 

@@ -10,7 +10,7 @@ from dlm_tui.engine.protocol import Event, Generate, Generated, Open, Opened, Pr
 from dlm_tui.model.views import BASE
 from dlm_tui.progress import run_to_end
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engine")]
+pytestmark = [pytest.mark.slow]
 
 
 def test_a_warm_engine_has_run_everything_once_and_remembers_nothing(routed: Open) -> None:

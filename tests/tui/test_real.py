@@ -134,7 +134,6 @@ def drawn_weights(bench: Workbench) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 @pytest.mark.skipif(not has_base(), reason="the embedded base has not been built")
 async def test_a_label_moves_the_drawn_weights(
     demo: Demo, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -12,7 +12,7 @@ from dlm_tui.scoring import score_views
 from dlm_tui.session import Session
 from tests.demo import Demo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 
 def test_trained_adapters_are_five_sigmas_above_noise_on_their_own_sections(
