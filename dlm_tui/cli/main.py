@@ -17,7 +17,7 @@ from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.meant import nearest
-from dlm_tui.model.environment import CHILD_ENVIRONMENT, quiet_libraries
+from dlm_tui.model.environment import CHILD_ENVIRONMENT, collect_rarely, quiet_libraries
 from dlm_tui.output import NarrationHandler, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -148,6 +148,7 @@ def _meant(word: str) -> str | None:
 def _run(run: object, args: argparse.Namespace) -> int:
     for name, value in CHILD_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
+    collect_rarely()
     quiet_libraries()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     log, handler = logging.getLogger("dlm_tui"), NarrationHandler()

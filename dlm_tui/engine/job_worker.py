@@ -34,7 +34,7 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.export.report import ExportReport
-from dlm_tui.model.environment import quiet_libraries
+from dlm_tui.model.environment import collect_rarely, quiet_libraries
 from dlm_tui.progress import NOTE, WARNING, Progress
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -79,6 +79,7 @@ class _Job:
 def main() -> None:
     """Take one request, answer it, end."""
     give_way(JOB)
+    collect_rarely()
     quiet_libraries()
     transport = StdioTransport()
     transport.send(

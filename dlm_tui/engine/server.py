@@ -9,6 +9,7 @@ import signal
 from dlm_tui.engine.priority import ENGINE, give_way
 from dlm_tui.engine.protocol import PROTOCOL, Hello
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
+from dlm_tui.model.environment import collect_rarely
 
 
 def main() -> None:
@@ -19,6 +20,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C belongs to the screen
     give_way(ENGINE)
     transport = StdioTransport()
+    collect_rarely()
     import torch
 
     from dlm_tui.engine.handlers import Handlers

@@ -77,10 +77,11 @@ class Base:
         self.context_length = source.context_length or self.positions or 4096
         if self.position_rows is not None:
             self.context_length = min(self.context_length, self.position_rows)
-        self.stop_ids = _stop_ids(model, tokenizer)
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.stop_ids = _stop_ids(model, tokenizer, vocabulary)
         self.renderer = ChatRenderer(tokenizer, source.key)
         self._rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
-        self._rows_suffice = max(tokenizer.get_vocab().values(), default=0) < self._rows
+        self._rows_suffice = max(vocabulary.values(), default=0) < self._rows
         self._quick = _quick_agrees(tokenizer)
 
     @property
@@ -236,7 +237,9 @@ def load_base(
     if asked:
         identity = quantised_identity(identity, asked)
     yield step(4, "the base is loaded")
-    return Base(model, tokenizer, source, identity, quantisation or asked)
+    base = Base(model, tokenizer, source, identity, quantisation or asked)
+    give_back_freed()
+    return base
 
 
 def _place(needed: int) -> str:
@@ -279,9 +282,23 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return cast("Any", AutoTokenizer).from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the library raises many types for a broken folder
         raise BaseUnavailable(f"the tokenizer of {source.key} cannot be loaded: {first_line(error)}") from error
+    _drop_what_it_was_made_of(tokenizer)
+    return tokenizer
+
+
+def _drop_what_it_was_made_of(tokenizer: Any) -> None:
+    """Vocabulary and merges as Python objects, which some classes keep behind the tokenizer proper: 140 MB of 262k
+    entries, read again only by the classes that write their vocabulary themselves."""
+    from transformers import TokenizersBackend as Backend
+
+    if isinstance(tokenizer, Backend) and type(tokenizer).save_vocabulary is Backend.save_vocabulary:
+        for name in ("_vocab", "_merges"):
+            vars(tokenizer).pop(name, None)
 
 
 def _load_model(
@@ -397,11 +414,10 @@ def _position_rows(decoder: nn.Module) -> int | None:
     return None
 
 
-def _stop_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
+def _stop_ids(model: nn.Module, tokenizer: Any, vocabulary: dict[str, int]) -> frozenset[int]:
     found: set[int] = set()
     generation = getattr(model, "generation_config", None)
     for eos in (getattr(generation, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)):
         found.update(eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos])
-    vocabulary = tokenizer.get_vocab()
     found.update(vocabulary[token] for token in _END_OF_TURN if token in vocabulary)
     return frozenset(int(token) for token in found)

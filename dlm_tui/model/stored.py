@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BLOCK_ELEMENTS = 1 << 21
+_BLOCK_ELEMENTS = 1 << 20
 _originals: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -23,9 +23,11 @@ def widened_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     if weight.shape[0] <= rows:
         return functional.linear(x, weight.to(x.dtype), bias)
     y = x.new_empty(*x.shape[:-1], weight.shape[0])
+    wide = x.new_empty(rows, weight.shape[1])
     for start in range(0, weight.shape[0], rows):
-        block = slice(start, start + rows)
-        y[..., block] = functional.linear(x, weight[block].to(x.dtype), bias[block] if bias is not None else None)
+        block = slice(start, min(start + rows, weight.shape[0]))
+        widened = wide[: block.stop - start].copy_(weight[block])
+        y[..., block] = functional.linear(x, widened, bias[block] if bias is not None else None)
     return y
 
 

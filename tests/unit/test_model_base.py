@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, GemmaTokenizer, Qwen2Tokenizer, TokenizersBackend
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import identity as identities
@@ -98,6 +99,24 @@ def test_a_tokenizer_without_the_quick_way_is_used_as_it_is(tmp_path: Path, monk
         monkeypatch.setattr(type(base.tokenizer), "backend_tokenizer", backend)
         other = Base(base.model, base.tokenizer, base.source, base.identity)
         assert not other._quick and other.encode_raw("Where is the ladder?") == expected
+
+
+@pytest.mark.parametrize("kind", [GemmaTokenizer, Qwen2Tokenizer])
+def test_what_a_tokenizer_was_made_of_is_dropped(tmp_path: Path, kind: type[TokenizersBackend]) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    kind(vocab=model["vocab"], merges=merges, unk_token=next(iter(model["vocab"]))).save_pretrained(folder)
+    whole = AutoTokenizer.from_pretrained(folder)
+    assert type(whole) is kind and whole._vocab and whole._merges
+    base = run_to_end(load_base(resolve_base("hf:test/llama", folder)))
+    assert type(base.tokenizer) is kind
+    assert not {"_vocab", "_merges"} & set(vars(base.tokenizer))
+    text = "Dear neighbour, the ladder stands behind the shed again."
+    assert base.encode_raw(text) == whole(text).input_ids
+    base.tokenizer.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again.get_vocab() == whole.get_vocab() and again(text).input_ids == whole(text).input_ids
 
 
 def test_load_reports_progress(tmp_path: Path) -> None:
