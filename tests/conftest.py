@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dlm_tui.model.environment import collect_rarely
 from tests.demo import Demo, shared_folder, trained_demo
 from tests.once_more import pytest_runtest_protocol, pytest_terminal_summary
 
@@ -25,6 +26,7 @@ __all__ = ["pytest_runtest_protocol", "pytest_terminal_summary"]
 _SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=_SLOW)
 settings.load_profile("steady")
+collect_rarely()
 
 
 @pytest.hookimpl(tryfirst=True)

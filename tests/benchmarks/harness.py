@@ -7,24 +7,30 @@ median over the pairs: whatever disturbs the machine disturbs both.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.progress import run_to_end
+from tests.tiny_models import target_names
 
 SMOL: dict[str, Any] = {
     "model_type": "llama",
@@ -162,6 +168,46 @@ def read_bandwidth(size: int = 1 << 27, rounds: int = 5) -> float:
     return numbers.nbytes / min(seconds(lambda: torch.sum(numbers)) for _ in range(rounds))
 
 
+PLAIN_READ = "one read of those weights, a plain loop in every thread"
+
+
+def plain_read(weights: Sequence[Tensor]) -> Callable[[], None]:
+    """A function that reads every byte of `weights` once, in as many threads as torch has, and does nothing else.
+
+    An addition of whole numbers per 8 bytes: how fast memory gives them is all that it measures.
+    """
+    count = torch.get_num_threads()
+    parts: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for weight in {weight.data_ptr(): weight for weight in weights}.values():
+        start, length = weight.data_ptr(), weight.numel() * weight.element_size()
+        first = -start % 8
+        words = np.frombuffer((ctypes.c_char * length).from_address(start), np.uint8)[first:]
+        for part, piece in zip(parts, np.array_split(words[: len(words) // 8 * 8].view(np.uint64), count), strict=True):
+            part.append(piece)
+    pool, add = ThreadPoolExecutor(count), _adder()
+
+    def of_one(pieces: list[np.ndarray]) -> int:
+        return sum(int(add(piece)) for piece in pieces)
+
+    def read() -> None:
+        list(pool.map(of_one, parts))
+
+    read()  # compiles
+    return read
+
+
+@functools.cache
+def _adder() -> Any:
+    @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+    def add(words: Any) -> Any:
+        total = np.uint64(0)
+        for word in words:
+            total += word
+        return total
+
+    return add
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines: Iterator[str] = iter(info.read_text().splitlines()) if info.is_file() else iter(())
@@ -216,8 +262,12 @@ def shared_base(kind: str) -> Base:
 @functools.cache
 def adapters(count: int, rank: int = 8, kind: str = "smol") -> dict[str, Adapter]:
     """Random adapters on the attention projections of a shared base, large enough to change its answers."""
-    base = shared_base(kind)
-    names = [n for n, _ in base.model.named_modules() if n.endswith(("q_proj", "k_proj", "v_proj", "o_proj"))]
+    return random_adapters(shared_base(kind), count, rank)
+
+
+def random_adapters(base: Base, count: int, rank: int = 8) -> dict[str, Adapter]:
+    """Random adapters on the attention projections of `base`."""
+    names = target_names(base)
     made = {}
     for number in range(count):
         generator = torch.Generator().manual_seed(number)

@@ -33,9 +33,13 @@ def plain_copy(kind: str = "smol") -> Any:
 
 def peft_model(adapters: Mapping[str, Adapter], kind: str = "smol") -> Any:
     """PEFT with all adapters loaded."""
-    places = folders(adapters, kind)
+    return peft_on(plain_copy(kind), folders(adapters, kind))
+
+
+def peft_on(plain: Any, places: Mapping[str, Path]) -> Any:
+    """PEFT on the transformers model `plain` with the adapters in `places`."""
     first, *others = places
-    model: Any = PeftModel.from_pretrained(plain_copy(kind), str(places[first]), adapter_name=first)
+    model: Any = PeftModel.from_pretrained(plain, str(places[first]), adapter_name=first)
     for name in others:
         model.load_adapter(str(places[name]), adapter_name=name)
     return model.eval()

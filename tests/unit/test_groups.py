@@ -15,7 +15,7 @@ def shared() -> int:
 def test_what_a_module_shares_keeps_its_tests_together(shared: int, request: pytest.FixtureRequest) -> None:
     assert shared == os.getpid()
     assert request.node.get_closest_marker("xdist_group") is not None
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if getattr(request.config.option, "loadgroup", False):  # in a worker of `--dist loadgroup`
         assert request.node.nodeid.endswith("@tests/unit/test_groups.py")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import bench_model_decode, harness
+from tests.benchmarks import bench_model_decode, harness, real_bases
 from tests.benchmarks.harness import Timing, at_most, faster, machine, paired, skipped
 from tests.benchmarks.run import measure, table, topics
 
@@ -72,3 +74,15 @@ def test_every_row_runs_and_is_exact(tiny_shape: None, topic: str) -> None:
         assert not row.exact.startswith("failed"), row.exact
         assert row.exact
         assert row.ours is None or row.ours > 0
+
+
+@pytest.mark.slow
+def test_a_base_of_ones_own_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small |= {"head_dim": 32, "intermediate_size": 96, "vocab_size": 4096}
+    monkeypatch.setattr(real_bases, "SIZE", real_bases.SIZE | small)
+    folder = real_bases.random_folder("qwen3")
+    found = real_bases.rows("qwen3", folder, rounds=1)
+    assert len(found) == 12
+    unmeasured = [row.name for row in found if row.ours is None]
+    assert unmeasured == ([] if importlib.util.find_spec("xllamacpp") else [real_bases.IN_LLAMA_CPP])
