@@ -21,6 +21,7 @@ def engine_rows(opened: Opened, status: Status, names: Sequence[str]) -> list[tu
         ("parameters", f"{opened.parameters:,}"),
         ("adapters", ", ".join(_adapter(name, opened.versions) for name in trained) or "none trained yet"),
         ("gate", f"{opened.gate}{f': {opened.gate_reason}' if opened.gate_reason else ''}"),
+        ("unlike", f"prompts are marked by {' and '.join(status.ood)}" if status.ood else "no prompt is marked"),
         ("device", f"{status.device}, answers in {status.dtype}, gates in float32"),
         ("tier", _TIERS.get(status.tier, status.tier) + (f" ({status.tier_reason})" if status.tier_reason else "")),
         ("threads", str(status.threads)),

@@ -275,6 +275,7 @@ class Handlers:
     def _status(self, _: p.GetStatus) -> Work:
         yield from ()
         session = self._session
+        detector = session.gate.ood_score if session and session.gate else None
         return p.Status(
             rss=_resident_bytes(),
             threads=torch.get_num_threads(),
@@ -284,6 +285,7 @@ class Handlers:
             dtype=str(session.model.decoding_dtype).removeprefix("torch.") if session else "",
             cache=session.cache_bytes if session else 0,
             tier_reason=why_slower(session.base) if session else "",
+            ood=detector.statistics if detector else (),
         )
 
 

@@ -445,7 +445,8 @@ class Drifted(Message, tag="drifted"):
 class Status(Message, tag="status"):
     """About the engine: resident bytes, compute threads, tier (`tier_reason`: why it is not the quickest, else empty),
     device, seconds since start; `dtype` is what answers are decoded in, `cache` the bytes of keys and
-    values kept for the next prompt and answer."""
+    values kept for the next prompt and answer, `ood` the statistics by which prompts are marked as unlike the training
+    prompts (none: they are not)."""
 
     rss: int
     threads: int
@@ -455,6 +456,7 @@ class Status(Message, tag="status"):
     dtype: str = ""
     cache: int = 0
     tier_reason: str = ""
+    ood: tuple[str, ...] = ()
 
 
 class Trained(Message, tag="trained"):

@@ -9,10 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 Vector = npt.NDArray[np.float32]
+
+
+class _Token(msgspec.Struct):
+    id: int
+    logprob: float | None  # null where the numbers overflow
+
+
+class _Step(msgspec.Struct):
+    top_logprobs: list[_Token]
+
+
+class _Completion(msgspec.Struct):
+    """What is read of a completion: its text and bytes per token would be a gigabyte of objects for 262k entries."""
+
+    completion_probabilities: list[_Step]
 
 
 class Runtime(Protocol):
@@ -66,13 +82,13 @@ class LlamaCpp:
         self._server = xllamacpp.Server(params)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
+    def _post(self, path: str, body: dict[str, Any]) -> bytes:
         request = urllib.request.Request(
             self._server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
             with self._opener.open(request, timeout=600) as answer:
-                return json.load(answer)
+                return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{path} answered {error.code}: {error.read(400).decode(errors='replace')}") from error
 
@@ -81,15 +97,16 @@ class LlamaCpp:
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": self._vocab, "temperature": 0.0, "cache_prompt": False}
         answer = self._post("/completion", {**body, "logit_bias": [[int(ids[-1]), 1000.0]]})
         found = np.full(self._vocab, np.nan, dtype=np.float32)
-        for entry in answer["completion_probabilities"][0]["top_logprobs"]:
-            found[entry["id"]] = entry["logprob"]
+        for entry in msgspec.json.decode(answer, type=_Completion).completion_probabilities[0].top_logprobs:
+            if entry.logprob is not None:
+                found[entry.id] = entry.logprob
         return found
 
     def greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
         said: list[int] = []
         while len(said) < tokens:  # generation stops at an end-of-text token: ask on from there
             body = {"prompt": [*ids, *said], "n_predict": tokens - len(said), "temperature": 0.0}
-            answer = self._post("/completion", {**body, "cache_prompt": False, "return_tokens": True})
+            answer = json.loads(self._post("/completion", {**body, "cache_prompt": False, "return_tokens": True}))
             more, timings = answer["tokens"], answer["timings"]
             if not more:
                 break
@@ -99,12 +116,12 @@ class LlamaCpp:
         return said[:tokens]
 
     def tokenize(self, text: str) -> list[int] | None:
-        answer = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        answer = json.loads(self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True}))
         return [int(token) for token in answer["tokens"]]
 
     def embedding(self, ids: Sequence[int]) -> Vector:
         """The mean over `ids` of the hidden states after the final norm, [hidden], adapters off."""
-        answer = self._post("/embeddings", {"content": list(ids), "embd_normalize": -1})
+        answer = json.loads(self._post("/embeddings", {"content": list(ids), "embd_normalize": -1}))
         [row] = answer[0]["embedding"]
         return np.array(row, dtype=np.float32)
 
@@ -127,7 +144,7 @@ class Transformers:
     def _last(self, ids: Sequence[int]) -> Any:
         torch = self._torch
         with torch.inference_mode():
-            logits = self._model(input_ids=torch.tensor([list(ids)])).logits[0, -1]
+            logits = self._model(input_ids=torch.tensor([list(ids)]), logits_to_keep=1).logits[0, -1]
             return torch.log_softmax(logits.double(), dim=-1)
 
     def logprobs(self, ids: Sequence[int]) -> Vector:

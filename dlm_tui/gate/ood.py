@@ -72,6 +72,11 @@ class OodDetector:
         """Shrunk Mahalanobis distance divided by √H; [n, H] -> [n], float64, no unit."""
         return _distance(self.mean, self.axes, self.spread, self.rest, embeddings)
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What a prompt is judged by."""
+        return ("distance",) if self.surprised is None else ("distance", "surprise")
+
     def judge(self, embedding: Tensor, surprise: Surprise | None = None) -> tuple[float, bool]:
         """The share of held-out training prompts that were less strange than [H], and whether it exceeds the limit.
 

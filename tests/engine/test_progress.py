@@ -17,6 +17,7 @@ from dlm_tui.engine.protocol import (
     GateTrained,
     Generate,
     Generated,
+    GetStatus,
     Message,
     Open,
     Opened,
@@ -25,6 +26,7 @@ from dlm_tui.engine.protocol import (
     Routed,
     Score,
     Scored,
+    Status,
     TrainGate,
 )
 from dlm_tui.model.views import BASE, UNIFORM
@@ -101,3 +103,5 @@ async def test_what_a_training_read_is_not_read_again(opening: tuple[EngineClien
         events = [event async for event in engine.stream(request)]
         assert isinstance(events[-1], answer), events[-1]
         assert stages(events) == expected
+    status = await engine.ask(GetStatus())
+    assert isinstance(status, Status) and status.ood == ("distance", "surprise")
