@@ -78,7 +78,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
         parser.add_argument(
             "--quantize",
-            choices=("nf4", "fp4", "int8", "none"),
+            choices=("nf4", "fp4", "int8", "torchao-int8", "none"),
             help="keep the base's linear layers in 4 or 8 bits, from now on (it is remembered in DOC.tui.toml)",
         )
         parser.add_argument(

@@ -3,7 +3,7 @@
 Beside `notes.dlm` it is `notes.dlm.tui.toml`:
 
 base = "models/mine"          # a model folder or a GGUF file to use instead of the document's base, from its folder
-quantize = "nf4"              # keep the base's linear layers in 4 (nf4, fp4) or 8 bits (int8)
+quantize = "nf4"              # keep the base's linear layers in 4 (nf4, fp4) or 8 bits (int8, torchao-int8)
 offload = "/var/tmp/base"      # where a base that has no room in memory may lie on the disk, from the document's folder
 allow_other_dtype = true      # use a gate that was trained on the same weights in another type, too
 
@@ -29,7 +29,7 @@ from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
-Quantisation = Literal["nf4", "fp4", "int8"]
+Quantisation = Literal["nf4", "fp4", "int8", "torchao-int8"]
 SUFFIX = ".tui.toml"
 _MAX_BYTES = 1 << 20
 

@@ -54,9 +54,8 @@ class ParityJob:
 
     `runtime` is llama.cpp, transformers (the export as it is loaded, in `load_dtype`), or for the reference weights
     `stored gguf` (`config` with the weights in `model` and `loras`) and `base and pairs`. `dtype` is the type whose
-    rounding explains differences, `quantize` how bitsandbytes quantises the base of a PEFT export. `embed` asks
-    llama.cpp for the mean of the final hidden states instead, and for
-    nothing else.
+    rounding explains differences, `quantize` how the base of a PEFT export is quantised when it is loaded. `embed` asks
+    llama.cpp for the mean of the final hidden states instead, and for nothing else.
     """
 
     runtime: str

@@ -20,6 +20,7 @@ from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_merged
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.model.quantised import library_of
 from dlm_tui.progress import Progress
 
 VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -72,10 +73,10 @@ class PeftTarget(Common):
         self.figures = {"merged": False, "mix_rank": context.rank}
         base = context.session.base
         self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
-        if base.source.quantize is not None:
+        if (kind := base.source.quantize) is not None:
             self.notes.append(
-                f"the base was quantised as {base.source.quantize} by bitsandbytes: other programs have these numbers"
-                " where they load it so, too"
+                f"the base was quantised as {kind} by {library_of(kind)}: other programs have these numbers where they"
+                " load it so, too"
             )
 
     @property

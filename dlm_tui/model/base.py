@@ -48,8 +48,9 @@ class Base:
     `model` is the transformers module; `context_length` is in tokens, `positions` the longest text its configuration
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
     nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
-    `fused` belongs to the fast tier, which keeps its fused weights here. `quantisation` is nf4, fp4 or int8, None for
-    a base whose weights are numbers; `is_offloaded` says that some are read from the disk whenever they are used.
+    `fused` belongs to the fast tier, which keeps its fused weights here. `quantisation` is nf4, fp4, int8 or
+    torchao-int8, None for a base whose weights are numbers; `is_offloaded` says that some are read from the disk
+    whenever they are used.
     """
 
     def __init__(
@@ -197,8 +198,8 @@ def load_base(
     check_config(config, files)
     quantisation = stored_quantisation(config)
     asked = source.quantize if quantisation is None else None
-    if quantisation or asked:
-        require_library()
+    if kind := quantisation or asked:
+        require_library(kind)
     tokenizer = yield from in_thread(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )

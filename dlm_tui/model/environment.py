@@ -14,8 +14,10 @@ CHILD_ENVIRONMENT = {
 
 
 def quiet_libraries() -> None:
-    """PEFT loads bitsandbytes where it is installed, which then advises a package that nothing here would use."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    """PEFT loads bitsandbytes and torchao where they are installed, which then advise packages that nothing here would
+    use, and name their files for other devices that they could not load."""
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def collect_rarely() -> None:

@@ -10,11 +10,12 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import msgspec
 import numpy as np
 
+from dlm_tui.document.side_file import Quantisation
 from dlm_tui.files import sha256_file
 from dlm_tui.model.remembered import remembered
 
@@ -28,7 +29,7 @@ _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # half a unit in the last place, and the smallest number that is not rounded away
 _ROUNDING = {"F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-149), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
 # a quantised base keeps the sample of what it was made from, which may have been of any of these types
-_ROUNDING |= dict.fromkeys(("nf4", "fp4", "int8"), _ROUNDING["BF16"])
+_ROUNDING |= dict.fromkeys(get_args(Quantisation), _ROUNDING["BF16"])
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",

@@ -1,13 +1,14 @@
-"""Bases whose linear layers are kept in 4 or 8 bits by bitsandbytes.
+"""Bases whose linear layers are kept in 4 or 8 bits by bitsandbytes, or in 8 by torchao.
 
 On the CPU the layers multiply by the weights that the stored numbers stand for, in the type of their input. The
-library's own kernels round there: 4-bit weights to bfloat16, and for 8 bits the inputs as well, together with the rows
-beside them. So an answer would depend on the batch it is decoded in. On a GPU the library's kernels are used.
+kernels of bitsandbytes round there: 4-bit weights to bfloat16, and for 8 bits the inputs as well, together with the
+rows beside them. So an answer would depend on the batch it is decoded in. On a GPU the libraries' kernels are used.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -17,13 +18,19 @@ from torch.nn import functional
 
 from dlm_tui.model.registry import BaseUnavailable
 
-_LIBRARY = "bitsandbytes"
-_BITS = {"nf4": 4, "fp4": 4, "int8": 8}
+TORCHAO_INT8 = "torchao-int8"
+_BITS = {"nf4": 4, "fp4": 4, "int8": 8, TORCHAO_INT8: 8}
+_INSTALLED_BY = {"bitsandbytes": "pip install 'dlm-tui[quant]'", "torchao": "pip install torchao"}
 
 
 def bits_of(quantisation: str) -> int:
     """Bits per stored weight, without the scales."""
     return _BITS[quantisation]
+
+
+def library_of(quantisation: str) -> str:
+    """The package whose layers hold such weights."""
+    return "torchao" if quantisation == TORCHAO_INT8 else "bitsandbytes"
 
 
 def stored_quantisation(config: Mapping[str, Any]) -> str | None:
@@ -37,24 +44,29 @@ def stored_quantisation(config: Mapping[str, Any]) -> str | None:
     if settings.get("load_in_8bit"):
         return "int8"
     kind = settings.get("bnb_4bit_quant_type")
-    if settings.get("load_in_4bit") and kind in _BITS:
+    if settings.get("load_in_4bit") and kind in ("nf4", "fp4"):
         return str(kind)
     raise BaseUnavailable(
-        f"the base is quantised by {str(settings.get('quant_method'))[:40]!r}, and only {_LIBRARY} (4 and 8 bits) is"
-        " read; use the base as it was before, with --quantize to keep it small"
+        f"the base is quantised by {str(settings.get('quant_method'))[:40]!r}, and only bitsandbytes (4 and 8 bits)"
+        " is read; use the base as it was before, with --quantize to keep it small"
     )
 
 
-def require_library() -> None:
-    """Raises BaseUnavailable, with the command that installs it, where bitsandbytes is missing."""
-    if importlib.util.find_spec(_LIBRARY) is None:
-        raise BaseUnavailable(f"a quantised base needs {_LIBRARY}: pip install 'dlm-tui[quant]'")
+def require_library(quantisation: str) -> None:
+    """Raises BaseUnavailable, with the command that installs it, where the package it needs is missing."""
+    library = library_of(quantisation)
+    if importlib.util.find_spec(library) is None:
+        raise BaseUnavailable(f"a base quantised as {quantisation} needs {library}: {_INSTALLED_BY[library]}")
 
 
 def quantisation_config(quantisation: str) -> Any:
-    """What transformers loads a base with, to quantise it as nf4, fp4 or int8."""
-    from transformers import BitsAndBytesConfig
+    """What transformers loads a base with, to quantise it as nf4, fp4, int8 or torchao-int8."""
+    from transformers import BitsAndBytesConfig, TorchAoConfig
 
+    if quantisation == TORCHAO_INT8:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
     if quantisation == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantisation, bnb_4bit_compute_dtype=torch.float32)
@@ -62,19 +74,30 @@ def quantisation_config(quantisation: str) -> Any:
 
 def compute_exactly(model: nn.Module) -> None:
     """Let the quantised layers of `model` on the CPU multiply by the numbers that they stand for."""
-    import bitsandbytes as library
-
     for module in model.modules():
-        kind = type(module)
-        if kind in (library.nn.Linear4bit, library.nn.Linear8bitLt) and next(module.parameters()).device.type == "cpu":
-            module.__class__ = _exact(kind)
+        if _is_quantised(module) and next(module.parameters()).device.type == "cpu":
+            module.__class__ = _exact(type(module))
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    if type(module) is nn.Linear:
+        return _is_of_torchao(module.weight)
+    bitsandbytes = sys.modules.get("bitsandbytes")  # its layers are there only once it was loaded
+    return bitsandbytes is not None and type(module) in (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)
+
+
+def _is_of_torchao(weight: Tensor) -> bool:
+    """torchao's weights are tensors of a class of its own in ordinary layers."""
+    return type(weight).__module__.partition(".")[0] == "torchao"
 
 
 def dequantised(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight [out, in] that a quantised layer stands for."""
+    module = cast("Any", layer)
+    if _is_of_torchao(module.weight):
+        return cast("Tensor", module.weight.dequantize().to(dtype))
     import bitsandbytes as library
 
-    module = cast("Any", layer)
     if isinstance(layer, library.nn.Linear8bitLt):
         if module.weight.CB is not None:
             module.init_8bit_state()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _LOCK_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 _KIND_KEY = "adapter_kind"
-_PINNED = ("torch", "transformers", "peft", "bitsandbytes")
+_PINNED = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
 
 
 class NotInForce(DlmTuiError):

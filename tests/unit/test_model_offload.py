@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_with_what_does(
 ) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama")
     monkeypatch.setattr(bases, "available_memory", lambda: 1000)
-    monkeypatch.setattr(bases, "require_library", lambda: None)  # it is refused before anything is quantised
+    monkeypatch.setattr(bases, "require_library", lambda kind: None)  # it is refused before anything is quantised
     offload = tmp_path / "disk" if quantize else None
     source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize, offload=offload)
     with pytest.raises(BaseUnavailable, match=rf"takes .* are free; .*{remedy}"):
@@ -69,7 +69,7 @@ def test_what_a_stored_quantised_base_was_made_from_may_lie_on_the_disk(
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(bases, "available_memory", lambda: 1000)
-    monkeypatch.setattr(bases, "require_library", lambda: None)
+    monkeypatch.setattr(bases, "require_library", lambda kind: None)
     with pytest.raises(BaseUnavailable, match="leave the base that this one was made from on the disk with --offload"):
         run_to_end(load_base(resolve_base("hf:test/llama", folder), device="cpu"))
 

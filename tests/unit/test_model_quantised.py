@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +22,8 @@ from dlm_tui.progress import run_to_end
 from tests.tiny_models import random_adapter, tiny_base, write_tiny_base
 
 pytest.importorskip("bitsandbytes")
-KINDS = ("nf4", "fp4", "int8")
+STORED_KINDS = ("nf4", "fp4", "int8")
+KINDS = (*STORED_KINDS, *(("torchao-int8",) if importlib.util.find_spec("torchao") else ()))  # see test_torchao.py
 SIZES = {"hidden_size": 64, "intermediate_size": 96}
 
 
@@ -115,7 +117,7 @@ def test_a_quantised_base_is_another_one_and_a_near_relative(folder: Path) -> No
     assert opened(folder, "nf4").identity == small.identity
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STORED_KINDS)
 def test_a_checkpoint_that_is_quantised_already_opens_as_such(kind: str, folder: Path, tmp_path: Path) -> None:
     made: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=quantisation_config(kind), device_map={"": "cpu"}
@@ -139,8 +141,10 @@ def test_what_cannot_be_opened_is_said_with_the_remedy(
     with pytest.raises(BaseUnavailable, match=r"quantised by 'gptq'.*--quantize"):
         opened(tmp_path / "other")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BaseUnavailable, match=r"pip install 'dlm-tui\[quant\]'"):
+    with pytest.raises(BaseUnavailable, match=r"as nf4 needs bitsandbytes: pip install 'dlm-tui\[quant\]'"):
         opened(folder, "nf4")
+    with pytest.raises(BaseUnavailable, match=r"as torchao-int8 needs torchao: pip install torchao"):
+        opened(folder, "torchao-int8")
 
 
 def test_an_ordinary_base_is_not_touched(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.tiny_models import write_tiny_base
 from tests.training_samples import sample
 
 pytest.importorskip("bitsandbytes")
-KINDS = ("nf4", "int8")
+KINDS = ("nf4", "int8", *(("torchao-int8",) if importlib.util.find_spec("torchao") else ()))  # see test_torchao.py
 
 
 @pytest.fixture(scope="module")
