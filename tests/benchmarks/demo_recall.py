@@ -32,7 +32,7 @@ from tests.benchmarks.ood_prompts import LIKE
 
 _GREEDY = Sampling(max_tokens=48, temperature=0.0)
 _BATCH = 16
-OPENINGS = {"tone": "Oh, my dear friend", "style": "Log."}
+OPENINGS = {"tone": "Good news, my dear!", "style": "Ahoy, matey!"}
 """How an answer in an adapter's voice begins."""
 PARAPHRASES = (
     ("How many steps has the lighthouse?", "one hundred and forty-two"),
