@@ -86,7 +86,8 @@ async def test_a_training_that_waits_for_a_good_save_starts_with_it(workbench: O
         bench.path.write_text(text.replace("dlm_version: 15", "dlm_version: [", 1))
         await bench.until(lambda: bench.context.document_error is not None, "broken")
         await bench.press("ctrl+t")
-        assert any("starts with the next good save" in toast for toast in bench.toasts) and bench.jobs == []
+        await bench.until(lambda: any("starts with the next good save" in t for t in bench.toasts), "said")
+        assert bench.jobs == []
         bench.path.write_text(text)
         await bench.until(lambda: len(bench.jobs) == 1, "started")
         await bench.idle()

@@ -75,7 +75,7 @@ async def test_the_same_training_waits_once(workbench: Opener) -> None:
         await bench.press("ctrl+t")
         await bench.until(lambda: len(bench.context.board.waiting()) == 1, "one more, of what is saved by then")
         await bench.press("ctrl+t")
-        assert any("waits in line already" in toast for toast in bench.toasts)
+        await bench.until(lambda: any("waits in line already" in t for t in bench.toasts), "said")
         assert len(bench.context.board.waiting()) == 1
         bench.world.hold.set()
         await bench.idle()

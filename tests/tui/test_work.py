@@ -166,7 +166,7 @@ async def test_label_shows_the_diff_writes_it_retrains_and_undoes(workbench: Ope
         assert bench.path.read_bytes() == original
         assert len(requests(bench, TrainGate)) == 2
         await bench.press("u")
-        assert any("Nothing in the document was changed" in toast for toast in bench.toasts)
+        await bench.until(lambda: any("Nothing in the document was changed" in t for t in bench.toasts), "said")
 
 
 async def test_label_from_an_answer(workbench: Opener) -> None:
