@@ -38,6 +38,8 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # asyncio would say nothing of the last 64 KB, and an answer that ends there would wait for its reader for good
+        transport.set_write_buffer_limits(high=0)
         self._timer = self.loop.call_later(self.header_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
