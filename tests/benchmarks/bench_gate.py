@@ -32,6 +32,7 @@ from tests.benchmarks.harness import (
     Timing,
     at_most,
     faster,
+    layer_weights,
     paired,
     plain_read,
     reported,
@@ -66,7 +67,9 @@ def _gate(size: int) -> Gate:
 def _prompt(model: MixedModel, tokens: int) -> tuple[str, str]:
     """A prompt of `tokens` − 1 tokens and the same with one more token."""
     ids = model.base.encode_raw(WORDS * 60, tokens)
-    texts: list[str] = [model.base.tokenizer.decode(ids[:count]) for count in (tokens - 1, tokens)]
+    texts: list[str] = [
+        model.base.tokenizer.decode(ids[:count], skip_special_tokens=True) for count in (tokens - 1, tokens)
+    ]
     counts = [len(model.base.encode_raw(text)) for text in texts]
     if counts != [tokens - 1, tokens]:
         raise AssertionError(f"the prompts have {counts} tokens")
@@ -86,7 +89,7 @@ def _difference(model: MixedModel, router: PromptRouter, prompt: str) -> str:
     return f"weights differ by {apart:.1e}"
 
 
-def _appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
+def appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
     """A router, the longer prompt, and a function that appends its last token, over and over."""
     router = PromptRouter(model.backbone, model.base, _gate(model.base.hidden_size))
     _, long = _prompt(model, tokens)
@@ -104,7 +107,7 @@ def _appending(model: MixedModel, tokens: int) -> tuple[PromptRouter, str, Any]:
 
 
 def _append(model: MixedModel, tokens: int, goal: float, rounds: int) -> Row:
-    router, long, append = _appending(model, tokens)
+    router, long, append = appending(model, tokens)
     assert router.gate is not None
     gate = router.gate
     timing = paired(append, lambda: _full(model, gate, long), rounds=rounds, repeat=3)
@@ -113,7 +116,7 @@ def _append(model: MixedModel, tokens: int, goal: float, rounds: int) -> Row:
 
 
 def _delete(model: MixedModel, rounds: int) -> Row:
-    router, _, _ = _appending(model, 512)
+    router, _, _ = appending(model, 512)
     short, long = _prompt(model, 512)
     gate = router.gate
     assert gate is not None
@@ -128,8 +131,8 @@ def _delete(model: MixedModel, rounds: int) -> Row:
 
 
 def _floor(model: MixedModel, rounds: int) -> Row:
-    router, long, append = _appending(model, 512)
-    read = plain_read([weight for weight in model.base.decoder.parameters() if weight.dim() == 2][1:])
+    router, long, append = appending(model, 512)
+    read = plain_read(layer_weights(model.base))
     timing = paired(append, read, rounds=rounds, repeat=3)
     return at_most(FLOOR, timing, PLAIN_READ, 1.3, _difference(model, router, long))
 

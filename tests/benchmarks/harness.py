@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -169,6 +169,12 @@ def read_bandwidth(size: int = 1 << 27, rounds: int = 5) -> float:
 
 
 PLAIN_READ = "one read of those weights, a plain loop in every thread"
+
+
+def layer_weights(base: Base) -> list[Tensor]:
+    """The matrices that every token reads whole: all but the token embedding, of which it reads a row."""
+    embedding = cast("Any", base.model).get_input_embeddings().weight
+    return [weight for weight in base.decoder.parameters() if weight.dim() > 1 and weight is not embedding]
 
 
 def plain_read(weights: Sequence[Tensor]) -> Callable[[], None]:

@@ -31,16 +31,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from dlm_tui.engine.client import EngineClient
 from dlm_tui.engine.protocol import Open, Opened
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.gate.gate import Gate
-from dlm_tui.gate.network import seeded_network
-from dlm_tui.gate.router import PromptRouter
 from dlm_tui.model.adapters import Adapter, save_peft_adapter
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.registry import resolve_base, weight_files
 from dlm_tui.progress import run_to_end
-from dlm_tui.store import GateConfig, Store
+from dlm_tui.store import Store
 from tests.benchmarks import peers
+from tests.benchmarks.bench_gate import appending
 from tests.benchmarks.bench_model_llama import against_llama_cpp
 from tests.benchmarks.bench_model_memory import on_its_file
 from tests.benchmarks.gate_reference import reference_embedding
@@ -49,6 +47,7 @@ from tests.benchmarks.harness import (
     Row,
     at_most,
     faster,
+    layer_weights,
     machine,
     paired,
     plain_read,
@@ -146,16 +145,9 @@ def rows(name: str, folder: Path, rounds: int) -> list[Row]:
 
 def keys(case: Subject, length: int, rounds: int) -> list[Row]:
     """One more token of a prompt to the gate's weights."""
-    size = case.base.hidden_size
-    gate = Gate(NAMES, GateConfig(NAMES, 0.01, 64, size, "trained"), seeded_network(size, 64, len(NAMES), 3))
-    router = PromptRouter(case.model.backbone, case.base, gate)
-    prompt = _prompt(case.base, length)
-    ids = case.base.encode_raw(prompt)
-
-    def append() -> None:
-        router._memory.cache.crop(length - 1)
-        router._memory.ids = router._memory.ids[: length - 1]
-        run_to_end(router.route(prompt))
+    router, prompt, append = appending(case.model, length)
+    gate, ids = router.gate, case.base.encode_raw(prompt)
+    assert gate is not None
 
     def whole() -> Tensor:
         return gate.weights(reference_embedding(case.plain, case.base.tokenizer, prompt))
@@ -185,18 +177,8 @@ def keys(case: Subject, length: int, rounds: int) -> list[Row]:
 
 def floor(case: Subject, rounds: int) -> Row:
     """A key against reading every weight of the layers once, as they are stored, in a plain loop of two threads."""
-    size = case.base.hidden_size
-    gate = Gate(NAMES, GateConfig(NAMES, 0.01, 64, size, "trained"), seeded_network(size, 64, len(NAMES), 3))
-    router = PromptRouter(case.model.backbone, case.base, gate)
-    prompt = _prompt(case.base, 200)
-    run_to_end(router.route(prompt))
-
-    def append() -> None:
-        router._memory.cache.crop(199)
-        router._memory.ids = router._memory.ids[:199]
-        run_to_end(router.route(prompt))
-
-    read = plain_read([weight for weight in case.base.decoder.parameters() if weight.dim() == 2][1:])
+    _, _, append = appending(case.model, 200)
+    read = plain_read(layer_weights(case.base))
     timing = paired(append, read, rounds=2 * rounds, repeat=3)
     return at_most("one more token at 200, distance from the floor", timing, PLAIN_READ, 1.3, "")
 
@@ -322,14 +304,6 @@ def write_document(path: Path, folder: Path) -> None:
     ]
     path.write_text(head + "\n".join(sections), encoding="utf-8")
     path.with_name(path.name + ".tui.toml").write_text(f"base = {json.dumps(str(folder))}\n", encoding="utf-8")
-
-
-def _prompt(base: Base, tokens: int) -> str:
-    ids = base.encode_raw(WORDS * 60, tokens)
-    text: str = base.tokenizer.decode(ids, skip_special_tokens=True)
-    if base.encode_raw(text) != ids:
-        raise AssertionError(f"the prompt is not read as the {tokens} tokens it was made of")
-    return text
 
 
 def _read(file: Path) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import SideFile, SideFileError, load, read_side_file, set_side_value, side_file_path
+from dlm_tui.document.side_file import Quantisation
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import base_of
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
 from tests.training_samples import write_document
+
+
+def test_the_flag_takes_what_the_side_file_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--help"]) == 0
+    assert f"--quantize{{{','.join((*get_args(Quantisation), 'none'))}}}" in "".join(capsys.readouterr().out.split())
 
 
 def test_the_flag_is_remembered_for_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
