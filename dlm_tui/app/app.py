@@ -19,6 +19,7 @@ from textual.filter import LineFilter, Monochrome
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
+from dlm_tui.app.key_order import KeyOrder, KeyPassed
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.screens.opening import OpeningScreen
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
@@ -72,6 +73,7 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         self.opening = opening
         self.problem: DlmTuiError | None = None
         self.next_document: Path | None = None
+        self._key_order = KeyOrder(self, super().on_event)
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
         self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name
@@ -106,10 +108,20 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         return OpeningScreen(self.opening.name)
 
     async def on_event(self, event: events.Event) -> None:
-        """Alt with a letter is a key; what is being edited would take the letter as text."""
-        if isinstance(event, events.Key) and event.key.startswith("alt+"):
-            event.character = None
-        await super().on_event(event)
+        """Keys one after the other; Alt with a letter is a key: what is being edited would take the letter as text."""
+        if not isinstance(event, events.Key):
+            await super().on_event(event)
+        elif event.is_forwarded:
+            await super().on_event(event)
+            await self._key_order.passed(event)
+        else:
+            if event.key.startswith("alt+"):
+                event.character = None
+            await self._key_order.pressed(event)
+
+    async def on_key_passed(self, message: KeyPassed) -> None:
+        """Something took the key on its way here."""
+        await self._key_order.passed(message.key)
 
     def on_mount(self) -> None:
         """Colours that are not in the stylesheets follow the theme."""

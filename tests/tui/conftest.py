@@ -54,6 +54,15 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+async def at_rest(*_: float) -> None:
+    """Until no task of this loop can go on at once."""
+    loop = asyncio.get_running_loop()
+    for _ in range(10_000):
+        await asyncio.sleep(0)
+        if not loop._ready:  # type: ignore[attr-defined]
+            return
+
+
 class Asked:
     """Another moment for every question, far from today, the same in every run."""
 
@@ -131,8 +140,7 @@ class Bench:
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             assert asyncio.get_running_loop().time() < deadline, f"never happened: {what}\n{self.text}"
-            await self._pause(0.005)
-        await self._pause()
+            await asyncio.sleep(0.005)
         await self.quiet()
 
     async def quiet(self) -> None:
@@ -140,11 +148,22 @@ class Bench:
         deadline = asyncio.get_running_loop().time() + 30.0
         calm = 0
         while calm < 2 and not self.app._exit and asyncio.get_running_loop().time() < deadline:
-            await self._pause(0)
-            nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
-            waiting = any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks
-            waiting = waiting or any(isinstance(node, Throttled) and node.is_behind for node in nodes)
-            calm = 0 if waiting else calm + 1
+            await at_rest()
+            if self._is_behind():
+                calm = 0
+                await asyncio.sleep(0.002)
+                self.app.screen._on_timer_update()
+                continue
+            if not calm:
+                await self._pause(0)  # every widget answers: none is in the middle of a message
+            calm += 1
+
+    def _is_behind(self) -> bool:
+        """Whether a message, a callback or a drawing is left."""
+        nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
+        if any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks:
+            return True
+        return any(isinstance(node, Throttled) and node.is_behind for node in nodes)
 
     async def _pause(self, seconds: float | None = None) -> None:
         # a widget that is removed meanwhile never answers; whoever waits looks again
@@ -214,8 +233,9 @@ Opener = Callable[..., AbstractAsyncContextManager[Bench]]
 @pytest.fixture
 def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
     """Open a workbench: `async with workbench(size=(80, 24), trained=True) as bench`."""
-    # the pilot guesses from the processor's time when all is done, in steps of this; `Bench.quiet` knows
-    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.001)
+    # the pilot guesses from the processor's time when all is done; `Bench.quiet` knows
+    for waiter in ("app", "pilot"):
+        monkeypatch.setattr(f"textual.{waiter}.wait_for_idle", at_rest)
 
     @asynccontextmanager
     async def opened(

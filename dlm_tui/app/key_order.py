@@ -1,0 +1,74 @@
+"""Keys act in the order in which they were pressed.
+
+A letter is taken by the widget that has the focus. A key that is bound climbs from there to the app, through one
+message queue after the other, and acts only there: in a burst, letters pressed behind Backspace were inserted before it
+deleted. So the keys behind one that may climb wait until it has acted or was taken on its way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from textual import events
+from textual.app import App
+from textual.dom import DOMNode
+from textual.message import Message
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at whether the widget a key was given to is still there, while others wait behind it."""
+
+
+class KeyPassed(Message):
+    """Follows a key through the same queues, so that it comes to the app even where something took the key."""
+
+    def __init__(self, key: events.Key) -> None:
+        super().__init__()
+        self.key = key
+
+
+class KeyOrder:
+    """The keys that wait, and the one they wait for.
+
+    Args:
+        app: Whose keys.
+        dispatch: What the app does with a key that was pressed.
+    """
+
+    def __init__(self, app: App[int], dispatch: Callable[[events.Key], Awaitable[None]]) -> None:
+        self._app = app
+        self._dispatch = dispatch
+        self._waiting: deque[events.Key] = deque()
+        self._climbing: events.Key | None = None
+        self._given_to: DOMNode | None = None
+
+    async def pressed(self, key: events.Key) -> None:
+        """Give a key to the app, at once or when those before it have acted."""
+        self._waiting.append(key)
+        if self._climbing is None:
+            await self._go_on()
+        elif len(self._waiting) == 1:
+            self._app.set_timer(LOOK_EVERY, self._look)
+
+    async def passed(self, key: events.Key) -> None:
+        """A key has acted, or something took it: the next."""
+        if key is self._climbing:
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        self._climbing = None
+        while self._waiting and self._climbing is None:
+            key = self._waiting.popleft()
+            target = self._app.focused or self._app.screen
+            if not target.check_consume_key(key.key, key.character):
+                self._climbing, self._given_to = key, target
+            await self._dispatch(key)
+            if self._climbing is key:
+                target.post_message(KeyPassed(key))
+
+    async def _look(self) -> None:
+        """A widget that was removed passes nothing on."""
+        if self._waiting and self._given_to is not None and not self._given_to.is_attached:
+            await self._go_on()
+        if self._waiting:
+            self._app.set_timer(LOOK_EVERY, self._look)

@@ -1,0 +1,61 @@
+"""Keys that come all at once act in the order in which they were pressed."""
+
+from __future__ import annotations
+
+from textual import events
+from textual.widgets import Input
+
+from dlm_tui.engine.protocol import Generate
+from tests.tui.conftest import Bench, Opener
+
+NAMES = {" ": "space", ".": "full_stop", "?": "question_mark"}
+
+
+def at_once(bench: Bench, *keys: str) -> None:
+    """What a terminal sends while the program is behind: every key is in the queue before the first one acts."""
+    for key in keys:
+        event = events.Key(NAMES.get(key, key), key if len(key) == 1 else None)
+        event.set_sender(bench.app)
+        bench.app.post_message(event)
+
+
+def asked(bench: Bench) -> list[str]:
+    """The prompts that answers were asked for."""
+    return [request.prompt for request in bench.world.requests if isinstance(request, Generate)]
+
+
+async def test_letters_behind_backspace_stay(workbench: Opener) -> None:
+    async with workbench() as bench:
+        at_once(bench, *"I cannot sleep.", *["backspace"] * 15, *"When does", "left", "home", *"So ", "end", "!")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "So When does!", "the order of the keys")
+
+
+async def test_what_is_asked_is_what_stood_there(workbench: Opener) -> None:
+    async with workbench() as bench:
+        at_once(bench, *"one", "ctrl+g", *" two")
+        await bench.until(lambda: asked(bench), "asked")
+        assert asked(bench) == ["one"]
+
+
+async def test_a_line_of_one_row(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("ctrl+r")
+        field = bench.app.screen.query_one(Input)
+        at_once(bench, *"abc", "backspace", "backspace", *"xyz", "home", "0")
+        await bench.until(lambda: field.value == "0axyz", "the order of the keys")
+
+
+async def test_keys_behind_a_dialog_that_closes(workbench: Opener) -> None:
+    """Escape takes away the widget that the key was given to, and with it whatever follows the key there."""
+    async with workbench() as bench:
+        await bench.press("ctrl+r")
+        at_once(bench, *"ab", "escape", *"hello", "backspace", *"!")
+        await bench.until(lambda: bench.screen.prompt_pane.text.endswith("hell!"), "the keys after the dialog")
+
+
+async def test_keys_that_a_dialog_takes_itself(workbench: Opener) -> None:
+    """The help filters by what is typed and takes the keys on their way."""
+    async with workbench() as bench:
+        await bench.press("f1")
+        at_once(bench, "down", "down", *"mix", "escape", *"then")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "then", "typed behind the help")
