@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from gguf import GGMLQuantizationType as Type
-from torch import Tensor, nn
+from torch import Tensor
+
+Loras = Sequence[tuple[Tensor, Tensor, float]]
+"""lora_A [r, in], lora_B [out, r] and the scale of every adapter of a matrix."""
 
 _BY_256 = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_XS)
 
@@ -37,13 +40,8 @@ def rounded_inputs(x: Tensor, kind: Type) -> Tensor:
     return ((blocks * inverse).round() * scale.half().float()).reshape(x.shape)
 
 
-def multiply_as_ggml(linear: nn.Linear, kind: Type, loras: Sequence[tuple[Tensor, Tensor, float]]) -> None:
-    """Let `linear` round its inputs for `kind` and add `scale · B(A x)` of each (A, B, scale) with the plain ones."""
-
-    def forward(input: Tensor) -> Tensor:
-        output = nn.functional.linear(rounded_inputs(input, kind), linear.weight, linear.bias)
-        for first, second, scale in loras:
-            output = output + scale * ((input @ first.T) @ second.T)
-        return output
-
-    linear.forward = forward  # type: ignore[method-assign]
+def add_loras(output: Tensor, x: Tensor, loras: Loras) -> Tensor:
+    """`output` and `scale · B(A x)` of each adapter, which take the inputs as they are."""
+    for first, second, scale in loras:
+        output = output + scale * ((x @ first.T) @ second.T)
+    return output

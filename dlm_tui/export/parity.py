@@ -189,7 +189,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     child = _child(job)
     try:
         for line in _lines(child, patience):
-            if line is None:
+            if line is None or "working" in line:
                 yield Progress("runtime", done, total)
                 continue
             if "failed" in line:

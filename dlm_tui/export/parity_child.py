@@ -11,12 +11,17 @@ import json
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
 
-from dlm_tui.export.runtimes import LlamaCpp, Runtime, as_loaded, base_and_pairs, stored_in_gguf
+from dlm_tui.export.runtimes import LlamaCpp, Runtime, as_loaded
 from dlm_tui.system_errors import error_line, system_sentence
+
+_BEAT_SECONDS = 5.0
+"""How often a reference that reads its weights as it goes says that it is at work."""
 
 
 def _end_with_stdin() -> None:
@@ -24,14 +29,19 @@ def _end_with_stdin() -> None:
     os._exit(0)
 
 
-def _load(job: dict[str, Any]) -> Runtime:
+def _load(job: dict[str, Any], beat: Callable[[], None]) -> Runtime:
     if job["runtime"] == "llama.cpp":
         loras = [(str(path), float(scale)) for path, scale in job["loras"]]
         return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]), embeds=bool(job["embed"]))
     if job["runtime"] == "stored gguf":
-        return stored_in_gguf(job["config"], job["model"], [(str(path), float(scale)) for path, scale in job["loras"]])
+        from dlm_tui.export.reference_runtimes import stored_in_gguf
+
+        loras = [(str(path), float(scale)) for path, scale in job["loras"]]
+        return stored_in_gguf(job["config"], job["model"], loras, beat)
     if job["runtime"] == "base and pairs":
-        return base_and_pairs(job["model"], job["adapter"], job["load_dtype"])
+        from dlm_tui.export.reference_runtimes import base_and_pairs
+
+        return base_and_pairs(job["model"], job["adapter"], job["load_dtype"], beat)
     return as_loaded(job["model"], job.get("adapter"), job["load_dtype"], job["quantize"])
 
 
@@ -40,16 +50,23 @@ def _answer(job: dict[str, Any], out: IO[str]) -> None:
         out.write(json.dumps(line) + "\n")
         out.flush()
 
-    runtime = _load(job)
+    heard = time.monotonic()
+
+    def beat() -> None:
+        nonlocal heard
+        if time.monotonic() - heard > _BEAT_SECONDS:
+            heard = time.monotonic()
+            say(working=True)
+
+    runtime = _load(job, beat)
     say(loaded=runtime.label)
     if isinstance(runtime, LlamaCpp):  # the others are compared by what they say next
         for ids in job["embed"]:
             say(embedding=base64.b64encode(runtime.embedding(ids).astype("<f4").tobytes()).decode())
-    for ids in job["prompts"]:
-        vector = runtime.logprobs(ids).astype("<f4")
-        say(logprobs=base64.b64encode(np.ascontiguousarray(vector).tobytes()).decode())
-    for ids in job["greedy"]:
-        say(greedy=runtime.greedy(ids, int(job["tokens"])))
+    for vector in runtime.logprobs(job["prompts"]):
+        say(logprobs=base64.b64encode(np.ascontiguousarray(vector.astype("<f4")).tobytes()).decode())
+    for answer in runtime.greedy(job["greedy"], int(job["tokens"])):
+        say(greedy=answer)
     for text in job["texts"]:
         say(tokens=runtime.tokenize(text))
     say(done=True, tokens_per_second=runtime.tokens_per_second)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from dlm_tui.model.pages import give_back_freed, rest_weight_files
 
 Vector = npt.NDArray[np.float32]
 
@@ -40,11 +41,11 @@ class Runtime(Protocol):
     def tokens_per_second(self) -> float | None:
         """Over all greedy answers so far, None where it is not told."""
 
-    def logprobs(self, ids: Sequence[int]) -> Vector:
-        """log p of every token after `ids`, in nats, [vocab]."""
+    def logprobs(self, prompts: Sequence[Sequence[int]]) -> Iterator[Vector]:
+        """log p of every token after each prompt, in nats, [vocab]."""
 
-    def greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
-        """The `tokens` likeliest tokens one after another, past any end-of-text token."""
+    def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+        """The `tokens` likeliest tokens one after another behind each prompt, past any end-of-text token."""
 
     def tokenize(self, text: str) -> list[int] | None:
         """Token ids of raw text by the runtime's own tokenizer, None when it has none of its own."""
@@ -92,7 +93,13 @@ class LlamaCpp:
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{path} answered {error.code}: {error.read(400).decode(errors='replace')}") from error
 
-    def logprobs(self, ids: Sequence[int]) -> Vector:
+    def logprobs(self, prompts: Sequence[Sequence[int]]) -> Iterator[Vector]:
+        for ids in prompts:
+            yield self._logprobs(ids)
+            give_back_freed()  # a vocabulary as text and objects, in the memory of a thread that has ended
+            rest_weight_files()
+
+    def _logprobs(self, ids: Sequence[int]) -> Vector:
         # the bias only steers which token is sampled; the reported log-probabilities are those before it
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": self._vocab, "temperature": 0.0, "cache_prompt": False}
         answer = self._post("/completion", {**body, "logit_bias": [[int(ids[-1]), 1000.0]]})
@@ -102,7 +109,10 @@ class LlamaCpp:
                 found[entry.id] = entry.logprob
         return found
 
-    def greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
+    def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+        return (self._greedy(ids, tokens) for ids in prompts)
+
+    def _greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
         said: list[int] = []
         while len(said) < tokens:  # generation stops at an end-of-text token: ask on from there
             body = {"prompt": [*ids, *said], "n_predict": tokens - len(said), "temperature": 0.0}
@@ -147,15 +157,15 @@ class Transformers:
             logits = self._model(input_ids=torch.tensor([list(ids)]), logits_to_keep=1).logits[0, -1]
             return torch.log_softmax(logits.double(), dim=-1)
 
-    def logprobs(self, ids: Sequence[int]) -> Vector:
-        found: Vector = self._last(ids).float().numpy()
-        return found
+    def logprobs(self, prompts: Sequence[Sequence[int]]) -> Iterator[Vector]:
+        return (self._last(ids).float().numpy() for ids in prompts)
 
-    def greedy(self, ids: Sequence[int], tokens: int) -> list[int]:
-        said: list[int] = []
-        for _ in range(tokens):
-            said.append(int(self._last([*ids, *said]).argmax()))
-        return said
+    def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+        for ids in prompts:
+            said: list[int] = []
+            for _ in range(tokens):
+                said.append(int(self._last([*ids, *said]).argmax()))
+            yield said
 
     def tokenize(self, text: str) -> list[int] | None:
         return None
@@ -188,68 +198,3 @@ def as_loaded(model: str, adapter: str | None, dtype: str, quantize: str | None 
         loaded = peft.PeftModel.from_pretrained(loaded, adapter)
         label = f"peft {peft.__version__}, {label}"
     return Transformers(loaded, label)
-
-
-def stored_in_gguf(config: dict[str, Any], model: str, loras: Sequence[tuple[str, float]]) -> Transformers:
-    """The transformers model of `config` with the weights that a GGUF and adapter files at their scales stand for,
-
-    multiplied as llama.cpp does."""
-    import torch
-    import transformers
-    from transformers.initialization import no_init_weights
-
-    from dlm_tui.export.architectures import read_architecture
-    from dlm_tui.export.ggml_arithmetic import multiply_as_ggml
-    from dlm_tui.export.stored_weights import StoredWeights
-
-    settings = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
-    architecture = read_architecture(settings.to_dict())
-    with no_init_weights():
-        empty: Any = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-    empty.tie_weights()
-    stored = StoredWeights(Path(model), architecture)
-    adapters = [(StoredWeights(Path(path), architecture), scale) for path, scale in loras]
-    with torch.no_grad():
-        for name, parameter in empty.named_parameters():
-            parameter.copy_(stored.weight(name, tuple(parameter.shape)))
-    embedding = empty.get_input_embeddings()
-    for name, module in empty.named_modules():
-        if module is embedding:
-            for adapter, scale in adapters:
-                if (pair := adapter.lora(name)) is not None:
-                    module.weight.data += (pair[1] @ pair[0]).T * scale
-        if isinstance(module, torch.nn.Linear):
-            tied = architecture.tied and name == "lm_head"
-            tensor = "token_embd.weight" if tied else architecture.gguf_name(f"{name}.weight")
-            assert tensor is not None
-            found = [(adapter.lora(name), scale) for adapter, scale in adapters]
-            pairs = [(*pair, scale) for pair, scale in found if pair is not None]
-            multiply_as_ggml(module, stored.kind(tensor), pairs)
-    return Transformers(empty, f"the stored weights in transformers {transformers.__version__}")
-
-
-def base_and_pairs(model: str, pairs: str, dtype: str) -> Transformers:
-    """The base's folder with low-rank pairs (safetensors: `<module>.lora_A`, `.lora_B`) merged, all rounded to `dtype`.
-
-    Computed in float32.
-    """
-    import torch
-    import transformers
-    from safetensors.torch import load_file
-
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    tensors = load_file(pairs)
-    with torch.no_grad():
-        head = loaded.get_output_embeddings()
-        if head.weight is loaded.get_input_embeddings().weight:
-            # the mix may change the embedding, which leaves the output layer as it is
-            head.weight = torch.nn.Parameter(head.weight.clone())
-        for name in {key.rpartition(".")[0] for key in tensors}:
-            weight = loaded.get_submodule(name).weight
-            delta = tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"]
-            weight += delta
-        for parameter in loaded.parameters():
-            parameter.copy_(parameter.to(getattr(torch, dtype)).float())
-    return Transformers(loaded, f"the base and the mix in transformers {transformers.__version__}")

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.quantisation.blocks import dequantise
+from dlm_tui.model.gguf_tensors import TensorReader
+from dlm_tui.model.pages import Rests
 
 
 def unpermute_rows(rows: Tensor, heads: int) -> Tensor:
@@ -26,9 +28,10 @@ class StoredWeights:
     """The weights in a GGUF of `architecture`, dequantised to float32 as they are asked for."""
 
     def __init__(self, path: Path, architecture: Architecture) -> None:
-        self._reader = gguf.GGUFReader(path)
+        self._reader = TensorReader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._architecture = architecture
+        self._rests = Rests()
 
     def kind(self, tensor: str) -> gguf.GGMLQuantizationType:
         """The stored type of a GGUF tensor. Raises KeyError when the file has none of this name."""
@@ -74,6 +77,7 @@ class StoredWeights:
         tensor: Any = self._tensors[name]
         data = tensor.data if expert is None else tensor.data[expert]
         piece = np.ascontiguousarray(data[start:stop])
+        self._rests.read(piece.nbytes)
         if len(tensor.shape) == 1:
             return torch.from_numpy(piece.astype(np.float32))
         rows = dequantise(piece.view(np.uint8), tensor.tensor_type, int(tensor.shape[0]))

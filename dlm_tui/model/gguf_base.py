@@ -52,7 +52,7 @@ class _Contents(msgspec.Struct, frozen=True):
 
 def _contents(file: Path) -> _Contents:
     """What a GGUF file holds. Raises BaseUnavailable where that is no whole model."""
-    import gguf
+    from dlm_tui.model.gguf_tensors import TensorReader
 
     if split := _SPLIT.search(file.name):
         raise BaseUnavailable(
@@ -60,7 +60,7 @@ def _contents(file: Path) -> _Contents:
             f"llama-gguf-split --merge {_first(file.name)} {_SPLIT.sub('.gguf', file.name)}"
         )
     try:
-        tensors = cast("Any", gguf.GGUFReader(file)).tensors
+        tensors = cast("Any", TensorReader(file)).tensors
     except Exception as error:  # the reader runs off the end of what is cut short
         raise BaseUnavailable(f"{_unreadable(file, error)} (or it is damaged or cut short: fetch it again)") from error
     if not any(tensor.name == "token_embd.weight" for tensor in tensors):

@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from torch import Tensor
 
-_MADV_PAGEOUT = 21
+_MADV_DONTNEED, _MADV_PAGEOUT = 4, 21
+_WEIGHTS = (".safetensors", ".gguf")
 
 
 def give_back_freed() -> None:
@@ -33,3 +36,41 @@ def release_pages(tensor: Tensor) -> None:
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
+
+
+def rest_weight_files() -> None:
+    """Take the pages of mapped weight files out of this process; they stay in the system's cache until they are read.
+
+    Only mappings that nothing has written to: in others the written pages would be lost. Elsewhere than on Linux
+    nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for start, end in _untouched(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")):
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def _untouched(smaps: str) -> Iterator[tuple[int, int]]:
+    """Address ranges of mapped weight files without a page of their own."""
+    place: tuple[int, int] | None = None
+    for line in smaps.splitlines():
+        first, _, rest = line.partition(" ")
+        if not first.endswith(":"):
+            low, _, high = first.partition("-")
+            place = (int(low, 16), int(high, 16)) if rest.endswith(_WEIGHTS) else None
+        elif place is not None and first == "Anonymous:" and rest.split()[0] == "0":
+            yield place
+
+
+class Rests:
+    """Rests the weight files whenever about `every` bytes have been read since."""
+
+    def __init__(self, every: int = 128 << 20) -> None:
+        self._every, self._read = every, 0
+
+    def read(self, nbytes: int) -> None:
+        """So much was read."""
+        self._read += nbytes
+        if self._read >= self._every:
+            self._read = 0
+            rest_weight_files()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model.gguf_tensors import TensorReader
 
 CHUNK_TOKENS = 512
 Sums = npt.NDArray[np.float32]
@@ -110,7 +111,7 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
 
 
 def _read_gguf(path: Path) -> dict[str, Sums]:
-    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in gguf.GGUFReader(path).tensors}
+    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in TensorReader(path).tensors}
     means: dict[str, Sums] = {}
     for name in (key.removesuffix(".in_sum2") for key in tensors if key.endswith(".in_sum2")):
         counts = tensors[f"{name}.counts"].reshape(-1, 1)
