@@ -109,15 +109,16 @@ class WorkbenchApp(App[int], inherit_bindings=False):
 
     async def on_event(self, event: events.Event) -> None:
         """Keys one after the other; Alt with a letter is a key: what is being edited would take the letter as text."""
-        if not isinstance(event, events.Key):
+        if not isinstance(event, events.Key | events.Paste):
             await super().on_event(event)
-        elif event.is_forwarded:
-            await super().on_event(event)
-            await self._key_order.passed(event)
-        else:
-            if event.key.startswith("alt+"):
+        elif not event.is_forwarded:
+            if isinstance(event, events.Key) and event.key.startswith("alt+"):
                 event.character = None
             await self._key_order.pressed(event)
+        else:
+            await super().on_event(event)
+            if isinstance(event, events.Key):
+                await self._key_order.passed(event)
 
     async def on_key_passed(self, message: KeyPassed) -> None:
         """Something took the key on its way here."""

@@ -19,6 +19,9 @@ LOOK_EVERY = 0.05
 """Seconds between two looks at whether the widget a key was given to is still there, while others wait behind it."""
 
 
+Typed = events.Key | events.Paste
+
+
 class KeyPassed(Message):
     """Follows a key through the same queues, so that it comes to the app even where something took the key."""
 
@@ -35,16 +38,16 @@ class KeyOrder:
         dispatch: What the app does with a key that was pressed.
     """
 
-    def __init__(self, app: App[int], dispatch: Callable[[events.Key], Awaitable[None]]) -> None:
+    def __init__(self, app: App[int], dispatch: Callable[[Typed], Awaitable[None]]) -> None:
         self._app = app
         self._dispatch = dispatch
-        self._waiting: deque[events.Key] = deque()
+        self._waiting: deque[Typed] = deque()
         self._climbing: events.Key | None = None
         self._given_to: DOMNode | None = None
 
-    async def pressed(self, key: events.Key) -> None:
-        """Give a key to the app, at once or when those before it have acted."""
-        self._waiting.append(key)
+    async def pressed(self, typed: Typed) -> None:
+        """Give a key or a paste to the app, at once or when the keys before it have acted."""
+        self._waiting.append(typed)
         if self._climbing is None:
             await self._go_on()
         elif len(self._waiting) == 1:
@@ -58,13 +61,13 @@ class KeyOrder:
     async def _go_on(self) -> None:
         self._climbing = None
         while self._waiting and self._climbing is None:
-            key = self._waiting.popleft()
+            typed = self._waiting.popleft()
             target = self._app.focused or self._app.screen
-            if not target.check_consume_key(key.key, key.character):
-                self._climbing, self._given_to = key, target
-            await self._dispatch(key)
-            if self._climbing is key:
-                target.post_message(KeyPassed(key))
+            if isinstance(typed, events.Key) and not target.check_consume_key(typed.key, typed.character):
+                self._climbing, self._given_to = typed, target
+            await self._dispatch(typed)
+            if typed is self._climbing:
+                target.post_message(KeyPassed(typed))
 
     async def _look(self) -> None:
         """A widget that was removed passes nothing on."""

@@ -44,6 +44,8 @@ def rest_weight_files() -> None:
     Only mappings that nothing has written to: in others the written pages would be lost. Elsewhere than on Linux
     nothing happens.
     """
+    if not sys.platform.startswith("linux"):
+        return
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         for start, end in _untouched(Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")):

@@ -37,6 +37,14 @@ async def test_what_is_asked_is_what_stood_there(workbench: Opener) -> None:
         assert asked(bench) == ["one"]
 
 
+async def test_a_paste_waits_for_the_keys_before_it(workbench: Opener) -> None:
+    async with workbench() as bench:
+        at_once(bench, *"one", "home")
+        bench.app.post_message(events.Paste("two "))
+        at_once(bench, "!")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "two !one", "the order of keys and paste")
+
+
 async def test_a_line_of_one_row(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.press("ctrl+r")
