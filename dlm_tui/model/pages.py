@@ -8,8 +8,11 @@ import mmap
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 _MADV_DONTNEED, _MADV_PAGEOUT = 4, 21
 _WEIGHTS = (".safetensors", ".gguf")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -249,3 +251,9 @@ def test_memory_stays_under_one_layer(tmp_path: Path, kind: str) -> None:
         if peak.bytes > 3e6:
             break
     assert 3e6 < peak.bytes < layer_bytes, f"{peak.bytes / 1e6:.0f} MB for layers of {layer_bytes / 1e6:.0f} MB"
+
+
+def test_the_child_that_asks_llama_cpp_does_without_torch() -> None:
+    """It would take as much memory again as a small base, and a second and a half per trial."""
+    code = "import sys, dlm_tui.export.parity_child; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
