@@ -7,6 +7,7 @@ deleted. So the keys behind one that may climb wait until it has acted or was ta
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -51,7 +52,7 @@ class KeyOrder:
         if self._climbing is None:
             await self._go_on()
         elif len(self._waiting) == 1:
-            self._app.set_timer(LOOK_EVERY, self._look)
+            self._look_later()
 
     async def passed(self, key: events.Key) -> None:
         """A key has acted, or something took it: the next."""
@@ -74,4 +75,7 @@ class KeyOrder:
         if self._waiting and self._given_to is not None and not self._given_to.is_attached:
             await self._go_on()
         if self._waiting:
-            self._app.set_timer(LOOK_EVERY, self._look)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        asyncio.get_running_loop().call_later(LOOK_EVERY, self._app.call_later, self._look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from time import monotonic
 from typing import ClassVar
@@ -35,9 +36,13 @@ class Throttled(Widget):
         self._due = True
         wait = 1.0 / self.DRAWS_PER_SECOND - (monotonic() - self._drawn)
         if wait > 0:
-            self.set_timer(wait, self._draw_asked)
+            self._after(wait)
         else:
             self.call_later(self._draw_asked)
+
+    def _after(self, wait: float) -> None:
+        """Draw in `wait` seconds. Not by `set_timer`: a timer whose time has come before it starts never fires."""
+        asyncio.get_running_loop().call_later(wait, self.call_later, self._draw_asked)
 
     @property
     def is_behind(self) -> bool:
