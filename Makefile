@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/dlm-tui demo
 
-# Three for two cores: a third of the time a test waits for its children and for the disk.
+# Five for two cores: a third of the time a test waits, for its children, a pane that settles, the disk.
 test: $(VENV)/.ready lint
 	$(BIN)/python -m pytest -n 5 --dist loadgroup
 
