@@ -18,9 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/dlm-tui demo
 
-# Five for two cores: a third of the time a test waits, for its children, a pane that settles, the disk.
+# Three for two cores: a third of the time a test waits for its children and for the disk.
 test: $(VENV)/.ready lint
-	$(BIN)/python -m pytest -n 5 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

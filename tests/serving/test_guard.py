@@ -116,7 +116,7 @@ def test_bodies_are_json_of_bounded_size_that_come_in_time(guarded: Running) -> 
     began = time.monotonic()
     slow = head.replace("Transfer-Encoding: chunked", "Content-Length: 50")
     assert guarded.raw(slow, b'{"model"')[0] == 408
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_half_open_connections_are_dropped(guarded: Running) -> None:
@@ -131,7 +131,7 @@ def test_half_open_connections_are_dropped(guarded: Running) -> None:
                 dripping.sendall(b"G")
                 time.sleep(0.02)
             raise AssertionError("still connected")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     until(lambda: not guarded.built.server_state.connections)
 
 

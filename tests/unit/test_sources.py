@@ -63,10 +63,10 @@ def test_every_way_to_match_gives_what_the_rules_say(pattern: str, text: str) ->
 
 def test_many_stars_do_not_make_matching_slow() -> None:
     matches = compile_glob("**a" * 40 + "b")
-    start = time.perf_counter()
+    start = time.process_time()
     assert not matches("a" * 4000)
     assert matches("a" * 4000 + "b")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

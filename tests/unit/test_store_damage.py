@@ -209,7 +209,7 @@ def test_a_lock_that_cannot_be_judged_keeps_nobody_waiting(small: SmallStore, co
     began = time.monotonic()
     with pytest.raises((LockStale, LockHeld)), store_lock(small.store, 60.0):
         pytest.fail("stolen")
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 40.0, "it waited for the lock"
     with pytest.raises((LockStale, LockHeld)), run_lock(small.store):
         pytest.fail("stolen")
     repair(small.store, NAMES, "tiny")
