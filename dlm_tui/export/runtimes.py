@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from dlm_tui.model.pages import give_back_freed, rest_weight_files
+from dlm_tui.model.pages import drop_weight_pages, give_back_freed
 
 Vector = npt.NDArray[np.float32]
 
@@ -97,7 +97,7 @@ class LlamaCpp:
         for ids in prompts:
             yield self._logprobs(ids)
             give_back_freed()  # a vocabulary as text and objects, in the memory of a thread that has ended
-            rest_weight_files()
+            drop_weight_pages()
 
     def _logprobs(self, ids: Sequence[int]) -> Vector:
         # the bias only steers which token is sampled; the reported log-probabilities are those before it

@@ -13,7 +13,7 @@ from torch import Tensor
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.quantisation.blocks import dequantise
 from dlm_tui.model.gguf_tensors import TensorReader
-from dlm_tui.model.pages import Rests
+from dlm_tui.model.pages import PageBudget
 
 
 def unpermute_rows(rows: Tensor, heads: int) -> Tensor:
@@ -31,7 +31,7 @@ class StoredWeights:
         self._reader = TensorReader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._architecture = architecture
-        self._rests = Rests()
+        self._budget = PageBudget()
 
     def kind(self, tensor: str) -> gguf.GGMLQuantizationType:
         """The stored type of a GGUF tensor. Raises KeyError when the file has none of this name."""
@@ -77,7 +77,7 @@ class StoredWeights:
         tensor: Any = self._tensors[name]
         data = tensor.data if expert is None else tensor.data[expert]
         piece = np.ascontiguousarray(data[start:stop])
-        self._rests.read(piece.nbytes)
+        self._budget.read(piece.nbytes)
         if len(tensor.shape) == 1:
             return torch.from_numpy(piece.astype(np.float32))
         rows = dequantise(piece.view(np.uint8), tensor.tensor_type, int(tensor.shape[0]))

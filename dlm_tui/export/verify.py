@@ -28,7 +28,7 @@ from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights_check import check_mix
 from dlm_tui.files import temporary_folder
-from dlm_tui.model.pages import give_back_freed, rest_weight_files
+from dlm_tui.model.pages import drop_weight_pages, give_back_freed
 from dlm_tui.progress import Progress
 
 WORKBENCH, STORED = "the workbench", "the weights as stored"
@@ -68,7 +68,7 @@ def verify(
         coefficients = context.session.model.coefficients(context.mix.mapping())
         ours = yield from workbench_answers(context.session.model.backbone, coefficients, trials[0].export)
         blocks = []
-        rest_weight_files()  # the trials are other processes, with weights of their own
+        drop_weight_pages()  # the trials are other processes, with weights of their own
         give_back_freed()
         for trial in trials:
             blocks.append((yield from _try(trial, ours, context)))

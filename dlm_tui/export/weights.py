@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.offloaded import fetched
-from dlm_tui.model.pages import Rests
+from dlm_tui.model.pages import PageBudget
 
 BLOCK_ELEMENTS = 1 << 20
 """Numbers handled at once: 4 MiB of float32, of which about six copies live while they are merged and rounded."""
@@ -37,7 +37,7 @@ class FolderWeights:
 
     def __init__(self, folder: Path) -> None:
         self._where: dict[str, Any] = {}
-        self._rests = Rests()
+        self._budget = PageBudget()
         shards = sorted(set(_shards(folder)))
         if not shards:
             raise ExportRefused(f"{folder} holds no safetensors weights to read")
@@ -57,7 +57,7 @@ class FolderWeights:
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         tensor: Tensor = self._where[name].get_slice(name)[start:stop]
-        self._rests.read(tensor.nbytes)
+        self._budget.read(tensor.nbytes)
         return tensor
 
 
@@ -66,7 +66,7 @@ class MemoryWeights:
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._state = state
-        self._rests = Rests()
+        self._budget = PageBudget()
 
     def names(self) -> list[str]:
         return list(self._state)
@@ -76,7 +76,7 @@ class MemoryWeights:
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         tensor = self._state[name][start:stop].detach().cpu()
-        self._rests.read(tensor.nbytes)
+        self._budget.read(tensor.nbytes)
         return tensor
 
 

@@ -41,7 +41,7 @@ def release_pages(tensor: Tensor) -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
 
 
-def rest_weight_files() -> None:
+def drop_weight_pages() -> None:
     """Take the pages of mapped weight files out of this process; they stay in the system's cache until they are read.
 
     Only mappings that nothing has written to: in others the written pages would be lost. Elsewhere than on Linux
@@ -67,8 +67,8 @@ def _untouched(smaps: str) -> Iterator[tuple[int, int]]:
             yield place
 
 
-class Rests:
-    """Rests the weight files whenever about `every` bytes have been read since."""
+class PageBudget:
+    """Drops the pages of weight files whenever `every` bytes were read since: about so many stay in memory."""
 
     def __init__(self, every: int = 128 << 20) -> None:
         self._every, self._read = every, 0
@@ -78,4 +78,4 @@ class Rests:
         self._read += nbytes
         if self._read >= self._every:
             self._read = 0
-            rest_weight_files()
+            drop_weight_pages()

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dlm_tui.model.pages import Rests, rest_weight_files
+from dlm_tui.model.pages import PageBudget, drop_weight_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
 
@@ -46,7 +46,7 @@ def test_what_was_read_leaves_and_comes_back(weights: Path) -> None:
     tensor = mapped(weights)
     assert float(tensor.sum(dtype=torch.float64)) == NUMBERS * (NUMBERS - 1) / 2
     assert resident(weights) >= 4 * NUMBERS
-    rest_weight_files()
+    drop_weight_pages()
     assert resident(weights) < 1 << 20
     assert torch.equal(tensor, torch.arange(NUMBERS, dtype=torch.float32))
 
@@ -55,16 +55,16 @@ def test_what_was_written_to_stays(weights: Path) -> None:
     """The page of a changed weight is this process's own: it would come back as the file has it."""
     tensor = mapped(weights)
     tensor[5] = -1.0
-    rest_weight_files()
+    drop_weight_pages()
     assert tensor[4:7].tolist() == [4.0, -1.0, 6.0]
 
 
 def test_reading_on_and_on_keeps_a_part(weights: Path) -> None:
-    tensor, rests = mapped(weights), Rests(every=4 << 20)
+    tensor, budget = mapped(weights), PageBudget(every=4 << 20)
     most = 0
     for start in range(0, NUMBERS, 1 << 18):
         piece = tensor[start : start + (1 << 18)]
         assert float(piece[0]) == start and float(piece.sum()) > 0
-        rests.read(piece.nbytes)
+        budget.read(piece.nbytes)
         most = max(most, resident(weights))
     assert most < 8 << 20
