@@ -12,14 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import events
-from textual.app import App
 from textual.binding import BindingType
 from textual.filter import LineFilter, Monochrome
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
-from dlm_tui.app.key_order import KeyOrder, KeyPassed
+from dlm_tui.app.key_order import OrderlyApp
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.screens.opening import OpeningScreen
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
@@ -54,7 +52,7 @@ def _commands() -> type[Provider]:
     return WorkbenchCommands
 
 
-class WorkbenchApp(App[int], inherit_bindings=False):
+class WorkbenchApp(OrderlyApp[int], inherit_bindings=False):
     """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened.
 
     `next_document` is to be opened when this one is left.
@@ -73,7 +71,6 @@ class WorkbenchApp(App[int], inherit_bindings=False):
         self.opening = opening
         self.problem: DlmTuiError | None = None
         self.next_document: Path | None = None
-        self._key_order = KeyOrder(self, super().on_event)
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
         self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name
@@ -106,23 +103,6 @@ class WorkbenchApp(App[int], inherit_bindings=False):
     def get_default_screen(self) -> Screen[None]:
         """The first frame."""
         return OpeningScreen(self.opening.name)
-
-    async def on_event(self, event: events.Event) -> None:
-        """Keys one after the other; Alt with a letter is a key: what is being edited would take the letter as text."""
-        if not isinstance(event, events.Key | events.Paste):
-            await super().on_event(event)
-        elif not event.is_forwarded:
-            if isinstance(event, events.Key) and event.key.startswith("alt+"):
-                event.character = None
-            await self._key_order.pressed(event)
-        else:
-            await super().on_event(event)
-            if isinstance(event, events.Key):
-                await self._key_order.passed(event)
-
-    async def on_key_passed(self, message: KeyPassed) -> None:
-        """Something took the key on its way here."""
-        await self._key_order.passed(message.key)
 
     def on_mount(self) -> None:
         """Colours that are not in the stylesheets follow the theme."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from textual import events
-from textual.app import App
+from textual.app import App, ReturnType
 from textual.dom import DOMNode
 from textual.message import Message
 
@@ -39,7 +40,7 @@ class KeyOrder:
         dispatch: What the app does with a key that was pressed.
     """
 
-    def __init__(self, app: App[int], dispatch: Callable[[Typed], Awaitable[None]]) -> None:
+    def __init__(self, app: App[Any], dispatch: Callable[[Typed], Awaitable[None]]) -> None:
         self._app = app
         self._dispatch = dispatch
         self._waiting: deque[Typed] = deque()
@@ -79,3 +80,28 @@ class KeyOrder:
 
     def _look_later(self) -> None:
         asyncio.get_running_loop().call_later(LOOK_EVERY, self._app.call_later, self._look)
+
+
+class OrderlyApp(App[ReturnType], inherit_bindings=False):
+    """An app whose keys and pastes act one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._key_order = KeyOrder(self, super().on_event)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys one after the other; Alt with a letter is a key: what is being edited would take the letter as text."""
+        if not isinstance(event, events.Key | events.Paste):
+            await super().on_event(event)
+        elif not event.is_forwarded:
+            if isinstance(event, events.Key) and event.key.startswith("alt+"):
+                event.character = None
+            await self._key_order.pressed(event)
+        else:
+            await super().on_event(event)
+            if isinstance(event, events.Key):
+                await self._key_order.passed(event)
+
+    async def on_key_passed(self, message: KeyPassed) -> None:
+        """Something took the key on its way here."""
+        await self._key_order.passed(message.key)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from textual.app import App
 from textual.binding import BindingType
 
 from dlm_tui.app.config import Config, load_config
+from dlm_tui.app.key_order import OrderlyApp
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.welcome import WelcomeScreen
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
@@ -16,7 +16,7 @@ from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
 Start = Path | Literal["demo"]
 
 
-class WelcomeApp(App[Start], inherit_bindings=False):
+class WelcomeApp(OrderlyApp[Start], inherit_bindings=False):
     """Returns the path of the document that was written, "demo", or None when it is left."""
 
     BINDINGS: ClassVar[list[BindingType]] = []

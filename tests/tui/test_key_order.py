@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Any
+
 from textual import events
+from textual.app import App
 from textual.widgets import Input
 
+from dlm_tui.app.config import Config
+from dlm_tui.app.welcome import WelcomeApp
 from dlm_tui.engine.protocol import Generate
 from tests.tui.conftest import Bench, Opener
 
 NAMES = {" ": "space", ".": "full_stop", "?": "question_mark"}
 
 
-def at_once(bench: Bench, *keys: str) -> None:
+def at_once(app: App[Any], *keys: str) -> None:
     """What a terminal sends while the program is behind: every key is in the queue before the first one acts."""
     for key in keys:
         event = events.Key(NAMES.get(key, key), key if len(key) == 1 else None)
-        event.set_sender(bench.app)
-        bench.app.post_message(event)
+        event.set_sender(app)
+        app.post_message(event)
 
 
 def asked(bench: Bench) -> list[str]:
@@ -26,22 +33,22 @@ def asked(bench: Bench) -> list[str]:
 
 async def test_letters_behind_backspace_stay(workbench: Opener) -> None:
     async with workbench() as bench:
-        at_once(bench, *"I cannot sleep.", *["backspace"] * 15, *"When does", "left", "home", *"So ", "end", "!")
+        at_once(bench.app, *"I cannot sleep.", *["backspace"] * 15, *"When does", "left", "home", *"So ", "end", "!")
         await bench.until(lambda: bench.screen.prompt_pane.text == "So When does!", "the order of the keys")
 
 
 async def test_what_is_asked_is_what_stood_there(workbench: Opener) -> None:
     async with workbench() as bench:
-        at_once(bench, *"one", "ctrl+g", *" two")
+        at_once(bench.app, *"one", "ctrl+g", *" two")
         await bench.until(lambda: asked(bench), "asked")
         assert asked(bench) == ["one"]
 
 
 async def test_a_paste_waits_for_the_keys_before_it(workbench: Opener) -> None:
     async with workbench() as bench:
-        at_once(bench, *"one", "home")
+        at_once(bench.app, *"one", "home")
         bench.app.post_message(events.Paste("two "))
-        at_once(bench, "!")
+        at_once(bench.app, "!")
         await bench.until(lambda: bench.screen.prompt_pane.text == "two !one", "the order of keys and paste")
 
 
@@ -49,7 +56,7 @@ async def test_a_line_of_one_row(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.press("ctrl+r")
         field = bench.app.screen.query_one(Input)
-        at_once(bench, *"abc", "backspace", "backspace", *"xyz", "home", "0")
+        at_once(bench.app, *"abc", "backspace", "backspace", *"xyz", "home", "0")
         await bench.until(lambda: field.value == "0axyz", "the order of the keys")
 
 
@@ -57,7 +64,7 @@ async def test_keys_behind_a_dialog_that_closes(workbench: Opener) -> None:
     """Escape takes away the widget that the key was given to, and with it whatever follows the key there."""
     async with workbench() as bench:
         await bench.press("ctrl+r")
-        at_once(bench, *"ab", "escape", *"hello", "backspace", *"!")
+        at_once(bench.app, *"ab", "escape", *"hello", "backspace", *"!")
         await bench.until(lambda: bench.screen.prompt_pane.text.endswith("hell!"), "the keys after the dialog")
 
 
@@ -65,5 +72,19 @@ async def test_keys_that_a_dialog_takes_itself(workbench: Opener) -> None:
     """The help filters by what is typed and takes the keys on their way."""
     async with workbench() as bench:
         await bench.press("f1")
-        at_once(bench, "down", "down", *"mix", "escape", *"then")
+        at_once(bench.app, "down", "down", *"mix", "escape", *"then")
         await bench.until(lambda: bench.screen.prompt_pane.text == "then", "typed behind the help")
+
+
+async def test_the_name_of_a_first_document(tmp_path: Path) -> None:
+    """What asks for it is an app of its own."""
+    app = WelcomeApp(Config(), tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        await pilot.press("enter")
+        await pilot.pause()
+        field = app.screen.query_one("#new-path", Input)
+        at_once(app, "home", "a", "backspace", *"my")
+        async with asyncio.timeout(30):
+            while field.value != "mynotes.dlm":
+                await pilot.pause(0.01)
