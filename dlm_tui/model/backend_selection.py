@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import torch
@@ -41,7 +40,7 @@ def why_slower(base: Base) -> str:
     if isinstance(base.fused, str):
         return base.fused
     if isinstance(base.fused, FusedWeights) and not base.fused.compiled and base.device.type == "cpu":
-        return "the compiled step does not take its experts" if base.fused.spec.experts else _NOT_COMPILED
+        return _NOT_COMPILED
     return ""
 
 
@@ -78,7 +77,7 @@ def _admit(base: Base) -> FusedWeights | str:
 
 def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:
     """Whether a copy of half the weights' size takes at most an eighth of the memory that is free."""
-    copy = sum(math.prod(group.shape) for layer in weights.layers for group in layer.groups) * 2
+    copy = sum(part.numel() for layer in weights.matrices for parts in layer for part in parts) * 2
     if "SC_AVPHYS_PAGES" not in os.sysconf_names:
         return False  # macOS does not tell
     return copy * 8 <= os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

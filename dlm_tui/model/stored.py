@@ -7,6 +7,7 @@ time. The file's pages are never written, so that all processes with the same ba
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -52,16 +53,22 @@ class StoredLinear(nn.Linear):
     """An nn.Linear whose weight is narrower than what it multiplies."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and input.requires_grad:
-            return cast("Tensor", cast("Any", _Product).apply(input, self.weight, self.bias))
-        return widened_product(input, self.weight, self.bias)
+        return _product(input, self.weight, self.bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`widened_product`, with a gradient for x where one is asked for."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return cast("Tensor", cast("Any", _Product).apply(x, weight, bias))
+    return widened_product(x, weight, bias)
 
 
 def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
     """Compute in float32 on the bfloat16 weights of `model`, exactly as if it had been loaded as float32.
 
-    Only linear layers and the token embedding keep bfloat16; norms, biases and the like are small. `skeleton` is the
-    same model made as float32, on the meta device but for its buffers, some of which are computed in the model's type.
+    Linear layers, the token embedding and stacked experts keep bfloat16; norms, biases and the like are small.
+    `skeleton` is the same model made as float32, on the meta device but for its buffers, some of which are computed in
+    the model's type.
     """
     embedding = cast("Any", model).get_input_embeddings()
     kept = set()
@@ -72,6 +79,9 @@ def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
         elif module is embedding:
             module.__class__ = _stored_embedding(type(module))
             kept.add(id(cast("Any", module).weight))
+        elif _are_plain_experts(module):
+            module.__class__ = _stored_experts(type(module))
+            kept.update(id(parameter) for parameter in module.parameters())
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.float()
@@ -96,9 +106,6 @@ def widen(model: nn.Module) -> None:
 
 def _stored_embedding(kind: type[nn.Module]) -> type[nn.Module]:
     """The embedding class `kind` with rows that are widened when they are looked up."""
-    for made, original in _originals.items():
-        if original is kind:
-            return made
 
     def forward(self: Any, input: Tensor) -> Tensor:
         used, places = torch.unique(input, return_inverse=True)
@@ -108,6 +115,40 @@ def _stored_embedding(kind: type[nn.Module]) -> type[nn.Module]:
         shadow._parameters = {"weight": nn.Parameter(self.weight[used].float(), requires_grad=False)}
         return cast("Tensor", kind.forward(shadow, places))
 
+    return _made(kind, forward)
+
+
+def _are_plain_experts(module: nn.Module) -> bool:
+    """Whether these are the library's stacked experts of `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] alone."""
+    facts = ("has_gate", "is_concatenated", "is_transposed", "has_bias", "has_post_expert_norm")
+    told = [getattr(module, fact, None) for fact in facts]
+    return told == [True, True, False, False, False] and {name for name, _ in module.named_parameters()} == {
+        "gate_up_proj",
+        "down_proj",
+    }
+
+
+def _stored_experts(kind: type[nn.Module]) -> type[nn.Module]:
+    """The experts class `kind` with weights that are widened, an expert at a time, for the tokens that go to it."""
+
+    def forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Tokens [T, H] through the experts `top_k_index` [T, K], weighed by their shares [T, K]."""
+        result = torch.zeros_like(hidden_states)
+        for expert in top_k_index.unique().tolist():
+            token, place = torch.where(top_k_index == expert)
+            inner = self._apply_gate(_product(hidden_states[token], self.gate_up_proj[expert]))
+            outer = _product(inner, self.down_proj[expert])
+            result.index_add_(0, token, outer * top_k_weights[token, place, None])
+        return result
+
+    return _made(kind, forward)
+
+
+def _made(kind: type[nn.Module], forward: Callable[..., Tensor]) -> type[nn.Module]:
+    """The class `kind` with another forward; one for each class, which `widen` turns back."""
+    for made, original in _originals.items():
+        if original is kind:
+            return made
     made = type(f"Stored{kind.__name__}", (kind,), {"forward": forward})
     _originals[made] = kind
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,8 @@ FUSED = (
     "phi3",
     "phi3-partial",
     "granite",
+    "mixtral",
+    "qwen3_moe",
 )
 IDS = torch.randint(3, 300, (4, 20), generator=torch.Generator().manual_seed(5))
 
@@ -88,8 +91,31 @@ def test_few_tokens_equal_the_fused_forward(
     torch.testing.assert_close(compiled.logits(found[:, -1]), plain.logits(found[:, -1]), atol=2e-5, rtol=2e-5)
 
 
-def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
-    model = mixed(tmp_path / "m", "llama")
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"num_experts": 7, "num_experts_per_tok": 3, "norm_topk_prob": False},
+        {"num_experts": 5, "num_experts_per_tok": 5, "moe_intermediate_size": 21},
+        {"num_experts": 33, "num_experts_per_tok": 1},
+    ],
+)
+def test_any_number_of_experts_equals_the_reference(tmp_path: Path, facts: dict[str, Any], threads: int) -> None:
+    base = tiny_base(tmp_path / "m", "qwen3_moe", **facts)
+    model = MixedModel(base, {"x": random_adapter(base, "x")})
+    assert isinstance(model.backbone, FusedBackbone) and model.backbone.weights.compiled
+    mix = torch.tensor([[0.4], [1.0], [0.0], [-0.3]])
+    wanted = model.reference.forward(IDS[:, :8], None, mix)
+    cache = model.backbone.new_cache(4, 8)
+    pieces = [model.backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((0, 1), (1, 3), (3, 4), (4, 6), (6, 8))]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), wanted, atol=2e-5, rtol=2e-5)
+    alone = model.backbone.new_cache(1, 8)
+    single = [model.backbone.forward(IDS[:1, t : t + 1], alone, mix[:1]) for t in range(8)]
+    torch.testing.assert_close(torch.cat(single, dim=1), wanted[:1], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path, architecture: str) -> None:
+    model = mixed(tmp_path / "m", architecture)
     assert isinstance(model.backbone, FusedBackbone)
     mix = torch.tensor([[0.4, -1.0], [1.0, 0.0], [0.0, 0.0], [0.3, 2.0]])
     before = torch.get_num_threads()

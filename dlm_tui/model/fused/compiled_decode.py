@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_tui.model.fused.kv_cache import FusedKVCache
-from dlm_tui.model.fused.weights import FusedLinear, FusedWeights
+from dlm_tui.model.fused.weights import FusedLayer, FusedLinear, FusedWeights
 
 MOST_TOKENS = 8
 """More at a time are quicker as ordinary matrix products."""
@@ -65,27 +65,22 @@ class CompiledDecode:
         self._matrices, self.head = matrices, _numbers(head)
         # the table holds bare addresses: what they point to has to stay alive as long as this
         self._weights, self._additions = weights, additions
-        rows = []
-        for layer, four, added in zip(weights.layers, matrices, additions, strict=True):
-            groups = zip(four, layer.groups, added, strict=True)
-            row = [
-                number
-                for parts, group, addition in groups
-                for number in (*_entry(parts, group, addition), int(uses_bf16_weights))
-            ]
-            whole = weights.spec.qk_norm == "projection"
-            rows.append([*row, *map(_address, layer.norms), layer.spec.window, layer.spec.rope, int(whole)])
+        rows = [
+            _layer_entry(layer, parts, added, uses_bf16_weights, weights.spec.qk_norm == "projection")
+            for layer, parts, added in zip(weights.layers, matrices, additions, strict=True)
+        ]
         self._table = np.array(rows, dtype=np.int64)
         ranks = max((one.lora_A.shape[0] for added in additions for one in added if one is not None), default=0)
-        qkv, out, gate_up, down = (group.shape for group in weights.layers[0].groups)
         self._numbers = (
             weights.heads,
             weights.kv_heads,
             _ACTIVATIONS[weights.activation],
             *map(np.float32, (weights.eps, weights.attention_scale, weights.softcap, weights.residual_scale)),
         )
-        widths = (qkv[0], out[1], out[0], gate_up[0], down[1], ranks)
-        self._space = [np.empty((MOST_TOKENS, width), dtype=np.float32) for width in widths]
+        self._space = [
+            (count, np.empty((count * MOST_TOKENS, width), dtype=np.float32))
+            for count, width in _sizes(weights.layers[0], ranks)
+        ]
         self._none = np.empty((0, 0), dtype=np.float32)
 
     def run(
@@ -99,7 +94,7 @@ class CompiledDecode:
         mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
         together(
             self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.kv.numpy(),
-            cos.numpy(), sin.numpy(), *self._numbers, *(space[: len(hidden)] for space in self._space),
+            cos.numpy(), sin.numpy(), *self._numbers, *(space[: count * len(hidden)] for count, space in self._space),
         )  # fmt: skip
         return hidden
 
@@ -152,19 +147,49 @@ def compiles() -> bool:
 
 def fits(weights: FusedWeights) -> bool:
     """Whether these weights are of the kind that the compiled step reads."""
-    groups = [group for layer in weights.layers for group in layer.groups]
-    parts = [part for group in groups for part in (*group.weights, group.bias)]
+    parts = [part for layer in weights.matrices for parts in layer for part in parts]
+    biases = [group.bias for layer in weights.layers for group in layer.groups]
+    routers = [layer.experts.router for layer in weights.layers if layer.experts is not None]
     return (
         weights.device.type == "cpu"
-        and not weights.spec.experts
         and weights.dtype == torch.float32
-        and all(part.is_contiguous() for part in (*parts, weights.head) if part is not None)
+        and all(part.is_contiguous() for part in (*parts, *biases, *routers, weights.head) if part is not None)
     )
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="step")
+
+
+def _sizes(layer: FusedLayer, ranks: int) -> list[tuple[int, int]]:
+    """Rows per token and width of the arrays that the kernel works in, in its order."""
+    scores, slots, outer = 0, 1, 0
+    if layer.experts is not None:
+        scores, slots, outer = len(layer.experts.router), layer.experts.top_k, layer.out.shape[0]
+    per_slot = [(slots, 2 * layer.intermediate), (slots, layer.intermediate)]
+    return [(1, layer.qkv.shape[0]), (1, layer.out.shape[1]), (1, layer.out.shape[0]), *per_slot, (1, ranks),
+            (1, scores), (slots, outer)]  # fmt: skip
+
+
+def _layer_entry(
+    layer: FusedLayer,
+    matrices: Sequence[Sequence[Tensor]],
+    additions: Sequence[Addition | None],
+    narrow: bool,
+    whole_norm: bool,
+) -> list[int]:
+    """The numbers of one layer in the kernel's table, with `matrices` for its own."""
+    row: list[int] = []
+    for parts, group, addition in zip(matrices, layer.groups, additions, strict=False):
+        row += [*_entry(parts, group, addition), int(narrow)]
+    experts = [0] * 7
+    if layer.experts is not None:
+        row += [0] * len(row)  # two groups are there, two are not
+        router, top_k, normalised = layer.experts.router, layer.experts.top_k, layer.experts.normalised
+        addresses = [_address(part) for part in (router, *matrices[-1])]
+        experts = [len(router), top_k, int(normalised), *addresses, int(narrow)]
+    return [*row, *map(_address, layer.norms), layer.spec.window, layer.spec.rope, int(whole_norm), *experts]
 
 
 def _entry(weights: Sequence[Tensor], group: FusedLinear, addition: Addition | None) -> list[int]:

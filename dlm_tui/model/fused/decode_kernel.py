@@ -50,9 +50,13 @@ GROUP = 13
 NORMS = 4 * GROUP
 ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, ATTENTION_OUT_NORM, MLP_OUT_NORM = range(NORMS, NORMS + 6)
 # … then how many positions a token looks back (0: all), the rotary table (-1: none), and 1 where the norm of queries
-# and keys is over the whole projection.
+# and keys is over the whole projection …
 WINDOW, ROPE, WHOLE_NORM = range(NORMS + 6, NORMS + 9)
-WIDTH = NORMS + 9
+# … then, where experts stand in place of the last two groups, their number (else 0), how many of them a token gets,
+# and 1 where the shares of these add up to 1; the addresses of the router [E, H] in float32 and of the experts' gate
+# and up [E, 2I, H] and down [E, H, I]; and 1 where these two are bfloat16.
+EXPERTS, TOP_K, NORMALISED, ROUTER, EXPERTS_GATE_UP, EXPERTS_DOWN, EXPERTS_NARROW = range(NORMS + 9, NORMS + 16)
+WIDTH = NORMS + 16
 SILU, GELU_TANH = range(2)
 
 
@@ -367,21 +371,151 @@ def _place(
 
 
 @_compiled
+def _mlp(
+    thread: int, threads: int, counter: Integers, meetings: int, row: Integers, x: Floats, activation: int,
+    coefficients: Floats, rows: Integers, gate_up: Floats, active: Floats, added: Floats, inner: Floats,
+) -> int:  # fmt: skip
+    """added [R, H] = down(activation(gate x) · up x) for the thread's own columns; returns the meetings so far."""
+    gate_up_part, down_part, intermediate = row[2 * GROUP : 3 * GROUP], row[3 * GROUP : NORMS], active.shape[1]
+    first, last = _share(intermediate, thread, threads)
+    _product(gate_up_part, x, gate_up, first, last)
+    _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
+    if _mixes(gate_up_part, coefficients):
+        _inner(gate_up_part, coefficients, rows, x, inner, thread, threads)
+        meetings = _meet(counter, threads, meetings)
+        _spread(gate_up_part, inner, gate_up, first, last)
+        _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
+    _activate(gate_up, activation, active, first, last)
+    meetings = _meet(counter, threads, meetings)
+
+    first, last = _share(added.shape[1], thread, threads)
+    _product(down_part, active, added, first, last)
+    if _mixes(down_part, coefficients):
+        _inner(down_part, coefficients, rows, active, inner, thread, threads)
+        meetings = _meet(counter, threads, meetings)
+        _spread(down_part, inner, added, first, last)
+    return meetings
+
+
+@_compiled
+def _choose(scores: Floats, chosen: Integers, shares: Floats, normalised: bool) -> None:
+    """The K experts of each token with the largest softmax probabilities of `scores` [R, E], which is used up.
+
+    `chosen` [R, K], best first, and their `shares` [R, K].
+    """
+    for r in range(scores.shape[0]):
+        highest = F(-np.inf)
+        for e in range(scores.shape[1]):
+            highest = max(highest, scores[r, e])
+        total = F(0)
+        for e in range(scores.shape[1]):
+            scores[r, e] = np.exp(scores[r, e] - highest)
+            total += scores[r, e]
+        kept = F(0)
+        for k in range(chosen.shape[1]):
+            best = 0
+            for e in range(1, scores.shape[1]):
+                if scores[r, e] > scores[r, best]:
+                    best = e
+            chosen[r, k], shares[r, k] = best, scores[r, best] / total
+            kept += shares[r, k]
+            scores[r, best] = F(-1)
+        if normalised:
+            for k in range(chosen.shape[1]):
+                shares[r, k] /= kept
+
+
+@_compiled
+def _of_expert(
+    address: int, narrow: int, expert: int, height: int, x: Floats, y: Floats, first: int, last: int
+) -> None:
+    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`."""
+    shape = (height, x.shape[1])
+    skipped = expert * height * x.shape[1]
+    if narrow != 0:
+        dots(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last, 0)
+    else:
+        dots(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last, 0)
+
+
+@_compiled
+def _mix_experts(
+    thread: int, threads: int, counter: Integers, meetings: int, row: Integers, x: Floats, activation: int,
+    router: Floats, gate_up: Floats, active: Floats, outer: Floats, added: Floats,
+) -> int:  # fmt: skip
+    """added [R, H] = every token of x [R, H] through the experts that the router prefers, for the thread's own columns.
+
+    Each chosen expert's weights are read once, for all of its tokens, which stand together in `gate_up` [R·K, 2I],
+    `active` [R·K, I] and `outer` [R·K, H]. Returns the number of meetings so far.
+    """
+    count, width = x.shape
+    experts, top_k, narrow, intermediate = row[EXPERTS], row[TOP_K], row[EXPERTS_NARROW], active.shape[1]
+    first, last = _share(experts, thread, threads)
+    dots(carray(_pointer(row[ROUTER]), (experts, width), F), x, router, first, last, 0)
+    meetings = _meet(counter, threads, meetings)
+
+    chosen, shares = np.empty((count, top_k), np.int64), np.empty((count, top_k), F)
+    _choose(router.copy(), chosen, shares, row[NORMALISED] != 0)
+    starts, tokens, share = (
+        np.empty(experts + 1, np.int64),
+        np.empty(count * top_k, np.int64),
+        np.empty(count * top_k, F),
+    )
+    gathered = np.empty((count * top_k, width), F)
+    place = 0
+    for expert in range(experts):
+        starts[expert] = place
+        for r in range(count):
+            for k in range(top_k):
+                if chosen[r, k] == expert:
+                    tokens[place], share[place] = r, shares[r, k]
+                    gathered[place] = x[r]
+                    place += 1
+    starts[experts] = place
+
+    first, last = _share(intermediate, thread, threads)
+    for expert in range(experts):
+        start, end = starts[expert], starts[expert + 1]
+        if start < end:
+            given, found, matrix = gathered[start:end], gate_up[start:end], row[EXPERTS_GATE_UP]
+            _of_expert(matrix, narrow, expert, 2 * intermediate, given, found, first, last)
+            _of_expert(
+                matrix, narrow, expert, 2 * intermediate, given, found, intermediate + first, intermediate + last
+            )
+    _activate(gate_up, activation, active, first, last)
+    meetings = _meet(counter, threads, meetings)
+
+    first, last = _share(width, thread, threads)
+    for expert in range(experts):
+        start, end = starts[expert], starts[expert + 1]
+        if start < end:
+            _of_expert(row[EXPERTS_DOWN], narrow, expert, width, active[start:end], outer[start:end], first, last)
+    for r in range(count):
+        for i in range(first, last):
+            added[r, i] = F(0)
+    for place in range(count * top_k):
+        for i in range(first, last):
+            added[tokens[place], i] += share[place] * outer[place, i]
+    return meetings
+
+
+@_compiled
 def decode(
     thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
     positions: Integers, coefficients: Floats, kv: Floats, cos: Floats, sin: Floats, heads: int,
     kv_heads: int, activation: int, eps: float, scale: float, cap: float, residual: float, qkv: Floats, mixed: Floats,
-    added: Floats, gate_up: Floats, active: Floats, inner: Floats,
+    added: Floats, gate_up: Floats, active: Floats, inner: Floats, router: Floats, outer: Floats,
 ) -> None:  # fmt: skip
     """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `kv`.
 
     `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [tables, positions,
     R], `coefficients` [B or 0, N], `counter` [1] zero; attention scores are multiplied by `scale` and capped by `cap`
-    (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in the last.
+    (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in the last,
+    and two of experts, scores [R, E] and outputs [R·K, H] (with experts `gate_up` and `active` have R·K rows, too).
     All threads must call it.
     """
     count, width = hidden.shape
-    head_dim, intermediate = kv.shape[5], active.shape[1]
+    head_dim = kv.shape[5]
     x = np.empty((count, width), F)
     scores = np.empty(kv.shape[4], F)
     own, own_last = _share(width, thread, threads)
@@ -389,7 +523,6 @@ def decode(
     for number in range(table.shape[0]):
         row = table[number]
         qkv_part, out_part = row[:GROUP], row[GROUP : 2 * GROUP]
-        gate_up_part, down_part = row[2 * GROUP : 3 * GROUP], row[3 * GROUP : NORMS]
         keys, values = kv[number, 0], kv[number, 1]
 
         _norm(hidden, row[ATTENTION_NORM], eps, x)
@@ -440,22 +573,15 @@ def decode(
         meetings = _meet(counter, threads, meetings)
 
         _norm(hidden, row[MLP_NORM], eps, x)
-        first, last = _share(intermediate, thread, threads)
-        _product(gate_up_part, x, gate_up, first, last)
-        _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
-        if _mixes(gate_up_part, coefficients):
-            _inner(gate_up_part, coefficients, rows, x, inner, thread, threads)
-            meetings = _meet(counter, threads, meetings)
-            _spread(gate_up_part, inner, gate_up, first, last)
-            _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
-        _activate(gate_up, activation, active, first, last)
-        meetings = _meet(counter, threads, meetings)
-
-        _product(down_part, active, added, own, own_last)
-        if _mixes(down_part, coefficients):
-            _inner(down_part, coefficients, rows, active, inner, thread, threads)
-            meetings = _meet(counter, threads, meetings)
-            _spread(down_part, inner, added, own, own_last)
+        if row[EXPERTS] != 0:
+            meetings = _mix_experts(
+                thread, threads, counter, meetings, row, x, activation, router, gate_up, active, outer, added
+            )
+        else:
+            meetings = _mlp(
+                thread, threads, counter, meetings, row, x, activation, coefficients, rows, gate_up, active, added,
+                inner,
+            )  # fmt: skip
         if row[MLP_OUT_NORM] != 0:
             meetings = _meet(counter, threads, meetings)
             _norm(added, row[MLP_OUT_NORM], eps, x)

@@ -165,11 +165,12 @@ class FusedBackbone:
         if experts.normalised:
             shares = shares / shares.sum(dim=-1, keepdim=True)
         shares = shares.to(tokens.dtype)
+        product = widened_product if self.weights.is_as_stored else self._linear
         result = torch.zeros_like(tokens)
         for expert in chosen.unique().tolist():
             token, place = torch.where(chosen == expert)
-            inner = self._gated(self._linear(tokens[token], experts.gate_up[expert], None))
-            outer = self._linear(inner, experts.down_proj[expert], None)
+            inner = self._gated(product(tokens[token], experts.gate_up[expert], None))
+            outer = product(inner, experts.down_proj[expert], None)
             result.index_add_(0, token, outer * shares[token, place, None])
         return result.view(x.shape)
 

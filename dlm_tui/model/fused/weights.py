@@ -101,6 +101,20 @@ class FusedLayer:
         return tuple(group for group in (self.qkv, self.out, self.gate_up, self.down_proj) if group is not None)
 
     @property
+    def matrices(self) -> tuple[tuple[Tensor, ...], ...]:
+        """The weights of the fused groups, then those of the experts."""
+        experts = () if self.experts is None else ((self.experts.gate_up, self.experts.down_proj),)
+        return (*(group.weights for group in self.groups), *experts)
+
+    @property
+    def intermediate(self) -> int:
+        """Width of the MLP between its two products, or of one expert's."""
+        if self.experts is not None:
+            return int(self.experts.down_proj.shape[-1])
+        assert self.down_proj is not None  # a layer has experts or this
+        return self.down_proj.shape[1]
+
+    @property
     def norms(self) -> tuple[Tensor | None, ...]:
         """The norms in the order in which the compiled step's table has them."""
         return (
@@ -163,8 +177,8 @@ class FusedWeights:
 
     @property
     def matrices(self) -> list[tuple[tuple[Tensor, ...], ...]]:
-        """The weights of every layer's fused groups."""
-        return [tuple(group.weights for group in layer.groups) for layer in self.layers]
+        """The weights of every layer's fused groups and experts."""
+        return [layer.matrices for layer in self.layers]
 
     def wide(self, group: FusedLinear) -> Tensor:
         """The group's matrix in `dtype`; one that is not there is made anew, and valid until this thread asks again."""
@@ -186,15 +200,15 @@ class FusedWeights:
             return self.matrices, self.head.detach()
         if self._rounded is None:
             matrices = [
-                tuple(tuple(weight.to(torch.bfloat16) for weight in weights) for weights in four)
-                for four in self.matrices
+                tuple(tuple(weight.to(torch.bfloat16) for weight in weights) for weights in groups)
+                for groups in self.matrices
             ]
             self._rounded = matrices, self.head.detach().to(torch.bfloat16)
         return self._rounded
 
     def is_exact_in_bf16(self) -> bool:
         """Whether every weight is a bfloat16 already, as in most published checkpoints."""
-        weights = (*(weight for four in self.matrices for weights in four for weight in weights), self.head)
+        weights = (*(weight for groups in self.matrices for weights in groups for weight in weights), self.head)
         return all(torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype)) for weight in weights)
 
     def converted(self, dtype: torch.dtype) -> FusedWeights:
