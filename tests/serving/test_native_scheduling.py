@@ -209,7 +209,9 @@ def test_the_context_is_bounded_as_it_was_asked(served_folder: Path) -> None:
     with serving(NativeBackend(open_again(served_folder), context_length=64)) as running:
         answer = running.client().completions.create(model="base", prompt="Tide.", max_tokens=500, temperature=1, n=8)
         assert answer.usage is not None
-        assert all(len(choice.text) for choice in answer.choices)
+        # a drawn answer may end at once: how many do is chance, that all do is not
+        assert any(choice.text for choice in answer.choices)
+        assert {choice.finish_reason for choice in answer.choices} <= {"stop", "length"}
         assert answer.usage.completion_tokens <= 8 * (64 - answer.usage.prompt_tokens)
         with pytest.raises(openai.BadRequestError, match="64 are read here at most"):
             running.client().completions.create(model="base", prompt="Tide. " * 40)
