@@ -23,6 +23,7 @@ from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.progress import run_to_end
+from tests.benchmarks import peers
 from tests.benchmarks.harness import Row, Timing, adapters, at_most, scratch, seconds, skipped, smol_base
 
 NAME = "decode with N = 3 mixed, one row, float32"
@@ -133,6 +134,7 @@ def _llama(engine: MixedModel, tokens: int, quant: str) -> subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env=peers.environment(),
     )
     job = {
         "model": str(model),

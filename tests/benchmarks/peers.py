@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dlm_tui.model.adapters import Adapter, save_peft_adapter
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from tests.benchmarks.harness import scratch, shared_base, smol_base
+
+
+def environment() -> dict[str, str]:
+    """What another program is started with: nothing of what the engine sets for itself."""
+    return {name: value for name, value in os.environ.items() if name not in CHILD_ENVIRONMENT}
 
 
 def folders(adapters: Mapping[str, Adapter], kind: str = "smol") -> dict[str, Path]:
