@@ -96,7 +96,7 @@ of_file, shared = False, 0
 for line in Path("/proc/self/smaps").read_text().splitlines():
     if "-" in line.split()[0]:
         of_file = line.endswith(".safetensors")
-    elif of_file and line.startswith("Shared_Clean"):
+    elif of_file and line.startswith(("Shared_Clean", "Shared_Dirty")):  # dirty where it was written a moment ago
         shared += int(line.split()[1]) * 1024
 print(json.dumps(shared), flush=True)
 sys.stdin.readline()

@@ -89,14 +89,30 @@ def mapping_of(tensor: torch.Tensor) -> str:
     raise AssertionError("the tensor is in no mapping")
 
 
-def test_without_the_compiled_step_the_weights_are_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_bf16(tmp_path / "m")
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_experts_stay_as_they_are_stored(tmp_path: Path, architecture: str) -> None:
+    base = load(write_bf16(tmp_path / "m", architecture))
+    model = mixed(base)
+    experts = [
+        part for module in base.model.modules() if "Experts" in type(module).__name__ for part in module.parameters()
+    ]
+    assert len(experts) == 2 * base.config.num_hidden_layers and {part.dtype for part in experts} == {torch.bfloat16}
+    assert isinstance(model.backbone, FusedBackbone)
+    read = {part.data_ptr() for layer in model.backbone.weights.matrices for parts in layer for part in parts}
+    assert {part.data_ptr() for part in experts} <= read
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+def test_without_the_compiled_step_the_weights_are_widened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
     monkeypatch.setattr(backend_selection, "compiles", lambda: False)
     base = load(folder)
     model = mixed(base)
     assert not base.is_as_stored and isinstance(model.backbone, FusedBackbone)
     assert {parameter.dtype for parameter in base.model.parameters()} == {torch.float32}
-    assert {type(module).__name__ for module in base.model.modules()} & {"StoredLinear", "StoredEmbedding"} == set()
+    assert not [module for module in base.model.modules() if type(module).__name__.startswith("Stored")]
     near(model.backbone.forward(IDS), ReferenceBackbone(load(folder, as_stored=False)).forward(IDS))
 
 
@@ -151,14 +167,19 @@ def test_memory_is_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     near(model.backbone.forward(IDS), ReferenceBackbone(base).forward(IDS))
 
 
-def test_an_adapter_trains_on_weights_in_the_pages_of_their_file(tmp_path: Path) -> None:
-    folder = write_bf16(tmp_path / "m")
+@pytest.mark.parametrize(
+    ("architecture", "targets"), [("llama", ["q_proj", "down_proj"]), ("qwen3_moe", ["q_proj", "o_proj"])]
+)
+def test_an_adapter_trains_on_weights_in_the_pages_of_their_file(
+    tmp_path: Path, architecture: str, targets: list[str]
+) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
     found = []
     for as_stored in (False, True):
         base = load(folder, as_stored=as_stored)
         assert base.is_as_stored == as_stored
         torch.manual_seed(0)
-        model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+        model = get_peft_model(base.model, LoraConfig(r=4, target_modules=targets))
         optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         losses = []
         for _ in range(5):
@@ -169,4 +190,6 @@ def test_an_adapter_trains_on_weights_in_the_pages_of_their_file(tmp_path: Path)
             losses.append(float(loss))
         assert losses[-1] < losses[0]
         found.append(losses)
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    # experts add in another order, and AdamW's first steps are as large for small gradients as for large ones
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert found[0] == pytest.approx(found[1], rel=1e-5 if architecture == "llama" else 1e-4)
