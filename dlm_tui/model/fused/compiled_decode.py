@@ -81,6 +81,7 @@ class CompiledDecode:
             (count, np.empty((count * MOST_TOKENS, width), dtype=np.float32))
             for count, width in _sizes(weights.layers[0], ranks)
         ]
+        self._absent = () if weights.spec.experts else (None, None)
         self._none = np.empty((0, 0), dtype=np.float32)
 
     def run(
@@ -92,9 +93,10 @@ class CompiledDecode:
         """
         cos, sin = self._weights.rope(cache.capacity)
         mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
+        space = (numbers[: count * len(hidden)] for count, numbers in self._space)
         together(
             self._decode, self._table, hidden.numpy(), rows.numpy(), positions.numpy(), mix, cache.kv.numpy(),
-            cos.numpy(), sin.numpy(), *self._numbers, *(space[: count * len(hidden)] for count, space in self._space),
+            cos.numpy(), sin.numpy(), *self._numbers, *space, *self._absent,
         )  # fmt: skip
         return hidden
 
@@ -163,13 +165,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _sizes(layer: FusedLayer, ranks: int) -> list[tuple[int, int]]:
-    """Rows per token and width of the arrays that the kernel works in, in its order."""
-    scores, slots, outer = 0, 1, 0
-    if layer.experts is not None:
-        scores, slots, outer = len(layer.experts.router), layer.experts.top_k, layer.out.shape[0]
+    """Rows per token and width of the arrays that the kernel works in, in its order; two more with experts."""
+    slots = layer.experts.top_k if layer.experts is not None else 1
     per_slot = [(slots, 2 * layer.intermediate), (slots, layer.intermediate)]
-    return [(1, layer.qkv.shape[0]), (1, layer.out.shape[1]), (1, layer.out.shape[0]), *per_slot, (1, ranks),
-            (1, scores), (slots, outer)]  # fmt: skip
+    found = [(1, layer.qkv.shape[0]), (1, layer.out.shape[1]), (1, layer.out.shape[0]), *per_slot, (1, ranks)]
+    if layer.experts is not None:
+        found += [(1, len(layer.experts.router)), (slots, layer.out.shape[0])]
+    return found
 
 
 def _layer_entry(

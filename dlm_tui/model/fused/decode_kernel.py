@@ -54,7 +54,7 @@ ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, ATTENTION_OUT_NORM, MLP_OUT_NORM
 # … then how many positions a token looks back (0: all), the rotary table (-1: none), and 1 where the norm of queries
 # and keys is over the whole projection …
 WINDOW, ROPE, WHOLE_NORM = range(NORMS + 6, NORMS + 9)
-# … then, where experts stand in place of the last two groups, their number (else 0), how many of them a token gets,
+# … then, where experts stand in place of the last two groups, their number, how many of them a token gets,
 # and 1 where the shares of these add up to 1; the addresses of the router [E, H] in float32 and of the experts' gate
 # and up [E, 2I, H] and down [E, H, I]; and 1 where these two are bfloat16.
 EXPERTS, TOP_K, NORMALISED, ROUTER, EXPERTS_GATE_UP, EXPERTS_DOWN, EXPERTS_NARROW = range(NORMS + 9, NORMS + 16)
@@ -113,6 +113,17 @@ def _wide(context: Any, number: Any) -> Any:
 
 
 @_instruction
+def _place_of(context: Any, numbers: Any) -> Any:
+    """The address of an array's first number."""
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = target.make_array(signature.args[0])(target, builder, arguments[0])
+        return builder.ptrtoint(array.data, ir.IntType(64))
+
+    return types.int64(numbers), build
+
+
+@_instruction
 def _fetch(context: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which nobody waits for; an address of nothing does no harm."""
 
@@ -167,7 +178,7 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> 
 def _dots_by_row(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
     """`dots`, a row of w with up to four rows of x at a time; short rows are asked for four rows ahead."""
     count, width = x.shape
-    row_bytes, address = width * w.itemsize, w.ctypes.data
+    row_bytes, address = width * w.itemsize, _place_of(w)
     for i in range(first, last):
         if row_bytes <= _NEAR_BYTES:
             for place in range(address + (i + 4) * row_bytes, address + (i + 5) * row_bytes, 64):
@@ -344,7 +355,9 @@ def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
     """Root mean square norm of every row of x [R, n] into y, with the weight [n] at `address` (0: a copy)."""
     count, width = x.shape
     if address == 0:
-        y[:, :] = x
+        for r in range(count):
+            for j in range(width):  # the compiler takes seconds for an assignment of whole arrays
+                y[r, j] = x[r, j]
         return
     weight = carray(_pointer(address), (width,), F)
     for r in range(count):
@@ -532,7 +545,8 @@ def _mix_experts(
             for k in range(top_k):
                 if chosen[r, k] == expert:
                     tokens[place], share[place] = r, shares[r, k]
-                    gathered[place] = x[r]
+                    for j in range(width):
+                        gathered[place, j] = x[r, j]
                     place += 1
     starts[experts] = place
 
@@ -567,15 +581,16 @@ def decode(
     thread: int, threads: int, counter: Integers, table: Integers, hidden: Floats, rows: Integers,
     positions: Integers, coefficients: Floats, kv: Floats, cos: Floats, sin: Floats, heads: int,
     kv_heads: int, activation: int, eps: float, scale: float, cap: float, residual: float, qkv: Floats, mixed: Floats,
-    added: Floats, gate_up: Floats, active: Floats, inner: Floats, router: Floats, outer: Floats,
+    added: Floats, gate_up: Floats, active: Floats, inner: Floats, router: Floats | None,
+    outer: Floats | None,
 ) -> None:  # fmt: skip
     """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `kv`.
 
     `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [tables, positions,
     R], `coefficients` [B or 0, N], `counter` [1] zero; attention scores are multiplied by `scale` and capped by `cap`
     (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in the last,
-    and two of experts, scores [R, E] and outputs [R·K, H] (with experts `gate_up` and `active` have R·K rows, too).
-    All threads must call it.
+    and two of experts, scores [R, E] and outputs [R·K, H] (with experts `gate_up` and `active` have R·K rows, too),
+    None for a base without: then nothing of experts is compiled. All threads must call it.
     """
     count, width = hidden.shape
     head_dim = kv.shape[5]
@@ -636,7 +651,7 @@ def decode(
         meetings = _meet(counter, threads, meetings)
 
         _norm(hidden, row[MLP_NORM], eps, x)
-        if row[EXPERTS] != 0:
+        if router is not None and outer is not None:
             meetings = _mix_experts(
                 thread, threads, counter, meetings, row, x, activation, router, gate_up, active, outer, added
             )
