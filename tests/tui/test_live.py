@@ -197,8 +197,9 @@ async def test_insight_only_works_when_it_can_be_seen(workbench: Opener) -> None
         assert "Which words pull where" in bench.text
 
 
-async def test_unlike_anything_trained_is_said(workbench: Opener) -> None:
-    async with workbench() as bench:
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_unlike_anything_trained_is_said(workbench: Opener, size: tuple[int, int]) -> None:
+    async with workbench(size=size) as bench:
         await bench.type("zzz")
         await bench.idle()
         assert "unlike anything trained" in bench.text

@@ -228,10 +228,10 @@ class Mixing:
         ]
         if routed is None or self._routing.weights is None:
             return words
+        if routed.is_ood:
+            words.append(ood_text(routed))  # first, as the end is cut where the pane is narrow
         entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
         words.append(entropy if self._context.link.ready else Content.styled(entropy, "dim"))
-        if routed.is_ood:
-            words.append(ood_text(routed))
         words.append(Content.styled(f"{routed.tokens} tokens{', cut' if routed.truncated else ''}", "dim"))
         return words
 
