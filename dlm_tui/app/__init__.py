@@ -26,8 +26,9 @@ def recent_document() -> Path | None:
     return next(iter(recent_documents()), None)
 
 
-def ask_for_start() -> Path | Literal["demo"] | None:
-    """Ask a person without a document what to begin with: the path of the one that was written, "demo", or None."""
+def ask_for_start() -> Path | Literal["demo"] | int:
+    """Ask a person without a document what to begin with: the path of the one that was written, "demo", or
+    the exit status where it was left."""
     from dlm_tui.app.welcome import ask_for_start
 
     return ask_for_start()

@@ -6,34 +6,27 @@ What is imported here is what the first frame needs; the document and the panes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import BindingType
-from textual.filter import LineFilter, Monochrome
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
-from dlm_tui.app.key_order import OrderlyApp
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.screens.opening import OpeningScreen
-from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
+from dlm_tui.app.terminal_app import TerminalApp
 from dlm_tui.errors import DlmTuiError
-from dlm_widgets.style_filter import StyleEverySegment
 
 if TYPE_CHECKING:
     from textual.command import Provider
-    from textual.driver import Driver
 
     from dlm_tui.app.commands import Command
     from dlm_tui.app.setup import Setup
     from dlm_tui.app.workbench import Workbench
-
-_STYLED = StyleEverySegment()
-"""One for all lines: Textual keeps what a filter made of a line by the filter's identity."""
 
 
 @dataclass
@@ -52,7 +45,7 @@ def _commands() -> type[Provider]:
     return WorkbenchCommands
 
 
-class WorkbenchApp(OrderlyApp[int], inherit_bindings=False):
+class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
     """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened.
 
     `next_document` is to be opened when this one is left.
@@ -67,19 +60,10 @@ class WorkbenchApp(OrderlyApp[int], inherit_bindings=False):
     workbench: Workbench
 
     def __init__(self, opening: Opening) -> None:
-        super().__init__()
+        super().__init__(opening.theme, opening.config.keys)
         self.opening = opening
         self.problem: DlmTuiError | None = None
         self.next_document: Path | None = None
-        self.register_theme(DLM_DARK)
-        self.register_theme(DLM_LIGHT)
-        self.theme = opening.theme if opening.theme in self.available_themes else DLM_DARK.name
-        self.set_keymap(opening.config.keys)
-
-    def get_line_filters(self) -> Sequence[LineFilter]:
-        """As Textual has them, safe for segments without a style, which only the greys of NO_COLOR do not take."""
-        filters = super().get_line_filters()
-        return [_STYLED, *filters] if any(isinstance(each, Monochrome) for each in filters) else filters
 
     @property
     def config(self) -> Config:
@@ -90,15 +74,6 @@ class WorkbenchApp(OrderlyApp[int], inherit_bindings=False):
     def is_open(self) -> bool:
         """Whether the document is open."""
         return hasattr(self, "workbench")
-
-    def get_driver_class(self) -> type[Driver]:
-        """On a terminal, the driver that takes what real terminals send."""
-        chosen = super().get_driver_class()
-        if chosen.__name__ != "LinuxDriver":
-            return chosen
-        from dlm_tui.app.terminal import TerminalDriver
-
-        return TerminalDriver
 
     def get_default_screen(self) -> Screen[None]:
         """The first frame."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from textual import events
-from textual.app import App, ReturnType
+from textual.app import App
 from textual.dom import DOMNode
 from textual.message import Message
 
@@ -80,28 +80,3 @@ class KeyOrder:
 
     def _look_later(self) -> None:
         asyncio.get_running_loop().call_later(LOOK_EVERY, self._app.call_later, self._look)
-
-
-class OrderlyApp(App[ReturnType], inherit_bindings=False):
-    """An app whose keys and pastes act one after the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._key_order = KeyOrder(self, super().on_event)
-
-    async def on_event(self, event: events.Event) -> None:
-        """Keys one after the other; Alt with a letter is a key: what is being edited would take the letter as text."""
-        if not isinstance(event, events.Key | events.Paste):
-            await super().on_event(event)
-        elif not event.is_forwarded:
-            if isinstance(event, events.Key) and event.key.startswith("alt+"):
-                event.character = None
-            await self._key_order.pressed(event)
-        else:
-            await super().on_event(event)
-            if isinstance(event, events.Key):
-                await self._key_order.passed(event)
-
-    async def on_key_passed(self, message: KeyPassed) -> None:
-        """Something took the key on its way here."""
-        await self._key_order.passed(message.key)

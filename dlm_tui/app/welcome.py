@@ -8,27 +8,22 @@ from typing import ClassVar, Literal
 from textual.binding import BindingType
 
 from dlm_tui.app.config import Config, load_config
-from dlm_tui.app.key_order import OrderlyApp
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.welcome import WelcomeScreen
-from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
+from dlm_tui.app.terminal_app import TerminalApp
 
 Start = Path | Literal["demo"]
 
 
-class WelcomeApp(OrderlyApp[Start], inherit_bindings=False):
+class WelcomeApp(TerminalApp[Start], inherit_bindings=False):
     """Returns the path of the document that was written, "demo", or None when it is left."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, config: Config, folder: Path) -> None:
-        super().__init__()
+        super().__init__(config.theme, config.keys)
         self.config, self._folder = config, folder
-        self.register_theme(DLM_DARK)
-        self.register_theme(DLM_LIGHT)
-        self.theme = config.theme if config.theme in self.available_themes else DLM_DARK.name
-        self.set_keymap(config.keys)
 
     def on_mount(self) -> None:
         """Ask."""
@@ -50,6 +45,8 @@ class WelcomeApp(OrderlyApp[Start], inherit_bindings=False):
             self.exit(path)
 
 
-def ask_for_start() -> Start | None:
-    """Ask what to begin with, in the current folder. Raises ConfigError."""
-    return WelcomeApp(load_config(), Path.cwd()).run()
+def ask_for_start() -> Start | int:
+    """Ask what to begin with, in the current folder; the exit status where it was left. Raises ConfigError."""
+    app = WelcomeApp(load_config(), Path.cwd())
+    chosen = app.run()
+    return chosen if chosen is not None else app.return_code or 0

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.app import ask_for_start
 
     start = ask_for_start()
-    if start is None:
-        return 0
+    if isinstance(start, int):
+        return start
     if start == "demo":
         from dlm_tui.cli.demo import place_demo
 

@@ -83,6 +83,13 @@ class Terminal:
         self._drain(0)
         return self.process.returncode
 
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.leader >= 0:
+            os.close(self.leader)
+
     def send(self, data: bytes) -> None:
         os.write(self.leader, data)
 
@@ -98,17 +105,17 @@ class Terminal:
             seconds = 0
 
 
-class Workbench(Terminal):
-    """The real program with a document whose base is not here, on a terminal of few colours."""
+class Program(Terminal):
+    """The real program, at home in `folder`."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
         self.leader, follower = pty.openpty()
         self._log = folder / "log"
         self.screen = b""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dlm_tui", "open", str(write_document(folder)), "--home", str(folder / "home")],
-            stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-            env={**os.environ, "COLUMNS": "120", "LINES": "40", **env},
+            [sys.executable, "-m", "dlm_tui", *arguments],
+            stdin=follower, stdout=follower, stderr=follower, start_new_session=True, cwd=folder,
+            env={**os.environ, "COLUMNS": "120", "LINES": "40", **_homes(folder), **env},
         )  # fmt: skip
         os.close(follower)
 
@@ -119,9 +126,30 @@ class Workbench(Terminal):
             self._drain(0.05)
 
 
+def _homes(folder: Path) -> dict[str, str]:
+    """The user's directories, all of them in `folder`."""
+    return {f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "STATE", "CACHE")}
+
+
+def test_without_a_document_too_the_terminal_is_taken_and_left_properly(tmp_path: Path) -> None:
+    shown = Program(tmp_path, TERM="xterm-256color")
+    try:
+        shown.until_drawn("How do you want to begin?")
+        shown.send(b"\xff\xfe")
+        shown.send(b"\r")
+        shown.until_drawn("Or learn from a folder")
+        shown.process.send_signal(signal.SIGTERM)
+        assert shown.end() == 128 + signal.SIGTERM
+        assert shown.screen.rfind(b"\x1b[?1049l") > shown.screen.rfind(b"\x1b[?1049h")
+        assert b"Traceback" not in shown.screen
+    finally:
+        shown.kill()
+
+
 def test_the_program_without_colours_on_a_terminal_of_sixteen(tmp_path: Path) -> None:
-    """Every colour that reaches the terminal is one of its greys."""
-    shown = Workbench(tmp_path, TERM="xterm", NO_COLOR="1")
+    """Every colour that reaches the terminal is one of its greys; the document's base is not here."""
+    document = str(write_document(tmp_path))
+    shown = Program(tmp_path, "open", document, "--home", str(tmp_path / "home"), TERM="xterm", NO_COLOR="1")
     try:
         shown.until_drawn("is not on this machine")
         shown.send(b"\x1bOS\x1bOS")  # F4, the next page, twice
@@ -134,10 +162,7 @@ def test_the_program_without_colours_on_a_terminal_of_sixteen(tmp_path: Path) ->
         shown.send(b"\x1b[21~")
         assert shown.end() == 0 and b"Traceback" not in shown.screen
     finally:
-        if shown.process.poll() is None:
-            shown.process.kill()
-            shown.process.wait()
-        os.close(shown.leader)
+        shown.kill()
 
 
 @pytest.fixture
@@ -145,11 +170,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     shown = Terminal(tmp_path)
     shown.until("ready")
     yield shown
-    if shown.process.poll() is None:
-        shown.process.kill()
-        shown.process.wait()
-    if shown.leader >= 0:
-        os.close(shown.leader)
+    shown.kill()
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters(terminal: Terminal) -> None:

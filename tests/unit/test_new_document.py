@@ -113,9 +113,9 @@ def test_notes_that_are_there_are_used_and_a_failure_leaves_nothing(tmp_path: Pa
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["other.dlm"]
 
 
-@pytest.mark.parametrize("start", [None, "demo", "own"])
+@pytest.mark.parametrize("start", [0, 143, "demo", "own"])
 def test_without_a_document_the_choice_is_opened(
-    start: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import argparse
 
@@ -127,5 +127,6 @@ def test_without_a_document_the_choice_is_opened(
     monkeypatch.setattr(opening, "need_terminal", lambda: None)
     monkeypatch.setattr(opening, "launch", lambda path, args, **_: opened.append(path) or 0)
     monkeypatch.setattr(app, "ask_for_start", lambda: tmp_path / "mine.dlm" if start == "own" else start)
-    assert opening.run(argparse.Namespace(json=False, document=None)) == 0
-    assert opened == {None: [], "demo": [Path("dlm-demo/harbour.dlm")], "own": [tmp_path / "mine.dlm"]}[start]
+    assert opening.run(argparse.Namespace(json=False, document=None)) == (start if isinstance(start, int) else 0)
+    documents = {"demo": [Path("dlm-demo/harbour.dlm")], "own": [tmp_path / "mine.dlm"]}
+    assert opened == documents.get(str(start), [])
