@@ -25,6 +25,7 @@ _OPTIONAL = {
     "xllamacpp": "checks exports on a real llama.cpp: pip install 'dlm-tui[llama]'",
     "starlette": "answers OpenAI clients: pip install 'dlm-tui[serve]'",
     "textual_serve": "shows the workbench in a browser: pip install 'dlm-tui[web]'",
+    "ray": "trains on the nodes of a cluster (--cluster): pip install 'dlm-tui[cluster]'",
     "bitsandbytes": "keeps a base in 4 or 8 bits (--quantize): pip install 'dlm-tui[quant]'; 8-bit optimisers on a GPU",
     "torchao": "keeps a base in 8 bits (--quantize torchao-int8): pip install torchao",
 }

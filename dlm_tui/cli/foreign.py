@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "init": "`dlm-tui new PATH` writes a document to start from",
-    "preference": "write preference sections with `dlm-tui section add`; `dlm-tui train` trains on them",
-    "synth": "write instruction sections with `dlm-tui section add`, or let folders teach (training.sources)",
+    "preference": "`dlm-tui section DOC add --type preference` writes preference sections, `dlm-tui train` trains on them",
+    "synth": "write instruction sections with `dlm-tui section DOC add`, or let folders teach (training.sources)",
     "harvest": "`dlm-tui label` adds a prompt with its right answer to the document and retrains the gate",
     "push": "`dlm-tui pack` puts a document and what it learned into one file to hand on",
     "pull": "`dlm-tui unpack` takes a packed document apart on this machine",

@@ -38,7 +38,7 @@ COMMANDS = {
     "sets": "prompt sets: list, run, compare with the run before; in and out of CSV and JSONL",
     "drift": "what freezing the gate into a static mix costs",
     "label": "add a labelled prompt to the document and retrain the gate",
-    "adapter": "versions of the adapters: list, use, back, keep, drop, prune; import and export one",
+    "adapter": "versions of the adapters: list, compare, use, back, keep, drop, prune; import and export one",
     "section": "list, add, edit, delete and retag the sections of the document",
     "score": "how much the adapters change the model, against noise",
     "metrics": "runs and gate events with entropy",

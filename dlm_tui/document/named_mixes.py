@@ -1,4 +1,4 @@
-"""The mixes that a person gave names to, kept beside a document in `<document>.mixes.json`.
+"""The mixes that a person gave names to, kept beside `notes.dlm` in `notes.mixes.json`.
 
 A name never reads as a mix (`tone:0.7`), as an adapter of the document or as a view, so that `--mix NAME` means one
 thing only.

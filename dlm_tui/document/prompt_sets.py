@@ -1,4 +1,4 @@
-"""The named sets of prompts that a person keeps beside a document, in `<document>.prompts.json`."""
+"""The named sets of prompts that a person keeps beside `notes.dlm`, in `notes.prompts.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fiftieth of the campaign; all of it is `python -m tests.faults.campaign`."""
+"""A small part of the campaign; all of it is `python -m tests.faults.campaign`."""
 
 from __future__ import annotations
 
