@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "init": "`dlm-tui new PATH` writes a document to start from",
-    "preference": "`dlm-tui section DOC add --type preference` writes preference sections, `dlm-tui train` trains on them",
+    "preference": "`dlm-tui section DOC add --type preference` writes the pairs, `dlm-tui train` trains on them",
     "synth": "write instruction sections with `dlm-tui section DOC add`, or let folders teach (training.sources)",
     "harvest": "`dlm-tui label` adds a prompt with its right answer to the document and retrains the gate",
     "push": "`dlm-tui pack` puts a document and what it learned into one file to hand on",

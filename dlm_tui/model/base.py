@@ -13,13 +13,13 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
-from dlm_tui.model.config_check import check_config, quantised_bytes, stored_elements, stored_types
+from dlm_tui.model.config_check import check_config, quantised_bytes, stacked_bytes, stored_elements, stored_types
 from dlm_tui.model.download import fetch
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
 from dlm_tui.model.offloaded import computing_device, name_places
-from dlm_tui.model.pages import give_back_freed
+from dlm_tui.model.pages import drop_weight_pages, give_back_freed
 from dlm_tui.model.quantised import (
     bits_of,
     compute_exactly,
@@ -210,7 +210,8 @@ def load_base(
         needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item)
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
-    narrow = narrow and (as_stored or needed > available_memory())
+    stacked = stacked_bytes(files, item // 2)
+    narrow = narrow and (as_stored or needed > available_memory()) and stacked <= available_memory()
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > available_memory() else None
     from_disk = narrow or offload is not None
@@ -225,6 +226,8 @@ def load_base(
     )
     if narrow:
         keep_as_stored(model, _skeleton(model))
+        if stacked:
+            drop_weight_pages()  # what experts were stacked from is not read again
     if quantisation or asked:
         compute_exactly(model)
     elif offload is None:

@@ -15,6 +15,7 @@ from typing import Any
 from dlm_tui.model.registry import BaseUnavailable
 
 _LAYER = re.compile(r"((?:^|.*?\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers")
 _SIZES = (
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"),
@@ -71,6 +72,13 @@ def stored_elements(files: Sequence[Path]) -> int:
     """How many numbers the tensors of safetensors `files` hold."""
     shapes = (entry.get("shape") for name, entry in _entries(files) if name != "__metadata__")
     return sum(math.prod(int(size) for size in shape) for shape in shapes if isinstance(shape, list))
+
+
+def stacked_bytes(files: Sequence[Path], item: int) -> int:
+    """Bytes that the experts which `files` hold one by one take at `item` bytes a number: stacked, they are no longer
+    in the files' pages."""
+    entries = ((name, entry.get("shape")) for name, entry in _entries(files) if _EXPERT.search(name))
+    return item * sum(math.prod(int(size) for size in shape) for _, shape in entries if isinstance(shape, list))
 
 
 def quantised_bytes(files: Sequence[Path], bits: int, item: int) -> int:

@@ -1,5 +1,7 @@
 """Weights that stay in the bfloat16 pages of their file while everything is computed in float32.
 
+Experts that a checkpoint holds one by one are stacked when they are loaded, and so lie in memory of the process.
+
 A bfloat16 is a float32 with half its digits, so nothing is lost: a product widens the weights it reads, a block at a
 time. The file's pages are never written, so that all processes with the same base share them.
 """
@@ -66,6 +68,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
     """Compute in float32 on the bfloat16 weights of `model`, exactly as if it had been loaded as float32.
 
+    (Experts are added in their own order, where the library has one of its own: equal up to rounding.)
     Linear layers, the token embedding and stacked experts keep bfloat16; norms, biases and the like are small.
     `skeleton` is the same model made as float32, on the meta device but for its buffers, some of which are computed in
     the model's type.
@@ -138,7 +141,7 @@ def _stored_experts(kind: type[nn.Module]) -> type[nn.Module]:
             token, place = torch.where(top_k_index == expert)
             inner = self._apply_gate(_product(hidden_states[token], self.gate_up_proj[expert]))
             outer = _product(inner, self.down_proj[expert])
-            result.index_add_(0, token, outer * top_k_weights[token, place, None])
+            result.index_add_(0, token, (outer * top_k_weights[token, place, None]).to(result.dtype))
         return result
 
     return _made(kind, forward)

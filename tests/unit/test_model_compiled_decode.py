@@ -131,8 +131,9 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path, architectur
     assert torch.equal(found[0], found[2])
 
 
-def test_a_row_of_zeros_is_the_base_bit_for_bit(tmp_path: Path, threads: int) -> None:
-    model = mixed(tmp_path / "m", "llama")
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "qwen3_moe"])
+def test_a_row_of_zeros_is_the_base_bit_for_bit(tmp_path: Path, architecture: str, threads: int) -> None:
+    model = mixed(tmp_path / "m", architecture)
     assert isinstance(model.backbone, FusedBackbone)
     mix = torch.tensor([[0.4, -1.0], [0.0, 0.0], [0.0, 0.0], [0.3, 2.0]])
     base, some = (model.backbone.new_cache(4, 24) for _ in range(2))

@@ -14,10 +14,11 @@ from dlm_tui.model import backend_selection, stored
 from dlm_tui.model import base as bases
 from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.config_check import stacked_bytes
 from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.memory import gigabytes
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.registry import BaseUnavailable, resolve_base
+from dlm_tui.model.registry import BaseUnavailable, resolve_base, weight_files
 from dlm_tui.progress import WARNING, Progress, run_to_end
 from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, write_tiny_base
 
@@ -100,6 +101,27 @@ def test_experts_stay_as_they_are_stored(tmp_path: Path, architecture: str) -> N
     assert isinstance(model.backbone, FusedBackbone)
     read = {part.data_ptr() for layer in model.backbone.weights.matrices for parts in layer for part in parts}
     assert {part.data_ptr() for part in experts} <= read
+
+
+def test_stacked_experts_need_their_room_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bf16(tmp_path / "m", "mixtral")
+    stacked = stacked_bytes(weight_files(folder), 2)
+    experts = [w for name, w in load_file(folder / "model.safetensors").items() if ".experts." in name]
+    assert stacked == sum(weight.nbytes for weight in experts) > 0
+    monkeypatch.setattr(bases, "available_memory", lambda: stacked)
+    assert load(folder).is_as_stored
+    monkeypatch.setattr(bases, "available_memory", lambda: stacked - 1)
+    with pytest.raises(BaseUnavailable, match="are free"):
+        load(folder)
+
+
+def test_experts_compute_under_autocast(tmp_path: Path) -> None:
+    base = load(write_bf16(tmp_path / "m", "qwen3_moe"))
+    with torch.no_grad():
+        wanted = base.model(IDS).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            found = base.model(IDS).logits
+    torch.testing.assert_close(found.float(), wanted, atol=0.1, rtol=0.1)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])

@@ -152,10 +152,14 @@ def fits(weights: FusedWeights) -> bool:
     parts = [part for layer in weights.matrices for parts in layer for part in parts]
     biases = [group.bias for layer in weights.layers for group in layer.groups]
     routers = [layer.experts.router for layer in weights.layers if layer.experts is not None]
+    read = torch.bfloat16 if weights.is_as_stored else torch.float32
+    beside = [*biases, *routers, *(norm for layer in weights.layers for norm in layer.norms), weights.norm]
     return (
         weights.device.type == "cpu"
         and weights.dtype == torch.float32
-        and all(part.is_contiguous() for part in (*parts, *biases, *routers, weights.head) if part is not None)
+        and all(part.dtype == read for part in (*parts, weights.head))
+        and all(part.dtype == torch.float32 for part in beside if part is not None)
+        and all(part.is_contiguous() for part in (*parts, *beside, weights.head) if part is not None)
     )
 
 

@@ -210,6 +210,22 @@ def _dots_by_row(w: Floats, x: Floats, y: Floats, first: int, last: int, start: 
 
 
 @_compiled
+def _dots_each(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
+    """`dots`, every row of x by itself: the same bits, however many there are."""
+    count, width = x.shape
+    row_bytes, address = width * w.itemsize, _place_of(w)
+    for i in range(first, last):
+        if row_bytes <= _NEAR_BYTES:
+            for place in range(address + (i + 4) * row_bytes, address + (i + 5) * row_bytes, 64):
+                _fetch(place)
+        for r in range(count):
+            a0 = F(0)
+            for j in range(width):
+                a0 += _wide(w[i, j]) * x[r, j]
+            y[r, i] = a0
+
+
+@_compiled
 def _dots_by_four(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
     """`dots`, four rows of w with four rows of x, or with one, at a time."""
     count, width = x.shape
@@ -505,13 +521,16 @@ def _choose(scores: Floats, chosen: Integers, shares: Floats, normalised: bool) 
 def _of_expert(
     address: int, narrow: int, expert: int, height: int, x: Floats, y: Floats, first: int, last: int
 ) -> None:
-    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`."""
+    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`.
+
+    How many tokens an expert has depends on the other rows of the batch, so a token's numbers must not.
+    """
     shape = (height, x.shape[1])
     skipped = expert * height * x.shape[1]
     if narrow != 0:
-        dots(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last, 0)
+        _dots_each(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last)
     else:
-        dots(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last, 0)
+        _dots_each(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last)
 
 
 @_compiled
