@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import tracemalloc
+import subprocess
+import sys
 from pathlib import Path
 
 from dlm_tui.document import Document, load
@@ -12,6 +14,18 @@ from tests.benchmarks.harness import Row, at_most, paired, scratch
 
 _HEAD = "---\ndlm_id: 01J8ZQ5M3V0000000000000001\ndlm_version: 15\nbase_model: pocket\ntraining:\n"
 _LINE = "The boats come in with the tide, and the tide table hangs on the wall of the harbour office.\n"
+_LOOK = """
+import json, sys, tracemalloc
+from pathlib import Path
+from dlm_tui.document import load
+from dlm_tui.document.sources import survey_sources
+
+document = load(Path(sys.argv[1]))
+tracemalloc.start()
+found = survey_sources(document)
+assert found.files
+print(json.dumps(tracemalloc.get_traced_memory()))
+"""
 
 
 def rows(quick: bool) -> list[Row]:
@@ -75,11 +89,7 @@ def _list_and_read(document: Document) -> int:
 
 
 def _memory(document: Document) -> tuple[int, int]:
-    tracemalloc.start()
-    try:
-        found = survey_sources(document)
-        kept, peak = tracemalloc.get_traced_memory()
-        assert found.files
-        return kept, peak
-    finally:
-        tracemalloc.stop()
+    """Bytes of Python objects that looking keeps and takes at most, in a process that does nothing else."""
+    done = subprocess.run([sys.executable, "-c", _LOOK, str(document.path)], capture_output=True, text=True, check=True)
+    kept, peak = json.loads(done.stdout)
+    return kept, peak
