@@ -167,8 +167,11 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> 
     what they have of x more often, which is quicker where that is a lot, and for float32, whose rows take longer.
     """
     count, width = x.shape
-    is_narrow = w.itemsize == 2
-    if (is_narrow and (count < 4 or width <= 1024)) or (count < 4 and width * w.itemsize <= _NEAR_BYTES):
+    if w.itemsize == 2:
+        by_row = count < 4 or width <= 1024
+    else:
+        by_row = 1 < count < 4 and width * w.itemsize <= _NEAR_BYTES
+    if by_row:
         _dots_by_row(w, x, y, first, last, start)
     else:
         _dots_by_four(w, x, y, first, last, start)
