@@ -145,8 +145,9 @@ def part_of(work: Generator[Progress, None, T], stage: str, turn: int, turns: in
     return (yield from map_steps(work, counted_on))
 
 
-_WINDOW = 10.0
-"""Seconds that count as lately."""
+_WINDOW = (10.0, 0.5)
+"""Seconds, and share of what the stage has taken so far, that count as lately: a pause between two adapters, or
+somebody else on the machine, is a larger part of ten seconds than of a minute."""
 _KNOWN = 0.25
 """Seconds before which a pace is chance."""
 _PATIENCE = (1.0, 0.1)
@@ -164,6 +165,7 @@ class Eta:
         """`clock` gives seconds that never go back."""
         self._clock = clock
         self._stage: tuple[object, float] | None = None
+        self._began = 0.0  # when the stage did
         self._marks: deque[tuple[float, float]] = deque()  # when the count rose, and to what
         self._told: float | None = None  # the moment at which the work will have ended, as told last
 
@@ -176,11 +178,12 @@ class Eta:
         """Seconds until `total` is reached; None while that cannot be known: no total, no step done, or too early."""
         now, marks = self._clock(), self._marks
         if (stage, total) != self._stage or (marks and done < marks[-1][1]):
-            self._stage, self._told = (stage, total), None
+            self._stage, self._told, self._began = (stage, total), None, now
             marks.clear()
         if not marks or done > marks[-1][1]:
             marks.append((now, done))
-        while len(marks) > 2 and now - marks[1][0] >= _WINDOW:
+        window = max(_WINDOW[0], _WINDOW[1] * (now - self._began))
+        while len(marks) > 2 and now - marks[1][0] >= window:
             marks.popleft()
         (began, first), (latest, last) = marks[0], marks[-1]
         if total <= 0 or last <= first or now - began < _KNOWN:

@@ -76,6 +76,13 @@ def test_only_the_pace_of_late_counts(eta: Eta, clock: Clock) -> None:
     assert left == pytest.approx(871, rel=0.11)
 
 
+def test_a_pause_between_two_adapters_is_not_the_pace(eta: Eta, clock: Clock) -> None:
+    steps(eta, clock, 0.5, range(121), 240)  # a minute
+    clock.now += 8.0  # the next adapter is made ready
+    left = steps(eta, clock, 0.5, range(121, 125), 240)
+    assert left is not None and 58 < left < 90
+
+
 def test_another_stage_or_a_count_that_falls_starts_afresh(eta: Eta, clock: Clock) -> None:
     steps(eta, clock, 1.0, range(6), 10)
     assert eta.left("train", 6, 10) is None
