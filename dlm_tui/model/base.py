@@ -210,8 +210,9 @@ def load_base(
         needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item)
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
-    stacked = stacked_bytes(files, item // 2)
-    narrow = narrow and (as_stored or needed > available_memory()) and stacked <= available_memory()
+    narrow = narrow and (as_stored or needed > available_memory())
+    stacked = stacked_bytes(files, DTYPES["bfloat16"].itemsize) if narrow else 0
+    narrow = narrow and stacked <= available_memory()
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > available_memory() else None
     from_disk = narrow or offload is not None

@@ -70,6 +70,7 @@ class CompiledDecode:
             for layer, parts, added in zip(weights.layers, matrices, additions, strict=True)
         ]
         self._table = np.array(rows, dtype=np.int64)
+        assert self._table.shape[1] == decode_kernel.WIDTH  # the kernel takes these numbers for addresses
         ranks = max((one.lora_A.shape[0] for added in additions for one in added if one is not None), default=0)
         self._numbers = (
             weights.heads,

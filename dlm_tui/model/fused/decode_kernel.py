@@ -178,14 +178,21 @@ def dots(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> 
 
 
 @_compiled
+def _fetch_ahead(w: Floats, i: int) -> None:
+    """Ask for the row that comes four rows after the i-th, where rows are short."""
+    row_bytes = w.shape[1] * w.itemsize
+    if row_bytes <= _NEAR_BYTES:
+        address = _place_of(w) + (i + 4) * row_bytes
+        for place in range(address, address + row_bytes, 64):
+            _fetch(place)
+
+
+@_compiled
 def _dots_by_row(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
-    """`dots`, a row of w with up to four rows of x at a time; short rows are asked for four rows ahead."""
+    """`dots`, a row of w with up to four rows of x at a time."""
     count, width = x.shape
-    row_bytes, address = width * w.itemsize, _place_of(w)
     for i in range(first, last):
-        if row_bytes <= _NEAR_BYTES:
-            for place in range(address + (i + 4) * row_bytes, address + (i + 5) * row_bytes, 64):
-                _fetch(place)
+        _fetch_ahead(w, i)
         r, at = 0, start + i
         while r + 4 <= count:
             a0 = a1 = a2 = a3 = F(0)
@@ -216,11 +223,8 @@ def _dots_by_row(w: Floats, x: Floats, y: Floats, first: int, last: int, start: 
 def _dots_each(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
     """`dots`, every row of x by itself: the same bits, however many there are."""
     count, width = x.shape
-    row_bytes, address = width * w.itemsize, _place_of(w)
     for i in range(first, last):
-        if row_bytes <= _NEAR_BYTES:
-            for place in range(address + (i + 4) * row_bytes, address + (i + 5) * row_bytes, 64):
-                _fetch(place)
+        _fetch_ahead(w, i)
         for r in range(count):
             a0 = F(0)
             for j in range(width):
