@@ -17,9 +17,9 @@ class PatternError(DlmTuiError):
 
 
 class BoundedPatterns:
-    """Matches patterns against module names; all its questions together may take `seconds`.
+    """Matches patterns against module names; all its questions together may take `seconds` of processor time.
 
-    `regex` reads what `re` reads and can stop a search that backtracks without end.
+    `regex` reads what `re` reads and can stop a search that backtracks without end, by processor time, too.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -37,7 +37,7 @@ class BoundedPatterns:
     def search(self, pattern: str, text: str) -> bool:
         """Whether `pattern` is found in `text`. Raises PatternError."""
         self.check(pattern)
-        began = time.monotonic()
+        began = time.thread_time()
         try:
             found = regex.search(pattern, text, timeout=max(self._left, 1e-3), concurrent=True)
         except TimeoutError:
@@ -46,5 +46,5 @@ class BoundedPatterns:
                 " nested repetitions"
             ) from None
         finally:
-            self._left -= time.monotonic() - began
+            self._left -= time.thread_time() - began
         return found is not None

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,9 @@ if TYPE_CHECKING:  # an exported live server has this module and no store
     from dlm_tui.store import Turn
 
 SECONDS = 4.0
-_START_SECONDS = 30.0
+"""Processor time that one text may take. A clock would refuse good templates on a busy machine."""
+_PATIENCE = 120.0
+"""Seconds by the clock in which a worker gets its processor time on any machine that works at all."""
 _TEMPLATE_LIMIT = 1_000_000
 
 Message = Mapping[str, str]
@@ -73,6 +76,7 @@ class TemplateWorker:
             "messages": [dict(message) for message in messages],
             "generate": generate,
             "variables": dict(variables),
+            "seconds": self.seconds,
         }
         with self._lock:
             answer = self._ask(json.dumps(request).encode() + b"\n")
@@ -82,8 +86,8 @@ class TemplateWorker:
             raise ChatTemplateError(answer["error"])
         return answer["text"]
 
-    def close(self) -> None:
-        """End the worker."""
+    def close(self) -> int | None:
+        """End the worker; how it ended, as `subprocess` says it, None without one."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(OSError):
@@ -93,6 +97,7 @@ class TemplateWorker:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
+        return None if process is None else process.returncode
 
     def _ask(self, line: bytes) -> dict[str, str]:
         for fresh in (False, True):
@@ -103,7 +108,8 @@ class TemplateWorker:
                 process.stdin.flush()
                 return self._reply(process)
             except (BrokenPipeError, EOFError) as error:
-                self.close()
+                if self.close() == -getattr(signal, "SIGPROF", 0):
+                    raise self._too_long() from None
                 if fresh:
                     raise ChatTemplateError("the process that renders it ended") from error
             except KeyboardInterrupt:  # what it still has to say would be taken for the next answer
@@ -122,23 +128,22 @@ class TemplateWorker:
                 **OWN_GROUP,  # the worker ends with its stdin
             )
             atexit.register(self.close)
-            # the clock of the first text starts once jinja2 is there
-            assert self._process.stdin is not None
-            self._process.stdin.write(b'{"template": "", "messages": [], "generate": false, "variables": {}}\n')
-            self._process.stdin.flush()
-            self._reply(self._process, _START_SECONDS)
         return self._process
 
-    def _reply(self, process: subprocess.Popen[bytes], seconds: float | None = None) -> dict[str, str]:
-        """The next line, or ChatTemplateError after `seconds`; the worker is then ended. Raises EOFError."""
+    def _too_long(self) -> ChatTemplateError:
+        return ChatTemplateError(f"it takes longer than {self.seconds:g} seconds")
+
+    def _reply(self, process: subprocess.Popen[bytes]) -> dict[str, str]:
+        """The next line. Raises ChatTemplateError where none comes, EOFError when the worker has ended."""
         assert process.stdout is not None
-        deadline = time.monotonic() + (self.seconds if seconds is None else seconds)
+        patience = max(_PATIENCE, self.seconds) if hasattr(signal, "setitimer") else self.seconds
+        deadline = time.monotonic() + patience
         received = bytearray()
         while not received.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
                 self.close()
-                raise ChatTemplateError(f"it takes longer than {self.seconds:g} seconds")
+                raise self._too_long()
             piece = os.read(process.stdout.fileno(), 1 << 20)
             if not piece:
                 raise EOFError

@@ -61,7 +61,8 @@ async def test_the_better_of_two_answers_becomes_a_preference(workbench: Opener)
         bench.panes.focus_pane("answers")
         await bench.press("n", "n", "n")
         assert actions.view(bench) == "tone"
-        await opened(bench, "B", "down")
+        await opened(bench, "B")  # the newest run is read before it opens
+        await bench.press("down")
         added = (await written(bench, before)).decode()
         assert added.startswith('::preference#tone::\n<!-- dlm-auto-harvest: source="dlm-tui/better/tone" -->\n')
         chosen = " ".join(f"tone word{n}" for n in range(6))

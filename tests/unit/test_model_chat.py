@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +96,30 @@ def test_a_hostile_template_is_one_sentence_soon(template: str, reason: str) -> 
     assert str(caught.value).startswith("the chat template of test cannot be used: ")
     guarded._tokenizer.chat_template = TEMPLATE  # and the worker, or the next one, goes on
     assert guarded.text([ONE]) == "<|im_start|>user\none<|im_end|>\n"
+
+
+def test_a_worker_that_the_machine_leaves_waiting_is_not_too_long() -> None:
+    worker = TemplateWorker(seconds=0.2)
+    worker.render("x", [], generate=False, variables={})
+    assert worker._process is not None
+    worker._process.send_signal(signal.SIGSTOP)
+    go_on = threading.Timer(0.6, worker._process.send_signal, [signal.SIGCONT])
+    go_on.start()
+    assert worker.render("y", [], generate=False, variables={}) == "y"
+    go_on.join()
+    worker.close()
+
+
+def test_a_worker_without_an_owner_ends_when_its_time_is_over() -> None:
+    worker = TemplateWorker(seconds=0.5)
+    worker.render("x", [], generate=False, variables={})
+    process = worker._process
+    assert process is not None and process.stdin is not None
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    request = {"template": endless, "messages": [], "generate": False, "variables": {}, "seconds": 0.5}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    process.stdin.close()
+    assert process.wait(120) == -signal.SIGPROF
 
 
 def test_a_worker_ends_with_its_owner_and_is_started_again_when_it_died() -> None:
