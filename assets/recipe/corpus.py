@@ -5,6 +5,7 @@ A document is one string, already in the chat template where it is a chat. The s
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from .morphology import capital, plural, tidy
 
 START, END, END_OF_TEXT, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>"
 CHAT_SHARE = 0.55
+COMBINATION_SHARE = 0.18
+WITHHELD_IN = 5
 REGISTERS = ("cheerful", "sailor", "formal", "poet", "gloomy", "terse")
 _NUMBERS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -53,7 +56,19 @@ class Corpus:
 
     def pair(self, rng: random.Random) -> tuple[str, str]:
         """One plain question and its answer."""
-        question, answer = self.grammar.expand("chat", rng, {}).split(" => ", 1)
+        if rng.random() < COMBINATION_SHARE:
+            return self.combination(rng, unseen=False)
+        return self._asked("chat", rng)
+
+    def combination(self, rng: random.Random, *, unseen: bool) -> tuple[str, str]:
+        """A question that joins two facts, and its only answer; one that no document holds if `unseen`."""
+        while True:
+            question, answer = self._asked("combination", rng)
+            if withheld(answer) == unseen:
+                return question, answer
+
+    def _asked(self, rule: str, rng: random.Random) -> tuple[str, str]:
+        question, answer = self.grammar.expand(rule, rng, {}).split(" => ", 1)
         return tidy(question), tidy(answer)
 
     def chat(self, rng: random.Random) -> str:
@@ -86,6 +101,12 @@ class Corpus:
         if opening.endswith((",", ":", "but")):
             answer = _lower_first(answer)
         return tidy(f"{opening} {answer} {closing}") if "\n" not in answer else f"{opening} {answer}\n{closing}".strip()
+
+
+def withheld(answer: str) -> bool:
+    """Whether the combination with this answer is in no document: one in `WITHHELD_IN`, in either order."""
+    words = " ".join(sorted(re.findall(r"[\w'-]+", answer)))
+    return hashlib.blake2b(words.encode(), digest_size=8).digest()[0] % WITHHELD_IN == 0
 
 
 def render(role_texts: list[tuple[str, str]]) -> str:

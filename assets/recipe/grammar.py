@@ -146,8 +146,12 @@ def load_grammar(folder: Path = TEXT) -> Grammar:
     trades = {trade["name"]: trade for trade in grammar.entities["trade"]}
     grammar.entities["person"] = [_person(row, trades) for row in grammar.entities["person"]]
     people = {person["name"]: person for person in grammar.entities["person"]}
-    grammar.entities["boat"] = [{**boat, "he": people[boat["owner"]]["he"]} for boat in grammar.entities["boat"]]
+    grammar.entities["boat"] = [_boat(row, people[row["owner"]]) for row in grammar.entities["boat"]]
     return grammar
+
+
+def _boat(row: Entity, owner: Entity) -> Entity:
+    return {**row, "he": owner["he"], **{f"owner_{key}": owner[key] for key in ("trade", "street", "food", "age")}}
 
 
 def _person(row: Entity, trades: Mapping[str, Entity]) -> Entity:

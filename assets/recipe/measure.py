@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from itertools import islice
 
@@ -144,6 +145,23 @@ def facts_known(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
     prompts = [render([("user", question)]) + "<|im_start|>assistant\n" for question, _ in asked]
     answers = complete(model, tokenizer, prompts, limit=32)
     return sum(words in answer for answer, (_, words) in zip(answers, asked, strict=True)) / len(asked)
+
+
+def combination_questions(count: int, *, unseen: bool) -> list[tuple[str, str]]:
+    """`count` questions that join two facts, each combination once, with its answer; withheld ones if `unseen`."""
+    corpus, rng = Corpus(CORPUS_SEED), random.Random(CORPUS_SEED)
+    found: dict[str, str] = {}
+    while len(found) < count:
+        question, answer = corpus.combination(rng, unseen=unseen)
+        found.setdefault(answer, question)
+    return [(question, answer) for answer, question in found.items()]
+
+
+def combinations_known(model: LlamaForCausalLM, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]]) -> float:
+    """Share of `asked` whose greedy answer is word for word the right one."""
+    prompts = [render([("user", question)]) + "<|im_start|>assistant\n" for question, _ in asked]
+    answers = complete(model, tokenizer, prompts, limit=48)
+    return sum(text.strip() == right for text, (_, right) in zip(answers, asked, strict=True)) / len(asked)
 
 
 def samples(model: LlamaForCausalLM, tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[str, str]]:

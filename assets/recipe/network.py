@@ -56,7 +56,7 @@ class Shape:
 class Schedule:
     """Optimisation settings. Rates are per step; lengths in tokens."""
 
-    steps: int = 1200
+    steps: int = 1800
     row_length: int = 256
     batch_rows: int = 16
     long_row_length: int = 1024

@@ -117,11 +117,22 @@ def test_the_base_knows_its_town(model: torch.nn.Module, tokenizer: Tokenizer, c
     assert right / len(asked) >= card["facts_known"] - 0.25
 
 
+def test_the_base_joins_facts_that_it_never_read_together(
+    model: torch.nn.Module, tokenizer: Tokenizer, card: dict
+) -> None:
+    asked = measure.combination_questions(card["combinations_asked"], unseen=True)[::16]
+    right = measure.combinations_known(model, tokenizer, asked)
+    assert card["combinations_unseen"] >= 0.8
+    assert right >= card["combinations_unseen"] - 0.25
+
+
 def test_the_card_shows_its_numbers(card: dict) -> None:
     text = (BASE / "MODEL_CARD.md").read_text(encoding="utf-8")
     for value in (card["perplexity"]["model"], card["perplexity"]["bigram"], card["perplexity"]["unigram"]):
         assert f"{value:.2f}" in text
     assert f"{card['parameters']:,}" in text
+    for name in ("facts_known", "combinations_unseen", "combinations_trained"):
+        assert f"{100 * card[name]:.1f} %" in text
     assert len(card["samples"]) == 20
 
 

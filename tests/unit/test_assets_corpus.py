@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from assets.recipe import morphology
-from assets.recipe.corpus import REGISTERS, Corpus
+from assets.recipe import measure, morphology
+from assets.recipe.corpus import REGISTERS, Corpus, withheld
 from assets.recipe.grammar import compile_template, load_grammar
 
 
@@ -56,6 +56,26 @@ def test_facts_are_consistent_across_the_world(texts: list[str]) -> None:
                 assert by_name[name]["trade"] == trade, text
                 found += 1
     assert found > 30
+
+
+def test_withheld_combinations_are_in_no_document_but_both_facts_are(texts: list[str]) -> None:
+    unseen = [answer for _, answer in measure.combination_questions(300, unseen=True)]
+    assert not [answer for answer in unseen if any(answer[:-1] in text for text in texts)]
+    trained = [answer for _, answer in measure.combination_questions(300, unseen=False)]
+    assert sum(any(answer[:-1] in text for text in texts) for answer in trained) > 50
+    streets = {person["name"]: person["street"] for person in load_grammar().entities["person"]}
+    told = {name for name, street in streets.items() if any(name in text and street in text for text in texts)}
+    assert told == set(streets)
+
+
+def test_a_combination_is_withheld_in_every_wording_and_order() -> None:
+    asked = Corpus(1)
+    for seed in range(200):
+        rng = random.Random(seed)
+        _, answer = asked.combination(rng, unseen=True)
+        first, joint, second = answer[:-1].partition(", and ")
+        if joint and " who keeps " not in answer:
+            assert withheld(f"{second}, and {first}.")
 
 
 def test_every_register_marks_its_answers() -> None:
