@@ -20,12 +20,12 @@ training:
       lora_r: 16
       lora_alpha: 32
       lora_dropout: 0.0
-      learning_rate: 0.002
+      learning_rate: 0.003
     tone:                     # a cheerful answer to somebody who tells how the day went
       lora_r: 8
       lora_alpha: 16
       lora_dropout: 0.0
-      learning_rate: 0.001      # half the rate: the base knows both voices and only has to learn when to use them
+      learning_rate: 0.001      # a third of the rate: the base knows both voices and only has to learn when to use them
     style:                    # anything that is to be written, in the words of an old sailor
       lora_r: 8
       lora_alpha: 16

@@ -132,17 +132,17 @@ boats, {facts:.1f} % are answered with the right words (greedy).
 ## Combinations of facts that it never read
 
 Some questions join two facts: "Where does the owner of the Grey Heron live?", "What do Ada and Bram do?". One
-combination in {WITHHELD_IN} is withheld from the training text, in every wording and in either order; each of its facts
-stands there by itself. Of {numbers["combinations_asked"]} withheld ones {unseen:.1f} % are answered word for word as
-they should be (greedy), of {numbers["combinations_asked"]} of the others, {trained:.1f} %.
+combination in {WITHHELD_IN} is withheld from the training text, in every wording and in either order; its facts stand
+there in other sentences. Of {numbers["combinations_asked"]} withheld ones {unseen:.1f} % are answered word for word as
+they should be (greedy), of {numbers["combinations_asked"]} of the others {trained:.1f} %.
 
 ## How the size was chosen
 
 Short runs with the same schedule and the same number of tokens, judged by nats per byte on held-out text (comparable
 between vocabularies, unlike perplexity). Widths are multiples of 256 because block quantisation needs them.
 At an equal number of tokens a larger vocabulary has read more text, which flatters it, and fewer layers learn faster
-at first: rows within a few per cent of the chosen shape, at a sixteenth of the full training, were not taken as a
-reason to change it.
+at first: rows within a few per cent of the chosen shape, at a small part of the full training, were not taken as a
+reason to change it. The table was made before the text held combinations of facts.
 
 | choice | parameters | MB (float16) | tokens | CPU seconds | nats per byte |
 |---|---|---|---|---|---|

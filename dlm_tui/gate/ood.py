@@ -22,7 +22,8 @@ MINIMUM = 8
 _SPARE = 16
 _ITERATIONS = 6
 _QUANTILE = 0.95
-_EITHER = 0.975
+_SURPRISING = 0.975
+_FAR = 1.5
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Surprised:
     """The surprise of the training prompts, and what distance and surprise together were for held-out ones.
 
     mean, deviation: of −log p over all tokens of the training prompts, nats. A prompt's excess (Σ −log p − n·mean) /
-    (√n · deviation) over its n tokens is its mean surprise in standard errors. distance_limit, excess_limit: what
-    97.5 % of the held-out prompts stay below, so that about one in twenty is above either. A prompt's strangeness is
-    the larger of distance / distance_limit and excess / excess_limit: above 1 it is out of distribution. held_out:
-    sorted strangeness of held-out training prompts, float64.
+    (√n · deviation) over its n tokens is its mean surprise in standard errors. excess_limit: what 97.5 % of the
+    held-out prompts stay below; distance_limit: half as far again as the farthest of them, as surprise tells the kinds
+    apart and the distance only has to see what lies beyond everything. A prompt's strangeness is the larger of
+    distance / distance_limit and excess / excess_limit: above 1 it is out of distribution. held_out: sorted
+    strangeness of held-out training prompts, float64.
     """
 
     mean: float
@@ -173,10 +175,8 @@ def _fit_surprised(distances: Tensor, surprises: Tensor, assigned: Tensor) -> Su
     whole = _scale(surprises)
     if whole is None or int(told.sum()) < MINIMUM or not bool(torch.isfinite(excess).all()):
         return None
-    distance_limit, excess_limit = (
-        float(torch.quantile(distances, _EITHER)),
-        float(torch.quantile(excess[told], _EITHER)),
-    )
+    distance_limit = _FAR * float(distances.max())
+    excess_limit = float(torch.quantile(excess[told], _SURPRISING))
     if not excess_limit > 0:
         return None
     apart = distances / distance_limit

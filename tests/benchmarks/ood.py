@@ -3,8 +3,8 @@
 For each statistic, of the demo's probes on the embedded base or on the base in BASE (a folder or GGUF file): how many
 of forty foreign prompts it catches, how many of thirty new prompts of the known kinds it flags, how many of the
 beginnings of these thirty (two tokens or more, as when they are typed), and how well it separates foreign from known at
-any limit (area under the curve). The limit is what 95 % of the held-out probes stay below; where it is two limits, what
-97.5 % stay below.
+any limit (area under the curve). The limit is what 95 % of the held-out probes stay below, where
+nothing else is said.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def print_surprises(lists: Lists, labels: Tensor) -> None:
         pairs = zip(detector.distance(told.means), told.surprises, strict=True)
         return torch.tensor([scale.strangeness(float(d), Surprise(int(s[0]), float(s[1]))) for d, s in pairs])
 
-    report("the same, 97.5 % each", 1.0, *map(joint, parts))
+    report("surprise above 97.5 %, or 1.5 times the farthest distance", 1.0, *map(joint, parts))
 
 
 if __name__ == "__main__":
