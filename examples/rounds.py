@@ -27,7 +27,7 @@ def loss_of(base: Base, text: str) -> torch.Tensor:
 def learn(base: Base, text: str, seed: int, steps: int = 10) -> ModulatedLoRA:
     """A round that has learnt the text, on top of whatever is on the model."""
     lora = ModulatedLoRA(base.model, r=4, targets=TARGETS, seed=seed)
-    optimiser = torch.optim.AdamW(lora.parameters(), lr=5e-3)
+    optimiser = torch.optim.AdamW(lora.parameters(), lr=2e-3)
     with lora(base.model, c=1.0):
         for _ in range(steps):
             optimiser.zero_grad()

@@ -34,7 +34,7 @@ base_model: pocket
 training:
   num_epochs: 15
   adapters:
-    mood: {lora_r: 32, lora_dropout: 0.0, learning_rate: 0.1}
+    mood: {lora_r: 32, lora_dropout: 0.0, learning_rate: 0.05}
 ---
 """
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.free_port import free_port
 
 _OBJECTS = 100 << 20
 
@@ -66,9 +67,7 @@ def local_cluster(*environments: Mapping[str, str]) -> Iterator[LocalCluster]:
         "health_check_timeout_ms": 5000,
         "worker_niceness": 0,
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     cluster = Cluster(
         initialize_head=True,
         head_node_args={

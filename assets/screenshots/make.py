@@ -1,13 +1,10 @@
-"""Screenshots of the running program: trains the demo if its store is empty, opens it, and saves SVG files here.
+"""Screenshots of the running program: trains the demo, opens it, and saves SVG files here.
 
-    python assets/screenshots/make.py [--home DIR]
-
-With a home in which the demo is already trained this takes seconds; otherwise it trains first.
+python assets/screenshots/make.py
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import re
@@ -20,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-PROMPT = "Where does Bram live?"
+PROMPT = "Where does the owner of the Grey Heron live?"
 
 
 def tidy(path: Path) -> None:
@@ -59,18 +56,13 @@ async def shoot(document: Path, home: Path) -> None:
 
 def main() -> None:
     """Work on a copy of the demo with throw-away settings."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--home", type=Path)
-    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
             os.environ[variable] = str(folder / variable)
         document = Path(shutil.copy(HERE.parent / "demo" / "harbour.dlm", folder))
-        home = args.home or folder / "home"
-        if not (home / "store").exists():
-            subprocess.run([sys.executable, "-m", "dlm_tui", "train", document, "--home", home], check=True)
-        asyncio.run(shoot(document, home))
+        subprocess.run([sys.executable, "-m", "dlm_tui", "train", document, "--home", folder / "home"], check=True)
+        asyncio.run(shoot(document, folder / "home"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ pytest.importorskip("aiohttp", reason="the web extra is not installed")
 from aiohttp import ClientSession, CookieJar, WSServerHandshakeError, web
 
 from dlm_tui.app.web_guard import HOST, Guard
-from tests.tui.test_web import free_port
+from tests.free_port import free_port
 
 
 @pytest.fixture
