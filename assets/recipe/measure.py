@@ -142,9 +142,14 @@ def fact_questions() -> list[tuple[str, str]]:
 def facts_known(model: LlamaForCausalLM, tokenizer: Tokenizer) -> float:
     """Share of `fact_questions` whose greedy answer holds the right words."""
     asked = fact_questions()
-    prompts = [render([("user", question)]) + "<|im_start|>assistant\n" for question, _ in asked]
-    answers = complete(model, tokenizer, prompts, limit=32)
+    answers = _answers(model, tokenizer, asked, limit=32)
     return sum(words in answer for answer, (_, words) in zip(answers, asked, strict=True)) / len(asked)
+
+
+def _answers(model: LlamaForCausalLM, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]], limit: int) -> list[str]:
+    """The greedy answer to each question of `asked`."""
+    prompts = [render([("user", question)]) + "<|im_start|>assistant\n" for question, _ in asked]
+    return complete(model, tokenizer, prompts, limit=limit)
 
 
 def combination_questions(count: int, *, unseen: bool) -> list[tuple[str, str]]:
@@ -159,8 +164,7 @@ def combination_questions(count: int, *, unseen: bool) -> list[tuple[str, str]]:
 
 def combinations_known(model: LlamaForCausalLM, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]]) -> float:
     """Share of `asked` whose greedy answer is word for word the right one."""
-    prompts = [render([("user", question)]) + "<|im_start|>assistant\n" for question, _ in asked]
-    answers = complete(model, tokenizer, prompts, limit=48)
+    answers = _answers(model, tokenizer, asked, limit=48)
     return sum(text.strip() == right for text, (_, right) in zip(answers, asked, strict=True)) / len(asked)
 
 

@@ -108,7 +108,8 @@ class TemplateWorker:
                 process.stdin.flush()
                 return self._reply(process)
             except (BrokenPipeError, EOFError) as error:
-                if self.close() == -getattr(signal, "SIGPROF", 0):
+                code = self.close()
+                if code is not None and -code == getattr(signal, "SIGPROF", None):
                     raise self._too_long() from None
                 if fresh:
                     raise ChatTemplateError("the process that renders it ended") from error

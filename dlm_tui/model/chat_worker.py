@@ -140,7 +140,7 @@ def _limit_time(seconds: float) -> None:
 
 def main() -> None:
     """Answer until stdin closes."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # a system without this limit has no other
+    with contextlib.suppress(ImportError, OSError, ValueError):  # a system without this limit still has the clock
         _limit_memory()
     for line in sys.stdin.buffer:
         request = json.loads(line)
