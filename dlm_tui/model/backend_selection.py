@@ -87,7 +87,7 @@ def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:
 
 def agrees(candidate: Backbone, reference: Backbone, probes: int = 1) -> bool:
     """Whether two backbones give the same numbers on a seeded probe: whole, in pieces, with unequal rows, and one row
-    by one, two and eight tokens.
+    by twelve, one, two and eight tokens.
 
     One of several `probes` is enough: with experts a router that hardly prefers one to the next can choose the other.
 

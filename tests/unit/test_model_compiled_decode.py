@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import Tensor
 
 from dlm_tui.model import backend_selection
@@ -56,10 +61,10 @@ def mixed(folder: Path, architecture: str) -> MixedModel:
 
 
 def steps(backbone: FusedBackbone, mix: Tensor | None) -> Tensor:
-    """Hidden states [4, 8, H] behind a prompt of unequal rows: one token a row, then two, then one."""
+    """Hidden states [4, 8, H] behind a prompt of unequal rows: one token a row, then two, four and one."""
     cache = backbone.new_cache(4, 24)
     backbone.forward(IDS[:, :12], cache, mix, lengths=[12, 9, 1, 12])
-    pieces = [backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((12, 13), (13, 15), (15, 16), (16, 18), (18, 20))]
+    pieces = [backbone.forward(IDS[:, a:b], cache, mix) for a, b in ((12, 13), (13, 15), (15, 19), (19, 20))]
     return torch.cat(pieces, dim=1)
 
 
@@ -67,13 +72,86 @@ def test_it_compiles_here() -> None:
     assert compiled_decode.compiles()
 
 
-@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize("rows", [*range(1, 10), 13, 16])
 @pytest.mark.parametrize(("height", "width"), [(40, 48), (7, 5), (3, 64), (129, 33), (1, 1)])
 def test_products_equal_float64(rows: int, height: int, width: int, threads: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, width, generator=generator), torch.randn(height, width, generator=generator)
     wanted = (x.double() @ weight.double().T).float()
     torch.testing.assert_close(compiled_decode.project(x, weight.numpy()), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("height", "width"), [(40, 48), (7, 5), (30, 585)])
+def test_a_tokens_bits_do_not_depend_on_the_others(dtype: torch.dtype, height: int, width: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(16, width, generator=generator), torch.randn(height, width, generator=generator).to(dtype)
+    numbers = compiled_decode._numbers(weight)
+    alone = torch.cat([compiled_decode.project(row[None], numbers) for row in x])
+    torch.testing.assert_close(alone, (x.double() @ weight.double().T).float(), atol=3e-5, rtol=1e-5)
+    for count in range(2, 17):
+        assert torch.equal(compiled_decode.project(x[:count], numbers), alone[:count])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3_moe"])
+def test_a_rows_bits_do_not_depend_on_the_others(tmp_path: Path, architecture: str) -> None:
+    model = mixed(tmp_path / "m", architecture)
+    mix = torch.tensor([[0.4, -1.0], [1.0, 0.0], [0.0, 0.0], [0.3, 2.0]])
+    together = model.backbone.new_cache(4, 24)
+    found = torch.cat([model.backbone.forward(IDS[:, t : t + 1], together, mix) for t in range(6)], dim=1)
+    for row in range(4):
+        cache, own = model.backbone.new_cache(1, 24), slice(row, row + 1)
+        alone = [model.backbone.forward(IDS[own, t : t + 1], cache, mix[own]) for t in range(6)]
+        assert torch.equal(torch.cat(alone, dim=1), found[own])
+
+
+def test_its_exponential_equals_float64() -> None:
+    exp = decode_kernel._exp
+
+    @njit
+    def every(x: Any, y: Any) -> None:
+        for i in range(len(x)):
+            y[i] = exp(x[i])
+
+    x = np.concatenate([np.linspace(-87.3, 88.7, 100_001), np.linspace(-1e-3, 1e-3, 1001)]).astype(np.float32)
+    ends = np.array([np.nan, np.inf, -np.inf, 0.0, 89.0, -104.0], np.float32)
+    found, at_ends = np.empty_like(x), np.empty_like(ends)
+    every(x, found)
+    every(ends, at_ends)
+    wanted = np.exp(x.astype(np.float64))
+    assert np.abs((found - wanted) / np.spacing(wanted.astype(np.float32))).max() < 2
+    np.testing.assert_array_equal(at_ends, [np.nan, np.inf, 0.0, 1.0, np.inf, 0.0])
+
+
+_ELSEWHERE = """
+import llvmlite.binding
+
+llvmlite.binding.get_host_cpu_features = lambda: {features}
+import torch
+
+from dlm_tui.model.fused import compiled_decode, decode_kernel
+
+print(decode_kernel.LANES, decode_kernel.AT_ONCE)
+generator = torch.Generator().manual_seed(0)
+for dtype in (torch.float32, torch.bfloat16):
+    x, weight = torch.randn(16, 585, generator=generator), torch.randn(30, 585, generator=generator).to(dtype)
+    for count in range(1, 17):
+        found = compiled_decode.project(x[:count], compiled_decode._numbers(weight))
+        print(float((found - x[:count].double() @ weight.double().T).abs().max()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("features", "processor", "lanes"), [({"avx": True}, "haswell", "8 2"), ({}, "generic", "4 2")]
+)
+def test_processors_with_other_registers(features: dict[str, bool], processor: str, lanes: str, tmp_path: Path) -> None:
+    compiled_for = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": "+avx2,+fma" if features else ""}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **compiled_for}
+    code = _ELSEWHERE.format(features=features)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found, *errors = done.stdout.splitlines()
+    assert found == lanes
+    assert len(errors) == 32 and max(map(float, errors)) < 3e-5
 
 
 @pytest.mark.parametrize("architecture", FUSED)

@@ -19,8 +19,8 @@ from torch import Tensor
 from dlm_tui.model.fused.kv_cache import FusedKVCache
 from dlm_tui.model.fused.weights import FusedLayer, FusedLinear, FusedWeights
 
-MOST_TOKENS = 8
-"""More at a time are quicker as ordinary matrix products."""
+MOST_TOKENS = 16
+"""With more at a time ordinary matrix products are as quick, where some thousand positions stand before them."""
 MOST_PARTS = 3
 """Weights that lie apart in one group: of queries, keys and values."""
 _NOBODY_WAITS = 1 << 62
@@ -30,8 +30,8 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Addition:
-    """The adapters of one fused group: `lora_A` [R, in] of all its parts, and each part's own `lora_Bs`
-    [out, ranks].
+    """The adapters of one fused group: `lora_A` [R, in] of all its parts, and each part's own transposed `lora_Bs`
+    [ranks, out].
 
     `blocks` says which outputs and which ranks a part has (first output, the one behind the last, first rank, the one
     behind the last); `columns` [R] (long) whose coefficient scales each rank.

@@ -9,11 +9,13 @@ All arrays are C-contiguous. `R` tokens, hidden width `H`; float32 throughout, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -24,8 +26,14 @@ Integers = NDArray[np.int64]
 F = np.float32
 _SPINS = 4000
 """Looks at the barrier (about 20 µs) before the core is offered to somebody else."""
-_NEAR_BYTES = 3072
-"""Longest row that is asked for as a whole ahead of its use: more lines at once than a core can wait for stall it."""
+_FEATURES = get_host_cpu_features()
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
+"""Float32 numbers in one of the processor's vector registers."""
+AT_ONCE = 4 if _FEATURES.get("avx512f") or _FEATURES.get("neon") else 2
+"""Tokens whose sums with `HEIGHT` rows of a weight stay in its registers, of which it has 32 or 16."""
+HEIGHT = 4
+_LINE = 64
+"""Bytes that come from memory together."""
 _yield = types.ExternalFunction("sched_yield", types.int32())
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,7 +41,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _compiled(function: Function) -> Function:
     # sums may be reordered and fused, as every vectorised product does; infinities and NaN keep their meaning
-    options = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True, "cache": True}
+    options = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True, "cache": True}
     return cast("Function", njit(**options)(function))
 
 
@@ -113,6 +121,49 @@ def _wide(context: Any, number: Any) -> Any:
 
 
 @_instruction
+def _exp(context: Any, number: Any) -> Any:
+    """e to a float32, within 2 of its last places: 0 below -87.3, infinite above 88.7.
+
+    Without a call, so that a loop of it becomes vectors: with n the integer next to x / ln 2 it is 2ⁿ, which is bits of
+    the result, times the Taylor series to the 7th power of the rest, which is at most ln 2 / 2.
+    """
+
+    def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        kind, bits = ir.FloatType(), ir.IntType(32)
+        rint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), "llvm.rint.f32")
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fmuladd.f32"
+        )
+
+        def fused(a: Any, b: Any, c: Any) -> Any:
+            return builder.call(multiply_add, [a, b, c])
+
+        low, high = (kind(float(np.float32(end))) for end in (-87.3, 88.7))
+        above, below = builder.fcmp_ordered(">", x, high), builder.fcmp_ordered("<", x, low)
+        inside = builder.select(above, high, builder.select(below, low, x))
+        # ln 2 in two parts, the first of few bits, so that its product with n is exact
+        coarse = float(np.float32(0.693359375))
+        whole = builder.call(rint, [builder.fmul(inside, kind(float(np.float32(1 / math.log(2)))))])
+        rest = fused(whole, kind(-coarse), inside)
+        rest = fused(whole, kind(float(np.float32(coarse - math.log(2)))), rest)
+        series = kind(float(np.float32(1 / math.factorial(7))))
+        for power in range(6, -1, -1):
+            series = fused(series, rest, kind(float(np.float32(1 / math.factorial(power)))))
+        # a NaN has no integer: it comes back as itself below
+        exponent = builder.fptosi(builder.select(builder.fcmp_unordered("uno", x, x), kind(0.0), whole), bits)
+        # 2¹²⁸ is no float32, and n comes to 128 just before the end: half of it, twice
+        half = builder.ashr(exponent, bits(1))
+        for part in (half, builder.sub(exponent, half)):
+            power_of_two = builder.bitcast(builder.shl(builder.add(part, bits(127)), bits(23)), kind)
+            series = builder.fmul(series, power_of_two)
+        found = builder.select(above, kind(float("inf")), builder.select(below, kind(0.0), series))
+        return builder.select(builder.fcmp_unordered("uno", x, x), x, found)
+
+    return types.float32(types.float32), build
+
+
+@_instruction
 def _place_of(context: Any, numbers: Any) -> Any:
     """The address of an array's first number."""
 
@@ -124,17 +175,121 @@ def _place_of(context: Any, numbers: Any) -> Any:
 
 
 @_instruction
-def _fetch(context: Any, address: Any) -> Any:
-    """Ask for the cache line at an address, which nobody waits for; an address of nothing does no harm."""
+def _tile(
+    context: Any, w: Any, row: Any, row_bytes: Any, x: Any, x_bytes: Any, tokens: Any, columns: Any, ahead: Any,
+    share: Any, sums: Any,
+) -> Any:  # fmt: skip
+    """sums[n, k] = w[k, :columns] · x[n, :columns] for up to `AT_ONCE` rows of x and `HEIGHT` rows of w.
+
+    `row`, `x` and `sums` are addresses, the first two each with the bytes from row to row; `columns` is a multiple of
+    `LANES`. From the address `ahead` on, the next rows of w are asked for at the pace of the arithmetic: one line for
+    every `share` (1 or 2) lines that are read here.
+
+    Written in vectors, since a loop that the compiler makes them of must not ask for memory in between, and with each
+    sum in a register of its own: what else is computed beside it does not change its bits.
+    """
+    narrow = w.dtype == types.uint16
 
     def build(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        place = builder.inttoptr(arguments[0], cgutils.voidptr_t)
-        builder.call(function, [place, number(0), number(3), number(1)])  # to read, kept close, data
+        _, row, row_bytes, x, x_bytes, tokens, columns, ahead, share, sums = arguments
+        word = ir.IntType(64)
+        case = builder.add(tokens, builder.mul(share, word(AT_ONCE)))
+        end = builder.append_basic_block()
+        cases = builder.switch(case, end)
+        for parts in (1, 2):
+            for count in range(1, AT_ONCE + 1):
+                block = builder.append_basic_block()
+                cases.add_case(word(count + parts * AT_ONCE), block)
+                builder.position_at_end(block)
+                rows = [builder.add(row, builder.mul(row_bytes, word(k))) for k in range(HEIGHT)]
+                given = [builder.add(x, builder.mul(x_bytes, word(n))) for n in range(count)]
+                for n, found in enumerate(_products(builder, narrow, rows, given, columns, ahead, parts)):
+                    _store(builder, _across(builder, found), builder.add(sums, word(n * HEIGHT * 4)))
+                builder.branch(end)
+        builder.position_at_end(end)
+        return target.get_dummy_value()
 
-    return types.void(address), build
+    return types.void(w, *[types.int64] * 9), build
+
+
+def _products(
+    builder: Any, narrow: bool, w_rows: Sequence[Any], x_rows: Sequence[Any], columns: Any, ahead: Any, share: int
+) -> list[list[Any]]:
+    """For each row of x and each of w, from their addresses, a vector that their products are added up in."""
+    word, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+    name, kind = f"llvm.fmuladd.v{LANES}f32", ir.FunctionType(vector, [vector] * 3)
+    multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+    lines = max(1, len(w_rows) * LANES * (2 if narrow else 4) // _LINE // share)
+    pairs = [(n, k) for n in range(len(x_rows)) for k in range(len(w_rows))]
+    before, body, behind = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.cbranch(builder.icmp_signed("<", word(0), columns), body, behind)
+
+    builder.position_at_end(body)
+    column, line = builder.phi(word), builder.phi(word)
+    totals = {pair: builder.phi(vector) for pair in pairs}
+    values = [_load(builder, row, column, narrow=False) for row in x_rows]
+    for n in range(lines):
+        _fetch(builder, builder.add(line, word(n * _LINE)))
+    weights = [_load(builder, row, column, narrow=narrow) for row in w_rows]
+    added = {(n, k): builder.call(multiply_add, [weights[k], values[n], totals[n, k]]) for n, k in pairs}
+    next_column = builder.add(column, word(LANES))
+    next_line = builder.add(line, word(lines * _LINE))
+    builder.cbranch(builder.icmp_signed("<", next_column, columns), body, behind)
+
+    builder.position_at_end(behind)
+    found = {pair: builder.phi(vector) for pair in pairs}
+    none = ir.Constant(vector, None)
+    again = [(totals[pair], none, added[pair]) for pair in pairs] + [(found[pair], none, added[pair]) for pair in pairs]
+    for phi, first, later in [(column, word(0), next_column), (line, ahead, next_line), *again]:
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, body)
+    return [[found[n, k] for k in range(len(w_rows))] for n in range(len(x_rows))]
+
+
+def _load(builder: Any, row: Any, column: Any, *, narrow: bool) -> Any:
+    """`LANES` numbers from `column` on of the row at an address; bfloat16 becomes the float32 it stands for."""
+    lane, size = ir.IntType(32), 2 if narrow else 4
+    kind = ir.VectorType(ir.IntType(16) if narrow else ir.FloatType(), LANES)
+    place = builder.add(row, builder.mul(column, ir.IntType(64)(size)))
+    numbers = builder.load(builder.inttoptr(place, kind.as_pointer()), align=size)
+    if not narrow:
+        return numbers
+    wide = ir.VectorType(lane, LANES)
+    bits = builder.shl(builder.zext(numbers, wide), ir.Constant(wide, [16] * LANES))
+    return builder.bitcast(bits, ir.VectorType(ir.FloatType(), LANES))
+
+
+def _store(builder: Any, numbers: Any, address: Any) -> None:
+    builder.store(numbers, builder.inttoptr(address, numbers.type.as_pointer()), align=4)
+
+
+def _fetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at an address, which nobody waits for; an address of nothing does no harm."""
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    place = builder.inttoptr(address, cgutils.voidptr_t)
+    builder.call(function, [place, number(0), number(3), number(1)])  # to read, kept close, data
+
+
+def _across(builder: Any, vectors: Any) -> Any:
+    """The sums across each of four vectors, as one of four."""
+
+    def taken(first: Any, second: Any, lanes: Sequence[int]) -> Any:
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+        return builder.shuffle_vector(first, second, mask)
+
+    def halved(vector: Any) -> Any:
+        for width in (16, 8):
+            if vector.type.count == width:
+                low, high = taken(vector, vector, range(width // 2)), taken(vector, vector, range(width // 2, width))
+                vector = builder.fadd(low, high)
+        return vector
+
+    a, b, c, d = map(halved, vectors)
+    ab = builder.fadd(taken(a, b, (0, 4, 2, 6)), taken(a, b, (1, 5, 3, 7)))
+    cd = builder.fadd(taken(c, d, (0, 4, 2, 6)), taken(c, d, (1, 5, 3, 7)))
+    return builder.fadd(taken(ab, cd, (0, 1, 4, 5)), taken(ab, cd, (2, 3, 6, 7)))
 
 
 @_compiled
@@ -163,134 +318,38 @@ def _share(number: int, thread: int, threads: int) -> tuple[int, int]:
 def dots(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
     """y[r, start + i] = w[i] · x[r] for first ≤ i < last; w [n, k] float32, or bfloat16 as uint16.
 
-    One row of w after the other is one stream from memory, at nearly the speed of a plain read. Four rows at once use
-    what they have of x more often, which is quicker where that is a lot, and for float32, whose rows take longer.
+    The same bits for a token and a row of w, whichever others there are and however the rows are shared.
     """
     count, width = x.shape
-    if w.itemsize == 2:
-        by_row = count < 4 or width <= 1024
-    else:
-        by_row = 1 < count < 4 and width * w.itemsize <= _NEAR_BYTES
-    if by_row:
-        _dots_by_row(w, x, y, first, last, start)
-    else:
-        _dots_by_four(w, x, y, first, last, start)
-
-
-@_compiled
-def _fetch_ahead(w: Floats, i: int) -> None:
-    """Ask for the row that comes four rows after the i-th, where rows are short."""
-    row_bytes = w.shape[1] * w.itemsize
-    if row_bytes <= _NEAR_BYTES:
-        address = _place_of(w) + (i + 4) * row_bytes
-        for place in range(address, address + row_bytes, 64):
-            _fetch(place)
-
-
-@_compiled
-def _dots_by_row(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
-    """`dots`, a row of w with up to four rows of x at a time."""
-    count, width = x.shape
-    for i in range(first, last):
-        _fetch_ahead(w, i)
-        r, at = 0, start + i
-        while r + 4 <= count:
-            a0 = a1 = a2 = a3 = F(0)
-            for j in range(width):
-                v = _wide(w[i, j])
-                a0 += v * x[r, j]
-                a1 += v * x[r + 1, j]
-                a2 += v * x[r + 2, j]
-                a3 += v * x[r + 3, j]
-            y[r, at], y[r + 1, at], y[r + 2, at], y[r + 3, at] = a0, a1, a2, a3
-            r += 4
-        if r + 2 <= count:
-            a0 = a1 = F(0)
-            for j in range(width):
-                v = _wide(w[i, j])
-                a0 += v * x[r, j]
-                a1 += v * x[r + 1, j]
-            y[r, at], y[r + 1, at] = a0, a1
-            r += 2
-        if r < count:
-            a0 = F(0)
-            for j in range(width):
-                a0 += _wide(w[i, j]) * x[r, j]
-            y[r, at] = a0
-
-
-@_compiled
-def _dots_each(w: Floats, x: Floats, y: Floats, first: int, last: int) -> None:
-    """`dots`, every row of x by itself: the same bits, however many there are."""
-    count, width = x.shape
-    for i in range(first, last):
-        _fetch_ahead(w, i)
-        for r in range(count):
-            a0 = F(0)
-            for j in range(width):
-                a0 += _wide(w[i, j]) * x[r, j]
-            y[r, i] = a0
-
-
-@_compiled
-def _dots_by_four(w: Floats, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
-    """`dots`, four rows of w with four rows of x, or with one, at a time."""
-    count, width = x.shape
+    columns = width // LANES * LANES
+    passes = (count + AT_ONCE - 1) // AT_ONCE
+    row_bytes, x_bytes = width * w.itemsize, width * x.itemsize
+    sums = np.empty((AT_ONCE, HEIGHT), F)
     i = first
-    while i + 4 <= last:
-        r = 0
-        while r + 4 <= count:
-            a0 = a1 = a2 = a3 = F(0)
-            b0 = b1 = b2 = b3 = F(0)
-            c0 = c1 = c2 = c3 = F(0)
-            d0 = d1 = d2 = d3 = F(0)
-            for j in range(width):
-                x0, x1, x2, x3 = x[r, j], x[r + 1, j], x[r + 2, j], x[r + 3, j]
-                v = _wide(w[i, j])
-                a0 += v * x0
-                a1 += v * x1
-                a2 += v * x2
-                a3 += v * x3
-                v = _wide(w[i + 1, j])
-                b0 += v * x0
-                b1 += v * x1
-                b2 += v * x2
-                b3 += v * x3
-                v = _wide(w[i + 2, j])
-                c0 += v * x0
-                c1 += v * x1
-                c2 += v * x2
-                c3 += v * x3
-                v = _wide(w[i + 3, j])
-                d0 += v * x0
-                d1 += v * x1
-                d2 += v * x2
-                d3 += v * x3
-            at = start + i
-            y[r, at], y[r, at + 1], y[r, at + 2], y[r, at + 3] = a0, b0, c0, d0
-            y[r + 1, at], y[r + 1, at + 1], y[r + 1, at + 2], y[r + 1, at + 3] = a1, b1, c1, d1
-            y[r + 2, at], y[r + 2, at + 1], y[r + 2, at + 2], y[r + 2, at + 3] = a2, b2, c2, d2
-            y[r + 3, at], y[r + 3, at + 1], y[r + 3, at + 2], y[r + 3, at + 3] = a3, b3, c3, d3
-            r += 4
-        while r < count:
-            a0 = b0 = c0 = d0 = F(0)
-            for j in range(width):
-                v = x[r, j]
-                a0 += _wide(w[i, j]) * v
-                b0 += _wide(w[i + 1, j]) * v
-                c0 += _wide(w[i + 2, j]) * v
-                d0 += _wide(w[i + 3, j]) * v
-            at = start + i
-            y[r, at], y[r, at + 1], y[r, at + 2], y[r, at + 3] = a0, b0, c0, d0
-            r += 1
-        i += 4
     while i < last:
-        for r in range(count):
-            a0 = F(0)
-            for j in range(width):
-                a0 += _wide(w[i, j]) * x[r, j]
-            y[r, start + i] = a0
-        i += 1
+        # a row that is left over stands for all of the tile
+        height, apart = (HEIGHT, row_bytes) if i + HEIGHT <= last else (1, 0)
+        row = _place_of(w) + i * row_bytes
+        r = 0
+        for done in range(passes):
+            tokens = (count - r) // (passes - done)
+            ahead = row + (HEIGHT + done % 2 * HEIGHT // 2) * row_bytes
+            place = _place_of(x) + r * x_bytes
+            _tile(w, row, apart, place, x_bytes, tokens, columns, ahead, min(passes, 2), _place_of(sums))
+            for n in range(tokens):
+                for k in range(height):
+                    y[r + n, start + i + k] = sums[n, k] + _rest(w, x, i + k, r + n, columns)
+            r += tokens
+        i += height
+
+
+@_compiled
+def _rest(w: Floats, x: Floats, i: int, r: int, columns: int) -> np.float32:
+    """w[i, columns:] · x[r, columns:], the part that fills no vector."""
+    total = F(0)
+    for j in range(columns, x.shape[1]):
+        total += _wide(w[i, j]) * x[r, j]
+    return total
 
 
 @_compiled
@@ -330,17 +389,44 @@ def _inner(
 
 @_compiled
 def _spread(part: Integers, inner: Floats, y: Floats, first: int, last: int) -> None:
-    """y[r, first:last] += lora_B inner[r], for each module of the group with its own outputs and ranks."""
+    """y[r, first:last] += inner[r] · lora_B, for each module of the group with its own outputs and ranks.
+
+    The outputs stand beside one another in lora_B [ranks, out], so nothing is summed across the lanes of a vector.
+    """
     blocks = carray(_pointer(part[BLOCKS]), (part[PARTS], 5), np.int64)
+    used = np.empty(part[RANKS], np.int64)
     for block in range(blocks.shape[0]):
         start, end, low, high = blocks[block, 0], blocks[block, 1], blocks[block, 2], blocks[block, 3]
-        lora_B = carray(_pointer(blocks[block, 4]), (end - start, high - low), F)
-        for i in range(max(first, start), min(last, end)):
-            for r in range(y.shape[0]):
-                total = F(0)
-                for q in range(high - low):
-                    total += lora_B[i - start, q] * inner[r, low + q]
-                y[r, i] += total
+        left, right = max(first, start), min(last, end)
+        if left >= right:
+            continue
+        lora_B = carray(_pointer(blocks[block, 4]), (high - low, end - start), F)
+        for r in range(y.shape[0]):
+            count = 0
+            for q in range(low, high):
+                if inner[r, q] != F(0):  # most mixes leave most adapters out
+                    used[count] = q - low
+                    count += 1
+            _add_rows(lora_B, left - start, inner[r, low:high], used[:count], y[r, left:right])
+
+
+@_compiled
+def _add_rows(matrix: Floats, start: int, factors: Floats, used: Integers, y: Floats) -> None:
+    """y [n] += factors[q] · matrix[q, start : start + n] for each q of `used`, four at a time to write y less often."""
+    end = start + len(y)
+    k = 0
+    while k + 4 <= len(used):
+        q0, q1, q2, q3 = used[k], used[k + 1], used[k + 2], used[k + 3]
+        f0, f1, f2, f3 = factors[q0], factors[q1], factors[q2], factors[q3]
+        w0, w1, w2, w3 = matrix[q0, start:end], matrix[q1, start:end], matrix[q2, start:end], matrix[q3, start:end]
+        for i in range(len(y)):
+            y[i] += (f0 * w0[i] + f1 * w1[i]) + (f2 * w2[i] + f3 * w3[i])
+        k += 4
+    while k < len(used):
+        f0, w0 = factors[used[k]], matrix[used[k], start:end]
+        for i in range(len(y)):
+            y[i] += f0 * w0[i]
+        k += 1
 
 
 @_compiled
@@ -358,19 +444,19 @@ def _add(y: Floats, x: Floats, scale: float, first: int, last: int) -> None:
 
 @_compiled
 def _activate(gate_up: Floats, kind: int, active: Floats, first: int, last: int) -> None:
-    """active = activation(gate) · up for the columns `first` to `last` of gate_up [R, 2I]."""
+    """active = activation(gate) · up for the columns `first` to `last` of gate_up [R, 2I].
+
+    Both activations are the gate times a sigmoid: of itself, or of what GELU's tanh is taken of, twice.
+    """
     width = active.shape[1]
-    if kind == SILU:
-        for r in range(active.shape[0]):
-            for i in range(first, last):
-                gate = gate_up[r, i]
-                active[r, i] = gate / (F(1) + np.exp(-gate)) * gate_up[r, width + i]
-        return
     for r in range(active.shape[0]):
-        for i in range(first, last):
-            gate = gate_up[r, i]
-            inner = F(0.7978845608028654) * (gate + F(0.044715) * gate * gate * gate)
-            active[r, i] = F(0.5) * gate * (F(1) + np.tanh(inner)) * gate_up[r, width + i]
+        gates, ups, found = gate_up[r, first:last], gate_up[r, width + first : width + last], active[r, first:last]
+        for i in range(last - first):
+            gate = gates[i]
+            z = gate
+            if kind == GELU_TANH:
+                z = F(2 * 0.7978845608028654) * (gate + F(0.044715) * gate * gate * gate)
+            found[i] = gate / (F(1) + _exp(-z)) * ups[i]
 
 
 @_compiled
@@ -395,30 +481,27 @@ def _norm(x: Floats, address: int, eps: float, y: Floats) -> None:
 @_compiled
 def _attend(
     query: Floats, keys: Floats, values: Floats, start: int, length: int, scale: float, cap: float, result: Floats,
-    scores: Floats,
+    scores: Floats, order: Integers,
 ) -> None:  # fmt: skip
     """result [D] = softmax(scale · query · keys) · values over the positions `start` to `length`; with a `cap` above 0
-    a score is cap · tanh(score / cap)."""
-    width = query.shape[0]
-    highest = F(-np.inf)
-    for t in range(start, length):
-        total = F(0)
-        for j in range(width):
-            total += query[j] * keys[t, j]
-        score = total * scale
+    a score is cap · tanh(score / cap). `scores` [1, capacity] is to work in, `order` [capacity] counts from 0."""
+    width, seen = query.shape[0], length - start
+    dots(keys[start:length], query.reshape(1, width), scores, 0, seen, 0)
+    shares, highest, whole = scores[0, :seen], F(-np.inf), F(0)
+    for t in range(seen):
+        score = shares[t] * scale
         if cap > F(0):
             score = np.tanh(score / cap) * cap
-        scores[t] = score
+        shares[t] = score
         highest = max(highest, score)
-    whole = F(0)
-    for t in range(start, length):
-        scores[t] = np.exp(scores[t] - highest)
-        whole += scores[t]
+    for t in range(seen):
+        share = _exp(shares[t] - highest)
+        shares[t] = share
+        whole += share
+    for t in range(seen):
+        shares[t] *= F(1) / whole
     result[:] = F(0)
-    for t in range(start, length):
-        share = scores[t] / whole
-        for j in range(width):
-            result[j] += share * values[t, j]
+    _add_rows(values[start:length], 0, shares, order[:seen], result)
 
 
 @_compiled
@@ -508,7 +591,7 @@ def _choose(scores: Floats, chosen: Integers, shares: Floats, normalised: bool) 
             highest = max(highest, scores[r, e])
         total = F(0)
         for e in range(scores.shape[1]):
-            scores[r, e] = np.exp(scores[r, e] - highest)
+            scores[r, e] = _exp(scores[r, e] - highest)
             total += scores[r, e]
         kept = F(0)
         for k in range(chosen.shape[1]):
@@ -528,16 +611,13 @@ def _choose(scores: Floats, chosen: Integers, shares: Floats, normalised: bool) 
 def _of_expert(
     address: int, narrow: int, expert: int, height: int, x: Floats, y: Floats, first: int, last: int
 ) -> None:
-    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`.
-
-    How many tokens an expert has depends on the other rows of the batch, so a token's numbers must not.
-    """
+    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`."""
     shape = (height, x.shape[1])
     skipped = expert * height * x.shape[1]
     if narrow != 0:
-        _dots_each(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last)
+        dots(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last, 0)
     else:
-        _dots_each(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last)
+        dots(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last, 0)
 
 
 @_compiled
@@ -621,7 +701,7 @@ def decode(
     count, width = hidden.shape
     head_dim = kv.shape[5]
     x = np.empty((count, width), F)
-    scores = np.empty(kv.shape[4], F)
+    scores, order = np.empty((1, kv.shape[4]), F), np.arange(kv.shape[4])
     own, own_last = _share(width, thread, threads)
     meetings = 0
     for number in range(table.shape[0]):
@@ -660,7 +740,7 @@ def decode(
             result = mixed[r, head * head_dim : (head + 1) * head_dim]
             length = positions[r] + 1
             start = max(0, length - row[WINDOW]) if row[WINDOW] > 0 else 0
-            _attend(query, keys[b, kv_head], values[b, kv_head], start, length, scale, cap, result, scores)
+            _attend(query, keys[b, kv_head], values[b, kv_head], start, length, scale, cap, result, scores, order)
         meetings = _meet(counter, threads, meetings)
 
         _product(out_part, mixed, added, own, own_last)

@@ -195,7 +195,7 @@ class FusedBackbone:
             return y
         inner = self._linear(x, addition.lora_A, None).mul_(ranks[addition.layout])
         for lora_B, (start, end, low, high) in zip(addition.lora_Bs, addition.blocks, strict=True):
-            y[..., start:end] += self._linear(inner[..., low:high], lora_B, None)
+            y[..., start:end] += self._linear(inner[..., low:high], lora_B.T, None)
         return y
 
     def _heads(self, qkv: Tensor, layer: FusedLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,10 +267,10 @@ class FusedBackbone:
         start = rank = 0
         for width, part in zip(group.widths, members, strict=True):
             if part:
-                lora_B = torch.cat([pair.lora_B.detach().float() * pair.scale for _, pair in part], dim=1)
+                lora_B = torch.cat([pair.lora_B.detach().float().T * pair.scale for _, pair in part])
                 lora_Bs.append(lora_B.to(device, dtype).contiguous())
-                blocks.append((start, start + width, rank, rank + lora_B.shape[1]))
-                rank += lora_B.shape[1]
+                blocks.append((start, start + width, rank, rank + lora_B.shape[0]))
+                rank += lora_B.shape[0]
             start += width
         lora_A = torch.cat([pair.lora_A.detach().float() for pair in pairs])
         for pair in pairs:
