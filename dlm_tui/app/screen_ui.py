@@ -11,16 +11,18 @@ from textual.screen import Screen
 from textual.theme import Theme
 from textual.worker import Worker
 
+from dlm_tui.app.key_order import KeyOrder
 from dlm_widgets.sanitize import sanitize
 
 Result = TypeVar("Result")
 _LASTING_SECONDS = 7 * 24 * 3600.0
 
 
-class _GoesOn(Protocol):
+class _Workbench(Protocol):
     """The app, which knows what to open when it is left."""
 
     next_document: Path | None
+    key_order: KeyOrder
 
     def exit(self, result: int) -> None:
         """Leave."""
@@ -32,6 +34,11 @@ class ScreenUi:
     def __init__(self, screen: Screen[None]) -> None:
         self._screen = screen
         self._lasting = False
+        self._until_dialog: list[Callable[[], None]] = []
+
+    @property
+    def _app(self) -> _Workbench:
+        return cast("_Workbench", self._screen.app)
 
     @property
     def theme(self) -> Theme:
@@ -75,6 +82,21 @@ class ScreenUi:
             cast("Any", work), group=group, description=description, exclusive=exclusive, exit_on_error=False
         )
 
+    def run_to_dialog(
+        self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
+    ) -> Worker[object]:
+        """`run` for work that opens a dialog when it has read what it needs: keys pressed meanwhile are for that."""
+        release = self._app.key_order.hold()
+        self._until_dialog.append(release)
+
+        async def held() -> object:
+            try:
+                return await work()
+            finally:
+                release()
+
+        return self.run(held, group, description, exclusive=exclusive)
+
     def cancel(self, group: str) -> None:
         """Stop all work of a group."""
         self._screen.workers.cancel_group(self._screen, group)
@@ -83,7 +105,11 @@ class ScreenUi:
         self, dialog: Screen[Result], then: Callable[[Result | None], None] | None = None
     ) -> Awaitable[object]:
         """Put a dialog on top, and call `then` with what was chosen; await it before its widgets are used."""
-        return self._screen.app.push_screen(dialog, then)
+        releases, self._until_dialog = [self._app.key_order.hold(), *self._until_dialog], []
+        opened = self._screen.app.push_screen(dialog, then)
+        for release in releases:
+            dialog.call_later(release)  # behind what gives the focus to one of its widgets
+        return opened
 
     def after_refresh(self, then: Callable[[], object]) -> None:
         """Call this once the screen has drawn what it was asked to draw before."""
@@ -111,6 +137,5 @@ class ScreenUi:
 
     def leave_for(self, document: Path) -> None:
         """Leave the program, which then opens another document."""
-        app = cast("_GoesOn", self._screen.app)
-        app.next_document = document
-        app.exit(0)
+        self._app.next_document = document
+        self._app.exit(0)

@@ -30,7 +30,8 @@ class TerminalApp(App[ReturnType], inherit_bindings=False):
 
     def __init__(self, theme: str, keys: Mapping[str, str]) -> None:
         super().__init__()
-        self._key_order = KeyOrder(self, super().on_event)
+        self.key_order = KeyOrder(self, super().on_event)
+        """Also for what opens dialogs, which keys have to wait for."""
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
         self.theme = theme if theme in self.available_themes else DLM_DARK.name
@@ -57,12 +58,12 @@ class TerminalApp(App[ReturnType], inherit_bindings=False):
         elif not event.is_forwarded:
             if isinstance(event, events.Key) and event.key.startswith("alt+"):
                 event.character = None
-            await self._key_order.pressed(event)
+            await self.key_order.pressed(event)
         else:
             await super().on_event(event)
             if isinstance(event, events.Key):
-                await self._key_order.passed(event)
+                await self.key_order.passed(event)
 
     async def on_key_passed(self, message: KeyPassed) -> None:
         """Something took the key on its way here."""
-        await self._key_order.passed(message.key)
+        await self.key_order.passed(message.key)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from textual import events
 from textual.app import App
 from textual.widgets import Input
 
 from dlm_tui.app.config import Config
+from dlm_tui.app.controllers import train_choice
 from dlm_tui.app.welcome import WelcomeApp
 from dlm_tui.engine.protocol import Generate
+from dlm_tui.errors import DlmTuiError
 from tests.tui.conftest import Bench, Opener
 
 NAMES = {" ": "space", ".": "full_stop", "?": "question_mark"}
@@ -74,6 +78,61 @@ async def test_keys_that_a_dialog_takes_itself(workbench: Opener) -> None:
         await bench.press("f1")
         at_once(bench.app, "down", "down", *"mix", "escape", *"then")
         await bench.until(lambda: bench.screen.prompt_pane.text == "then", "typed behind the help")
+
+
+async def test_letters_behind_a_key_that_opens_a_dialog(workbench: Opener) -> None:
+    async with workbench() as bench:
+        at_once(bench.app, "ctrl+r", *"abc", "backspace", *"d")
+        await bench.until(lambda: bench.app.screen is not bench.screen, "the dialog")
+        await bench.until(lambda: bench.app.screen.query_one(Input).value == "abd", "what was typed behind it")
+        assert bench.screen.prompt_pane.text == ""
+
+
+async def test_keys_behind_one_whose_dialog_has_to_read_first(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dialog of the training looks into the store, in a thread, before it opens."""
+    typed, read = threading.Event(), train_choice.training_records
+
+    def slow(*given: Any) -> Any:
+        typed.wait(30)
+        return read(*given)
+
+    monkeypatch.setattr(train_choice, "training_records", slow)
+    async with workbench() as bench:
+        at_once(bench.app, "alt+p", "escape", *"then")
+        bench.app.call_later(typed.set)
+        await bench.until(lambda: bench.screen.prompt_pane.text == "then", "typed behind the dialog")
+        assert bench.app.screen is bench.screen
+
+
+async def test_keys_do_not_wait_for_ever(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a dialog takes long to come, what is typed goes where it would go without it."""
+    ended, read = threading.Event(), train_choice.training_records
+
+    def stuck(*given: Any) -> Any:
+        ended.wait(30)
+        return read(*given)
+
+    monkeypatch.setattr(train_choice, "training_records", stuck)
+    async with workbench() as bench:
+        at_once(bench.app, "alt+p", *"then")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "then", "what was typed meanwhile")
+        ended.set()
+        await bench.until(lambda: bench.app.screen is not bench.screen, "the dialog")
+
+
+async def test_keys_behind_one_that_opens_no_dialog_after_all(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any) -> Any:
+        raise DlmTuiError("The store cannot be read.")
+
+    monkeypatch.setattr(train_choice, "_with_sources", broken)
+    async with workbench() as bench:
+        at_once(bench.app, "alt+p", *"then")
+        await bench.until(lambda: bench.screen.prompt_pane.text == "then", "what was typed behind it")
+        assert bench.app.screen is bench.screen
 
 
 async def test_the_name_of_a_first_document(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ class FakeUi:
         self.tasks.append((group, task))
         return task
 
+    def run_to_dialog(
+        self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
+    ) -> asyncio.Task[object]:
+        return self.run(work, group, description, exclusive=exclusive)
+
     def cancel(self, group: str) -> None:
         for name, task in self.tasks:
             if name == group:

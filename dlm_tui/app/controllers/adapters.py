@@ -36,7 +36,7 @@ class Adapters:
 
     def open(self) -> None:
         """Every version of every adapter."""
-        self._context.ui.run(self._open, "adapters", "versions of the adapters", exclusive=True)
+        self._context.ui.run_to_dialog(self._open, "adapters", "versions of the adapters", exclusive=True)
 
     async def _open(self) -> None:
         from dlm_tui.app.screens.adapters import AdaptersScreen
@@ -64,7 +64,9 @@ class Adapters:
         if not self._context.link.ready:
             dialog.say("This needs the engine, which is not ready yet.", error=True)
             return
-        self._context.ui.run(partial(self._show_moved, before, after), "compare", "comparison", exclusive=True)
+        self._context.ui.run_to_dialog(
+            partial(self._show_moved, before, after), "compare", "comparison", exclusive=True
+        )
 
     async def _show_moved(self, before: str, after: str) -> None:
         """Ask the engine for what moved; closing the dialog stops it."""

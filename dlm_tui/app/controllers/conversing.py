@@ -331,7 +331,7 @@ class Conversing:
 
     def open_list(self) -> None:
         """The conversations that are kept."""
-        self._context.ui.run(self._open_list, "talk-list", "conversations")
+        self._context.ui.run_to_dialog(self._open_list, "talk-list", "conversations")
 
     async def _open_list(self) -> None:
         from dlm_tui.app.screens.conversations import ConversationsScreen

@@ -93,7 +93,7 @@ class EngineLife:
 
     def show_facts(self) -> None:
         """What runs the model."""
-        self._context.ui.run(self._show_facts, "facts", "about the engine", exclusive=True)
+        self._context.ui.run_to_dialog(self._show_facts, "facts", "about the engine", exclusive=True)
 
     async def _show_facts(self) -> None:
         from dlm_tui.app.engine_facts import engine_rows

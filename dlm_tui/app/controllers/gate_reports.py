@@ -46,7 +46,7 @@ class GateReports:
         """The report of a judgement that stood in line."""
         context = self._context
         if record.evaluation is not None:
-            context.ui.run(partial(self._show, record.evaluation), "report", "report", exclusive=True)
+            context.ui.run_to_dialog(partial(self._show, record.evaluation), "report", "report", exclusive=True)
 
     async def _show(self, report: EvaluationReport) -> None:
         from dlm_tui.app.screens.report import ReportScreen

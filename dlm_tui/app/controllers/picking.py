@@ -146,7 +146,7 @@ class Picking:
 
     def _picked(self, picked: list[Picked] | None, seed: int) -> None:
         if picked:
-            self._context.ui.run(partial(self._review, picked, seed), "pick", "review preferences")
+            self._context.ui.run_to_dialog(partial(self._review, picked, seed), "pick", "review preferences")
 
     async def _review(self, picked: Sequence[Picked], seed: int) -> None:
         from dlm_tui.app.screens.review import ReviewScreen

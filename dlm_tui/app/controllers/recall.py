@@ -124,7 +124,9 @@ class Recall:
         if first is None:
             self._context.ui.say("There is no finished answer to compare yet.", warning=True)
             return
-        self._context.ui.run(partial(self._compare, first), "recall", "answers to compare with", exclusive=True)
+        self._context.ui.run_to_dialog(
+            partial(self._compare, first), "recall", "answers to compare with", exclusive=True
+        )
 
     async def _compare(self, first: KeptAnswer) -> None:
         """The others on the pane come first, then those to the same prompt, then all others."""

@@ -23,7 +23,7 @@ class RunDetails:
 
     def open(self) -> None:
         """Show how each adapter was trained."""
-        self._context.ui.run(self._open, "run-details", "details of the runs", exclusive=True)
+        self._context.ui.run_to_dialog(self._open, "run-details", "details of the runs", exclusive=True)
 
     async def _open(self) -> None:
         from dlm_tui.app.screens.run_details import RunDetailsScreen

@@ -18,7 +18,7 @@ class RunOverlay:
 
     def open(self) -> None:
         """Read the runs, then show them."""
-        self._context.ui.run(self._open, "runs", "runs", exclusive=True)
+        self._context.ui.run_to_dialog(self._open, "runs", "runs", exclusive=True)
 
     async def _open(self) -> None:
         from dlm_tui.app.screens.run_overlay import RunOverlayScreen

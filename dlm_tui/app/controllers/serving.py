@@ -51,7 +51,7 @@ class Serving:
 
     def open(self) -> None:
         """The last requests with their weights."""
-        self._context.ui.run(self._open, "traffic", "traffic", exclusive=True)
+        self._context.ui.run_to_dialog(self._open, "traffic", "traffic", exclusive=True)
 
     async def _stop(self, record: JobRecord) -> None:
         how = await self._context.board.cancel(record)

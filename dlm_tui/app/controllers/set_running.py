@@ -45,7 +45,7 @@ class SetRunning:
 
     def open(self, name: str) -> None:
         """Choose views and run a set."""
-        self._context.ui.run(partial(self._open, name), "set-open", "open a set")
+        self._context.ui.run_to_dialog(partial(self._open, name), "set-open", "open a set")
 
     async def _open(self, name: str) -> None:
         context = self._context

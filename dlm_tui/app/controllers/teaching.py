@@ -90,7 +90,7 @@ class Teaching:
     def ask(self, how: How, answer: Taught, others: Sequence[Taught]) -> None:
         """Ask what to write of an answer; `others`, to the same prompt, are those that it may be better than."""
         if (data := self.document_bytes()) is not None:
-            self._context.ui.run(partial(self._ask, how, answer, others, data), "teach", "keep an answer")
+            self._context.ui.run_to_dialog(partial(self._ask, how, answer, others, data), "teach", "keep an answer")
 
     async def _ask(self, how: How, answer: Taught, others: Sequence[Taught], data: bytes) -> None:
         from dlm_tui.app.screens.lesson import Accepted, LessonScreen, Other

@@ -35,7 +35,7 @@ class TrainChoice:
     def open(self) -> None:
         """Choose what to train and how."""
         if not self._training.refuses():
-            self._context.ui.run(self._open, "train-dialog", "train dialog", exclusive=True)
+            self._context.ui.run_to_dialog(self._open, "train-dialog", "train dialog", exclusive=True)
 
     async def _open(self) -> None:
         from dlm_tui.app.screens.train import TrainScreen

@@ -22,7 +22,7 @@ class Trials:
 
     def open(self) -> None:
         """Choose what to try."""
-        self._context.ui.run(self._open, "trials", "settings to try", exclusive=True)
+        self._context.ui.run_to_dialog(self._open, "trials", "settings to try", exclusive=True)
 
     async def _open(self) -> None:
         from dlm_tui.app.screens.trials import TrialsScreen

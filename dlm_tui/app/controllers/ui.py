@@ -47,6 +47,11 @@ class Ui(Protocol):
     ) -> Task:
         """Run work beside the screen; `exclusive` ends what runs in the group. What it raises is shown."""
 
+    def run_to_dialog(
+        self, work: Callable[[], Coroutine[Any, Any, object]], group: str, description: str, *, exclusive: bool = False
+    ) -> Task:
+        """`run` for work that opens a dialog when it has read what it needs: keys pressed meanwhile are for that."""
+
     def cancel(self, group: str) -> None:
         """Stop all work of a group."""
 
