@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
 # Two test processes with two spinning OpenMP threads each would spend their time waiting for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,10 +55,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     return trained_demo(shared_folder(tmp_path_factory))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _folders_of_shared_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What many tests share is set up before any of them has folders of its own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _use_folders(tmp_path_factory.mktemp("shared-user"), monkeypatch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the person's own stores, config or state."""
-    root: Path = tmp_path_factory.mktemp("user")
+    _use_folders(tmp_path_factory.mktemp("user"), monkeypatch)
+
+
+def _use_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLM_HOME", str(root / "dlm"))
     for name in ("CONFIG", "STATE", "DATA", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(root / name.lower()))

@@ -15,6 +15,8 @@ from platformdirs import user_cache_path
 from dlm_tui.files import write_atomic
 
 T = TypeVar("T")
+_MANY = 500
+"""Notes of one kind, above which those of files that are gone are looked for."""
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -44,6 +46,7 @@ def remembered(kind: str, file: Path, compute: Callable[[Path], T], type_: type[
         place = _place(kind, path)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place, msgspec.json.encode(note))
+        _forget_gone(place.parent)
     return value
 
 
@@ -56,6 +59,17 @@ def recall(kind: str, file: Path, type_: type[T]) -> T | None:
         if (note.path, note.size, note.mtime_ns) == (str(path), facts.st_size, facts.st_mtime_ns):
             return msgspec.json.decode(note.value, type=type_)
     return None
+
+
+def _forget_gone(folder: Path) -> None:
+    """Drop the notes of files that are no longer there, once there are many notes."""
+    notes = list(folder.glob("*.json"))
+    if len(notes) <= _MANY:
+        return
+    for place in notes:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            if not os.path.lexists(msgspec.json.decode(place.read_bytes(), type=_Note).path):
+                place.unlink()
 
 
 def _place(kind: str, path: Path) -> Path:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from dlm_tui.document import SideFile, load, write_side_file
 from dlm_tui.document.side_file import side_file_path
 from dlm_tui.model import identity as identities
+from dlm_tui.model import remembered as notes
 from dlm_tui.model.identity import BaseIdentity, TensorFacts, files_hash
 from dlm_tui.model.remembered import cache_folder, remembered
 from dlm_tui.progress import run_to_end
@@ -150,3 +151,31 @@ def test_a_hash_is_computed_once_per_state_of_a_file(tmp_path: Path) -> None:
     for note in (cache_folder() / "test").iterdir():
         note.write_text("{")
     assert (ask(), ask(), len(asked)) == ("two", "two", 3)
+
+
+def test_notes_of_files_that_are_gone_go_when_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "_MANY", 3)
+    asked = []
+
+    def ask(name: str) -> str:
+        return remembered("test", tmp_path / name, lambda path: asked.append(path.name) or path.name, str)
+
+    for name in "abc":
+        (tmp_path / name).touch()
+        ask(name)
+    (tmp_path / "a").unlink()
+    (tmp_path / "d").touch()
+    ask("d")
+    assert len(list((cache_folder() / "test").iterdir())) == 3
+    assert ([ask(name) for name in "bcd"], asked) == (["b", "c", "d"], ["a", "b", "c", "d"])
+
+
+@pytest.fixture(scope="module")
+def shared_cache() -> Path:
+    return cache_folder()
+
+
+def test_what_tests_share_is_not_set_up_in_the_persons_folders(
+    shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert shared_cache.is_relative_to(tmp_path_factory.getbasetemp())
