@@ -51,6 +51,11 @@ class KeyOrder:
         self._given_to: DOMNode | None = None
         self._holds: set[object] = set()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a key waits for what was pressed before it."""
+        return bool(self._waiting)
+
     async def pressed(self, typed: Typed) -> None:
         """Give a key or a paste to the app, at once or when the keys before it have acted."""
         self._waiting.append(typed)

@@ -163,6 +163,8 @@ class Bench:
         nodes = [node for screen in self.app.screen_stack for node in screen.walk_children(with_self=True)]
         if any(node.message_queue_size for node in (self.app, *nodes)) or self.app.screen._callbacks:
             return True
+        if self.app.key_order.is_behind:
+            return True
         return any(isinstance(node, Throttled) and node.is_behind for node in nodes)
 
     async def _pause(self, seconds: float | None = None) -> None:
