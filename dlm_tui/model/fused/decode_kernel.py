@@ -183,7 +183,7 @@ def _tile(
 
     `row`, `x` and `sums` are addresses, the first two each with the bytes from row to row; `columns` is a multiple of
     `LANES`. From the address `ahead` on, the next rows of w are asked for at the pace of the arithmetic: one line for
-    every `share` (1 or 2) lines that are read here.
+    every `share` (1 or 2) lines that are read here; for one row of x and float32 that would only take time.
 
     Written in vectors, since a loop that the compiler makes them of must not ask for memory in between, and with each
     sum in a register of its own: what else is computed beside it does not change its bits.
@@ -220,6 +220,8 @@ def _products(
     name, kind = f"llvm.fmuladd.v{LANES}f32", ir.FunctionType(vector, [vector] * 3)
     multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
     lines = max(1, len(w_rows) * LANES * (2 if narrow else 4) // _LINE // share)
+    if len(x_rows) == 1 and not narrow:
+        lines = 0  # nothing is computed meanwhile, and the processor's own prefetching keeps up
     pairs = [(n, k) for n in range(len(x_rows)) for k in range(len(w_rows))]
     before, body, behind = builder.block, builder.append_basic_block(), builder.append_basic_block()
     builder.cbranch(builder.icmp_signed("<", word(0), columns), body, behind)
