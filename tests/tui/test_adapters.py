@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 
 from dlm_tui.app.screens.adapters import AdaptersScreen
 from dlm_tui.engine.protocol import Compare
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import scratch_sibling
 from dlm_tui.store import (
     GateConfig,
@@ -204,3 +207,24 @@ async def test_details_that_need_two_lines_begin_below_one_another(workbench: Op
         first = next(number for number, line in enumerate(lines) if "knowledge@1" in line)
         date, rest = lines[first].index("01-01"), lines[first + 1]
         assert rest[date - 2 : date].isspace() and not rest[date].isspace(), lines[first : first + 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_change_that_ends_when_the_dialog_was_left_is_told(workbench: Opener, fails: bool) -> None:
+    left = threading.Event()
+
+    def slow() -> str:
+        left.wait(30)
+        if fails:
+            raise DlmTuiError("the disk is full")
+        return "tone is back at version 1."
+
+    async with workbench(size=(80, 24)) as bench:
+        finished_training(bench.context.store, *bench.context.names, run=1)
+        await open_versions(bench)
+        bench.controllers.adapters._change(listed(bench), slow)
+        await bench.press("escape")
+        left.set()
+        await bench.idle()
+        assert any(("the disk is full" if fails else "tone is back") in toast for toast in bench.toasts)
+        assert bench.screen.failures == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 from textual.widgets import Checkbox, Input
 
+from dlm_tui.app.controllers import train_choice
 from dlm_tui.app.screens.run_details import RunDetailsScreen
 from dlm_tui.app.screens.sweep import SweepScreen
 from dlm_tui.app.screens.train import TrainScreen
@@ -216,3 +219,25 @@ async def test_a_sweep_follows_both_answers_of_a_pair(
         assert "-40.00  -40.00 -2.0 word0" in bench.text
         assert "-24.00  -64.00 +2.0 word0" in bench.text or size == (80, 24)
         assert await bench.settled() == screens
+
+
+async def test_a_plan_that_comes_when_the_dialog_was_left(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, left, plan = threading.Event(), threading.Event(), train_choice._planned
+
+    def slow(*given: Any) -> Any:
+        began.set()
+        left.wait(30)
+        return plan(*given)
+
+    monkeypatch.setattr(train_choice, "_planned", slow)
+    async with workbench() as bench:
+        await bench.press("alt+p")
+        await bench.until(began.is_set, "the plan is being made")
+        dialog = bench.app.screen
+        assert isinstance(dialog, TrainScreen) and dialog.is_open
+        dialog.on_closed = None  # the work goes on, as it does when it is just coming back
+        await bench.press("escape")
+        assert not dialog.is_open
+        left.set()
+        await bench.idle()
+        assert bench.screen.failures == []

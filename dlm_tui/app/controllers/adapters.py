@@ -106,11 +106,12 @@ class Adapters:
         try:
             said = await asyncio.to_thread(change)
         except (DlmTuiError, OSError) as error:
-            dialog.say(str(error), error=True)
+            (dialog if dialog.is_open else self._context.ui).say(str(error), error=True)
             return
         facts = await self._read()
-        dialog.show(facts, self._context.state.desk_versions)
-        dialog.say(said)
+        if dialog.is_open:
+            dialog.show(facts, self._context.state.desk_versions)
+        (dialog if dialog.is_open else self._context.ui).say(said)
         if {one.name: one.version for one in facts if one.in_force} != before:
             self._comparison.remember_current()
             await self._comparison.use_new_gate()

@@ -137,7 +137,7 @@ class Serving:
         self._redraw()
 
     def _redraw(self) -> None:
-        if self._dialog is not None:
+        if self._dialog is not None and self._dialog.is_open:
             self._dialog.show(list(self._rows), self._words())
 
     def _words(self) -> str:

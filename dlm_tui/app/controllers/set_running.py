@@ -56,7 +56,7 @@ class SetRunning:
             return
         dialog = await self.show(name, [case for case in cases if case.prompt.strip()])
         runs = await self.kept(name)
-        if runs and dialog.is_current:
+        if runs and dialog.is_open:
             dialog.show_run(runs[0], run_before(runs[1:], runs[0]))
 
     async def show(self, name: str, cases: Sequence[PromptCase]) -> SetRunScreen:

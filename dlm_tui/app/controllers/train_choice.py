@@ -54,6 +54,7 @@ class TrainChoice:
         dialog.on_changed = lambda order: context.ui.run(
             partial(self._plan, dialog, order, plan), "train-plan", "plan", exclusive=True
         )
+        dialog.on_closed = lambda: context.ui.cancel("train-plan")
         context.ui.open_dialog(dialog, self._chosen)
 
     @property
@@ -76,9 +77,11 @@ class TrainChoice:
         try:
             found = await asyncio.to_thread(plan, order)
         except (DlmTuiError, OSError) as error:
-            dialog.show_problem(str(error))
+            if dialog.is_open:
+                dialog.show_problem(str(error))
             return
-        dialog.show_plan(self._rows(found))
+        if dialog.is_open:
+            dialog.show_plan(self._rows(found))
 
     def _rows(self, plan: TrainingPlan) -> list[Content]:
         """An adapter a line with its share of all steps, then the sum and what the plan notes."""

@@ -65,7 +65,7 @@ class ConversationsScreen(Dialog[ConversationSummary]):
 
     def note(self, text: str) -> None:
         """Say what became of it, if the dialog is still open."""
-        if self.is_attached:
+        if self.is_open:
             self.query_one("#conversation-note", LiteralStatic).show(text)
 
     @on(OptionList.OptionSelected)

@@ -141,6 +141,11 @@ class Dialog(ModalScreen[Result]):
     def action_save_svg(self) -> None:
         """Save as a picture, where there is one."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be drawn on by what was read meanwhile: it was not left, at most another stands before it."""
+        return self.is_mounted and self in self.app.screen_stack
+
     def on_unmount(self) -> None:
         """Tell whoever works for this dialog."""
         if self.on_closed:
