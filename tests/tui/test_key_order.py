@@ -88,37 +88,33 @@ async def test_letters_behind_a_key_that_opens_a_dialog(workbench: Opener) -> No
         assert bench.screen.prompt_pane.text == ""
 
 
-async def test_keys_behind_one_whose_dialog_has_to_read_first(
-    workbench: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The dialog of the training looks into the store, in a thread, before it opens."""
-    typed, read = threading.Event(), train_choice.training_records
+@pytest.fixture
+def may_read(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The dialog of the training looks into the store, in a thread, before it opens; here it waits for this."""
+    event, read = threading.Event(), train_choice.training_records
 
     def slow(*given: Any) -> Any:
-        typed.wait(30)
+        event.wait(30)
         return read(*given)
 
     monkeypatch.setattr(train_choice, "training_records", slow)
+    return event
+
+
+async def test_keys_behind_one_whose_dialog_has_to_read_first(workbench: Opener, may_read: threading.Event) -> None:
     async with workbench() as bench:
         at_once(bench.app, "alt+p", "escape", *"then")
-        bench.app.call_later(typed.set)
+        bench.app.call_later(may_read.set)
         await bench.until(lambda: bench.screen.prompt_pane.text == "then", "typed behind the dialog")
         assert bench.app.screen is bench.screen
 
 
-async def test_keys_do_not_wait_for_ever(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_do_not_wait_for_ever(workbench: Opener, may_read: threading.Event) -> None:
     """Where a dialog takes long to come, what is typed goes where it would go without it."""
-    ended, read = threading.Event(), train_choice.training_records
-
-    def stuck(*given: Any) -> Any:
-        ended.wait(30)
-        return read(*given)
-
-    monkeypatch.setattr(train_choice, "training_records", stuck)
     async with workbench() as bench:
         at_once(bench.app, "alt+p", *"then")
         await bench.until(lambda: bench.screen.prompt_pane.text == "then", "what was typed meanwhile")
-        ended.set()
+        may_read.set()
         await bench.until(lambda: bench.app.screen is not bench.screen, "the dialog")
 
 

@@ -235,9 +235,12 @@ async def test_a_plan_that_comes_when_the_dialog_was_left(workbench: Opener, mon
         await bench.until(began.is_set, "the plan is being made")
         dialog = bench.app.screen
         assert isinstance(dialog, TrainScreen) and dialog.is_open
-        dialog.on_closed = None  # the work goes on, as it does when it is just coming back
+        cancel, drawable = dialog.on_closed, []
+        assert cancel is not None
+        dialog.on_closed = lambda: (drawable.append(len(dialog.query("#train-plan"))), cancel())
         await bench.press("escape")
         assert not dialog.is_open
+        assert drawable == [1], "the work is stopped, once, before what it draws on goes"
         left.set()
         await bench.idle()
         assert bench.screen.failures == []

@@ -77,11 +77,9 @@ class TrainChoice:
         try:
             found = await asyncio.to_thread(plan, order)
         except (DlmTuiError, OSError) as error:
-            if dialog.is_open:
-                dialog.show_problem(str(error))
+            dialog.show_problem(str(error))
             return
-        if dialog.is_open:
-            dialog.show_plan(self._rows(found))
+        dialog.show_plan(self._rows(found))
 
     def _rows(self, plan: TrainingPlan) -> list[Content]:
         """An adapter a line with its share of all steps, then the sum and what the plan notes."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
@@ -146,7 +147,16 @@ class Dialog(ModalScreen[Result]):
         """Whether it can be drawn on by what was read meanwhile: it was not left, at most another stands before it."""
         return self.is_mounted and self in self.app.screen_stack
 
+    def dismiss(self, result: Result | None = None) -> AwaitComplete:
+        """Leave with a result; who works for this dialog is told while its widgets are still there."""
+        self._tell_closed()
+        return super().dismiss(result)
+
     def on_unmount(self) -> None:
-        """Tell whoever works for this dialog."""
-        if self.on_closed:
-            self.on_closed()
+        """Tell it where the whole program is left."""
+        self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        on_closed, self.on_closed = self.on_closed, None
+        if on_closed:
+            on_closed()
