@@ -143,7 +143,7 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
         """From a dialog: close what lies on the workbench, then leave as from there."""
         if self.is_open:
             while len(self.screen_stack) > 1 and self.screen is not self.workbench:
-                self.pop_screen()
+                self.screen.dismiss(None)  # as Esc does it: who works for the dialog is told
             self.workbench.action_quit()
         else:
             self.exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import platform
@@ -164,6 +165,7 @@ def examine(home: str | None) -> dict[str, Any]:
         "stores": len(list((folder / "store").glob("*"))) if (folder / "store").is_dir() else 0,
         "embedded_base_bytes": size,
         "model_cache": str(_model_cache()),
+        "unpacked": _unpacked(),
         "optional": {name: importlib.util.find_spec(name) is not None for name in _OPTIONAL},
         "programs": {name: shutil.which(name) for name in _PROGRAMS},
     }
@@ -183,6 +185,18 @@ def _model_cache() -> Path:
     return Path(HF_HUB_CACHE)
 
 
+def _unpacked() -> dict[str, Any]:
+    """What GGUF bases were unpacked to, and its size in bytes."""
+    from dlm_tui.model.registry import unpacked_bases
+
+    folder = unpacked_bases()
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # one that is being moved into its place
+            size += path.stat().st_size if path.is_file() else 0
+    return {"folder": str(folder), "bases": sum(path.is_dir() for path in folder.glob("*")), "bytes": size}
+
+
 def _lines(report: dict[str, Any]) -> list[str]:
     lines = [f"dlm-tui     {report['version']}  ({'ready' if report['ok'] else 'not ready'})"]
     lines += [f"problem     {text}" for text in report["problems"]]
@@ -191,6 +205,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"device      {report['device']}, {report['cores']} cores, {report['threads']} threads")
     lines.append(f"home        {report['home']}  ({report['stores']} stores)")
     lines.append(f"models      {report['model_cache']}")
+    if unpacked := report["unpacked"]["bases"]:
+        size = f"{report['unpacked']['bytes'] / 1e6:,.0f} MB"
+        lines.append(f"unpacked    {report['unpacked']['folder']}  ({unpacked} of GGUF files, {size}; may be deleted)")
     lines.append(f"base        {report['embedded_base_bytes'] or 0:,} bytes embedded")
     for name, present in report["optional"].items():
         lines.append(f"{name:<11} {'present' if present else 'missing: ' + _OPTIONAL[name]}")

@@ -5,6 +5,8 @@ Plain numbers keep their type; quantised blocks become bfloat16, whose rounding 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -12,12 +14,21 @@ from typing import Any, cast
 
 import msgspec
 
-from dlm_tui.files import clear_scratch_of, put_in_place, remove, scratch_sibling, sha256_file, sync_tree
+from dlm_tui.files import (
+    clear_scratch_of,
+    put_in_place,
+    remove,
+    scratch_sibling,
+    sha256_file,
+    sync_tree,
+    write_atomic,
+)
 from dlm_tui.model.memory import available_memory, free_disk, gigabytes
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
 
+_NOTE = ".source"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -36,11 +47,35 @@ def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
         raise BaseUnavailable(f"{file} cannot be read: {error.strerror or error}") from error
     folder = unpacked_folder(file, digest)
     if not folder.is_dir():
+        yield from in_thread(lambda: _drop_orphans(folder, file), lambda: looking)
         contents = yield from in_thread(lambda: _contents(file), lambda: looking)
         text = _cost(file, folder, contents)
         yield Progress(NOTE, text=text)
         yield from in_thread(lambda: _write(file, folder, contents.dtype), lambda: Progress("base", 0, 4, text))
+    _note_source(folder, file)
     return source_of_folder(source, folder)
+
+
+def _note_source(folder: Path, file: Path) -> None:
+    """Write beside an unpacked folder which file it is of; a cache that cannot be written goes without."""
+    note, path = _note_of(folder), os.fsencode(file.resolve())
+    with contextlib.suppress(OSError):
+        if not note.is_file() or note.read_bytes() != path:
+            write_atomic(note, path)
+
+
+def _drop_orphans(folder: Path, file: Path) -> None:
+    """Remove what was unpacked of files that are gone, and of what `file` held before: it would never be read again."""
+    for note in folder.parent.glob(f"*{_NOTE}"):
+        with contextlib.suppress(OSError):
+            source = Path(os.fsdecode(note.read_bytes()))
+            if source == file.resolve() or not os.path.lexists(source):
+                remove(note.with_suffix(""))
+                note.unlink()
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + _NOTE)
 
 
 class _Contents(msgspec.Struct, frozen=True):

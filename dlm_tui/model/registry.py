@@ -285,7 +285,12 @@ def _local_source(base_model: str, place: Path) -> BaseSource:
 
 def unpacked_folder(file: Path, digest: str) -> Path:
     """The model folder that a GGUF file with this hash is unpacked into, complete where it is there."""
-    return cache_folder() / "bases" / f"{file.stem}-{digest[:16]}"
+    return unpacked_bases() / f"{file.stem}-{digest[:16]}"
+
+
+def unpacked_bases() -> Path:
+    """Where GGUF files are unpacked: folders that can be deleted, and are made again when their file is opened."""
+    return cache_folder() / "bases"
 
 
 def _gguf_file(path: Path) -> Path | None:

@@ -221,7 +221,10 @@ async def test_a_sweep_follows_both_answers_of_a_pair(
         assert await bench.settled() == screens
 
 
-async def test_a_plan_that_comes_when_the_dialog_was_left(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["escape", "f10"])
+async def test_a_plan_that_comes_when_the_dialog_was_left(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     began, left, plan = threading.Event(), threading.Event(), train_choice._planned
 
     def slow(*given: Any) -> Any:
@@ -238,8 +241,8 @@ async def test_a_plan_that_comes_when_the_dialog_was_left(workbench: Opener, mon
         cancel, drawable = dialog.on_closed, []
         assert cancel is not None
         dialog.on_closed = lambda: (drawable.append(len(dialog.query("#train-plan"))), cancel())
-        await bench.press("escape")
-        assert not dialog.is_open
+        await bench.press(key)
+        await bench.until(lambda: not dialog.is_open, "left")
         assert drawable == [1], "the work is stopped, once, before what it draws on goes"
         left.set()
         await bench.idle()

@@ -79,6 +79,30 @@ def test_quantised_blocks_become_bfloat16_and_it_is_done_once(made: tuple[Sessio
     assert not any("unpacked" in (one.text or "") and "takes" in (one.text or "") for one in again)
 
 
+def test_what_was_unpacked_of_a_file_that_is_gone_goes_with_the_next(
+    made: tuple[Session, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = made
+    data, places = (folder / "q8_0" / "tiny.gguf").read_bytes(), []
+    names = ("moved.gguf", "deleted.gguf", "changed.gguf", "changed.gguf", "last.gguf")
+    for number, name in enumerate(names):
+        file = tmp_path / name
+        file.write_bytes(data + bytes(number + 1))  # another hash each
+        places.append(unpacked_folder(file, sha256_file(file)))
+        loaded(file)
+        if name == "moved.gguf":
+            file = file.rename(folder / "moved.gguf")
+            loaded(file)
+        elif name == "deleted.gguf":
+            file.unlink()
+    assert [place.is_dir() for place in places] == [True, False, False, True, True]
+    folders = [place for place in places[0].parent.iterdir() if place.is_dir()]
+    assert len(list(places[0].parent.glob("*.source"))) == len(folders)
+    capsys.readouterr()
+    assert main(["doctor"]) == 0
+    assert f"unpacked    {places[0].parent}" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_the_side_file_and_new_remember_it(
     made: tuple[Session, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
