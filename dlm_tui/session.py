@@ -18,7 +18,7 @@ from dlm_tui.meant import meant
 from dlm_tui.model import Adapter, Base, MixedModel, View, base_of, load_base, load_peft_adapter, resolve_view
 from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
-from dlm_tui.progress import Progress
+from dlm_tui.progress import WARNING, Progress
 from dlm_tui.store import (
     AdapterVersion,
     GateStatus,
@@ -31,6 +31,7 @@ from dlm_tui.store import (
     verify_version,
 )
 from dlm_tui.store.adapter_history import find_version
+from dlm_tui.store.trained_on import trained_elsewhere
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -228,6 +229,8 @@ def _read_adapters(
     store: Store, versions: Mapping[str, AdapterVersion], base: Base
 ) -> Generator[Progress, None, dict[str, Adapter]]:
     found: dict[str, Adapter] = {}
+    if text := trained_elsewhere({name: version.path for name, version in versions.items()}, base.identity):
+        yield Progress(WARNING, text=text)
     for name, version in versions.items():
         yield Progress("adapters", len(found), len(versions), f"reading adapter {name}")
         verify_version(store, version)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,6 +28,7 @@ from dlm_tui.session import Session
 from dlm_tui.store import resolve_home
 from dlm_tui.system_errors import error_line, system_sentence
 
+T = TypeVar("T")
 Work = Generator[p.Event | None, None, p.Event]
 
 
@@ -69,21 +70,20 @@ class Handlers:
     def _open(self, request: p.Open) -> Work:
         base = Path(request.base) if request.base else None
         opening = Session.open(Path(request.document), resolve_home(request.home), base, dtype=request.dtype)
-        session = yield from progress_events(opening)
-        warning = ""
+        session, warnings = yield from _with_warnings(progress_events(opening))
         try:
             yield from progress_events(warm_up(session, choose_threads=self._threads is None))
         except Exception as error:  # whatever it is, the first real use will say it again
             traceback.print_exc(file=sys.stderr)
-            warning = f"the warm-up failed: {system_sentence(error) or error_line(error)}"
+            warnings.append(f"the warm-up failed: {system_sentence(error) or error_line(error)}")
         self._session = session
-        return self._opened(warning)
+        return self._opened(warnings)
 
     def _reload(self, _: p.Reload) -> Work:
-        yield from progress_events(self.session.reload())
-        return self._opened()
+        warnings = (yield from _with_warnings(progress_events(self.session.reload())))[1]
+        return self._opened(warnings)
 
-    def _opened(self, warning: str = "") -> p.Opened:
+    def _opened(self, warnings: Sequence[str]) -> p.Opened:
         session = self.session
         status = session.gate_status
         return p.Opened(
@@ -96,7 +96,7 @@ class Handlers:
             device=str(session.base.device),
             parameters=session.base.parameters,
             static=session.static,
-            warning=warning,
+            warning="\n".join(warnings),
         )
 
     def _route(self, request: p.Route) -> Work:
@@ -354,6 +354,18 @@ def _with_nulls(
             column += 1
         rows.append(row)
     return backbone, rows
+
+
+def _with_warnings(work: Generator[p.Event, None, T]) -> Generator[p.Event, None, tuple[T, list[str]]]:
+    """The result of `work`, and the warnings among its events: what a person has to know of what was opened."""
+    warnings: list[str] = []
+
+    def noted(event: p.Event) -> p.Event:
+        if isinstance(event, p.Log) and event.level == "warning":
+            warnings.append(event.text)
+        return event
+
+    return (yield from map_steps(work, noted)), warnings
 
 
 def _refuse(request: p.Request) -> Work:

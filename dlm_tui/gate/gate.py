@@ -31,7 +31,8 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.former_gates import GateAt, forget_oldest, stage_former
 from dlm_tui.store.gate_files import CONFIG_NAME, RECORD_FORMAT, WEIGHTS_NAME, matching_record
-from dlm_tui.store.gate_state import Identity, refuse_foreign_gate, staleness
+from dlm_tui.store.gate_state import refuse_foreign_gate, staleness
+from dlm_tui.store.trained_on import Identity
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document

@@ -11,7 +11,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.gate_state import alarm_text, cold_start_text, diverged_text
+from dlm_tui.store.trained_on import base_record
 from dlm_tui.system_errors import error_line, system_sentence
 
 if TYPE_CHECKING:
@@ -258,14 +258,9 @@ def fit_document(
 
 def gate_record(document: Document, model: MixedModel, run: int, seed: int) -> dict[str, object]:
     """What a gate was trained for, kept beside the shared files."""
-    identity = model.base.identity
     return {
         "base_model": document.base_model,
-        "base_id": identity.id,
-        "base_revision": identity.revision,
-        "weights_sha256": identity.weights_sha256,
-        "weights_sample": msgspec.to_builtins(identity.sample),
-        "tokenizer_sha256": identity.tokenizer_sha256,
+        **base_record(model.base.identity),
         "document_sha256": document.sha256,
         "probes": gate_samples(document),
         "probes_sha256": probes_digest(document),

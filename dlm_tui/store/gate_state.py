@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.document import document_side_file, gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
@@ -15,31 +15,11 @@ from dlm_tui.store.errors import ForeignGate, GateFileError, ManifestError
 from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import GateEvent, MetricsReader, weights_entropy
+from dlm_tui.store.trained_on import Identity, other_base
 from dlm_tui.store.training_numbers import training_numbers
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
-
-
-class Identity(Protocol):
-    """What names a base: hashes are lower-case hex, `id` the name people know it by."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def weights_sha256(self) -> str: ...
-    @property
-    def tokenizer_sha256(self) -> str: ...
-    @property
-    def files_sha256(self) -> str:
-        """What versions up to 0.1 recorded as `weights_sha256`."""
-        ...
-
-    def other_dtype(self, recorded: object) -> tuple[str, str] | None:
-        """The recorded type and this base's, where the record is of the same weights in another type."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -154,25 +134,20 @@ def refuse_foreign_gate(
         )
     if record is None or config.mode != "trained":
         return
-    for key, now, what in (
-        ("weights_sha256", identity.weights_sha256, "weights"),
-        ("tokenizer_sha256", identity.tokenizer_sha256, "tokenizer"),
-    ):
-        known = record.get(key)
-        if known in (None, now) or (key == "weights_sha256" and known == identity.files_sha256):
-            continue
-        dtypes = identity.other_dtype(record.get("weights_sample")) if key == "weights_sha256" else None
-        if dtypes is None:
-            trained_on = record.get("base_id") or "another base"
-            raise ForeignGate(
-                f"The gate was trained on {trained_on} with other {what} than the base {identity.id} has now. {again}"
-            )
-        if not allow_other_dtype:
-            raise ForeignGate(
-                f"The gate was trained on the same weights as {dtypes[0]}, the base {identity.id} has them as "
-                f"{dtypes[1]}, which moves its weights a little. `allow_other_dtype = true` in the "
-                f"document's .tui.toml uses it all the same. {again}"
-            )
+    other = other_base(record, identity)
+    if other is None:
+        return
+    if other.dtypes is None:
+        trained_on = record.get("base_id") or "another base"
+        raise ForeignGate(
+            f"The gate was trained on {trained_on} with other {other.what} than the base {identity.id} has now. {again}"
+        )
+    if not allow_other_dtype:
+        raise ForeignGate(
+            f"The gate was trained on the same weights as {other.dtypes[0]}, the base {identity.id} has them as "
+            f"{other.dtypes[1]}, which moves its weights a little. `allow_other_dtype = true` in the "
+            f"document's .tui.toml uses it all the same. {again}"
+        )
 
 
 def staleness(document: Document, store: Store, config: GateConfig, record: Mapping[str, object] | None) -> str:

@@ -33,6 +33,7 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
 from dlm_tui.training.plan import AdapterPlan
@@ -78,6 +79,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
     write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
     write_training_record(folder, record)
+    write_version_base(folder, request.base.identity)
     sync_tree(folder)
     seal_version(target)
 

@@ -30,6 +30,7 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_history import use_versions
+from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.store.versions import current_version, existing_versions, reject_version
 
 HUB = "hf:"
@@ -101,9 +102,9 @@ def _write_version(store: Store, name: str, candidate: Candidate, source: str, b
         "source_sha256": _hash(Path(candidate.source)),
         "difference": candidate.difference,
         "renamed_modules": candidate.renamed,
-        "base_weights_sha256": base.identity.weights_sha256,
     }
     write_atomic(version.path / "tui_import.json", json_bytes(facts))
+    write_version_base(version.path, base.identity)
     sync_tree(version.path)
     return version
 

@@ -1,0 +1,112 @@
+"""Which base something was trained on: what is written down beside it, and whether a base is that one. No torch.
+
+A gate keeps it in `tui_gate.json`, a version of an adapter in `tui_base.json`: additions of this program, which other
+tools do not look at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from dlm_tui.files import json_bytes, write_atomic
+
+FILE = "tui_base.json"
+_MOST_BYTES = 1 << 20
+
+
+class Identity(Protocol):
+    """What names a base: hashes are lower-case hex, `id` the name people know it by."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def weights_sha256(self) -> str: ...
+    @property
+    def tokenizer_sha256(self) -> str: ...
+    @property
+    def sample(self) -> object:
+        """Values by which the same weights are known in another type."""
+        ...
+
+    @property
+    def files_sha256(self) -> str:
+        """What versions up to 0.1 recorded as `weights_sha256`."""
+        ...
+
+    def other_dtype(self, recorded: object) -> tuple[str, str] | None:
+        """The recorded type and this base's, where the record is of the same weights in another type."""
+        ...
+
+
+class OtherBase(msgspec.Struct, frozen=True):
+    """What differs, `weights` or `tokenizer`; `dtypes` are the recorded and present type of the same weights."""
+
+    what: str
+    dtypes: tuple[str, str] | None = None
+
+
+def base_record(identity: Identity) -> dict[str, object]:
+    """What is written down of a base."""
+    return {
+        "base_id": identity.id,
+        "base_revision": identity.revision,
+        "weights_sha256": identity.weights_sha256,
+        "weights_sample": msgspec.to_builtins(identity.sample),
+        "tokenizer_sha256": identity.tokenizer_sha256,
+    }
+
+
+def other_base(record: Mapping[str, object], identity: Identity) -> OtherBase | None:
+    """How the base of the record differs from this one; None for the same, as far as is known."""
+    known, dtypes = record.get("weights_sha256"), None
+    if known not in (None, identity.weights_sha256) and known != identity.files_sha256:
+        dtypes = identity.other_dtype(record.get("weights_sample"))
+        if dtypes is None:
+            return OtherBase("weights")
+    if record.get("tokenizer_sha256") not in (None, identity.tokenizer_sha256):
+        return OtherBase("tokenizer")
+    return OtherBase("weights", dtypes) if dtypes is not None else None
+
+
+def write_version_base(folder: Path, identity: Identity) -> None:
+    """Into a version folder that is being filled. Raises OSError."""
+    write_atomic(folder / FILE, json_bytes(base_record(identity)))
+
+
+def version_base(folder: Path) -> dict[str, Any]:
+    """What a version folder says of its base; {} where it says nothing that can be read."""
+    path = folder / FILE
+    try:
+        if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
+            return {}
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def trained_elsewhere(folders: Mapping[str, Path], identity: Identity) -> str:
+    """A sentence that names the adapters whose version folders speak of a base with other weights or another tokenizer
+    than this one; "" without any. The same weights in another type are the same base."""
+    found: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        record = version_base(folder)
+        other = other_base(record, identity)
+        if other is not None and other.dtypes is None:
+            found.setdefault(f"{record.get('base_id') or 'a base'} with other {other.what}", []).append(name)
+    if not found:
+        return ""
+    parts = [
+        f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} trained on {base}" for base, names in found.items()
+    ]
+    return (
+        f"{'; '.join(parts)} than the base {identity.id} has now, so the answers may be nonsense: train again, or open"
+        " the document with the base it was trained on (--base PATH)"
+    )
