@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -111,18 +113,25 @@ def save_document(path: Path, seen: bytes, data: bytes) -> None:
 
 
 def _write_in_place(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None:
-    with target.open("r+b") as handle:
-        now = handle.read()
+    with target.open("r+b", buffering=0) as handle:
+        now = handle.readall()
         if now != seen:
             return SomebodySaved(now, displaced=False)
+        shorter = range(min(len(seen), len(data)))
+        same = bisect.bisect_left(shorter, True, key=lambda at: seen[: at + 1] != data[: at + 1])
         try:
-            if data.startswith(seen):
-                handle.write(data[len(seen) :])
-                handle.flush()
-            else:
-                handle.truncate(len(data))
-            os.fsync(handle.fileno())
+            _write_from(handle, same, data)
         except OSError:
-            handle.truncate(len(seen))
+            _write_from(handle, same, seen)  # over blocks that it has: that takes no room
             raise
     return None
+
+
+def _write_from(handle: io.FileIO, at: int, data: bytes) -> None:
+    """Make the file `data`, whose first `at` bytes it holds already."""
+    handle.seek(at)
+    rest = memoryview(data)[at:]
+    while rest:
+        rest = rest[handle.write(rest) :]
+    handle.truncate()
+    os.fsync(handle.fileno())

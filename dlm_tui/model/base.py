@@ -15,6 +15,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
 from dlm_tui.model.config_check import check_config, quantised_bytes, stacked_bytes, stored_elements, stored_types
 from dlm_tui.model.download import fetch
+from dlm_tui.model.environment import uncollected
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
@@ -287,9 +288,10 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        with uncollected():  # the library reads the whole vocabulary as Python objects, twice
+            tokenizer = cast("Any", AutoTokenizer).from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # the library raises many types for a broken folder
         raise BaseUnavailable(f"the tokenizer of {source.key} cannot be loaded: {first_line(error)}") from error
     _drop_what_it_was_made_of(tokenizer)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+from collections.abc import Iterator
 
 CHILD_ENVIRONMENT = {
     # torch's threads otherwise spin while they wait for each other; beside a training job that made a step of 50 ms
@@ -18,6 +20,18 @@ def quiet_libraries() -> None:
     use, and name their files for other devices that they could not load."""
     for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without looking for garbage, for what makes millions of objects that stay or go by themselves."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def collect_rarely() -> None:

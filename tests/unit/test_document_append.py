@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,9 +22,10 @@ from dlm_tui.document import (
     preview_section,
     undo_append,
 )
-from dlm_tui.document.replacing import ReadOnlyDocument
+from dlm_tui.document.replacing import ReadOnlyDocument, save_document
 from dlm_tui.errors import UsageError
 
+SEEN = b"one two three"
 HEAD = """---
 dlm_id: 01J9ZK4M2N6P8Q0R1S3T5V7W9X
 dlm_version: 15
@@ -203,6 +205,33 @@ def test_hard_links_stay_one_file(tmp_path: Path) -> None:
     assert path.samefile(other) and load(other).sha256 == result.sha256
     undo_append(other, result)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"one", b"one two thr", b"one TWO three and more", b"TWO three", b"one two threE", SEEN]
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_any_change_to_a_file_with_two_names_is_whole_or_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, full: bool
+) -> None:
+    path, other = tmp_path / "a.dlm", tmp_path / "b.dlm"
+    path.write_bytes(SEEN)
+    other.hardlink_to(path)
+    if full:
+        real, calls = os.fsync, []
+
+        def refuse_once(number: int) -> None:
+            calls.append(number)
+            if len(calls) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(number)
+
+        monkeypatch.setattr(os, "fsync", refuse_once)
+        with pytest.raises(OSError, match="No space"):
+            save_document(path, SEEN, data)
+    else:
+        save_document(path, SEEN, data)
+    assert path.samefile(other) and path.read_bytes() == (SEEN if full else data)
 
 
 def test_the_scratch_of_a_killed_label_is_cleared_by_the_next(tmp_path: Path) -> None:
