@@ -175,7 +175,10 @@ class Api:
         return Response(responses.model(name, self._backend.model), media_type="application/json")
 
     async def _health(self, _: Request) -> Response:
-        load = self._backend.load
+        load, problem = self._backend.load, self._backend.problem
+        if problem:
+            failed = msgspec.json.encode({"status": "failed", "reason": problem})
+            return Response(failed, 503, media_type="application/json")
         body = {"status": "ok", "running": load.running, "waiting": load.waiting}
         return Response(msgspec.json.encode(body), media_type="application/json")
 

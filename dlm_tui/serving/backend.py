@@ -181,6 +181,11 @@ class Backend(Protocol):
     @property
     def load(self) -> Load: ...
 
+    @property
+    def problem(self) -> str:
+        """Why nothing is answered any more, one sentence; "" while requests are."""
+        ...
+
     async def start(self) -> None:
         """Be ready to answer."""
         ...

@@ -160,8 +160,49 @@ def test_an_engine_that_fails_tells_every_client(served_folder: Path, monkeypatc
         with pytest.raises(openai.APIError, match="MemoryError"):
             for _ in stream:
                 pass
-        with pytest.raises(openai.InternalServerError):
+        with pytest.raises(openai.InternalServerError, match="MemoryError; start the server again"):
             running.client().chat.completions.create(model="base", **SHORT)
+        status, _, body = running.get("/health")
+        assert status == 503 and json.loads(body)["status"] == "failed"
+
+
+def test_a_request_that_cannot_be_run_ends_alone(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = NativeBackend(open_again(served_folder))
+    with serving(backend) as running:
+        client, size = running.client(), backend._session.base.vocab_size
+        for token in (size, 999_999_999, -1):
+            with pytest.raises(openai.BadRequestError):
+                client.completions.create(model="base", prompt=[3, token], max_tokens=2)
+        assert client.completions.create(model="base", prompt=[3, size - 1], max_tokens=2).usage
+        prefill, stream = backend._scheduler._prefill, client.chat.completions.create(model="base", **LONG, stream=True)
+        next(stream)
+
+        def broken(*_: Any) -> Any:
+            monkeypatch.setattr(backend._scheduler, "_prefill", prefill)
+            raise RuntimeError("out of range")
+
+        monkeypatch.setattr(backend._scheduler, "_prefill", broken)
+        with pytest.raises(openai.InternalServerError, match="the engine failed: RuntimeError"):
+            client.chat.completions.create(model="base", **SHORT)
+        assert client.chat.completions.create(model="base", **SHORT).choices[0].finish_reason
+        assert next(stream).choices[0].finish_reason is None
+        stream.close()
+        assert running.get("/health")[0] == 200
+
+
+def test_a_router_in_use_while_a_training_is_taken_in_is_not_kept(served_folder: Path) -> None:
+    scheduler = NativeBackend(open_again(served_folder))._scheduler
+    kept = scheduler._routed("When does the tide turn?")
+    for _ in kept:
+        pass
+    assert len(scheduler._routers) == 1
+    routing = scheduler._routed("How deep is the harbour?")
+    next(routing)
+    scheduler._reload = iter(())  # type: ignore[assignment]  # one that is at its end
+    scheduler._go_on_reloading()
+    for _ in routing:
+        pass
+    assert scheduler.reloads == 1 and scheduler._routers == []
 
 
 def test_stopping_answers_everybody(served_folder: Path) -> None:

@@ -124,6 +124,10 @@ class LlamaBackend:
     def load(self) -> Load:
         return Load(sum(len(job.choices) for job in self._busy), len(self._queue), self._tokens, 0)
 
+    @property
+    def problem(self) -> str:
+        return ""
+
     async def start(self) -> None:
         """Load both instances."""
         folder = self._folder

@@ -65,6 +65,10 @@ class NativeBackend:
         scheduler = self._scheduler
         return Load(scheduler.running, scheduler.waiting, scheduler.steps, scheduler.reloads)
 
+    @property
+    def problem(self) -> str:
+        return self._scheduler.problem
+
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._scheduler.start()

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -41,6 +41,7 @@ from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch
 from dlm_tui.serving.views import Decision, applicable, fixed_decision
 from dlm_tui.session import Session
+from dlm_tui.system_errors import error_line, system_sentence
 
 ROWS = 8
 """Rows decoded together: with twice as many each waits half as long again for its next token on a processor."""
@@ -114,6 +115,7 @@ class Scheduler:
         self._step_seconds = 0.0
         self.steps = 0
         self.reloads = 0
+        self.problem = ""
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
@@ -124,7 +126,7 @@ class Scheduler:
         """Queue a job. Raises QueueFull, and BackendGone after the end."""
         with self._wake:
             if self._closing:
-                raise BackendGone("the server is stopping")
+                raise BackendGone(self.problem or "the server is stopping")
             self._queue.put(job.client, job)
             self._wake.notify()
 
@@ -166,7 +168,7 @@ class Scheduler:
                 self._flush()
         except BaseException as error:  # a broken engine must not leave clients waiting
             traceback.print_exc(file=sys.stderr)
-            reason = f"the engine failed: {type(error).__name__}"
+            reason = self.problem = f"the engine failed: {type(error).__name__}; start the server again"
         else:
             reason = "the server is stopping"
         with self._wake:
@@ -219,8 +221,8 @@ class Scheduler:
             self._routers.clear()
             self._prefixes.clear()
             self.reloads += 1
-        except DlmTuiError as error:  # a document that is being edited: what was served before goes on
-            print(f"dlm-tui serve: not taken in: {error}", file=sys.stderr)
+        except (DlmTuiError, OSError) as error:  # a document that is being edited: what was served before goes on
+            print(f"dlm-tui serve: not taken in: {system_sentence(error) or error_line(error)}", file=sys.stderr)
             self._reload = None
 
     def _begin(self) -> None:
@@ -277,12 +279,14 @@ class Scheduler:
             except DlmTuiError as error:
                 self._fail(job, error)
             except Exception as error:  # one request's misfortune must not end the others'
-                traceback.print_exc(file=sys.stderr)
-                self._fail(job, DlmTuiError(f"the engine failed: {type(error).__name__}"))
-        for engine in dict.fromkeys(engine for engine, _ in rows):
-            mine = [row for other, row in rows if other is engine]
-            for places in length_batches([len(row.decoding.prompt) for row in mine], PREFILL_TOKENS):
-                yield from self._prefill(engine, [mine[place] for place in places])
+                self._fail_all([job], error)
+        try:
+            for engine in dict.fromkeys(engine for engine, _ in rows):
+                mine = [row for other, row in rows if other is engine]
+                for places in length_batches([len(row.decoding.prompt) for row in mine], PREFILL_TOKENS):
+                    yield from self._prefill(engine, [mine[place] for place in places])
+        except Exception as error:
+            self._fail_all(jobs, error)
 
     def _prefill(self, engine: Backbone, rows: Sequence[ServedRow]) -> Admission:
         rows = [row for row in rows if row.wanted()]
@@ -380,7 +384,12 @@ class Scheduler:
         if isinstance(ask.prompt, str):
             return base.encode_raw(ask.prompt, limit=None)
         if ask.prompt is not None:
-            return [int(token) for token in ask.prompt]
+            for token in ask.prompt:
+                if not 0 <= token < base.vocab_size:
+                    raise UsageError(
+                        f"the prompt's token {token} is none of the base's, which are 0 to {base.vocab_size - 1}"
+                    )
+            return list(ask.prompt)
         turns = list(ask.messages)
         system = self.session.document.system_prompt
         if system and all(turn.role != "system" for turn in turns):
@@ -397,9 +406,9 @@ class Scheduler:
         return ask.question
 
     def _routed(self, prompt: str) -> Generator[None, None, tuple[Decision, int, bool]]:
-        router = self._router()
+        router, of = self._router(), self.reloads
         result = yield from _pausing(router.route(prompt))
-        self._routers.append(router)
+        self._give_back(router, of)
         decision = Decision(
             view="gated",
             weights=result.weights,
@@ -413,9 +422,9 @@ class Scheduler:
         return decision, result.tokens, result.truncated
 
     def _embed(self, job: Job, prompt: str) -> Generator[None, None, None]:
-        router = self._router()
+        router, of = self._router(), self.reloads
         vector = yield from _pausing(router.embed(prompt))
-        self._routers.append(router)
+        self._give_back(router, of)
         job.send(Embedded(tuple(vector.tolist()), len(prompt_tokens(self.session.base, prompt).ids)))
         self._busy.discard(job)
 
@@ -426,10 +435,22 @@ class Scheduler:
         session = self.session
         return PromptRouter(session.model.backbone, session.base, session.gate, session.document.adapter_names)
 
+    def _give_back(self, router: PromptRouter, of: int) -> None:
+        """Keep a router for the next prompt, unless it has the gate of a training before the last."""
+        if of == self.reloads:
+            self._routers.append(router)
+
     def _fail(self, job: Job, error: DlmTuiError) -> None:
         job.send(error)
         job.open = set()
         self._busy.discard(job)
+
+    def _fail_all(self, jobs: Iterable[Job], error: Exception) -> None:
+        """What nobody foresaw: the jobs it befell are told, the others go on."""
+        traceback.print_exception(error, file=sys.stderr)
+        for job in jobs:
+            if job in self._busy:
+                self._fail(job, DlmTuiError(f"the engine failed: {type(error).__name__}"))
 
 
 def _is_wanted(job: Job, choice: int) -> bool:
