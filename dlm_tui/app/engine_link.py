@@ -104,7 +104,7 @@ class EngineLink:
         await self._close()
 
     async def _open(self) -> None:
-        """Ask for the document; what cannot be opened is shown, and the engine stays for another try."""
+        """Ask for the document; what cannot be opened is shown, and the engine is started again for another try."""
         assert self._engine is not None
         async for event in self._engine.stream(_fresh(self._request)):
             self._take(event)

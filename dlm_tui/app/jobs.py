@@ -178,7 +178,7 @@ class JobBoard:
         self.line: Line | None = None
         self._changed = changed
         self._jobs: dict[int, Stoppable] = {}
-        self.records: deque[JobRecord] = deque(maxlen=_KEEP)
+        self.records: deque[JobRecord] = deque()
         self.failure: JobRecord | None = None
         """The last job that failed, until somebody has looked or another one of its kind begins."""
 
@@ -195,7 +195,7 @@ class JobBoard:
 
     def _begin(self, kind: Kind, title: str) -> JobRecord:
         record = JobRecord(kind, title)
-        self.records.appendleft(record)
+        self._list(record)
         if self.failure is not None and self.failure.kind == kind:
             self.failure = None
         self._changed(record, None)
@@ -238,10 +238,20 @@ class JobBoard:
         if record.state in ("waiting", "running"):
             if self.failure is not None and self.failure.kind == record.kind:
                 self.failure = None
+            self._list(record)
+        else:
+            self._list(record, newest=False)
+        self._changed(record, None)
+
+    def _list(self, record: JobRecord, *, newest: bool = True) -> None:
+        """Add a record at the end where it belongs; of those that are over the oldest go when there are many."""
+        if newest:
             self.records.appendleft(record)
         else:
             self.records.append(record)
-        self._changed(record, None)
+        over = [one for one in self.records if one.state not in ("waiting", "running")]
+        for one in over[_KEEP:]:
+            self.records.remove(one)
 
     def tell(self, record: JobRecord) -> None:
         """A record was changed by who follows it."""
@@ -259,7 +269,7 @@ class JobBoard:
     def begin(self, kind: Kind, title: str) -> JobRecord:
         """Record work that somebody else follows to its end, with `attach` and `note`."""
         record = JobRecord(kind, title)
-        self.records.appendleft(record)
+        self._list(record)
         self._changed(record, None)
         return record
 

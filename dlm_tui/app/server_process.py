@@ -90,6 +90,19 @@ class ServerProcess:
         return "stopped"
 
 
+class Starting:
+    """A server that does not take requests yet."""
+
+    def __init__(self, process: asyncio.Future[ServerProcess]) -> None:
+        self.process = process
+        self.was_stopped = False
+
+    async def cancel(self) -> str:
+        """Stop it before it does; says what it took."""
+        self.was_stopped = self.process.cancel()
+        return "stopped" if self.was_stopped else "already over"
+
+
 async def _read(stream: asyncio.StreamReader, lines: deque[str]) -> None:
     while line := await stream.readline():
         lines.append(line.decode("utf-8", "replace").strip())

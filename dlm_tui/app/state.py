@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -100,6 +102,14 @@ class State(msgspec.Struct, kw_only=True):
         del self.history[_HISTORY:]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it was at one moment; later ones have larger numbers."""
+
+    number: int
+    data: bytes
+
+
 class StateFile:
     """The file of one document. A damaged one is set aside, never in the way."""
 
@@ -112,6 +122,8 @@ class StateFile:
         self.set_runs = SetRuns(self.path.with_name(f"{name}.sets.sqlite"))
         """The runs of its prompt sets, likewise."""
         self._written = b""
+        self._encoded = self._newest = 0
+        self._lock = threading.Lock()
 
     def load(self) -> State:
         """The remembered state, or a fresh one."""
@@ -126,15 +138,18 @@ class StateFile:
         self._written = data
         return state
 
-    def encode(self, state: State) -> bytes:
-        """The bytes to write; on the event loop, so that nothing changes under the encoder."""
-        return msgspec.json.encode(state)
+    def encode(self, state: State) -> Snapshot:
+        """What to write; on the event loop, so that nothing changes under the encoder."""
+        self._encoded += 1
+        return Snapshot(self._encoded, msgspec.json.encode(state))
 
-    def write(self, data: bytes) -> None:
-        """Write if anything changed; call it in a thread. Raises OSError."""
-        if data != self._written:
-            write_atomic(self.path, data)
-            self._written = data
+    def write(self, snapshot: Snapshot) -> None:
+        """Write if anything changed and nothing newer was written; call it in a thread. Raises OSError."""
+        with self._lock:
+            if snapshot.number > self._newest and snapshot.data != self._written:
+                write_atomic(self.path, snapshot.data)
+                self._written = snapshot.data
+            self._newest = max(self._newest, snapshot.number)
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from dlm_tui.cli.repl_talk import Talk
 from dlm_tui.conversation import load_conversation, save_conversation
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.meant import meant
+from dlm_tui.moments import local_time
 from dlm_tui.output import say
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Commands:
             raise UsageError("no conversation is kept yet")
         if not rest:
             for number, summary in enumerate(found, start=1):
-                at = summary.at[:16].replace("T", " ")
+                at = local_time(summary.at, "%Y-%m-%d %H:%M")
                 say(f"{number:3d}  {at}  {summary.answers:3d} turns  {_cut(summary.title)}")
             return
         number = _number(rest, "/open", len(found))

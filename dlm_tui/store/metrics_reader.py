@@ -6,6 +6,7 @@ has no rows: that is logged, and the next writer sets it aside and begins a new 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import logging
@@ -13,7 +14,9 @@ import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from dlm_tui.store.errors import MetricsError
@@ -257,14 +260,19 @@ class MetricsReader:
         """Run → mean entropy in nats of the prompts that were served and routed while its gate was in force, over the
         `newest` of them; a request belongs to the last gate run before it.
         """
-        rows = self._rows(
-            "SELECT run_id, AVG(entropy) AS entropy FROM (SELECT t.entropy AS entropy,"
-            " (SELECT MAX(g.run_id) FROM gate_events g WHERE g.at <= t.at) AS run_id"
-            " FROM (SELECT at, entropy FROM tui_traffic WHERE view = 'gated' AND entropy IS NOT NULL"
-            " ORDER BY traffic_id DESC LIMIT :newest) t) WHERE run_id IS NOT NULL GROUP BY run_id",
+        gates = self._rows("SELECT run_id, MIN(at) AS at FROM gate_events GROUP BY run_id ORDER BY at, run_id")
+        begins = [str(gate["at"]) for gate in gates]
+        in_force = list(accumulate((int(gate["run_id"]) for gate in gates), max))
+        requests = self._rows(
+            "SELECT at, entropy FROM tui_traffic WHERE view = 'gated' AND entropy IS NOT NULL"
+            " ORDER BY traffic_id DESC LIMIT :newest",
             {"newest": newest},
         )
-        return {int(row["run_id"]): float(row["entropy"]) for row in rows}
+        entropies: dict[int, list[float]] = {}
+        for request in requests:
+            if place := bisect.bisect_right(begins, str(request["at"])):
+                entropies.setdefault(in_force[place - 1], []).append(float(request["entropy"]))
+        return {run: fmean(values) for run, values in sorted(entropies.items())}
 
     def tokenization(self) -> dict[str, Any] | None:
         """The newest row of the tokenization cache, or None."""

@@ -32,7 +32,9 @@ from dlm_tui.export.pipeline import destination
 from dlm_tui.export.requests import ExportRequest
 from dlm_tui.model import Sampling
 from dlm_tui.model.generation import generate
+from dlm_tui.model.views import BASE
 from dlm_tui.progress import run_to_end
+from dlm_tui.serving.backend import Ask
 from dlm_tui.serving.llama.backend import LlamaBackend
 from dlm_tui.serving.llama.folder import LiveFolder
 from dlm_tui.serving.llama.gate import NumpyGate
@@ -53,6 +55,16 @@ def live_folder(workbench: Session, tmp_path_factory: pytest.TempPathFactory) ->
 def llama(live_folder: Path) -> Iterator[Running]:
     with serving(LlamaBackend(LiveFolder(live_folder), threads=1)) as found:
         yield found
+
+
+async def test_a_request_that_is_dropped_before_its_first_step_gives_its_seats_back(live_folder: Path) -> None:
+    backend = LlamaBackend(LiveFolder(live_folder), rows=1)  # no engine: nothing gets that far
+    for _ in range(3):
+        backend.answer(Ask(client="a", prompt="Hello", view=BASE)).close()
+        assert len(backend._busy) == 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not backend._busy and backend.load.waiting == 0
 
 
 def test_the_manifest_says_live_and_names_every_file(live_folder: Path, workbench: Session) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import pytest
+
 from dlm_tui.app.config import parse_config
+from dlm_tui.app.controllers import serving
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.server_process import server_words
-from dlm_tui.store import MetricsWriter
+from dlm_tui.store import MetricsError, MetricsWriter
 from dlm_tui.store.traffic import TrafficRow, TrafficWriter, traffic_time
 from dlm_widgets.pick_list import PickList
 from tests.tui.conftest import Bench, Opener
@@ -99,6 +102,37 @@ async def test_a_server_that_does_not_start_says_why(workbench: Opener) -> None:
         await bench.press("alt+s")
         await bench.until(lambda: state_of_server(bench) == ["failed"], "failed")
         assert any("the port is taken" in toast for toast in bench.toasts)
+
+
+async def test_a_server_that_is_loading_is_stopped_by_the_same_key(workbench: Opener) -> None:
+    async with workbench(server_words=(sys.executable, "-c", "import sys; sys.stdin.read()")) as bench:
+        await bench.press("alt+s")
+        await bench.until(lambda: state_of_server(bench) == ["running"], "begun")
+        await bench.press("alt+s")
+        await bench.until(lambda: state_of_server(bench) == ["cancelled"], "stopped")
+        await bench.until(lambda: any("The server: stopped." in toast for toast in bench.toasts), "said")
+        assert bench.screen.failures == []
+
+
+async def test_traffic_that_cannot_be_read_for_a_while_is_followed_on(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, broken = serving.traffic_rows, [True]
+
+    def reading(*given: Any, **more: Any) -> Any:
+        if broken and "after" in more:
+            raise MetricsError("the database is locked")
+        return real(*given, **more)
+
+    monkeypatch.setattr(serving, "traffic_rows", reading)
+    async with workbench(size=(120, 40)) as bench:
+        await started(bench)
+        await bench.until(lambda: any("the database is locked" in toast for toast in bench.toasts), "told")
+        broken.clear()
+        serve(bench, row("what is the tide", 1))
+        await bench.until(lambda: bool(bench.controllers.serving.record), "runs")
+        await bench.until(lambda: "1 so far" in bench.controllers.serving.record.note, "followed on")
+        assert sum("the database is locked" in toast for toast in bench.toasts) == 1
 
 
 async def test_a_server_that_ends_by_itself_is_told(workbench: Opener) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from dlm_tui.app.state import ExportSettings
 from dlm_tui.document.watch import Change
 from dlm_tui.engine.protocol import Drift, Event, ExportJob, Failed, GateTrained, Reload, Stopped, TrainGate, TrainJob
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.store import commit_version, new_version
+from dlm_tui.store import MetricsReader, commit_version, new_version
 from tests.tui.recorded import World, train_report
 from tests.unit.app_controllers import Bench, running
 
@@ -194,6 +196,57 @@ async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp
         await bench.controllers.documents.take(Change(good, None, 0.0))
         await bench.ui.settled()
         assert bench.context.document_error is None and bench.requests(Reload) and len(bench.jobs) == 1
+
+
+async def test_a_save_while_the_engine_reads_the_document_is_read_once_it_can_be(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        bench.world.measuring = asyncio.Event()
+        bench.engines[-1].die()
+        async with asyncio.timeout(30):
+            while bench.context.link.state.phase != "loading":
+                await asyncio.sleep(0)
+        await bench.controllers.documents.take(Change(bench.context.document, None, 0.0))
+        assert bench.requests(Reload) == []
+        bench.world.measuring.set()
+        async with asyncio.timeout(30):
+            while not (bench.context.link.ready and bench.requests(Reload)):
+                await asyncio.sleep(0)
+        await bench.ui.settled()
+        assert len(bench.requests(Reload)) == 1, "once"
+
+
+async def test_a_history_that_takes_long_to_read_is_read_once_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as bench:
+        history, go, begun = bench.controllers.history, threading.Event(), []
+        overview = MetricsReader.gate_overview
+
+        def slow(*given: Any) -> Any:
+            begun.append(1)
+            go.wait(30)
+            return overview(*given)
+
+        await bench.ui.settled()
+        shown = len(bench.runs.calls["show_history"])
+        monkeypatch.setattr(MetricsReader, "gate_overview", slow)
+        history.show_again()
+        async with asyncio.timeout(30):
+            while not begun:
+                await asyncio.sleep(0)
+        for _ in range(5):
+            history.poll()
+        history.show_again()
+        assert len(begun) == 1
+        go.set()
+        await bench.ui.settled()
+        assert len(bench.runs.calls["show_history"]) == shown + 1
+        history.poll()  # what was asked for meanwhile is not forgotten
+        await bench.ui.settled()
+        assert len(bench.runs.calls["show_history"]) == shown + 2 and len(begun) == 2
+        history.poll()
+        await bench.ui.settled()
+        assert len(begun) == 2
 
 
 async def test_a_report_needs_a_trained_gate(tmp_path: Path) -> None:

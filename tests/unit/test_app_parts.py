@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -11,13 +12,16 @@ from hypothesis import strategies as st
 
 from dlm_tui.app.config import ConfigError, load_config, parse_config
 from dlm_tui.app.editor import editor_command
-from dlm_tui.app.jobs import JobRecord
+from dlm_tui.app.jobs import JobBoard, JobRecord
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, Where, display, keys_of
 from dlm_tui.app.layout import _TABBED, PAGE_TITLES, PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
+from dlm_tui.app.screens.answers import _moment
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
-from dlm_tui.engine.protocol import Exported, ExportReport, Failed, Progress, Stopped
+from dlm_tui.engine.job_client import Job
+from dlm_tui.engine.protocol import Exported, ExportReport, Failed, JobRequest, Progress, Stopped
 from dlm_tui.model.views import resolve_view
+from dlm_tui.moments import local_time
 
 NAMES = ("a", "b", "c")
 WEIGHTS = {"a": 0.7, "b": 0.2, "c": 0.1}
@@ -91,6 +95,56 @@ def test_state_survives_and_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert back == state and [entry.text for entry in back.history] == ["hello", "other"]
     file.path.write_text("{ broken")
     assert file.load() == State() and file.path.with_suffix(".damaged.json").exists()
+
+
+def test_an_older_state_that_is_written_late_does_not_replace_a_newer_one(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "x.dlm", tmp_path / "state")
+    old, new = file.encode(State(prompt="old")), file.encode(State(prompt="new"))
+    file.write(new)
+    file.write(old)
+    assert file.load().prompt == "new"
+    file.write(file.encode(State(prompt="old")))
+    assert file.load().prompt == "old"
+
+
+def test_the_clock_on_the_wall_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XYZ-9")  # nine hours before Greenwich
+    time.tzset()
+    try:
+        assert local_time("2026-11-29T20:05:09.123Z", "%Y-%m-%d %H:%M") == "2026-11-30 05:05"
+        assert local_time("some day", "%H") == "some day" and local_time("9999-12-31T23:00:00Z", "%H").startswith(
+            "9999"
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("text", ["9999-12-31", "9999-12", "9999", "0000", "2026-02-30", "soon"])
+def test_dates_that_cannot_be_looked_for_are_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="is no date such as 2026-11-30"):
+        _moment(text, end=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "end"), [("2026-11-30", "2026-12-01"), ("2026-12", "2027-01-01"), ("2026", "2027-01-01")]
+)
+def test_a_date_reaches_to_the_moment_after_it(text: str, end: str) -> None:
+    assert _moment(text, end=True) == _moment(end, end=False)
+
+
+async def test_what_runs_stays_on_the_board_whatever_came_after_it() -> None:
+    async def no_child(request: JobRequest) -> Job:
+        raise AssertionError("nothing runs here")
+
+    board = JobBoard(no_child, lambda record, event: None)
+    server = board.begin("serve", "Server")
+    for number in range(60):
+        board.note(board.begin("gate", f"the gate, {number}"), Stopped(reason="cancelled"))
+    assert board.running("serve") is server and len(board.records) == 22  # one is over only now
+    assert [record.title for record in board.listed()[:2]] == ["Server", "the gate, 59"]
+    board.put(JobRecord("train", "of yesterday", state="done"))
+    assert board.running("serve") is server and board.listed()[1].title == "the gate, 59"
 
 
 @pytest.mark.parametrize(

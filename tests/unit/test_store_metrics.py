@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store, weights_entropy
 from dlm_tui.store.metrics_schema import SHARED_TABLES
+from dlm_tui.store.traffic import TrafficRow, TrafficWriter, traffic_time
 from tests.interop.peer_fixture import peer_root, tree_snapshot
 
 ID = "01JTESTTESTTESTTESTTESTTES"
@@ -238,6 +240,37 @@ def test_a_hundred_thousand_events_open_like_a_thousand(tmp_path: Path) -> None:
     overview_large = seconds_of(lambda: reader.gate_overview(200))
     assert overview_large < 100 * overview_small + 1.0
     assert len(reader.gate_overview(200)) == 200
+
+
+def test_a_request_belongs_to_the_last_gate_run_before_it(store: Store) -> None:
+    random = Random(7)
+    moments = random.sample(range(1_800_000_000, 1_800_010_000), 300)
+    with MetricsWriter(store) as metrics:
+        for run in range(1, 41):
+            metrics.start_run(run, "gate", 0)
+            metrics.record_gate_events(run, [("a", 0.5, 4), ("b", 0.5, 4)], "trained")
+    connection = sqlite3.connect(store.metrics_path)
+    for run in range(1, 41):  # in no order, so that a later moment may be of an earlier run
+        connection.execute("UPDATE gate_events SET at = ? WHERE run_id = ?", (traffic_time(moments.pop()), run))
+    connection.commit()
+    writer = TrafficWriter(store, 0)
+    writer.add([TrafficRow(
+        at=traffic_time(moment), route="r", view="base" if moment % 9 == 0 else "gated", mode="trained", weights={},
+        entropy=None if moment % 7 == 0 else random.random(), normalised_entropy=None, ood_score=None, is_ood=False,
+        prompt_tokens=1, answer_tokens=1, first_token=0.1, seconds=0.1, finish="ok", prompt=None,
+    ) for moment in moments])  # fmt: skip
+    writer.close()
+    for newest in (5000, 20):
+        plain = connection.execute(
+            "SELECT run_id, AVG(entropy) FROM (SELECT t.entropy AS entropy,"
+            " (SELECT MAX(g.run_id) FROM gate_events g WHERE g.at <= t.at) AS run_id"
+            " FROM (SELECT at, entropy FROM tui_traffic WHERE view = 'gated' AND entropy IS NOT NULL"
+            " ORDER BY traffic_id DESC LIMIT ?) t) WHERE run_id IS NOT NULL GROUP BY run_id",
+            (newest,),
+        ).fetchall()
+        assert len(plain) > 1
+        assert MetricsReader(store).traffic_entropies(newest) == pytest.approx(dict(plain))
+    connection.close()
 
 
 def test_no_database_is_no_rows_and_stays_none(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import OutlineView
 from dlm_tui.app.editor import editor_command, run_editor
+from dlm_tui.app.engine_link import LinkState
 from dlm_tui.document import Document
 from dlm_tui.document.errors import SchemaValidationError
 from dlm_tui.document.field_lines import line_of_field
@@ -27,6 +29,8 @@ class Documents:
 
     def __init__(self, context: Context, outline: OutlineView) -> None:
         self._context, self._outline = context, outline
+        self._missed = False
+        context.engine_changed.connect(self._engine_changed)
         self.changed: Signal[[]] = Signal()
         """The document is another, or cannot be read any more."""
 
@@ -51,10 +55,19 @@ class Documents:
         if change.document.base_model != base or link.state.phase == "failed":
             link.begin_anew()  # what the document says now may be what was missing
         elif link.ready:
-            try:
-                await link.reload()
-            except EngineGone:
-                return
+            await self._reload()
+        else:
+            self._missed = True
+
+    def _engine_changed(self, state: LinkState) -> None:
+        """What was saved while the engine was reading the document before it is read as soon as it can be."""
+        if self._missed and state.phase == "ready":
+            self._missed = False
+            self._context.ui.run(self._reload, "reload", "read the document again")
+
+    async def _reload(self) -> None:
+        with contextlib.suppress(EngineGone):
+            await self._context.link.reload()
 
     def use(self, document: Document) -> None:
         """Show another state of the document."""

@@ -17,21 +17,31 @@ class GateHistory:
     def __init__(self, context: Context, runs: RunsView) -> None:
         self._context, self._runs = context, runs
         self._version: object = None
+        self._reading = self._anew = False
 
     def poll(self) -> None:
-        """Look whether there is something new."""
-        self._context.ui.run(self._read, "metrics", "metrics", exclusive=True)
+        """Look whether there is something new, unless that is being done."""
+        if not self._reading:
+            self._reading = True
+            self._context.ui.run(self._read, "metrics", "metrics", exclusive=True)
 
     def show_again(self) -> None:
         """Show everything anew, as after a change of colours."""
-        self._version = None
+        self._anew = True
         self.poll()
 
     async def _read(self) -> None:
+        try:
+            await self._show_new()
+        finally:
+            self._reading = False
+
+    async def _show_new(self) -> None:
+        anew, self._anew = self._anew, False
         opened = self._context.opened
         reader = MetricsReader(self._context.store)
         version = await asyncio.to_thread(reader.data_version), dict(opened.versions) if opened else {}
-        if version == self._version:
+        if version == self._version and not anew:
             return
         history = await asyncio.to_thread(reader.gate_overview, _RUNS)
         traffic = await asyncio.to_thread(reader.traffic_entropies)

@@ -66,7 +66,9 @@ class Interrupts:
         if self._queue.line is not None and self._queue.line.lives and placed:
             first, others = placed[0], len(placed) - 1
             more = f" {others} more {'waits' if others == 1 else 'wait'} in line." if others else ""
-            asked = LeaveScreen(f"{first.title} is running ({first.detail()}).{more}")
+            here = [record.title for record in board.listed() if record.state == "running" and record.number is None]
+            ends = f" {', '.join(here)} {'stops' if len(here) == 1 else 'stop'} either way." if here else ""
+            asked = LeaveScreen(f"{first.title} is running ({first.detail()}).{more}{ends}")
             self._context.ui.open_dialog(asked, self._leave_work)
             return
         record = board.running()

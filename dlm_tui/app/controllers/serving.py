@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 
@@ -13,7 +14,7 @@ from dlm_tui.app.controllers.labelling import Labelling
 from dlm_tui.app.controllers.views import Pages, PromptView
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.traffic import Taken, TrafficScreen
-from dlm_tui.app.server_process import ServerProcess, server_words
+from dlm_tui.app.server_process import ServerProcess, Starting, server_words
 from dlm_tui.engine.protocol import Failed, Stopped
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.traffic import TrafficRow, traffic_rows
@@ -64,9 +65,15 @@ class Serving:
             context.setup.path, context.setup.home, context.setup.base, settings.port, settings.keep_prompts
         )
         record = context.board.begin("serve", "Server")
+        starting = Starting(asyncio.ensure_future(self._started(words)))
+        context.board.attach(record, starting)
         try:
-            await self._skip_old()
-            self.process = process = await ServerProcess.start(words)
+            self.process = process = await starting.process
+        except asyncio.CancelledError:
+            if not starting.was_stopped:
+                raise
+            context.board.note(record, Stopped(reason="cancelled", text="before it took requests"))
+            return
         except (DlmTuiError, OSError) as error:
             context.board.note(record, Failed(kind=type(error).__name__, text=str(error)))
             context.ui.say(str(error), error=True, title="Not serving")
@@ -88,6 +95,10 @@ class Serving:
             context.board.note(record, Failed(kind="ServerGone", text=problem))
             context.ui.say(problem, error=True, title="The server ended")
 
+    async def _started(self, words: Sequence[str]) -> ServerProcess:
+        await self._skip_old()
+        return await ServerProcess.start(words)
+
     # ---- traffic ---------------------------------------------------------------------------------------------------
 
     async def _skip_old(self) -> None:
@@ -99,10 +110,17 @@ class Serving:
 
     async def _follow(self, record: JobRecord) -> None:
         """Look at the table once a second while the server runs."""
-        answered = 0
+        answered, told = 0, False
         while True:
             await asyncio.sleep(1.0)
-            rows = await asyncio.to_thread(traffic_rows, self._context.store, after=self._last, limit=_KEPT)
+            try:
+                rows = await asyncio.to_thread(traffic_rows, self._context.store, after=self._last, limit=_KEPT)
+            except DlmTuiError as error:
+                if not told:
+                    self._context.ui.say(str(error), warning=True, title="The traffic cannot be read")
+                told = True
+                continue
+            told = False
             answered += self._take(rows)
             record.note = f"{self._rate():.1f} requests/s \u00b7 {answered} so far" if answered else "no request yet"
             self._context.job_changed.emit(record, None)

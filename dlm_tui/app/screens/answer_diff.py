@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import ClassVar
 
 from textual import on, work
@@ -15,6 +14,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.moments import local_time
 from dlm_tui.store import KeptAnswer
 from dlm_widgets.answer_card import heat_style
 from dlm_widgets.literal_static import LiteralStatic
@@ -127,6 +127,6 @@ def _heated(answer: KeptAnswer, start: int, end: int) -> Iterator[tuple[str, flo
 
 
 def _title(answer: KeptAnswer) -> str:
-    moment = datetime.fromisoformat(answer.at).astimezone().strftime("%m-%d %H:%M")
+    moment = local_time(answer.at, "%m-%d %H:%M")
     seed = f" seed {answer.seed}" if answer.temperature else ""
     return f"{sanitize(answer.view, one_line=True)}{seed} {moment}"

@@ -18,6 +18,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.comparison import top
+from dlm_tui.moments import local_time
 from dlm_tui.store import AnswersError, KeptAnswer, KeptAnswers, answer_time
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -124,7 +125,7 @@ class AnswersScreen(Dialog[KeptAnswer]):
     def _row(self, answer: KeptAnswer) -> Content:
         strongest = top({name.partition("@")[0]: abs(value) for name, value in answer.mix.items() if value})
         mark = self._marks.get(strongest)
-        moment = datetime.fromisoformat(answer.at).astimezone().strftime("%m-%d %H:%M")
+        moment = local_time(answer.at, "%m-%d %H:%M")
         return assemble(
             (f"{moment} ", "dim"),
             (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),
@@ -203,6 +204,15 @@ def _version(answer: KeptAnswer, name: str) -> str:
     return f"@{number}" if number is not None and "@" not in name else ""
 
 
+def _after(begin: datetime, form: str) -> datetime:
+    """The moment after a day, month or year. Raises OverflowError, ValueError behind the last."""
+    if form == "%Y-%m-%d":
+        return begin + timedelta(days=1)
+    if form == "%Y-%m":
+        return begin + timedelta(days=calendar.monthrange(begin.year, begin.month)[1])
+    return begin.replace(year=begin.year + 1)
+
+
 def _moment(text: str, *, end: bool) -> str | None:
     """The beginning of a local day, month or year as answers write times, or with `end` the moment after it.
 
@@ -215,11 +225,8 @@ def _moment(text: str, *, end: bool) -> str | None:
             begin = datetime.strptime(text, form)
         except ValueError:
             continue
-        if end and form == "%Y-%m-%d":
-            begin += timedelta(days=1)
-        elif end and form == "%Y-%m":
-            begin += timedelta(days=calendar.monthrange(begin.year, begin.month)[1])
-        elif end:
-            begin = begin.replace(year=begin.year + 1)
-        return answer_time(begin.astimezone())
+        try:
+            return answer_time((_after(begin, form) if end else begin).astimezone())
+        except (OverflowError, ValueError, OSError):  # before the first year, behind the last, or beyond the system's
+            break
     raise ValueError(f"{text!r} is no date such as 2026-11-30, 2026-11 or 2026.")

@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.moments import local_time
 from dlm_tui.store import ConversationSummary
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -98,5 +99,5 @@ class ConversationsScreen(Dialog[ConversationSummary]):
 
 
 def _row(summary: ConversationSummary) -> Content:
-    at = summary.at[:16].replace("T", " ")
+    at = local_time(summary.at, "%Y-%m-%d %H:%M")
     return assemble((f"{at}  {summary.answers:3d}  ", "dim"), sanitize(summary.title, one_line=True)[:300])

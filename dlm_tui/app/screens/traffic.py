@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.keys import BY_ID
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.moments import local_time
 from dlm_tui.store.traffic import TrafficRow
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -88,7 +89,7 @@ class TrafficScreen(Dialog[Taken]):
         return self._rows[index] if index is not None and index < len(self._rows) else None
 
     def _row(self, row: TrafficRow) -> Content:
-        parts: list[str | tuple[str, str]] = [(f"{row.at[11:19]} ", "dim")]
+        parts: list[str | tuple[str, str]] = [(f"{local_time(row.at, '%H:%M:%S')} ", "dim")]
         for name, weight in row.weights.items():
             mark = self._marks.get(name)
             parts.append((f"{mark.glyph if mark else name} {weight:.2f} ", mark.color if mark else ""))

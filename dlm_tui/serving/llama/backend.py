@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -49,7 +50,6 @@ class _Job:
     stream: Stream | None = None
     task: asyncio.Task[None] | None = None
     choices: dict[int, asyncio.Task[None]] = field(default_factory=dict)
-    stopped: set[int] = field(default_factory=set)
 
     def put(self, event: Event) -> None:
         assert self.stream is not None
@@ -197,7 +197,6 @@ class LlamaBackend:
                 job.task.cancel()
 
         def stop(choice: int) -> None:
-            job.stopped.add(choice)
             if choice in job.choices:
                 job.choices[choice].cancel()
 
@@ -213,6 +212,8 @@ class LlamaBackend:
             free -= job.seats
             self._busy.add(job)
             job.task = asyncio.ensure_future(self._run(job))
+            # not at the end of the task itself: one that is cancelled before its first step never gets there
+            job.task.add_done_callback(functools.partial(self._over, job))
 
     async def _run(self, job: _Job) -> None:
         try:
@@ -223,10 +224,12 @@ class LlamaBackend:
             pass
         except Exception as error:  # one request's misfortune must not end the others'
             job.put(DlmTuiError(f"the engine failed: {type(error).__name__}"))
-        finally:
-            self._busy.discard(job)
-            if not self._closed:
-                self._pump()
+
+    def _over(self, job: _Job, _: asyncio.Future[None]) -> None:
+        """Its seats are free for what waits."""
+        self._busy.discard(job)
+        if not self._closed:
+            self._pump()
 
     async def _answer(self, job: _Job, ask: Ask) -> None:
         ids = await self._ids(ask)
