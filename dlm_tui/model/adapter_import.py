@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlm_tui.model.adapters import Adapter, AdapterError, check_embedding, check_fits, load_peft_adapter
+from dlm_tui.files import temporary_folder
+from dlm_tui.model.adapters import (
+    Adapter,
+    AdapterError,
+    check_embedding,
+    check_fits,
+    check_targets,
+    load_peft_adapter,
+    read_config,
+    refuse_special,
+    save_peft_adapter,
+)
 from dlm_tui.model.base import Base, first_line
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.modulated.base import Modulated
@@ -65,8 +77,14 @@ def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, Non
         check_embedding(path, base)
         probe = _probe(base)
         yield Progress("import", 1, 2, "comparing with a plain PEFT forward")
-        expected = _peft_logits(path, base, probe) if not renamed else _merged_logits(adapter, base, probe)
+        with _without_patterns(path, adapter, base) as folder:
+            expected = _peft_logits(folder, base, probe) if not renamed else _merged_logits(adapter, base, probe)
     difference = _difference(adapter, base, probe, expected)
+    if not math.isfinite(difference):
+        raise AdapterError(
+            f"the adapter in {path} makes logits that are not finite on {base.identity.id}: its weights are damaged, or"
+            " of another base; it is not imported"
+        )
     if not difference <= LOGITS_TOLERANCE:
         raise AdapterError(
             f"the adapter in {path} gives other logits here than in the library it was made with "
@@ -79,6 +97,7 @@ def read_candidate(path: Path, name: str, base: Base) -> Generator[Progress, Non
 def _refuse_other_base(path: Path, base: Base) -> str:
     """What the configuration says about its base and its vocabulary, before any tensor is read: the base's name."""
     file = path / CONFIG
+    refuse_special(file)
     try:
         if file.stat().st_size > _MOST_CONFIG_BYTES:
             raise AdapterError(f"{file} is larger than {_MOST_CONFIG_BYTES >> 20} MiB, which no configuration is")
@@ -147,6 +166,22 @@ def _by_ending(module: str, own: set[str]) -> str | None:
 def _probe(base: Base) -> Tensor:
     ids = base.encode_raw(_PROBE, limit=32) or [0, 1, 2]
     return torch.tensor([ids], dtype=torch.long, device=base.device)
+
+
+@contextlib.contextmanager
+def _without_patterns(path: Path, adapter: Adapter, base: Base) -> Iterator[Path]:
+    """The folder for PEFT to read; one with regular expressions as a copy that names every module instead.
+
+    PEFT matches them by `re`, which may search without end.
+    """
+    config = read_config(path)
+    if not config.has_patterns:
+        yield path
+        return
+    check_targets(config, adapter, path)
+    with temporary_folder("import") as copy:
+        save_peft_adapter(adapter, copy, base.identity.id)
+        yield copy
 
 
 @torch.no_grad()

@@ -22,6 +22,8 @@ from dlm_tui.patterns import BoundedPatterns, PatternError
 
 _LARGEST_SCALE = 1e6
 PREFIX = "base_model.model."
+_NAME = re.compile(r"[\w.-]*")
+_EVERY_LINEAR = "all-linear"
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
 _TOKEN_KEY = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(\.default)?")
 # PEFT writes the base's embedding beside the pair, although it is not changed.
@@ -39,6 +41,9 @@ class PeftConfig(msgspec.Struct, frozen=True):
 
     r: Count = 8
     lora_alpha: float = 8
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, Count] | None = None
     alpha_pattern: dict[str, float] | None = None
     use_rslora: bool | None = False
@@ -53,8 +58,17 @@ class PeftConfig(msgspec.Struct, frozen=True):
     target_parameters: list[str] | str | None = None
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
     alora_invocation_tokens: list[int] | None = None
+    arrow_config: dict[str, Any] | None = None
     ensure_weight_tying: bool | None = False
     dlm_parameterization: str = "lora"
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether anything in it is a regular expression that is more than a name."""
+        given = (self.target_modules, self.exclude_modules, self.layers_pattern)
+        texts = [text for one in given for text in ([one] if isinstance(one, str) else one or ())]
+        texts += [*(self.rank_pattern or ()), *(self.alpha_pattern or ())]
+        return not all(_NAME.fullmatch(text) for text in texts)
 
 
 class AdapterError(DlmTuiError):
@@ -107,7 +121,7 @@ def load_peft_adapter(path: Path, name: str, base: Base | None = None, version: 
     every module is checked to exist there with these dimensions. Raises AdapterError for anything that a low-rank
     pair per layer does not express exactly (DoRA, biases, modules_to_save, …) and for non-finite weights.
     """
-    config = _read_config(path)
+    config = read_config(path)
     _refuse_unsupported(config, path)
     tensors = _read_tensors(path)
     if base is not None:
@@ -297,8 +311,10 @@ def _pair(
     return LowRank(lora_A, lora_B, scale, tokens)
 
 
-def _read_config(path: Path) -> PeftConfig:
+def read_config(path: Path) -> PeftConfig:
+    """The configuration of a PEFT directory. Raises AdapterError."""
     file = path / "adapter_config.json"
+    refuse_special(file)
     try:
         return msgspec.json.decode(file.read_bytes(), type=PeftConfig)
     except msgspec.ValidationError as error:
@@ -307,10 +323,31 @@ def _read_config(path: Path) -> PeftConfig:
         raise AdapterError(f"{path} is not a readable adapter folder: {first_line(error)}") from error
 
 
+def refuse_special(file: Path) -> None:
+    """Raise AdapterError for a pipe, a device, a folder: opening one may wait for ever, or never end."""
+    if file.exists() and not file.is_file():
+        raise AdapterError(f"{file} is no file that can be read: it is a pipe, a device or a folder")
+
+
+def check_targets(config: PeftConfig, adapter: Adapter, path: Path) -> None:
+    """Raise AdapterError where PEFT would leave a module of `adapter` out, by patterns that may take a second."""
+    bounded, targets, excluded = BoundedPatterns(), config.target_modules, config.exclude_modules
+    try:
+        for module in adapter.modules:
+            leave_out = isinstance(excluded, str) and bounded.search(rf"^(?:{excluded})$", module)
+            if isinstance(targets, str) and targets != _EVERY_LINEAR:
+                leave_out = leave_out or not bounded.search(rf"^(?:{targets})$", module)
+            if leave_out:
+                raise AdapterError(f"the adapter in {path} has weights for {module}, which its own patterns leave out")
+    except PatternError as error:
+        raise AdapterError(f"the adapter in {path} cannot be read: {error}") from error
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     file = path / "adapter_model.safetensors"
     if not file.is_file() and (path / "adapter_model.bin").is_file():
         raise AdapterError(f"{path} has only pickled weights, which can run code when read; save it as safetensors")
+    refuse_special(file)
     try:
         return load_file(file)
     except Exception as error:  # safetensors raises its own untyped error beside OSError
@@ -329,6 +366,7 @@ def _refuse_unsupported(config: PeftConfig, path: Path) -> None:
         (bool(config.trainable_token_indices), "has trained token embeddings"),
         (bool(config.alora_invocation_tokens), "is active only after invocation tokens (aLoRA)"),
         (bool(config.use_qalora), "uses QALoRA"),
+        (config.arrow_config is not None, "routes between adapters of its own (Arrow)"),
         (
             isinstance(init, str) and init not in _HARMLESS_INITS,
             f"was trained on a changed base (init_lora_weights={init!r}); convert it to a plain LoRA",

@@ -43,6 +43,8 @@ class _Choice:
 
     stop: StopFilter
     text: str = ""
+    said: int = 0
+    """Characters so far, with those that are held back."""
     tokens: int = 0
     finish: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -83,7 +85,9 @@ class AnswerForm:
         choice.tokens += tokens
         # the tokens that make up a stop sequence are not part of the answer
         told = () if choice.stop.stopped and not shown else tuple(logprobs)
-        choice.offsets += [len(choice.text)] * len(told)
+        # where they begin in all that was said: what may be the beginning of a stop sequence is held back
+        choice.offsets += [choice.said] * len(told)
+        choice.said += len(text)
         choice.logprobs += told
         choice.text += shown
         choice.finish = finish

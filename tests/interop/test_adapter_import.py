@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,14 @@ def pickled(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
+def pipe(name: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return apply
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "wrong shape": (
         lambda f: tensors(f, lambda t: {k: v[:, :-1] if "lora_A" in k else v for k, v in t.items()}),
@@ -167,6 +176,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "whole modules": (broken(lambda f, c: c.update(modules_to_save=["lm_head"])), "modules_to_save"),
     "biases": (broken(lambda f, c: c.update(bias="all")), "bias"),
     "another task": (broken(lambda f, c: c.update(task_type="SEQ_CLS")), "task"),
+    "weights that are a pipe": (pipe("adapter_model.safetensors"), "it is a pipe"),
+    "a configuration that is a pipe": (pipe("adapter_config.json"), "it is a pipe"),
+    "a search without end": (broken(lambda f, c: c.update(target_modules="(.*.*.*.*.*)*=x")), "its own patterns"),
+    "an exclusion": (broken(lambda f, c: c.update(exclude_modules=r".*\.q_proj")), "its own patterns leave out"),
+    "a search that takes long": (
+        broken(lambda f, c: c.update(target_modules=r"(.|[a-z.])*(\w|\w+)*[^p]j!|(a|a)*")),
+        "patt",
+    ),
+    "another kind of target": (broken(lambda f, c: c.update(target_modules=5)), r"\$.target_modules"),
+    "Arrow": (broken(lambda f, c: c.update(arrow_config={"top_k": 2})), "Arrow"),
+    "weights beyond float32": (lambda f: tensors(f, lambda t: {k: v * 1e30 for k, v in t.items()}), "not finite on"),
     "another layer": (
         lambda f: tensors(f, lambda t: {k.replace("layers.0.", "layers.90."): v for k, v in t.items()}),
         "no module",
@@ -186,6 +206,15 @@ def test_a_bad_adapter_is_one_sentence_and_changes_nothing(damage: str, tmp_path
         take(source, "facts", path, base)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before and not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_names_nothing_and_would_search_without_end_does_nothing(field: str, tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", "llama")
+    source = peft_folder(base, tmp_path / "theirs", **KINDS["attention"])
+    broken(lambda _, c: c.update({field: {"(.*.*.*.*.*.*)*=": 8}}))(source)
+    done = take(source, "facts", document(tmp_path, base), base)
+    assert {pair.rank for pair in done.candidate.adapter.modules.values()} == {4}
 
 
 def test_a_larger_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -188,6 +188,36 @@ def test_among_neighbours_log_probabilities_are_those_of_the_workbench(running: 
     assert worst < 1e-5
 
 
+def test_a_token_is_where_its_text_is_also_behind_what_is_held_back(running: Running) -> None:
+    asked: dict[str, Any] = {
+        "model": "base",
+        "prompt": "The harbour",
+        "max_tokens": 24,
+        "temperature": 0,
+        "logprobs": 1,
+    }
+    plain = running.client().completions.create(**asked).choices[0]
+    assert plain.logprobs is not None and plain.logprobs.tokens and plain.logprobs.text_offset
+    whole, places = plain.text, plain.logprobs.text_offset
+    # held back from its first letter on, and never whole
+    stops = [f"{text.strip()[:1]}\u2603" for text in plain.logprobs.tokens if text.strip()][:4]
+    held = running.client().completions.create(**asked, stop=stops).choices[0]
+    assert held.text == whole and held.logprobs is not None and held.logprobs.text_offset == places
+
+
+def test_text_that_the_base_cannot_read_is_the_clients_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = running.backend._session.base
+    monkeypatch.setattr(base, "_rows_suffice", False)
+    monkeypatch.setattr(base, "_rows", 3)
+    for path, body in (
+        ("/v1/chat/completions", {"model": "base", "messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/completions", {"model": "base", "prompt": "Hello"}),
+        ("/v1/route", {"input": "Hello"}),
+    ):
+        status, _, answer = running.post(path, body)
+        assert status == 400 and "has no embedding for the token" in answer["error"]["message"], (path, answer)
+
+
 def replay(session: Session, prompt: list[int], mix: dict[str, float], seed: int, count: int) -> list[int]:
     """The token ids that the workbench draws for the same request."""
     sampling = Sampling(max_tokens=count, temperature=0.9, seed=seed)

@@ -25,6 +25,11 @@ def test_one_rule_for_every_seed(seed: int, used: int) -> None:
     assert note is None if seed == used else note == f"training.seed {seed} is used as {used} (modulo 2^32)"
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-38, 1e-30, 1e-7])
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(temperature: float) -> None:
+    assert Sampling(temperature=temperature).temperature == 0.0 and Sampling(temperature=1e-5).temperature == 1e-5
+
+
 def test_a_very_long_seed_is_said_shortly() -> None:
     assert seed_note(1 << 20000) == "training.seed of 20001 bits is used as 0 (modulo 2^32)"
 

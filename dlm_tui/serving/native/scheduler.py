@@ -18,6 +18,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import PromptRouter
 from dlm_tui.gate.embedding import length_batches, prompt_tokens
 from dlm_tui.model.backbone import Backbone
+from dlm_tui.model.base import NoEmbedding
 from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.model.generation import DecodingRow
 from dlm_tui.model.prefix_reuse import Key, prefilled
@@ -276,6 +277,8 @@ class Scheduler:
                 continue
             try:
                 rows += yield from self._prepared(job)
+            except NoEmbedding as error:  # its text is the client's
+                self._fail(job, UsageError(str(error)))
             except DlmTuiError as error:
                 self._fail(job, error)
             except Exception as error:  # one request's misfortune must not end the others'
