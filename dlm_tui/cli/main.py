@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -158,10 +158,9 @@ def _run(run: object, args: argparse.Namespace) -> int:
             from dlm_tui.cli.own_store import adopt_store
 
             adopt_store(args)
-        for flag in ("quantize", "offload"):
-            if getattr(args, flag, None):
-                _remember(args, flag)
-        return int(run(args))  # type: ignore[operator]
+        flags = [flag for flag in ("quantize", "offload") if getattr(args, flag, None)]
+        with _remembered(args, flags) if flags else contextlib.nullcontext():
+            return int(run(args))  # type: ignore[operator]
     except DlmTuiError as error:
         if args.debug:
             raise
@@ -182,16 +181,30 @@ def _run(run: object, args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _remember(args: argparse.Namespace, flag: str) -> None:
-    """`--quantize` or `--offload`: in the side file, where whoever loads the base looks. Raises UsageError."""
-    from dlm_tui.document import set_side_value, side_file_path
+@contextlib.contextmanager
+def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None]:
+    """`--quantize` and `--offload` in the side file, where whoever loads the base looks; taken back where the base
+    cannot be opened so. Raises UsageError."""
+    from dlm_tui.document import read_side_file, set_side_value, side_file_path
+    from dlm_tui.model.registry import BaseUnavailable
 
     if not args.document or not Path(args.document).is_file():
-        raise UsageError(f"--{flag} needs the DOC that it is remembered for")
-    value = getattr(args, flag)
-    if value != "none" and flag == "offload":
-        value = str(Path(value).expanduser().absolute())
-    set_side_value(side_file_path(Path(args.document)), flag, None if value == "none" else value)
+        raise UsageError(f"--{flags[0]} needs the DOC that it is remembered for")
+    path = side_file_path(Path(args.document))
+    before, was_there = read_side_file(path), path.exists()
+    for flag in flags:
+        value = getattr(args, flag)
+        if value != "none" and flag == "offload":
+            value = str(Path(value).expanduser().absolute())
+        set_side_value(path, flag, None if value == "none" else value)
+    try:
+        yield
+    except BaseUnavailable:
+        for flag in flags:
+            set_side_value(path, flag, getattr(before, flag))
+        if not was_there:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _reader_gone() -> int:

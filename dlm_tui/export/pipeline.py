@@ -82,9 +82,11 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
 def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
     quantisation = session.base.quantisation
     if quantisation is not None and request.target != "peft":
+        asked = session.base.source.quantize is not None
+        before = "as it was before (--quantize none)" if asked else "that this one was made from (--base PATH)"
         raise ExportRefused(
             f"the base is quantised as {quantisation}, and {request.target} would hold other weights than the adapters"
-            " were tried on: export them with --target peft, or open the base as it was before (--quantize none)"
+            f" were tried on: export them with --target peft, or open the base {before}"
         )
     pairs = concatenate(session.model.adapters, mix.weights)
     context = ExportContext(request, session, mix, pairs)

@@ -184,12 +184,15 @@ def as_loaded(model: str, adapter: str | None, dtype: str, quantize: str | None 
     import transformers
 
     from dlm_tui.model.quantised import compute_exactly, quantisation_config
+    from dlm_tui.model.stored import float32_skeleton, widen_beside
 
     settings = {} if quantize is None else {"quantization_config": quantisation_config(quantize)}
     loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         model, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
     )
     if getattr(loaded, "is_quantized", False):
+        if dtype == "float32":
+            widen_beside(loaded, float32_skeleton(loaded))
         compute_exactly(loaded)
     label = f"transformers {transformers.__version__}"
     if adapter is not None:

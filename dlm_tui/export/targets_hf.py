@@ -20,7 +20,7 @@ from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_merged
 from dlm_tui.files import json_bytes, write_atomic
-from dlm_tui.model.quantised import library_of
+from dlm_tui.model.quantised import TORCHAO_INT8, library_of
 from dlm_tui.progress import Progress
 
 VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -28,9 +28,20 @@ VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 _ASK = (
     "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
-    "m, t = M.from_pretrained(sys.argv[1]), T.from_pretrained(sys.argv[1]); "
+    "m, t = M.from_pretrained(sys.argv[1]{how}), T.from_pretrained(sys.argv[1]); "
     "print(t.decode(m.generate(**t(sys.argv[2], return_tensors='pt'), max_new_tokens=64)[0]))"
 )
+
+_FOUR_BITS = "__import__('transformers').BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='{}')"
+_QUANTISED = {
+    "nf4": _FOUR_BITS.format("nf4"),
+    "fp4": _FOUR_BITS.format("fp4"),
+    "int8": "__import__('transformers').BitsAndBytesConfig(load_in_8bit=True)",
+    TORCHAO_INT8: (
+        "__import__('transformers').TorchAoConfig(__import__('torchao.quantization').quantization.Int8WeightOnlyConfig())"
+    ),
+}
+"""How transformers is told to load the base so, in the command that asks the adapter."""
 
 
 def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
@@ -73,7 +84,7 @@ class PeftTarget(Common):
         self.figures = {"merged": False, "mix_rank": context.rank}
         base = context.session.base
         self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
-        if (kind := base.source.quantize) is not None:
+        if base.source.quantize is not None and (kind := base.quantisation) is not None:
             self.notes.append(
                 f"the base was quantised as {kind} by {library_of(kind)}: other programs have these numbers where they"
                 " load it so, too"
@@ -115,7 +126,9 @@ class PeftTarget(Common):
 
     def command(self, folder: Path) -> str:
         """Ask the adapter something through PEFT."""
-        code = _ASK.format(library="peft", model="AutoPeftModelForCausalLM")
+        asked = self.context.session.base.source.quantize
+        how = f", quantization_config={_QUANTISED[asked]}" if asked is not None else ""
+        code = _ASK.format(library="peft", model="AutoPeftModelForCausalLM", how=how)
         return shell([sys.executable, "-c", code, folder, "Hello"])
 
 
@@ -235,5 +248,5 @@ class MergedTarget(Common):
 
     def command(self, folder: Path) -> str:
         """Ask the model something through transformers."""
-        code = _ASK.format(library="transformers", model="AutoModelForCausalLM")
+        code = _ASK.format(library="transformers", model="AutoModelForCausalLM", how="")
         return shell([sys.executable, "-c", code, folder, "Hello"])

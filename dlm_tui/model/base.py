@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -13,7 +12,14 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
-from dlm_tui.model.config_check import check_config, quantised_bytes, stacked_bytes, stored_elements, stored_types
+from dlm_tui.model.config_check import (
+    check_config,
+    largest_bytes,
+    quantised_bytes,
+    stacked_bytes,
+    stored_elements,
+    stored_types,
+)
 from dlm_tui.model.download import fetch
 from dlm_tui.model.environment import uncollected
 from dlm_tui.model.gguf_base import unpack
@@ -29,7 +35,7 @@ from dlm_tui.model.quantised import (
     stored_quantisation,
 )
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
-from dlm_tui.model.stored import StoredLinear, keep_as_stored, widen
+from dlm_tui.model.stored import StoredLinear, float32_skeleton, keep_as_stored, widen, widen_beside
 from dlm_tui.progress import WARNING, Progress, in_thread
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -198,6 +204,11 @@ def load_base(
     config = read_json(folder / "config.json")
     check_config(config, files)
     quantisation = stored_quantisation(config)
+    if quantisation is not None and source.quantize not in (None, quantisation):
+        raise BaseUnavailable(
+            f"the base {source.key} is stored as {quantisation} and cannot be quantised as {source.quantize}: open it"
+            " as it is (--quantize none), or the base that it was made from"
+        )
     asked = source.quantize if quantisation is None else None
     if kind := quantisation or asked:
         require_library(kind)
@@ -208,7 +219,7 @@ def load_base(
     item = DTYPES.get(dtype, torch.float32).itemsize
     needed = stored_elements(files) * item
     if quantisation or asked:
-        needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item)
+        needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item) + largest_bytes(files, item)
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
     narrow = narrow and (as_stored or needed > available_memory())
@@ -217,7 +228,8 @@ def load_base(
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > available_memory() else None
     from_disk = narrow or offload is not None
-    less = _less(asked, quantisation)
+    four_bits_fit = quantised_bytes(files, 4, item) + largest_bytes(files, item) <= available_memory()
+    less = _less(asked, quantisation, four_bits_fit)
     if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
         yield Progress(WARNING, text=text)
     model = yield from in_thread(
@@ -227,10 +239,12 @@ def load_base(
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
     )
     if narrow:
-        keep_as_stored(model, _skeleton(model))
+        keep_as_stored(model, float32_skeleton(model))
         if stacked:
             drop_weight_pages()  # what experts were stacked from is not read again
     if quantisation or asked:
+        if quantisation and dtype == "float32":
+            widen_beside(model, float32_skeleton(model))  # the library leaves it in the type that is stored
         compute_exactly(model)
     elif offload is None:
         model = model.to(place)
@@ -267,20 +281,21 @@ def _too_large(source: BaseSource, needed: int, from_disk: bool, less: str) -> s
     raise BaseUnavailable(f"{facts}; close other programs, {less}")
 
 
-def _less(asked: str | None, stored: str | None) -> str:
+def _less(asked: str | None, stored: str | None, four_bits_fit: bool) -> str:
     """What takes less memory than a base that is quantised as `asked` or `stored`, or neither.
 
-    A quantised one cannot be left on the disk.
+    A quantised one cannot be left on the disk. Four bits are named where they would fit.
     """
     slow = "which is slow, or use a smaller base"
     if stored is not None:
         return f"leave the base that this one was made from on the disk with --offload FOLDER, {slow}"
     if asked is not None:
-        bits = "keep it in 4 bits with --quantize nf4, " if bits_of(asked) > 4 else ""
+        bits = "keep it in 4 bits with --quantize nf4, " if bits_of(asked) > 4 and four_bits_fit else ""
         return f"{bits}leave it as it is on the disk with --quantize none --offload FOLDER, {slow}"
+    bits = "keep it in 4 bits with --quantize nf4, " if four_bits_fit else ""
     return (
-        f"keep it in 4 bits with --quantize nf4, leave it on the disk with --offload FOLDER, {slow} (one stored as"
-        " bfloat16 is computed on its file's pages)"
+        f"{bits}leave it on the disk with --offload FOLDER, {slow} (one stored as bfloat16 is computed on its file's"
+        " pages)"
     )
 
 
@@ -354,16 +369,6 @@ def _offloaded(folder: Path) -> dict[str, Any]:
     """The library's arguments for weights that lie in `folder`; a share of memory is left for what is computed."""
     room = int(available_memory() * _OFFLOAD_SHARE)
     return {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": str(folder)}
-
-
-def _skeleton(model: nn.Module) -> nn.Module:
-    """The same model as float32, its parameters without memory."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        config = copy.deepcopy(cast("Any", model).config)
-        return cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.float32))
 
 
 def _refuse_remote_code(folder: Path) -> None:

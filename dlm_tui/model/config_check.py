@@ -74,6 +74,14 @@ def stored_elements(files: Sequence[Path]) -> int:
     return sum(math.prod(int(size) for size in shape) for shape in shapes if isinstance(shape, list))
 
 
+def largest_bytes(files: Sequence[Path], item: int) -> int:
+    """Bytes of the largest tensor at `item` bytes a number: while it is quantised or widened it is there twice."""
+    shapes = (entry.get("shape") for name, entry in _entries(files) if name != "__metadata__")
+    return item * max(
+        (math.prod(int(size) for size in shape) for shape in shapes if isinstance(shape, list)), default=0
+    )
+
+
 def stacked_bytes(files: Sequence[Path], item: int) -> int:
     """Bytes that the experts which `files` hold one by one take at `item` bytes a number: stacked, they are no longer
     in the files' pages."""

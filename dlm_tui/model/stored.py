@@ -88,12 +88,34 @@ def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.float()
+    _widen_buffers(model, skeleton)
+
+
+def float32_skeleton(model: nn.Module) -> nn.Module:
+    """The same model as float32, its parameters without memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        config = copy.deepcopy(cast("Any", model).config)
+        return cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.float32))
+
+
+def widen_beside(model: nn.Module, skeleton: nn.Module) -> None:
+    """Make float32 of whatever in a model is not quantised; `skeleton` is as `keep_as_stored` has it."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    _widen_buffers(model, skeleton)
+
+
+def _widen_buffers(model: nn.Module, skeleton: nn.Module) -> None:
     stored = set(model.state_dict())
     made = dict(skeleton.named_buffers())
     for name, buffer in list(model.named_buffers()):
         owner, _, own = name.rpartition(".")
         value = buffer.float() if name in stored and buffer.is_floating_point() else made.get(name, buffer)
-        setattr(model.get_submodule(owner), own, value)
+        setattr(model.get_submodule(owner), own, value.to(buffer.device))
 
 
 def widen(model: nn.Module) -> None:

@@ -77,7 +77,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
         request.base.tokenizer.save_pretrained(folder)
     write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
-    write_atomic(folder / "training_run.json", json_bytes({"use_qlora": False}))
+    write_atomic(folder / "training_run.json", json_bytes({"use_qlora": request.base.quantisation is not None}))
     write_training_record(folder, record)
     write_version_base(folder, request.base.identity)
     sync_tree(folder)

@@ -240,7 +240,7 @@ def plan_training(
     refuse_choices(document, adapters, choices, before)
     for name in adapters or list(routed):
         settings = document.adapter_settings(name)
-        notes += _unsupported(name, settings)
+        notes += _unsupported(name, settings, document_side_file(document).quantize)
         rows = planned_rows(document, routed[name], weights)
         chosen, earlier = choices.of(name), before.get(name, AdapterKind())
         kind = _resolved_kind(name, chosen, earlier, settings)
@@ -499,12 +499,12 @@ def _target_modules(settings: AdapterSettings, defaults: Sequence[str]) -> tuple
     return tuple(sorted(settings.target_modules))
 
 
-def _unsupported(name: str, settings: AdapterSettings) -> list[str]:
-    """Raises DlmTuiError for DoRA; a note when QLoRA has to train as LoRA on this machine."""
+def _unsupported(name: str, settings: AdapterSettings, quantize: str | None) -> list[str]:
+    """Raises DlmTuiError for DoRA; a note when QLoRA trains as LoRA, as nobody asked for a quantised base."""
     if settings.adapter == "dora":
         raise DlmTuiError(f"adapter {name!r} asks for DoRA, whose magnitude cannot be mixed exactly; use adapter: lora")
-    if settings.adapter == "qlora":
-        return [f"adapter {name!r}: qlora is trained as plain LoRA on an unquantised base on this machine"]
+    if settings.adapter == "qlora" and quantize is None:
+        return [f"adapter {name!r}: qlora is LoRA on the base as it is opened; --quantize nf4 keeps that in 4 bits"]
     return []
 
 

@@ -15,6 +15,8 @@ from dlm_tui.gate.nexttoken import best_mix, live_logprobs, prompt_batches
 from dlm_tui.model import BaseUnavailable, MixedModel, load_base, resolve_base
 from dlm_tui.model import base as bases
 from dlm_tui.model.backend_selection import why_slower
+from dlm_tui.model.config_check import largest_bytes, quantised_bytes
+from dlm_tui.model.registry import weight_files
 from dlm_tui.progress import run_to_end
 from tests.fetched_weights import watched_fetches
 from tests.tiny_models import offloaded_base, random_adapter, tiny_base, write_tiny_base
@@ -44,8 +46,8 @@ def test_answers_and_embeddings_are_those_of_the_whole_base(share: float, tmp_pa
 @pytest.mark.parametrize(
     ("quantize", "remedy"),
     [
-        (None, "keep it in 4 bits with --quantize nf4, leave it on the disk with --offload FOLDER"),
-        ("int8", "keep it in 4 bits with --quantize nf4, leave it as it is on the disk with --quantize none --offload"),
+        (None, "close other programs, leave it on the disk with --offload FOLDER"),
+        ("int8", "close other programs, leave it as it is on the disk with --quantize none --offload"),
         ("nf4", "close other programs, leave it as it is on the disk with --quantize none --offload FOLDER"),
     ],
 )
@@ -58,6 +60,20 @@ def test_what_does_not_fit_is_refused_with_what_does(
     offload = tmp_path / "disk" if quantize else None
     source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize, offload=offload)
     with pytest.raises(BaseUnavailable, match=rf"takes .* are free; .*{remedy}"):
+        run_to_end(load_base(source, device="cpu"))
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_four_bits_are_named_where_they_fit(
+    quantize: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny_base(tmp_path / "base", "llama", hidden_size=256, intermediate_size=1024, num_hidden_layers=6)
+    files = weight_files(folder)
+    free = quantised_bytes(files, 4, 4) + largest_bytes(files, 4)
+    monkeypatch.setattr(bases, "available_memory", lambda: free)
+    monkeypatch.setattr(bases, "require_library", lambda kind: None)
+    source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize)
+    with pytest.raises(BaseUnavailable, match=r"close other programs, keep it in 4 bits with --quantize nf4, leave it"):
         run_to_end(load_base(source, device="cpu"))
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -129,6 +129,35 @@ def test_a_checkpoint_that_is_quantised_already_opens_as_such(kind: str, folder:
     wanted = opened(folder, kind)
     ids = torch.arange(3, 20)[None]
     assert torch.equal(MixedModel(found, {}).backbone.forward(ids), MixedModel(wanted, {}).backbone.forward(ids))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("kind", STORED_KINDS)
+def test_a_checkpoint_that_was_quantised_from_bfloat16_computes_in_float32(
+    kind: str, family: str, tmp_path: Path
+) -> None:
+    plain = write_tiny_base(tmp_path / "plain", family, **SIZES)
+    made: Any = AutoModelForCausalLM.from_pretrained(
+        plain, dtype=torch.bfloat16, quantization_config=quantisation_config(kind), device_map={"": "cpu"}
+    )
+    shutil.copytree(plain, tmp_path / "small", ignore=shutil.ignore_patterns("*.safetensors"))
+    made.save_pretrained(tmp_path / "small")
+    base = run_to_end(load_base(resolve_base(f"hf:test/{family}", tmp_path / "small"), device="cpu"))
+    assert base.quantisation == kind and base.dtype == torch.float32
+    assert not [name for name, one in base.model.named_parameters() if one.dtype == torch.bfloat16]
+    wanted = plain_float64(base, plain)
+    stored = dict(base.model.named_parameters())
+    for name, parameter in wanted.named_parameters():
+        if name in stored and stored[name].is_floating_point():
+            parameter.data = stored[name].double()  # rounded to bfloat16 when it was stored
+    ids = torch.arange(3, 20)[None]
+    backbone = MixedModel(base, {}).backbone
+    with torch.no_grad():
+        apart = backbone.logits(backbone.forward(ids)).double() - cast("Any", wanted)(ids).logits
+    assert apart.abs().max() < 1e-4
+    source = msgspec.structs.replace(base.source, quantize="torchao-int8")
+    with pytest.raises(BaseUnavailable, match=rf"stored as {kind} and cannot be quantised as torchao-int8.*none"):
+        run_to_end(load_base(source, device="cpu"))
 
 
 def test_what_cannot_be_opened_is_said_with_the_remedy(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import SideFile, SideFileError, load, read_side_file, set_side_value, side_file_path
 from dlm_tui.document.side_file import Quantisation
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import base_of
+from dlm_tui.model.quantised import quantisation_config
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
@@ -66,10 +72,40 @@ def test_whoever_asks_for_the_base_is_told(tmp_path: Path) -> None:
     assert base_of(load(session.path), tmp_path / "base").quantize == "int8"
 
 
+def test_what_cannot_be_opened_so_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_tiny(tmp_path)
+    ask = ["prompt", str(session.path), "Hello", "--home", str(tmp_path / "home"), "--base", str(tmp_path / "base")]
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torchao" else find(name))
+    assert main([*ask, "--quantize", "torchao-int8"]) == 1
+    assert "pip install torchao" in capsys.readouterr().err
+    assert not side_file_path(session.path).exists()
+    assert main([*ask, "--max-tokens", "2"]) == 0
+
+
+@pytest.mark.slow
+def test_a_stored_int8_checkpoint_exports_its_adapters(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    path = open_tiny(tmp_path, hidden_size=64, intermediate_size=96).path
+    made = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "base", dtype=torch.bfloat16, quantization_config=quantisation_config("int8"), device_map={"": "cpu"}
+    )
+    shutil.copytree(tmp_path / "base", tmp_path / "small", ignore=shutil.ignore_patterns("*.safetensors"))
+    made.save_pretrained(tmp_path / "small")
+    session = run_to_end(Session.open(path, tmp_path / "home", tmp_path / "small"))
+    with pytest.raises(ExportRefused, match=r"that this one was made from \(--base PATH\)"):
+        export(session, target="merged")
+    result = export(session, target="peft", verify=True)
+    assert result.manifest["parity"]["max_abs_logprob_diff"] < 1e-4
+    assert "quantization_config" not in result.next_command
+
+
 @pytest.mark.slow
 def test_only_the_adapters_are_exported_from_a_quantised_base(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    path = open_tiny(tmp_path, hidden_size=64, intermediate_size=96).path
+    path = open_tiny(tmp_path, hidden_size=64, intermediate_size=128).path
     set_side_value(side_file_path(path), "quantize", "nf4")
     session = run_to_end(Session.open(path, tmp_path / "home", tmp_path / "base"))
     assert session.base.quantisation == "nf4"
@@ -78,4 +114,7 @@ def test_only_the_adapters_are_exported_from_a_quantised_base(tmp_path: Path) ->
             export(session, target=target)
     result = export(session, target="peft", verify=True)
     assert result.manifest["parity"]["max_abs_logprob_diff"] < 1e-4
+    assert "load_in_4bit=True, bnb_4bit_quant_type=" in result.next_command
+    done = subprocess.run(result.next_command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Hello" in done.stdout, done.stderr
     assert any("quantised as nf4" in note for note in result.notes)

@@ -173,7 +173,7 @@ class ExportScreen(Dialog[ExportSettings]):
 def last_export_text(command: str | None, report: ExportReport | None) -> str:
     """The last export's command, parity and drift in a few lines."""
     if not command:
-        return "Nothing has been exported yet."
+        return "Nothing has been exported since the start."
     lines = [f"Last export, to run next:\n  {command}"]
     if report is not None and (parity := report.parity):
         lines.append(
