@@ -17,7 +17,7 @@ def engine_rows(opened: Opened, status: Status, names: Sequence[str]) -> list[tu
     """(name, value) per fact; `names` are the adapters in declared order."""
     trained = [name for name in names if name in opened.adapters]
     return [
-        ("base", opened.base),
+        ("base", f"{opened.base}{opened.kept and f', {opened.kept}'}"),
         ("parameters", f"{opened.parameters:,}"),
         ("adapters", ", ".join(_adapter(name, opened.versions) for name in trained) or "none trained yet"),
         ("gate", f"{opened.gate}{f': {opened.gate_reason}' if opened.gate_reason else ''}"),

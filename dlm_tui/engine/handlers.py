@@ -97,6 +97,7 @@ class Handlers:
             parameters=session.base.parameters,
             static=session.static,
             warning="\n".join(warnings),
+            kept="on disk" if session.base.is_offloaded else session.base.quantisation or "",
         )
 
     def _route(self, request: p.Route) -> Work:

@@ -277,7 +277,8 @@ class Log(Message, tag="log"):
 
 class Opened(Message, tag="opened"):
     """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter; `warning` tells what went
-    wrong on the way without keeping the document from being used, else empty."""
+    wrong on the way without keeping the document from being used, else empty; `kept` how the base's weights are where
+    that is not as usual: nf4, int8, …, "on disk"."""
 
     adapters: list[str]
     versions: dict[str, int]
@@ -289,6 +290,7 @@ class Opened(Message, tag="opened"):
     parameters: int
     static: dict[str, float]
     warning: str = ""
+    kept: str = ""
 
 
 class TokenAttribution(msgspec.Struct, kw_only=True):

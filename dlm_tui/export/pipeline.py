@@ -88,6 +88,8 @@ def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Targ
             f"the base is quantised as {quantisation}, and {request.target} would hold other weights than the adapters"
             f" were tried on: export them with --target peft, or open the base {before}"
         )
+    if request.verify and session.base.is_offloaded:
+        raise ExportRefused("the export cannot be verified: the base has no room in memory; leave --verify away")
     pairs = concatenate(session.model.adapters, mix.weights)
     context = ExportContext(request, session, mix, pairs)
     return LiveTarget(context) if request.gate == "live" else _TARGETS[request.target](context)

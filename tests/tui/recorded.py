@@ -102,6 +102,7 @@ class World:
         self.fail_open: str | None = None
         self.fail_job: Failed | None = None
         self.open_warning = ""
+        self.kept = ""
         self.hold = asyncio.Event()
         self.hold.set()
         self.slow_route: asyncio.Event | None = None
@@ -271,6 +272,7 @@ class RecordedEngine:
             parameters=2_100_000,
             static=dict.fromkeys(NAMES, 1 / 3) if trained else {},
             warning=self.world.open_warning,
+            kept=self.world.kept,
         )
 
     def _routed(self, request: Route) -> Routed:

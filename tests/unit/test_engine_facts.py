@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from dlm_tui.app.engine_facts import engine_rows
@@ -31,4 +32,7 @@ def test_it_says_what_prompts_are_marked_by(ood: tuple[str, ...], words: str) ->
     status = Status(rss=851 << 20, threads=2, tier="fused", uptime=3.0, device="cpu", dtype="float32", ood=ood)
     rows = dict(engine_rows(opened, status, ["tone", "style"]))
     assert rows["unlike"] == words
+    assert rows["base"] == "pocket"
+    kept = dict(engine_rows(msgspec.structs.replace(opened, kept="nf4"), status, []))
+    assert kept["base"] == "pocket, nf4"
     assert rows["adapters"] == "tone v3" and rows["memory"] == "851 MiB resident in the engine's process"

@@ -53,6 +53,7 @@ def test_a_trial_that_was_asked_for_is_refused(tmp_path: Path, monkeypatch: pyte
     session = reopened(open_tiny(tmp_path), tmp_path, monkeypatch)
     with pytest.raises(ExportRefused, match="cannot be verified: the base has no room in memory"):
         export(session, target="peft", mix="uniform", verify=True)
+    assert not list(session.store.exports_dir.glob("*")), "nothing was written"
 
 
 def test_the_best_frozen_mix_and_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

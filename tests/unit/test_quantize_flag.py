@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM
 from dlm_tui.cli.main import main
 from dlm_tui.document import SideFile, SideFileError, load, read_side_file, set_side_value, side_file_path
 from dlm_tui.document.side_file import Quantisation
+from dlm_tui.engine.handlers import Handlers
+from dlm_tui.engine.protocol import Open, Opened
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model import base_of
 from dlm_tui.model.quantised import quantisation_config
@@ -109,6 +111,9 @@ def test_only_the_adapters_are_exported_from_a_quantised_base(tmp_path: Path) ->
     set_side_value(side_file_path(path), "quantize", "nf4")
     session = run_to_end(Session.open(path, tmp_path / "home", tmp_path / "base"))
     assert session.base.quantisation == "nf4"
+    opening = Open(document=str(path), home=str(tmp_path / "home"), base=str(tmp_path / "base"))
+    opened = run_to_end(Handlers(threads=1)(opening))
+    assert isinstance(opened, Opened) and opened.kept == "nf4"
     for target in ("merged", "vllm", "ollama", "llama-server"):
         with pytest.raises(ExportRefused, match=rf"quantised as nf4.*{target}.*--target peft.*--quantize none"):
             export(session, target=target)

@@ -60,7 +60,7 @@ class StatusLines:
         else:
             parts += ["  ", (context.document.base_model, "$foreground 65%")]
             if opened and opened.parameters:
-                parts.append((f" {_count(opened.parameters)}", "$foreground 45%"))
+                parts.append((f" {_count(opened.parameters)}{opened.kept and f' {opened.kept}'}", "$foreground 45%"))
         parts += ["  ", (f"{glyph} ", style), (_engine_words(state), "$foreground 65%")]
         if context.news:
             parts += ["  ", (f"\u2191 {context.news}", "bold $warning")]
