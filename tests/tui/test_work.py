@@ -48,7 +48,7 @@ async def test_the_status_line_says_how_the_base_is_kept(workbench: Opener) -> N
     world = World()
     world.kept = "nf4"
     async with workbench(size=(80, 24), world=world) as bench:
-        await bench.until(lambda: "pocket 2.1M nf4  " in bench.text, "said")
+        await bench.until(lambda: " 2.1M nf4  " in bench.text, "said")
 
 
 async def test_a_long_prompt_being_read_is_said_until_the_first_token(workbench: Opener) -> None:
