@@ -11,7 +11,7 @@ import msgspec
 
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
-from dlm_tui.document.prompt_sets import PromptSets
+from dlm_tui.document.prompt_sets import PromptSets, Sets
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.files import write_atomic
 from dlm_tui.input import read_text_file
@@ -71,12 +71,14 @@ def _import(args: argparse.Namespace) -> int:
     if args.file is None or args.set_name is None:
         raise UsageError("name the file, and the set that it becomes: sets DOC import FILE --set NAME")
     file = PromptSets(Path(args.document))
-    sets = file.cases()
     read = read_cases(read_text_file(args.file), args.file)
-    before = [] if args.replace else sets.get(args.set_name, [])
     known = {case.prompt for case in read}
-    sets[args.set_name] = [case for case in before if case.prompt not in known] + read
-    file.save(sets)
+
+    def take_in(sets: Sets) -> None:
+        before = [] if args.replace else sets.get(args.set_name, [])
+        sets[args.set_name] = [case for case in before if case.prompt not in known] + read
+
+    sets = file.update(take_in)
     if args.json:
         emit({"set": args.set_name, "read": len(read), "prompts": len(sets[args.set_name])})
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,10 +13,12 @@ import msgspec
 from dlm_tui.document.append import AppendResult
 from dlm_tui.document.document import read_document_bytes
 from dlm_tui.document.edit import Edit, undo_edit
+from dlm_tui.document.replacing import document_lock, shared_start
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside, write_atomic
 
 _MOST, _MOST_BYTES = 200, 4 << 20
+_LOCK_SECONDS = 10.0
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -52,8 +56,8 @@ class DocumentChange(msgspec.Struct, kw_only=True, frozen=True):
     @classmethod
     def between(cls, kind: str, before: bytes, after: bytes) -> DocumentChange:
         """What made one file of another: the bytes between what is equal at both ends."""
-        start = _shared(before, after)
-        tail = _shared(before[start:][::-1], after[start:][::-1])
+        start = shared_start(before, after)
+        tail = shared_start(before[start:][::-1], after[start:][::-1])
         return cls(
             kind=kind,
             line=before[:start].count(b"\n") + 1,
@@ -98,14 +102,24 @@ class ChangeLog:
 
     def add(self, change: DocumentChange) -> None:
         """Keep one more. Raises OSError."""
-        self._write([*self.read(), change])
+        with self._held():
+            self._write([*self.read(), change])
 
     def undo(self, document: Path) -> DocumentChange:
         """Take back the newest change that made the document what it is now; what is newer than that is forgotten.
 
         Raises NothingToUndo, FileChanged, OSError.
         """
-        changes = self.read()
+        with self._held():
+            return self._undone(document, self.read())
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with document_lock(self._path, _LOCK_SECONDS):
+            yield
+
+    def _undone(self, document: Path, changes: list[DocumentChange]) -> DocumentChange:
         if not changes:
             raise NothingToUndo("nothing in the document was changed by this program")
         now = hashlib.sha256(read_document_bytes(document)).hexdigest()
@@ -137,9 +151,3 @@ class ChangeLog:
                 break
             kept.insert(0, change)
         write_atomic(self._path, msgspec.json.encode(kept))
-
-
-def _shared(first: bytes, second: bytes) -> int:
-    """How many bytes at the beginning of both are the same."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -7,7 +7,7 @@ thing only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,11 +15,13 @@ import msgspec
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import InvalidMixSpecError, printable
 from dlm_tui.document.mix import format_mix, parse_mix
+from dlm_tui.document.replacing import document_lock
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 from dlm_tui.meant import meant
 
 _MAX_BYTES = 1 << 20
+_LOCK_SECONDS = 3.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _TAKEN = frozenset({"base", "gated", "uniform", "static", "static_mean", "best", "custom", "null", "default"})
 
@@ -51,6 +53,17 @@ class NamedMixes:
             return {name: dict(parse_mix(spec, signed=True, versions=True)) for name, spec in specs.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidMixSpecError) as error:
             raise NamedMixesError(f"{shown} does not hold named mixes: {printable(str(error))}.") from None
+
+    def update(self, change: Callable[[dict[str, dict[str, float]]], object]) -> dict[str, dict[str, float]]:
+        """Change the mixes as they are in the file now, whoever wrote it last; returns what was written.
+
+        Raises NamedMixesError, DocumentBusy, OSError.
+        """
+        with document_lock(self.path, _LOCK_SECONDS):
+            mixes = self.load()
+            change(mixes)
+            self.save(mixes)
+        return mixes
 
     def save(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
         """Write all mixes. Raises OSError."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from dlm_tui.document.errors import printable
 from dlm_tui.document.expectations import Expectation, read_expectation
+from dlm_tui.document.replacing import document_lock
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
 _MAX_BYTES = 16 << 20
+_LOCK_SECONDS = 3.0
 # What a file raises that holds something else: no JSON, other types, no UTF-8, nested too deeply, no expectation.
 _DAMAGE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, DlmTuiError)
 
@@ -29,6 +32,9 @@ class PromptCase:
 
     prompt: str
     expect: tuple[Expectation, ...] = ()
+
+
+Sets: TypeAlias = dict[str, list[PromptCase]]
 
 
 class _Written(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -57,6 +63,17 @@ class PromptSets:
         """Write all sets; prompts of which nothing is expected as strings, as ever. Raises OSError."""
         written = {name: [_entry(case) for case in cases] for name, cases in sets.items()}
         write_atomic(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
+
+    def update(self, change: Callable[[Sets], None]) -> Sets:
+        """Change the sets as they are in the file now, whoever wrote it last; returns what was written.
+
+        Raises PromptSetsError, DocumentBusy, OSError.
+        """
+        with document_lock(self.path, _LOCK_SECONDS):
+            sets = self.cases()
+            change(sets)
+            self.save(sets)
+        return sets
 
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""

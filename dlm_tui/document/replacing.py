@@ -41,15 +41,16 @@ def refuse_unwritable(path: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def document_lock(target: Path) -> Iterator[None]:
-    """Hold the document against other processes of this program while the block runs; scratch of dead ones is cleared.
+def document_lock(target: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold a document, or a file beside one, against other processes of this program while the block runs; scratch of
+    dead ones is cleared. Another holder is waited for at most `seconds`.
 
     The lock is a file beside the document that goes away again. Raises DocumentBusy, OSError.
     """
     from filelock import FileLock, Timeout
 
     path = target.with_name(f".{target.name}.lock")
-    lock = FileLock(path, timeout=_LOCK_SECONDS, poll_interval=0.02)
+    lock = FileLock(path, timeout=seconds, poll_interval=0.02)
     try:
         lock.acquire()
     except Timeout:
@@ -117,14 +118,19 @@ def _write_in_place(target: Path, seen: bytes, data: bytes) -> SomebodySaved | N
         now = handle.readall()
         if now != seen:
             return SomebodySaved(now, displaced=False)
-        shorter = range(min(len(seen), len(data)))
-        same = bisect.bisect_left(shorter, True, key=lambda at: seen[: at + 1] != data[: at + 1])
+        same = shared_start(seen, data)
         try:
             _write_from(handle, same, data)
         except OSError:
             _write_from(handle, same, seen)  # over blocks that it has: that takes no room
             raise
     return None
+
+
+def shared_start(first: bytes, second: bytes) -> int:
+    """How many bytes at the beginning of both are the same."""
+    both = range(min(len(first), len(second)))
+    return bisect.bisect_left(both, True, key=lambda at: first[: at + 1] != second[: at + 1])
 
 
 def _write_from(handle: io.FileIO, at: int, data: bytes) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from textual.widgets import Checkbox
 
+from dlm_tui.app.screens.named_mixes import NamedMixesScreen
+from dlm_tui.document.named_mixes import NamedMixes
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.engine.protocol import Drift, ExportJob, Generate, TrainGate, TrainJob
 from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.export.report import DriftFigures, FrozenCost, ParityFigures
@@ -400,6 +403,26 @@ async def test_prompt_sets_are_kept_beside_the_document(workbench: Opener) -> No
         await bench.press("down", "down", "delete")
         await bench.until(lambda: "Removed." in bench.text, "removed")
         assert file.read_text().strip() == "{}"
+
+
+async def test_what_another_process_saved_meanwhile_stays(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        sets, mixes = PromptSets(bench.path), NamedMixes(bench.path)
+        await bench.type("what is")
+        await bench.press("f9")
+        await bench.until(lambda: "Prompt sets" in bench.text, "sets")
+        sets.update(lambda found: found.update(theirs=[PromptCase("imported")]))
+        await bench.press("enter")
+        await bench.until(lambda: "Saved in saved." in bench.text and "theirs" in bench.text, "saved, and theirs shown")
+        assert sets.load() == {"theirs": ["imported"], "saved": ["what is"]}
+        await bench.press("escape")
+        bench.panes.go_to("desk")
+        await bench.press("n")
+        await bench.until(lambda: isinstance(bench.app.screen, NamedMixesScreen), "the mixes")
+        mixes.update(lambda found: found.update(theirs={"tone": 1.0}))
+        await bench.press(*"mine", "enter")
+        await bench.until(lambda: "mine" in mixes.load(), "saved")
+        assert list(mixes.load()) == ["theirs", "mine"]
 
 
 async def test_prompt_sets_that_cannot_be_read_are_set_aside_by_the_next_save(workbench: Opener) -> None:

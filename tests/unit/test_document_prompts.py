@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from dlm_tui.document.change_log import ChangeLog, DocumentChange
 from dlm_tui.document.comparison import Moved, top
 from dlm_tui.document.label import label_section
-from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
+from dlm_tui.document.named_mixes import NamedMixes
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError
 from dlm_tui.errors import UsageError
 
 
@@ -43,6 +46,22 @@ def test_a_file_that_cannot_be_read_or_is_too_large(tmp_path: Path) -> None:
     sets.path.rmdir()
     sets.path.write_text(json.dumps({"a": []}))
     assert sets.load() == {"a": []}
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.dlm").touch()
+    log = ChangeLog(tmp_path / "state" / "changes.json")
+
+    def write(number: int) -> None:
+        PromptSets(tmp_path / "a.dlm").update(lambda sets: sets.update({f"set {number}": [PromptCase("x")]}))
+        NamedMixes(tmp_path / "a.dlm").update(lambda mixes: mixes.update({f"m{number}": {"tone": 1.0}}))
+        log.add(DocumentChange.between("edit", b"before", b"before%d" % number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(40)))
+    assert len(PromptSets(tmp_path / "a.dlm").load()) == len(NamedMixes(tmp_path / "a.dlm").load()) == 40
+    assert len(log.read()) == 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dlm", "a.mixes.json", "a.prompts.json", "state"]
 
 
 def test_a_label_is_an_instruction_or_the_prompt_itself() -> None:

@@ -30,7 +30,7 @@ class Changes:
         async with self._lock:
             try:
                 await asyncio.to_thread(self._log.add, change)
-            except OSError as error:
+            except (DlmTuiError, OSError) as error:
                 self._context.ui.say(f"The way back cannot be kept: {error}", warning=True)
 
     def undo(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.mix import MixChoice
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError, check_mix_name
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.key_bar import KeyBar
@@ -122,8 +123,11 @@ class NamedMixesScreen(Dialog[MixChoice]):
             self._say(str(error), wrong=True)
             return
         again = name in self._mixes
-        self._mixes[name] = dict(self._desk)
-        self._write(f"{'Saved anew' if again else 'Saved'}: --mix {name} asks with it on the command line, too.")
+        desk = dict(self._desk)
+        self._change(
+            lambda mixes: mixes.update({name: desk}),
+            f"{'Saved anew' if again else 'Saved'}: --mix {name} asks with it on the command line, too.",
+        )
 
     def action_mark(self) -> None:
         """Mark the highlighted mix for Compare."""
@@ -147,11 +151,11 @@ class NamedMixesScreen(Dialog[MixChoice]):
         """Remove the highlighted mix."""
         name = self._highlighted
         if name is not None:
-            del self._mixes[name]
             self._marked.discard(name)
-            self._write(f"{name} is removed.")
+            self._change(lambda mixes: mixes.pop(name, None), f"{name} is removed.")
 
-    def _write(self, done: str) -> None:
+    def _change(self, change: Callable[[dict[str, dict[str, float]]], object], done: str) -> None:
+        """Change the file as it is now, and show it."""
         if not self._readable:
             aside = set_aside(self._file.path)
             if aside is None:
@@ -159,8 +163,8 @@ class NamedMixesScreen(Dialog[MixChoice]):
                 return
             self._readable, done = True, f"{done} What could not be read is now {aside.name}."
         try:
-            self._file.save(self._mixes)
-        except OSError as error:
+            self._mixes = self._file.update(change)
+        except (DlmTuiError, OSError) as error:
             self._say(str(error), wrong=True)
             return
         self._say(done)

@@ -15,7 +15,8 @@ from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.document.expectations import Expectation
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl
-from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError, Sets
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -103,10 +104,14 @@ class PromptSetsScreen(Dialog[str]):
         if not self._prompt or not name:
             self._note("There is no prompt to save." if name else "A set needs a name.")
             return
-        cases = self._sets.setdefault(name, [])
-        if self._prompt not in [case.prompt for case in cases]:
-            cases.append(PromptCase(self._prompt))
-        if self._write(f"Saved in {name}."):
+        prompt = self._prompt
+
+        def add(sets: Sets) -> None:
+            cases = sets.setdefault(name, [])
+            if prompt not in [case.prompt for case in cases]:
+                cases.append(PromptCase(prompt))
+
+        if self._change(add, f"Saved in {name}."):
             self.on_used(name)
 
     def action_run(self) -> None:
@@ -127,10 +132,14 @@ class PromptSetsScreen(Dialog[str]):
         name, case = self._highlighted[0], self._highlighted[1]
 
         def chosen(expect: tuple[Expectation, ...] | None) -> None:
-            if expect is not None and name in self._sets:
-                cases = self._sets[name]
-                cases[cases.index(case)] = PromptCase(case.prompt, expect)
-                self._write("Kept what is expected.")
+            if expect is None:
+                return
+
+            def keep(sets: Sets) -> None:
+                cases = sets.get(name, [])
+                cases[:] = [PromptCase(one.prompt, expect) if one.prompt == case.prompt else one for one in cases]
+
+            self._change(keep, "Kept what is expected.")
 
         self.app.push_screen(ExpectScreen(case), chosen)
 
@@ -143,8 +152,11 @@ class PromptSetsScreen(Dialog[str]):
             if found is None:
                 return
             known = {case.prompt for case in found}
-            self._sets[name] = [case for case in self._sets.get(name, []) if case.prompt not in known] + found
-            if self._write(f"{len(found)} prompts read into {name}."):
+
+            def take_in(sets: Sets) -> None:
+                sets[name] = [case for case in sets.get(name, []) if case.prompt not in known] + found
+
+            if self._change(take_in, f"{len(found)} prompts read into {name}."):
                 self.on_used(name)
 
         forms = {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)}
@@ -156,18 +168,21 @@ class PromptSetsScreen(Dialog[str]):
         if self._highlighted is None:
             return
         name, case = self._highlighted
-        if case is None:
-            del self._sets[name]
-        else:
-            self._sets[name].remove(case)
-            if not self._sets[name]:
-                del self._sets[name]
-        self._write("Removed.")
+
+        def remove(sets: Sets) -> None:
+            left = [one for one in sets.get(name, []) if case is not None and one.prompt != case.prompt]
+            if left:
+                sets[name] = left
+            else:
+                sets.pop(name, None)
+
+        self._change(remove, "Removed.")
 
     def _note(self, text: str) -> None:
         self.query_one("#set-note", LiteralStatic).show(literal(text))
 
-    def _write(self, done: str) -> bool:
+    def _change(self, change: Callable[[Sets], None], done: str) -> bool:
+        """Change the file as it is now, and show it."""
         if not self._readable:
             aside = set_aside(self._file.path)
             if aside is None:
@@ -175,8 +190,8 @@ class PromptSetsScreen(Dialog[str]):
                 return False
             self._readable, done = True, f"{done} What could not be read is now {aside.name}."
         try:
-            self._file.save(self._sets)
-        except OSError as error:
+            self._sets = self._file.update(change)
+        except (DlmTuiError, OSError) as error:
             self.query_one("#set-note", LiteralStatic).show(literal(str(error), "$error"))
             return False
         self._note(done)
