@@ -214,6 +214,8 @@ class JobLine:
                     self._board.note(record, event)
         if entry.state in OVER:
             self._board.note(record, followed.last or _end_of(entry))
+            if not entry.seen:  # whoever sits here sees it
+                await asyncio.to_thread(self.queue.mark_seen)
         elif not works and record.state == "running":
             record.wait_again(_CUT)
             self._board.tell(record)

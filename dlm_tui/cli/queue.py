@@ -128,13 +128,17 @@ def _add(args: argparse.Namespace, queue: QueueFile) -> None:
 
 
 def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequest, str]:
+    from dlm_tui.document import load
     from dlm_tui.engine.protocol import EvaluateJob, ExportJob, SweepJob, TrainJob
+    from dlm_tui.export.requests import ExportRequest
+    from dlm_tui.training.plan import refuse_undeclared
     from dlm_tui.training.sweep_grid import parse_grid
 
     document, home = str(Path(args.document).resolve()), str(queue.store.home)
     base = str(Path(args.base).resolve()) if args.base else None
     match what:
         case "train":
+            refuse_undeclared(load(Path(args.document)), args.adapter)
             title = f"train {', '.join(args.adapter)}" if args.adapter else "train the adapters and the gate"
             return TrainJob(
                 document=document, home=home, base=base, adapters=args.adapter, checkpoint_steps=args.checkpoint_steps
@@ -151,6 +155,7 @@ def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequ
             return wanted, f"sweep {' '.join(args.settings)}"
     out = str(Path(args.out).resolve()) if args.out else None
     signed = bool(args.mix and "-" in args.mix)
+    ExportRequest(target=args.target, quant=args.quant, mix=args.mix, signed=signed).checked()
     wanted_export = ExportJob(
         document=document,
         home=home,

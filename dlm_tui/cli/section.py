@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "add":
         added = append_section(path, document.sha256, type=args.type, adapter=args.adapter, content=_text(args))
         return _told(args, "added", added.line, added.section_id)
-    index = find_section(document, args.section)
+    index = find_section(document, args.section, path.read_bytes().count(b"\n") + 1)
     if args.verb == "edit":
         edit = edit_section(path, document.sha256, index, _text(args))
     elif args.verb == "retag":
@@ -49,13 +49,14 @@ def run(args: argparse.Namespace) -> int:
     return _told(args, past, edit.line, edit.section_id)
 
 
-def find_section(document: Document, wanted: str | None) -> int:
-    """The index of the section with a line number of it, or with an id. Raises UsageError."""
+def find_section(document: Document, wanted: str | None, lines: int) -> int:
+    """The index of the section with a line number of it, or with an id, in a document of so many lines. Raises
+    UsageError."""
     if wanted is None:
         raise UsageError("name the section by a line of it or by its id; `section DOC list` shows both")
     if wanted.isdecimal() and len(wanted) < 16:
         before = [index for index, section in enumerate(document.sections) if section.start_line <= int(wanted)]
-        if before:
+        if before and int(wanted) <= lines:
             return before[-1]
         raise UsageError(f"there is no section at line {wanted}")
     found = [index for index, section in enumerate(document.sections) if section.section_id == wanted]

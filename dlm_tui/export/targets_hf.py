@@ -84,6 +84,8 @@ class PeftTarget(Common):
         self.figures = {"merged": False, "mix_rank": context.rank}
         base = context.session.base
         self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
+        if context.request.quant is not None:
+            self.notes.append(f"--quant {context.request.quant} changes nothing: an adapter is written in float32")
         if base.source.quantize is not None and (kind := base.quantisation) is not None:
             self.notes.append(
                 f"the base was quantised as {kind} by {library_of(kind)}: other programs have these numbers where they"

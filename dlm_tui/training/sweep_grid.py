@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dlm_tui.document import Document, parse_bytes, setting_paths, with_settings
+from dlm_tui.document.errors import SchemaValidationError
 from dlm_tui.errors import UsageError
 
 MAX_TRIALS = 1000
@@ -49,8 +50,8 @@ def parse_grid(texts: Sequence[str]) -> tuple[Setting, ...]:
 def trials_of(document: Document, data: bytes, grid: Sequence[Setting]) -> list[Trial]:
     """Every combination over `document`, whose bytes are `data`; the sections of its sources stay.
 
-    Raises UsageError for a path that means nothing or more than 1000 combinations, DocumentError for a value that the
-    schema refuses, DlmTuiError where the frontmatter has no place for a setting.
+    Raises UsageError for a path that means nothing, a value that the schema refuses or more than 1000 combinations,
+    DlmTuiError where the frontmatter has no place for a setting.
     """
     count = 1
     for setting in grid:
@@ -64,7 +65,11 @@ def trials_of(document: Document, data: bytes, grid: Sequence[Setting]) -> list[
         # A setting of one adapter comes before the same of all.
         for path in sorted(settings, key=lambda path: path.startswith("adapters.")):
             written.update(dict.fromkeys(setting_paths(document, path), settings[path]))
-        changed = parse_bytes(with_settings(data, written, document.path), document.path)
+        try:
+            changed = parse_bytes(with_settings(data, written, document.path), document.path)
+        except SchemaValidationError as error:
+            tried = ", ".join(f"{path}={value}" for path, value in settings.items())
+            raise UsageError(f"--set {tried} makes no valid document: {error.text}") from None
         found.append(Trial(settings, written, replace(changed, sections=document.sections)))
     return found
 

@@ -10,6 +10,7 @@ from textual.widgets import Checkbox
 from dlm_tui.app.engine_facts import bytes_text
 from dlm_tui.engine.protocol import ExportJob
 from dlm_widgets.answer_card import heat_style
+from dlm_widgets.tick_box import TickBox
 from tests.tui.conftest import Bench, Opener
 
 
@@ -23,6 +24,16 @@ async def open_export(bench: Bench) -> Checkbox:
     await bench.press("home", "down")
     await bench.until(lambda: "one merged GGUF and a Modelfile" in bench.text, "ollama is marked")
     return box
+
+
+async def test_a_tick_is_told_from_none_without_colour(workbench: Opener) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        await open_export(bench)
+        box = bench.app.screen.query_one("#export-compare", TickBox)
+        words = "Measure what each format costs first"
+        for mark in (" ", "X", " "):
+            await bench.until(lambda mark=mark: f"{mark}\u258c {words}" in bench.text, mark or "none")
+            box.toggle()
 
 
 def last_export(bench: Bench) -> ExportJob:

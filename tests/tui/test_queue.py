@@ -253,6 +253,17 @@ async def test_what_ended_while_nobody_looked_is_told_once(workbench: Opener, tm
         assert not any("While you were away" in toast for toast in bench.toasts)
 
 
+async def test_what_ended_while_somebody_sat_there_is_no_news(workbench: Opener) -> None:
+    async with workbench(size=(120, 40), line=True) as bench:
+        await bench.press("f8")
+        await bench.until(lambda: [state for _, state in listed(bench)] == ["done"], "done")
+        await bench.until(lambda: all(entry.seen for entry in queue_of(bench.path.parent).read().entries), "seen")
+    async with workbench(size=(120, 40), line=True) as bench:
+        await bench.until(lambda: len(bench.context.board.records) == 1, "still in the list")
+        await bench.settled()
+        assert not any("While you were away" in toast for toast in bench.toasts)
+
+
 async def interrupted_line(tmp_path: Path) -> QueueFile:
     """A line whose runner was killed in its first job."""
     queue = queue_of(tmp_path)

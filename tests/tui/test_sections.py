@@ -87,6 +87,51 @@ async def test_a_section_is_given_to_another_adapter_and_to_all(workbench: Opene
         await bench.until(lambda: bench.path.read_bytes() == before, "taken back")
 
 
+async def _saved_elsewhere(bench: Bench, data: bytes) -> None:
+    bench.path.write_bytes(data)
+    await bench.until(lambda: bench.context.document.sha256 == _sha(data), "the save is taken in")
+
+
+async def test_an_edit_finds_its_section_in_what_another_program_saved_meanwhile(workbench: Opener) -> None:
+    async with workbench() as bench:
+        before = bench.path.read_bytes()
+        await _at_first_section(bench)
+        await bench.press("e")
+        await bench.until(lambda: isinstance(bench.app.screen, SectionScreen), "dialog")
+        theirs = before.replace(
+            b"::instruction#knowledge::",
+            b"::instruction#tone::\n### Q\nNew?\n\n### A\nYes.\n\n::instruction#knowledge::",
+            1,
+        )
+        await _saved_elsewhere(bench, theirs)
+        _dialog(bench).query_one(TextArea).text = "### Q\nWhat is the tide at 1?\n\n### A\nNoon."
+        await bench.quiet()
+        await bench.press("ctrl+g")
+        assert await _changed(bench, theirs) == theirs.replace(b"Answer 1.", b"Noon.", 1)
+
+
+async def test_an_edit_of_what_another_program_changed_is_refused_and_kept(workbench: Opener) -> None:
+    async with workbench() as bench:
+        before = bench.path.read_bytes()
+        theirs = before.replace(b"Answer 1.", b"High.", 1)
+        for key, dialog in (("e", SectionScreen), ("t", RetagScreen)):
+            await _saved_elsewhere(bench, before)
+            await _at_first_section(bench)
+            bench.app.clear_notifications()
+            await bench.press(key)
+            await bench.until(lambda dialog=dialog: isinstance(bench.app.screen, dialog), "dialog")
+            await _saved_elsewhere(bench, theirs)
+            if key == "e":
+                _dialog(bench).query_one(TextArea).text = "### Q\nWhat is the tide at 1?\n\n### A\nNoon."
+                await bench.quiet()
+                await bench.press("ctrl+g")
+                await bench.until(lambda: "Noon." in bench.app.clipboard, "what was typed is kept")
+            else:
+                await bench.press("down", "enter")
+            await bench.until(lambda: any("Nothing was written" in toast for toast in bench.toasts), "refused")
+            assert bench.path.read_bytes() == theirs
+
+
 async def test_a_section_is_deleted_and_a_later_save_is_not_undone(workbench: Opener) -> None:
     async with workbench() as bench:
         before = bench.path.read_bytes()

@@ -16,10 +16,11 @@ from dlm_tui.app.jobs import JobBoard, JobRecord
 from dlm_tui.app.keys import KEYS, WHERE_TEXT, Where, display, keys_of
 from dlm_tui.app.layout import _TABBED, PAGE_TITLES, PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
+from dlm_tui.app.panes.insight import _by_text
 from dlm_tui.app.screens.answers import _moment
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
 from dlm_tui.engine.job_client import Job
-from dlm_tui.engine.protocol import Exported, ExportReport, Failed, JobRequest, Progress, Stopped
+from dlm_tui.engine.protocol import Exported, ExportReport, Failed, JobRequest, Progress, Stopped, TokenAttribution
 from dlm_tui.model.views import resolve_view
 from dlm_tui.moments import local_time
 
@@ -131,6 +132,16 @@ def test_dates_that_cannot_be_looked_for_are_a_sentence(text: str) -> None:
 )
 def test_a_date_reaches_to_the_moment_after_it(text: str, end: str) -> None:
     assert _moment(text, end=True) == _moment(end, end=False)
+
+
+def test_a_character_of_several_tokens_is_shown_once_with_all_that_it_pulls() -> None:
+    spans = [(0, 1), (0, 1), (0, 1), (1, 3), (2, 4), (4, 5)]
+    tokens = [
+        TokenAttribution(text="\u9375abcd"[start:end], start=start, end=end, attribution={"a": 1.0, "b": -0.5})
+        for start, end in spans
+    ]
+    found = _by_text(tokens)
+    assert [(one.text, one.attribution["a"]) for one in found] == [("\u9375", 3.0), ("abc", 2.0), ("d", 1.0)]
 
 
 async def test_what_runs_stays_on_the_board_whatever_came_after_it() -> None:

@@ -196,6 +196,8 @@ def test_the_section_command(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["section", document, "edit", added["section_id"], "--text", "### Q\nx\n### A\nz"]) == 0
     assert main(["section", document, "retag", str(added["line"] + 2), "--adapter", "tone"]) == 0
     assert (load(path).sections[-1].content, load(path).sections[-1].adapter) == ("### Q\nx\n### A\nz", "tone")
+    for verb in (["delete", "9999"], ["retag", "100000", "--adapter", "tone"]):
+        assert main(["section", document, *verb]) == 2
     assert main(["section", document, "delete", str(added["line"])]) == 0
     assert path.read_bytes() == before + b"\n"
     assert main(["section", document, "delete", "1"]) == 2

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.cli.main import main
+from dlm_tui.document import load
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     EvaluateJob,
@@ -29,6 +31,7 @@ from dlm_tui.engine.queue_file import Entry, QueueFile
 from dlm_tui.engine.queue_runner import QueueRunner
 from dlm_tui.errors import UsageError
 from dlm_tui.store import LockHeld, Store, run_lock
+from tests.training_samples import write_document
 from tests.tui.recorded import train_report
 
 
@@ -327,3 +330,21 @@ def test_entries_are_plain_json(queue: QueueFile) -> None:
     entry: Entry = queue.add(export("merged"), "export")
     again = queue.read().entries[0]
     assert again == entry and isinstance(again.request, ExportJob) and again.request.target == "merged"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--adapter", "zz"], "declares no adapter 'zz'"),
+        (["export", "--target", "foo"], "no export target is called 'foo'"),
+        (["export", "--quant", "q99"], "no quantisation is called 'q99'"),
+    ],
+)
+def test_what_can_never_run_is_not_put_in_line(
+    words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = write_document(tmp_path)
+    command = ["queue", str(document), "add", *words, "--home", str(tmp_path / "home")]
+    assert main(command) == 2
+    assert says in capsys.readouterr().err
+    assert QueueFile(Store(tmp_path / "home", load(document).dlm_id)).read().entries == []

@@ -76,6 +76,12 @@ def test_every_combination_is_a_document(path: Path) -> None:
         trials_of(document, data, parse_grid([f"num_epochs={','.join(map(str, range(1, 1002)))}"]))
 
 
+def test_a_setting_that_there_is_not_is_the_commands_fault(path: Path) -> None:
+    for text in ("foo=1", "learning_rate=-1"):
+        with pytest.raises(UsageError, match=rf"--set {text} makes no valid document: training"):
+            trials_of(load(path), path.read_bytes(), parse_grid([text]))
+
+
 def test_the_loss_is_that_of_peft_in_float64_on_rows_it_has_not_seen(path: Path, base: Base, tmp_path: Path) -> None:
     document = load(path)
     works = [work for work in held_out.fold_works(document, base, 2) if work.name == "facts"]
@@ -212,7 +218,7 @@ def test_the_command_prints_a_table_csv_and_json(path: Path, base: Base, capsys:
     best = told["trials"][told["best"]]
     assert best["effect"] == max(trial["effect"] for trial in told["trials"])
     assert load(path).adapter_settings("facts").lora_r == int(best["settings"]["lora_r"])
-    assert main([*command[:-2], "--set", "lora_r=0"]) == 3
+    assert main([*command[:-2], "--set", "lora_r=0"]) == 2
     assert main(command[:-2]) == 2
 
 

@@ -18,6 +18,8 @@ from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError
 from dlm_tui.engine.protocol import ExportJob, ExportReport
 from dlm_tui.export.cost_table import FormatCost
 
+_SHORT = 200  # characters of a command that a toast shows
+
 
 class Export:
     """One export at a time."""
@@ -113,12 +115,13 @@ class Export:
 
     def _say_done(self, record: JobRecord, report: ExportReport) -> None:
         context, folder, command = self._context, report.folder, report.next_command
+        shown = command if command is None or len(command) <= _SHORT else ""  # a program of its own fills the screen
         context.state.last_export = command or folder
         record.summary = f"{record.summary} \u00b7 {folder}"
         context.saver.soon()
         title = f"Exported; {context.key('view.copy')} copies the command"
         if problem := report.register_error:
-            context.ui.say(f"{folder}\nNot registered with Ollama: {problem}\n{command}", warning=True, title=title)
+            context.ui.say(f"{folder}\nNot registered with Ollama: {problem}\n{shown}", warning=True, title=title)
         else:
             registered = f"Registered with Ollama as {report.registered}." if report.registered else ""
-            context.ui.say("\n".join(part for part in (folder, registered, command) if part), title=title)
+            context.ui.say("\n".join(part for part in (folder, registered, shown) if part), title=title)

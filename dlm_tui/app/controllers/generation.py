@@ -160,7 +160,7 @@ class Generation:
                 self._answers.took(f"{seconds:.1f} s")
                 return True
             case Failed(text=text):
-                self._answers.stop("failed")
+                self._answers.stop(f"failed: {text}")
                 self._context.ui.say(text, error=True, title="No answer")
                 return True
             case Stopped():

@@ -95,8 +95,11 @@ class Mixing:
         for known in MODES:
             if mode == known and mode != self._context.state.mix.mode:
                 self._history.note(self._context.state.mix)
-                self._context.state.mix.set_mode(known, self._context.names, self._routing.weights)
+                mix = self._context.state.mix
+                mix.set_mode(known, self._context.names, self._routing.weights)
                 self._changed()
+                if mix.solos:
+                    self._context.ui.say(f"The mode is {known}; it is heard when no adapter is solo any more.")
 
     def bring_back(self, mix: Mapping[str, float], versions: Mapping[str, int], kind: str) -> list[str]:
         """Put a mix of before on the desk, to the last digit, under the adapters' versions of then.
@@ -251,7 +254,7 @@ class Mixing:
             return literal(f"opening: {state.text}\u2026" if state.text else "starting the engine\u2026", "dim")
         if not self._context.trained_names:
             return self._untrained_note()
-        if not self._prompt.text.strip():
+        if not self._prompt.text:
             return Content.styled("No prompt yet: every adapter counts the same.", "dim")
         if gate != "trained" and reason:
             return assemble((f"gate {gate}: ", "bold $warning"), reason)

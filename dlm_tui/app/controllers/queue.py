@@ -66,10 +66,14 @@ class Queue:
 
     def _tell_ended(self, found: Found) -> None:
         words = {"done": "done", "failed": "failed", "cancelled": "cancelled"}
-        lines = [f"{record.title}: {words[record.state]}. {record.summary}".strip() for record in found.ended]
+        lines = []
+        for record in found.ended:
+            word = words[record.state]
+            more = f". {record.summary}" if record.summary and record.summary != word else "."
+            lines.append(f"{record.title}: {word}{more}")
         if lines:
             failed = any(record.state == "failed" for record in found.ended)
-            self._context.ui.say("\n".join(lines), title="While you were away", warning=failed, lasting=True)
+            self._context.ui.say("\n".join(lines), title="While you were away", warning=failed, lasting=failed)
 
     # ---- going on --------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,14 @@ from typing import TypeVar
 
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.panes.outline import Change
 from dlm_tui.app.screens.section import Draft, RetagScreen, SectionScreen, Tag
 from dlm_tui.document import (
     AppendResult,
     BodyError,
     Edit,
+    Section,
     append_section,
     check_edit,
     delete_section,
@@ -33,8 +35,8 @@ SECTION = "section"
 class Sections:
     """Writes what the person asks for; the watched document then shows it. Nothing is written over another's save."""
 
-    def __init__(self, context: Context, changes: Changes) -> None:
-        self._context, self._changes = context, changes
+    def __init__(self, context: Context, changes: Changes, copying: Copying) -> None:
+        self._context, self._changes, self._copying = context, changes, copying
 
     def change(self, what: Change, section: int | None, adapter: str | None) -> None:
         """Do what a key of the outline asks for with the section at this index, or on a row of this adapter."""
@@ -92,8 +94,13 @@ class Sections:
             return ""
 
         def chosen(draft: Draft | None) -> None:
-            if draft is not None and draft.content != text:
-                self._write(lambda path, sha256: edit_section(path, sha256, index, draft.content), "Changed")
+            if draft is None or draft.content == text:
+                return
+            if (now := self._index_of(section, index)) is None:
+                self._refuse()
+                self._copying.copy(draft.content, "what you typed")
+            else:
+                self._write(lambda path, sha256: edit_section(path, sha256, now, draft.content), "Changed")
 
         text = section.content.strip("\n")
         title = f"Edit the section at line {section.start_line}"
@@ -104,15 +111,39 @@ class Sections:
         section, context = self._context.document.sections[index], self._context
 
         def chosen(tag: Tag | None) -> None:
-            if tag is not None and tag.adapter != section.adapter:
+            if tag is None or tag.adapter == section.adapter:
+                return
+            if (now := self._index_of(section, index)) is None:
+                self._refuse()
+            else:
                 done = f"Given to {tag.adapter or 'every adapter'}"
-                self._write(lambda path, sha256: retag_section(path, sha256, index, tag.adapter), done)
+                self._write(lambda path, sha256: retag_section(path, sha256, now, tag.adapter), done)
 
         context.ui.open_dialog(RetagScreen(context.names, context.marks, section.adapter), chosen)
 
     def delete(self, index: int) -> None:
         """Take a section out; it can be taken back."""
         self._write(lambda path, sha256: delete_section(path, sha256, index), "Deleted")
+
+    def _index_of(self, section: Section, index: int) -> int | None:
+        """Where the section that a dialog showed is now; None where it is another, or not to be told from others.
+
+        The document may have been saved by another program while the dialog was open.
+        """
+        sections = self._context.document.sections
+        same = [
+            at
+            for at, one in enumerate(sections)
+            if (one.section_id, one.content) == (section.section_id, section.content)
+        ]
+        return index if index in same else same[0] if len(same) == 1 else None
+
+    def _refuse(self) -> None:
+        self._context.ui.say(
+            "The section was changed by another program while the dialog was open.",
+            error=True,
+            title="Nothing was written",
+        )
 
     def _write(self, change: Callable[[Path, str], Edit], done: str) -> None:
         path, sha256 = self._context.setup.path, self._context.document.sha256

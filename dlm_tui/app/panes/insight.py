@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 
 from dlm_tui.app.panes.pane import Pane
-from dlm_tui.engine.protocol import Routed, Scored
+from dlm_tui.engine.protocol import Routed, Scored, TokenAttribution
 from dlm_tui.model.views import adapter_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -127,12 +127,12 @@ class _Explained:
     @property
     def ends(self) -> tuple[str, str]:
         """The first and the last token."""
-        texts = [token.text for token in self.routed.attributions or []]
+        texts = [token.text for token in _by_text(self.routed.attributions or [])]
         return (texts[0], texts[-1]) if texts else ("", "")
 
     def tokens(self) -> list[HeatToken]:
         """Each token in the colour of the adapter it pulls most towards, as strong as against the strongest."""
-        attributions = self.routed.attributions or []
+        attributions = _by_text(self.routed.attributions or [])
         strongest = max((abs(v) for token in attributions for v in token.attribution.values()), default=0.0) or 1.0
         tokens = []
         for token in attributions:
@@ -140,6 +140,21 @@ class _Explained:
             mark = self.marks.get(name, Mark("", "#8aa4c8"))
             tokens.append(HeatToken(token.text, max(0.0, value) / strongest, mark.color, mark.glyph))
         return tokens
+
+
+def _by_text(tokens: Sequence[TokenAttribution]) -> list[TokenAttribution]:
+    """The tokens, those that share a character (its bytes) as one, with the sum of what they pull."""
+    found: list[TokenAttribution] = []
+    for token in tokens:
+        before = found[-1] if found else None
+        if before is None or token.start >= before.end:
+            found.append(token)
+            continue
+        pull = {name: value + token.attribution.get(name, 0.0) for name, value in before.attribution.items()}
+        text = before.text + token.text[max(0, before.end - token.start) :]
+        end = max(before.end, token.end)
+        found[-1] = TokenAttribution(text=text, start=before.start, end=end, attribution=pull)
+    return found
 
 
 def sigma_text(z: float | None) -> str:

@@ -119,12 +119,12 @@ class AdaptersScreen(Dialog[None]):
         mark, name = self._marks.get(facts.name), f"{facts.name}@{facts.version}"
         signs = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
         desk = "\u25a0" if name in self._on_desk else " "
-        loss = facts.val_loss if facts.val_loss is not None else facts.train_loss
+        word, loss = ("loss", facts.train_loss) if facts.val_loss is None else ("val", facts.val_loss)
         details = [
             (facts.when or "")[5:16].replace("T", " "),
             f"training {facts.training}" if facts.training is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
-            f"loss {loss:.3f}" if loss is not None else "",
+            f"{word} {loss:.3f}" if loss is not None else "",
             f"effect {facts.effect.kl:.3g} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
             f"{len(facts.exports)} export{'s' * (len(facts.exports) > 1)}" if facts.exports else "",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Checkbox, Input
+from textual.widgets import Input
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
@@ -20,6 +20,7 @@ from dlm_tui.export.cost_table import table
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
+from dlm_widgets.tick_box import TickBox
 
 _OWN = "the document's"
 """For a merged folder: the base's own type."""
@@ -80,16 +81,14 @@ class ExportScreen(Dialog[ExportSettings]):
                 yield LiteralStatic("Mix", classes="field")
                 yield PickList(*[Option(literal(text)) for _, text in self._mixes], id="export-mix", markup=False)
         yield LiteralStatic(classes="note", id="export-note")
-        yield Checkbox(
+        yield TickBox(
             "Register with Ollama afterwards (ollama create)",
             self._settings.register and self._ollama is not None,
-            compact=True,
             id="export-register",
         )
-        yield Checkbox(
+        yield TickBox(
             "Measure what each format costs first",
             False,
-            compact=True,
             id="export-compare",
         )
         if self._costs:
@@ -122,7 +121,7 @@ class ExportScreen(Dialog[ExportSettings]):
             absent = target == "ollama" and self._ollama is None
             more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
             self.query_one("#export-note", LiteralStatic).show(f"{target}: {TARGET_TEXTS[target]}{more}")
-            self.query_one("#export-register", Checkbox).display = target == "ollama" and self._ollama is not None
+            self.query_one("#export-register", TickBox).display = target == "ollama" and self._ollama is not None
 
     @property
     def _quant(self) -> str | None:
@@ -152,13 +151,13 @@ class ExportScreen(Dialog[ExportSettings]):
             except DlmTuiError as error:
                 self.query_one("#export-last", LiteralStatic).show(literal(str(error), "$error"))
                 return
-        register = self.query_one("#export-register", Checkbox)
+        register = self.query_one("#export-register", TickBox)
         self.dismiss(
             ExportSettings(
                 target=TARGETS[lists["target"].highlighted or 0],
                 register=register.display and register.value,
                 quant=self._quant,
-                compare=self.query_one("#export-compare", Checkbox).value,
+                compare=self.query_one("#export-compare", TickBox).value,
                 mix=mix,
                 out=self.query_one(Input).value.strip() or None,
             )

@@ -10,7 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Checkbox, Input, OptionList
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
@@ -19,6 +19,7 @@ from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal
+from dlm_widgets.tick_box import TickBox
 
 _KINDS: tuple[tuple[Parameterization, Selection | None, str], ...] = (
     ("lora", None, "LoRA"),
@@ -69,11 +70,9 @@ class TrainScreen(Dialog[TrainOrder]):
             with Vertical(id="train-right"):
                 yield LiteralStatic("Rank", classes="field")
                 yield Input(id="train-rank", max_length=4)
-                yield Checkbox("Signed, ±C", compact=True, id="train-signed")
+                yield TickBox("Signed, ±C", id="train-signed")
                 yield Input(id="train-coefficient", max_length=6)
-        yield Checkbox(
-            f"Calibrate selections on the {self._saved} saved prompts", False, compact=True, id="train-calibrate"
-        )
+        yield TickBox(f"Calibrate selections on the {self._saved} saved prompts", False, id="train-calibrate")
         yield LiteralStatic("planning\u2026", id="train-plan")
 
     def on_mount(self) -> None:
@@ -108,7 +107,7 @@ class TrainScreen(Dialog[TrainOrder]):
         chosen = next(n for n, (p, s, _) in enumerate(_KINDS) if (p, s) == (kind.parameterization, kind.selection))
         self.query_one("#train-kind", PickList).highlighted = chosen
         self.query_one("#train-rank", Input).value = str(kind.rank)
-        self.query_one("#train-signed", Checkbox).value = bool(kind.signed)
+        self.query_one("#train-signed", TickBox).value = bool(kind.signed)
         coefficient = self.query_one("#train-coefficient", Input)
         coefficient.value = f"{kind.coefficient or 1.0:g}"
         coefficient.display = bool(kind.signed)
@@ -126,11 +125,11 @@ class TrainScreen(Dialog[TrainOrder]):
 
     @on(OptionList.OptionHighlighted, "#train-kind")
     @on(Input.Changed)
-    @on(Checkbox.Changed)
+    @on(TickBox.Changed)
     def _edited(self) -> None:
         """Take what stands in the widgets as the highlighted adapter's kind."""
         parameterization, selection, _ = _KINDS[self.query_one("#train-kind", PickList).highlighted or 0]
-        signed = self.query_one("#train-signed", Checkbox).value
+        signed = self.query_one("#train-signed", TickBox).value
         self.query_one("#train-coefficient").display = signed
         try:
             kind = AdapterKind(
@@ -154,7 +153,7 @@ class TrainScreen(Dialog[TrainOrder]):
         return TrainOrder(
             trained,
             KindChoices(by_name={name: self._kinds[name] for name in trained}),
-            self.query_one("#train-calibrate", Checkbox).value,
+            self.query_one("#train-calibrate", TickBox).value,
         )
 
     def _changed(self) -> None:
