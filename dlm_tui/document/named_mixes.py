@@ -15,13 +15,12 @@ import msgspec
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import InvalidMixSpecError, printable
 from dlm_tui.document.mix import format_mix, parse_mix
-from dlm_tui.document.replacing import document_lock
+from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 from dlm_tui.meant import meant
 
 _MAX_BYTES = 1 << 20
-_LOCK_SECONDS = 3.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _TAKEN = frozenset({"base", "gated", "uniform", "static", "static_mean", "best", "custom", "null", "default"})
 
@@ -55,15 +54,8 @@ class NamedMixes:
             raise NamedMixesError(f"{shown} does not hold named mixes: {printable(str(error))}.") from None
 
     def update(self, change: Callable[[dict[str, dict[str, float]]], object]) -> dict[str, dict[str, float]]:
-        """Change the mixes as they are in the file now, whoever wrote it last; returns what was written.
-
-        Raises NamedMixesError, DocumentBusy, OSError.
-        """
-        with document_lock(self.path, _LOCK_SECONDS):
-            mixes = self.load()
-            change(mixes)
-            self.save(mixes)
-        return mixes
+        """Change the mixes as they are in the file now; returns them. Raises NamedMixesError, DocumentBusy, OSError."""
+        return update_beside(self.path, self.load, change, self.save)
 
     def save(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
         """Write all mixes. Raises OSError."""

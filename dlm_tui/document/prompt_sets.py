@@ -12,12 +12,11 @@ import msgspec
 
 from dlm_tui.document.errors import printable
 from dlm_tui.document.expectations import Expectation, read_expectation
-from dlm_tui.document.replacing import document_lock
+from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 
 _MAX_BYTES = 16 << 20
-_LOCK_SECONDS = 3.0
 # What a file raises that holds something else: no JSON, other types, no UTF-8, nested too deeply, no expectation.
 _DAMAGE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, DlmTuiError)
 
@@ -65,15 +64,8 @@ class PromptSets:
         write_atomic(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
 
     def update(self, change: Callable[[Sets], None]) -> Sets:
-        """Change the sets as they are in the file now, whoever wrote it last; returns what was written.
-
-        Raises PromptSetsError, DocumentBusy, OSError.
-        """
-        with document_lock(self.path, _LOCK_SECONDS):
-            sets = self.cases()
-            change(sets)
-            self.save(sets)
-        return sets
+        """Change the sets as they are in the file now; returns them. Raises PromptSetsError, DocumentBusy, OSError."""
+        return update_beside(self.path, self.cases, change, self.save)
 
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""

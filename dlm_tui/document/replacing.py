@@ -7,9 +7,10 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dlm_tui.document.errors import FileChanged
 from dlm_tui.errors import DlmTuiError
@@ -17,6 +18,8 @@ from dlm_tui.files import clear_scratch_of, remove, write_scratch
 from dlm_tui.platform import exchange_names, sync_directory
 
 _LOCK_SECONDS = 30.0
+_BESIDE_SECONDS = 3.0
+T = TypeVar("T")
 
 
 class ReadOnlyDocument(DlmTuiError):
@@ -63,6 +66,18 @@ def document_lock(target: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def update_beside(path: Path, read: Callable[[], T], change: Callable[[T], object], write: Callable[[T], None]) -> T:
+    """Change a small file beside a document as it is now, whoever wrote it last; returns what was written.
+
+    Raises DocumentBusy, OSError, and what `read` raises.
+    """
+    with document_lock(path, _BESIDE_SECONDS):
+        found = read()
+        change(found)
+        write(found)
+    return found
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,10 @@ def _refuse_other_base(path: Path, base: Base) -> str:
 
 def _added_tokens(path: Path) -> int | None:
     """The highest token id of the tokenizer beside the adapter plus one; None without one."""
+    file = path / "tokenizer.json"
+    refuse_special(file)
     try:
-        data = json.loads((path / "tokenizer.json").read_bytes())
+        data = json.loads(file.read_bytes())
         ids = [int(token["id"]) for token in data.get("added_tokens", ())]
         vocabulary = data["model"]["vocab"]
         if isinstance(vocabulary, dict):

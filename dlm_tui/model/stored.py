@@ -104,7 +104,8 @@ def float32_skeleton(model: nn.Module) -> nn.Module:
 def widen_beside(model: nn.Module, skeleton: nn.Module) -> None:
     """Make float32 of whatever in a model is not quantised; `skeleton` is as `keep_as_stored` has it."""
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        # a quantised weight is of a class of its own, and may lie packed in what is called bfloat16
+        if type(parameter) is nn.Parameter and parameter.is_floating_point():
             parameter.data = parameter.data.float()
     _widen_buffers(model, skeleton)
 

@@ -178,6 +178,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "another task": (broken(lambda f, c: c.update(task_type="SEQ_CLS")), "task"),
     "weights that are a pipe": (pipe("adapter_model.safetensors"), "it is a pipe"),
     "a configuration that is a pipe": (pipe("adapter_config.json"), "it is a pipe"),
+    "a vocabulary that is a pipe": (lambda f: os.mkfifo(f / "tokenizer.json"), "it is a pipe"),
     "a search without end": (broken(lambda f, c: c.update(target_modules="(.*.*.*.*.*)*=x")), "its own patterns"),
     "an exclusion": (broken(lambda f, c: c.update(exclude_modules=r".*\.q_proj")), "its own patterns leave out"),
     "a search that takes long": (

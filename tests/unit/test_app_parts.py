@@ -113,6 +113,7 @@ def test_the_clock_on_the_wall_is_shown(monkeypatch: pytest.MonkeyPatch) -> None
     time.tzset()
     try:
         assert local_time("2026-11-29T20:05:09.123Z", "%Y-%m-%d %H:%M") == "2026-11-30 05:05"
+        assert local_time("2026-11-29T20:05:09", "%H:%M") == "05:05", "the store's moments are UTC, too"
         assert local_time("some day", "%H") == "some day" and local_time("9999-12-31T23:00:00Z", "%H").startswith(
             "9999"
         )

@@ -160,6 +160,20 @@ def test_a_checkpoint_that_was_quantised_from_bfloat16_computes_in_float32(
         run_to_end(load_base(source, device="cpu"))
 
 
+def test_four_bits_packed_in_what_is_called_bfloat16_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+    settings = quantisation_config("nf4")
+    settings.bnb_4bit_quant_storage = torch.bfloat16
+    made: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, quantization_config=settings, device_map={"": "cpu"}
+    )
+    layer = "model.layers.0.mlp.up_proj"
+    assert made.get_submodule(layer).weight.dtype == torch.bfloat16
+    shutil.copytree(folder, tmp_path / "small", ignore=shutil.ignore_patterns("*.safetensors"))
+    made.save_pretrained(tmp_path / "small")
+    found = opened(tmp_path / "small")
+    assert torch.equal(dequantised(found.target_module(layer)), dequantised(made.get_submodule(layer)))
+
+
 def test_what_cannot_be_opened_is_said_with_the_remedy(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.moments import local_time
 from dlm_tui.store.adapter_history import VersionFacts
 from dlm_tui.store.former_gates import GateFacts
 from dlm_widgets.adapter_palette import Mark
@@ -109,7 +110,7 @@ class AdaptersScreen(Dialog[None]):
     def _row(self, facts: VersionFacts | GateFacts) -> Content:
         first = "c" if self._called(facts) == self._first else " "
         if isinstance(facts, GateFacts):
-            when = (facts.when or "")[5:16].replace("T", " ")
+            when = local_time(facts.when or "", "%m-%d %H:%M")
             details = [when, f"training {facts.training or '?'}", facts.mode, f"{len(facts.names)} adapters"]
             return assemble(
                 (f"  {self._called(facts):<14s}", "bold" if facts.in_force else ""),
@@ -121,7 +122,7 @@ class AdaptersScreen(Dialog[None]):
         desk = "\u25a0" if name in self._on_desk else " "
         word, loss = ("loss", facts.train_loss) if facts.val_loss is None else ("val", facts.val_loss)
         details = [
-            (facts.when or "")[5:16].replace("T", " "),
+            local_time(facts.when or "", "%m-%d %H:%M"),
             f"training {facts.training}" if facts.training is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
             f"{word} {loss:.3f}" if loss is not None else "",

@@ -27,6 +27,7 @@ from dlm_tui.app.run_curves import (
     value_text,
 )
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.moments import local_time
 from dlm_widgets.history_chart import Event, HistoryChart, Series
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -138,7 +139,7 @@ class RunOverlayScreen(Dialog[None]):
     def _row(self, run: RunCurves) -> Content:
         shown = run in self.shown
         state = "\u2316" if run.run_id in self.pinned else self._glyph(run) if shown else "\u25cb"
-        when = "" if self.has_class("-short") else f" {run.started[5:16].replace('T', ' ')}"
+        when = "" if self.has_class("-short") else f" {local_time(run.started, '%m-%d %H:%M')}"
         return assemble(
             (f"{state} ", self._color(run) if shown else "dim"),
             (sanitize(run.label, one_line=True)[:18].ljust(18), "" if shown else "dim"),
