@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dlm_tui.counting import counted
 from dlm_tui.progress import EarlyLook
 
 STAGES = {
@@ -141,7 +142,7 @@ def look_words(name: str, look: EarlyLook) -> str:
     if not look.rows:
         remedy = "" if look.step else " (one in ten is: add sections, or change training.seed)"
         return f"{at} \u00b7 no held-out loss, none of its rows is held out{remedy}"
-    rows = f"({look.rows} row{'' if look.rows == 1 else 's'})"
+    rows = f"({counted(look.rows, 'row')})"
     before, now = ("not finite" if loss is None else f"{loss:.3f}" for loss in (look.held_out_before, look.held_out))
     return f"{at} \u00b7 held-out loss {f'{before} before, {now} now' if look.step else now} {rows}"
 

@@ -48,7 +48,7 @@ def _commands() -> type[Provider]:
 class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
     """Only wires. `workbench` exists once the document is open; `problem` says why it could not be opened.
 
-    `next_document` is to be opened when this one is left.
+    `next_document` is to be opened when this one is left, and trained if it was written just now.
     """
 
     TITLE = "dlm-tui"
@@ -64,6 +64,7 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
         self.opening = opening
         self.problem: DlmTuiError | None = None
         self.next_document: Path | None = None
+        self.next_is_new = False
 
     @property
     def config(self) -> Config:

@@ -55,7 +55,7 @@ def freeze_startup_objects() -> None:
 
 
 def run_workbench(document: Path, home: Path, base: str | None, *, train_if_untrained: bool = False) -> int:
-    """Run until it is left, also on the documents that are begun in it; the exit code.
+    """Run until it is left, also on the documents that are begun or opened in it; the exit code.
 
     Raises DlmTuiError when the document or the configuration cannot be read.
     """
@@ -66,4 +66,6 @@ def run_workbench(document: Path, home: Path, base: str | None, *, train_if_untr
             raise app.problem
         if app.next_document is None:
             return (app.return_code or 0) if result is None else result
-        document, train_if_untrained = app.next_document, True
+        document, train_if_untrained = app.next_document, app.next_is_new
+        if not app.next_is_new:
+            base = None  # was asked for another document; this one has its own

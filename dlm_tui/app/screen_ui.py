@@ -22,6 +22,7 @@ class _Workbench(Protocol):
     """The app, which knows what to open when it is left."""
 
     next_document: Path | None
+    next_is_new: bool
     key_order: KeyOrder
 
     def exit(self, result: int) -> None:
@@ -135,7 +136,7 @@ class ScreenUi:
         """Leave the program with success."""
         self._screen.app.exit(0)
 
-    def leave_for(self, document: Path) -> None:
-        """Leave the program, which then opens another document."""
-        self._app.next_document = document
+    def leave_for(self, document: Path, *, new: bool) -> None:
+        """Leave the program, which then opens another document; a new one is trained at once."""
+        self._app.next_document, self._app.next_is_new = document, new
         self._app.exit(0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say, shown
@@ -275,6 +276,6 @@ def _line(facts: VersionFacts) -> str:
         losses,
         effect_words(facts.effect) if facts.effect is not None else "",
         f"{facts.size / 1e6:.1f} MB",
-        f"in {len(facts.exports)} exports" if facts.exports else "",
+        f"in {counted(len(facts.exports), 'export')}" if facts.exports else "",
     ]
     return "  ".join(part for part in parts if part)

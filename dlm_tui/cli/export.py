@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from dlm_tui.counting import counted
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _summary(result: ExportResult) -> None:
     if parity is not None:
         say(
             f"verified in {parity['runtime']} against {parity['against']}: mean divergence "
-            f"{parity['mean_kl']:.2g} nats over {parity['prompts']} prompts"
+            f"{parity['mean_kl']:.2g} nats over {counted(parity['prompts'], 'prompt')}"
         )
     cost = result.manifest["cost"]
     if cost is not None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dlm_tui.counting import counted
 from dlm_tui.document.templates import TEMPLATES, compose, folders_to_learn, write_new
 from dlm_tui.output import emit, say
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{path}: a new document with the adapters {', '.join(new.document.routing_names)}")
         for folder in new.folders:
             few = f"; a gate needs {floor}" if folder.file_count < floor else ""
-            say(f"  {folder.adapter} learns from {folder.folder}: {folder.file_count} files{few}")
+            say(f"  {folder.adapter} learns from {folder.folder}: {counted(folder.file_count, 'file')}{few}")
     if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not args.json:
             say(f"`dlm-tui {path}` opens it, `dlm-tui train {path}` trains it")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dlm_tui.cli.own_store import own_store
+from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
 from dlm_tui.store.packs import PackContents, write_pack
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit({"pack": str(packed.path), "bytes": packed.size, "content_bytes": packed.content_bytes})
         return 0
-    say(f"{packed.path}: {packed.files} files, {packed.content_bytes / 1e6:.1f} MB in {packed.size / 1e6:.1f} MB")
+    files = counted(packed.files, "file")
+    say(f"{packed.path}: {files}, {packed.content_bytes / 1e6:.1f} MB in {packed.size / 1e6:.1f} MB")
     if packed.executables:
         say(f"{packed.executables} of them will not be executable when unpacked")
     if document.training.sources:

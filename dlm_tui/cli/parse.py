@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dlm_tui.counting import counted
 from dlm_tui.document import (
     Document,
     InvalidMixSpecError,
@@ -87,10 +88,13 @@ def _tell(result: dict[str, Any]) -> None:
     elif "entries" in result:
         put(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
     else:
-        counts = f"{len(result['sections'])} sections, {len(result['gate_probes'])} prompts for the gate"
+        prompts = counted(len(result["gate_probes"]), "prompt")
+        counts = f"{counted(len(result['sections']), 'section')}, {prompts} for the gate"
         if "ingested" in result:
             bound = sum(section["adapter"] is not None for section in result["ingested"])
-            counts += f", {len(result['ingested'])} sections from files ({bound} of them bound to an adapter)"
+            counts += (
+                f", {counted(len(result['ingested']), 'section')} from files ({bound} of them bound to an adapter)"
+            )
         put(f"{result['path']}: valid, {counts}")
         for warning in result.get("warnings", ()):
             say(f"  {warning}")

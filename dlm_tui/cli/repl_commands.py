@@ -10,6 +10,7 @@ import msgspec
 
 from dlm_tui.cli.repl_talk import Talk
 from dlm_tui.conversation import load_conversation, save_conversation
+from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.meant import meant
 from dlm_tui.moments import local_time
@@ -89,7 +90,7 @@ class Commands:
         if not self._talk.turns:
             raise UsageError("there is nothing to save yet")
         path = save_conversation(rest, self._talk.turns)
-        say(f"{len(self._talk.turns)} turns are in {path}")
+        say(f"the conversation ({counted(len(self._talk.turns), 'turn')}) is in {path}")
 
     def _history(self, _: str) -> None:
         talk = self._talk.conversation

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.counting import counted
 from dlm_tui.input import read_prompts
 from dlm_tui.output import emit, say, shown
 
@@ -77,7 +78,7 @@ def as_json(prompt: str, result: RouteResult) -> dict[str, Any]:
 
 def _print(prompt: str, result: RouteResult) -> None:
     weights = "  ".join(f"{name} {weight:.4f}" for name, weight in result.weights.items())
-    notes = f"{result.entropy:.3f} nats  {result.tokens} tokens"
+    notes = f"{result.entropy:.3f} nats  {counted(result.tokens, 'token')}"
     if result.truncated:
         notes += " (cut)"
     if result.is_ood:

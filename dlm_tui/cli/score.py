@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from dlm_tui.counting import counted
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
 from dlm_tui.input import read_prompt, read_text_file
@@ -195,7 +196,8 @@ def _text(args: argparse.Namespace, session: Any, text: str) -> int:
         return 0
     for score in scores.values():
         print(
-            f"{shown(score.view)}  perplexity {score.perplexity:.3f}  ({score.logprob:.2f} nats, {score.tokens} tokens)"
+            f"{shown(score.view)}  perplexity {score.perplexity:.3f}  "
+            f"({score.logprob:.2f} nats, {counted(score.tokens, 'token')})"
         )
     return 0
 
@@ -285,7 +287,9 @@ def _suite(args: argparse.Namespace, session: Any, seed: int) -> int:
                 continue
             z = "" if tally.z is None else f", {_sigmas(tally.z)}"
             gain = "" if tally.gain is None else f", answers {tally.gain:+.3f} nats a token"
-            print(f"{shown(name)} on {group} sections: {tally.kl:.3f} nats{z}{gain} ({tally.prompts} prompts)")
+            print(
+                f"{shown(name)} on {group} sections: {tally.kl:.3f} nats{z}{gain} ({counted(tally.prompts, 'prompt')})"
+            )
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
+from dlm_tui.counting import counted
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
 from dlm_tui.document.prompt_sets import PromptSets, Sets
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -63,7 +64,7 @@ def _list(args: argparse.Namespace) -> int:
         return 0
     for name, cases in sets.items():
         expected = sum(len(case.expect) for case in cases)
-        put(f"{name}  {len(cases)} prompts, {expected} expectations")
+        put(f"{name}  {counted(len(cases), 'prompt')}, {counted(expected, 'expectation')}")
     return 0
 
 
@@ -82,7 +83,7 @@ def _import(args: argparse.Namespace) -> int:
     if args.json:
         emit({"set": args.set_name, "read": len(read), "prompts": len(sets[args.set_name])})
     else:
-        say(f"{len(read)} prompts read into {args.set_name}, which has {len(sets[args.set_name])}")
+        say(f"{counted(len(read), 'prompt')} read into {args.set_name}, which has {len(sets[args.set_name])}")
     return 0
 
 

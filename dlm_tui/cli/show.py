@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.show_report import show_report
+from dlm_tui.counting import counted
 from dlm_tui.document import Document, TrainerSettings, load
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit
@@ -48,7 +49,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         lines.append(_row("store", f"{report['path']}  ({size:.1f} MB)"))
         last = f", last {report['last_trained_at']} UTC" if report["last_trained_at"] else ""
         runs = f"{report.get('trainings', '?')} of {report['training_runs']} runs{last}"
-        lines.append(_row("trainings", f"{runs}; {len(report['exports'])} exports"))
+        lines.append(_row("trainings", f"{runs}; {counted(len(report['exports']), 'export')}"))
     lines += [_row("source", _source_words(source)) for source in report.get("training_sources", ())]
     lines += [_row("bound", f"{folder} → {name}") for folder, name in report.get("source_adapters", {}).items()]
     lines += ["", f"{'adapter':<34}{'version':>8}{'sections':>10}"]
@@ -89,8 +90,8 @@ def _plan_lines(plan: dict[str, Any] | None) -> list[str]:
         kind = adapter["parameterization"] + (f" ({adapter['selection']})" if adapter["selection"] else "")
         kind += f" signed ±{adapter['coefficient']:g}" if adapter["signed"] else ""
         phases = "; ".join(
-            f"{phase['name']} {phase['epochs']} epochs, {phase['steps']} steps, {phase['learning_rate']:g} "
-            f"{phase['lr_scheduler']}"
+            f"{phase['name']} {counted(phase['epochs'], 'epoch')}, {counted(phase['steps'], 'step')}, "
+            f"{phase['learning_rate']:g} {phase['lr_scheduler']}"
             for phase in adapter["phases"]
         )
         modules = adapter["target_modules"]
@@ -118,13 +119,13 @@ def _source_words(source: dict[str, Any]) -> str:
         return f"{source['path']}  (not read)"
     skipped = sum(count for key, count in source.items() if key.startswith("skipped_"))
     more = f", {skipped} skipped" if skipped else ""
-    return f"{source['path']}  ({source['file_count']} files, {source['total_bytes'] / 1e6:.1f} MB{more})"
+    return f"{source['path']}  ({counted(source['file_count'], 'file')}, {source['total_bytes'] / 1e6:.1f} MB{more})"
 
 
 def _weight_row(row: dict[str, Any]) -> str:
     weight = row["mean_weight"]
     cells = "█" * round(max(0.0, min(1.0, weight)) * _BAR_CELLS)
-    return f"  {row['adapter_name']:<32}{weight:>6.3f}  {cells:<{_BAR_CELLS}}  {row['sample_count']} prompts"
+    return f"  {row['adapter_name']:<32}{weight:>6.3f}  {cells:<{_BAR_CELLS}}  {counted(row['sample_count'], 'prompt')}"
 
 
 def _base_words(report: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import argparse
 
 import msgspec
 
+from dlm_tui.counting import counted
 from dlm_tui.output import emit, shown
 
 
@@ -33,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     if not report.requests:
         print("no request was served" + (f" within {args.since}" if args.since else ""))
         return 0
-    print(f"{report.requests} requests, {report.routed} routed by the gate, {report.unfinished} not finished")
+    print(
+        f"{counted(report.requests, 'request')}, {report.routed} routed by the gate, {report.unfinished} not finished"
+    )
     print("views: " + ", ".join(f"{shown(view)} {count}" for view, count in report.views.items()))
     print(f"tokens: {report.prompt_tokens} read, {report.answer_tokens} said")
     if report.first_token_p50 is not None and report.first_token_p99 is not None:

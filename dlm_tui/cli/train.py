@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKind, KindChoices
@@ -169,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     for name, item in outcome.adapters.items():
         loss = f", loss {item.train_loss:.3f} nats per token" if item.train_loss is not None else ""
         effect = f", {effect_words(item.effect)}" if item.effect is not None else ""
-        say(f"{name}: version {item.version}, {item.kind}, {item.steps} steps{loss}{effect}")
+        say(f"{name}: version {item.version}, {item.kind}, {counted(item.steps, 'step')}{loss}{effect}")
         if item.tail_depth:
             say("\n".join(f"  {line}" for line in tail_lines(item.tail_depth)))
     if outcome.gate is not None:

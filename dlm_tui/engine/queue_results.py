@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import Evaluated, Exported, Swept, Trained
 
 
@@ -17,5 +18,5 @@ def result_words(result: Trained | Evaluated | Exported | Swept | None) -> str:
         case Exported(report=exported):
             return exported.folder or f"{len(exported.comparison)} formats compared"
         case Swept(report=swept):
-            return swept.reason or f"{len(swept.trials)} trials, none could be judged"
+            return swept.reason or f"{counted(len(swept.trials), 'trial')}, none could be judged"
     return ""

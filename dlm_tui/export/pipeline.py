@@ -57,6 +57,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
     """
     started = time.monotonic()
     request = request.for_document(session.document)
+    _refuse_unsuitable(request, session)
     folder = destination(request, session)
     try:
         check_destination(folder)
@@ -79,7 +80,8 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
     return ExportResult(manifest, folder, target.command(folder), notes)
 
 
-def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
+def _refuse_unsuitable(request: ExportRequest, session: Session) -> None:
+    """Before anything is worked out: a mix can take minutes to find."""
     quantisation = session.base.quantisation
     if quantisation is not None and request.target != "peft":
         asked = session.base.source.quantize is not None
@@ -90,6 +92,9 @@ def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Targ
         )
     if request.verify and session.base.is_offloaded:
         raise ExportRefused("the export cannot be verified: the base has no room in memory; leave --verify away")
+
+
+def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
     pairs = concatenate(session.model.adapters, mix.weights)
     context = ExportContext(request, session, mix, pairs)
     return LiveTarget(context) if request.gate == "live" else _TARGETS[request.target](context)

@@ -114,6 +114,6 @@ def _loss_and_slope(
             loss = kl_divergence(target, frozen).sum() / count
             loss.backward()
         total += float(loss.detach())
-        yield Progress("best", step, STEPS, loss=total)
+        yield Progress("best", step, STEPS)
     assert point.grad is not None
     return total, point.grad.detach()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dlm_tui.counting import counted
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
@@ -228,7 +229,7 @@ def _train(
     collapse = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
     return GateOutcome(
         "trained",
-        f"The gate is trained on {len(probes)} prompts.",
+        f"The gate is trained on {counted(len(probes), 'prompt')}.",
         run,
         means,
         counts,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.counting import counted
 from dlm_tui.document import document_side_file, gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.errors import ForeignGate, GateFileError, ManifestError
@@ -163,7 +164,7 @@ def staleness(document: Document, store: Store, config: GateConfig, record: Mapp
         )
     before, now = _recorded_counts(store, config, record), gate_samples(document)
     changed = [
-        f"{name} had {before[name]} prompts and has {now[name]}"
+        f"{name} had {counted(before[name], 'prompt')} and has {now[name]}"
         for name in names
         if name in before and before[name] != now[name]
     ]
@@ -266,7 +267,8 @@ def _mode_and_reason(
             return "uniform", cold_start_text(lacking, floor)
         return "uniform", "Every adapter has the same weight; there are enough prompts now: train the gate."
     probes = sum(state.sample_counts.values())
-    return "trained", f"The gate was trained{_in_training(store, state)}{f' on {probes} prompts' if probes else ''}."
+    prompts = f" on {counted(probes, 'prompt')}" if probes else ""
+    return "trained", f"The gate was trained{_in_training(store, state)}{prompts}."
 
 
 def _in_training(store: Store, state: GateState) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dlm_tui.counting import counted
 from dlm_tui.document import Row
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import Cancelled, DlmTuiError
@@ -57,9 +58,9 @@ def nothing_text(request: TrainRequest, run: FinishedRun, effect: OwnEffect | No
     rate, epochs = run.plan.phases[0].learning_rate, request.document.training.num_epochs
     sections, steps = len(run.plan.rows.section_ids), sum(run.result.steps.values())
     return (
-        f"{run.name} has learned next to nothing in {steps} steps: it changes its own answers by {effect.kl:.4f} nats"
-        f" a token, {effect.nothing}. Raise its learning_rate (now {rate:g}) or training.num_epochs (now {epochs}), or"
-        f" add sections (now {sections}), and train again."
+        f"{run.name} has learned next to nothing in {counted(steps, 'step')}: it changes its own answers by"
+        f" {effect.kl:.4f} nats a token, {effect.nothing}. Raise its learning_rate (now {rate:g}) or"
+        f" training.num_epochs (now {epochs}), or add sections (now {sections}), and train again."
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from dlm_tui.counting import counted
+
 By = Literal["loss", "effect", "accuracy", "log_loss"]
 JUDGED_BY: tuple[By, ...] = ("loss", "effect", "accuracy", "log_loss")
 _HIGHER: frozenset[By] = frozenset({"effect", "accuracy"})
@@ -101,7 +103,8 @@ def reason_text(report: SweepReport) -> str:
     order = "highest" if report.by in _HIGHER else "lowest"
     unit = {"loss": " nats per token", "effect": " nats", "log_loss": " nats", "accuracy": ""}[report.by]
     figure = f"{FIGURES[report.by]} {best.figure(report.by):.4g}{unit}"
-    return f"{settings}: {figure}, the {order} of {len(report.trials)} trials over {report.folds} folds"
+    tried = f"{counted(len(report.trials), 'trial')} over {counted(report.folds, 'fold')}"
+    return f"{settings}: {figure}, the {order} of {tried}"
 
 
 def bars(trials: list[TrialReport], by: By, width: int) -> list[str]:

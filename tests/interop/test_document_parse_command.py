@@ -63,7 +63,7 @@ def test_exit_codes_and_unreadable_files(tmp_path: Path, capsys: pytest.CaptureF
     assert [line["ok"] for line in lines] == [True, True, False, True, False, True]
     assert run(str(good), str(bad)) == 3
     shown = capsys.readouterr()
-    assert "valid, 1 sections" in shown.out and "bad.dlm:1:1" in shown.err and "valid" not in shown.err
+    assert "valid, 1 section" in shown.out and "bad.dlm:1:1" in shown.err and "valid" not in shown.err
 
 
 def test_mix_strings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,7 @@ DIALOGS: dict[str, tuple[Step, str]] = {
     "confirm": (show(_question), "Is it so?"),
     "welcome": (show(WelcomeScreen), "How do you want to begin?"),
     "new document": (now(lambda bench: bench.controllers.interrupts.begin_document()), "Made of"),
+    "open document": (now(lambda bench: bench.controllers.interrupts.open_document()), "beside this one"),
     "sampling": (now(lambda bench: bench.screen.action_sampling()), "Top-p"),
     "answers": (now(lambda bench: bench.screen.action_answers()), "Found: 5"),
     "two answers": (now(lambda bench: bench.screen.action_compare_words()), "Words:"),

@@ -135,7 +135,7 @@ async def test_expectations_are_written_and_files_read_and_written(workbench: Op
         written.with_name("more.jsonl").write_text('{"vars": {"prompt": "new one"}}\n')
         bench.app.screen.query_one(Input).value = "more.jsonl"
         await bench.press("ctrl+g")
-        await bench.until(lambda: "1 prompts read into smoke" in bench.text, "read")
+        await bench.until(lambda: "1 prompt read into smoke" in bench.text, "read")
         assert [case.prompt for case in PromptSets(bench.path).cases()["smoke"]][-1] == "new one"
 
 

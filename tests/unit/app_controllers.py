@@ -117,7 +117,7 @@ class FakeUi:
     def exit(self) -> None:
         self.left = True
 
-    def leave_for(self, document: Path) -> None:
+    def leave_for(self, document: Path, *, new: bool) -> None:
         self.left, self.next_document = True, document
 
 

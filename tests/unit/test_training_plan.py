@@ -110,6 +110,6 @@ def test_show_tells_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [phase["name"] for phase in told["adapters"]["manners"]["phases"]] == ["sft", "dpo"]
     assert main(["show", str(path), "--home", str(tmp_path / "home")]) == 0
     text = capsys.readouterr().out
-    assert "lora r 4 alpha 8; rows: " in text and "sft 3 epochs, " in text and "dpo 1 epochs, " in text
+    assert "lora r 4 alpha 8; rows: " in text and "sft 3 epochs, " in text and "dpo 1 epoch, " in text
     assert "note: training.seed 4294967297 is used as 1" in text
     assert "torch" not in set(sys.modules) - loaded

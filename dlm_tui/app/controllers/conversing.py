@@ -24,6 +24,7 @@ from dlm_tui.app.controllers.views import Pages, PromptView, TalkView
 from dlm_tui.app.progress import progress_words
 from dlm_tui.conversation import Conversation, load_conversation, new_conversation, save_conversation
 from dlm_tui.conversation.tree import Place
+from dlm_tui.counting import counted
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
 from dlm_tui.errors import DlmTuiError
@@ -283,7 +284,7 @@ class Conversing:
         if told.prefill_seconds is not None:
             self._moved_told = True
             self._context.ui.say(
-                f"The mix moved, so the whole history was run again: {told.run_tokens} tokens, "
+                f"The mix moved, so the whole history was run again: {counted(told.run_tokens, 'token')}, "
                 f"{told.prefill_seconds:.1f} s. {self._context.key('talk.hold')} in the conversation holds the mix of "
                 "the first turn."
             )
@@ -418,7 +419,7 @@ class Conversing:
     def _count(self) -> str:
         """How many turns are shown, and of how many on all branches."""
         shown, known = len(self.turns), len(self.conversation or ())
-        return f"{shown} of {known} turns" if known > shown else f"{shown} turn{'s' if shown != 1 else ''}"
+        return f"{shown} of {known} turns" if known > shown else counted(shown, "turn")
 
     def _shown_turn(self, turn: KeptAnswer, number: int) -> ShownTurn:
         assert self.conversation is not None

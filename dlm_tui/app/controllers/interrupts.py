@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
@@ -14,10 +15,11 @@ from dlm_tui.app.controllers.views import Pages
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import Leave, LeaveScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen
+from dlm_tui.app.screens.open_document import OpenDocumentScreen
 
 
 class Interrupts:
-    """Ends answers, jobs, the zoom, the program, also to go on with a new document."""
+    """Ends answers, jobs, the zoom, the program, also to go on with another document."""
 
     def __init__(
         self,
@@ -51,13 +53,21 @@ class Interrupts:
         self._context.ui.open_dialog(NewDocumentScreen(self._context.setup.path.parent), self._begun)
 
     def _begun(self, path: Path | None) -> None:
-        if path is None:
-            return
+        if path is not None:
+            self._go_on_with(path, "is written", new=True)
+
+    def open_document(self) -> None:
+        """Ask for a document and go on with it; while a job runs only the command for it is told."""
+        dialog = OpenDocumentScreen(self._context.setup.path)
+        self._context.ui.open_dialog(dialog, lambda path: self._go_on_with(path, "is not opened") if path else None)
+
+    def _go_on_with(self, path: Path, else_: str, *, new: bool = False) -> None:
         if self._context.board.running() is not None:
-            self._context.ui.say(f"A job is running here; `dlm-tui {path}` opens it.", title=f"{path.name} is written")
+            command = f"dlm-tui {shlex.quote(str(path))}"
+            self._context.ui.say(f"A job is running here; `{command}` opens it.", title=f"{path.name} {else_}")
             return
         self._context.saver.now()
-        self._context.ui.leave_for(path)
+        self._context.ui.leave_for(path, new=new)
 
     def quit(self) -> None:
         """Leave; with work in line ask whether it goes on, with other jobs running ask once."""

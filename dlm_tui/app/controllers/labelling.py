@@ -60,16 +60,16 @@ class Labelling:
         except OSError as error:
             context.ui.say(f"The document cannot be read: {error}", error=True)
             return
-        guess = self._guess(view, weights)
-        dialog = LabelScreen(prompt, answer.strip(), context.names, context.marks, data, guess)
+        guess, why = self._guess(view, weights)
+        dialog = LabelScreen(prompt, answer.strip(), context.names, context.marks, data, guess, why)
         context.ui.open_dialog(dialog, partial(self._chosen, prompt))
 
-    def _guess(self, view: str | None, weights: Mapping[str, float]) -> str | None:
-        """The adapter of the answer; else the second strongest, as a label disagrees with the strongest."""
+    def _guess(self, view: str | None, weights: Mapping[str, float]) -> tuple[str | None, str]:
+        """The adapter of the answer; else the second strongest, as a label disagrees with the strongest; and why."""
         if view in self._context.names:
-            return view
+            return view, "it gave the answer"
         ranked = sorted(weights, key=lambda name: -weights[name])
-        return ranked[1] if len(ranked) > 1 else None
+        return (ranked[1], f"second to {ranked[0]} now") if len(ranked) > 1 else (None, "")
 
     def _chosen(self, prompt: str, label: Label | None) -> None:
         if label is not None:

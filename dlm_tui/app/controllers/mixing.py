@@ -14,6 +14,7 @@ from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.mix import MODES, DeskHistory
 from dlm_tui.app.panes.insight import ood_text
 from dlm_tui.app.progress import progress_line
+from dlm_tui.counting import counted
 from dlm_tui.document.names import split_version
 from dlm_tui.engine.protocol import Event, Routed
 from dlm_tui.errors import DlmTuiError
@@ -235,7 +236,7 @@ class Mixing:
             words.append(ood_text(routed))  # first, as the end is cut where the pane is narrow
         entropy = f"entropy {routed.entropy:.2f} nats ({routed.normalised_entropy:.0%})"
         words.append(entropy if self._context.link.ready else Content.styled(entropy, "dim"))
-        words.append(Content.styled(f"{routed.tokens} tokens{', cut' if routed.truncated else ''}", "dim"))
+        words.append(Content.styled(f"{counted(routed.tokens, 'token')}{', cut' if routed.truncated else ''}", "dim"))
         return words
 
     def _note(self, gate: str, reason: str) -> Content:

@@ -37,5 +37,10 @@ def palette_commands(controllers: Controllers, run_key: Callable[[Key], object])
         "From a template or a folder of notes, then open it",
         controllers.interrupts.begin_document,
     )
+    yield Command(
+        "program: open document",
+        "Another one: opened before, beside this one, or by its path",
+        controllers.interrupts.open_document,
+    )
     yield Command("program: about the engine", "Device, threads, memory, adapters", controllers.engine.show_facts)
     yield Command("view: engine log", "The last lines the engine wrote", controllers.engine.show_log)

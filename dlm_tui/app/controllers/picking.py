@@ -15,6 +15,7 @@ from dlm_tui.app.controllers.set_running import SetRunning
 from dlm_tui.app.controllers.teaching import Teaching
 from dlm_tui.app.controllers.views import PromptView
 from dlm_tui.app.picks import Drawn, Picked, pairs_of
+from dlm_tui.counting import counted
 from dlm_tui.document.lesson import Lesson, better_answer
 from dlm_tui.document.preferences import WANTED, preference_counts
 from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
@@ -60,7 +61,8 @@ class Picking:
             sets = {}
         text = self._prompt.text.strip()
         sources = {_CURRENT: "the current prompt"} if text else {}
-        sources |= {name: f"{name}, {len(prompts)} prompts" for name, prompts in sets.items() if any(prompts)}
+        counts = {name: counted(len(prompts), "prompt") for name, prompts in sets.items() if any(prompts)}
+        sources |= {name: f"{name}, {count}" for name, count in counts.items()}
         if not sources:
             context.ui.say("There is no prompt to draw answers for, and no set of prompts.", warning=True)
             return

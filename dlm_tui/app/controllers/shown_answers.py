@@ -10,6 +10,7 @@ from datetime import datetime
 from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.views import AnswersView, PromptView
+from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import Opened
 from dlm_tui.model.views import View
 from dlm_tui.store import KeptAnswer
@@ -149,7 +150,8 @@ def _card(answer: KeptAnswer) -> FinishedCard:
 def end_words(tokens: int, reason: str, seed: int | None) -> str:
     """`seed 3, 12 tokens, cut at the limit`: the seed if it was sampled, and how it ended if not by itself."""
     seeds = [f"seed {seed}"] if seed is not None else []
-    return ", ".join([*seeds, *([f"{tokens} tokens"] if tokens else []), *([_ENDS[reason]] if reason in _ENDS else [])])
+    length = [counted(tokens, "token")] if tokens else []
+    return ", ".join([*seeds, *length, *([_ENDS[reason]] if reason in _ENDS else [])])
 
 
 def when(at: str, now: Callable[[], datetime] = datetime.now) -> str:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.documents import Documents
+from dlm_tui.counting import counted
 from dlm_tui.document.sources import FileMemory, Survey, watch_sources
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.errors import DlmTuiError
@@ -90,7 +91,7 @@ class Sources:
             context.ui.say(survey.error, warning=True, title="The source folders cannot be read")
             return
         new = sum(file.section_id in context.new_files for file in survey.files)
-        files = f"{new} new or changed file{'s' * (new != 1)} of {len(survey.files)}"
+        files = f"{counted(new, 'new or changed file')} of {len(survey.files)}"
         context.ui.say(f"A training ({context.key('train.all')}) would take in {files}.", title="Source files changed")
         if context.link.ready:
             try:

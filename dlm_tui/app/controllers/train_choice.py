@@ -11,6 +11,7 @@ from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.training import Training
+from dlm_tui.counting import counted
 from dlm_tui.document import Document, sources
 from dlm_tui.document.prompt_sets import PromptSets
 from dlm_tui.errors import DlmTuiError
@@ -88,7 +89,8 @@ class TrainChoice:
         rows = [self._row(plan, adapter, total, width) for adapter in plan.adapters]
         gate = ", then the gate" if self._context.document.gate_enabled else ""
         batch = plan.micro_batch * plan.grad_accum
-        rows.append(assemble((f"{plan.total_steps} steps of {batch} rows{gate}; seed {plan.seed}", "bold")))
+        steps = f"{counted(plan.total_steps, 'step')} of {counted(batch, 'row')}"
+        rows.append(assemble((f"{steps}{gate}; seed {plan.seed}", "bold")))
         return rows + [assemble((sanitize(note, one_line=True), "dim")) for note in plan.notes[:_MOST_NOTES]]
 
     def _row(self, plan: TrainingPlan, adapter: AdapterPlan, total: int, width: int) -> Content:

@@ -78,5 +78,5 @@ class Ui(Protocol):
     def exit(self) -> None:
         """Leave the program with success."""
 
-    def leave_for(self, document: Path) -> None:
-        """Leave the program, which then opens another document."""
+    def leave_for(self, document: Path, *, new: bool) -> None:
+        """Leave the program, which then opens another document; a new one is trained at once."""

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
+from dlm_tui.counting import counted
 from dlm_tui.document import Document, Section, gate_samples
 from dlm_tui.document.problems import Problem
 from dlm_tui.document.sources import SourceCounts, Survey
@@ -140,7 +141,7 @@ class OutlinePane(Pane):
         if here is not None and rows:
             listing.highlighted = min(here, len(rows) - 1)
         errors = sum(problem.severity == "error" for problem in problems)
-        self.retitle(f"{len(document.sections)} sections", _count_text(errors, len(problems) - errors))
+        self.retitle(counted(len(document.sections), "section"), _count_text(errors, len(problems) - errors))
 
     def show_files(self, survey: Survey | None, new: Collection[str]) -> None:
         """Below the sections: the source folders, what each adapter has from them, and what is new."""
@@ -180,9 +181,9 @@ class OutlinePane(Pane):
 def _count_text(errors: int, warnings: int) -> Content:
     parts: list[str | tuple[str, str]] = []
     if errors:
-        parts.append((f"{errors} error{'s' * (errors > 1)}", "bold $error"))
+        parts.append((counted(errors, "error"), "bold $error"))
     if warnings:
-        parts.append((f"{' ' if errors else ''}{warnings} warning{'s' * (warnings > 1)}", "$warning"))
+        parts.append((f"{' ' if errors else ''}{counted(warnings, 'warning')}", "$warning"))
     return assemble(*parts)
 
 
@@ -194,7 +195,7 @@ def _problem_row(problem: Problem) -> Row:
 def _count_of(sections: int, files: int, floor: int) -> tuple[str, str]:
     """How many tagged sections, and files of bound folders, the gate learns an adapter from, and the style of that."""
     count = sections + files
-    words = f"{count} tagged section{'s' * (count != 1)}" + (" and files" if files else "")
+    words = f"{counted(count, 'tagged section')}" + (" and files" if files else "")
     return (words, "dim") if count >= floor else (f"{words} (needs {floor})", "bold $warning")
 
 

@@ -15,6 +15,7 @@ from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
+from dlm_tui.counting import counted
 from dlm_tui.store import GateRun
 from dlm_tui.store.collapse import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
 from dlm_widgets.adapter_palette import Mark
@@ -122,7 +123,7 @@ class RunsPane(Pane, Throttled):
         last = self._history[-1]
         line.show(run_summary(last, len(self._history), self._marks))
         self.retitle(
-            f"{len(self._history)} training{'s' * (len(self._history) != 1)} of the gate",
+            f"{counted(len(self._history), 'training')} of the gate",
             "loss" if self.showing_loss else "",
         )
 

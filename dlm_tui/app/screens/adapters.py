@@ -13,6 +13,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.counting import counted
 from dlm_tui.moments import local_time
 from dlm_tui.store.adapter_history import VersionFacts
 from dlm_tui.store.former_gates import GateFacts
@@ -111,7 +112,7 @@ class AdaptersScreen(Dialog[None]):
         first = "c" if self._called(facts) == self._first else " "
         if isinstance(facts, GateFacts):
             when = local_time(facts.when or "", "%m-%d %H:%M")
-            details = [when, f"training {facts.training or '?'}", facts.mode, f"{len(facts.names)} adapters"]
+            details = [when, f"training {facts.training or '?'}", facts.mode, counted(len(facts.names), "adapter")]
             return assemble(
                 (f"  {self._called(facts):<14s}", "bold" if facts.in_force else ""),
                 f" {'*' if facts.in_force else ' '} {first} ",
@@ -128,7 +129,7 @@ class AdaptersScreen(Dialog[None]):
             f"{word} {loss:.3f}" if loss is not None else "",
             f"effect {facts.effect.kl:.3g} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
             f"{facts.size / 1e6:.1f} MB",
-            f"{len(facts.exports)} export{'s' * (len(facts.exports) > 1)}" if facts.exports else "",
+            counted(len(facts.exports), "export") if facts.exports else "",
         ]
         return assemble(
             (f"{mark.glyph if mark else ' '} ", mark.color if mark else ""),

@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import ExportSettings
+from dlm_tui.counting import counted
 from dlm_tui.document import parse_mix
 from dlm_tui.engine.protocol import DriftFigures, ExportReport
 from dlm_tui.errors import DlmTuiError
@@ -177,7 +178,7 @@ def last_export_text(command: str | None, report: ExportReport | None) -> str:
     if report is not None and (parity := report.parity):
         lines.append(
             f"Parity with {parity.runtime}: largest log-probability difference "
-            f"{parity.max_abs_logprob_diff:.1e} nats over {parity.prompts} prompts"
+            f"{parity.max_abs_logprob_diff:.1e} nats over {counted(parity.prompts, 'prompt')}"
         )
     if report is not None and (cost := report.cost):
         lines.append(

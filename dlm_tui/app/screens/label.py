@@ -52,17 +52,19 @@ class LabelScreen(Dialog[Label]):
         marks: Mapping[str, Mark],
         document: bytes,
         guess: str | None,
+        why: str,
     ) -> None:
         super().__init__()
         self._prompt, self._answer = prompt, answer
         self._adapters, self._marks, self._document = list(names), marks, document
-        self._guess = guess
+        self._guess, self._why = guess, why
         self._label: Label | None = None
 
     def compose_body(self) -> ComposeResult:
         """Adapter, answer, diff."""
         yield LiteralStatic(assemble(("Prompt  ", "dim"), sanitize(self._prompt, one_line=True)[:160]))
-        yield LiteralStatic("Belongs to", classes="field")
+        offered = f" (offered: {self._guess}, {self._why})" if self._guess in self._adapters else ""
+        yield LiteralStatic(literal(f"Belongs to{offered}", one_line=True), classes="field")
         options = [
             Option(assemble((f"{self._marks[name].glyph} {name}", self._marks[name].color))) for name in self._adapters
         ]

@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
+from dlm_tui.counting import counted
 from dlm_tui.document.expectations import Expectation
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError, Sets
@@ -156,7 +157,7 @@ class PromptSetsScreen(Dialog[str]):
             def take_in(sets: Sets) -> None:
                 sets[name] = [case for case in sets.get(name, []) if case.prompt not in known] + found
 
-            if self._change(take_in, f"{len(found)} prompts read into {name}."):
+            if self._change(take_in, f"{counted(len(found), 'prompt')} read into {name}."):
                 self.on_used(name)
 
         forms = {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)}

@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.progress import progress_line
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import DriftReport, EvaluationReport, MisroutedPrompt, Progress
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.confusion_table import ConfusionTable
@@ -108,7 +109,7 @@ class ReportScreen(Dialog[None]):
                 mark = self._marks.get(name)
                 parts.append((f"{mark.glyph if mark else name} {weight:.2f} ", mark.color if mark else ""))
             parts.append("\n")
-        parts.append((f"over {report.prompts} prompts, against the live gate\n", "dim"))
+        parts.append((f"over {counted(report.prompts, 'prompt')}, against the live gate\n", "dim"))
         parts.append((report.verdict, "bold"))
         self.query_one("#report-figures", LiteralStatic).show(assemble(*parts))
         rows = [
@@ -132,7 +133,7 @@ class ReportScreen(Dialog[None]):
     def _cell(self, event: ConfusionTable.Chosen) -> None:
         lines = self._cells.get(event.truth, {}).get(event.routed, [])
         rows = [(assemble((f"{line:5d} ", "dim"), f"line {line}"), line) for line in lines]
-        self._list(f"{event.truth} routed to {event.routed}: {len(lines)} sections", rows)
+        self._list(f"{event.truth} routed to {event.routed}: {counted(len(lines), 'section')}", rows)
         if lines:
             self.query_one("#report-list").focus()
 

@@ -16,6 +16,7 @@ from dlm_tui.app.progress import progress_words
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.app.screens.view_list import ViewList
+from dlm_tui.counting import counted
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.engine.protocol import Progress
 from dlm_tui.model.views import adapter_of
@@ -89,7 +90,7 @@ class SetRunScreen(Dialog[None]):
         """Start at the views."""
         super().on_mount()
         expected = sum(len(case.expect) for case in self._cases)
-        self.retitle(f"{self._set_name}: {_counted(len(self._cases), 'prompt')}, {_counted(expected, 'expectation')}")
+        self.retitle(f"{self._set_name}: {counted(len(self._cases), 'prompt')}, {counted(expected, 'expectation')}")
         self._show()
         self.query_one(ViewList).focus()
 
@@ -209,7 +210,3 @@ def _versions(run: SetRun) -> str:
     if len(numbers) == 1:
         return f"version {next(iter(numbers))}"
     return " ".join(f"{name} {number}" for name, number in run.versions.items()) or "untrained"
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

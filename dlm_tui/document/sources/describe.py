@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import get_args
 
+from dlm_tui.counting import counted
 from dlm_tui.document.describe import tagged_floats
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import printable
@@ -87,7 +88,7 @@ def describe_short(counts: SourceCounts) -> dict[str, object]:
 
 def count_words(counts: SourceCounts) -> str:
     """One source in a sentence: files, size, and what was skipped for which reason."""
-    text = f"{printable(counts.path)}: {counts.file_count} files, {counts.total_bytes / 1e6:.1f} MB"
+    text = f"{printable(counts.path)}: {counted(counts.file_count, 'file')}, {counts.total_bytes / 1e6:.1f} MB"
     skipped = ", ".join(f"{count} {_REASONS[outcome]}" for outcome, count in counts.skipped.items())
     return f"{text}; skipped: {skipped}" if skipped else text
 
