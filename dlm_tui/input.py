@@ -1,4 +1,4 @@
-"""Prompts from the command line and from standard input: UTF-8 text, the same for every command."""
+"""What a person gives, the same for every command: paths, and prompts as UTF-8 text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 from dlm_tui.errors import UsageError
 
 _MOST_BYTES = 16 << 20
+
+
+def with_home(path: str | Path) -> Path:
+    """`path` with `~` and `~user` as the folders they stand for. Raises UsageError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        name = str(path).partition("/")[0]
+        raise UsageError(f"{path}: there is no user {name[1:]!r}; a folder of that name is ./{name}") from None
 
 
 def read_prompt(given: str | None) -> str:
@@ -26,7 +35,7 @@ def read_prompts(given: str | None) -> Iterator[str]:
 
 def read_text_file(name: str) -> str:
     """The text of a file, without a byte-order mark. Raises UsageError when it cannot be read or is not UTF-8."""
-    path = Path(name).expanduser()
+    path = with_home(name)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{name} is larger than {_MOST_BYTES >> 20} MiB")

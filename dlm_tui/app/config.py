@@ -43,6 +43,7 @@ from platformdirs import user_config_path, user_state_path
 from dlm_tui.app.keys import BY_ID, KEYS, display, keys_of
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
+from dlm_tui.input import with_home
 
 APP_NAME = "dlm-tui"
 MOST_SAMPLES = 16
@@ -133,7 +134,7 @@ def config_path() -> Path:
 def state_path() -> Path:
     """Where typed text and recents are kept: in `DLM_HOME` when it is set, else in the user's state directory."""
     if home := os.environ.get("DLM_HOME"):
-        return Path(home).expanduser().absolute() / APP_NAME
+        return with_home(home).absolute() / APP_NAME
     return user_state_path(APP_NAME, appauthor=False)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="of prune: only say what would go")
     parser.add_argument("--replace", action="store_true", help="of import: as a new version of an adapter that exists")
     parser.add_argument("--form", choices=("peft", "gguf", "modulated"), default="peft", help="of export (peft)")
-    parser.add_argument("--out", metavar="PATH", help="of export: the folder or file to write")
+    parser.add_argument("--out", metavar="PATH", type=given_path, help="of export: the folder or file to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.output import emit, put, say
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="static",
         help="live takes the gate along with a server that asks it for every prompt (llama-server)",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to (default: the store's exports folder)")
+    parser.add_argument("--out", metavar="DIR", type=given_path, help="where to (default: the store's exports folder)")
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,

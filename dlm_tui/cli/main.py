@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from dlm_tui import __version__
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.input import with_home
 from dlm_tui.meant import nearest
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, collect_rarely, quiet_libraries
 from dlm_tui.output import NarrationHandler, say, streams_are_there
@@ -73,8 +75,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
         parser.add_argument("--adopt", action="store_true", help="DOC was moved here: its store is this document's")
     if command != "parse":
-        parser.add_argument("--home", metavar="DIR", help="where stores live (default: $DLM_HOME, else ~/.dlm)")
-        parser.add_argument("--base", metavar="PATH", help="a model folder or GGUF file instead of the document's base")
+        parser.add_argument(
+            "--home", metavar="DIR", type=given_path, help="where stores live (default: $DLM_HOME, else ~/.dlm)"
+        )
+        parser.add_argument(
+            "--base", metavar="PATH", type=given_path, help="a model folder or GGUF file instead of the document's base"
+        )
     if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
         parser.add_argument(
             "--quantize",
@@ -195,7 +201,7 @@ def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None
     for flag in flags:
         value = getattr(args, flag)
         if value != "none" and flag == "offload":
-            value = str(Path(value).expanduser().absolute())
+            value = str(with_home(value).absolute())
         set_side_value(path, flag, None if value == "none" else value)
     try:
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dlm_tui.counting import counted
 from dlm_tui.document.templates import TEMPLATES, compose, folders_to_learn, write_new
+from dlm_tui.input import with_home
 from dlm_tui.output import emit, say
 
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         path,
         base_model=args.base_model,
         template=args.template,
-        base=Path(args.base).expanduser().absolute() if args.base else None,
+        base=with_home(args.base).absolute() if args.base else None,
         adapters=() if args.folders else names,
         folders=folders_to_learn(args.folders, names) if args.folders else (),
     )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dlm_tui.cli.own_store import own_store
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
@@ -14,7 +15,7 @@ from dlm_tui.store.packs import PackContents, write_pack
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file, and what goes into it besides the rest of the store."""
-    parser.add_argument("--out", metavar="PACK", type=Path, help="default: DOC.pack")
+    parser.add_argument("--out", metavar="PACK", type=given_path, help="default: DOC.pack")
     parser.add_argument("--include-exports", action="store_true", help="the exports, too")
     parser.add_argument("--include-cache", action="store_true", help="the store's scratch files, too")
     parser.add_argument("--include-logs", action="store_true", help="the logs, too")
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     contents = PackContents(args.include_exports, args.include_cache, args.include_logs)
     document, store = own_store(args)
     try:
-        packed = write_pack(path, store, args.out, contents, overwrite=args.force)
+        packed = write_pack(path, store, Path(args.out) if args.out else None, contents, overwrite=args.force)
     except OSError as error:
         raise DlmTuiError(f"the pack cannot be written: {error.strerror or error}") from error
     if args.json:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target", default="peft", metavar="T", help="export: what for (peft)")
     group.add_argument("--quant", metavar="Q", help="export: the number format")
     group.add_argument("--mix", metavar="SPEC", help="export: the mix (the gate's static mean)")
-    group.add_argument("--out", metavar="DIR", help="export: where to (the store's exports folder)")
+    group.add_argument("--out", metavar="DIR", type=given_path, help="export: where to (the store's exports folder)")
     group.add_argument("--set", dest="settings", metavar="PATH=V,V", action="append", default=[], help="sweep: to try")
     group.add_argument("--write-best", action="store_true", help="sweep: put the best settings into the document")
 

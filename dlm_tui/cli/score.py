@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import UsageError
@@ -54,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rank-scale", type=float, default=1.0, metavar="R", help="of --null-view: √R times as large (1)"
     )
     parser.add_argument(
-        "--text", metavar="FILE", help="perplexity of a held-out text under every view, without a prompt"
+        "--text",
+        metavar="FILE",
+        type=given_path,
+        help="perplexity of a held-out text under every view, without a prompt",
     )
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of --sweep and --heat (64)")
 

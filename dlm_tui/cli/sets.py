@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
 from dlm_tui.counting import counted
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
@@ -26,7 +27,9 @@ _Make = Callable[[], str]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, with which set and file."""
     parser.add_argument("verb", choices=("list", "import", "export", "results", "run", "compare"))
-    parser.add_argument("file", metavar="FILE", nargs="?", help="of import, export and results: .csv or .jsonl")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=given_path, help="of import, export and results: .csv or .jsonl"
+    )
     parser.add_argument("--replace", action="store_true", help="of import: instead of adding to a set that is there")
     parser.add_argument("--sort", choices=SORTS, default="order", help="of run and compare: what moved most first")
     add_run_arguments(parser)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
@@ -43,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rank", metavar="[NAME=]R", action="append", default=[], help="instead of the document's lora_r"
     )
     parser.add_argument(
-        "--calibration", metavar="FILE", help="prompt sets that wanda and act_only look at instead of the sections"
+        "--calibration",
+        metavar="FILE",
+        type=given_path,
+        help="prompt sets that wanda and act_only look at instead of the sections",
     )
     parser.add_argument(
         "--signed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
 from dlm_tui.store import resolve_home
@@ -14,7 +15,7 @@ from dlm_tui.store.packs import unpack
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The pack, and where its document goes."""
     parser.add_argument("pack", metavar="PACK", type=Path, help="path of a .dlm.pack file")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="folder for the document (default: the pack's)")
+    parser.add_argument("--out", metavar="DIR", type=given_path, help="folder for the document (default: the pack's)")
     parser.add_argument("--force", action="store_true", help="replace a store of the same id")
     parser.add_argument("--open", action="store_true", help="open the workbench on the document")
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything, then install; 0, or 1 if the pack is unsound or something is in its place."""
     try:
-        found = unpack(args.pack, resolve_home(args.home), args.out, force=args.force)
+        found = unpack(args.pack, resolve_home(args.home), Path(args.out) if args.out else None, force=args.force)
     except OSError as error:
         raise DlmTuiError(f"the pack cannot be unpacked: {error.strerror or error}") from error
     if args.json:

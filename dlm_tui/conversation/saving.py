@@ -10,6 +10,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
+from dlm_tui.input import with_home
 from dlm_tui.store import KeptAnswer
 
 FORMS = (".json", ".jsonl", ".md")
@@ -33,7 +34,7 @@ def save_conversation(name: str, turns: Sequence[KeptAnswer]) -> Path:
     it; every other name is a JSON array of role and content. Raises UsageError.
     """
     try:
-        path = Path(name).expanduser()
+        path = with_home(name)
         if path.suffix.lower() not in FORMS and path.exists():
             raise UsageError(f"{path} exists and is not a saved conversation; choose another name, such as talk.json")
         write_atomic(path, _bytes(path.suffix.lower(), turns))

@@ -21,6 +21,7 @@ from dlm_tui.export.requests import ExportRefused, ExportRequest, ExportResult, 
 from dlm_tui.export.targets_gguf import LlamaServerTarget, OllamaTarget
 from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
 from dlm_tui.export.verify import verify
+from dlm_tui.input import with_home
 from dlm_tui.progress import Progress
 
 _SPARE_BYTES = 16 << 20
@@ -40,7 +41,7 @@ def destination(request: ExportRequest, session: Session) -> Path:
     """
     request = request.for_document(session.document)
     if request.out:
-        chosen = Path(request.out).expanduser().absolute()
+        chosen = with_home(request.out).absolute()
         return chosen.resolve() if chosen.is_symlink() else chosen
     live = "-live" if request.gate == "live" else ""
     names = {"ollama": f"{request.quant}", "llama-server": f"llama-server{live}-{request.quant}"}

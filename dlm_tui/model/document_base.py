@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dlm_tui.document import document_side_file
+from dlm_tui.input import with_home
 from dlm_tui.model.registry import BaseSource, resolve_base
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def base_of(document: Document, override: Path | str | None = None) -> BaseSourc
     """
     side = document_side_file(document)
     if override is None and (named := side.base) and document.path is not None:
-        override = document.path.parent / Path(named).expanduser()
+        override = document.path.parent / with_home(named)
     source = resolve_base(document.base_model, Path(override) if override is not None else None)
     folder = None
     if side.offload is not None and document.path is not None:
-        folder = document.path.parent / Path(side.offload).expanduser()
+        folder = document.path.parent / with_home(side.offload)
     return msgspec.structs.replace(source, quantize=side.quantize, offload=folder)

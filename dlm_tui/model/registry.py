@@ -13,6 +13,7 @@ import msgspec
 from dlm_tui.assets import asset
 from dlm_tui.document.side_file import Quantisation
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.input import with_home
 from dlm_tui.model.remembered import cache_folder, recall
 
 LLAMA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -164,9 +165,9 @@ def missing_message(source: BaseSource) -> str:
 def cache_root() -> Path:
     """The hub cache that huggingface_hub uses: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
     if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(explicit).expanduser()
+        return with_home(explicit)
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(os.environ.get("HF_HOME", default)).expanduser() / "hub"
+    return with_home(os.environ.get("HF_HOME", default)) / "hub"
 
 
 def find_cached(hf_id: str, revision: str | None = None) -> Path | None:
@@ -264,7 +265,7 @@ def source_of_folder(source: BaseSource, folder: Path) -> BaseSource:
 
 
 def _local_source(base_model: str, place: Path) -> BaseSource:
-    path = place.expanduser().absolute()
+    path = with_home(place).absolute()
     entry = BASES.get(base_model)
     source = BaseSource(
         key=base_model,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dlm_tui.errors import UsageError
-from dlm_tui.input import is_utf8
+from dlm_tui.input import is_utf8, with_home
 from dlm_tui.store.errors import StoreError
 
 ADAPTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -27,10 +27,7 @@ def resolve_home(flag: str | Path | None = None) -> Path:
     if not chosen:
         appdata = os.environ.get("APPDATA", "") if sys.platform == "win32" else ""
         chosen = str(Path(appdata) / "dlm") if appdata else "~/.dlm"
-    try:
-        home = Path(chosen).expanduser().absolute()
-    except RuntimeError as error:
-        raise UsageError(f"The dlm home {chosen!r} names a user that does not exist.") from error
+    home = with_home(chosen).absolute()
     if not is_utf8(str(home)):  # neither the tokenizer's library nor safetensors writes there
         raise UsageError(f"The dlm home {home} is not UTF-8 text, so no adapter could be saved in it; use another.")
     return home

@@ -12,6 +12,7 @@ from dlm_tui.document.declare import declare_adapter
 from dlm_tui.document.replacing import save_document
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
+from dlm_tui.input import with_home
 from dlm_tui.model.adapter_download import fetch_adapter
 from dlm_tui.model.adapter_import import WEIGHTS, Candidate, read_candidate
 from dlm_tui.model.adapters import save_peft_adapter
@@ -67,7 +68,7 @@ def import_adapter(
     if source.startswith(HUB):
         path = yield from fetch_adapter(source.removeprefix(HUB))
     else:
-        path = Path(source).expanduser()
+        path = with_home(source)
     candidate = yield from read_candidate(path, name, base)
     yield Progress("import", 0, 0, "storing the adapter")
     version = _write_version(store.create(), name, candidate, source, base)

@@ -8,9 +8,12 @@ from textual.widgets import Input, OptionList
 
 from dlm_tui.app.config import Config
 from dlm_tui.app.screens.new_document import NewDocumentScreen
+from dlm_tui.app.screens.open_document import OpenDocumentScreen
 from dlm_tui.app.screens.welcome import WelcomeScreen
 from dlm_tui.app.welcome import WelcomeApp
 from dlm_tui.document import load
+from dlm_tui.document.templates import compose, write_new
+from dlm_widgets.literal_static import LiteralStatic
 from tests.tui.conftest import Opener
 
 
@@ -72,7 +75,7 @@ async def test_a_new_document_from_the_palette_is_written_and_opened_next(workbe
         screen.query_one("#new-template", OptionList).highlighted = 2
         await bench.press("ctrl+g")
         await bench.until(lambda: bench.app.next_document is not None, "left")
-    assert bench.app.next_document == tmp_path / "second.dlm"
+    assert bench.app.next_document == tmp_path / "second.dlm" and bench.app.next_is_new
     assert load(tmp_path / "second.dlm").adapter_names == ("product", "steps", "tone")
 
 
@@ -89,3 +92,30 @@ async def test_while_a_job_runs_the_document_is_only_written(workbench: Opener, 
         assert (tmp_path / "notes.dlm").exists()
         bench.world.hold.set()
         await bench.idle()
+
+
+async def test_another_document_is_opened_from_the_palette(workbench: Opener, tmp_path: Path) -> None:
+    write_new(compose(tmp_path / "beside.dlm"))
+    other = tmp_path / "other"
+    other.mkdir()
+    write_new(compose(other / "there.dlm"))
+    (tmp_path / "broken.dlm").write_text("no document")
+    async with workbench() as bench:
+        command = next(one for one in bench.app.palette_commands() if one.name == "program: open document")
+        command.run()
+        await bench.until(lambda: isinstance(bench.app.screen, OpenDocumentScreen), "dialog")
+        await bench.until(lambda: "beside.dlm" in bench.text and "broken.dlm" in bench.text, "listed")
+        path = bench.app.screen.query_one("#open-path", Input)
+        for typed, said in (("~nobody-here", "there is no user"), ("broken.dlm", "broken.dlm"), ("gone.dlm", "gone")):
+            path.focus()
+            path.value = typed
+            await bench.press("enter")
+            note = bench.app.screen.query_one("#open-note", LiteralStatic)
+            await bench.until(lambda said=said, note=note: said in str(note.render()), said)
+        path.value = "other"
+        await bench.press("enter")
+        await bench.until(lambda: "there.dlm" in bench.text and "beside.dlm" not in bench.text, "the folder's")
+        await bench.press("enter")
+        await bench.until(lambda: bench.app.next_document is not None, "left")
+    assert bench.app.next_document == other / "there.dlm"
+    assert not bench.app.next_is_new

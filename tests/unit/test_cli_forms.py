@@ -122,3 +122,32 @@ def test_parse_tells_people_what_it_read_on_stdout_and_what_is_wrong_on_stderr(
     assert "bad.dlm" in err and "valid, " not in err
     assert main(["parse", "--mix", "facts:0.5"]) == 0
     assert capsys.readouterr() == ("facts:0.5: facts 0.5\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "DOC", "--home=~nobody-here/x"],
+        ["show", "DOC", "--base=~nobody-here/x"],
+        ["export", "DOC", "--out=~nobody-here/x"],
+        ["pack", "DOC", "--out=~nobody-here/x"],
+        ["unpack", "x.pack", "--out=~nobody-here/x"],
+        ["queue", "DOC", "add", "export", "--out=~nobody-here/x"],
+        ["train", "DOC", "--calibration=~nobody-here/x"],
+        ["score", "DOC", "--text=~nobody-here/x"],
+        ["sets", "DOC", "import", "~nobody-here/x.csv", "--set", "a"],
+    ],
+)
+def test_the_folder_of_a_user_who_is_not_there_is_refused(
+    words: list[str], routed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([routed[0] if word == "DOC" else word for word in words]) == 2
+    assert "there is no user 'nobody-here'; a folder of that name is ./~nobody-here" in capsys.readouterr().err
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    routed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["pack", *routed[:3], "--out=~/kept.pack"]) == 0
+    assert (tmp_path / "kept.pack").is_file()

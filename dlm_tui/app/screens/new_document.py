@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.templates import TEMPLATES, NewDocument, compose, folders_to_learn, write_new
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.input import with_home
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
@@ -70,10 +71,10 @@ class NewDocumentScreen(Dialog[Path]):
         return self.query_one("#new-path", Input).value.strip(), self.query_one("#new-folder", Input).value, template
 
     def _write(self, name: str, folder: str, template: str) -> NewDocument:
-        path = _expanded(name or "notes.dlm", self._folder)
+        path = self._folder / with_home(name or "notes.dlm")
         path = path if path.suffix else path.with_name(f"{path.name}.dlm")
         if folder.strip():
-            new = compose(path, folders=folders_to_learn([_expanded(folder, self._folder)]))
+            new = compose(path, folders=folders_to_learn([self._folder / with_home(folder.strip())]))
         else:
             new = compose(path, template=template)
         write_new(new)
@@ -81,10 +82,3 @@ class NewDocumentScreen(Dialog[Path]):
 
     def _tell(self, text: str, *, error: bool = False) -> None:
         self.query_one("#new-note", LiteralStatic).show(literal(text, "$error" if error else ""))
-
-
-def _expanded(text: str, folder: Path) -> Path:
-    try:
-        return folder / Path(text.strip()).expanduser()
-    except RuntimeError:
-        return folder / text.strip()

@@ -17,12 +17,13 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.state import recent_documents
 from dlm_tui.document import load
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.input import with_home
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
 
-_MOST = 200
-"""Documents of a folder that are listed, and entries of it that are looked at for each of them."""
+_MOST_LISTED, _MOST_LOOKED_AT = 200, 40_000
+"""Documents of a folder, and entries of it."""
 
 
 class OpenDocumentScreen(Dialog[Path]):
@@ -81,16 +82,14 @@ class OpenDocumentScreen(Dialog[Path]):
         """Give the typed path, else the marked one; what cannot be read is said here."""
         typed = self.query_one("#open-path", Input).value.strip()
         marked = self.query_one("#open-list", PickList).highlighted
-        if typed and (self.focused is self.query_one("#open-path") or marked is None):
-            path = _expanded(typed, self._folder)
-        elif marked is not None:
-            path = self._listed[marked]
-        else:
-            return
-        if await asyncio.to_thread(path.is_dir):
-            await self._show_folder(path)
+        by_name = typed and (self.focused is self.query_one("#open-path") or marked is None)
+        if not by_name and marked is None:
             return
         try:
+            path = self._folder / with_home(typed) if by_name else self._listed[marked or 0]
+            if await asyncio.to_thread(path.is_dir):
+                await self._show_folder(path)
+                return
             await asyncio.to_thread(load, path)
         except DlmTuiError as error:
             self._tell(str(error), error=True)
@@ -116,13 +115,6 @@ class OpenDocumentScreen(Dialog[Path]):
 def _documents(folder: Path) -> Iterator[Path]:
     """The .dlm files of a folder by name. Raises OSError."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in islice(entries, _MOST * _MOST) if entry.name.endswith(".dlm")]
-    paths = (folder / name for name in sorted(names)[:_MOST])
+        names = [entry.name for entry in islice(entries, _MOST_LOOKED_AT) if entry.name.endswith(".dlm")]
+    paths = (folder / name for name in sorted(names)[:_MOST_LISTED])
     return iter([path for path in paths if path.is_file()])
-
-
-def _expanded(text: str, folder: Path) -> Path:
-    try:
-        return folder / Path(text).expanduser()
-    except RuntimeError:
-        return folder / text

@@ -16,7 +16,7 @@ from dlm_tui.document.prompt_set_files import read_cases
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
-from dlm_tui.input import read_text_file
+from dlm_tui.input import read_text_file, with_home
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
@@ -50,7 +50,7 @@ class SetFileScreen(Dialog[list[PromptCase]]):
 
     @property
     def _path(self) -> Path:
-        return self._folder / Path(self.query_one(Input).value.strip()).expanduser()
+        return self._folder / with_home(self.query_one(Input).value.strip())
 
     @on(Input.Submitted)
     def _submitted(self) -> None:
@@ -64,8 +64,8 @@ class SetFileScreen(Dialog[list[PromptCase]]):
         self.run_worker(self._read(), exit_on_error=False)
 
     async def _read(self) -> None:
-        path = self._path
         try:
+            path = self._path
             text = await asyncio.to_thread(read_text_file, str(path))
             cases = await asyncio.to_thread(read_cases, text, path.name)
         except DlmTuiError as error:
@@ -75,7 +75,11 @@ class SetFileScreen(Dialog[list[PromptCase]]):
 
     def action_run(self) -> None:
         """Write the file."""
-        path = self._path
+        try:
+            path = self._path
+        except DlmTuiError as error:
+            self._problem(str(error))
+            return
         make = self._forms.get(path.suffix.lower())
         if make is None:
             self._problem("There is nothing to write." if not self._forms else f"{path.name} is no .csv or .jsonl.")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dlm_tui.document import Document, Row, training_rows
 from dlm_tui.export.quantisation.imatrix import CHUNK_TOKENS, ImportanceMatrix, from_sums, read_imatrix
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.input import with_home
 from dlm_tui.model import Base, MixedModel
 from dlm_tui.progress import Progress
 
@@ -54,7 +55,7 @@ def open_source(given: str, document: Document, base: Base) -> ImportanceSource:
     """`auto`, a text file or an importance matrix, read. Raises ExportRefused with one sentence."""
     if given == "auto":
         return ImportanceSource(DOCUMENT, document_sequences(document, base))
-    path = Path(given).expanduser()
+    path = with_home(given)
     if path.suffix in (".dat", ".gguf") or _begins_as_gguf(path):
         return ImportanceSource(path.name, matrix=read_imatrix(path), path=path)
     return ImportanceSource(path.name, text_sequences(path, base))

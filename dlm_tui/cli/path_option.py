@@ -1,0 +1,16 @@
+"""Options that are paths: a shell leaves the `~` of `--out=~/folder` to the program."""
+
+from __future__ import annotations
+
+import argparse
+
+from dlm_tui.errors import UsageError
+from dlm_tui.input import with_home
+
+
+def given_path(text: str) -> str:
+    """The `type` of such an option."""
+    try:
+        return str(with_home(text))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
