@@ -34,7 +34,8 @@ def library_of(quantisation: str) -> str:
 
 
 def stored_quantisation(config: Mapping[str, Any]) -> str | None:
-    """How a checkpoint is quantised by what its `config.json` says: nf4, fp4, int8; None for one that is not.
+    """How a checkpoint is quantised by what its `config.json` says: nf4, fp4, int8, torchao-int8; None for one that is
+    not.
 
     Raises BaseUnavailable for a method that is not read here.
     """
@@ -46,10 +47,21 @@ def stored_quantisation(config: Mapping[str, Any]) -> str | None:
     kind = settings.get("bnb_4bit_quant_type")
     if settings.get("load_in_4bit") and kind in ("nf4", "fp4"):
         return str(kind)
+    method, of_torchao = str(settings.get("quant_method"))[:40], _torchao_config(settings)
+    if of_torchao == "Int8WeightOnlyConfig":
+        return TORCHAO_INT8
     raise BaseUnavailable(
-        f"the base is quantised by {str(settings.get('quant_method'))[:40]!r}, and only bitsandbytes (4 and 8 bits)"
-        " is read; use the base as it was before, with --quantize to keep it small"
+        f"the base is quantised by {method!r}{f' ({of_torchao[:40]})' if of_torchao else ''}, and only bitsandbytes (4"
+        " and 8 bits) and torchao's Int8WeightOnlyConfig are read; use the base as it was before, with --quantize to"
+        " keep it small"
     )
+
+
+def _torchao_config(settings: Mapping[str, Any]) -> str:
+    """The name of the one configuration that torchao has quantised all layers by, "" where it was not that."""
+    kinds = settings.get("quant_type") if settings.get("quant_method") == "torchao" else None
+    only = kinds.get("default") if isinstance(kinds, Mapping) and len(kinds) == 1 else None
+    return str(only.get("_type")) if isinstance(only, Mapping) else ""
 
 
 def require_library(quantisation: str) -> None:
@@ -95,7 +107,8 @@ def dequantised(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
     """The weight [out, in] that a quantised layer stands for."""
     module = cast("Any", layer)
     if _is_of_torchao(module.weight):
-        return cast("Tensor", module.weight.dequantize().to(dtype))
+        # what was quantised from bfloat16 would be rounded to it again
+        return cast("Tensor", module.weight.dequantize(output_dtype=torch.float32).to(dtype))
     import bitsandbytes as library
 
     if isinstance(layer, library.nn.Linear8bitLt):
@@ -103,7 +116,7 @@ def dequantised(layer: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
             module.init_8bit_state()
         # in place: a second matrix of that size costs more than the product
         return cast("Tensor", module.state.CB.to(dtype).mul_((module.state.SCB.to(dtype) / 127)[:, None]))
-    # what was quantised from bfloat16 would be rounded to it again
+    # here, too
     state = module.weight.quant_state
     previous, state.dtype = state.dtype, torch.float32
     try:

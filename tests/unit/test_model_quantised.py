@@ -22,8 +22,8 @@ from dlm_tui.progress import run_to_end
 from tests.tiny_models import random_adapter, tiny_base, write_tiny_base
 
 pytest.importorskip("bitsandbytes")
-STORED_KINDS = ("nf4", "fp4", "int8")
-KINDS = (*STORED_KINDS, *(("torchao-int8",) if importlib.util.find_spec("torchao") else ()))  # see test_torchao.py
+OF_TORCHAO = ("torchao-int8",) if importlib.util.find_spec("torchao") else ()  # see test_torchao.py
+KINDS = ("nf4", "fp4", "int8", *OF_TORCHAO)
 SIZES = {"hidden_size": 64, "intermediate_size": 96}
 
 
@@ -117,7 +117,7 @@ def test_a_quantised_base_is_another_one_and_a_near_relative(folder: Path) -> No
     assert opened(folder, "nf4").identity == small.identity
 
 
-@pytest.mark.parametrize("kind", STORED_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_that_is_quantised_already_opens_as_such(kind: str, folder: Path, tmp_path: Path) -> None:
     made: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=quantisation_config(kind), device_map={"": "cpu"}
@@ -132,7 +132,7 @@ def test_a_checkpoint_that_is_quantised_already_opens_as_such(kind: str, folder:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-@pytest.mark.parametrize("kind", STORED_KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_that_was_quantised_from_bfloat16_computes_in_float32(
     kind: str, family: str, tmp_path: Path
 ) -> None:
@@ -144,19 +144,22 @@ def test_a_checkpoint_that_was_quantised_from_bfloat16_computes_in_float32(
     made.save_pretrained(tmp_path / "small")
     base = run_to_end(load_base(resolve_base(f"hf:test/{family}", tmp_path / "small"), device="cpu"))
     assert base.quantisation == kind and base.dtype == torch.float32
-    assert not [name for name, one in base.model.named_parameters() if one.dtype == torch.bfloat16]
+    # torchao's weights call themselves what they were made from
+    plain_ones = {name: one for name, one in base.model.named_parameters() if type(one) is nn.Parameter}
+    assert plain_ones and not [name for name, one in plain_ones.items() if one.dtype == torch.bfloat16]
     wanted = plain_float64(base, plain)
     stored = dict(base.model.named_parameters())
     for name, parameter in wanted.named_parameters():
-        if name in stored and stored[name].is_floating_point():
+        if type(stored.get(name)) is nn.Parameter and stored[name].is_floating_point():
             parameter.data = stored[name].double()  # rounded to bfloat16 when it was stored
     ids = torch.arange(3, 20)[None]
     backbone = MixedModel(base, {}).backbone
     with torch.no_grad():
         apart = backbone.logits(backbone.forward(ids)).double() - cast("Any", wanted)(ids).logits
     assert apart.abs().max() < 1e-4
-    source = msgspec.structs.replace(base.source, quantize="torchao-int8")
-    with pytest.raises(BaseUnavailable, match=rf"stored as {kind} and cannot be quantised as torchao-int8.*none"):
+    other = "int8" if kind == "nf4" else "nf4"
+    source = msgspec.structs.replace(base.source, quantize=other)
+    with pytest.raises(BaseUnavailable, match=rf"stored as {kind} and cannot be quantised as {other}.*none"):
         run_to_end(load_base(source, device="cpu"))
 
 
@@ -181,7 +184,14 @@ def test_what_cannot_be_opened_is_said_with_the_remedy(
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BaseUnavailable, match=r"quantised by 'gptq'.*--quantize"):
+    with pytest.raises(BaseUnavailable, match=r"quantised by 'gptq', and.*--quantize"):
+        opened(tmp_path / "other")
+    config["quantization_config"] = {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}},
+    }
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BaseUnavailable, match=r"'torchao' \(Int4WeightOnlyConfig\).*--quantize"):
         opened(tmp_path / "other")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BaseUnavailable, match=r"as nf4 needs bitsandbytes: pip install 'dlm-tui\[quant\]'"):
