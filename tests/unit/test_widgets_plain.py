@@ -12,7 +12,7 @@ from rich.style import Style
 
 from dlm_widgets.adapter_palette import ANSI, DARK, LIGHT, marks_for, rich_color
 from dlm_widgets.bars import bar_segments, bar_text
-from dlm_widgets.history_chart import _integer_ticks, thin
+from dlm_widgets.history_chart import HeightTicks, _integer_ticks, thin
 from dlm_widgets.sanitize import assemble, fit, literal, sanitize
 from dlm_widgets.token_heat import HeatToken, heat_content
 
@@ -95,3 +95,28 @@ def test_ticks_are_whole_runs() -> None:
     assert _integer_ticks(1, 4, 8) == [1, 2, 3, 4]
     assert _integer_ticks(3, 3, 8) == [3]
     assert all(tick == int(tick) for tick in _integer_ticks(1, 100000, 6)) and len(_integer_ticks(1, 100000, 6)) <= 7
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-4, 1e6), st.integers(2, 40), st.sampled_from([1.0, 1e-3, 1e3]))
+def test_labels_of_an_axis_never_meet_and_say_where_they_stand(low: float, span: float, rows: int, unit: float) -> None:
+    low, high = low * unit, (low + span) * unit
+    axis = HeightTicks()
+    axis.rows = rows
+    ticks = axis.get_ticks(low, high)
+    labels = axis.get_labels_for_ticks(ticks)
+    lines = [round((tick - low) / (high - low) * rows) for tick in ticks] if high > low else [0]
+    assert len(set(lines)) == len(ticks) <= 9
+    assert all(len(label) <= 5 for label in labels)
+    apart = ticks[1] - ticks[0] if len(ticks) > 1 else max(map(abs, ticks), default=0.0)
+    for tick, label in zip(ticks, labels, strict=True):
+        assert not label or abs(float(label) - tick) <= 0.051 * apart
+
+
+def test_an_axis_has_round_numbers() -> None:
+    axis = HeightTicks()
+    axis.rows = 6
+    assert axis.get_labels_for_ticks(axis.get_ticks(-112, 0)) == ["-100", "-50", "0"]
+    assert axis.get_labels_for_ticks(axis.get_ticks(0, 1.2)) == ["0.0", "0.5", "1.0"]
+    assert axis.get_labels_for_ticks(axis.get_ticks(-0.031, 0.001)) == ["-0.03", "-0.02", "-0.01", "0.00"]
+    assert axis.get_labels_for_ticks(axis.get_ticks(0, 1.5e-4)) == ["0", "5e-5", "1e-4", ""]
+    assert axis.get_labels_for_ticks(axis.get_ticks(3.4, 3.4)) == ["3.4"]

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
 from textual_plot import HiResMode, PlotWidget
+from textual_plot.axis_formatter import AxisFormatter
 
 from dlm_widgets.adapter_palette import rich_color
 from dlm_widgets.literal_static import LiteralStatic
@@ -55,6 +56,45 @@ def thin(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float,
     return kept
 
 
+_LABEL_CELLS = 5
+"""What is left beside the axis for its labels."""
+
+
+class HeightTicks(AxisFormatter):
+    """Round numbers for an axis of `rows` lines, with lines between them: labels never stand on one another."""
+
+    rows: int = 8
+
+    def get_ticks(self, min_: float, max_: float, max_ticks: int = 8) -> list[float]:
+        """Multiples of 1, 2 or 5 times a power of ten from `min_` to `max_`; one for what is flat."""
+        span = max_ - min_
+        if not 1e-5 * max(abs(min_), abs(max_)) < span < math.inf:
+            return [(min_ + max_) / 2]
+        most = max(1, min(max_ticks, self.rows * 2 // 3))
+        power = 10.0 ** math.floor(math.log10(span / most))
+        step = next(factor * power for factor in (1, 2, 5, 10) if span <= factor * power * most * (1 + 1e-9))
+        first, last = math.ceil(min_ / step - 1e-9), math.floor(max_ / step + 1e-9)
+        return [min(max(number * step, min_), max_) for number in range(first, last + 1)]
+
+    def get_labels_for_ticks(self, ticks: Sequence[float]) -> list[str]:
+        """As many digits as tell them apart; with an exponent where there is no room for those."""
+        apart = ticks[1] - ticks[0] if len(ticks) > 1 else max(map(abs, ticks), default=0.0) / 10 or 1.0
+        decimals = max(0, -math.floor(math.log10(apart) + 1e-9))
+        return [_short(tick, decimals) for tick in ticks]
+
+
+def _short(number: float, decimals: int) -> str:
+    """The number in `_LABEL_CELLS`, with an exponent where it has to be; nothing where neither says just that."""
+    text = f"{round(number, decimals) + 0.0:.{decimals}f}"
+    mantissa, _, exponent = f"{number:.1e}".partition("e")
+    narrow = f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if len(text) > _LABEL_CELLS and not float(text):
+        return "0"
+    if len(text) > _LABEL_CELLS and math.isclose(float(narrow), float(text)):
+        text = narrow
+    return text if len(text) <= _LABEL_CELLS else ""
+
+
 class _Plot(PlotWidget, can_focus=False):
     margin_top = 0
 
@@ -87,6 +127,7 @@ class HistoryChart(Vertical, Throttled):
         self._events: tuple[Event, ...] = ()
         self._cursor: float | None = None
         self._across: tuple[float, float] | None = None
+        self._heights = HeightTicks()
 
     def compose(self) -> ComposeResult:
         """Legend, then plot."""
@@ -96,7 +137,8 @@ class HistoryChart(Vertical, Throttled):
     def on_mount(self) -> None:
         """Small margins: the panes are small."""
         plot = self.query_one(_Plot)
-        plot.margin_top, plot.margin_bottom, plot.margin_left = 0, 2, 6
+        plot.margin_top, plot.margin_bottom, plot.margin_left = 0, 2, _LABEL_CELLS + 1
+        plot.set_y_formatter(self._heights)
         self.watch(self.app, "theme", lambda: self.ask(), init=False)
         self.ask()
 
@@ -155,6 +197,7 @@ class HistoryChart(Vertical, Throttled):
         for event in [*lone, *self._events]:
             plot.scatter([event.x], [event.y], marker=event.glyph, marker_style=rich_color(event.color))
         self._across = None
+        self._heights.rows = plot.size.height - 3  # the axis and what stands below it
         if xs:
             low, high = min(xs), max(xs)
             self._across = (low - 0.5, high + 0.5) if high - low < 1 else (low, high)
