@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,15 @@ from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.training_numbers import training_numbers
-from dlm_tui.store.version_record import AdapterVersion, is_kept, mark_kept, verify_version
+from dlm_tui.store.version_record import (
+    AdapterVersion,
+    filled_by_others,
+    held_by_others,
+    is_kept,
+    mark_kept,
+    read_record,
+    verify_version,
+)
 from dlm_tui.store.versions import current_version, existing_versions, put_in_force, reject_version
 
 HISTORY = "tui_history.json"
@@ -97,18 +106,39 @@ def version_history(store: Store, names: Sequence[str]) -> dict[str, list[Versio
                 numbers,
             )
             for number in sorted(existing_versions(store, name))
-            if (store.adapter_dir(name) / "versions" / f"v{number:04d}" / "adapter_config.json").is_file()
+            if _is_whole(store, manifest, name, number)
         ]
     return found
 
 
 def find_version(store: Store, name: str, number: int) -> AdapterVersion:
-    """Version `number` of an adapter. Raises UsageError naming those that exist."""
-    path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
+    """Version `number` of an adapter. Raises UsageError naming those that exist, or for one that is being trained."""
+    path = _folder(store, name, number)
     if path.is_symlink() or not (path / "adapter_config.json").is_file():
         there = ", ".join(str(one) for one in sorted(existing_versions(store, name))) or "none"
         raise UsageError(f"adapter {name!r} has no version {number}; there are: {there}")
+    if not _is_whole(store, read_manifest(store), name, number):
+        raise UsageError(f"{name}@{number} is being trained: it can be used once its training has ended")
     return AdapterVersion(name, number, path)
+
+
+def _folder(store: Store, name: str, number: int) -> Path:
+    return store.adapter_dir(name) / "versions" / f"v{number:04d}"
+
+
+def _is_whole(store: Store, manifest: Manifest | None, name: str, number: int) -> bool:
+    """Whether a version is finished, and the training that it belongs to as well: that may still take it back."""
+    path = _folder(store, name, number)
+    record = read_record(path)
+    if not (path / "adapter_config.json").is_file() or filled_by_others(record):
+        return False
+    of_training = record is not None and record["state"] == "trained" and held_by_others(record)
+    if not of_training or number in _runs_of(manifest, name) or (path / "tui_import.json").is_file():
+        return True
+    with contextlib.suppress(PointerError):
+        in_force = current_version(store, name)
+        return in_force is not None and in_force.version == number
+    return False
 
 
 def use_versions(store: Store, wanted: Mapping[str, int], reason: str = "use") -> dict[str, tuple[int | None, int]]:
@@ -285,7 +315,7 @@ def _facts(
     effect: OwnEffect | None,
     numbers: Mapping[int, int],
 ) -> VersionFacts:
-    path = store.adapter_dir(name) / "versions" / f"v{number:04d}"
+    path = _folder(store, name, number)
     config = _json_object(path / "adapter_config.json")
     imported = _json_object(path / "tui_import.json")
     rank = config.get("r")

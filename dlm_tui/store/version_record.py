@@ -74,6 +74,18 @@ def writer_is_dead(record: dict[str, Any]) -> bool:
     return isinstance(pid, int) and host == socket.gethostname() and not process_lives(pid)
 
 
+def filled_by_others(record: dict[str, Any] | None) -> bool:
+    """Whether another process, which may have ended, began to fill the folder and has not finished it."""
+    return record is not None and record["state"] == "filling" and record.get("pid") != os.getpid()
+
+
+def held_by_others(record: dict[str, Any] | None) -> bool:
+    """Whether another process of this host that made the folder still runs."""
+    if record is None or record.get("host") != socket.gethostname() or record.get("pid") == os.getpid():
+        return False
+    return isinstance(record.get("pid"), int) and process_lives(record["pid"])
+
+
 def damaged_files(version: AdapterVersion, *, all_files: bool = False) -> list[str]:
     """Names of files that are not what the record says; [] for a version without a record."""
     record = read_record(version.path)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dlm_tui.files import sync_tree
+from dlm_tui.files import remove, sync_tree
 from dlm_tui.platform import sync_directory
 from dlm_tui.store.errors import PointerError, StoreError
 from dlm_tui.store.journal import Change, change, pending
@@ -164,6 +164,17 @@ def put_in_force(store: Store, version: AdapterVersion, together: Change) -> Non
     sync_directory(version.path.parent)
     line = version.path.relative_to(store.root).as_posix() + "\n"
     together.write(store.adapter_dir(version.name) / "current.txt", line.encode())
+
+
+def discard_version(store: Store, version: AdapterVersion) -> None:
+    """Remove a version that was trained in vain; one that somebody has put in force meanwhile stays.
+
+    Raises LockHeld when the store is in use, OSError.
+    """
+    with store_lock(store, _LOCK_SECONDS):
+        in_use = current_version(store, version.name)
+        if in_use is None or in_use.version != version.version:
+            remove(version.path)
 
 
 def reject_version(store: Store, version: AdapterVersion) -> Path:

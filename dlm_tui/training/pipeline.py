@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from dlm_tui.store import (
     MetricsWriter,
     RunLog,
     Store,
+    StoreError,
     new_version,
     read_manifest,
     refuse_foreign_base,
@@ -29,6 +30,8 @@ from dlm_tui.store import (
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
 from dlm_tui.store.litter import clear_earlier_try
+from dlm_tui.store.version_record import AdapterVersion
+from dlm_tui.store.versions import discard_version
 from dlm_tui.training.adapter_work import AdapterWork, Trained, train_adapter
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
 from dlm_tui.training.commit import (
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
     from dlm_tui.document.sources import SourceScan
     from dlm_tui.model import Base
 
-
+_log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 """Tells a person a sentence, and keeps it for the outcome."""
 
@@ -132,7 +135,7 @@ def _train_adapters(
             runs.append(_train_one(request, plan, adapter, rows, metrics, count, say, trained, alone=len(work) == 1))
     except (Cancelled, KeyboardInterrupt):
         for run in runs:
-            shutil.rmtree(run.version.path, ignore_errors=True)
+            _discard(request.store, run.version)
             finish_run(metrics, run.run_id, "cancelled")
         raise
     except BaseException:
@@ -309,7 +312,7 @@ def _train_one(
             if isinstance(error, Diverged):
                 reject_version(store, target)
             else:
-                shutil.rmtree(target.path, ignore_errors=True)
+                _discard(store, target)
             raise
         steps = sum(result.steps.values())
         log.complete(steps=steps)
@@ -336,6 +339,13 @@ def _train_one(
             summary=log.summary_relative,
             looks=looks,
         )
+
+
+def _discard(store: Store, version: AdapterVersion) -> None:
+    try:
+        discard_version(store, version)
+    except (StoreError, OSError) as error:
+        _log.warning("%s stays: %s", version.path, error)  # `doctor` finds it
 
 
 def _work(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> AdapterWork:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,7 @@ from dlm_tui.store.adapter_history import (
     use_versions,
     version_history,
 )
+from dlm_tui.store.versions import all_versions, discard_version
 from tests.adapter_versions import finished_training
 
 NAMES = ("tone", "facts")
@@ -97,3 +103,33 @@ def test_a_damaged_history_costs_marks_and_no_version(store: Store) -> None:
     assert len(version_history(store, ["tone"])["tone"]) == 2
     use_versions(store, {"tone": 1})
     assert in_force(store)["tone"] == 1
+
+
+def test_a_version_that_another_process_is_making_cannot_be_used(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    path = store.adapter_dir("tone") / "versions" / "v0002"
+    shutil.copytree(path.with_name("v0001"), path)
+    record = {"format": 1, "pid": os.getpid(), "host": socket.gethostname(), "files": {}}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        for state in ("filling", "trained"):
+            (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": state}))
+            assert [facts.version for facts in version_history(store, ["tone"])["tone"]] == [1]
+            with pytest.raises(UsageError, match="tone@2 is being trained"):
+                use_versions(store, {"tone": 2})
+            with pytest.raises(UsageError, match="tone@2 is being trained"):
+                drop_version(store, "tone", 2)
+        (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": "kept"}))
+        assert len(version_history(store, ["tone"])["tone"]) == 2
+        (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": "trained"}))
+        other.communicate(b"\n")
+    assert use_versions(store, {"tone": 2}) == {"tone": (1, 2)}, "its writer is gone and left it whole"
+
+
+def test_what_was_trained_in_vain_goes_unless_somebody_put_it_in_force(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    finished_training(store, "tone", run=2)
+    first, second = all_versions(store, "tone")
+    discard_version(store, second)
+    discard_version(store, first)
+    assert [version.version for version in all_versions(store, "tone")] == [2]
+    assert in_force(store)["tone"] == 2
