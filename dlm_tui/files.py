@@ -88,15 +88,19 @@ def write_scratch(target: Path, data: bytes) -> Path:
     """A flushed file beside `target` with its owner and mode, ready to be renamed over it. Raises OSError."""
     scratch = scratch_sibling(target)
     try:
-        with naming(target), scratch.open("xb") as handle:
+        with naming(target), open(scratch, "xb", opener=_private if target.exists() else None) as handle:
+            keep_owner(target, scratch)  # before anything is in it that others may not read
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        keep_owner(target, scratch)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
     return scratch
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_atomic(target: Path, data: bytes) -> None:

@@ -96,13 +96,22 @@ def on_read_only_medium(path: Path) -> bool:
 
 
 def keep_owner(source: Path, target: Path) -> None:
-    """Give `target` the owner, group and mode bits of `source`, as far as this process may."""
+    """Give `target` the owner, group, mode bits and extended attributes (labels, access lists) of `source`, as far as
+    this process may."""
     with contextlib.suppress(OSError):
         status = source.stat()
         if hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
             with contextlib.suppress(OSError):
                 os.chown(target, status.st_uid, status.st_gid)
         target.chmod(stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(source) if hasattr(os, "listxattr") else ():
+            with contextlib.suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
+
+
+def may_give_away(path: Path) -> bool:
+    """Whether a file that this process makes can get the owner of the one at `path`. Raises OSError."""
+    return not hasattr(os, "geteuid") or os.geteuid() in (0, path.stat().st_uid)
 
 
 def _signal_reaches(pid: int) -> bool:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from dlm_tui.document.errors import FileChanged
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import clear_scratch_of, remove, write_scratch
-from dlm_tui.platform import exchange_names, sync_directory
+from dlm_tui.platform import exchange_names, may_give_away, sync_directory
 
 _LOCK_SECONDS = 30.0
 _BESIDE_SECONDS = 3.0
@@ -93,9 +93,10 @@ def replace_seen(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None
 
     Where the system can swap two names, what was there is looked at once more after the swap, so that a save in the
     last moment is seen as well: it is then the caller's to put back or to build on. A file with several names (hard
-    links) is written in place, so that all stay one file. Raises OSError; the file is then as it was.
+    links) is written in place, so that all stay one file, and so is one of somebody else, which stays theirs. Raises
+    OSError; the file is then as it was.
     """
-    if target.stat().st_nlink > 1:
+    if target.stat().st_nlink > 1 or not may_give_away(target):
         return _write_in_place(target, seen, data)
     scratch = write_scratch(target, data)
     try:
