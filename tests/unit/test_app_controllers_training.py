@@ -140,7 +140,9 @@ async def test_a_retrained_gate_is_compared_on_saved_and_recent_prompts(tmp_path
 
 async def label(bench: Bench, adapter: str) -> None:
     data = bench.context.setup.path.read_bytes()
-    await bench.controllers.labelling.add(Label(adapter, "prose", "please", hashlib.sha256(data).hexdigest()), "please")
+    await bench.controllers.labelling.add(
+        Label(adapter, "prose", "please", hashlib.sha256(data).hexdigest(), ""), "please"
+    )
     await bench.ui.settled()
 
 
@@ -165,7 +167,7 @@ async def test_a_label_never_overwrites_a_newer_save(tmp_path: Path) -> None:
         path = bench.context.setup.path
         seen = hashlib.sha256(path.read_bytes()).hexdigest()
         path.write_bytes(path.read_bytes() + b"\nSaved meanwhile by somebody else.\n")
-        await bench.controllers.labelling.add(Label("tone", "prose", "please", seen), "please")
+        await bench.controllers.labelling.add(Label("tone", "prose", "please", seen, ""), "please")
         await bench.ui.settled()
         text = path.read_bytes()
         assert b"Saved meanwhile by somebody else." in text and text.rstrip().endswith(b"please")

@@ -8,6 +8,7 @@ from functools import partial
 
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.drafts import Drafts, bytes_to_change
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.training import Training
@@ -37,6 +38,7 @@ class Labelling:
         self._context, self._changes, self._routing = context, changes, routing
         self._answers, self._pages = answers, pages
         self._comparison, self._training, self._prompt = comparison, training, prompt
+        self._drafts: Drafts[Label] = Drafts(context)
 
     def open(self, answer: str = "") -> None:
         """Ask which adapter the prompt that is typed belongs to; `answer` is offered as the right one."""
@@ -55,12 +57,12 @@ class Labelling:
                 "This document declares no named adapters, so there is nothing to choose from.", warning=True
             )
             return
-        try:
-            data = context.setup.path.read_bytes()
-        except OSError as error:
-            context.ui.say(f"The document cannot be read: {error}", error=True)
+        data = bytes_to_change(context)
+        if data is None:
             return
         guess, why = self._guess(view, weights)
+        if (draft := self._drafts.take(prompt)) is not None:
+            guess, why, answer = draft.adapter, "your choice", draft.answer
         dialog = LabelScreen(prompt, answer.strip(), context.names, context.marks, data, guess, why)
         context.ui.open_dialog(dialog, partial(self._chosen, prompt))
 
@@ -89,7 +91,7 @@ class Labelling:
                 content=label.content,
             )
         except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True, title="Nothing was added")
+            self._drafts.keep(prompt, label, error)
             return
         await self._changes.note(DocumentChange.of_append(LABEL, result))
         lead = f"Added at line {result.line}."

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.drafts import bytes_to_change, sentence
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.set_running import SetRunning
 from dlm_tui.app.controllers.teaching import Teaching
@@ -34,6 +36,23 @@ _TEMPERATURE = 0.8
 _SEEDS = 2**31
 
 
+@dataclass(frozen=True)
+class _Unwritten:
+    """Picks that could not be written, and the seed that they were drawn with."""
+
+    picked: Sequence[Picked]
+    seed: int
+
+    def without(self, written: Sequence[Lesson]) -> _Unwritten:
+        """Those that are not among the written lessons."""
+        there = {lesson.texts for lesson in written}
+        return replace(self, picked=[item for item in self.picked if _texts(item) not in there])
+
+
+def _texts(item: Picked) -> tuple[str, ...]:
+    return item.chosen.prompt, item.chosen.text, item.rejected.text
+
+
 class Picking:
     """Draws, shows and writes."""
 
@@ -47,10 +66,15 @@ class Picking:
     ) -> None:
         self._context, self._teaching, self._set_running, self._prompt = context, teaching, set_running, prompt
         self._sampling = sampling
+        self._unwritten: _Unwritten | None = None
 
     def open(self) -> None:
-        """Ask what to draw."""
+        """Ask what to draw; picks that could not be written come first."""
         context = self._context
+        if (kept := self._unwritten) is not None:
+            self._unwritten = None
+            self._picked(list(kept.picked), kept.seed)
+            return
         if not context.link.ready:
             context.ui.say("Drawing answers needs the engine, which is not ready yet.", warning=True)
             return
@@ -153,8 +177,9 @@ class Picking:
     async def _review(self, picked: Sequence[Picked], seed: int) -> None:
         from dlm_tui.app.screens.review import ReviewScreen
 
-        context, data = self._context, self._teaching.document_bytes()
+        context, data = self._context, bytes_to_change(self._context)
         if data is None:
+            self._unwritten = _Unwritten(picked, seed)
             return
         run_id, at = await self._teaching.newest_run(), datetime.now(UTC)
 
@@ -165,18 +190,23 @@ class Picking:
 
         def write(reviewed: Reviewed | None) -> None:
             if reviewed is not None:
-                context.ui.run(partial(self._write, reviewed), "pick", "write preferences")
+                context.ui.run(partial(self._write, reviewed, _Unwritten(picked, seed)), "pick", "write preferences")
 
         context.ui.open_dialog(dialog, write)
 
     def _own(self, item: Picked) -> str | None:
         return self._teaching.adapter_of(item.chosen.view, item.chosen.mix)
 
-    async def _write(self, reviewed: Reviewed) -> None:
+    async def _write(self, reviewed: Reviewed, picks: _Unwritten) -> None:
         context, sha256, written = self._context, reviewed.expected_sha256, list[Lesson]()
         before = preference_counts(context.document)  # it is read again while they are written
         for lesson in reviewed.lessons:
-            if await self._teaching.append(lesson, sha256) is None:
+            try:
+                await self._teaching.append(lesson, sha256)
+            except (DlmTuiError, OSError) as error:
+                self._unwritten = picks.without(written)
+                text = f"{sentence(error).rstrip('.')}. The picks are kept: {context.key('teach.pick')} has them."
+                context.ui.say(text, error=True, title="Not all was written")
                 break
             written.append(lesson)
         if written:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
+from dlm_tui.app.controllers.drafts import Drafts, bytes_to_change, sentence
 from dlm_tui.app.panes.outline import Change
 from dlm_tui.app.screens.section import Draft, RetagScreen, SectionScreen, Tag
 from dlm_tui.document import (
@@ -30,6 +31,7 @@ from dlm_tui.errors import DlmTuiError
 
 _Result = TypeVar("_Result")
 SECTION = "section"
+_NEW = "\0new"  # no section has such a text
 
 
 class Sections:
@@ -37,6 +39,7 @@ class Sections:
 
     def __init__(self, context: Context, changes: Changes, copying: Copying) -> None:
         self._context, self._changes, self._copying = context, changes, copying
+        self._drafts: Drafts[Draft] = Drafts(context)
 
     def change(self, what: Change, section: int | None, adapter: str | None) -> None:
         """Do what a key of the outline asks for with the section at this index, or on a row of this adapter."""
@@ -64,7 +67,8 @@ class Sections:
             return ""
 
         context = self._context
-        dialog = SectionScreen("Add a section", problem, context.names, context.marks, adapter=adapter)
+        start = self._drafts.take(_NEW)
+        dialog = SectionScreen("Add a section", problem, context.names, context.marks, adapter=adapter, start=start)
         context.ui.open_dialog(dialog, lambda draft: self._add(draft, hashlib.sha256(data).hexdigest()))
 
     def _add(self, draft: Draft | None, sha256: str) -> None:
@@ -75,7 +79,10 @@ class Sections:
         def write() -> AppendResult:
             return append_section(path, sha256, type=draft.type, adapter=draft.adapter, content=draft.content)
 
-        self._run(write, lambda result: (f"Added at line {result.line}.", DocumentChange.of_append(SECTION, result)))
+        def done(result: AppendResult) -> tuple[str, DocumentChange]:
+            return f"Added at line {result.line}.", DocumentChange.of_append(SECTION, result)
+
+        self._run(write, done, lambda error: self._drafts.keep(_NEW, draft, error))
 
     def edit(self, index: int) -> None:
         """Show the text of a section, and write what it is changed to."""
@@ -100,11 +107,17 @@ class Sections:
                 self._refuse()
                 self._copying.copy(draft.content, "what you typed")
             else:
-                self._write(lambda path, sha256: edit_section(path, sha256, now, draft.content), "Changed")
+                self._write(
+                    lambda path, sha256: edit_section(path, sha256, now, draft.content),
+                    "Changed",
+                    lambda error: self._drafts.keep(text, draft, error),
+                )
 
         text = section.content.strip("\n")
+        kept = self._drafts.take(text)
         title = f"Edit the section at line {section.start_line}"
-        self._context.ui.open_dialog(SectionScreen(title, problem, content=text), chosen)
+        content = kept.content if kept is not None else text
+        self._context.ui.open_dialog(SectionScreen(title, problem, content=content), chosen)
 
     def retag(self, index: int) -> None:
         """Ask which adapter a section is for."""
@@ -145,22 +158,33 @@ class Sections:
             title="Nothing was written",
         )
 
-    def _write(self, change: Callable[[Path, str], Edit], done: str) -> None:
+    def _write(
+        self, change: Callable[[Path, str], Edit], done: str, failed: Callable[[Exception], None] | None = None
+    ) -> None:
         path, sha256 = self._context.setup.path, self._context.document.sha256
         self._run(
             lambda: change(path, sha256),
             lambda edit: (f"{done}: the section at line {edit.line}.", DocumentChange.of_edit(SECTION, edit)),
+            failed,
         )
 
-    def _run(self, work: Callable[[], _Result], then: Callable[[_Result], tuple[str, DocumentChange]]) -> None:
-        """Write in a thread, then say what was done and how it is taken back."""
+    def _run(
+        self,
+        work: Callable[[], _Result],
+        then: Callable[[_Result], tuple[str, DocumentChange]],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Write in a thread, then say what was done and how it is taken back; `failed` is told why it was not."""
         context = self._context
 
         async def run() -> None:
             try:
                 result = await asyncio.to_thread(work)
             except (DlmTuiError, OSError) as error:
-                context.ui.say(_sentence(error), error=True, title="Nothing was written")
+                if failed is not None:
+                    failed(error)
+                else:
+                    context.ui.say(_sentence(error), error=True, title="Nothing was written")
                 return
             text, change = then(result)
             await self._changes.note(change)
@@ -176,10 +200,8 @@ class Sections:
     def _read(self) -> bytes | None:
         """The document as it is on disk, if that is what is shown."""
         context = self._context
-        try:
-            data = context.setup.path.read_bytes()
-        except OSError as error:
-            context.ui.say(f"The document cannot be read: {error}", error=True)
+        data = bytes_to_change(context)
+        if data is None:
             return None
         if hashlib.sha256(data).hexdigest() != context.document.sha256:
             context.ui.say("The document on disk is another than the one shown; save it so that it can be read.")
@@ -188,5 +210,4 @@ class Sections:
 
 
 def _sentence(error: Exception) -> str:
-    text = error.text if isinstance(error, BodyError) else str(error)
-    return f"{text[:1].upper()}{text[1:]}"
+    return sentence(DlmTuiError(error.text)) if isinstance(error, BodyError) else sentence(error)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.drafts import Drafts, bytes_to_change
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
 from dlm_tui.app.controllers.views import AnswersView
 from dlm_tui.document.append import append_section
@@ -20,6 +21,9 @@ from dlm_tui.document.names import split_version
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.views import adapter_of
 from dlm_tui.store import MetricsReader
+
+if TYPE_CHECKING:
+    from dlm_tui.app.screens.lesson import Accepted
 
 LESSON = "lesson"
 How = Literal["keep", "better", "edit"]
@@ -66,6 +70,7 @@ class Teaching:
     def __init__(self, context: Context, changes: Changes, shown: ShownAnswers, answers: AnswersView) -> None:
         self._context, self._changes = context, changes
         self._shown, self._answers = shown, answers
+        self._drafts: Drafts[Lesson] = Drafts(context)
 
     def open(self, how: How) -> None:
         """Ask what to write of the answer that a person looks at."""
@@ -89,11 +94,11 @@ class Teaching:
 
     def ask(self, how: How, answer: Taught, others: Sequence[Taught]) -> None:
         """Ask what to write of an answer; `others`, to the same prompt, are those that it may be better than."""
-        if (data := self.document_bytes()) is not None:
+        if (data := bytes_to_change(self._context)) is not None:
             self._context.ui.run_to_dialog(partial(self._ask, how, answer, others, data), "teach", "keep an answer")
 
     async def _ask(self, how: How, answer: Taught, others: Sequence[Taught], data: bytes) -> None:
-        from dlm_tui.app.screens.lesson import Accepted, LessonScreen, Other
+        from dlm_tui.app.screens.lesson import LessonScreen, Other
 
         context, prompt, view = self._context, answer.prompt, answer.view
         run_id = await self.newest_run() if how == "better" else None
@@ -104,22 +109,23 @@ class Teaching:
                 return better_answer(prompt, text, other.text, adapter, f"better/{view}", at, run_id)
             return kept_answer(prompt, text, adapter, f"{how}/{view}")
 
+        draft = self._drafts.take(f"{how}\0{prompt}\0{answer.text}")
         dialog = LessonScreen(
             _TITLES[how],
             prompt,
-            answer.text,
+            answer.text if draft is None else draft.texts[1],
             compose,
             self.adapters,
             context.marks,
             data,
-            self.adapter_of(view, answer.mix),
+            self.adapter_of(view, answer.mix) if draft is None else draft.adapter,
             others=[Other(other.view, other.text) for other in others] if how == "better" else [],
             editable=how == "edit",
         )
 
         def accept(accepted: Accepted | None) -> None:
             if accepted is not None:
-                work = partial(self._write, accepted.lesson, accepted.expected_sha256)
+                work = partial(self._write, accepted, f"{how}\0{prompt}\0{answer.text}")
                 context.ui.run(work, "teach", "add a section")
 
         context.ui.open_dialog(dialog, accept)
@@ -139,14 +145,6 @@ class Teaching:
         strongest = max(names, key=lambda name: strength[name], default=None)
         return strongest if strongest is not None and strength[strongest] > 0 else None
 
-    def document_bytes(self) -> bytes | None:
-        """The document as it is on disk."""
-        try:
-            return self._context.setup.path.read_bytes()
-        except OSError as error:
-            self._context.ui.say(f"The document cannot be read: {error}", error=True)
-            return None
-
     async def newest_run(self) -> int | None:
         """The id of the newest training run, None before the first."""
         reader = MetricsReader(self._context.store)
@@ -155,32 +153,29 @@ class Teaching:
         except (DlmTuiError, OSError):
             return None
 
-    async def _write(self, lesson: Lesson, expected_sha256: str) -> None:
-        context = self._context
-        line = await self.append(lesson, expected_sha256)
-        if line is None:
+    async def _write(self, accepted: Accepted, what: str) -> None:
+        context, lesson = self._context, accepted.lesson
+        try:
+            line = await self.append(lesson, accepted.expected_sha256)
+        except (DlmTuiError, OSError) as error:
+            self._drafts.keep(what, lesson, error)
             return
         name = lesson.adapter or "the document"
         what = "A preference" if lesson.type == "preference" else "An answer"
         train = context.key("train.all")
         context.ui.say(f"{what} for {name}, at line {line}. {train} trains on it. {self._changes.hint}")
 
-    async def append(self, lesson: Lesson, expected_sha256: str) -> int | None:
-        """Add the section; its line, or None when it could not be added, which is then said."""
-        context = self._context
-        try:
-            result = await asyncio.to_thread(
-                append_section,
-                context.setup.path,
-                expected_sha256,
-                type=lesson.type,
-                adapter=lesson.adapter,
-                content=lesson.content,
-                marker=lesson.marker,
-            )
-        except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True, title="Nothing was added")
-            return None
+    async def append(self, lesson: Lesson, expected_sha256: str) -> int:
+        """Add the section; its line. Raises DlmTuiError, OSError."""
+        result = await asyncio.to_thread(
+            append_section,
+            self._context.setup.path,
+            expected_sha256,
+            type=lesson.type,
+            adapter=lesson.adapter,
+            content=lesson.content,
+            marker=lesson.marker,
+        )
         await self._changes.note(DocumentChange.of_append(LESSON, result))
         return result.line
 

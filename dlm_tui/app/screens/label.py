@@ -27,12 +27,13 @@ from dlm_widgets.sanitize import assemble, literal, sanitize
 
 @dataclass(frozen=True)
 class Label:
-    """A section to append to the document whose bytes have this hash."""
+    """A section to append to the document whose bytes have this hash, and the answer in it as it was typed."""
 
     adapter: str
     type: str
     content: str
     expected_sha256: str
+    answer: str
 
 
 class LabelScreen(Dialog[Label]):
@@ -89,7 +90,8 @@ class LabelScreen(Dialog[Label]):
         highlighted = self.query_one(PickList).highlighted
         if highlighted is None:
             return
-        kind, content = label_section(self._prompt, self.query_one(PromptEditor).text.strip() or None)
+        answer = self.query_one(PromptEditor).text.strip()
+        kind, content = label_section(self._prompt, answer or None)
         diff = self.query_one("#label-diff", LiteralStatic)
         try:
             added = preview_section(self._document, type=kind, adapter=self._adapters[highlighted], content=content)
@@ -97,7 +99,8 @@ class LabelScreen(Dialog[Label]):
             self._label = None
             diff.show(literal(str(error), "bold $error"))
             return
-        self._label = Label(self._adapters[highlighted], kind, content, hashlib.sha256(self._document).hexdigest())
+        sha256 = hashlib.sha256(self._document).hexdigest()
+        self._label = Label(self._adapters[highlighted], kind, content, sha256, answer)
         lines = [literal(f"+ {line}", "$success") for line in added.strip("\n").split("\n")]
         diff.show(Content("\n").join(lines))
 

@@ -57,11 +57,14 @@ class SectionScreen(Dialog[Draft]):
         *,
         adapter: str | None = None,
         content: str | None = None,
+        start: Draft | None = None,
     ) -> None:
+        """`content` of a section that is there, or of a new one the `adapter` and what to `start` with."""
         super().__init__()
         self._title, self._problem = title, problem
         self._adapters: list[str | None] = [*names, None]
-        self._marks, self._adapter, self._content = marks or {}, adapter, content
+        self._start = start or Draft("instruction", adapter, KINDS["instruction"][1])
+        self._marks, self._content = marks or {}, content
 
     @property
     def _is_new(self) -> bool:
@@ -77,8 +80,8 @@ class SectionScreen(Dialog[Draft]):
                 with Vertical():
                     yield LiteralStatic("Trains", classes="field")
                     yield PickList(*_adapter_options(self._adapters, self._marks), id="section-adapter", markup=False)
-        start = KINDS["instruction"][1] if self._content is None else self._content
-        yield TextArea(start, id="section-text", soft_wrap=True, tab_behavior="focus")
+        text = self._start.content if self._content is None else self._content
+        yield TextArea(text, id="section-text", soft_wrap=True, tab_behavior="focus")
         yield LiteralStatic(id="section-problem")
 
     def on_mount(self) -> None:
@@ -86,8 +89,9 @@ class SectionScreen(Dialog[Draft]):
         super().on_mount()
         self.retitle(self._title)
         if self._is_new:
-            self.query_one("#section-kind", PickList).highlighted = 0
-            chosen = self._adapters.index(self._adapter) if self._adapter in self._adapters else 0
+            self.query_one("#section-kind", PickList).highlighted = list(KINDS).index(self._start.type)
+            adapter = self._start.adapter
+            chosen = self._adapters.index(adapter) if adapter in self._adapters else 0
             self.query_one("#section-adapter", PickList).highlighted = chosen
         text = self.query_one(TextArea)
         text.focus()
