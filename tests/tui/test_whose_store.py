@@ -254,6 +254,25 @@ async def test_a_gate_that_was_trained_elsewhere_is_said(workbench: Opener) -> N
         await bench.until(lambda: "a newer gate on disk" in bench.text, "said")
 
 
+async def test_a_store_that_is_gone_is_said_and_not_begun_anew(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        store = bench.context.store
+        finished_training(store, *bench.context.names, run=1)
+        await bench.until(lambda: bench.context.store_seen, "looked at")
+        away = store.root.with_name("away")
+        store.root.rename(away)
+        await bench.until(lambda: "the store is gone: bring it back" in bench.text, "noticed")
+        for key in ("f5", "ctrl+t"):
+            bench.app.clear_notifications()
+            await bench.press(key)
+            await bench.until(lambda: any("is gone: bring it back" in toast for toast in bench.toasts), "refused")
+        await bench.press("alt+r")
+        await bench.until(lambda: any("what is loaded stays in use" in toast for toast in bench.toasts), "kept")
+        assert not store.root.exists()
+        away.rename(store.root)
+        await bench.until(lambda: "the store is gone" not in bench.text, "it is back")
+
+
 async def test_the_trainings_of_this_window_are_no_news(workbench: Opener) -> None:
     async with workbench(size=(120, 40)) as bench:
         await bench.until(lambda: bench.controllers.elsewhere._used is not None, "looked at once")

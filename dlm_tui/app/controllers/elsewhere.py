@@ -28,7 +28,9 @@ class Elsewhere:
     def poll(self) -> None:
         """Look whether something else is in force on disk than in the engine."""
         context = self._context
-        if context.link.ready and not context.board.running("train", "gate"):
+        if context.store_is_gone:
+            self._tell("the store is gone: bring it back")
+        elif context.link.ready and not context.board.running("train", "gate"):
             context.ui.run(self._look, "elsewhere", "look for newer adapters", exclusive=True)
 
     async def _look(self) -> None:
@@ -42,6 +44,7 @@ class Elsewhere:
         settled, self._last = found == self._last, found  # a change that is being made is not looked at
         if not settled:
             return
+        context.store_seen = context.store_seen or bool(found[0])
         if self._used is None:
             self._used = dict(opened.versions) if opened.versions and found[0] else found[0], found[1]
         words = "newer adapters" if found[0] != self._used[0] else "a newer gate" if found[1] != self._used[1] else ""
@@ -66,7 +69,9 @@ class Elsewhere:
     def take_in(self) -> None:
         """Use what is on disk."""
         context = self._context
-        if not context.news:
+        if context.store_is_gone:
+            context.ui.say(f"{context.store.root} is gone; what is loaded stays in use.", warning=True)
+        elif not context.news:
             context.ui.say("What is in force on disk is in use here already.")
         elif not context.link.ready:
             context.ui.say("The engine is not ready yet.", warning=True)

@@ -93,7 +93,11 @@ class Training:
             self._pages.show_page("jobs")
 
     def refuses(self) -> bool:
-        """Whether a training runs already, which is then said."""
+        """Whether a training runs already, or the store is gone, which is then said."""
+        if self._context.store_is_gone:
+            gone = f"{self._context.store.root} is gone: bring it back, or open the document anew to begin without it."
+            self._context.ui.say(gone, error=True, title="Nothing was trained")
+            return True
         board = self._context.board
         if not board.running("gate" if board.line is not None else "train", "gate"):
             return False
