@@ -17,11 +17,13 @@ import msgspec
 
 from dlm_tui.app.config import SamplingSettings, state_path
 from dlm_tui.app.mix import MixState
+from dlm_tui.document.replacing import document_lock
 from dlm_tui.files import set_aside, write_atomic
 from dlm_tui.store import KeptAnswers
 from dlm_tui.store.set_runs import SetRuns
 
 _HISTORY = 500
+_LOCK_SECONDS = 1.0
 # What a damaged file raises: no JSON, other types, no UTF-8, or nested deeper than the decoder goes.
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RECENT = 20
@@ -121,7 +123,7 @@ class StateFile:
         """The answers given to the document's prompts, in a database beside it."""
         self.set_runs = SetRuns(self.path.with_name(f"{name}.sets.sqlite"))
         """The runs of its prompt sets, likewise."""
-        self._written = b""
+        self._given = b""  # what was to be written last; the file may hold more
         self._encoded = self._newest = 0
         self._lock = threading.Lock()
 
@@ -135,7 +137,7 @@ class StateFile:
         except (OSError, *_DAMAGE):
             set_aside(self.path)
             return State()
-        self._written = data
+        self._given = data
         return state
 
     def encode(self, state: State) -> Snapshot:
@@ -144,12 +146,33 @@ class StateFile:
         return Snapshot(self._encoded, msgspec.json.encode(state))
 
     def write(self, snapshot: Snapshot) -> None:
-        """Write if anything changed and nothing newer was written; call it in a thread. Raises OSError."""
+        """Write if anything changed and nothing newer was written; call it in a thread.
+
+        Prompts that another window on the document has asked since stay in the file. Raises OSError, DocumentBusy.
+        """
         with self._lock:
-            if snapshot.number > self._newest and snapshot.data != self._written:
-                write_atomic(self.path, snapshot.data)
-                self._written = snapshot.data
+            if snapshot.number > self._newest and snapshot.data != self._given:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with document_lock(self.path, _LOCK_SECONDS):
+                    write_atomic(self.path, self._with_others(snapshot.data))
+                self._given = snapshot.data
             self._newest = max(self._newest, snapshot.number)
+
+    def _with_others(self, data: bytes) -> bytes:
+        """The state, with what another process has added to the history."""
+        try:
+            there = self.path.read_bytes()
+            if there == self._given:
+                return data
+            others, state = msgspec.json.decode(there, type=State), msgspec.json.decode(data, type=State)
+        except (OSError, *_DAMAGE):
+            return data
+        own = {entry.text for entry in state.history}
+        added = [entry for entry in others.history if entry.text not in own]
+        if not added:
+            return data
+        state.history = sorted([*state.history, *added], key=lambda entry: entry.at, reverse=True)[:_HISTORY]
+        return msgspec.json.encode(state)
 
 
 def now() -> str:
