@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _REMEDIES = {
     errno.ENOTEMPTY: "the folder is not empty; look what is in it",
     errno.ESTALE: "the network folder is gone; mount it again",
 }
+_ROOM = 1 << 20
+"""Bytes that a database needs on its disk for a moment, at the least."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _ALLOCATION = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
 
@@ -62,6 +65,17 @@ def system_sentence(error: BaseException) -> str | None:
     if type(error).__module__.partition(".")[0] == "jinja2":
         return f"a chat template cannot be used: {_first(error)}"
     return None
+
+
+def database_reason(error: Exception, database: Path) -> str:
+    """What stands behind an error of SQLite: it reports a full disk as one that fails, or full where another one is."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL):
+        for folder in (database.parent, Path(tempfile.gettempdir())):
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(folder).free < _ROOM:
+                    return f"no space is left on the disk of {folder}; free some and do it again"
+    return str(error)
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     asked = _asked(args, choices, document, store)
     torch.set_num_threads(asked.threads)
     calibration = calibration_prompts(Path(asked.calibration)) if asked.calibration else None
-    refuse_before_base(document, store, asked.adapters, asked.choices)
+    refuse_before_base(document, store, asked.adapters, asked.choices, gate_only=args.gate_only)
     base = run_to_end(load_base(base_of(document, asked.base)), narration)
     with joined_cluster(args, base) as elsewhere:
         request = TrainRequest(

@@ -16,6 +16,7 @@ from dlm_tui.document.errors import FileChanged
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import clear_scratch_of, remove, write_scratch
 from dlm_tui.platform import exchange_names, may_give_away, sync_directory
+from dlm_tui.system_errors import naming
 
 _LOCK_SECONDS = 30.0
 _BESIDE_SECONDS = 3.0
@@ -130,7 +131,7 @@ def save_document(path: Path, seen: bytes, data: bytes) -> None:
 
 
 def _write_in_place(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None:
-    with target.open("r+b", buffering=0) as handle:
+    with naming(target), target.open("r+b", buffering=0) as handle:
         now = handle.readall()
         if now != seen:
             return SomebodySaved(now, displaced=False)

@@ -142,7 +142,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     left = interrupted(store) if request.resume else None  # None also where it was ended before its first checkpoint
     asked = left.asked if left is not None else None
     torch.set_num_threads(asked.threads if asked is not None else max(1, (os.cpu_count() or 2) - 1))
-    refuse_before_base(document, store, request.adapters, request.choices)
+    refuse_before_base(document, store, request.adapters, request.choices, gate_only=request.gate_only)
     calibration = calibration_prompts(Path(request.calibration)) if request.calibration else None
     base = run_to_end(load_base(base_of(document, request.base)), job.step)
     receipt = store.root / request.receipt if request.receipt else None

@@ -22,6 +22,7 @@ from dlm_tui.export.weights_check import check_merged
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.model.quantised import TORCHAO_INT8, library_of
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import naming
 
 VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """vLLM's own choice ("auto") would read a float32 base as float16."""
@@ -239,7 +240,8 @@ class MergedTarget(Common):
             for module, pair in self.pairs.items()
             for side in ("lora_A", "lora_B")
         }
-        save_file(tensors, pairs)
+        with naming(pairs):
+            save_file(tensors, pairs)
         dtype = str(DTYPES[self.quant][0]).removeprefix("torch.")
         stored = replace(export, runtime="base and pairs", model=base.source.path, adapter=pairs, load_dtype=dtype)
         return [replace(_read_as_stored(export, self.quant), stored=stored)]

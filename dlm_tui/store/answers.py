@@ -21,6 +21,7 @@ from dlm_tui.store.errors import AnswersError, StoreError
 from dlm_tui.store.locks import file_lock
 from dlm_tui.store.replaceable import ReplaceableDatabase
 from dlm_tui.store.sqlite import is_damage, read_database
+from dlm_tui.system_errors import database_reason
 
 LIMIT_BYTES = 64 << 20
 """What all answers of a document may take, unless told otherwise."""
@@ -255,7 +256,7 @@ class KeptAnswers:
                 return None
             if "no such table" in str(error):
                 return None
-            raise AnswersError(f"{self.path} cannot be read: {error}.") from error
+            raise AnswersError(f"{self.path} cannot be read: {database_reason(error, self.path)}.") from error
 
     def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
         database = ReplaceableDatabase(
@@ -267,7 +268,7 @@ class KeptAnswers:
             finally:
                 database.close()
         except (sqlite3.Error, OSError, StoreError) as error:
-            raise AnswersError(f"{self.path} cannot be written: {error}.") from error
+            raise AnswersError(f"{self.path} cannot be written: {database_reason(error, self.path)}.") from error
 
     def _evict(self, connection: sqlite3.Connection, keeping: int) -> None:
         """Remove the oldest answers beyond the limit, but none of the newest `keeping`."""

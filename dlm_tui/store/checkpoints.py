@@ -19,6 +19,7 @@ from dlm_tui.files import scratch_sibling, sync_tree
 from dlm_tui.platform import sync_directory
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.store.layout import Store
+from dlm_tui.system_errors import naming
 
 FOLDER, STATE, FINISHED = "checkpoints", "state.json", "finished"
 _NUMBERED = re.compile(r"checkpoint-([0-9]{6,})")
@@ -112,8 +113,9 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
     scratch = scratch_sibling(target)
     scratch.mkdir()
     try:
-        yield scratch
-        sync_tree(scratch)
+        with naming(target):
+            yield scratch
+            sync_tree(scratch)
         if target.exists():
             shutil.rmtree(target)
         scratch.rename(target)

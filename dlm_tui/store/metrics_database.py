@@ -12,6 +12,7 @@ from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import named_lock
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.replaceable import ReplaceableDatabase
+from dlm_tui.system_errors import database_reason
 
 Statement = tuple[str, Sequence[Any]]
 _SET_ASIDE_SECONDS = 10.0
@@ -53,7 +54,7 @@ class MetricsDatabase:
                 run_all(connection, rows)
 
     def _failure(self, error: Exception) -> MetricsError:
-        return MetricsError(f"{self._path} cannot be written: {error}.")
+        return MetricsError(f"{self._path} cannot be written: {database_reason(error, self._path)}.")
 
 
 def run_all(connection: sqlite3.Connection, statements: Sequence[Statement]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.sqlite import Fingerprint, fingerprint, is_damage, problems_of, read_database
+from dlm_tui.system_errors import database_reason
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -322,7 +323,7 @@ class MetricsReader:
             if is_damage(error):
                 _say_damage_once(self.path, error)
                 return nothing
-            raise MetricsError(f"{self.path} cannot be read: {error}.") from error
+            raise MetricsError(f"{self.path} cannot be read: {database_reason(error, self.path)}.") from error
 
 
 _said: set[tuple[str, int]] = set()

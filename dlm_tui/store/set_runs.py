@@ -17,6 +17,7 @@ from dlm_tui.store.errors import StoreError
 from dlm_tui.store.locks import file_lock
 from dlm_tui.store.replaceable import ReplaceableDatabase
 from dlm_tui.store.sqlite import is_damage, read_database
+from dlm_tui.system_errors import database_reason
 
 LIMIT_BYTES = 64 << 20
 _SET_ASIDE_SECONDS = 10.0
@@ -183,7 +184,7 @@ class SetRuns:
             finally:
                 database.close()
         except (sqlite3.Error, OSError, StoreError) as error:
-            raise SetRunsError(f"{self.path} cannot be written: {error}.") from error
+            raise SetRunsError(f"{self.path} cannot be written: {database_reason(error, self.path)}.") from error
         return msgspec.structs.replace(run, run_id=number)
 
     def newest(self, set_name: str, limit: int = 20) -> list[SetRun]:
@@ -199,7 +200,7 @@ class SetRuns:
                 return []
             if "no such table" in str(error):
                 return []
-            raise SetRunsError(f"{self.path} cannot be read: {error}.") from error
+            raise SetRunsError(f"{self.path} cannot be read: {database_reason(error, self.path)}.") from error
         return [run for row in rows if (run := _run(row)) is not None]
 
 

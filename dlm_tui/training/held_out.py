@@ -14,6 +14,7 @@ from dlm_tui.document import Document, route_sections, sources
 from dlm_tui.files import json_bytes, temporary_folder
 from dlm_tui.progress import run_to_end
 from dlm_tui.store.adapter_kind import AdapterKind
+from dlm_tui.system_errors import naming
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
 from dlm_tui.training.checkpoints import fingerprint
 from dlm_tui.training.commit import pinned_versions
@@ -138,7 +139,8 @@ def _adapter(result: Finetuned, name: str) -> Adapter:
     from dlm_tui.model import load_peft_adapter
 
     with temporary_folder("trial") as folder:
-        save_file(result.tensors, folder / "adapter_model.safetensors")
+        with naming(folder):
+            save_file(result.tensors, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_bytes(json_bytes(result.config))
         return load_peft_adapter(folder, name)
 

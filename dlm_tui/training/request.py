@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def refuse_before_base(
-    document: Document, store: Store, adapters: Sequence[str] | None, choices: KindChoices | None = None
+    document: Document,
+    store: Store,
+    adapters: Sequence[str] | None,
+    choices: KindChoices | None = None,
+    *,
+    gate_only: bool = False,
 ) -> None:
     """What can be said before a base is loaded, which takes a while.
 
@@ -35,7 +40,7 @@ def refuse_before_base(
     refuse_other_document(store, document)
     refuse_choices(document, adapters, choices or KindChoices(), kinds_before(document, store))
     refuse_foreign_base(store, document)
-    refuse_full_disk(store)
+    refuse_full_disk(store, adapters or document.routing_names, gate_only=gate_only)
     if store.root.is_dir():
         with run_lock(store):
             pass

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import tempfile
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dlm_tui.files import write_atomic
-from dlm_tui.system_errors import error_line, naming, system_sentence
+from dlm_tui.system_errors import database_reason, error_line, naming, system_sentence
+
+_Usage = namedtuple("_Usage", "total used free")
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,15 @@ def test_libraries_errors_get_the_folder(tmp_path: Path) -> None:
     assert caught.value.filename == "/does/not/exist"
     with pytest.raises(ValueError), naming(tmp_path):
         raise ValueError
+
+
+def test_a_database_on_a_full_disk_says_which_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    database = tmp_path / "metrics.sqlite"
+    assert database_reason(error, database) == "disk I/O error"
+    for full in (tmp_path, Path(tempfile.gettempdir())):
+        used = dict.fromkeys((tmp_path, Path(tempfile.gettempdir())), (1, 1, 1 << 30)) | {full: (1, 1, 4096)}
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, used=used: _Usage(*used[folder]))
+        assert database_reason(error, database).startswith(f"no space is left on the disk of {full};")
+    assert database_reason(sqlite3.DatabaseError("malformed"), database) == "malformed"

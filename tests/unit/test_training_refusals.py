@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import pytest
 from dlm_tui.document import load
 from dlm_tui.store import Store, StoreError, refuse_full_disk, run_lock
 from dlm_tui.store.errors import LockHeld
+from dlm_tui.store.versions import all_versions
 from dlm_tui.training import refuse_before_base
+from tests.adapter_versions import finished_training
 from tests.tui.document import write_document
 
 _Usage = namedtuple("_Usage", "total used free")
@@ -49,4 +52,20 @@ def test_a_full_disk_is_noticed_and_the_folder_named(tmp_path: Path, monkeypatch
     store = Store(tmp_path / "home", "0" * 26)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(1 << 30, 1 << 30, 3 << 20))
     with pytest.raises(StoreError, match=rf"only 3 MiB are free in {tmp_path}, and a training may write 16 MiB"):
-        refuse_full_disk(store)
+        refuse_full_disk(store, ["tone"])
+
+
+def test_the_disk_needs_room_for_what_is_trained_not_for_every_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path, "01JEXPXRTTESTSEXPXRTTESTSE").create()
+    for run in (1, 2, 3):
+        finished_training(store, "tone", run=run)
+    for version in all_versions(store, "tone"):
+        (version.path / "adapter_model.safetensors").write_bytes(bytes(4 << 20))
+    needs = {"gate_only": 1 << 20, "tone": 24 << 20, "facts": 16 << 20}
+    for what, need in needs.items():
+        for free in (need - 1, need):
+            monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: _Usage(1 << 40, 1 << 40, free))
+            with nullcontext() if free == need else pytest.raises(StoreError, match="a training may write"):
+                refuse_full_disk(store, [what], gate_only=what == "gate_only")

@@ -44,6 +44,7 @@ from dlm_tui.store.packs.layout import (
 )
 from dlm_tui.store.packs.reading import OnProgress
 from dlm_tui.store.sqlite import read_database
+from dlm_tui.system_errors import database_reason
 
 _CHUNK = 1 << 20
 _LEVEL = 10
@@ -201,7 +202,7 @@ def _copy_database(path: Path, copy: Path) -> Path:
     try:
         read_database(path, backup)
     except sqlite3.Error as error:
-        raise PackError(f"{path} cannot be read: {error}") from error
+        raise PackError(f"{path} cannot be read: {database_reason(error, path)}") from error
     return copy
 
 
