@@ -31,7 +31,7 @@ def clear_dead_versions(store: Store) -> None:
 
 
 def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
-    """Remove the version that a dead run of this very training finished and did not put in force.
+    """Remove the version that a dead or failed run of this very training finished and did not put in force.
 
     Its checkpoints make it again, under the same number; the caller holds the run lock.
     """
@@ -49,7 +49,7 @@ def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
         in_force = current is not None and version.version == current.version
         if version.version != run["adapter_version"] or in_force or _recorded(manifest, version) or record is None:
             continue
-        if record["state"] == "trained" and writer_is_dead(record):
+        if record["state"] == "kept" or (record["state"] == "trained" and writer_is_dead(record)):
             remove(version.path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
 from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
 from dlm_tui.store.checkpoints import FOLDER, interrupted
-from dlm_tui.store.version_record import read_record
+from dlm_tui.store.version_record import is_kept, read_record
 from dlm_tui.store.versions import all_versions
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.report import TrainOutcome
@@ -151,6 +152,28 @@ def die_in_the_second(path: Path) -> None:
 
     store = Store(path.parent / "home", load(path).dlm_id)
     train_document(TrainRequest(document=load(path), store=store, base=tiny_base(path.parent / "m", "llama")), report)
+
+
+def test_a_training_that_failed_behind_its_first_adapter_goes_on_with_the_same_version(
+    base: Base, tmp_path: Path
+) -> None:
+    path, full = document(tmp_path / "d"), OSError(errno.ENOSPC, "No space left on device", "disk")
+    store = Store(path.parent / "home", load(path).dlm_id)
+
+    def report(step: Progress) -> None:
+        if step.scope == "manners" and step.stage == "sft":
+            raise full
+
+    with pytest.raises(OSError, match="No space"):
+        train_document(TrainRequest(document=load(path), store=store, base=base), report)
+    (kept,) = all_versions(store, "facts")
+    assert is_kept(kept.path), "it is only a person's to remove, or the same training's"
+    train(path, base, resume=True)
+    versions = {name: [one.version for one in all_versions(store, name)] for name in ("facts", "manners")}
+    assert versions == {"facts": [1], "manners": [1]}
+    whole = document(tmp_path / "whole")
+    train(whole, base)
+    assert weights(path) == weights(whole)
 
 
 def test_without_resume_the_interrupted_training_is_given_up_and_said(base: Base, tmp_path: Path) -> None:
