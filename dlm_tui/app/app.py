@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from dlm_tui.app.config import Config
+from dlm_tui.app.hints import hint
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.screens.opening import OpeningScreen
 from dlm_tui.app.terminal_app import TerminalApp
@@ -55,7 +56,10 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
     COMMAND_PALETTE_BINDING = "ctrl+p"
     COMMANDS: ClassVar[Any] = {_commands}
     CSS_PATH: ClassVar = ["workbench.tcss", *sorted((Path(__file__).parent / "panes").glob("*.tcss"))]
-    BINDINGS: ClassVar[list[BindingType]] = [key for key in bindings_for("app") if key.id == "app.palette"]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(key for key in bindings_for("app") if key.id == "app.palette"),
+        Binding("ctrl+c", "help_quit", show=False, system=True),
+    ]
 
     workbench: Workbench
 
@@ -127,6 +131,10 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
         import dlm_tui.app.workbench  # noqa: F401
 
         return setup
+
+    def action_help_quit(self) -> None:
+        """Ctrl+C where nothing is selected to be copied: whoever presses it wants to leave."""
+        self.notify(f"{hint('app.quit', self.config.keys).key} leaves the program.", markup=False)
 
     def _theme_changed(self) -> None:
         if self.is_open and self.workbench.is_mounted:

@@ -296,3 +296,10 @@ async def test_screenshot_is_saved(workbench: Opener, tmp_path: Path) -> None:
         await bench.leave_prompt()
         await bench.press("P")
         assert [path.suffix for path in tmp_path.glob("*.svg")] == [".svg"]
+
+
+async def test_ctrl_c_says_how_to_leave(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("ctrl+c")
+        await bench.until(lambda: any("F10 leaves the program." in toast for toast in bench.toasts), "said")
+        assert bench.app.is_running
