@@ -96,7 +96,8 @@ class OpenDocumentScreen(Dialog[Path]):
         else:
             self.dismiss(path)
 
-    async def _show_folder(self, folder: Path) -> None:
+    async def _show_folder(self, given: Path) -> None:
+        folder = await asyncio.to_thread(given.resolve)
         try:
             found = await asyncio.to_thread(lambda: list(_documents(folder)))
         except OSError as error:
