@@ -25,6 +25,7 @@ from dlm_tui.store.version_record import (
 _VERSION = re.compile(r"v([0-9]+)")
 _POINTER_LIMIT = 4096
 _LOCK_SECONDS = 60.0
+_DISCARD_SECONDS = 5.0  # whoever stops a training waits for it; what stays is found by `doctor`
 _TRIES = 100
 
 
@@ -171,7 +172,7 @@ def discard_version(store: Store, version: AdapterVersion) -> None:
 
     Raises LockHeld when the store is in use, OSError.
     """
-    with store_lock(store, _LOCK_SECONDS):
+    with store_lock(store, _DISCARD_SECONDS):
         in_use = current_version(store, version.name)
         if in_use is None or in_use.version != version.version:
             remove(version.path)
