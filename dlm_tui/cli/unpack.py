@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dlm_tui.cli.path_option import given_path
+from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
 from dlm_tui.store import resolve_home
@@ -27,9 +28,12 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise DlmTuiError(f"the pack cannot be unpacked: {error.strerror or error}") from error
     if args.json:
-        emit({"document": str(found.document), "store": str(found.store.root), "dlm_id": found.store.dlm_id})
+        told = {"document": str(found.document), "store": str(found.store.root), "dlm_id": found.store.dlm_id}
+        emit({**told, "left_out": found.left_out})
     else:
         say(f"{found.document}, with its store in {found.store.root}")
+        if found.left_out:
+            say(f"{counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks were not unpacked")
     if args.open:
         from dlm_tui.cli.launch import launch
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dlm_tui.document import load
 from dlm_tui.engine.job_client import Job, start_job
 from dlm_tui.engine.protocol import (
     Evaluated,
@@ -30,9 +31,9 @@ from dlm_tui.engine.protocol import (
     encode,
 )
 from dlm_tui.engine.queue_file import OVER, Entry, Line, QueueFile
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.files import remove
-from dlm_tui.store import LockHeld, Store, utc_seconds
+from dlm_tui.store import LockHeld, Store, resolve_home, utc_seconds
 from dlm_tui.store.locks import named_lock
 from dlm_tui.store.run_lock import training_elsewhere
 
@@ -126,6 +127,7 @@ class QueueRunner:
                 note(last)
                 return last
             try:
+                _refuse_other_store(self._queue.store, entry.request)
                 job = await self._start(entry.request)
             except (DlmTuiError, OSError) as error:
                 last = Failed(kind=type(error).__name__, text=str(error))
@@ -205,6 +207,20 @@ def _end(entry: Entry, last: Event) -> None:
             entry.state, entry.summary = "failed", text
         case _:
             entry.state, entry.summary = "failed", "the job ended without a result"
+
+
+def _refuse_other_store(store: Store, request: JobRequest) -> None:
+    """A line can come from anywhere, so what it names is asked for: nobody else's document is worked on.
+
+    Raises UsageError for a job whose document has another store than this one, DocumentError for one without an id.
+    """
+    dlm_id = load(Path(request.document)).dlm_id
+    root = Store(resolve_home(request.home), dlm_id).root
+    if root.resolve() != store.root.resolve():
+        raise UsageError(
+            f"the job is for {request.document} with its store {root}, the line is that of {store.root}; "
+            f"`dlm-tui queue {request.document} add` puts it into its own"
+        )
 
 
 async def _stop_when(asked: asyncio.Event, job: Job) -> None:

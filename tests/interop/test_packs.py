@@ -184,6 +184,18 @@ def test_a_lock_in_a_pack_does_not_lock_the_store(tmp_path: Path) -> None:
     assert not found.store.lock_path.exists()
 
 
+@pytest.mark.parametrize("folder", ["queue", "Queue", "checkpoints"])
+def test_a_line_of_jobs_in_a_pack_is_not_installed(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its jobs would run as soon as the document is opened, on whatever they name."""
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    _rebuild(path, lambda members: _relist(members, **{f"{folder}/queue.json": b"{}", f"{folder}/deep/er": b""}))
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 0
+    assert "2 files of its line of jobs, checkpoints and locks were not unpacked" in capsys.readouterr().err
+    assert not list((tmp_path / "home").rglob("[qQ]ueue*")) + list((tmp_path / "home").rglob("checkpoints*"))
+
+
 def test_nothing_that_is_there_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _place(_LISTINGS["p6-named-adapters.json"], tmp_path)
     document = tmp_path / "uniform.dlm"

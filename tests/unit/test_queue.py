@@ -36,8 +36,11 @@ from tests.tui.recorded import train_report
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> QueueFile:
-    return QueueFile(Store(tmp_path / "home", "01J9ZK4M2N6P8Q0R1S3T5V7W9X"))
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QueueFile:
+    """The line of `d.dlm`, in the folder where that is."""
+    monkeypatch.chdir(tmp_path)
+    document = write_document(tmp_path).rename("d.dlm")
+    return QueueFile(Store(tmp_path / "home", load(document).dlm_id))
 
 
 def train(adapter: str = "tone") -> TrainJob:
@@ -276,6 +279,22 @@ async def test_a_training_waits_for_whoever_trains_the_document(queue: QueueFile
         assert not work.jobs and states(queue) == {1: "running"}
     await running
     assert states(queue) == {1: "done"}
+
+
+async def test_a_job_of_another_document_or_home_is_not_run(queue: QueueFile, tmp_path: Path) -> None:
+    """A line that came with a stranger's store would write where it likes."""
+    other = write_document(tmp_path)
+    other.write_text(other.read_text().replace(queue.store.dlm_id, "01J9ZK4M2N6P8Q0R1S3T5V7W9X"))
+    queue.add(ExportJob(document=str(other), home="home"), "another document")
+    queue.add(ExportJob(document="d.dlm", home="elsewhere"), "another home")
+    queue.add(ExportJob(document="gone.dlm", home="home"), "no document")
+    queue.add(ExportJob(document=str(tmp_path / "d.dlm"), home=str(tmp_path / "home")), "its own")
+    work = Work()
+    await runner(queue, work).run()
+    assert states(queue) == {1: "failed", 2: "failed", 3: "failed", 4: "done"} and len(work.jobs) == 1
+    assert "the line is that of" in queue.read().find(1).summary
+    assert str(tmp_path / "elsewhere") in queue.read().find(2).summary
+    assert "gone.dlm" in queue.read().find(3).summary
 
 
 def test_the_log_is_read_as_it_grows(queue: QueueFile, tmp_path: Path) -> None:

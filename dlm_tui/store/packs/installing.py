@@ -20,6 +20,7 @@ from dlm_tui.store.packs.layout import (
     PackError,
     PackIntegrityError,
     named,
+    stays_behind,
 )
 from dlm_tui.store.packs.reading import CheckedPack, OnProgress, check_pack, read_members
 
@@ -28,11 +29,12 @@ _SPARE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Where a pack went."""
+    """Where a pack went; `left_out` are files of jobs and locks, which belong where they were made."""
 
     document: Path
     store: Store
     pack: CheckedPack
+    left_out: int
 
 
 def unpack(
@@ -40,9 +42,11 @@ def unpack(
 ) -> Unpacked:
     """Check the pack, then put its document into `folder` (default: the pack's) and its store into `home`.
 
-    The store then belongs to the document's new path. A document of the same name with other contents is never
-    overwritten; a store of the same id only with `force`. Raises PackError for either and for everything `check_pack`
-    raises, LockHeld, LockStale; OSError if the disk refuses. In all these cases nothing is left behind.
+    The store then belongs to the document's new path. Jobs in line and checkpoints are left out: they name documents,
+    homes and places to write to, and would run as soon as the document is opened. A document of the same name with
+    other contents is never overwritten; a store of the same id only with `force`. Raises PackError for either and for
+    everything `check_pack` raises, LockHeld, LockStale; OSError if the disk refuses. In all these cases nothing is left
+    behind.
     """
     pack = check_pack(path, on_progress)
     folder = (folder or path.parent).absolute()
@@ -83,7 +87,8 @@ def unpack(
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Unpacked(folder / pack.document_name, store, pack)
+    left_out = sum(stays_behind(name.removeprefix(f"{STORE_FOLDER}/")) for name in pack.checksums)
+    return Unpacked(folder / pack.document_name, store, pack, left_out)
 
 
 def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:
@@ -99,7 +104,7 @@ def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:
             continue
         target = scratch / inner
         digest = hashlib.sha256()
-        if top == STORE_FOLDER and inner and inner not in LOCK_NAMES:
+        if top == STORE_FOLDER and inner and not stays_behind(inner):
             if member.is_folder:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
@@ -109,10 +114,13 @@ def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:
                     digest.update(chunk)
                     handle.write(chunk)
         elif not member.is_folder:
-            data = b"".join(member.chunks())
-            digest.update(data)
+            kept = bytearray()
+            for chunk in member.chunks():
+                digest.update(chunk)
+                if top == DOCUMENT_FOLDER:
+                    kept += chunk
             if top == DOCUMENT_FOLDER:
-                beside[inner] = data
+                beside[inner] = bytes(kept)
         else:
             continue
         if digest.hexdigest() != pack.checksums[member.name]:

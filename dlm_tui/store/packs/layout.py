@@ -23,6 +23,8 @@ DOCUMENT_FOLDER, STORE_FOLDER = "dlm", "store"
 STORE_MANIFEST = "store/manifest.json"
 # Whoever holds the store; never part of what it holds.
 LOCK_NAMES = frozenset((".lock", ".lock.tui", ".journal.tui"))
+# Of jobs that are not over: they go on where they were begun, and a stranger's are not run here.
+JOB_NAMES = frozenset(("queue", "checkpoints"))
 
 MAX_WINDOW_BYTES = 512 << 20
 MAX_MEMBER_BYTES = 16 << 30
@@ -77,6 +79,11 @@ def companions(document_name: str) -> tuple[str, str]:
     """The files beside a document that belong to it: what the schema has no key for, and named sets of prompts."""
     path = Path(document_name)
     return side_file_path(path).name, PromptSets(path).path.name
+
+
+def stays_behind(inner: str) -> bool:
+    """Whether a path below the store's folder is never packed or installed; in any case, as some disks ignore it."""
+    return inner.partition("/")[0].casefold() in LOCK_NAMES | JOB_NAMES
 
 
 def named(name: str) -> str:

@@ -28,7 +28,6 @@ from dlm_tui.store.packs.layout import (
     DOCUMENT_FOLDER,
     FORMAT_VERSION,
     HEADER,
-    LOCK_NAMES,
     MANIFEST,
     STORE_FOLDER,
     SUFFIX,
@@ -41,6 +40,7 @@ from dlm_tui.store.packs.layout import (
     content_sha256,
     named,
     record_bytes,
+    stays_behind,
 )
 from dlm_tui.store.packs.reading import OnProgress
 from dlm_tui.store.sqlite import read_database
@@ -152,14 +152,13 @@ def _manifest(dlm_id: str, stored: Manifest) -> PackManifest:
 def _add_store(
     store: Store, contents: PackContents, files: dict[str, _File], folders: list[str], scratch: Path
 ) -> None:
-    left_out = {"queue", "checkpoints"}  # of jobs that are not over: they go on here
-    left_out |= {
+    left_out = {
         name
         for name, wanted in (("exports", contents.exports), ("cache", contents.cache), ("logs", contents.logs))
         if not wanted
     }
     database = store.metrics_path.name
-    left_out |= {*LOCK_NAMES, f"{database}-wal", f"{database}-shm", f"{database}-journal"}
+    left_out |= {f"{database}-wal", f"{database}-shm", f"{database}-journal"}
     root = os.path.realpath(store.root)
     pending = [("", root)]
     while pending:
@@ -167,7 +166,7 @@ def _add_store(
         with os.scandir(folder) as found:
             entries = list(found)
         for entry in entries:
-            if not prefix and entry.name in left_out:
+            if not prefix and (entry.name in left_out or stays_behind(entry.name)):
                 continue
             member = f"{STORE_FOLDER}/{prefix}{entry.name}"
             # A line feed would end the line of its checksum.
