@@ -57,16 +57,13 @@ def run(args: argparse.Namespace) -> int:
 def _run_on_store(args: argparse.Namespace) -> int:
     from dlm_tui.document import load
     from dlm_tui.model.kept_rounds import kept_rounds
-    from dlm_tui.store import Store, refuse_other_document, resolve_home
+    from dlm_tui.store import Store, resolve_home
     from dlm_tui.store.examine import examine as examine_store
-    from dlm_tui.store.examine import repair
     from dlm_tui.store.layout import FLAT
 
     document = load(Path(args.document))
     store = Store(resolve_home(args.home), document.dlm_id)
-    if args.repair:
-        refuse_other_document(store, document)  # what another document does not declare would be called left over
-    mended = repair(store, document.adapter_names, document.base_model) if args.repair else []
+    mended = _repair(store, document) if args.repair else []
     findings = [*_owner(store, document), *examine_store(store, document.adapter_names, document.base_model)]
     rounds = kept_rounds(store, document.adapter_names or (FLAT,))
     damaged = any(one.severity == "damage" for one in findings) or any(one.damaged for one in rounds)
@@ -87,6 +84,21 @@ def _run_on_store(args: argparse.Namespace) -> int:
     lines.append(f"exports     {_suitability(args, document)[1]}")
     sys.stdout.write("".join(shown(line) + "\n" for line in lines))
     return 1 if damaged else 0
+
+
+def _repair(store: Store, document: Document) -> list[str]:
+    """What was mended in a store that is not another document's: what this one does not declare would be called left
+    over. A manifest that cannot be read says nothing of that, and the new one names the document it was mended for."""
+    from dlm_tui.store import ManifestError, adopt, refuse_other_document
+    from dlm_tui.store.examine import repair
+
+    with contextlib.suppress(ManifestError):
+        refuse_other_document(store, document)
+    mended = repair(store, document.adapter_names, document.base_model)
+    if mended:
+        with contextlib.suppress(ManifestError):  # it could not be mended, which is said
+            adopt(store, document)
+    return mended
 
 
 def _figures(one: KeptRounds) -> dict[str, Any]:

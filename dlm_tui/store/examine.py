@@ -19,7 +19,7 @@ from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
 from dlm_tui.store.locks import lock_holder, store_lock
-from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
+from dlm_tui.store.manifest import REMEDY, Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.run_lock import run_lock
@@ -55,8 +55,8 @@ def examine(store: Store, names: Sequence[str], base_model: str | None = None) -
         try:
             found += look(store, tuple(names) or (FLAT,), base_model)
         except (StoreError, OSError) as error:
-            if str(error) not in {finding.text for finding in found}:
-                found.append(Finding(severity="damage", text=str(error)))
+            if (text := _said(error)) not in {finding.text for finding in found}:
+                found.append(Finding(severity="damage", text=text))
     return found
 
 
@@ -85,6 +85,11 @@ def repair(store: Store, names: Sequence[str], base_model: str | None = None) ->
     return done
 
 
+def _said(error: Exception) -> str:
+    """The error without its remedy, which is this module."""
+    return str(error).removesuffix(REMEDY)
+
+
 def _lock(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     holder = lock_holder(store)
     if holder == "living":
@@ -110,12 +115,12 @@ def _manifest(store: Store, names: Sequence[str], base_model: str | None) -> Ite
         read_manifest(store)
     except ManifestError as error:
         mend = (lambda: _new_manifest(store, names, base_model)) if base_model else None
-        yield Finding(severity="damage", text=str(error), mend=mend)
+        yield Finding(severity="damage", text=_said(error), mend=mend)
     try:
         read_lock_record(store)
     except ManifestError as error:
         path = store.lock_record_path
-        yield Finding(severity="damage", text=str(error), mend=lambda: _aside(path))
+        yield Finding(severity="damage", text=_said(error), mend=lambda: _aside(path))
 
 
 def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Finding]:

@@ -28,6 +28,8 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 # SQLite keeps these, and the next number must fit, too
 Counter = Annotated[int, Field(ge=1, lt=2**62)]
 _LOCK_WAIT_SECONDS = 60.0
+REMEDY = " `dlm-tui doctor DOC --repair` mends it."
+"""How the sentence of a file that is damaged in its store ends."""
 _Record = TypeVar("_Record", bound="_Kept")
 
 
@@ -122,6 +124,7 @@ def read_manifest(store: Store) -> Manifest | None:
     if manifest is not None and manifest.dlm_id != store.dlm_id:
         raise ManifestError(
             f"{store.manifest_path}: dlm_id: it belongs to the document {manifest.dlm_id!r}, not to {store.dlm_id!r}."
+            f"{REMEDY}"
         )
     return manifest
 
@@ -253,7 +256,10 @@ def _read(store: Store, path: Path, model: type[_Record]) -> _Record | None:
         return None
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
-    return _parse(data, path, model)
+    try:
+        return _parse(data, path, model)
+    except ManifestError as error:
+        raise ManifestError(f"{error}{REMEDY}") from error
 
 
 def _parse(data: bytes, place: str | Path, model: type[_Record]) -> _Record:

@@ -126,6 +126,24 @@ def test_a_manifest_of_another_document_is_refused(small: SmallStore) -> None:
     assert not small.mixed()
 
 
+@pytest.mark.parametrize("data", [b"", b"[1]", b'{"dlm_id": 3}', b"\xff"])
+def test_a_damaged_manifest_names_its_remedy_and_that_mends_it(
+    small: SmallStore, data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(small.document), "--home", str(small.store.home)]
+    small.store.manifest_path.write_bytes(data)
+    with pytest.raises(ManifestError, match=r"manifest\.json.*`dlm-tui doctor DOC --repair` mends it\.$"):
+        read_manifest(small.store)
+    assert main(["doctor", *command]) == 1
+    said = capsys.readouterr().out
+    assert said.count("[--repair mends it]") == 1 and "doctor DOC" not in said
+    assert main(["doctor", *command, "--repair"]) == 0
+    assert "mended" in capsys.readouterr().out
+    manifest = read_manifest(small.store)
+    assert manifest is not None and manifest.adapter_versions == {"tone": 2, "style": 2}
+    assert manifest.source_path == str(small.document), "nobody else of the id has it from now on"
+
+
 @pytest.mark.parametrize("file", ["gate.safetensors", "gate_config.json", "tui_gate.json"])
 def test_a_damaged_gate_is_said(small: SmallStore, file: str) -> None:
     path = small.store.gate_dir / file
