@@ -42,11 +42,12 @@ def describe(report: dict[str, Any]) -> list[str]:
         _row("base", _base_words(report)),
         *(_row(name, report[name]) for name in ("quantize", "offload") if report[name]),
     ]
-    if report.get("store_initialized") is False:
-        lines.append(_row("store", "none yet: nothing was trained"))
-    else:
+    if "path" in report:
         size = report["total_size_bytes"] / 1e6
         lines.append(_row("store", f"{report['path']}  ({size:.1f} MB)"))
+    else:
+        lines.append(_row("store", "none yet: nothing was trained"))
+    if "training_runs" in report:
         last = f", last {report['last_trained_at']} UTC" if report["last_trained_at"] else ""
         runs = f"{report.get('trainings', '?')} of {report['training_runs']} runs{last}"
         lines.append(_row("trainings", f"{runs}; {counted(len(report['exports']), 'export')}"))

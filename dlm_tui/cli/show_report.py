@@ -23,11 +23,17 @@ from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, Stor
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_status
 from dlm_tui.store.layout import FLAT, Store
-from dlm_tui.store.manifest import Manifest, read_manifest
+from dlm_tui.store.manifest import REMEDY, Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.owner import other_owner
 from dlm_tui.store.training_numbers import training_numbers
-from dlm_tui.store.versions import adapter_versions, current_version, latest_version, stored_adapters
+from dlm_tui.store.versions import (
+    adapter_versions,
+    current_version,
+    latest_version,
+    stored_adapters,
+    trained_without_manifest,
+)
 from dlm_tui.training.plan import plan_training
 
 if TYPE_CHECKING:
@@ -49,7 +55,9 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     manifest = read_manifest(store)
     document, scan, bindings = _with_sources(document, problems)
     if manifest is None:
-        report = _not_initialised(document)
+        report = _not_initialised(document, store)
+        if missing := trained_without_manifest(store):
+            problems.append(missing + REMEDY)
     else:
         if (owner := other_owner(store, document)) is not None:
             problems.append(f"{owner.sentence(document)}: give this one an id of its own, or say --adopt if it moved")
@@ -98,12 +106,14 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     return report
 
 
-def _not_initialised(document: Document) -> dict[str, Any]:
+def _not_initialised(document: Document, store: Store) -> dict[str, Any]:
+    """What is said of a store without a manifest; where it holds something all the same, that is said, too."""
     return {
         "dlm_id": document.dlm_id,
         "base_model": document.base_model,
         "store_initialized": False,
         "source_path": _text(document.path),
+        **({"path": str(store.root), "total_size_bytes": store.total_size()} if store.exists() else {}),
         **_training_settings(document),
     }
 

@@ -34,6 +34,7 @@ from dlm_tui.store import (
     RunLog,
     Store,
     StoreError,
+    claim,
     read_gate_config,
 )
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
@@ -198,7 +199,7 @@ def _train(
         means = dict.fromkeys(names, 1.0 / len(names))
         uniform = GateConfig(names, config.entropy_lambda, config.hidden_proj_dim, config.input_dim, "uniform")
         gate = Gate(names, uniform, record={**record, "static_mean": means})
-        save_gate(store, gate)
+        _put_in_force(document, store, model, gate)
         events = [(name, means[name], counts[name]) for name in names]
         unkept = _record(metrics, run, events, "uniform", math.log(len(names)))
         reason = cold_start_text(lacking, settings.cold_start_floor)
@@ -223,7 +224,7 @@ def _train(
     tail = [step.loss for step in fit.history[-_TAIL:]]
     detector = fit_ood(embeddings, labels, seed, surprises)
     gate = Gate(names, config, fit.network, {**record, "static_mean": means}, detector)
-    save_gate(store, gate)
+    _put_in_force(document, store, model, gate)
     unkept = _record(metrics, run, [(name, means[name], counts[name]) for name in names], "trained", spread)
     onto = collapsed_onto(means, spread, counts)
     collapse = collapse_text(onto, means[onto], spread, settings.entropy_lambda, counts) if onto else ""
@@ -240,6 +241,12 @@ def _train(
         warning=" ".join(part for part in (collapse, unkept) if part),
         gate=gate,
     )
+
+
+def _put_in_force(document: Document, store: Store, model: MixedModel, gate: Gate) -> None:
+    """Store the gate; where it is the first thing in the store, that is this document's from now on."""
+    claim(store, document, model.base.identity.revision)
+    save_gate(store, gate)
 
 
 def fit_settings(document: Document, seed: int) -> FitSettings:

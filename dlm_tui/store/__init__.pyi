@@ -59,6 +59,7 @@ from .metrics_writer import MetricsWriter as MetricsWriter
 from .owner import OwnedElsewhere as OwnedElsewhere
 from .owner import Owner as Owner
 from .owner import adopt as adopt
+from .owner import claim as claim
 from .owner import other_owner as other_owner
 from .owner import owner_path as owner_path
 from .owner import refuse_other_document as refuse_other_document

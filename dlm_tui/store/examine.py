@@ -26,7 +26,13 @@ from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
 from dlm_tui.store.version_record import damaged_files, is_kept, last_good_version, read_record
-from dlm_tui.store.versions import adapter_versions, all_versions, current_version, stored_adapters
+from dlm_tui.store.versions import (
+    adapter_versions,
+    all_versions,
+    current_version,
+    stored_adapters,
+    trained_without_manifest,
+)
 
 Severity = Literal["damage", "litter", "note"]
 
@@ -111,11 +117,13 @@ def _journal(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding
 
 
 def _manifest(store: Store, names: Sequence[str], base_model: str | None) -> Iterator[Finding]:
+    mend = (lambda: _new_manifest(store, names, base_model)) if base_model else None
     try:
         read_manifest(store)
     except ManifestError as error:
-        mend = (lambda: _new_manifest(store, names, base_model)) if base_model else None
         yield Finding(severity="damage", text=_said(error), mend=mend)
+    if missing := trained_without_manifest(store):
+        yield Finding(severity="damage", text=missing, mend=mend)
     try:
         read_lock_record(store)
     except ManifestError as error:
@@ -236,7 +244,8 @@ def _aside(path: Path) -> None:
 
 def _new_manifest(store: Store, names: Sequence[str], base_model: str | None) -> None:
     """Set the damaged one aside and write what pointers and metrics know."""
-    _aside(store.manifest_path)
+    if store.manifest_path.exists():
+        _aside(store.manifest_path)
     reader = MetricsReader(store)
 
     def record(manifest: Manifest) -> None:

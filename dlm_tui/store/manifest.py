@@ -96,6 +96,11 @@ class Manifest(_Kept):
     pinned_versions: Mapping[str, object] = Field(default_factory=dict)
     license_acceptance: dict[str, object] | None = None
 
+    @property
+    def holds_adapters(self) -> bool:
+        """Whether anything was trained or imported on its base; a gate alone is trained again on another one."""
+        return bool(self.adapter_version or self.adapter_versions or self.training_runs)
+
 
 class LockRecord(_Kept):
     """`dlm.lock`: what a run was made of, so that a later one can tell what drifted."""
@@ -132,7 +137,7 @@ def read_manifest(store: Store) -> Manifest | None:
 def refuse_foreign_base(store: Store, document: Document) -> None:
     """Raises ManifestError when the adapters in the store were trained on another base than the document names."""
     manifest = read_manifest(store)
-    if manifest is not None and manifest.base_model != document.base_model:
+    if manifest is not None and manifest.holds_adapters and manifest.base_model != document.base_model:
         raise ManifestError(
             f"this store was made for base {manifest.base_model!r}, the document now names {document.base_model!r}; "
             "give the document a new dlm_id or restore its base_model"

@@ -14,6 +14,7 @@ from dlm_tui.document.errors import printable
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.manifest import Manifest, read_lock_record, read_manifest, update_manifest
+from dlm_tui.store.versions import trained_without_manifest
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -79,6 +80,29 @@ def adopt(store: Store, document: Document) -> None:
 
     try:
         update_manifest(store, take)
+    except OSError as error:
+        raise StoreError(f"{store.manifest_path} cannot be written: {error.strerror or error}.") from error
+
+
+def claim(store: Store, document: Document, revision: str | None = None) -> None:
+    """Begin the manifest of a store that is used for the first time, so that it says whose it is; `revision` is the
+    base's. One that holds no adapters takes the document's base; one that was lost beside adapters in force is mended
+    by `examine.repair`, not hidden behind an empty one.
+
+    Raises StoreError for a store that cannot be written or is held.
+    """
+
+    def take(manifest: Manifest) -> None:
+        manifest.source_path = owner_path(document)
+        manifest.base_model, manifest.base_model_revision = document.base_model, revision
+
+    manifest = read_manifest(store)
+    if manifest is not None and (manifest.holds_adapters or manifest.base_model == document.base_model):
+        return
+    if trained_without_manifest(store):
+        return
+    try:
+        update_manifest(store, take, base_model=document.base_model)
     except OSError as error:
         raise StoreError(f"{store.manifest_path} cannot be written: {error.strerror or error}.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -73,6 +74,17 @@ def adapter_versions(store: Store, names: Iterable[str]) -> dict[str, AdapterVer
             recorded = manifest.adapter_version if name == FLAT else manifest.adapter_versions.get(name, 0)
             _refuse_wrong_pointer(store, name, version, recorded)
     return {name: version for name, version in found.items() if version is not None}
+
+
+def trained_without_manifest(store: Store) -> str | None:
+    """A sentence where adapters are in force and the manifest that every training writes is gone."""
+    if store.manifest_path.exists() or pending(store):
+        return None
+    for name in (FLAT, *stored_adapters(store)):
+        with contextlib.suppress(PointerError):
+            if (version := current_version(store, name)) is not None:
+                return f"{store.manifest_path} is missing, though version {version.version} of {name!r} is in force."
+    return None
 
 
 def _refuse_wrong_pointer(store: Store, name: str, version: AdapterVersion | None, recorded: int) -> None:

@@ -94,7 +94,7 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
     ended = utc_seconds()
 
     def record(manifest: Manifest) -> None:
-        manifest.base_model_revision = request.base.identity.revision
+        manifest.base_model, manifest.base_model_revision = document.base_model, request.base.identity.revision
         manifest.source_path = owner_path(document) or manifest.source_path
         for run in runs:
             if run.name == "default":

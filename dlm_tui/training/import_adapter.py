@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_tui.document import Document, load, read_document_bytes
+from dlm_tui.document import load, read_document_bytes
 from dlm_tui.document.declare import declare_adapter
 from dlm_tui.document.replacing import save_document
 from dlm_tui.errors import UsageError
@@ -20,14 +20,11 @@ from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
 from dlm_tui.store import (
     AdapterVersion,
-    Manifest,
     Store,
+    claim,
     new_version,
-    owner_path,
-    read_manifest,
     refuse_foreign_base,
     refuse_other_document,
-    update_manifest,
     utc_seconds,
 )
 from dlm_tui.store.adapter_history import use_versions
@@ -75,19 +72,13 @@ def import_adapter(
     try:
         if declared is not data:
             save_document(document_path, data, declared)
-        if read_manifest(store) is None:
-            update_manifest(store, lambda manifest: _first(manifest, document, base), base_model=document.base_model)
+        claim(store, document, base.identity.revision)
         use_versions(store, {name: version.version}, "import")
     except BaseException:
         if current_version(store, name) != version:
             reject_version(store, version)
         raise
     return Imported(name, version.version, candidate, declared is not data, _notes(candidate, base))
-
-
-def _first(manifest: Manifest, document: Document, base: Base) -> None:
-    manifest.source_path = owner_path(document)
-    manifest.base_model_revision = base.identity.revision
 
 
 def _write_version(store: Store, name: str, candidate: Candidate, source: str, base: Base) -> AdapterVersion:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dlm_tui.cli.main import main
 from dlm_tui.document import Document, load
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.evaluation import evaluate_gate
@@ -36,10 +37,15 @@ from dlm_tui.store import (
     GateFileError,
     MetricsReader,
     MetricsWriter,
+    OwnedElsewhere,
     Store,
     gate_status,
     read_gate_record,
+    read_manifest,
+    refuse_foreign_base,
+    refuse_other_document,
 )
+from dlm_tui.store.examine import examine
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.gate_samples import DLM_ID, PROMPTS, tiny_model, write_document
 
@@ -64,6 +70,40 @@ def document(tmp_path: Path) -> Document:
 
 def files(store: Store) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(store.gate_dir.glob("*"))}
+
+
+def test_a_store_that_begins_with_a_gate_has_an_owner(
+    store: Store, document: Document, model: MixedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second document of the same id put its gate in the place of the first one's."""
+    run_to_end(train_document_gate(document, store, model))
+    manifest = read_manifest(store)
+    assert document.path is not None and manifest is not None and manifest.source_path == str(document.path)
+    copy = write_document(tmp_path / "copy.dlm", gate=EASY)
+    with pytest.raises(OwnedElsewhere, match="has the same dlm_id"):
+        refuse_other_document(store, copy)
+    assert main(["show", str(document.path), "--home", str(store.home)]) == 0
+    shown = capsys.readouterr().out
+    assert f"store     {store.root}" in shown and "problem" not in shown
+    assert not [one for one in examine(store, NAMES, document.base_model) if one.severity == "damage"]
+    text = document.path.read_text()
+    document.path.write_text(text.replace(f"base_model: {document.base_model}", "base_model: another"))
+    on_another = load(document.path)
+    refuse_foreign_base(store, on_another)  # nothing was trained on the first one but the gate
+    run_to_end(train_document_gate(on_another, store, model))
+    manifest = read_manifest(store)
+    assert manifest is not None and manifest.base_model == "another"
+
+
+def test_a_store_whose_gate_was_trained_before_it_had_an_owner_is_shown(
+    store: Store, document: Document, model: MixedModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_to_end(train_document_gate(document, store, model))
+    store.manifest_path.unlink()
+    assert main(["show", str(document.path), "--home", str(store.home)]) == 0
+    shown = capsys.readouterr().out
+    assert f"store     {store.root}" in shown and "nothing was trained" not in shown
+    assert not [one for one in examine(store, NAMES, document.base_model) if one.severity == "damage"]
 
 
 def test_training_writes_the_shared_files_and_the_events(store: Store, document: Document, model: MixedModel) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.cli.main import main
+from dlm_tui.document import load
 from dlm_tui.files import temporary_folder
 from dlm_tui.store import (
     GateFileError,
@@ -30,6 +31,7 @@ from dlm_tui.store import (
     VersionDamaged,
     adapter_versions,
     check_gate_files,
+    claim,
     current_version,
     new_version,
     read_gate_config,
@@ -142,6 +144,26 @@ def test_a_damaged_manifest_names_its_remedy_and_that_mends_it(
     manifest = read_manifest(small.store)
     assert manifest is not None and manifest.adapter_versions == {"tone": 2, "style": 2}
     assert manifest.source_path == str(small.document), "nobody else of the id has it from now on"
+
+
+def test_a_lost_manifest_beside_adapters_is_said_and_mended(
+    small: SmallStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(small.document), "--home", str(small.store.home)]
+    small.store.manifest_path.unlink()
+    claim(small.store, load(small.document))
+    assert read_manifest(small.store) is None, "an empty one would hide that"
+    missing = f"{small.store.manifest_path} is missing, though version 2 of 'style' is in force."
+    assert main(["show", *command]) == 0
+    shown = capsys.readouterr().out
+    assert f"problem: {missing} `dlm-tui doctor DOC --repair` mends it." in shown
+    assert f"store     {small.store.root}" in shown and "nothing was trained" not in shown
+    assert main(["doctor", *command]) == 1
+    assert f"damage      {missing} [--repair mends it]" in capsys.readouterr().out
+    assert main(["doctor", *command, "--repair"]) == 0
+    manifest = read_manifest(small.store)
+    assert manifest is not None and manifest.adapter_versions == {"tone": 2, "style": 2}
+    assert manifest.source_path == str(small.document)
 
 
 @pytest.mark.parametrize("file", ["gate.safetensors", "gate_config.json", "tui_gate.json"])
