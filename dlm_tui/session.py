@@ -249,6 +249,12 @@ def _load_gate(document: Document, store: Store, base: Base) -> tuple[Gate | Non
 
 
 def _static(store: Store, document: Document) -> dict[str, float]:
-    """The static mean of the gate in force, {} without one; after a divergence that is still the gate before."""
-    mix = resolve_gate_mix(store, document)
+    """The static mean of the gate in force, {} without one; after a divergence that is still the gate before.
+
+    A gate that cannot be read counts as none: `_load_gate` says what is wrong with it.
+    """
+    try:
+        mix = resolve_gate_mix(store, document)
+    except DlmTuiError:
+        mix = None
     return dict(mix) if mix else {}

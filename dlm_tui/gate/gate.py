@@ -116,7 +116,7 @@ def load_gate(
         width = hidden_size if hidden_size is not None else config.input_dim
         refuse_foreign_gate(config, record, identity, width, allow_other_dtype=allow_other_dtype)
     if not config.adapter_names:
-        raise GateFileError(f"{store.gate_dir} names no adapters.")
+        raise GateFileError(f"{store.gate_dir} names no adapters; train the gate again.")
     if config.mode == "uniform":
         return Gate(config.adapter_names, config, record=record)
     network = _read_network(store.gate_dir / WEIGHTS_NAME, config)
@@ -220,7 +220,7 @@ def _read_ood(path: Path, config: GateConfig) -> OodDetector | None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.stat().st_size > _FILE_LIMIT:
-            raise GateFileError(f"{path} is too large to be a gate file.")
+            raise GateFileError(f"{path} is too large to be a gate file; train the gate again.")
         return load(path.read_bytes())
     except FileNotFoundError:
         raise GateFileError(f"{path} is missing; train the gate again.") from None

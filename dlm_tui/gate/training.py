@@ -29,6 +29,7 @@ from dlm_tui.model.information import entropy
 from dlm_tui.progress import Progress
 from dlm_tui.store import (
     GateConfig,
+    GateFileError,
     MetricsError,
     MetricsWriter,
     RunLog,
@@ -213,8 +214,7 @@ def _train(
     metrics.record_gate_steps(run, [(step.step, step.loss, step.entropy) for step in fit.history])
     if fit.network is None:
         unkept = _record(metrics, run, [(name, 0.0, 0) for name in names], "diverged")
-        before = read_gate_config(store)
-        reason = diverged_text(before.mode if before is not None else "none")
+        reason = diverged_text(_mode_before(store))
         seconds = time.perf_counter() - began
         return GateOutcome("diverged", reason, run, {}, counts, seconds=seconds, embedded=embedded, warning=unkept)
 
@@ -241,6 +241,15 @@ def _train(
         warning=" ".join(part for part in (collapse, unkept) if part),
         gate=gate,
     )
+
+
+def _mode_before(store: Store) -> str:
+    """The mode of the gate that stays in force; "none" without one, and for one that cannot be read."""
+    try:
+        before = read_gate_config(store)
+    except GateFileError:
+        before = None
+    return before.mode if before is not None else "none"
 
 
 def _put_in_force(document: Document, store: Store, model: MixedModel, gate: Gate) -> None:

@@ -17,6 +17,7 @@ WEIGHTS_NAME = "gate.safetensors"
 RECORD_NAME = "tui_gate.json"
 RECORD_FORMAT = 1
 _FILE_LIMIT = 16 << 20
+_AGAIN = "; train the gate again."
 
 RECORD_KEYS = frozenset(
     {
@@ -76,7 +77,10 @@ def parse_gate_config(obj: object) -> GateConfig:
     mode = obj.get("mode")
     if mode not in ("trained", "uniform"):
         raise GateFileError(f'{CONFIG_NAME}: mode must be "trained" or "uniform".')
-    return GateConfig(tuple(names), float(strength), sizes["hidden_proj_dim"], sizes["input_dim"], mode)
+    try:
+        return GateConfig(tuple(names), float(strength), sizes["hidden_proj_dim"], sizes["input_dim"], mode)
+    except OverflowError:
+        raise GateFileError(f"{CONFIG_NAME}: entropy_lambda is too large.") from None
 
 
 def read_gate_config(store: Store) -> GateConfig | None:
@@ -88,7 +92,7 @@ def read_gate_config(store: Store) -> GateConfig | None:
     try:
         return parse_gate_config(raw)
     except GateFileError as error:
-        raise GateFileError(f"{path.parent}: {error}") from None
+        raise GateFileError(f"{path.parent}: {str(error).removesuffix('.')}{_AGAIN}") from None
 
 
 def write_gate_config(store: Store, config: GateConfig) -> None:
@@ -118,7 +122,7 @@ def read_gate_record(store: Store) -> dict[str, object] | None:
     written = record.pop("record_sha256", None) if record is not None else None
     # Whoever writes the hash of the configuration writes that of the record as well.
     if record is not None and (written or "config_sha256" in record) and written != _record_sha256(record):
-        raise GateFileError(f"{path} is not the file that was written (its hash differs); train the gate again.")
+        raise GateFileError(f"{path} is not the file that was written (its hash differs){_AGAIN}")
     return record
 
 
@@ -138,11 +142,11 @@ def check_gate_files(store: Store, config: GateConfig) -> None:
             if sha256_file(path) == wanted:
                 continue
         except FileNotFoundError:
-            raise GateFileError(f"{path} is missing; train the gate again.") from None
+            raise GateFileError(f"{path} is missing{_AGAIN}") from None
         except OSError as error:
             raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
         if not _replaced_by_another_tool(store, record):
-            raise GateFileError(f"{path} is not the file that was written (its hash differs); train the gate again.")
+            raise GateFileError(f"{path} is not the file that was written (its hash differs){_AGAIN}")
 
 
 def _replaced_by_another_tool(store: Store, record: dict[str, object]) -> bool:
@@ -189,14 +193,14 @@ def write_gate_record(store: Store, record: dict[str, object]) -> None:
 def _read_object(path: Path) -> dict[str, object] | None:
     try:
         if path.stat().st_size > _FILE_LIMIT:
-            raise GateFileError(f"{path} is too large to be a gate file.")
+            raise GateFileError(f"{path} is too large to be a gate file{_AGAIN}")
         raw = json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
-        raise GateFileError(f"{path} is not JSON text in UTF-8.") from error
+        raise GateFileError(f"{path} is not JSON text in UTF-8{_AGAIN}") from error
     except OSError as error:
         raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
-        raise GateFileError(f"{path} does not hold a JSON object.")
+        raise GateFileError(f"{path} does not hold a JSON object{_AGAIN}")
     return raw

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
+from dlm_tui.gate.training import train_document_gate
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.export_sessions import open_tiny
@@ -42,6 +44,36 @@ def test_a_stale_gate_routes_and_is_called_so(session: Session, capsys: pytest.C
     assert "uniform" not in told and "Its learned weights are used." in told and "train the gate again" in told
     assert command(session, "score", "Say hello kindly.", "--views", "gated", "--null", "0", "--json") == 0
     assert "Its learned weights are used." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:20],
+        lambda text: "[]",
+        lambda text: text.replace('"mode"', '"mood"'),
+        lambda text: text.replace('"entropy_lambda": ', '"entropy_lambda": 1' + "0" * 400 + ', "was": '),
+    ],
+    ids=["cut", "list", "key", "huge"],
+)
+def test_a_damaged_configuration_means_equal_weights_until_the_gate_is_trained_again(
+    session: Session, damage: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = session.store.gate_dir / "gate_config.json"
+    text = path.read_text()
+    path.write_text(damage(text))
+    assert path.read_text() != text
+    session.reload_gate()
+    assert session.static == {} and session.gate_status.mode == "damaged"
+    assert command(session, "route", "Say hello kindly.", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "gate_config.json" in report["reason"] and report["reason"].endswith("; train the gate again.")
+    assert list(report["results"][0]["weights"].values()) == pytest.approx([1 / 3] * 3)
+    assert command(session, "prompt", "Say hello kindly.", "--max-tokens", "1") == 0
+    assert main(["show", str(session.path), "--home", str(session.store.home)]) == 0
+    run_to_end(train_document_gate(session.document, session.store, session.model))
+    session.reload_gate()
+    assert session.gate_error is None
 
 
 def test_a_gate_that_cannot_be_read_is_not_called_trained(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
