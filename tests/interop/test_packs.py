@@ -165,6 +165,49 @@ def test_a_name_record_without_end_is_refused(tmp_path: Path) -> None:
         check_pack(path)
 
 
+def test_a_pack_that_ends_inside_a_member_is_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The compression is whole, the archive within is not: as a writer leaves it that closed its file too early."""
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())) as reader:
+        plain = reader.read()
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        inside = archive.getmember("store/manifest.json").offset_data + 5
+    path.write_bytes(zstandard.ZstdCompressor().compress(plain[:inside]))
+    assert main(["verify", str(path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"] == "PackLayoutError"
+    assert told["message"] == f"{path} is not a whole pack: it ends inside 'store/manifest.json'"
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 1
+    assert "it ends inside 'store/manifest.json'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["header", "pax"])
+def test_a_member_of_less_than_no_bytes_is_refused(
+    extended: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "negative.dlm.pack"
+    info = tarfile.TarInfo("store/x")
+    if extended:
+        info.pax_headers = {"size": "-5"}
+        data = info.tobuf(tarfile.PAX_FORMAT)
+    else:
+        info.size = -(10**20)
+        data = info.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(zstandard.ZstdCompressor().compress(data + b"\0" * 4096))
+    assert main(["verify", str(path), "--json"]) == 1
+    assert "claims less than no bytes" in json.loads(capsys.readouterr().out)["message"]
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.map": "x"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}])
+def test_headers_that_are_no_numbers_are_one_sentence(headers: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "odd.dlm.pack"
+    info = tarfile.TarInfo("store/x")
+    info.pax_headers = headers
+    path.write_bytes(zstandard.ZstdCompressor().compress(info.tobuf(tarfile.PAX_FORMAT) + b"\0" * 4096))
+    with pytest.raises(PackLayoutError, match="a header of it cannot be read"):
+        check_pack(path)
+
+
 def test_two_documents_of_one_pack_are_refused(tmp_path: Path) -> None:
     path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
 

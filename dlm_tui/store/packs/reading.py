@@ -122,20 +122,22 @@ def check_pack(path: Path, on_progress: OnProgress | None = None) -> CheckedPack
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file or folder of a pack, with a safe name; `chunks` reads a file's bytes once, in order."""
+    """One file or folder of the pack at `pack`, with a safe name; `chunks` reads a file's bytes once, in order."""
 
+    pack: Path
     name: str
     size: int
     is_folder: bool
     handle: IO[bytes] | None
 
     def chunks(self) -> Iterator[bytes]:
-        """Pieces of at most one MiB. Raises PackLayoutError if the file ends too early."""
+        """Pieces of at most one MiB. Raises PackLayoutError if the pack ends inside, PackError if it cannot be read."""
         left = self.size
         while left and self.handle is not None:
-            chunk = self.handle.read(min(_CHUNK, left))
-            if not chunk:
-                raise PackLayoutError(f"the pack ends inside {named(self.name)}")
+            with _told(self.pack, self.name):
+                chunk = self.handle.read(min(_CHUNK, left))
+                if not chunk:
+                    raise EOFError
             left -= len(chunk)
             yield chunk
 
@@ -157,7 +159,8 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
             for info in archive:
                 guard.admit(info)
                 handle = None if info.isdir() else archive.extractfile(info)
-                yield Member(info.name.rstrip("/"), 0 if info.isdir() else info.size, info.isdir(), handle)
+                size_inside = 0 if info.isdir() else info.size
+                yield Member(path, info.name.rstrip("/"), size_inside, info.isdir(), handle)
                 if on_progress is not None:
                     on_progress(raw.tell(), size)
             # The end of the frame carries its checksum, and a pack that was cut there is not whole.
@@ -168,16 +171,17 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What the libraries raise, as one sentence each."""
+def _told(path: Path, inside: str | None = None) -> Iterator[None]:
+    """What the libraries raise, as one sentence each; `inside` is the member whose bytes are read."""
     try:
         yield
-    except tarfile.TarError as error:
-        raise PackLayoutError(f"{path} is not a whole pack: {error}") from None
+    except (tarfile.TarError, EOFError) as error:
+        what = f"it ends inside {named(inside)}" if inside else str(error) or "it ends too early"
+        raise PackLayoutError(f"{path} is not a whole pack: {what}") from None
+    except ValueError:  # of a number that is none, in a header of an old form
+        raise PackLayoutError(f"{path} is not a whole pack: a header of it cannot be read") from None
     except zstandard.ZstdError as error:
         raise PackLayoutError(f"{path} is not a pack: {error}") from None
-    except EOFError:
-        raise PackLayoutError(f"{path} is not a whole pack: it ends too early") from None
     except OSError as error:
         raise PackError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -186,6 +190,8 @@ class _BoundedInfo(tarfile.TarInfo):
     """Refuses name records that would be read into memory whole however long they claim to be."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0:
+            raise tarfile.HeaderError("a member claims less than no bytes")
         if self.type in _NAME_RECORDS and self.size > _MAX_NAME_RECORD:
             raise tarfile.HeaderError("a name record is too long")
         result: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
@@ -231,6 +237,8 @@ class _Guard:
         if info.isfile():
             self._files.add(name)
         self._total += info.size
+        if info.size < 0:  # an extended header says so
+            raise PackLayoutError(f"the member {shown} claims less than no bytes")
         if info.size > MAX_MEMBER_BYTES or self._total > self._allowed:
             raise PackLayoutError(f"the pack holds far more than its size allows, at {shown}")
         if _is_record(name) and info.size > (MAX_FILE_BYTES if parts[0] == DOCUMENT_FOLDER else MAX_RECORD_BYTES):
