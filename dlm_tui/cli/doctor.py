@@ -65,6 +65,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
     store = Store(resolve_home(args.home), document.dlm_id)
     mended = _repair(store, document) if args.repair else []
     findings = [*_owner(store, document), *examine_store(store, document.adapter_names, document.base_model)]
+    findings += _queue(store)
     rounds = kept_rounds(store, document.adapter_names or (FLAT,))
     damaged = any(one.severity == "damage" for one in findings) or any(one.damaged for one in rounds)
     if args.json:
@@ -95,6 +96,10 @@ def _repair(store: Store, document: Document) -> list[str]:
     with contextlib.suppress(ManifestError):
         refuse_other_document(store, document)
     mended = repair(store, document.adapter_names, document.base_model)
+    for finding in _queue(store):
+        if finding.mend is not None:
+            finding.mend()
+            mended.append(finding.text)
     if mended:
         with contextlib.suppress(ManifestError):  # it could not be mended, which is said
             adopt(store, document)
@@ -121,6 +126,24 @@ def _owner(store: Store, document: Document) -> list[Finding]:
         return [Finding(severity="damage", text=str(error))]
     except ManifestError:
         pass
+    return []
+
+
+def _queue(store: Store) -> list[Finding]:
+    """Whether the line of jobs can be read; begun anew, what was in it is set aside."""
+    from dlm_tui.engine.queue_file import QueueFile
+    from dlm_tui.store.examine import Finding
+
+    queue = QueueFile(store)
+
+    def begin_anew() -> None:
+        queue.read()
+
+    try:
+        if queue.is_damaged():
+            return [Finding(severity="damage", text=f"{queue.path} is no line of jobs.", mend=begin_anew)]
+    except OSError as error:
+        return [Finding(severity="damage", text=f"{queue.path} cannot be read: {error.strerror}.")]
     return []
 
 

@@ -104,13 +104,23 @@ class QueueFile:
 
     def read(self) -> Line:
         """The line as it is now; one that cannot be read is set aside and begun anew. Raises OSError."""
+        line = self._decoded()
+        if line is None:
+            set_aside(self.path)
+        return line or Line()
+
+    def is_damaged(self) -> bool:
+        """Whether there is a line that cannot be read. Raises OSError."""
+        return self._decoded() is None
+
+    def _decoded(self) -> Line | None:
+        """None for a file that is no line; an empty one where there is none."""
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=Line)
         except (FileNotFoundError, NotADirectoryError):
             return Line()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            set_aside(self.path)
-            return Line()
+            return None
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Line]:

@@ -30,7 +30,14 @@ from dlm_tui.store import (
     write_gate_record,
 )
 from dlm_tui.store.former_gates import GateAt, forget_oldest, stage_former
-from dlm_tui.store.gate_files import CONFIG_NAME, RECORD_FORMAT, WEIGHTS_NAME, matching_record
+from dlm_tui.store.gate_files import (
+    CONFIG_NAME,
+    OOD_NAME,
+    RECORD_FORMAT,
+    WEIGHTS_NAME,
+    check_novelty_file,
+    matching_record,
+)
 from dlm_tui.store.gate_state import refuse_foreign_gate, staleness
 from dlm_tui.store.trained_on import Identity
 
@@ -38,7 +45,6 @@ if TYPE_CHECKING:
     from dlm_tui.document import Document
 
 _LOCK_SECONDS = 60.0
-OOD_NAME = "tui_novelty.safetensors"
 _FILE_LIMIT = 1 << 30
 
 
@@ -120,7 +126,7 @@ def load_gate(
     if config.mode == "uniform":
         return Gate(config.adapter_names, config, record=record)
     network = _read_network(store.gate_dir / WEIGHTS_NAME, config)
-    ood_score = _read_ood(store.gate_dir / OOD_NAME, config) if record is not None else None
+    ood_score = _read_ood(store, config) if record is not None else None
     return Gate(config.adapter_names, config, network, record, ood_score)
 
 
@@ -163,7 +169,8 @@ def _fill(store: Store, folder: Path, gate: Gate) -> None:
     if store.gate_dir.is_dir():
         _copy_what_can_be_read(store.gate_dir, folder)
     staged = GateAt(store, folder)
-    record = {"format": RECORD_FORMAT, **(gate.record or {}), "gate_sha256": None, "config_sha256": None}
+    hashes = dict.fromkeys(("gate_sha256", "config_sha256", "novelty_sha256"))
+    record = {"format": RECORD_FORMAT, **(gate.record or {}), **hashes}
     (folder / OOD_NAME).unlink(missing_ok=True)
     if gate.network is not None:
         tensors = {key: value.detach().float().contiguous() for key, value in gate.network.state_dict().items()}
@@ -172,6 +179,7 @@ def _fill(store: Store, folder: Path, gate: Gate) -> None:
     if gate.ood_score is not None:
         ood_score = {key: value.contiguous() for key, value in gate.ood_score.tensors().items()}
         write_atomic(folder / OOD_NAME, save(ood_score))
+        record["novelty_sha256"] = sha256_file(folder / OOD_NAME)
     write_gate_config(staged, gate.config)
     record["config_sha256"] = sha256_file(folder / CONFIG_NAME)
     write_gate_record(staged, record)
@@ -208,10 +216,11 @@ def _read_network(path: Path, config: GateConfig) -> GateNetwork:
     return network.requires_grad_(False).eval()
 
 
-def _read_ood(path: Path, config: GateConfig) -> OodDetector | None:
+def _read_ood(store: Store, config: GateConfig) -> OodDetector | None:
     """None when absent or damaged: the hint is then not given, routing does not depend on it."""
     try:
-        ood_score = OodDetector.restore(_read_tensors(path))
+        check_novelty_file(store)
+        ood_score = OodDetector.restore(_read_tensors(store.gate_dir / OOD_NAME))
     except (GateFileError, KeyError, ValueError):
         return None
     return ood_score if len(ood_score.mean) == config.input_dim else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from dlm_tui.errors import UsageError
-from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.files import json_bytes, set_aside, write_atomic
 from dlm_tui.store.adapter_kind import read_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
@@ -39,6 +40,7 @@ HISTORY = "tui_history.json"
 _LOCK_SECONDS = 10.0
 _MOST_CHANGES = 1000
 _EXPORT_MANIFEST = "export_manifest.json"
+_log = logging.getLogger(__name__)
 
 
 class Change(msgspec.Struct, kw_only=True):
@@ -208,7 +210,7 @@ def keep_version(store: Store, name: str, number: int, kept: bool = True) -> Non
     """Mark a version so that `prune` leaves it (or take the mark away)."""
     find_version(store, name, number)
     with store_lock(store, _LOCK_SECONDS):
-        history = _read_history(store)
+        history = _history_to_change(store)
         marked = set(history.kept.get(name, ()))
         history.kept[name] = sorted(marked | {number} if kept else marked - {number})
         _write_history(store, history)
@@ -221,7 +223,7 @@ def record_effects(store: Store, effects: Mapping[str, tuple[int, OwnEffect]]) -
     if not effects:
         return
     with store_lock(store, _LOCK_SECONDS):
-        history = _read_history(store)
+        history = _history_to_change(store)
         for name, (version, effect) in effects.items():
             history.effects.setdefault(name, {})[version] = effect
         _write_history(store, history)
@@ -240,7 +242,7 @@ def drop_version(store: Store, name: str, number: int) -> int:
         size = _size(target.path)
         # Renamed first: a kill in the middle of the deletion leaves no version that looks whole.
         shutil.rmtree(reject_version(store, target))
-        history = _read_history(store)
+        history = _history_to_change(store)
         history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
         history.effects.get(name, {}).pop(number, None)
         _write_history(store, history)
@@ -266,7 +268,7 @@ def stage_note(
 
 
 def _noted(store: Store, reason: str, versions: Mapping[str, tuple[int | None, int | None]]) -> _History:
-    history = _read_history(store)
+    history = _history_to_change(store)
     history.changes.append(Change(at=utc_seconds(), reason=reason, versions=dict(versions)))
     del history.changes[:-_MOST_CHANGES]
     return history
@@ -277,14 +279,37 @@ def changes(store: Store) -> list[Change]:
     return _read_history(store).changes
 
 
+def history_damage(store: Store) -> str | None:
+    """What is wrong with the file of marks, dates and effects, in one sentence. Raises StoreError as reading does."""
+    return None if _decoded(store) is not None else f"{store.adapters_dir / HISTORY} is not what was written."
+
+
 def _read_history(store: Store) -> _History:
+    """The history as it is; a damaged one counts as empty, for the versions themselves are not touched."""
+    return _decoded(store) or _History()
+
+
+def _history_to_change(store: Store) -> _History:
+    """The history, which is about to be written: a damaged one is set aside, so that what is left in it is not lost."""
+    history = _decoded(store)
+    if history is None:
+        path = store.adapters_dir / HISTORY
+        aside = set_aside(path)
+        if aside is None:
+            raise StoreError(f"{path} is damaged and cannot be renamed; move it away.")
+        _log.warning("%s is damaged: it is %s now, and marks, dates and effects begin anew", path, aside.name)
+    return history or _History()
+
+
+def _decoded(store: Store) -> _History | None:
+    """None for a file that is no history; an empty one where there is none."""
     path = store.adapters_dir / HISTORY
     try:
         return msgspec.json.decode(path.read_bytes(), type=_History)
     except FileNotFoundError:
         return _History()
     except (msgspec.MsgspecError, RecursionError, ValueError):
-        return _History()  # only marks and dates are in it; the versions themselves are not touched
+        return None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}.") from error
 

@@ -12,9 +12,10 @@ from typing import Literal
 from dlm_tui.files import remove, scratch_pid
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.platform import process_lives
-from dlm_tui.store.adapter_history import use_versions
+from dlm_tui.store.adapter_history import HISTORY, history_damage, use_versions
 from dlm_tui.store.errors import ManifestError, StoreError
-from dlm_tui.store.gate_files import check_gate_files, read_gate_config
+from dlm_tui.store.former_gates import damaged_gates
+from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
 from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
@@ -57,7 +58,7 @@ def examine(store: Store, names: Sequence[str], base_model: str | None = None) -
     if not store.root.is_dir():
         return []
     found: list[Finding] = []
-    for look in (_lock, _journal, _manifest, _adapters, _other_versions, _gate, _metrics, _litter):
+    for look in _LOOKS:
         try:
             found += look(store, tuple(names) or (FLAT,), base_model)
         except (StoreError, OSError) as error:
@@ -182,6 +183,12 @@ def _other_versions(store: Store, names: Sequence[str], _: str | None) -> Iterat
                 yield Finding(severity="note", text=f"{version.path / damaged[0]} is damaged; it is not in force.")
 
 
+def _history(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    if damage := history_damage(store):
+        path = store.adapters_dir / HISTORY
+        yield Finding(severity="damage", text=f"{damage} Which versions are kept is in it.", mend=lambda: _aside(path))
+
+
 def _gate(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     try:
         config = read_gate_config(store)
@@ -192,13 +199,29 @@ def _gate(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
         yield Finding(severity="damage", text=f"{error}{again}")
 
 
+def _novelty(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    try:
+        check_novelty_file(store)
+    except StoreError as error:
+        yield Finding(severity="damage", text=str(error))
+
+
+def _former_gates(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    for what in damaged_gates(store):
+        yield Finding(severity="note", text=f"{what.removesuffix(AGAIN).removesuffix('.')}; that gate is not in force.")
+
+
 def _metrics(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     problems = MetricsReader(store).problems()
     if problems:
         text = f"{store.metrics_path} is damaged: {problems[0]}"
         yield Finding(severity="damage", text=text, mend=lambda: _salvage(store.metrics_path))
-    for aside in sorted(store.root.glob("metrics.damaged-*.sqlite")):
-        yield Finding(severity="note", text=f"{aside} is a damaged database that was set aside.")
+
+
+def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    for folder in (store.root, store.adapters_dir, store.queue_dir):
+        for aside in sorted(folder.glob("*.damaged*")):
+            yield Finding(severity="note", text=f"{aside} was damaged and set aside; nothing reads it.")
 
 
 def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
@@ -213,6 +236,22 @@ def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]
         listed = ", ".join(str(run) for run in runs)
         text = f'Runs {listed} say "running", and their process has ended.'
         yield Finding(severity="litter", text=text, mend=lambda: end_dead_runs(store))
+
+
+_LOOKS = (
+    _lock,
+    _journal,
+    _manifest,
+    _adapters,
+    _other_versions,
+    _history,
+    _gate,
+    _novelty,
+    _former_gates,
+    _metrics,
+    _litter,
+    _set_aside,
+)
 
 
 def _recorded_or_good(store: Store, name: str) -> int | None:

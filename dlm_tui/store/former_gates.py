@@ -13,7 +13,14 @@ from pathlib import Path
 
 from dlm_tui.errors import UsageError
 from dlm_tui.store.errors import StoreError
-from dlm_tui.store.gate_files import CONFIG_NAME, RECORD_NAME, WEIGHTS_NAME, read_gate_config, read_gate_record
+from dlm_tui.store.gate_files import (
+    CONFIG_NAME,
+    RECORD_NAME,
+    WEIGHTS_NAME,
+    check_gate_files,
+    read_gate_config,
+    read_gate_record,
+)
 from dlm_tui.store.journal import Change
 from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import store_lock
@@ -74,6 +81,22 @@ def gate_history(store: Store) -> list[GateFacts]:
                         training=numbers.get(run),
                     )
                 )
+    return found
+
+
+def damaged_gates(store: Store) -> list[str]:
+    """A sentence for every former gate that is not what was written."""
+    found = []
+    for folder in _folders(store).values():
+        there = GateAt(store, folder)
+        try:
+            config = read_gate_config(there)
+            if config is None:
+                found.append(f"{folder / CONFIG_NAME} is missing.")
+            else:
+                check_gate_files(there, config, former=True)
+        except StoreError as error:
+            found.append(str(error))
     return found
 
 

@@ -15,9 +15,11 @@ from dlm_tui.store.layout import Store
 CONFIG_NAME = "gate_config.json"
 WEIGHTS_NAME = "gate.safetensors"
 RECORD_NAME = "tui_gate.json"
+OOD_NAME = "tui_novelty.safetensors"
 RECORD_FORMAT = 1
 _FILE_LIMIT = 16 << 20
-_AGAIN = "; train the gate again."
+AGAIN = "; train the gate again."
+"""How the sentence of a damaged file ends."""
 
 RECORD_KEYS = frozenset(
     {
@@ -31,6 +33,7 @@ RECORD_KEYS = frozenset(
         "document_sha256",
         "gate_sha256",
         "config_sha256",
+        "novelty_sha256",
         "record_sha256",
         "probes",
         "probes_sha256",
@@ -92,7 +95,7 @@ def read_gate_config(store: Store) -> GateConfig | None:
     try:
         return parse_gate_config(raw)
     except GateFileError as error:
-        raise GateFileError(f"{path.parent}: {str(error).removesuffix('.')}{_AGAIN}") from None
+        raise GateFileError(f"{path.parent}: {str(error).removesuffix('.')}{AGAIN}") from None
 
 
 def write_gate_config(store: Store, config: GateConfig) -> None:
@@ -122,14 +125,15 @@ def read_gate_record(store: Store) -> dict[str, object] | None:
     written = record.pop("record_sha256", None) if record is not None else None
     # Whoever writes the hash of the configuration writes that of the record as well.
     if record is not None and (written or "config_sha256" in record) and written != _record_sha256(record):
-        raise GateFileError(f"{path} is not the file that was written (its hash differs){_AGAIN}")
+        raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
     return record
 
 
-def check_gate_files(store: Store, config: GateConfig) -> None:
+def check_gate_files(store: Store, config: GateConfig, *, former: bool = False) -> None:
     """Raises GateFileError when a file of our gate is not the one that was written.
 
     A gate that another tool trained since then has a newer run in the metrics; our record then says nothing about it.
+    A `former` gate has newer runs behind it and is ours all the same.
     """
     record = read_gate_record(store)
     if record is None:
@@ -142,11 +146,25 @@ def check_gate_files(store: Store, config: GateConfig) -> None:
             if sha256_file(path) == wanted:
                 continue
         except FileNotFoundError:
-            raise GateFileError(f"{path} is missing{_AGAIN}") from None
+            raise GateFileError(f"{path} is missing{AGAIN}") from None
         except OSError as error:
             raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
-        if not _replaced_by_another_tool(store, record):
-            raise GateFileError(f"{path} is not the file that was written (its hash differs){_AGAIN}")
+        if former or not _replaced_by_another_tool(store, record):
+            raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
+
+
+def check_novelty_file(store: Store) -> None:
+    """Raises GateFileError when what tells prompts that are unlike the training prompts is not what was written.
+
+    Routing goes on without it, so this is no error of the gate.
+    """
+    path, wanted = store.gate_dir / OOD_NAME, (read_gate_record(store) or {}).get("novelty_sha256")
+    try:
+        if wanted is None or sha256_file(path) == wanted:
+            return
+    except OSError as error:
+        raise GateFileError(f"{path} cannot be read: {error.strerror}{AGAIN}") from error
+    raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
 
 
 def _replaced_by_another_tool(store: Store, record: dict[str, object]) -> bool:
@@ -193,14 +211,14 @@ def write_gate_record(store: Store, record: dict[str, object]) -> None:
 def _read_object(path: Path) -> dict[str, object] | None:
     try:
         if path.stat().st_size > _FILE_LIMIT:
-            raise GateFileError(f"{path} is too large to be a gate file{_AGAIN}")
+            raise GateFileError(f"{path} is too large to be a gate file{AGAIN}")
         raw = json.loads(path.read_bytes().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
-        raise GateFileError(f"{path} is not JSON text in UTF-8{_AGAIN}") from error
+        raise GateFileError(f"{path} is not JSON text in UTF-8{AGAIN}") from error
     except OSError as error:
         raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(raw, dict):
-        raise GateFileError(f"{path} does not hold a JSON object{_AGAIN}")
+        raise GateFileError(f"{path} does not hold a JSON object{AGAIN}")
     return raw

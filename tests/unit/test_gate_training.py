@@ -106,6 +106,21 @@ def test_a_store_whose_gate_was_trained_before_it_had_an_owner_is_shown(
     assert not [one for one in examine(store, NAMES, document.base_model) if one.severity == "damage"]
 
 
+def test_what_tells_unlike_prompts_is_looked_at_too(store: Store, document: Document, model: MixedModel) -> None:
+    run_to_end(train_document_gate(document, store, model))
+    path = store.gate_dir / "tui_novelty.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    (finding,) = examine(store, NAMES, document.base_model)
+    assert finding.severity == "damage" and "tui_novelty.safetensors is not the file that was written" in finding.text
+    gate = load_gate(store, model.base.identity, model.base.hidden_size)
+    assert gate is not None and gate.mode == "trained" and gate.ood_score is None, "routing goes on without it"
+    path.unlink()
+    (finding,) = examine(store, NAMES, document.base_model)
+    assert "cannot be read" in finding.text
+    run_to_end(train_document_gate(document, store, model))
+    assert examine(store, NAMES, document.base_model) == []
+
+
 def test_training_writes_the_shared_files_and_the_events(store: Store, document: Document, model: MixedModel) -> None:
     steps: list[Progress] = []
     outcome = run_to_end(train_document_gate(document, store, model), steps.append)

@@ -43,6 +43,7 @@ from dlm_tui.store import (
     update_manifest,
     verify_version,
 )
+from dlm_tui.store.adapter_history import keep_version
 from dlm_tui.store.examine import examine, repair
 from dlm_tui.store.version_record import mark_kept
 from tests.faults.small_store import NAMES, SmallStore
@@ -280,6 +281,47 @@ def test_doctor_looks_through_a_store_and_mends_it(small: SmallStore, capsys: py
     version = current_version(small.store, "style")
     assert version is not None and version.version == 1
     assert main(["doctor", "--repair"]) == 2
+
+
+@pytest.mark.parametrize("file", ["adapter/tui_history.json", "queue/queue.json"])
+def test_what_only_a_person_wrote_is_looked_at_and_set_aside(
+    small: SmallStore, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["doctor", str(small.document), "--home", str(small.store.home)]
+    path = small.store.root / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b'{"kept": 3')
+    assert main(command) == 1
+    assert re.search(rf"damage +{re.escape(str(path))} is .*\[--repair mends it\]", capsys.readouterr().out)
+    assert main([*command, "--repair"]) == 0
+    aside = path.with_name(f"{path.stem}.damaged.json")
+    assert aside.read_bytes() == b'{"kept": 3'
+    assert f"note        {aside} was damaged and set aside" in capsys.readouterr().out
+
+
+def test_a_damaged_history_is_kept_when_the_next_mark_is_written(
+    small: SmallStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = small.store.adapters_dir / "tui_history.json"
+    path.write_bytes(b'{"kept": {"tone": [1]}, "changes"')
+    keep_version(small.store, "style", 1)
+    assert path.with_name("tui_history.damaged.json").read_bytes() == b'{"kept": {"tone": [1]}, "changes"'
+    assert "tui_history.damaged.json" in caplog.text
+    assert json.loads(path.read_bytes())["kept"] == {"style": [1]}
+
+
+@pytest.mark.parametrize("file", ["gate.safetensors", "gate_config.json", "tui_gate.json"])
+def test_a_damaged_former_gate_is_noted(small: SmallStore, file: str) -> None:
+    small.gate("third", str)
+    assert examine(small.store, NAMES, "tiny") == []
+    (folder,) = small.store.former_gates_dir.iterdir()
+    flip(folder / file, 12)
+    (finding,) = examine(small.store, NAMES, "tiny")
+    assert finding.severity == "note" and str(folder) in finding.text
+    assert finding.text.endswith("; that gate is not in force.") and "train" not in finding.text
+    (folder / "gate_config.json").unlink()
+    (finding,) = examine(small.store, NAMES, "tiny")
+    assert finding.text == f"{folder / 'gate_config.json'} is missing; that gate is not in force."
 
 
 def test_repair_waits_for_nobody_who_trains(small: SmallStore) -> None:
