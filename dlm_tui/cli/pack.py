@@ -11,6 +11,7 @@ from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
 from dlm_tui.store.packs import PackContents, write_pack
+from dlm_tui.system_errors import system_sentence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         packed = write_pack(path, store, Path(args.out) if args.out else None, contents, overwrite=args.force)
     except OSError as error:
-        raise DlmTuiError(f"the pack cannot be written: {error.strerror or error}") from error
+        raise DlmTuiError(f"the pack cannot be written: {system_sentence(error) or error}") from error
     if args.json:
         emit({"pack": str(packed.path), "bytes": packed.size, "content_bytes": packed.content_bytes})
         return 0

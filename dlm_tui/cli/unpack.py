@@ -11,6 +11,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
 from dlm_tui.store import resolve_home
 from dlm_tui.store.packs import unpack
+from dlm_tui.system_errors import system_sentence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         found = unpack(args.pack, resolve_home(args.home), Path(args.out) if args.out else None, force=args.force)
     except OSError as error:
-        raise DlmTuiError(f"the pack cannot be unpacked: {error.strerror or error}") from error
+        raise DlmTuiError(f"the pack cannot be unpacked: {system_sentence(error) or error}") from error
     if args.json:
         told = {"document": str(found.document), "store": str(found.store.root), "dlm_id": found.store.dlm_id}
         emit({**told, "left_out": found.left_out})

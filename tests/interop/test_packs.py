@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,60 @@ def test_headers_that_are_no_numbers_are_one_sentence(headers: dict[str, str], t
     path.write_bytes(zstandard.ZstdCompressor().compress(info.tobuf(tarfile.PAX_FORMAT) + b"\0" * 4096))
     with pytest.raises(PackLayoutError, match="a header of it cannot be read"):
         check_pack(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("b" * 256, "too long for a disk"),
+        ("é" * 128, "too long for a disk"),
+        ("/".join(["b" * 200] * 40), "too long for a disk"),
+        ("a\x1b[31mred", "cannot be seen"),
+        ("a\u202egnp.exe", "cannot be seen"),
+    ],
+    ids=["part", "bytes", "path", "control", "bidi"],
+)
+def test_names_that_no_disk_or_eye_takes_are_refused_before_anything_is_written(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    _rebuild(path, lambda members: _relist(members, **{name: b"x"}))
+    assert main(["verify", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert said in told and "\x1b" not in told
+    with pytest.raises(PackLayoutError, match=said):
+        unpack(path, tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("command", ["verify", "unpack"])
+def test_a_pipe_is_no_pack(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody writes into it: opened, it would wait for ever."""
+    path = tmp_path / "pipe.dlm.pack"
+    os.mkfifo(path)
+    assert main([command, str(path), "--home", str(tmp_path / "home")]) == 1
+    assert f"{path} is not a file: a pack is read twice" in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_in_the_place_of_the_store_is_not_replaced(tmp_path: Path) -> None:
+    """A home on a disk that is not there right now."""
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    root = Store(tmp_path / "home", check_pack(path).manifest.dlm_id).root
+    root.parent.mkdir(parents=True)
+    root.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(PackError, match="exists already; --force replaces it"):
+        unpack(path, tmp_path / "home")
+    assert root.is_symlink()
+    assert unpack(path, tmp_path / "home", force=True).store.manifest_path.is_file() and not root.is_symlink()
+
+
+def test_what_the_disk_refuses_names_the_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    (tmp_path / "home").write_text("a file")
+    assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'home'}" in told and "check the path" in told
 
 
 def test_two_documents_of_one_pack_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from dlm_tui.store.packs.layout import (
     stays_behind,
 )
 from dlm_tui.store.packs.reading import CheckedPack, OnProgress, check_pack, read_members
+from dlm_tui.system_errors import naming
 
 _SPARE_BYTES = 64 << 20
 
@@ -51,7 +52,7 @@ def unpack(
     pack = check_pack(path, on_progress)
     folder = (folder or path.parent).absolute()
     store = Store(home, pack.manifest.dlm_id)
-    exists = store.root.exists() and any(entry.name not in LOCK_NAMES for entry in store.root.iterdir())
+    exists = _is_taken(store.root)
     if exists and not force:
         raise PackError(f"{store.root} exists already; --force replaces it with the store of the pack")
     wanted = {
@@ -68,7 +69,8 @@ def unpack(
     scratch.mkdir()
     created: list[Path] = []
     try:
-        small = _extract(pack, scratch)
+        with naming(scratch):
+            small = _extract(pack, scratch)
         pack.store_manifest.source_path = str(folder / pack.document_name)
         (scratch / "manifest.json").write_bytes(manifest_bytes(pack.store_manifest))
         sync_tree(scratch)
@@ -76,7 +78,7 @@ def unpack(
             if not target.exists():
                 created.append(target)
                 write_atomic(target, small[target.name])
-        if exists:
+        if store.root.is_dir():
             with store_lock(store):
                 put_in_place(scratch, store.root)
         else:
@@ -89,6 +91,13 @@ def unpack(
         shutil.rmtree(scratch, ignore_errors=True)
     left_out = sum(stays_behind(name.removeprefix(f"{STORE_FOLDER}/")) for name in pack.checksums)
     return Unpacked(folder / pack.document_name, store, pack, left_out)
+
+
+def _is_taken(root: Path) -> bool:
+    """Whether anything has the place of a store, a link to nothing too; a folder with nothing but locks has not."""
+    if not root.is_dir():
+        return os.path.lexists(root)
+    return any(entry.name not in LOCK_NAMES for entry in root.iterdir())
 
 
 def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:

@@ -31,6 +31,8 @@ MAX_MEMBER_BYTES = 16 << 30
 MAX_TOTAL_BYTES = 64 << 30
 MAX_RECORD_BYTES = 64 << 20
 MAX_MEMBERS = 1_000_000
+# What disks take: more of a name could be checked, and never be unpacked.
+MAX_NAME_BYTES, MAX_PART_BYTES = 4000, 255
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 _checksum_line = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)

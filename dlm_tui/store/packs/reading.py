@@ -26,6 +26,8 @@ from dlm_tui.store.packs.layout import (
     MANIFEST,
     MAX_MEMBER_BYTES,
     MAX_MEMBERS,
+    MAX_NAME_BYTES,
+    MAX_PART_BYTES,
     MAX_RECORD_BYTES,
     MAX_TOTAL_BYTES,
     MAX_WINDOW_BYTES,
@@ -148,6 +150,9 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
     Raises PackLayoutError for anything that is not a file or folder with a safe name of its own, for limits that are
     exceeded and for data that is not a pack, PackError when the file cannot be read.
     """
+    with _told(path):
+        if path.exists() and not path.is_file():  # opening a pipe may wait for ever, and it is read only once
+            raise PackError(f"{path} is not a file: a pack is read twice, so save what comes through a pipe first")
     with _told(path), path.open("rb") as raw:
         size = path.stat().st_size
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
@@ -221,9 +226,13 @@ class _Guard:
         if not name or elsewhere or "\0" in name or any(part in ("", ".", "..") for part in parts):
             raise PackLayoutError(f"the member name {shown} is not a path below the pack")
         try:
-            name.encode()
+            longest = max(len(part.encode()) for part in parts)
         except UnicodeEncodeError:
             raise PackLayoutError(f"the member name {shown} is not UTF-8") from None
+        if longest > MAX_PART_BYTES or len(name.encode()) > MAX_NAME_BYTES:
+            raise PackLayoutError(f"the member name {shown} is too long for a disk")
+        if parts[0] == STORE_FOLDER and not name.isprintable():
+            raise PackLayoutError(f"the member name {shown} holds characters that cannot be seen")
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or info.issparse():
             raise PackLayoutError(f"the member {shown} is neither a file nor a folder")
         if name in self._seen or (name in self._parents and info.isfile()):
