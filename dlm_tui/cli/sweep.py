@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         writer.writerows([report.header(), *report.rows()])
     else:
         sys.stdout.write("".join(line + "\n" for line in lines(report)))
-    return 0 if report.best is not None else 1
+    return 0 if report.judged else 1
 
 
 def lines(report: SweepReport) -> list[str]:
@@ -101,7 +101,7 @@ def lines(report: SweepReport) -> list[str]:
     widths = [max(len(row[column]) for row in [header, *cells]) for column in range(len(header))]
     found = [_line(row, widths) for row in [header, *cells]]
     if report.reason:
-        found += ["", f"best: {shown(report.reason, keep='')}"]
+        found += ["", f"{'best: ' if report.best is not None else ''}{shown(report.reason, keep='')}"]
     if report.written is not None:
         written = ", ".join(f"training.{path}: {value}" for path, value in report.written.items())
         found.append(f"written into the document: {shown(written, keep='')}")

@@ -81,6 +81,15 @@ class Finetuned:
         ]
 
 
+class PhaseArguments(TrainingArguments):
+    """Arguments whose warm-up leaves a step to learn in. Transformers rounds a share of the steps up, and the last step
+    of a warm-up over all of them, the only one of a short training, has the rate 0."""
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """The steps of the warm-up, rounded up as everywhere else, and never all."""
+        return max(0, min(int(super().get_warmup_steps(num_training_steps)), num_training_steps - 1))
+
+
 class _Watch(TrainerCallback):
     """Passes every logged number on, and counts tokens for the rate."""
 
@@ -312,7 +321,7 @@ def trainer_arguments(
         extra["lr_scheduler_kwargs"] = {"min_lr_rate": phase.min_lr_ratio}
     if plan.optimizer.startswith("galore"):
         extra["optim_target_modules"] = ["lora_A", "lora_B"]
-    return TrainingArguments(
+    return PhaseArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=plan.micro_batch,
         per_device_eval_batch_size=plan.micro_batch,

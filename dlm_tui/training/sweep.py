@@ -249,11 +249,15 @@ def _trial(trial: Trial, works: Iterable[FoldWork], gate: tuple[float, float] | 
 
 
 def _write_best(request: SweepRequest, found: SweepReport) -> None:
-    """Put the best trial's settings into the document. Raises UsageError where there is no best, FileChanged."""
-    if found.best is None:
+    """Put the best trial's settings into the document, none where all are alike. Raises UsageError where no trial has
+    a figure, FileChanged."""
+    if not found.judged:
         raise UsageError(f"no trial has a figure to be judged by ({found.by}): nothing was written")
     if request.document.path is None:
         raise UsageError("the document has no file to write to")
+    if found.best is None:
+        found.notes.append(f"{found.reason}; nothing was written into the document")
+        return
     written = trials_of(request.document, request.data, request.grid)[found.best].written
     write_settings(request.document.path, request.document.sha256, written)
     found.written = dict(written)

@@ -39,7 +39,8 @@ class TrialReport(msgspec.Struct, kw_only=True):
 
 
 class SweepReport(msgspec.Struct, kw_only=True):
-    """All trials in the order of the grid. `best` is the index of the best by `by`, None where none has that figure.
+    """All trials in the order of the grid. `best` is the index of the best by `by`, None where none has that figure or
+    where it is the same for all.
 
     `fresh` of `works` trainings were done in this run, the others before. `written` is what went into the document, and
     `reason` why."""
@@ -60,6 +61,11 @@ class SweepReport(msgspec.Struct, kw_only=True):
     def as_json(self) -> dict[str, Any]:
         """The report as a plain object."""
         return dict(msgspec.to_builtins(self))
+
+    @property
+    def judged(self) -> bool:
+        """Whether any trial has the figure that they are compared by."""
+        return any(trial.figure(self.by) is not None for trial in self.trials)
 
     def rows(self) -> list[list[str | int | float | None]]:
         """A row per trial: its number, its settings, the figures, 1 for the best."""
@@ -88,22 +94,27 @@ class SweepReport(msgspec.Struct, kw_only=True):
 
 
 def best_of(trials: list[TrialReport], by: By) -> int | None:
-    """The index of the best trial, the first of equals."""
+    """The index of the best trial, the first of equals; None where several were judged and all are equal."""
     sign = -1.0 if by in _HIGHER else 1.0
     known = [(sign * value, index) for index, trial in enumerate(trials) if (value := trial.figure(by)) is not None]
-    return min(known)[1] if known else None
+    if not known or (len(known) > 1 and min(known)[0] == max(known)[0]):
+        return None
+    return min(known)[1]
 
 
 def reason_text(report: SweepReport) -> str:
-    """Why the best is the best, in one sentence."""
-    if report.best is None:
+    """Why the best is the best, in one sentence, or that there is no difference; empty where nothing was judged."""
+    if not report.judged:
         return ""
+    unit = {"loss": " nats per token", "effect": " nats", "log_loss": " nats", "accuracy": ""}[report.by]
+    tried = f"{counted(len(report.trials), 'trial')} over {counted(report.folds, 'fold')}"
+    if report.best is None:
+        value = next(value for trial in report.trials if (value := trial.figure(report.by)) is not None)
+        return f"no difference between the trials: {FIGURES[report.by]} {value:.4g}{unit} in all {tried}"
     best = report.trials[report.best]
     settings = ", ".join(f"{path} {value}" for path, value in best.settings.items())
     order = "highest" if report.by in _HIGHER else "lowest"
-    unit = {"loss": " nats per token", "effect": " nats", "log_loss": " nats", "accuracy": ""}[report.by]
     figure = f"{FIGURES[report.by]} {best.figure(report.by):.4g}{unit}"
-    tried = f"{counted(len(report.trials), 'trial')} over {counted(report.folds, 'fold')}"
     return f"{settings}: {figure}, the {order} of {tried}"
 
 

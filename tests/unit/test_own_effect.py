@@ -125,6 +125,13 @@ def test_one_that_learned_nothing_is_warned_of_with_the_remedy(base: Base, tmp_p
     assert facts.in_force and facts.effect is not None and facts.effect.nothing
 
 
+def test_a_training_of_one_step_learns(base: Base, tmp_path: Path) -> None:
+    _, store, _, report = trained(tmp_path, base, sections=1, epochs=1, facts="lora_r: 4, learning_rate: 0.02")
+    assert report["adapters"]["facts"]["steps"] == 1  # type: ignore[index]
+    (facts,) = version_history(store, ["facts"])["facts"]
+    assert facts.effect is not None and facts.effect.kl > 0, "a warm-up over its only step has the rate 0"
+
+
 def test_stopping_the_measurement_costs_nothing_else(base: Base, tmp_path: Path) -> None:
     _, store, _, report = trained(tmp_path, base, stop=True)
     (facts,) = version_history(store, ["facts"])["facts"]

@@ -201,6 +201,23 @@ def test_the_best_is_written_in_place_and_the_log_says_why(path: Path, base: Bas
     assert "learning_rate 0.02: held-out loss" in last["reason"] and "the lowest of 2 trials" in last["reason"]
 
 
+def test_where_all_trials_are_alike_there_is_no_best(
+    path: Path, base: Base, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = path.read_bytes()
+    command = ["sweep", str(path), "--home", str(path.parent / "home"), "--base", str(base.source.path), "--folds", "2"]
+    command += ["--set", "gate.lr=0.01,0.01000", "--write-best"]  # one value, written in two ways
+    assert main(command) == 0
+    output = capsys.readouterr()
+    *_, reason = output.out.splitlines()
+    assert reason.startswith("no difference between the trials: gate log loss") and "best" not in output.out
+    assert "nothing was written into the document" in output.err
+    assert path.read_bytes() == before
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["best"], told["written"]) == (None, None)
+
+
 def test_the_command_prints_a_table_csv_and_json(path: Path, base: Base, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["sweep", str(path), "--home", str(path.parent / "home"), "--base", str(base.source.path), "--folds", "2"]
     command += ["--set", "training.lora_r=2,4"]
@@ -252,5 +269,7 @@ def test_the_best_and_its_bar() -> None:
         TrialReport(settings={}, loss=loss, accuracy=rate) for loss, rate in ((2.0, 0.5), (None, 0.9), (1.0, 0.9))
     ]
     assert (best_of(trials, "loss"), best_of(trials, "accuracy"), best_of(trials, "effect")) == (2, 1, None)
+    alike = [TrialReport(settings={}, loss=1.0), TrialReport(settings={}, loss=1.0)]
+    assert (best_of(alike, "loss"), best_of(alike[:1], "loss")) == (None, 0), "alike is no best; one alone is"
     assert [len(bar) for bar in bars(trials, "loss", 20)] == [20, 0, 2]
     assert bars([], "loss", 20) == []

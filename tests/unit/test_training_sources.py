@@ -164,6 +164,7 @@ def test_mostly_prose_trains_with_the_schedule_of_pretraining(
     plan = plan_training(document)
     (phase,) = plan.adapters[0].phases
     arguments = trainer_arguments(plan, phase, tmp_path, torch.device("cpu"), evaluate=False)
+    assert [arguments.get_warmup_steps(steps) for steps in (0, 1, 2, 11)] == [0, 0, 1, 3 if pretraining else 2]
     if pretraining:
         assert (arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs) == (
             "cosine_with_min_lr",
