@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dlm_tui.document.expectations import broken
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
-from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns
+from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns, run_before
 
 if TYPE_CHECKING:
     from dlm_tui.model.views import View
@@ -69,7 +71,20 @@ def run_set(args: argparse.Namespace, name: str, cases: list[PromptCase]) -> tup
     sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
     runs = document_runs(Path(args.document))
     earlier = runs.newest(name)
-    former = earlier[0] if earlier and earlier[0].base == session.base.identity.id else None
+    run = SetRun(
+        set_name=name,
+        at="",
+        base=session.base.identity.id,
+        versions=dict(session.versions),
+        seed=sampling.seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        answers=[],
+    )
+    former = run_before(earlier, run, [view.name for view in views])
+    if former is not None and former.base != run.base:
+        former = None  # its tokens are another vocabulary's
     narration, answers = Narration(quiet=True), list[SetAnswer]()
 
     def take(step: Progress | PromptAnswer) -> None:
@@ -83,19 +98,9 @@ def run_set(args: argparse.Namespace, name: str, cases: list[PromptCase]) -> tup
 
     before = former_ids([case.prompt for case in cases], former)
     run_to_end(run_prompts(session, [case.prompt for case in cases], views, sampling, before), take)
-    run = SetRun(
-        set_name=name,
-        at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        base=session.base.identity.id,
-        versions=dict(session.versions),
-        seed=sampling.seed,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        answers=answers,
-        former=former.run_id if former else None,
-    )
-    return runs.keep(run), earlier
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    done = msgspec.structs.replace(run, at=at, answers=answers, former=former.run_id if former else None)
+    return runs.keep(done), earlier
 
 
 def former_ids(prompts: list[str], former: SetRun | None) -> dict[tuple[int, str], list[int]]:

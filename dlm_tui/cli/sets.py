@@ -19,7 +19,18 @@ from dlm_tui.files import write_atomic
 from dlm_tui.input import read_text_file
 from dlm_tui.output import emit, put, say, shown
 from dlm_tui.store.set_run_files import results_csv, results_jsonl
-from dlm_tui.store.set_runs import SORTS, MovedAnswer, SetRun, compare_runs, run_before, sorted_moves
+from dlm_tui.store.set_runs import (
+    SORTS,
+    MovedAnswer,
+    SetAnswer,
+    SetRun,
+    compare_runs,
+    drawn_otherwise,
+    new_answers,
+    run_before,
+    sorted_answers,
+    sorted_moves,
+)
 
 _Make = Callable[[], str]
 
@@ -107,29 +118,42 @@ def _write(args: argparse.Namespace, forms: dict[str, _Make]) -> int:
 def _told(args: argparse.Namespace, after: SetRun, earlier: list[SetRun]) -> int:
     before = run_before(earlier, after)
     moved = sorted_moves(compare_runs(before, after), args.sort) if before else []
+    new = sorted_answers(new_answers(before, after), args.sort)
     if args.json:
         emit(
             {
                 "run": msgspec.to_builtins(after),
                 "before": before.run_id if before else None,
                 "moved": [_move_json(move) for move in moved],
+                "new": [{"prompt": answer.prompt, "view": answer.view} for answer in new],
+                "drawn_otherwise": drawn_otherwise(before, after) if before else "",
             }
         )
         return 0
     if before is None:
-        for answer in after.answers:
+        for answer in new:
             put(f"[{answer.view}] {shown(answer.prompt, keep='')[:80]}: {shown(answer.text.strip(), keep='')[:200]}")
-        say(f"run {after.run_id}: the first of this set, so there is nothing to compare with")
+        first = "the first of this set under its views" if earlier else "the first of this set"
+        say(f"run {after.run_id}: {first}, so there is nothing to compare with")
         return 0
     sys.stdout.write(f"{'weights':>8} {'answer':>8} {'log p of former':>16}  checks  view  prompt\n")
     for move in moved:
         logprob = "–" if move.logprob is None else f"{move.logprob:+.2f}"
         checks = f"{len(move.before.broken)}→{len(move.after.broken)}" if move.after.expected else "–"
-        line = f"{move.weight:8.3f} {'changed' if move.changed else 'same':>8} {logprob:>16}  {checks:>6}"
-        put(f"{line}  {move.after.view}  {shown(move.after.prompt, keep='')[:80]}")
+        _put_row(f"{move.weight:.3f}", "changed" if move.changed else "same", logprob, checks, move.after)
+    for answer in new:
+        _put_row("–", "new", "–", str(len(answer.broken)) if answer.expected else "–", answer)
     changed = sum(move.changed for move in moved)
-    say(f"run {after.run_id} against run {before.run_id}: {changed} of {len(moved)} answers changed")
+    more = f", {len(new)} new" if new else ""
+    say(f"run {after.run_id} against run {before.run_id}: {changed} of {len(moved)} answers changed{more}")
+    if otherwise := drawn_otherwise(before, after):
+        say(f"run {before.run_id} was drawn otherwise ({otherwise}), which changes answers as well")
     return 0
+
+
+def _put_row(weights: str, answer: str, logprob: str, checks: str, asked: SetAnswer) -> None:
+    figures = f"{weights:>8} {answer:>8} {logprob:>16}  {checks:>6}"
+    put(f"{figures}  {asked.view}  {shown(asked.prompt, keep='')[:80]}")
 
 
 def _move_json(move: MovedAnswer) -> dict[str, object]:

@@ -83,6 +83,12 @@ class SetRun(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(answer.view for answer in self.answers))
 
     @property
+    def drawing(self) -> dict[str, float]:
+        """How answers are drawn, by the names of the options; greedy answers have neither top-p nor seed."""
+        always = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return always if self.temperature == 0 else {**always, "top_p": self.top_p, "seed": self.seed}
+
+    @property
     def failed(self) -> list[SetAnswer]:
         """The answers that do not meet what is expected of them."""
         return [answer for answer in self.answers if answer.broken]
@@ -117,6 +123,23 @@ def compare_runs(before: SetRun, after: SetRun) -> list[MovedAnswer]:
         logprob = answer.former_logprob - was.logprob if known else None  # type: ignore[operator]
         moved.append(MovedAnswer(before=was, after=answer, weight=weight, logprob=logprob))
     return moved
+
+
+def new_answers(before: SetRun | None, after: SetRun) -> list[SetAnswer]:
+    """The answers whose prompt and view the run before has not, in order."""
+    earlier = {(answer.prompt, answer.view) for answer in before.answers} if before is not None else set()
+    return [answer for answer in after.answers if (answer.prompt, answer.view) not in earlier]
+
+
+def drawn_otherwise(before: SetRun, after: SetRun) -> str:
+    """How answers were drawn then and are now where that differs, else empty: it moves answers by itself."""
+    was, now = before.drawing, after.drawing
+    parts = [
+        f"{name} {was[name]:g} → {now[name]:g}" if name in was and name in now else f"{name} {(was | now)[name]:g}"
+        for name in dict.fromkeys([*now, *was])
+        if was.get(name) != now.get(name)
+    ]
+    return ", ".join(parts)
 
 
 SORTS = ("order", "weights", "answer", "logprob", "checks")
@@ -204,10 +227,19 @@ class SetRuns:
         return [run for row in rows if (run := _run(row)) is not None]
 
 
-def run_before(runs: Sequence[SetRun], after: SetRun) -> SetRun | None:
-    """The run to compare with: the newest earlier one under other adapters, else the newest earlier one."""
-    earlier = [run for run in runs if run.run_id < after.run_id]
-    return next((run for run in earlier if run.versions != after.versions), earlier[0] if earlier else None)
+def run_before(runs: Sequence[SetRun], after: SetRun, views: Sequence[str] | None = None) -> SetRun | None:
+    """The run to compare with: of the earlier ones, newest first, those that have most of its views, of these those
+    whose answers were drawn as its are, of these one under other adapters. None where no earlier one has a view of it.
+
+    `views` are what a run will ask that is not kept yet.
+    """
+    wanted = set(after.views if views is None else views)
+    earlier = [run for run in runs if (run.run_id < after.run_id or views is not None) and wanted & set(run.views)]
+
+    def likeness(run: SetRun) -> tuple[int, bool, bool]:
+        return len(wanted & set(run.views)), run.drawing == after.drawing, run.versions != after.versions
+
+    return max(earlier, key=likeness, default=None)  # the first of equals
 
 
 def _run(row: sqlite3.Row) -> SetRun | None:

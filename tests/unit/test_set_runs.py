@@ -28,6 +28,8 @@ from dlm_tui.store.set_runs import (
     SetRun,
     SetRuns,
     compare_runs,
+    drawn_otherwise,
+    new_answers,
     run_before,
     sorted_answers,
     sorted_moves,
@@ -152,6 +154,7 @@ def test_what_moved_between_two_runs() -> None:
     assert run_before([after, before], same) == after
     assert run_before([run_of("a", run_id=5), run_of("a", 2, run_id=3)], same).run_id == 3  # type: ignore[union-attr]
     assert run_before([], same) is None
+    assert new_answers(before, after) == [] and new_answers(None, after) == after.answers
     still = compare_runs(before, same)[0]
     good, broken = still.after, move.after
     assert sorted_answers([good, broken], "checks") == [broken, good]
@@ -160,6 +163,27 @@ def test_what_moved_between_two_runs() -> None:
     assert sorted_moves([still, stays, move], "checks") == [move, stays, still], "newly broken, still broken, good"
     for by, first in (("weights", move), ("answer", move), ("logprob", move), ("checks", move), ("order", still)):
         assert sorted_moves([still, move], by)[0] is first, by
+
+
+def test_a_run_is_compared_with_the_most_alike() -> None:
+    def asked(number: int, *views: str, **changes: object) -> SetRun:
+        (answer,) = run_of("a").answers
+        answers = [msgspec.structs.replace(answer, view=view) for view in views]
+        return run_of("a", run_id=number, answers=answers, **changes)
+
+    after, long = asked(9, "gated", "base"), {"max_tokens": 64}
+    whole, part, drawn = asked(1, "gated", "base"), asked(2, "gated"), asked(3, "gated", "base", **long)
+    other = asked(4, "gated", "base", versions={"a": 7}, **long)
+    assert run_before([asked(5, "tone")], after) is None, "no view in common"
+    assert run_before([part, whole], after) == whole, "all of its views"
+    assert run_before([other, drawn, part, whole], after) == whole, "and drawn as it was"
+    assert run_before([other, drawn, part], after) == other, "else under other adapters, which is said"
+    assert drawn_otherwise(other, after) == "max_tokens 64 → 8" and drawn_otherwise(whole, after) == ""
+    warm = asked(6, "gated", temperature=0.5)
+    assert drawn_otherwise(after, warm) == "temperature 0 → 0.5, top_p 1, seed 0"
+    assert drawn_otherwise(after, asked(7, "gated", seed=5, top_p=0.5)) == "", "greedy answers have neither"
+    planned = msgspec.structs.replace(after, run_id=0, answers=[])
+    assert run_before([part, whole], planned, ["gated", "base"]) == whole, "what is not kept yet is behind all"
 
 
 def test_check_exits_with_1_and_says_which_and_why(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +226,17 @@ def test_sets_are_run_compared_and_exported(session: Session, capsys: pytest.Cap
         assert (
             not move["changed"] and move["weights_moved"] == 0 and move["logprob_moved"] == pytest.approx(0, abs=1e-4)
         )
+    assert [(answer["prompt"], answer["view"]) for answer in told["new"]] == [("Why?", "base"), ("=How?", "base")]
     assert main(["sets", str(path), "compare", "--set", "one", "--sort", "logprob"]) == 0
-    assert "0 of 2 answers changed" in capsys.readouterr().err
+    streams = capsys.readouterr()
+    assert "0 of 2 answers changed, 2 new" in streams.err and "otherwise" not in streams.err
+    assert [line.split()[1] for line in streams.out.splitlines()[1:]] == ["same", "same", "new", "new"]
+    longer = ["--views", "tone,base", *arguments[:-1], "7"]
+    assert main(["sets", str(path), "run", "--set", "one", *longer]) == 0
+    assert "run 2 was drawn otherwise (max_tokens 6 → 7)" in capsys.readouterr().err
+    assert main(["sets", str(path), "run", "--set", "one", "--views", "tone,base", *arguments]) == 0
+    streams = capsys.readouterr()
+    assert "run 4 against run 2: 0 of 4 answers changed" in streams.err and "otherwise" not in streams.err
     out = path.with_name("results.csv")
     assert main(["sets", str(path), "results", str(out), "--set", "one"]) == 0
     rows = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))

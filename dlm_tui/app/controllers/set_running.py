@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.sampling import AnswerSampling
@@ -105,7 +107,20 @@ class SetRunning:
         """Run a set and keep the run. Raises EngineGone, SetStopped, StoreError."""
         context, options = self._context, self._sampling.settings
         earlier = await self.kept(name)
-        former = earlier[0] if earlier and context.opened and earlier[0].base == context.opened.base else None
+        planned = SetRun(
+            set_name=name,
+            at="",
+            base=context.opened.base if context.opened else "",
+            versions=context.opened.versions if context.opened else {},
+            seed=options.seed,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            max_tokens=options.max_tokens,
+            answers=[],
+        )
+        former = run_before(earlier, planned, [view.name for view in views])
+        if former is not None and former.base != planned.base:
+            former = None  # its tokens are another vocabulary's
         places = {case.prompt: index for index, case in enumerate(cases)}
         request = RunSet(
             prompts=[case.prompt for case in cases],
@@ -139,15 +154,11 @@ class SetRunning:
                 await context.link.cancel(request)
         if done is None:
             raise SetStopped("the set was stopped")
-        run = SetRun(
-            set_name=name,
+        run = msgspec.structs.replace(
+            planned,
             at=now(),
             base=done.base,
             versions=done.versions,
-            seed=options.seed,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_tokens=options.max_tokens,
             answers=answers,
             former=former.run_id if former else None,
         )

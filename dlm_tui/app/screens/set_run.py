@@ -27,6 +27,8 @@ from dlm_tui.store.set_runs import (
     SetAnswer,
     SetRun,
     compare_runs,
+    drawn_otherwise,
+    new_answers,
     sorted_answers,
     sorted_moves,
 )
@@ -137,9 +139,7 @@ class SetRunScreen(Dialog[None]):
         if run is None:
             return
         moved = sorted_moves(compare_runs(before, run), self._sort) if before is not None else []
-        known = {(move.after.prompt, move.after.view) for move in moved}
-        new = [answer for answer in run.answers if (answer.prompt, answer.view) not in known]
-        self._rows = [*moved, *sorted_answers(new, self._sort)]
+        self._rows = [*moved, *sorted_answers(new_answers(before, run), self._sort)]
         head.show(literal(_HEAD, "dim"))
         rows.set_options([Option(self._row(row)) for row in self._rows])
         checked = [answer for answer in run.answers if answer.expected]
@@ -147,9 +147,10 @@ class SetRunScreen(Dialog[None]):
         if before is not None:
             words.append(f"{sum(move.changed for move in moved)} of {len(moved)} answers changed")
             words.append(f"{_versions(before)} \u2192 {_versions(run)}")
+            words += [f"drawn otherwise: {otherwise}"] if (otherwise := drawn_otherwise(before, run)) else []
             words.append(_SORTED[self._sort])
         else:
-            words.append("the first run of this set")
+            words.append("the first run of this set under these views")
             words += [_BROKEN_FIRST] if self._sort == "checks" else []
         self.show_note(" \u00b7 ".join(words))
 
