@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
@@ -28,6 +29,20 @@ def emit(value: Any) -> None:
     sys.stdout.flush()
 
 
+def _spelled_out(error: UnicodeError) -> tuple[bytes, int]:
+    """What an encoding has no place for: bytes of a path as they came in, other characters as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    spelled = bytearray()
+    for character in error.object[error.start : error.end]:
+        byte = ord(character) - 0xDC00  # where the system's names keep what is not text
+        spelled += bytes([byte]) if 0x80 <= byte <= 0xFF else character.encode("ascii", "backslashreplace")
+    return bytes(spelled), error.end
+
+
+codecs.register_error("spelled_out", _spelled_out)
+
+
 def streams_are_there() -> bool:
     """Whether stdout is open. A closed stdin or stderr is replaced by the null device.
 
@@ -42,8 +57,8 @@ def streams_are_there() -> bool:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
         return False
-    if isinstance(sys.stdout, io.TextIOWrapper):  # paths that are not UTF-8 go out as they came in
-        sys.stdout.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="spelled_out")
     return True
 
 

@@ -70,6 +70,33 @@ def test_a_full_stdout_is_a_sentence() -> None:
     assert done.stderr == b"dlm-tui: standard output cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    ("environment", "encoding"),
+    [
+        ("PYTHONIOENCODING=ascii", "ascii"),
+        ("PYTHONIOENCODING=latin-1", "latin-1"),
+        ("LC_ALL=POSIX PYTHONUTF8=0", "ascii"),
+    ],
+)
+def test_an_encoding_without_a_character_loses_no_output(tmp_path: Path, environment: str, encoding: str) -> None:
+    done = shell(f"{environment} d export --help")
+    assert done.returncode == 0 and clean(done.stderr)
+    assert b"--target" in done.stdout and "Q,Q,…".encode(encoding, "backslashreplace") in done.stdout
+    prompts = tmp_path / "x.prompts.json"
+    prompts.write_text('{"s": ["Gr\u00fc\u00dfe – \u2192"]}', encoding="utf-8")
+    done = shell(f'{environment} d sets "$1" export --set s', str(tmp_path / "x.dlm"))
+    assert done.returncode == 0 and clean(done.stderr)
+    assert "Grüße – →".encode(encoding, "backslashreplace") in done.stdout
+
+
+def test_a_path_that_is_not_utf8_goes_out_as_it_came_in(tmp_path: Path) -> None:
+    script = "from dlm_tui.output import put, streams_are_there; streams_are_there(); put('caf\\udce9 \\u2192 \\ud800')"
+    for encoding, arrow in (("utf-8", "→".encode()), ("ascii", b"\\u2192"), ("latin-1", b"\\u2192")):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+        assert done.stdout == b"caf\xe9 " + arrow + b" \\ud800\n", encoding
+
+
 def test_argparse_repeats_no_control_characters() -> None:
     done = shell('d route "$1" "$2" "$3"', b"--z\x1b[31m\xe2\x80\xae", b"b\xc2\x9b", b"c\x1b]0;x\x07")
     assert done.returncode == 2
