@@ -114,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _command(arguments)
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:  # before or behind the command, which tells its own
+        return _cancelled()
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:  # of the last flush: everything else is told where it happens
@@ -173,8 +175,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
         say(f"dlm-tui: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        say("dlm-tui: cancelled")
-        return 130
+        return _cancelled()
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -211,6 +212,11 @@ def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None
         if not was_there:
             path.unlink(missing_ok=True)
         raise
+
+
+def _cancelled() -> int:
+    say("dlm-tui: cancelled")
+    return 130
 
 
 def _reader_gone() -> int:

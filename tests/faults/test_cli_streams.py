@@ -97,6 +97,23 @@ def test_a_path_that_is_not_utf8_goes_out_as_it_came_in(tmp_path: Path) -> None:
         assert done.stdout == b"caf\xe9 " + arrow + b" \\ud800\n", encoding
 
 
+@pytest.mark.parametrize("module", ["dlm_tui.cli.main", "dlm_tui.cli.route"])
+def test_an_interrupt_while_the_program_is_loaded_is_one_line(module: str) -> None:
+    """It comes where a module is looked for; `python -m` and the installed command go through the same function."""
+    script = f"""
+import runpy, sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["dlm-tui", "route", "x.dlm"]
+runpy.run_module("dlm_tui", run_name="__main__", alter_sys=False)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    assert (done.returncode, done.stderr) == (130, b"dlm-tui: cancelled\n")
+
+
 def test_argparse_repeats_no_control_characters() -> None:
     done = shell('d route "$1" "$2" "$3"', b"--z\x1b[31m\xe2\x80\xae", b"b\xc2\x9b", b"c\x1b]0;x\x07")
     assert done.returncode == 2
