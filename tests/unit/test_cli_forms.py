@@ -102,6 +102,11 @@ def test_repl_answers_every_line_with_its_own_weights(
     assert main(["repl", *routed, "--adapter", "tone", "--mix", "tone:1"]) == 2
 
 
+def test_score_tells_what_few_nulls_are_worth(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "--help"]) == 0
+    assert "few nulls claim few σ" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_export_says_what_freezing_cost(
     routed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
