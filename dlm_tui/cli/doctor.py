@@ -173,7 +173,7 @@ def examine(home: str | None) -> dict[str, Any]:
     from dlm_tui.assets import asset
     from dlm_tui.engine.stdio_transport import package_versions
     from dlm_tui.errors import DlmTuiError
-    from dlm_tui.store import resolve_home
+    from dlm_tui.store import resolve_home, why_not_written
 
     problems = []
     try:
@@ -186,6 +186,8 @@ def examine(home: str | None) -> dict[str, Any]:
         size = None
         problems.append(str(error))
     folder = resolve_home(home)
+    if (why := why_not_written(folder / "store")) is not None:
+        problems.append(f"the home {folder} cannot be used: {why}; choose another (--home, DLM_HOME)")
     return {
         "ok": not problems,
         "problems": problems,

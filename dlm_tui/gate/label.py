@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -66,6 +67,7 @@ def label_prompt(
         raise UsageError(f"The document has no adapter {adapter!r} ({known}){near}")
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError("The document has no gate to retrain: set training.gate.enabled and declare two adapters.")
+    store.refuse_unwritable()  # before the document is changed
     kind, content = label_section(prompt, answer)
     others = [text for text in dict.fromkeys(saved) if text and text != prompt]
     embeddings, _ = yield from cached_embeddings(model, store, [prompt, *others])
@@ -101,7 +103,7 @@ def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
         reason = f"failed: {said.removeprefix(GATE_NOT_TRAINED).rstrip('.')}"
     return (
         f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "
-        "again: `dlm-tui train DOC --gate-only` trains the gate on it."
+        f"again: `dlm-tui train {shlex.quote(str(path))} --gate-only` trains the gate on it."
     )
 
 

@@ -39,6 +39,7 @@ from .journal import change as change
 from .layout import Store as Store
 from .layout import resolve_home as resolve_home
 from .layout import utc_seconds as utc_seconds
+from .layout import why_not_written as why_not_written
 from .locks import store_lock as store_lock
 from .manifest import ExportRecord as ExportRecord
 from .manifest import LockRecord as LockRecord

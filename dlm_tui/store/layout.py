@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def resolve_home(flag: str | Path | None = None) -> Path:
     if not is_utf8(str(home)):  # neither the tokenizer's library nor safetensors writes there
         raise UsageError(f"The dlm home {home} is not UTF-8 text, so no adapter could be saved in it; use another.")
     return home
+
+
+def why_not_written(folder: Path) -> str | None:
+    """Why nothing can be written into `folder`, or where it would be made; None where it can. Tried, not guessed: what
+    the permissions say is not all (/proc, a read-only disk)."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path) or path == path.parent)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".dlm-tui-", dir=there):
+            return None
+    except OSError as error:
+        return f"nothing can be written in {there} ({error.strerror})" if there.is_dir() else f"{there} is no folder"
 
 
 def utc_seconds(moment: datetime | None = None) -> str:
@@ -112,6 +124,11 @@ class Store:
     def exists(self) -> bool:
         """Whether a document was ever trained or prepared here."""
         return self.manifest_path.is_file() or self.metrics_path.is_file() or self.adapters_dir.is_dir()
+
+    def refuse_unwritable(self) -> None:
+        """For work that changes something else first. Raises StoreError."""
+        if (why := why_not_written(self.root)) is not None:
+            raise StoreError(f"The store {self.root} cannot be written: {why}; choose another home (--home, DLM_HOME).")
 
     def create(self) -> Store:
         """Make the folders that every store has: `adapter/`, `adapter/versions/`, `logs/`."""

@@ -128,5 +128,24 @@ def test_a_store_of_another_base_is_refused(capsys: pytest.CaptureFixture[str], 
     assert (home / "home" / "store" / PEER_IDS["routed"] / "manifest.json").exists()
 
 
+def test_a_home_that_cannot_be_written_is_said_and_no_label_is_half_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = copy_peer(tmp_path / "peer", base=False)
+    make_writable(copy)
+    document, base = copy / "routed.dlm", str(peer_root() / "base")
+    before = document.read_bytes()
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "file", tmp_path / "file" / "x" / "y", Path("/proc/x")):
+        assert main(["doctor", "--home", str(home)]) == 1
+        told = capsys.readouterr().out
+        assert "not ready" in told and f"the home {home} cannot be used" in told
+        refused(capsys, 1, "cannot be written", "label", str(document), "Hello.", "--adapter", "tone",
+                "--home", str(home), "--base", base)  # fmt: skip
+        assert document.read_bytes() == before
+    assert main(["doctor", "--home", str(tmp_path / "new" / "home")]) == 0
+    assert "ready" in capsys.readouterr().out and not (tmp_path / "new").exists()
+
+
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
     refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")

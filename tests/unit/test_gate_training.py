@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -449,7 +450,7 @@ def test_too_few_to_judge(tmp_path: Path, store: Store, model: MixedModel) -> No
 
 
 def test_a_labelled_prompt_is_learned_at_once(
-    tmp_path: Path, store: Store, document: Document, model: MixedModel
+    tmp_path: Path, store: Store, document: Document, model: MixedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "d.dlm"
     run_to_end(train_document_gate(document, store, model))
@@ -476,3 +477,10 @@ def test_a_labelled_prompt_is_learned_at_once(
     with pytest.raises(UsageError, match="fence"):
         run_to_end(label_prompt(path, answered.document, store, model, "a\n::prose::\nb", "sea"))
     assert path.read_text() == text
+
+    def fails(*_: object, **__: object) -> None:
+        raise DlmTuiError("no space")
+
+    monkeypatch.setattr("dlm_tui.gate.label.train_document_gate", fails)
+    with pytest.raises(DlmTuiError, match=rf"`dlm-tui train {re.escape(str(path))} --gate-only`"):
+        run_to_end(label_prompt(path, late.document, store, model, "Later.", "sea"))
