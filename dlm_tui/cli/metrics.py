@@ -13,7 +13,8 @@ from typing import Any
 
 from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.output import emit, shown
+from dlm_tui.meant import meant
+from dlm_tui.output import emit, say, shown
 from dlm_tui.store import GateRun, MetricsReader
 from dlm_tui.store.adapter_kind import tail_lines, tail_words
 from dlm_tui.store.training_numbers import training_numbers
@@ -68,15 +69,26 @@ def run(args: argparse.Namespace) -> int:
             _print_run(one)
         return 0
     runs = reader.runs(args.limit, args.phase, since=cutoff)
-    history = [entry for entry in reader.gate_history(args.limit) if cutoff is None or entry.at >= cutoff]
+    if args.phase is None:
+        history = [entry for entry in reader.gate_history(args.limit) if cutoff is None or entry.at >= cutoff]
+    else:  # what the runs that are listed did
+        listed_ids = {row["run_id"] for row in runs}
+        history = [entry for entry in reader.gate_history(None) if entry.run_id in listed_ids]
+        _tell_of_phases(args.phase, reader.phases())
     if args.json:
         emit({"runs": runs, "gate_history": [asdict(entry) for entry in history]})
     elif args.csv:
         listed = [[row[key] for key in _RUN_HEADER] for row in runs]
         _tables([(_RUN_HEADER, listed), (_GATE_HEADER, _gate_rows(history))])
     else:
-        _print_runs(runs, history, training_numbers(store))
+        _print_runs(runs, history, training_numbers(store), chosen=bool(args.phase or args.since))
     return 0
+
+
+def _tell_of_phases(wanted: str, phases: list[str]) -> None:
+    """Which phases there are, where none is the wanted one: an empty table says nothing of a slip."""
+    if phases and wanted not in phases:
+        say(f"no run has the phase {wanted!r}; there is {', '.join(phases)}{meant(wanted, phases)}")
 
 
 def cutoff_text(age: str, now: datetime | None = None) -> str:
@@ -155,9 +167,11 @@ def _cells(rows: Sequence[Sequence[Any]]) -> Iterable[list[Any]]:
     return ([shown(cell, keep="") if isinstance(cell, str) else cell for cell in row] for row in rows)
 
 
-def _print_runs(runs: Sequence[dict[str, Any]], history: Sequence[GateRun], numbers: Mapping[int, int]) -> None:
+def _print_runs(
+    runs: Sequence[dict[str, Any]], history: Sequence[GateRun], numbers: Mapping[int, int], *, chosen: bool
+) -> None:
     if not runs and not history:
-        print("no runs yet")
+        print("no such runs" if chosen else "no runs yet")
         return
     print(f"{'training':>8}  {'run':>5}  {'phase':<12}{'status':<11}{'seed':>6}  started (UTC)")
     for row in runs:

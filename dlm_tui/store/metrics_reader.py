@@ -107,6 +107,11 @@ class MetricsReader:
             {"phase": phase, "since": since, "run_id": run_id, "limit": _limit(limit)},
         )
 
+    def phases(self) -> list[str]:
+        """The phases that there are runs of, by name."""
+        rows = self._rows("SELECT DISTINCT phase FROM runs WHERE phase IS NOT NULL ORDER BY phase")
+        return [str(row["phase"]) for row in rows]
+
     def run(self, run_id: int) -> dict[str, Any] | None:
         """One row of `runs`, or None."""
         rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE run_id = ?", (run_id,))

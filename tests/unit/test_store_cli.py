@@ -87,6 +87,20 @@ def test_metrics_json_and_csv_have_the_same_numbers(capsys: pytest.CaptureFixtur
     assert {float(row["normalised_entropy"]) for row in rows} == {gate["normalised_entropy"]}
 
 
+def test_metrics_of_a_phase_name_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("metrics", *peer_words("routed"), "--phase", "stf") == 0
+    output = capsys.readouterr()
+    assert output.err == "no run has the phase 'stf'; there is sft: did you mean sft?\n"
+    assert "knowledge" not in output.out and "no runs yet" not in output.out
+    assert call("metrics", *peer_words("routed"), "--phase", "sft") == 0
+    assert capsys.readouterr().err == ""
+    call("metrics", *peer_words("routed"), "--json")
+    (gate,) = json.loads(capsys.readouterr().out)["gate_history"]
+    for limit, shown in (("1", gate["run_id"] == 3), ("3", True)):
+        assert call("metrics", *peer_words("routed"), "--phase", "sft", "--limit", limit, "--json") == 0
+        assert bool(json.loads(capsys.readouterr().out)["gate_history"]) == shown
+
+
 def test_metrics_of_diverged_runs_have_no_entropy(capsys: pytest.CaptureFixture[str]) -> None:
     call("metrics", *peer_words("diverged"), "--json")
     assert json.loads(capsys.readouterr().out)["gate_history"][0]["entropy"] is None
