@@ -17,10 +17,10 @@ from secrets import token_hex
 from typing import Any
 
 from dlm_tui.platform import exchange_names, keep_owner, process_lives, sync_directory
-from dlm_tui.system_errors import naming
+from dlm_tui.system_errors import SCRATCH_ENDING, naming
 
 _CHUNK = 1 << 20
-_SCRATCH = re.compile(r".+\.tmp\.(?P<pid>[0-9]+)\.[0-9a-f]{8}")
+_SCRATCH = re.compile(r".+" + SCRATCH_ENDING)
 
 
 def scratch_sibling(target: Path) -> Path:

@@ -43,6 +43,28 @@ def _spelled_out(error: UnicodeError) -> tuple[bytes, int]:
 codecs.register_error("spelled_out", _spelled_out)
 
 
+STANDARD_OUTPUT = "standard output"
+
+
+class _StandardOutput(io.FileIO):
+    """Stdout whose errors name it, as those of files name theirs."""
+
+    def write(self, data: Any, /) -> Any:
+        """As FileIO; raises OSError with `STANDARD_OUTPUT` as the file's name."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
+
+
+def _named(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """The same stream, with errors that name it."""
+    stream.flush()
+    raw = _StandardOutput(stream.fileno(), "wb", closefd=False)
+    by_line = stream.line_buffering or stream.write_through
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=by_line)
+
+
 def streams_are_there() -> bool:
     """Whether stdout is open. A closed stdin or stderr is replaced by the null device.
 
@@ -59,6 +81,8 @@ def streams_are_there() -> bool:
         return False
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="spelled_out")
+        if sys.stdout is sys.__stdout__:
+            sys.stdout = _named(sys.stdout)
     return True
 
 

@@ -31,6 +31,9 @@ _REMEDIES = {
     errno.ENOTEMPTY: "the folder is not empty; look what is in it",
     errno.ESTALE: "the network folder is gone; mount it again",
 }
+SCRATCH_ENDING = r"\.tmp\.(?P<pid>[0-9]+)\.[0-9a-f]{8}"
+"""How the names end of what is written beside its target until it is whole."""
+_SCRATCH = re.compile(SCRATCH_ENDING + r"(?=/|$)")
 _ROOM = 1 << 20
 """Bytes that a database needs on its disk for a moment, at the least."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -113,10 +116,11 @@ def _errno(error: BaseException) -> int | None:
 
 
 def _path(error: BaseException) -> str | None:
-    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
-        return str(error.args[0][0][1])
+    """What the error is about, by the name that a person knows: the target, and not what is written beside it."""
     name = getattr(error, "filename", None)
-    return os.fsdecode(name) if isinstance(name, (str, bytes)) else None
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        name = str(error.args[0][0][1])
+    return _SCRATCH.sub("", os.fsdecode(name)) if isinstance(name, (str, bytes)) else None
 
 
 def _reasons(error: shutil.Error) -> list[str]:

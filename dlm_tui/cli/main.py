@@ -20,7 +20,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import with_home
 from dlm_tui.meant import nearest
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, collect_rarely, quiet_libraries
-from dlm_tui.output import NarrationHandler, say, streams_are_there
+from dlm_tui.output import STANDARD_OUTPUT, NarrationHandler, say, streams_are_there
 from dlm_tui.system_errors import error_line, system_sentence
 
 COMMANDS = {
@@ -118,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _cancelled()
     except BrokenPipeError:
         return _reader_gone()
-    except OSError as error:  # of the last flush: everything else is told where it happens
-        say(f"dlm-tui: standard output cannot be written: {error.strerror}")
+    except OSError as error:
+        if error.filename != STANDARD_OUTPUT:  # --debug
+            raise
+        say(f"dlm-tui: {system_sentence(error)}")
         return _reader_gone()
 
 
@@ -179,7 +181,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if args.debug:
+        if args.debug or getattr(error, "filename", None) == STANDARD_OUTPUT:
             raise
         say(f"dlm-tui: {system_sentence(error) or f'{error_line(error)} (--debug shows more)'}")
         return 1

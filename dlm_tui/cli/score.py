@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="one more view, such as a:1.5,b:-0.5 or the name of a saved mix; repeatable",
     )
-    parser.add_argument("--null", type=int, default=32, metavar="K", help="random adapters to compare with (32); few nulls claim few σ")
+    parser.add_argument(
+        "--null", type=int, default=32, metavar="K", help="random adapters to compare with (32); few nulls claim few σ"
+    )
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
     parser.add_argument("--heat", action="store_true", help="answer under the first view, score that answer")
     parser.add_argument("--suite", action="store_true", help="instead of a prompt: every adapter over all sections")

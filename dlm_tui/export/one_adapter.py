@@ -31,9 +31,8 @@ def export_adapter(store: Store, name: str, number: int | None, base: Base, form
         raise UsageError(f"adapter {name!r} is not trained yet; run `dlm-tui train`")
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists already; choose another --out")
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"{out.absolute().parent} is not a folder; make it first")
     adapter = load_peft_adapter(version.path, name, base, version.version)
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     scratch = scratch_sibling(out.absolute())
     try:
         _write(adapter, base, form, scratch)

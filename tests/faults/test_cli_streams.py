@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -64,10 +65,12 @@ def test_the_screen_wants_a_name_it_can_send(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
-def test_a_full_stdout_is_a_sentence() -> None:
-    done = shell("d --help > /dev/full")
-    assert done.returncode == 1
-    assert done.stderr == b"dlm-tui: standard output cannot be written: No space left on device\n"
+def test_a_full_stdout_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "x.prompts.json").write_text(json.dumps({"s": [f"{number} " + "x" * 999 for number in range(99)]}))
+    for command in ("--help", f"sets {tmp_path}/x.dlm export --set s"):  # less than a buffer, and more
+        done = shell(f"d {command} > /dev/full")
+        assert done.returncode == 1
+        assert done.stderr == b"dlm-tui: standard output: no space is left on its disk; free some and do it again\n"
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_each_form_of_one_adapter_is_written_and_nothing_is_overwritten(tmp_path
     source = peft_folder(base, tmp_path / "theirs", **KINDS["attention"])
     take(source, "tone", path, base)
     store = Store(tmp_path / "home", load(path).dlm_id)
-    folder = export_adapter(store, "tone", 1, base, "peft", tmp_path / "out")
+    folder = export_adapter(store, "tone", 1, base, "peft", tmp_path / "new" / "out")
     ids = base.encode_raw("the bell rings twice")
     torch.testing.assert_close(plain_logits(base, folder, ids), plain_logits(base, source, ids))
     file = export_adapter(store, "tone", None, base, "gguf", tmp_path / "tone.gguf")

@@ -156,3 +156,14 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["pack", *routed[:3], "--out=~/kept.pack"]) == 0
     assert (tmp_path / "kept.pack").is_file()
+
+
+def test_a_pack_makes_its_folder_and_names_what_stands_in_the_way(
+    routed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pack", *routed[:3], f"--out={tmp_path}/new/folder/kept.pack"]) == 0
+    assert (tmp_path / "new" / "folder" / "kept.pack").is_file()
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    assert main(["pack", *routed[:3], f"--out={tmp_path}/file/kept.pack"]) == 1
+    assert f"the pack cannot be written: {tmp_path}/file: " in capsys.readouterr().err

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from dlm_tui.files import write_atomic
+from dlm_tui.files import scratch_sibling, write_atomic
 from dlm_tui.system_errors import database_reason, error_line, naming, system_sentence
 
 _Usage = namedtuple("_Usage", "total used free")
@@ -65,6 +65,18 @@ def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path, monkeypatch
     expected = f"{tmp_path}/gate.json: no space is left on its disk; free some and do it again"
     assert system_sentence(caught.value) == expected
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_beside_a_file_is_called_by_the_name_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / ("n" * 240), tmp_path / "file" / "x.csv"):
+        with pytest.raises(OSError) as caught:
+            write_atomic(target, b"x")
+        assert str(system_sentence(caught.value)).startswith(
+            f"{target if target.parent == tmp_path else target.parent}: "
+        )
+    inside = OSError(errno.ENOSPC, "x", f"{scratch_sibling(tmp_path / 'export')}/model.gguf")
+    assert str(system_sentence(inside)).startswith(f"{tmp_path}/export/model.gguf: no space")
 
 
 def test_libraries_errors_get_the_folder(tmp_path: Path) -> None:

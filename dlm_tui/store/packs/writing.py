@@ -44,7 +44,7 @@ from dlm_tui.store.packs.layout import (
 )
 from dlm_tui.store.packs.reading import OnProgress
 from dlm_tui.store.sqlite import read_database
-from dlm_tui.system_errors import database_reason
+from dlm_tui.system_errors import database_reason, naming
 
 _CHUNK = 1 << 20
 _LEVEL = 10
@@ -291,8 +291,9 @@ def _hash(file: _File) -> tuple[str, int]:
 def _new_file(target: Path) -> Iterator[IO[bytes]]:
     """A file beside `target` that takes its name once it is written and flushed, and vanishes otherwise."""
     scratch = scratch_sibling(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with scratch.open("xb") as handle:
+        with naming(target), scratch.open("xb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
