@@ -147,6 +147,9 @@ def _keep(args: argparse.Namespace, document: Document, store: Store) -> int:
 
     name, number = _one_name(args, document), _version(args)
     keep_version(store, name, number, not args.no)
+    if args.json:
+        emit({"name": name, "version": number, "kept": not args.no})
+        return 0
     say(f"{name}@{number} is {'no longer kept' if args.no else 'kept'}")
     return 0
 
@@ -156,6 +159,9 @@ def _drop(args: argparse.Namespace, document: Document, store: Store) -> int:
 
     name, number = _one_name(args, document), _version(args)
     freed = drop_version(store, name, number)
+    if args.json:
+        emit({"name": name, "version": number, "bytes": freed})
+        return 0
     say(f"{name}@{number} is deleted, {freed / 1e6:.1f} MB")
     return 0
 
@@ -166,11 +172,17 @@ def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
 
     _names(args, document, at_most=0)
     found = prunable(store, document.routing_names)
+    if not args.dry_run:
+        for facts in found:
+            drop_version(store, facts.name, facts.version)
+    gates = prunable_gates(store) if args.dry_run else prune_gates(store)
+    if args.json:
+        versions = [{"name": facts.name, "version": facts.version, "bytes": facts.size} for facts in found]
+        emit({"versions": versions, "gates": list(gates), "dry_run": args.dry_run})
+        return 0
     for facts in found:
         print(f"{facts.name}@{facts.version}  {facts.size / 1e6:.1f} MB")
-        if not args.dry_run:
-            drop_version(store, facts.name, facts.version)
-    for run in prunable_gates(store) if args.dry_run else prune_gates(store):
+    for run in gates:
         print(f"gate@{run}")
     freed = sum(facts.size for facts in found) / 1e6
     say(f"versions that {'would go' if args.dry_run else 'are deleted'}: {len(found)}, {freed:.1f} MB")

@@ -102,7 +102,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, forms: dict[str, _Make]) -> int:
-    suffix = Path(args.file).suffix.lower() if args.file else ".csv"
+    suffix = Path(args.file).suffix.lower() if args.file else ".jsonl" if args.json else ".csv"
     make = forms.get(suffix)
     if make is None:
         raise UsageError(f"{args.file} is neither .csv nor .jsonl")
@@ -111,7 +111,10 @@ def _write(args: argparse.Namespace, forms: dict[str, _Make]) -> int:
         put(text, end="")
         return 0
     write_atomic(Path(args.file), text.encode())
-    say(f"written to {args.file}")
+    if args.json:
+        emit({"written": args.file})
+    else:
+        say(f"written to {args.file}")
     return 0
 
 

@@ -247,5 +247,10 @@ def test_sets_are_run_compared_and_exported(session: Session, capsys: pytest.Cap
     assert main(["sets", str(path), "results", str(path.with_name("r.jsonl")), "--set", "one"]) == 0
     sample = json.loads(path.with_name("r.jsonl").read_text().splitlines()[0])
     assert sample["doc"] == {"prompt": "Why?"} and sample["resps"] == [[rows[0]["output"]]]
+    capsys.readouterr()
+    assert main(["sets", str(path), "results", str(out), "--set", "one", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": str(out)}
+    assert main(["sets", str(path), "results", "--set", "one", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0]) == sample
     assert main(["sets", str(path), "export", "--set", "one"]) == 0
     assert capsys.readouterr().out == "prompt\r\nWhy?\r\n'=How?\r\n"

@@ -18,6 +18,7 @@ from dlm_tui.model.chat import Message
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import GateConfig, Store, commit_version, new_version
+from dlm_tui.store.adapter_history import version_history
 from dlm_tui.store.former_gates import KEPT, gate_history, prune_gates
 from tests.tiny_models import random_adapter, tiny_base
 from tests.training_samples import write_document
@@ -120,7 +121,19 @@ def test_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["adapter", "compare", str(path), "gate@3", *more]) == 2
     assert main(["adapter", "prune", str(path), "--dry-run", *more]) == 0
     assert "gate@3" in capsys.readouterr().out and len(gate_history(opened(path).store)) == 3
-    assert main(["adapter", "prune", str(path), *more]) == 0
+    (size,) = [facts.size for facts in version_history(opened(path).store, ["manners"])["manners"] if facts.version == 1]
+    left = {"versions": [{"name": "manners", "version": 1, "bytes": size}], "gates": [3]}
+    first = ["facts", "--version", "1"]
+    for verb, words, wanted in (
+        ("keep", first, {"name": "facts", "version": 1, "kept": True}),
+        ("keep", [*first, "--no"], {"name": "facts", "version": 1, "kept": False}),
+        ("drop", first, {"name": "facts", "version": 1}),
+        ("prune", ["--dry-run"], {**left, "dry_run": True}),
+        ("prune", [], {**left, "dry_run": False}),
+    ):
+        assert main(["adapter", verb, str(path), *words, "--json", *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told.pop("bytes", 1) > 0 and told == wanted
     assert [facts.run for facts in gate_history(opened(path).store)] == [8, 5]
 
 
