@@ -22,7 +22,7 @@ port = 8321                   # where alt+s serves; 0 chooses a free one
 keep_prompts = 0              # the text of the last so many requests is kept, to look at and to label
 
 [look]
-palette = ["#e69f00"]         # colours of the adapters, in order, for dark themes
+palette = ["#e69f00"]         # colours of the adapters, in order, for dark themes: #rrggbb, teal, ansi_cyan
 answer_width = 34             # narrowest column of the side-by-side answers, cells
 
 [keys]
@@ -32,7 +32,9 @@ answer_width = 34             # narrowest column of the side-by-side answers, ce
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,7 +55,6 @@ _Temperature = Annotated[float, Meta(ge=0.0, le=10.0)]
 _TopP = Annotated[float, Meta(gt=0.0, le=1.0)]
 _Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 _Samples = Annotated[int, Meta(ge=1, le=MOST_SAMPLES)]
-_Color = Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6}|[a-z_0-9]+)$")]
 
 
 class ConfigError(UsageError):
@@ -110,7 +111,7 @@ class Serve(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Look(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Colours and widths."""
 
-    palette: list[_Color] = []
+    palette: list[str] = []
     answer_width: Annotated[int, Meta(ge=16, le=200)] = 34
 
 
@@ -158,8 +159,33 @@ def parse_config(data: dict[str, Any], place: str) -> Config:
         message, _, where = str(error).partition(" - at `$")
         key = where.rstrip("`").lstrip(".") or "the file"
         raise ConfigError(f"{place}: {key}: {message[:1].lower()}{message[1:]}") from None
+    check_editor(config.editor, place)
+    config.look.palette = _paint_colors(config.look.palette, place)
     check_keys(config.keys, place)
     return config
+
+
+def check_editor(command: str, place: str) -> None:
+    """Refuse a command that cannot be cut into words. Raises ConfigError."""
+    try:
+        shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"{place}: editor: {str(error).lower()} in {command}") from None
+
+
+def _paint_colors(palette: Sequence[str], place: str) -> list[str]:
+    from dlm_tui.app.themes import paint_color
+
+    colors: list[str] = []
+    for index, text in enumerate(palette):
+        color = paint_color(text)
+        if color is None:
+            raise ConfigError(
+                f"{place}: look.palette[{index}]: there is no colour {text!r}; "
+                "one is #rrggbb, a name of CSS (teal), or one of the terminal's own (ansi_cyan)"
+            )
+        colors.append(color)
+    return colors
 
 
 def check_keys(remapped: dict[str, str], place: str) -> None:

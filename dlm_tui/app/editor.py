@@ -26,7 +26,10 @@ _PLUS_LINE = {
 
 
 def editor_command(configured: str, path: Path, line: int) -> list[str]:
-    """The command: the configured one, $VISUAL, $EDITOR or vi. `{line}` and `{file}` in it are filled in."""
+    """The command: the configured one, $VISUAL, $EDITOR or vi. `{line}` and `{file}` in it are filled in.
+
+    Raises ValueError for one whose quotes do not close.
+    """
     text = configured or os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     words = shlex.split(text) or ["vi"]
     if any("{file}" in word for word in words):
@@ -45,4 +48,6 @@ def run_editor(command: Sequence[str]) -> str | None:
         code = subprocess.run(list(command), check=False).returncode
     except OSError as error:
         return error.strerror or str(error)
+    except ValueError as error:  # a NUL in it
+        return str(error)
     return f"it ended with code {code}" if code else None

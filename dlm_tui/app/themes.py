@@ -1,10 +1,11 @@
-"""Our light and dark theme, and the adapter colours that suit a theme."""
+"""Our light and dark theme, which themes there are, and the adapter colours that suit a theme."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from textual.theme import Theme
+from textual.color import Color, ColorParseError
+from textual.theme import BUILTIN_THEMES, Theme
 
 from dlm_widgets.adapter_palette import ANSI, DARK, LIGHT
 
@@ -38,6 +39,23 @@ DLM_LIGHT = Theme(
     dark=False,
     variables={"block-cursor-background": "#3c5a86", "block-cursor-foreground": "#fbfaf7"},
 )
+
+THEME_NAMES = (DLM_DARK.name, DLM_LIGHT.name, *BUILTIN_THEMES)
+
+
+def paint_color(text: str) -> str | None:
+    """A colour as all that paints takes it, `#rrggbb` or `ansi_red`, from CSS's or Textual's words; None for others.
+
+    rich and Textual know different names, and either stops painting at one that it does not know.
+    """
+    name = text.strip().lower()
+    try:
+        color = Color.parse(name)
+    except ColorParseError:
+        return None
+    if color.a < 1:
+        return None
+    return name if color.ansi is not None else color.hex6.lower()
 
 
 def adapter_palette(theme: Theme, chosen: Sequence[str]) -> tuple[str, ...]:

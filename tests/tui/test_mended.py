@@ -252,7 +252,11 @@ async def test_a_configuration_changed_from_outside_applies(workbench: Opener) -
         await bench.until(lambda: "F6 Answer" in bench.text and bench.app.theme == "dlm-light", "in force")
         path.write_text("[generate]\nmax_tokens = 'many'\n")
         await bench.until(lambda: any("generate.max_tokens" in toast for toast in bench.toasts), "refused")
+        path.write_text('[look]\npalette = ["nosuch_colour"]\n')
+        await bench.until(lambda: any("look.palette[0]" in toast for toast in bench.toasts), "refused, too")
         assert bench.context.config.generate.max_tokens == 9
+        path.write_text('theme = "dlm-dark"\n[look]\npalette = ["teal", "orchid", "ansi_cyan"]\n')
+        await bench.until(lambda: colours(bench, "tone") == {"#da70d6"}, "in the colours of the file")
 
 
 async def test_an_error_of_the_frontmatter_leads_to_its_key(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,9 @@ async def test_config_is_edited_from_the_program(workbench: Opener, monkeypatch:
         config_path().write_text("[generate]\nmax_tokens = 7\n")
         bench.controllers.settings.edit()
         assert bench.context.config.generate.max_tokens == 7
+        monkeypatch.setenv("VISUAL", "vi '")
+        bench.controllers.settings.edit()
+        await bench.until(lambda: any("no closing quotation" in toast for toast in bench.toasts), "said")
 
 
 async def test_screenshot_is_saved(workbench: Opener, tmp_path: Path) -> None:

@@ -9,6 +9,10 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.color import ANSI_COLOR_NAMES
+from rich.color import Color as RichColor
+from textual._color_constants import COLOR_NAME_TO_RGB
+from textual.color import Color
 
 from dlm_tui.app.config import ConfigError, load_config, parse_config
 from dlm_tui.app.editor import editor_command
@@ -19,10 +23,12 @@ from dlm_tui.app.mix import MixState
 from dlm_tui.app.panes.insight import _by_text
 from dlm_tui.app.screens.answers import _moment
 from dlm_tui.app.state import State, StateFile, note_recent, recent_documents
+from dlm_tui.app.themes import paint_color
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import Exported, ExportReport, Failed, JobRequest, Progress, Stopped, TokenAttribution
 from dlm_tui.model.views import resolve_view
 from dlm_tui.moments import local_time
+from dlm_widgets.adapter_palette import rich_color
 
 NAMES = ("a", "b", "c")
 WEIGHTS = {"a": 0.7, "b": 0.2, "c": 0.1}
@@ -195,7 +201,10 @@ def test_recent_documents(tmp_path: Path) -> None:
         ({"generate": {"max_tokens": 0}}, "generate.max_tokens"),
         ({"generate": {"max_token": 3}}, "generate"),
         ({"theme": 3}, "theme"),
-        ({"look": {"palette": ["#12"]}}, "look.palette"),
+        ({"look": {"palette": ["#12"]}}, "look.palette[0]: there is no colour '#12'"),
+        ({"look": {"palette": ["red", "nosuch_colour"]}}, "look.palette[1]: there is no colour 'nosuch_colour'"),
+        ({"look": {"palette": ["transparent"]}}, "look.palette[0]"),
+        ({"editor": "vi '"}, "editor: no closing quotation"),
         ({"keys": {"no.such": "a"}}, "keys.no.such"),
         ({"keys": {"prompt.answer": ""}}, "keys.prompt.answer"),
         ({"keys": {"prompt.answer": "ctrl+o"}}, "keys.prompt.answer"),
@@ -206,6 +215,18 @@ def test_a_wrong_configuration_names_the_key(data: dict, names: str) -> None:  #
         parse_config(data, "config.toml")
     assert str(caught.value).startswith(f"config.toml: {names}")
     assert caught.value.exit_code == 2
+
+
+def test_every_colour_that_is_taken_can_be_painted() -> None:
+    names = [*COLOR_NAME_TO_RGB, *ANSI_COLOR_NAMES, "ansi_default", "default", "auto", "#ABCDEF", "Teal", "red\n"]
+    colors = {name: color for name in names if (color := paint_color(name)) is not None}
+    for color in colors.values():
+        Color.parse(color)
+        RichColor.parse(rich_color(color))
+    assert set(COLOR_NAME_TO_RGB) <= {*colors, "transparent"}
+    assert parse_config({"look": {"palette": ["Teal", "#ABCDEF", "ansi_red"]}}, "c").look.palette == [
+        "#008080", "#abcdef", "ansi_red"
+    ]  # fmt: skip
 
 
 def test_broken_toml_names_the_file(tmp_path: Path) -> None:

@@ -104,7 +104,11 @@ class Documents:
     def edit(self, path: Path, line: int = 1) -> None:
         """Run the editor on a file with the screen put aside."""
         ui = self._context.ui
-        command = editor_command(self._context.config.editor, path, line)
+        try:
+            command = editor_command(self._context.config.editor, path, line)
+        except ValueError as error:  # of $VISUAL or $EDITOR: the configuration's is checked when it is read
+            ui.say(f"The command of the editor: {str(error).lower()}.", error=True, title="The editor did not work")
+            return
         try:
             with ui.suspended():
                 problem = run_editor(command)
