@@ -34,7 +34,7 @@ from __future__ import annotations
 import os
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,10 +42,11 @@ import msgspec
 from msgspec import Meta
 from platformdirs import user_config_path, user_state_path
 
-from dlm_tui.app.keys import BY_ID, KEYS, display, keys_of
+from dlm_tui.app.keys import BY_ID, KEY_NAMES, KEYS, display, key_name, keys_of
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
 from dlm_tui.input import with_home
+from dlm_tui.meant import meant
 
 APP_NAME = "dlm-tui"
 MOST_SAMPLES = 16
@@ -161,8 +162,33 @@ def parse_config(data: dict[str, Any], place: str) -> Config:
         raise ConfigError(f"{place}: {key}: {message[:1].lower()}{message[1:]}") from None
     check_editor(config.editor, place)
     config.look.palette = _paint_colors(config.look.palette, place)
+    config.keys = _spell_keys(config.keys, place)
+    check_theme(config.theme, place)
     check_keys(config.keys, place)
     return config
+
+
+def check_theme(name: str, place: str) -> None:
+    """Refuse a theme that does not exist. Raises ConfigError."""
+    from dlm_tui.app.themes import THEME_NAMES
+
+    if name not in THEME_NAMES:
+        near = meant(name, THEME_NAMES) or f"; there are {', '.join(THEME_NAMES)}"
+        raise ConfigError(f"{place}: theme: there is no theme {name!r}{near}")
+
+
+def _spell_keys(remapped: Mapping[str, str], place: str) -> dict[str, str]:
+    spelled: dict[str, str] = {}
+    for key_id, text in remapped.items():
+        names: list[str] = []
+        for written in filter(str.strip, text.split(",")):
+            name = key_name(written)
+            if name is None:
+                near = meant(written, KEY_NAMES) or "; one is written as ctrl+y, alt+shift+left, f6, pagedown or ?"
+                raise ConfigError(f"{place}: keys.{key_id}: there is no key {written.strip()!r}{near}")
+            names.append(name)
+        spelled[key_id] = ",".join(names)
+    return spelled
 
 
 def check_editor(command: str, place: str) -> None:

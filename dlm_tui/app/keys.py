@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from textual.binding import Binding
-from textual.keys import KEY_NAME_REPLACEMENTS, key_to_character
+from textual.keys import KEY_NAME_REPLACEMENTS, _character_to_key, key_to_character
 
 from dlm_tui.app.layout import PANES
 
@@ -253,6 +254,14 @@ _NAMES = {
     "left": "\u2190", "right": "\u2192", "up": "\u2191", "down": "\u2193", "delete": "del", "enter": "enter",
 }  # fmt: skip
 
+_MODIFIERS = {"alt", "ctrl", "hyper", "meta", "shift", "super"}
+_SPELLED = {shown: name for name, shown in _NAMES.items()}
+KEY_NAMES = {
+    "backspace", "delete", "down", "end", "enter", "escape", "home", "insert", "left", "pagedown", "pageup", "right",
+    "space", "tab", "up", *(f"f{number}" for number in range(1, 25)), *map(_character_to_key, string.punctuation),
+}  # fmt: skip
+"""What keys of more than one letter are called."""
+
 _UNICODE = {name: unicode_name for unicode_name, name in KEY_NAME_REPLACEMENTS.items()}
 
 
@@ -264,6 +273,28 @@ def bindings_for(where: Where) -> list[Binding]:
 def keys_of(key: Key, remapped: Mapping[str, str]) -> list[str]:
     """The keys in force for a binding."""
     return [part.strip() for part in remapped.get(key.id, key.keys).split(",") if part.strip()]
+
+
+def key_name(written: str) -> str | None:
+    """A key as Textual calls it, of how people write it ("Ctrl+Y", "^y", "F6", "?", "esc"); None if there is none."""
+    text = written.strip()
+    if text.startswith("^") and len(text) > 1:
+        text = f"ctrl+{text[1:]}"
+    before, plus, name = text.rpartition("+")
+    if plus and not name and (not before or before.endswith("+")):  # the key + itself
+        before, name = before[:-1], "+"
+    modifiers = sorted(part.strip().lower() for part in before.split("+")) if before else []
+    name = name.strip()
+    if len(name) == 1 and name.isprintable():
+        name = _SPELLED.get(name) or _character_to_key(name)
+        if modifiers == ["shift"] and name.isalpha() and len(name) == 1:
+            return name.upper()  # with Shift alone a letter is another letter
+        name = name.lower() if modifiers else name
+    else:
+        name = _SPELLED.get(name.lower(), name.lower())
+        if name not in KEY_NAMES:
+            return None
+    return "+".join([*modifiers, name]) if _MODIFIERS.issuperset(modifiers) else None
 
 
 def is_text(key: str) -> bool:

@@ -47,9 +47,8 @@ class ScreenUi:
         return self._screen.app.current_theme
 
     def use_theme(self, name: str) -> None:
-        """Use these colours, if there are any of that name."""
-        if name in self._screen.app.available_themes:
-            self._screen.app.theme = name
+        """Use these colours, one of `THEME_NAMES`."""
+        self._screen.app.theme = name
 
     @property
     def is_open(self) -> bool:

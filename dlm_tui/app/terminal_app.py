@@ -24,7 +24,7 @@ class TerminalApp(App[ReturnType], inherit_bindings=False):
     """An app on a real terminal, under one of our themes.
 
     Args:
-        theme: Its name; the dark one where there is none of that name.
+        theme: Its name, one of `THEME_NAMES`.
         keys: What a person bound, by the binding's id.
     """
 
@@ -34,7 +34,7 @@ class TerminalApp(App[ReturnType], inherit_bindings=False):
         """Also for what opens dialogs, which keys have to wait for."""
         self.register_theme(DLM_DARK)
         self.register_theme(DLM_LIGHT)
-        self.theme = theme if theme in self.available_themes else DLM_DARK.name
+        self.theme = theme
         self.set_keymap(keys)
 
     def get_driver_class(self) -> type[Driver]:

@@ -206,7 +206,7 @@ def test_no_default_clashes() -> None:
 
 
 async def test_keys_can_be_remapped(workbench: Opener) -> None:
-    config = parse_config({"keys": {"prompt.answer": "f6", "view.zoom": "ctrl+y"}}, "config.toml")
+    config = parse_config({"keys": {"prompt.answer": "F6", "view.zoom": "Alt+i, ctrl+Y"}}, "config.toml")
     async with workbench(config=config) as bench:
         assert "F6 Answer" in bench.text
         await bench.type("what")
@@ -216,6 +216,8 @@ async def test_keys_can_be_remapped(workbench: Opener) -> None:
         await bench.press("f6")
         await bench.idle()
         assert bench.screen.answers.cards
+        await bench.press("ctrl+y")
+        assert visible(bench) == {"desk"}
 
 
 async def test_palette_groups(workbench: Opener) -> None:

@@ -17,7 +17,7 @@ from textual.color import Color
 from dlm_tui.app.config import ConfigError, load_config, parse_config
 from dlm_tui.app.editor import editor_command
 from dlm_tui.app.jobs import JobBoard, JobRecord
-from dlm_tui.app.keys import KEYS, WHERE_TEXT, Where, display, keys_of
+from dlm_tui.app.keys import KEYS, WHERE_TEXT, Where, display, key_name, keys_of
 from dlm_tui.app.layout import _TABBED, PAGE_TITLES, PANES, arrange, size_class
 from dlm_tui.app.mix import MixState
 from dlm_tui.app.panes.insight import _by_text
@@ -204,6 +204,13 @@ def test_recent_documents(tmp_path: Path) -> None:
         ({"look": {"palette": ["#12"]}}, "look.palette[0]: there is no colour '#12'"),
         ({"look": {"palette": ["red", "nosuch_colour"]}}, "look.palette[1]: there is no colour 'nosuch_colour'"),
         ({"look": {"palette": ["transparent"]}}, "look.palette[0]"),
+        ({"theme": "nope"}, "theme: there is no theme 'nope'; there are dlm-dark, dlm-light, "),
+        ({"theme": "DLM dark"}, "theme: there is no theme 'DLM dark': did you mean dlm-dark?"),
+        ({"keys": {"app.help": "banana"}}, "keys.app.help: there is no key 'banana'; one is written as ctrl+y, "),
+        ({"keys": {"app.help": "f1, page_down"}}, "keys.app.help: there is no key 'page_down': did you mean pagedown?"),
+        ({"keys": {"app.help": "strg+y"}}, "keys.app.help: there is no key 'strg+y'"),
+        ({"keys": {"app.help": "ctrl+"}}, "keys.app.help"),
+        ({"keys": {"prompt.answer": "Ctrl+O"}}, "keys.prompt.answer: ^o already belongs to prompt.compare"),
         ({"editor": "vi '"}, "editor: no closing quotation"),
         ({"keys": {"no.such": "a"}}, "keys.no.such"),
         ({"keys": {"prompt.answer": ""}}, "keys.prompt.answer"),
@@ -265,6 +272,28 @@ def test_editor_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_keys_are_shown_as_people_write_them() -> None:
     assert [display(key) for key in ("ctrl+g", "f8", "alt+left", "slash", "E")] == ["^g", "F8", "alt+←", "/", "E"]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("Ctrl+Y", "ctrl+y"), ("^y", "ctrl+y"), ("F6", "f6"), ("shift+ALT+Left", "alt+shift+left"), ("K", "K"),
+        ("shift+k", "K"), ("?", "question_mark"), ("/", "slash"), ("+", "plus"), ("ctrl++", "ctrl+plus"),
+        ("^", "circumflex_accent"),
+        ("Esc", "escape"), ("\u2190", "left"), (" PageDown ", "pagedown"),
+        ("\u00a7", "section_sign"), ("\u00e4", "\u00e4"),
+        ("full_stop", "full_stop"), ("banana", None), ("ctrl+", None), ("strg+y", None),
+        ("f25", None), ("", None),
+    ],
+)  # fmt: skip
+def test_keys_are_understood_as_people_write_them(written: str, name: str | None) -> None:
+    assert key_name(written) == name
+
+
+def test_every_key_of_the_table_is_understood() -> None:
+    for key in KEYS:
+        for name in keys_of(key, {}):
+            assert key_name(name) == name and key_name(display(name)) == name, key.id
 
 
 def test_no_key_means_two_things_in_one_place() -> None:
