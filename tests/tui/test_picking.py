@@ -138,6 +138,32 @@ async def test_preferences_train_their_adapter_and_the_set_shows_before_and_afte
         await bench.until(lambda: bench.path.read_bytes() == before, "the settings are taken back")
 
 
+async def test_a_training_behind_another_is_compared_when_it_is_over_itself(workbench: Opener) -> None:
+    async with workbench(size=(120, 40), line=True) as bench:
+        PromptSets(bench.path).save({"smoke": ["Rime me", "Say please"]})
+        await actions.with_preferences(bench)
+
+        def hold_the_next() -> None:
+            bench.world.hold.clear()
+            bench.world.on_trained = lambda: None
+
+        bench.world.on_trained = hold_the_next
+        assert bench.context.board.line is not None
+        await bench.context.board.line.pause()
+        await bench.press("ctrl+t", "alt+j")
+        await bench.until(lambda: actions.showing(bench, SettingsOffer), "offer")
+        await bench.press("ctrl+g")
+        await bench.until(lambda: len(bench.context.board.waiting()) == 2, "both wait")
+        await bench.context.board.line.work()
+        await bench.until(lambda: len(bench.jobs) == 2 and bench.jobs[1].request.adapters == ["tone"], "its turn")
+        await bench.until(lambda: any("Trained: done" in toast for toast in bench.toasts), "the other one is over")
+        await bench.idle()
+        assert bench.app.screen is bench.screen, "what the other one did is not shown"
+        bench.world.hold.set()
+        await bench.until(lambda: actions.showing(bench, SetRunScreen), "before and after")
+        await bench.until(lambda: "version 1 \u2192 version 3" in bench.text, "compared")
+
+
 async def test_a_training_that_fails_shows_no_comparison(workbench: Opener) -> None:
     from dlm_tui.engine.protocol import Failed
 

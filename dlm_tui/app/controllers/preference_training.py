@@ -29,9 +29,8 @@ SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class _Experiment:
-    """A set to be run again when these adapters are trained; `before` is the run to compare with."""
+    """A set to be run again behind a training; `before` is the run to compare with."""
 
-    adapters: tuple[str, ...]
     name: str
     cases: list[PromptCase]
     views: list[View]
@@ -39,12 +38,11 @@ class _Experiment:
 
 
 class PreferenceTraining:
-    """One experiment at a time: the set, the training, the set again."""
+    """An experiment: the set, the training, and when that one is over, the set again."""
 
     def __init__(self, context: Context, changes: Changes, training: Training, set_running: SetRunning) -> None:
         self._context, self._changes = context, changes
         self._training, self._set_running = training, set_running
-        self._experiment: _Experiment | None = None
 
     def start(self) -> None:
         """Train the adapters that have enough preferences, each on its sections and then on its preferences."""
@@ -83,7 +81,7 @@ class PreferenceTraining:
     async def _train(self, adapters: Sequence[str]) -> None:
         """Run the marked set, unless its last run is of the adapters in force, then train."""
         context, marked = self._context, self._set_running.marked_set
-        self._experiment = None
+        experiment = None
         if marked is not None and context.link.ready and context.opened is not None:
             name, cases = marked
             views = [*([GATED] if len(context.trained_names) > 1 else []), *(solo(item) for item in adapters)]
@@ -94,8 +92,11 @@ class PreferenceTraining:
                 context.ui.say(f"The set {name} is left out: {error}", warning=True)
                 before = None
             if before is not None:
-                self._experiment = _Experiment(tuple(adapters), name, cases, views, before)
-        self._training.start(list(adapters))
+                experiment = _Experiment(name, cases, views, before)
+        if experiment is None:
+            self._training.start(list(adapters))
+        else:
+            self._training.start(list(adapters), then=partial(self._trained, experiment))
 
     async def _before(self, name: str, cases: list[PromptCase], views: list[View]) -> SetRun:
         context = self._context
@@ -112,19 +113,9 @@ class PreferenceTraining:
         if change.kind == SETTINGS:
             self._context.ui.say("The settings are as they were before.")
 
-    def trained(self) -> None:
-        """A training is over: if it was the one that was waited for, the set shows what moved."""
-        experiment, opened, board = self._experiment, self._context.opened, self._context.board
-        if experiment is None or opened is None:
-            return
-        moved = [
-            name for name in experiment.adapters if opened.versions.get(name) != experiment.before.versions.get(name)
-        ]
-        if not moved and (board.waiting() or board.running("train")):
-            return  # it was another one; the one that is waited for is still to come
-        self._experiment = None
-        if moved:
-            self._context.ui.run(partial(self._compare, experiment), "set-run", "run the set again", exclusive=True)
+    def _trained(self, experiment: _Experiment) -> None:
+        """Its training is over: the set shows what moved."""
+        self._context.ui.run(partial(self._compare, experiment), "set-run", "run the set again", exclusive=True)
 
     async def _compare(self, experiment: _Experiment) -> None:
         dialog = await self._set_running.show(experiment.name, experiment.cases)

@@ -35,13 +35,15 @@ class Training:
         adapters: Sequence[str] | None = None,
         choices: KindChoices | None = None,
         calibration: Path | None = None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Train these adapters, or all, each in its kind, then the gate."""
+        """Train these adapters, or all, each in its kind, then the gate; `then` once what this training made is in
+        force."""
         context = self._context
         if self._is_placed(adapters, choices or KindChoices()) or self.refuses():
             return
         if context.document_error:
-            self._waiting = partial(self.start, adapters, choices, calibration)
+            self._waiting = partial(self.start, adapters, choices, calibration, then)
             context.ui.say(
                 "The document cannot be read right now; training starts with the next good save.", warning=True
             )
@@ -56,13 +58,13 @@ class Training:
             choices=choices or KindChoices(),
             calibration=str(calibration) if calibration is not None else None,
         )
-        self.train(request, title)
+        self.train(request, title, then)
 
-    def train(self, request: TrainJob, title: str) -> None:
-        """Run a training, or let it wait in line."""
+    def train(self, request: TrainJob, title: str, then: Callable[[], None] = lambda: None) -> None:
+        """Run a training, or let it wait in line; `then` once what it made is in force."""
         if ahead := len([one for one in self._context.board.listed() if one.number and not one.over.is_set()]):
             self._context.ui.say(f"{title} waits in line, {ahead} before it.")
-        self._context.ui.run(partial(self._train, request, title), "job-train", "training")
+        self._context.ui.run(partial(self._train, request, title, then), "job-train", "training")
 
     def _is_placed(self, adapters: Sequence[str] | None, choices: KindChoices) -> bool:
         """Whether the same training waits in line already, which is then said."""
@@ -105,34 +107,37 @@ class Training:
         self._pages.show_page("jobs")
         return True
 
-    async def _train(self, request: TrainJob, title: str) -> None:
+    async def _train(self, request: TrainJob, title: str, then: Callable[[], None]) -> None:
         self._comparison.remember_current()
         placed = await self._context.board.place(request, "train", title)
         if placed is not None:
-            await self.follow(placed)
+            await self.follow(placed, then)
             return
         self._runs.begin_losses()
         before = await self._versions()
-        await self._ended(await self._context.board.run_here(request, "train", title), before)
+        await self._ended(await self._context.board.run_here(request, "train", title), before, then)
 
-    async def follow(self, record: JobRecord) -> None:
-        """A training that stands in line, to its end."""
+    async def follow(self, record: JobRecord, then: Callable[[], None] = lambda: None) -> None:
+        """A training that stands in line, to its end; `then` once what it made is in force."""
         await record.begun.wait()
         self._runs.begin_losses()
         before = await self._versions()
         await record.over.wait()
-        await self._ended(record, before)
+        await self._ended(record, before, then)
 
-    async def _ended(self, record: JobRecord, before: Mapping[str, int]) -> None:
+    async def _ended(self, record: JobRecord, before: Mapping[str, int], then: Callable[[], None]) -> None:
         context = self._context
         # The store says what is in force, whatever the job said last, and even if it said nothing any more.
         after = await self._versions()
         committed = {name: version for name, version in after.items() if before.get(name) != version}
-        if committed or record.state == "done":
+        in_force = bool(committed) or record.state == "done"
+        if in_force:
             context.state.trained_sections = [section.section_id for section in context.document.sections]
             await self._comparison.use_new_gate()
         self._say_end(record, committed)
         self.finished.emit()
+        if in_force:
+            then()
 
     async def _versions(self) -> dict[str, int]:
         """The version in force of every adapter, by the store; {} while that cannot be read."""

@@ -164,7 +164,7 @@ class Controllers:
         self.routing.changed.connect(mixing.redraw)
         mixing.changed.connect(self.conversing.show_next)
         self.routing.failed.connect(mixing.show_problem)
-        self.training.finished.connect(self.documents.show, self._sources_retrained, self.preference_training.trained)
+        self.training.finished.connect(self.documents.show, self._sources_retrained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 
