@@ -148,7 +148,7 @@ def _told(args: argparse.Namespace, after: SetRun, earlier: list[SetRun]) -> int
         _put_row("–", "new", "–", str(len(answer.broken)) if answer.expected else "–", answer)
     changed = sum(move.changed for move in moved)
     more = f", {len(new)} new" if new else ""
-    say(f"run {after.run_id} against run {before.run_id}: {changed} of {len(moved)} answers changed{more}")
+    say(f"run {after.run_id} against run {before.run_id}: {changed} of {counted(len(moved), 'answer')} changed{more}")
     if otherwise := drawn_otherwise(before, after):
         say(f"run {before.run_id} was drawn otherwise ({otherwise}), which changes answers as well")
     return 0

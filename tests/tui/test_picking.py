@@ -58,6 +58,8 @@ async def test_picks_become_preferences_of_the_adapters_that_answered(workbench:
         total = sum(preference_counts(load(bench.path)).values())
         said = next(toast for toast in bench.toasts if "3 preferences written" in toast)
         assert sum(int(number) for number in re.findall(r"(?:knowledge|tone|style) (\d)", said)) == total == 3
+        most = max(preference_counts(load(bench.path)).values())
+        assert said.endswith(f" needs {4 - most} more to be trained on them.") and "alt+j" not in said
         sections = load(bench.path).sections[-3:]
         assert [section.type for section in sections] == ["preference"] * 3
         triple = preference_triples(sections[0])[0]
@@ -76,6 +78,20 @@ async def test_picks_become_preferences_of_the_adapters_that_answered(workbench:
             await bench.press("u")
             await bench.idle()
         assert bench.path.read_bytes() == before
+
+
+async def test_what_was_picked_is_trained_where_an_adapter_has_enough(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await actions.with_preferences(bench)
+        await actions.prompt(bench)
+        await drawn(bench, "2")
+        await bench.press("1")
+        await reviewed(bench)
+        assert "1 preference to write" in bench.text
+        await bench.press("ctrl+g")
+        await bench.until(lambda: any("1 preference written" in toast for toast in bench.toasts), "written")
+        said = next(toast for toast in bench.toasts if "1 preference written" in toast)
+        assert said.endswith("alt+j trains tone on them.")
 
 
 async def test_a_set_is_picked_from_by_clicks_alone(workbench: Opener) -> None:

@@ -114,11 +114,23 @@ class Picking:
     def counter(self, more: Sequence[Lesson] = (), before: Mapping[str, int] | None = None) -> str:
         """How many preferences every adapter has, those of `more` added to `before` (None: to what the document has
         now), and what it needs."""
+        counts = self._counts(more, before)
+        told = [f"{name} {count}" + ("" if count >= WANTED else f" of {WANTED}") for name, count in counts.items()]
+        return f"Preferences: {', '.join(told)}."
+
+    def _counts(self, more: Sequence[Lesson], before: Mapping[str, int] | None) -> dict[str, int]:
         names = self._context.names
         counts = Counter(preference_counts(self._context.document) if before is None else before)
         counts.update(lesson.adapter or names[0] for lesson in more)
-        told = [f"{name} {counts[name]}" + ("" if counts[name] >= WANTED else f" of {WANTED}") for name in names]
-        return f"Preferences: {', '.join(told)}."
+        return {name: counts[name] for name in names}
+
+    def _next_step(self, counts: Mapping[str, int]) -> str:
+        """Whom a training on preferences would train, or how many more it takes."""
+        enough = [name for name, count in counts.items() if count >= WANTED]
+        if enough:
+            return f"{self._context.key('train.preferences')} trains {', '.join(enough)} on them."
+        most = max(counts, key=lambda name: counts[name])
+        return f"{most} needs {WANTED - counts[most]} more to be trained on them."
 
     async def _draw(self, prompts: Sequence[str], views: Sequence[View], count: int) -> None:
         from dlm_tui.app.screens.pick import PickScreen
@@ -210,9 +222,8 @@ class Picking:
                 break
             written.append(lesson)
         if written:
-            train = context.key("train.preferences")
-            counts = self.counter(written, before)
-            context.ui.say(f"{len(written)} preferences written. {counts} {train} trains on them.", title="Picked")
+            told = f"{counted(len(written), 'preference')} written. {self.counter(written, before)}"
+            context.ui.say(f"{told} {self._next_step(self._counts(written, before))}", title="Picked")
 
 
 def _lesson(item: Picked, adapter: str | None, seed: int, at: datetime, run_id: int | None) -> Lesson:

@@ -15,6 +15,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.counting import counted
 from dlm_tui.document.lesson import Lesson, preview_lesson
 from dlm_tui.errors import DlmTuiError
 from dlm_widgets.adapter_palette import Mark
@@ -72,7 +73,7 @@ class ReviewScreen(Dialog[Reviewed]):
     @on(OptionList.OptionHighlighted)
     def _show(self) -> None:
         lessons = self._compose_lessons(self._adapters[self.query_one(PickList).highlighted or 0])
-        self.retitle(f"{len(lessons)} preferences to write")
+        self.retitle(f"{counted(len(lessons), 'preference')} to write")
         document, texts = self._document, list[str]()
         diff = self.query_one("#review-diff", LiteralStatic)
         kept: list[Lesson] = []

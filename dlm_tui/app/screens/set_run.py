@@ -145,7 +145,7 @@ class SetRunScreen(Dialog[None]):
         checked = [answer for answer in run.answers if answer.expected]
         words = [f"{sum(not answer.broken for answer in checked)} of {len(checked)} as expected"] if checked else []
         if before is not None:
-            words.append(f"{sum(move.changed for move in moved)} of {len(moved)} answers changed")
+            words.append(f"{sum(move.changed for move in moved)} of {counted(len(moved), 'answer')} changed")
             words.append(f"{_versions(before)} \u2192 {_versions(run)}")
             words += [f"drawn otherwise: {otherwise}"] if (otherwise := drawn_otherwise(before, run)) else []
             words.append(_SORTED[self._sort])
