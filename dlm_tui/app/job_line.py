@@ -75,6 +75,11 @@ class JobLine:
         """Whether jobs wait and nobody works."""
         return bool(self.line.ahead) and not self.lives
 
+    @property
+    def held(self) -> bool:
+        """Whether jobs wait and the line is paused, or nobody works."""
+        return bool(self.line.ahead) and (self.line.paused or not self.lives)
+
     # ---- what a person does ----
 
     async def submit(self, request: JobRequest, kind: Kind, title: str) -> JobRecord | None:

@@ -166,6 +166,10 @@ class Line(Protocol):
     async def cancel(self, record: JobRecord) -> str:
         """Take it out of the line, or stop it; says which."""
 
+    @property
+    def held(self) -> bool:
+        """Whether jobs wait in it that nobody goes on with until somebody says so."""
+
 
 class JobBoard:
     """Runs jobs, and remembers the last ones. `changed` is called at every event.

@@ -55,7 +55,7 @@ class Workbench(Screen[None]):
         self.talk = TalkPane()
         self.insight = InsightPane()
         self.runs = RunsPane()
-        self.jobs_pane = JobsPane(context.board.listed, lambda: self.controllers.queue.words())
+        self.jobs_pane = JobsPane(context.board.listed, lambda: self.controllers.queue.words(), lambda: context.labels)
         self.outline = OutlinePane()
         self.status_line = ThrottledStatic(lambda: self.controllers.status.words(), id="status")
         self.footer, self.leave_key = KeyBar(id="footer"), KeyBar(id="leave")

@@ -146,14 +146,17 @@ async def test_the_marked_job_is_taken_out_of_the_line(workbench: Opener) -> Non
 
 
 async def test_a_line_is_paused_and_goes_on(workbench: Opener) -> None:
-    async with workbench(size=(120, 40), line=True) as bench:
+    async with workbench(size=(240, 40), line=True) as bench:
         await line_of_three(bench)
         await bench.press("p")
         await bench.until(lambda: listed(bench)[0] == (TRAIN, "waiting"), "stopped, and first in line")
         await bench.until(lambda: "The line is paused; p goes on." in bench.text, "said")
         assert "interrupted, goes on from there" in bench.text
+        await bench.until(lambda: "p Go on" in bench.text and bench.text.count("Go on") == 2, "the keys say so, too")
+        assert "Pause" not in bench.text
         bench.world.hold.set()
         await bench.press("p")
+        await bench.until(lambda: "Go on" not in bench.text and bench.text.count("Pause") == 2, "as before")
         await bench.until(lambda: all(record.over.is_set() for record in bench.context.board.records), "all over")
         request = bench.jobs[1].request
         assert isinstance(request, TrainJob) and request.resume

@@ -86,6 +86,11 @@ class Context:
         """The colour that tints are blended with."""
         return self.ui.theme.background or "#14171c"
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What bindings do now, by id, where that is not what the key table says."""
+        return {"jobs.pause": "Go on"} if self.board.line is not None and self.board.line.held else {}
+
     def key(self, key_id: str) -> str:
         """The key in force for a binding, as it is shown."""
         return display(keys_of(BY_ID[key_id], self.config.keys)[0])

@@ -87,7 +87,7 @@ class Layout:
         attention = board.running() is not None or board.failure is not None
         pages = [Page(page, PAGE_TITLES[page], page == "jobs" and attention) for page in here.tabs]
         for tabs in self._screen.query(PageTabs):
-            tabs.show(pages, here.page, edge_offers(self.front(here.page)))
+            tabs.show(pages, here.page, edge_offers(self.front(here.page), self._context.labels))
 
     # ---- focus -----------------------------------------------------------------------------------------------------
 

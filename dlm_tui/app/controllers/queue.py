@@ -29,6 +29,8 @@ class Queue:
         """A job runs or waits that this screen did not ask for."""
         self.resumed: Signal[[TrainJob, str]] = Signal()
         """A training from before is to go on, under that title."""
+        self.changed: Signal[[]] = Signal()
+        """The line was paused, or goes on."""
 
     @property
     def line(self) -> JobLine | None:
@@ -130,7 +132,7 @@ class Queue:
         line, context = self.line, self._context
         if line is None or not line.line.ahead:
             context.ui.say("Nothing is in line.")
-        elif line.line.paused or line.stands:
+        elif line.held:
             self._work()
         else:
             self._do(line.pause, "pause the line")
@@ -145,18 +147,17 @@ class Queue:
             except (DlmTuiError, OSError) as error:
                 self._context.ui.say(str(error), error=True)
             self._pane.ask()
+            self.changed.emit()
 
         self._context.ui.run(run, "queue-change", what)
 
     def words(self) -> str:
         """How the line stands, where it does not go its way."""
         line = self.line
-        if line is None or not line.line.ahead:
+        if line is None or not line.held:
             return ""
-        key = self._context.key("jobs.pause")
-        if line.line.paused:
-            return f"The line is paused; {key} goes on."
-        return f"Nobody works the line off; {key} goes on." if line.stands else ""
+        how = "The line is paused" if line.line.paused else "Nobody works the line off"
+        return f"{how}; {self._context.key('jobs.pause')} goes on."
 
     # ---- one job ---------------------------------------------------------------------------------------------------
 

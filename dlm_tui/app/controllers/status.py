@@ -45,12 +45,13 @@ class StatusLines:
     def show_keys(self) -> None:
         """The keys that work where the focus is; those of the pane first."""
         keys = self._context.config.keys
-        self._footer.show(*footer_hints(self._pages.focused_pane, keys))
+        self._footer.show(*footer_hints(self._pages.focused_pane, keys, self._context.labels))
         self._leave.show([], [hint("app.quit", keys)])
 
     def words(self) -> Content:
         """Document, base, engine, running job."""
         self._pages.draw_tabs()
+        self.show_keys()
         context = self._context
         state, opened = context.link.state, context.opened
         glyph, style = _ENGINE_GLYPH[state.phase]

@@ -170,6 +170,7 @@ class Controllers:
 
         self.documents.changed.connect(self.queue.document_changed)
         self.queue.found.connect(self._follow_found)
+        self.queue.changed.connect(status.redraw)
         self.queue.resumed.connect(self.training.train)
 
     def _follow_found(self, record: JobRecord) -> None:

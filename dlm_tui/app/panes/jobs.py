@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -72,10 +72,15 @@ class JobsPane(Pane, Throttled):
 
         record: JobRecord | None
 
-    def __init__(self, records: Callable[[], Sequence[JobRecord]], note: Callable[[], str]) -> None:
-        """`note` says how the line stands; empty where it goes its way."""
+    def __init__(
+        self,
+        records: Callable[[], Sequence[JobRecord]],
+        note: Callable[[], str],
+        labels: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """`note` says how the line stands, empty where it goes its way; `labels` what bindings do now."""
         super().__init__(id="jobs")
-        self._listed, self._note = records, note
+        self._listed, self._note, self._labels = records, note, labels
         self._records: list[JobRecord] = []
         self._marked: JobRecord | None = None
 
@@ -107,6 +112,8 @@ class JobsPane(Pane, Throttled):
         line.show(literal(note, "bold $warning") if note else empty)
         waiting = sum(record.state == "waiting" for record in records)
         self.retitle(f"{waiting} waiting" if waiting else "")
+        self.labels = self._labels()
+        self.refresh()  # the edge, too
         if not records:
             log.show("")
             return

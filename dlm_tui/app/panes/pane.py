@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from textual import events
@@ -23,6 +25,8 @@ class Pane(Vertical):
     JUMP: ClassVar[str] = ""
     COMPONENT_CLASSES: ClassVar[set[str]] = {"pane--offer"}
 
+    labels: Mapping[str, str] = MappingProxyType({})
+    """Words for bindings, by id, in the place of those of the key table."""
     _title_end = 0
 
     def on_mount(self) -> None:
@@ -44,7 +48,7 @@ class Pane(Vertical):
         """The words on the edge that fit beside the title, and the column of each; none where there is no edge."""
         if not self.styles.border_top[0]:
             return []
-        return placed(edge_offers(self.id or ""), self._title_end, self.outer_size.width)
+        return placed(edge_offers(self.id or "", self.labels), self._title_end, self.outer_size.width)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """As drawn by Textual, with the words over the edge."""
