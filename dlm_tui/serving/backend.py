@@ -18,6 +18,13 @@ class QueueFull(DlmTuiError):
     """As many requests wait as may: the client should come back later."""
 
 
+class NotFinite(DlmTuiError):
+    """The numbers that the next token is drawn from are none."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer's numbers overflowed under this mix; ask with smaller coefficients")
+
+
 class BackendGone(DlmTuiError):
     """The engine has stopped; nothing can be answered."""
 

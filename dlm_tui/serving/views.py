@@ -15,11 +15,20 @@ from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, View, custom, solo
 
 _WORDS = {"gated": GATED, "base": BASE, "uniform": UNIFORM, "static_mean": STATIC, "static": STATIC}
 _MIX = "mix:"
+LARGEST_COEFFICIENT = 100.0
+"""What a request may scale an adapter by. Far beyond, numbers overflow; in llama.cpp's cells they then stay, for
+whoever is answered from them next."""
 _MODES = {"base": "base", "uniform": "uniform", "static": "static_mean", "solo": "single", "custom": "hand_picked"}
 
 
 class UnknownModel(UsageError):
     """The `model` of a request names nothing that is served."""
+
+
+class UnservableMix(UsageError):
+    """The `model` of a request is a mix that is not answered under."""
+
+    param = "model"
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,20 +77,21 @@ class Models:
         views = ["gated", "base", "uniform", "static_mean"] if self.adapters else ["gated", "base"]
         adapters = [f"adapter:{name}" if name in _WORDS else name for name in self.adapters]
         try:
-            saved = [f"{_MIX}{name}" for name, mix in self.saved().items() if not self._strange(mix)]
+            saved = [f"{_MIX}{name}" for name, mix in self.saved().items() if self._servable(mix)]
         except DlmTuiError:  # a file that cannot be read takes nothing else away; whoever asks for its mixes is told
             saved = []
         return views + adapters + saved
 
     def view(self, model: str | None) -> View:
         """The view that `model` means: gated (default), base, uniform, static_mean (static), an adapter's name,
-        adapter:NAME, mix:NAME of a saved mix, or mix:a:0.7,b:-0.2. Raises UnknownModel.
+        adapter:NAME, mix:NAME of a saved mix, or mix:a:0.7,b:-0.2. Raises UnknownModel, and UnservableMix for a
+        coefficient beyond 100 either way.
         """
         text = (model or "gated").strip()
         if text in _WORDS:
             return _WORDS[text]
         if text.startswith(_MIX):
-            return custom(self._mix(text.removeprefix(_MIX)), name=text)
+            return custom(_bounded(self._mix(text.removeprefix(_MIX))), name=text)
         name = text.removeprefix("adapter:")
         if name in self.adapters:
             return solo(name)
@@ -105,8 +115,24 @@ class Models:
             raise UnknownModel(f"the mix {text!r} uses {', '.join(strange)}, not among the adapters that are served")
         return dict(saved[text])
 
+    def _servable(self, mix: Mapping[str, float]) -> bool:
+        return not self._strange(mix) and not _beyond(mix)
+
     def _strange(self, mix: Mapping[str, float]) -> list[str]:
         return [name for name in mix if name not in self.adapters]
+
+
+def _bounded(mix: dict[str, float]) -> dict[str, float]:
+    if beyond := _beyond(mix):
+        raise UnservableMix(
+            f"the coefficient of {beyond[0]} is {mix[beyond[0]]:g}, "
+            f"and -{LARGEST_COEFFICIENT:g} to {LARGEST_COEFFICIENT:g} are answered here"
+        )
+    return mix
+
+
+def _beyond(mix: Mapping[str, float]) -> list[str]:
+    return [name for name, value in mix.items() if not abs(value) <= LARGEST_COEFFICIENT]
 
 
 def applicable(view: View, adapters: Sequence[str], *, routed: bool) -> View:

@@ -34,6 +34,7 @@ from dlm_tui.model import Sampling
 from dlm_tui.model.generation import generate
 from dlm_tui.model.views import BASE
 from dlm_tui.progress import run_to_end
+from dlm_tui.serving import views
 from dlm_tui.serving.backend import Ask
 from dlm_tui.serving.llama.backend import LlamaBackend
 from dlm_tui.serving.llama.folder import LiveFolder
@@ -164,6 +165,26 @@ def test_mixed_requests_with_hang_ups_never_see_another_mix(llama: Running, work
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(500)))
     until(lambda: llama.backend.load.running == 0)
+
+
+def test_a_mix_without_measure_cannot_spoil_the_answers_of_others(
+    llama: Running, live_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"messages": user(PROMPTS[0]), "max_tokens": 8, "temperature": 0}
+
+    def said(model: str) -> str | None:
+        return llama.client().chat.completions.create(model=model, **asked).choices[0].message.content
+
+    before = said("tone")
+    with pytest.raises(openai.BadRequestError, match="-100 to 100"):
+        said("mix:tone:1e30")
+    assert [said("mix:tone:100,facts:-100") is None, *(said("tone") for _ in range(5))] == [False, *[before] * 5]
+    # what overflows anyway is told wherever it shows
+    monkeypatch.setattr(views, "LARGEST_COEFFICIENT", 1e38)
+    with serving(LlamaBackend(LiveFolder(live_folder), threads=1)) as other:
+        overflowing = {**asked, "model": "mix:tone:1e30", "logprobs": True}
+        status, _, answer = other.post("/v1/chat/completions", overflowing)
+        assert status == 500 and "overflowed under this mix" in answer["error"]["message"]
 
 
 def test_several_choices_stop_sequences_and_streams(llama: Running) -> None:

@@ -14,11 +14,14 @@ import pytest
 import torch
 
 from dlm_tui.document.named_mixes import NamedMixes
+from dlm_tui.errors import UsageError
 from dlm_tui.model import Sampling
 from dlm_tui.model.generation import generate
 from dlm_tui.model.views import GATED, STATIC, UNIFORM, View, custom, solo
 from dlm_tui.progress import run_to_end
+from dlm_tui.serving import views
 from dlm_tui.serving.native.backend import NativeBackend
+from dlm_tui.serving.views import Models
 from dlm_tui.session import Session
 from tests.serving.conftest import open_again
 from tests.serving.running import Running, serving, until
@@ -258,6 +261,34 @@ def test_models_are_listed_and_unknown_ones_refused(running: Running) -> None:
         client.chat.completions.create(model="gpt-5", messages=user("x"))
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="mix:tone:nan", messages=user("x"))
+
+
+def test_a_coefficient_beyond_a_hundred_is_refused(running: Running) -> None:
+    for model, told in (("mix:tone:1e30", "1e+30"), ("mix:facts:1,tone:-100.5", "-100.5")):
+        status, _, answer = running.post("/v1/chat/completions", {"model": model, "messages": user("x")})
+        assert (status, answer["error"]["param"]) == (400, "model")
+        assert answer["error"]["message"] == f"the coefficient of tone is {told}, and -100 to 100 are answered here"
+    largest = {"model": "mix:tone:-100,facts:100", "messages": user("x"), "max_tokens": 2}
+    assert running.post("/v1/chat/completions", largest)[0] == 200
+    saved = Models(("tone", "facts"), lambda: {"loud": {"tone": 101.0}, "quiet": {"tone": 0.1}})
+    assert saved.listed()[-1] == "mix:quiet" and "mix:loud" not in saved.listed()
+    with pytest.raises(UsageError, match="-100 to 100"):
+        saved.view("mix:loud")
+
+
+def test_an_answer_whose_numbers_overflow_is_an_error_and_its_neighbours_go_on(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"messages": user(PROMPTS[0]), "max_tokens": 400, "temperature": 0}
+    wanted = running.client().chat.completions.create(model="tone", **asked).choices[0].message.content
+    monkeypatch.setattr(views, "LARGEST_COEFFICIENT", 1e38)
+    stream = running.client().chat.completions.create(model="tone", **asked, stream=True)
+    text = next(stream).choices[0].delta.content or ""
+    for chances in ({"temperature": 0}, {"temperature": 1}, {"n": 2}):
+        status, _, answer = running.post("/v1/chat/completions", {**asked, "model": "mix:tone:1e30", **chances})
+        assert status == 500 and "overflowed under this mix" in answer["error"]["message"]
+    assert text + "".join(event.choices[0].delta.content or "" for event in stream) == wanted
+    until(lambda: running.backend.load.running == 0)
 
 
 def test_many_mixed_requests_with_hang_ups_leave_nothing_behind(running: Running, workbench: Session) -> None:

@@ -24,6 +24,7 @@ from dlm_tui.serving.backend import (
     Embedded,
     Event,
     Load,
+    NotFinite,
     Piece,
     RoutedPrompt,
     ServedModel,
@@ -390,5 +391,8 @@ class LlamaBackend:
 
 
 def _told(item: dict[str, Any], count: int) -> TokenLogprob:
+    """Raises NotFinite where llama.cpp has no number to tell."""
+    if item["logprob"] is None:
+        raise NotFinite
     top = tuple((int(one["id"]), str(one["token"]), float(one["logprob"])) for one in item["top_logprobs"][:count])
     return TokenLogprob(int(item["id"]), str(item["token"]), float(item["logprob"]), top)

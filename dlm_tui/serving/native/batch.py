@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.adapters import Adapter
 from dlm_tui.model.backbone import Backbone, KVCache
 from dlm_tui.model.generation import DecodingRow, GenerationEvent, accept_token, choose_token
 from dlm_tui.model.prefix_reuse import Key, PrefilledBatch, family
 from dlm_tui.model.sampling import Sampling
-from dlm_tui.serving.backend import Piece, TokenLogprob
+from dlm_tui.serving.backend import NotFinite, Piece, TokenLogprob
 
 _DEAD_SHARE = 4
 """Ended rows are taken out of the batch when they are this part of it: taking out copies the cache, keeping costs time
@@ -29,6 +31,7 @@ class ServedRow:
     sampling: Sampling
     key: Key
     deliver: Callable[[Piece], None]
+    fail: Callable[[DlmTuiError], None]
     wanted: Callable[[], bool]
     logprobs: bool = False
     top_logprobs: int = 0
@@ -78,10 +81,15 @@ class RunningBatch:
         if self._hidden is None or self._cache is None or not self.rows:
             return []
         logits = self.engine.logits(self._hidden)
+        largest = logits.max(dim=-1).values.tolist()
         ended: list[ServedRow] = []
         feed = [0] * len(self._rows)
         for place, row in enumerate(self._rows):
             if row.gone:
+                continue
+            if not math.isfinite(largest[place]):  # what is drawn from these is no answer, often an end token
+                row.gone = True
+                row.fail(NotFinite())
                 continue
             feed[place] = self._sample(row, logits[place])
             if row.decoding.reason:

@@ -367,7 +367,8 @@ class Scheduler:
                 "length",
             )
             wanted = functools.partial(_is_wanted, job, index)
-            row = ServedRow(decoding, sampling, key, deliver, wanted, ask.logprobs, ask.top_logprobs)
+            fail = functools.partial(self._fail, job)
+            row = ServedRow(decoding, sampling, key, deliver, fail, wanted, ask.logprobs, ask.top_logprobs)
             made.append((model.generation, row))
         return made
 
