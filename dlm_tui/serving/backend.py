@@ -28,6 +28,9 @@ class NotFinite(DlmTuiError):
 class BackendGone(DlmTuiError):
     """The engine has stopped; nothing can be answered."""
 
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the server is stopping")
+
 
 class Turn(msgspec.Struct, frozen=True):
     """One message of a conversation."""
@@ -213,8 +216,12 @@ class Backend(Protocol):
         """One Embedded."""
         ...
 
+    def refuse(self) -> None:
+        """Take no more requests: what waits and what comes ends with BackendGone, what runs goes on."""
+        ...
+
     def close(self) -> None:
-        """End every request with BackendGone and let everything go."""
+        """End every request with BackendGone and let everything go. From any thread, and more than once."""
         ...
 
 

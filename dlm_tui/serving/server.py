@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import h11
@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.output import say
 from dlm_tui.serving.api import Api, Recorder
 from dlm_tui.serving.backend import Backend
 from dlm_tui.serving.metrics import Metrics
@@ -24,8 +25,11 @@ HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
 UNREAD_SECONDS = 30.0
 IDLE_SECONDS = 60
-GRACE_SECONDS = 5
 CONNECTIONS = 256
+GRACE_SECONDS = 4.0
+"""How long answers that are being written may still take once the server is to end."""
+LAST_SECONDS = 1.0
+"""Time in which everybody reads why nothing more comes; a connection that then still stands is cut."""
 
 
 class PatientProtocol(H11Protocol):
@@ -72,6 +76,55 @@ class PatientProtocol(H11Protocol):
             self._timer = None
 
 
+class EndingServer(uvicorn.Server):
+    """uvicorn, whose clients are told of the end. By itself it cancels what still runs, which nobody is told."""
+
+    def __init__(self, config: uvicorn.Config, backend: Backend) -> None:
+        super().__init__(config)
+        self._backend = backend
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn would send them to this process again, once it has done what they ask."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse what waits, let what runs come to its end for a while, then tell and cut off the rest."""
+        self._backend.refuse()
+        if self.server_state.tasks:
+            say(f"stopping: answers that are being written may take {GRACE_SECONDS:g} seconds more")
+        ending = asyncio.create_task(self._end(GRACE_SECONDS))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+        if self.force_exit:  # a second Ctrl+C waits for nobody, and uvicorn then leaves out its last step
+            await self._end(0)
+            await self.lifespan.shutdown()
+
+    async def _end(self, after: float) -> None:
+        if await self._idle_within(after):
+            return
+        # in a thread: it waits for the step that is being computed
+        asyncio.get_running_loop().run_in_executor(None, self._backend.close)
+        if await self._idle_within(LAST_SECONDS):
+            return
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await self._idle_within(LAST_SECONDS)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        """Whether by then every request has come to its end, and its answer was read."""
+        state = self.server_state
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.02)
+        return not state.connections and not state.tasks
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 chooses a free one. Raises DlmTuiError when the address cannot be had."""
     if not 0 <= port <= 65535:
@@ -105,7 +158,7 @@ def server(
 ) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
     app = Guard(Api(backend, Metrics(), recorder, mixes).application(), policy)
-    return uvicorn.Server(
+    return EndingServer(
         uvicorn.Config(
             app,
             http=protocol,
@@ -119,8 +172,8 @@ def server(
             limit_concurrency=connections,
             h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        ),
+        backend,
     )
 
 
@@ -135,7 +188,7 @@ def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: 
             await ready()
         await task
 
-    # uvicorn ends in good order on either signal and then sends it again
+    # uvicorn ends in good order on either signal; this is for one that comes before or behind it
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt):

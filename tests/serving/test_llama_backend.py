@@ -187,6 +187,26 @@ def test_a_mix_without_measure_cannot_spoil_the_answers_of_others(
         assert status == 500 and "overflowed under this mix" in answer["error"]["message"]
 
 
+def test_stopping_tells_everybody(live_folder: Path) -> None:
+    backend = LlamaBackend(LiveFolder(live_folder), threads=1, rows=1)
+    asked: dict[str, Any] = {"model": "base", "messages": user(PROMPTS[0]), "max_tokens": 1900, "temperature": 0}
+    with serving(backend) as running, ThreadPoolExecutor(1) as pool:
+        stream = running.client().chat.completions.create(**asked, stream=True)
+        next(stream)
+        waiting = pool.submit(lambda: running.client().chat.completions.create(**asked))
+        until(lambda: backend.load.waiting == 1)
+        running.loop.call_soon_threadsafe(backend.refuse)
+        with pytest.raises(openai.InternalServerError, match="stopping"):
+            waiting.result()
+        with pytest.raises(openai.InternalServerError, match="stopping"):
+            running.client().chat.completions.create(**asked)
+        assert next(stream).choices[0].finish_reason is None, "what runs goes on"
+        backend.close()
+        with pytest.raises(openai.APIError, match="stopping"):
+            for _ in stream:
+                pass
+
+
 def test_several_choices_stop_sequences_and_streams(llama: Running) -> None:
     asked: dict[str, Any] = {"model": "tone", "messages": user(PROMPTS[0]), "max_tokens": 30, "temperature": 0}
     text = llama.client().chat.completions.create(**asked).choices[0].message.content or ""

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,27 @@ import pytest
 from dlm_tui.cli.main import main
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.serving.server import listen
+from tests.serving.running import read_answer, until
 
 ASKED: dict[str, Any] = {
     "model": "gated", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5, "temperature": 0
 }  # fmt: skip
 
 
+HASTY = """
+from dlm_tui.cli.main import main
+from dlm_tui.serving import server
+server.GRACE_SECONDS = server.LAST_SECONDS = 0.4
+raise SystemExit(main())
+"""
+
+
 @contextlib.contextmanager
-def process(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A running server and its address; killed at the end if it still runs."""
+def process(folder: Path, *options: str, hasty: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running server and its address; killed at the end if it still runs. `hasty`: it has little time for an end."""
+    start = ("-c", HASTY) if hasty else ("-m", "dlm_tui")
     command = [
-        sys.executable, "-m", "dlm_tui", "serve", str(folder / "doc.dlm"), "--home", str(folder / "home"),
+        sys.executable, *start, "serve", str(folder / "doc.dlm"), "--home", str(folder / "home"),
         "--base", str(folder / "base"), "--json", *options,
     ]  # fmt: skip
     with subprocess.Popen(
@@ -59,6 +71,58 @@ def test_it_tells_its_address_answers_and_ends_on_a_signal(served_folder: Path) 
         mixes.path.unlink()
         child.send_signal(signal.SIGTERM)
         assert child.wait(30) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_tells_every_client_why_nothing_more_comes(served_folder: Path, sent: signal.Signals) -> None:
+    long = {**ASKED, "model": "base", "max_tokens": 2000, "n": 8}
+    with (
+        process(served_folder, "--port", "0", "--rows", "16", hasty=True) as (child, address),
+        ThreadPoolExecutor(2) as pool,
+        # whose body never comes
+        socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as slow,
+    ):
+        head = f"POST /v1/route HTTP/1.1\r\nHost: {address.removeprefix('http://')}\r\n"
+        slow.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())
+        stream = client(address).chat.completions.create(**long, stream=True)
+        next(stream)
+
+        def busy(running: int, waiting: int) -> bool:
+            text = httpx.get(f"{address}/metrics").text
+            return f"rows_running {running}.0" in text and f"requests_waiting {waiting}.0" in text
+
+        running = pool.submit(lambda: client(address).chat.completions.create(**long))
+        until(lambda: busy(16, 0))
+        waiting = pool.submit(lambda: client(address).chat.completions.create(**ASKED))
+        until(lambda: busy(16, 1))
+        child.send_signal(sent)
+        for refused in (waiting, running):
+            with pytest.raises(openai.InternalServerError, match="the server is stopping") as told:
+                refused.result()
+            assert (told.value.status_code, told.value.code) == (503, "stopping")
+        with pytest.raises(openai.APIError, match="the server is stopping"):
+            for _ in stream:
+                pass
+        assert read_answer(slow)[0] == 0
+        assert child.wait(30) == 0
+        assert child.stderr is not None
+        said = child.stderr.read().partition("(Ctrl+C ends it)\n")[2]
+        assert said == "stopping: answers that are being written may take 0.4 seconds more\n"
+
+
+def test_a_second_interrupt_waits_for_nobody(served_folder: Path) -> None:
+    with process(served_folder, "--port", "0") as (child, address):
+        stream = client(address).chat.completions.create(**{**ASKED, "max_tokens": 2000, "n": 8}, stream=True)
+        next(stream)
+        assert child.stderr is not None
+        child.send_signal(signal.SIGINT)
+        assert any(line.startswith("stopping") for line in child.stderr)
+        child.send_signal(signal.SIGINT)
+        with pytest.raises(openai.APIError, match="the server is stopping"):
+            for _ in stream:
+                pass
+        assert child.wait(30) == 0
+        assert child.stderr.read() == ""
 
 
 def test_killed_under_load_and_started_again_it_loses_only_what_was_in_flight(served_folder: Path) -> None:

@@ -97,6 +97,7 @@ class LlamaBackend:
         self._embedder: Instance | None = None
         self._answerer: Instance | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._created = int(time.time())
 
     @property
@@ -131,6 +132,7 @@ class LlamaBackend:
 
     async def start(self) -> None:
         """Load both instances."""
+        self._loop = asyncio.get_running_loop()
         folder = self._folder
         self._embedder = await asyncio.to_thread(embedder, folder.base, self._threads)
         adapters = list(folder.adapters.values())
@@ -167,13 +169,24 @@ class LlamaBackend:
 
         return self._submit(client, _Job(work, 0))
 
-    def close(self) -> None:
-        """End everything; safe to call from any thread, as the loop has ended or ends with it."""
+    def refuse(self) -> None:
         self._closed = True
-        for job in [*self._queue.drain(), *self._busy]:
-            if job.task is not None and not job.task.get_loop().is_closed():
-                job.task.get_loop().call_soon_threadsafe(job.task.cancel)
-            job.put(BackendGone("the server is stopping"))
+        for job in self._queue.drain():
+            job.put(BackendGone())
+
+    def close(self) -> None:
+        self._closed = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        """On the loop, where events are put and tasks are cancelled."""
+        self.refuse()
+        for job in self._busy:
+            if job.task is not None:
+                job.task.cancel()
+            job.put(BackendGone())
 
     async def grid_cost(self) -> float | None:
         """Mean KL(exact weights ‖ rounded weights) in nats at the next token over the document's own prompts; None
@@ -190,7 +203,7 @@ class LlamaBackend:
 
     def _submit(self, client: str, job: _Job) -> Stream:
         if self._closed:
-            raise BackendGone("the server is stopping")
+            raise BackendGone
 
         def cancel() -> None:
             self._queue.remove(job)

@@ -85,6 +85,9 @@ class NativeBackend:
     def embed(self, client: str, prompt: str) -> Stream:
         return self._submit(lambda send: Job(client, send, embed=prompt))
 
+    def refuse(self) -> None:
+        self._scheduler.refuse()
+
     def close(self) -> None:
         self._scheduler.close()
 

@@ -105,7 +105,7 @@ class Scheduler:
         self._flush = flush
         self._queue: FairQueue[Job] = FairQueue(queue, lambda job: len(job.open))
         self._wake = threading.Condition()
-        self._closing = False
+        self._closing = self._refusing = False
         self._busy: set[Job] = set()
         self._batches: list[RunningBatch] = []
         self._admissions: list[Admission] = []
@@ -126,8 +126,8 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Queue a job. Raises QueueFull, and BackendGone after the end."""
         with self._wake:
-            if self._closing:
-                raise BackendGone(self.problem or "the server is stopping")
+            if self._closing or self._refusing:
+                raise BackendGone(self.problem)
             self._queue.put(job.client, job)
             self._wake.notify()
 
@@ -142,6 +142,12 @@ class Scheduler:
         """End one row before its next step."""
         with self._wake:
             job.stopped.add(choice)
+            self._wake.notify()
+
+    def refuse(self) -> None:
+        """Take no more jobs, and end those that wait with BackendGone; those that have begun go on."""
+        with self._wake:
+            self._refusing = True
             self._wake.notify()
 
     def close(self) -> None:
@@ -169,14 +175,12 @@ class Scheduler:
                 self._flush()
         except BaseException as error:  # a broken engine must not leave clients waiting
             traceback.print_exc(file=sys.stderr)
-            reason = self.problem = f"the engine failed: {type(error).__name__}; start the server again"
-        else:
-            reason = "the server is stopping"
+            self.problem = f"the engine failed: {type(error).__name__}; start the server again"
         with self._wake:
-            self._closing = True
-            left = [*self._queue.drain(), *self._busy]
-        for job in left:
-            job.send(BackendGone(reason))
+            self._closing = self._refusing = True
+        self._drop_waiting()
+        for job in self._busy:
+            job.send(BackendGone(self.problem))
         self._flush()
 
     def _wait(self) -> bool:
@@ -194,6 +198,7 @@ class Scheduler:
     def _round(self) -> None:
         """Take in what may begin, then one step for every row."""
         self._drop_cancelled()
+        self._drop_waiting()
         if self._reload is None and self._watch.changed():
             self._reload = self.session.reload()
         self._go_on_reloading()
@@ -210,6 +215,13 @@ class Scheduler:
             for row in batch.rows:
                 row.gone = not row.wanted()
         self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _drop_waiting(self) -> None:
+        """What waits is told at once that its turn will not come."""
+        with self._wake:
+            left = self._queue.drain() if self._refusing else []
+        for job in left:
+            job.send(BackendGone(self.problem))
 
     def _go_on_reloading(self) -> None:
         """One piece of taking a new training in. Running rows keep the backbone they began with."""
