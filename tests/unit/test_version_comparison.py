@@ -121,7 +121,9 @@ def test_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["adapter", "compare", str(path), "gate@3", *more]) == 2
     assert main(["adapter", "prune", str(path), "--dry-run", *more]) == 0
     assert "gate@3" in capsys.readouterr().out and len(gate_history(opened(path).store)) == 3
-    (size,) = [facts.size for facts in version_history(opened(path).store, ["manners"])["manners"] if facts.version == 1]
+    (size,) = [
+        facts.size for facts in version_history(opened(path).store, ["manners"])["manners"] if facts.version == 1
+    ]
     left = {"versions": [{"name": "manners", "version": 1, "bytes": size}], "gates": [3]}
     first = ["facts", "--version", "1"]
     for verb, words, wanted in (
