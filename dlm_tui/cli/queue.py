@@ -130,6 +130,7 @@ def _add(args: argparse.Namespace, queue: QueueFile) -> None:
 
 def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequest, str]:
     from dlm_tui.document import load
+    from dlm_tui.document.probes import NO_GATE, NOTHING_BETWEEN
     from dlm_tui.engine.protocol import EvaluateJob, ExportJob, SweepJob, TrainJob
     from dlm_tui.export.requests import ExportRequest
     from dlm_tui.training.plan import refuse_undeclared
@@ -139,14 +140,19 @@ def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequ
     base = str(Path(args.base).resolve()) if args.base else None
     match what:
         case "train":
-            refuse_undeclared(load(Path(args.document)), args.adapter)
-            title = f"train {', '.join(args.adapter)}" if args.adapter else "train the adapters and the gate"
+            loaded = load(Path(args.document))
+            refuse_undeclared(loaded, args.adapter)
+            title = "train " + (", ".join(args.adapter) if args.adapter else loaded.training_words)
             return TrainJob(
                 document=document, home=home, base=base, adapters=args.adapter, checkpoint_steps=args.checkpoint_steps
             ), title
         case "gate":
+            if not load(Path(args.document)).gate_enabled:
+                raise UsageError(NO_GATE)
             return TrainJob(document=document, home=home, base=base, gate_only=True), "train the gate"
         case "eval":
+            if len(load(Path(args.document)).adapter_names) < 2:
+                raise UsageError(NOTHING_BETWEEN)
             return EvaluateJob(document=document, home=home, base=base, folds=args.folds), "judge the gate"
         case "sweep":
             parse_grid(args.settings)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.counting import counted
 from dlm_tui.document.body import read_body
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
@@ -65,6 +66,13 @@ class Document:
     def gate_enabled(self) -> bool:
         """Whether the document asks for a gate."""
         return self.training.gate.enabled
+
+    @property
+    def training_words(self) -> str:
+        """What a training of everything trains: "3 adapters and the gate", or "the adapter"."""
+        count = len(self.routing_names)
+        what = counted(count, "adapter") if count > 1 else "the adapter"
+        return f"{what} and the gate" if self.gate_enabled else what
 
     def adapter_settings(self, name: str) -> AdapterSettings:
         """How adapter `name` is trained; the flat settings for `default` if no adapter is declared.

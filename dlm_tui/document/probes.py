@@ -13,6 +13,8 @@ from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.sections import Section
 
 PROSE_PROBE_CHARS = 2048
+NO_GATE = "The document has no gate to train: set training.gate.enabled and declare at least two adapters."
+NOTHING_BETWEEN = "The document declares fewer than two adapters: there is nothing to route between."
 
 
 @dataclass(frozen=True, slots=True)

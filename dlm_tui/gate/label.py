@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dlm_tui.document.comparison import Moved
 from dlm_tui.document.label import label_section
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
@@ -66,7 +67,7 @@ def label_prompt(
         near = meant(adapter, document.adapter_names) or "."
         raise UsageError(f"The document has no adapter {adapter!r} ({known}){near}")
     if not document.gate_enabled or len(document.adapter_names) < 2:
-        raise UsageError("The document has no gate to retrain: set training.gate.enabled and declare two adapters.")
+        raise UsageError(NO_GATE)
     store.refuse_unwritable()  # before the document is changed
     kind, content = label_section(prompt, answer)
     others = [text for text in dict.fromkeys(saved) if text and text != prompt]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dlm_tui.counting import counted
 from dlm_tui.document import gate_samples, lacking_samples, probes_digest
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import Embed, cached_embeddings, embed_here
@@ -112,9 +113,7 @@ def train_document_gate(
     gate, and GateTrainingError for any other error.
     """
     if not document.gate_enabled or len(document.adapter_names) < 2:
-        raise UsageError(
-            "The document has no gate to train: set training.gate.enabled and declare at least two adapters."
-        )
+        raise UsageError(NO_GATE)
     began = time.perf_counter()
     chosen = seed_in_range(document.training.seed if seed is None else seed)
     try:

@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from dlm_tui.document import sources
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import EarlyLook, Eta, Progress, Report, note, run_to_end, warn
@@ -103,7 +104,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
         if request.document.gate_enabled:
             _train_gate(request, report, outcome)
         elif request.gate_only:
-            raise UsageError("the document has no gate: set training.gate.enabled with two or more adapters")
+            raise UsageError(NO_GATE)
         measure_effects(request, runs, outcome, report)
     outcome.seconds = time.monotonic() - began
     return outcome

@@ -67,6 +67,50 @@ async def test_what_is_asked_for_waits_its_turn(workbench: Opener) -> None:
         assert any("Exported" in toast for toast in bench.toasts)
 
 
+ONE = """---
+dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7
+dlm_version: 15
+base_model: smollm2-135m
+---
+::instruction::
+### Q
+What is the tide?
+
+### A
+High.
+"""
+
+
+async def test_without_a_gate_nothing_of_it_is_put_in_line(workbench: Opener, tmp_path: Path) -> None:
+    path = write_document(tmp_path)
+    path.write_text(path.read_text().replace("enabled: true", "enabled: false"))
+    async with workbench(size=(120, 40), line=True) as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+        await bench.press("f5")
+        await bench.until(lambda: any("has no gate to train: set training" in t for t in bench.toasts), "refused")
+        assert listed(bench) == [("train 3 adapters", "running")]
+        await bench.press("alt+v")
+        await bench.until(lambda: len(bench.context.board.records) == 2, "the folds need no gate in the document")
+        bench.world.hold.set()
+        await bench.idle()
+
+
+async def test_one_adapter_trains_and_has_nothing_to_judge(workbench: Opener, tmp_path: Path) -> None:
+    (tmp_path / "harbour.dlm").write_text(ONE)
+    async with workbench(size=(120, 40), line=True, trained=False) as bench:
+        assert "^t trains the adapter in the background" in bench.text
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+        await bench.press("alt+v", "alt+d")
+        await bench.until(lambda: sum("fewer than two adapters" in t for t in bench.toasts) == 2, "both refused")
+        assert listed(bench) == [("train the adapter", "running")]
+        bench.world.hold.set()
+        await bench.idle()
+
+
 async def test_the_same_training_waits_once(workbench: Opener) -> None:
     async with workbench(line=True) as bench:
         bench.world.hold.clear()

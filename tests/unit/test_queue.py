@@ -43,6 +43,23 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> QueueFile:
     return QueueFile(Store(tmp_path / "home", load(document).dlm_id))
 
 
+@pytest.mark.parametrize(
+    ("job", "said"), [("gate", "has no gate to train"), ("eval", "declares fewer than two adapters")]
+)
+def test_what_a_document_without_adapters_cannot_do_is_not_put_in_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str, said: str
+) -> None:
+    path = tmp_path / "one.dlm"
+    path.write_text(
+        "---\ndlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\ndlm_version: 15\nbase_model: smollm2-135m\n---\nA town.\n"
+    )
+    home = str(tmp_path / "home")
+    assert main(["queue", str(path), "add", job, "--home", home]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["queue", str(path), "add", "train", "--home", home]) == 0
+    assert capsys.readouterr().err.strip() == "job 1: train the adapter"
+
+
 def train(adapter: str = "tone") -> TrainJob:
     return TrainJob(document="d.dlm", home="home", adapters=[adapter])
 

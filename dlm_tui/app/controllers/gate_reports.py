@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.document.probes import NOTHING_BETWEEN
 from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import (
@@ -34,6 +35,8 @@ class GateReports:
     async def judge(self) -> None:
         """Judge the gate by folds; behind other jobs it waits in line."""
         context = self._context
+        if self._has_nothing_to_route():
+            return
         if any(record.number is not None and not record.over.is_set() for record in context.board.records):
             setup = context.setup
             request = EvaluateJob(document=str(setup.path), home=str(setup.home), base=setup.base)
@@ -41,6 +44,13 @@ class GateReports:
             context.ui.run(partial(context.board.run, request, "evaluate", "judge the gate"), "job-evaluate", "judging")
         else:
             await self._open(Evaluate(), "judging the gate")
+
+    def _has_nothing_to_route(self) -> bool:
+        """Whether the document declares too few adapters for a gate, which is then said."""
+        nothing = len(self._context.document.adapter_names) < 2
+        if nothing:
+            self._context.ui.say(NOTHING_BETWEEN, warning=True)
+        return nothing
 
     def show(self, record: JobRecord) -> None:
         """The report of a judgement that stood in line."""
@@ -58,6 +68,8 @@ class GateReports:
 
     async def drift(self) -> None:
         """What freezing costs."""
+        if self._has_nothing_to_route():
+            return
         await self._open(Drift(prompts=self._saved_prompts()), "measuring what freezing costs")
 
     def _saved_prompts(self) -> list[str]:

@@ -106,7 +106,8 @@ class Labelling:
     async def _retrain(self, prompt: str, title: str, lead: str, trail: str = "") -> None:
         """The document changed by our hand: train the gate on it, then say in one toast what was done and moved."""
         context = self._context
-        if context.store_is_gone or not context.link.ready or not context.trained_names:
+        unusable = context.store_is_gone or not context.document.gate_enabled
+        if unusable or not context.link.ready or not context.trained_names:
             context.ui.say(f"{lead} There is no gate to retrain yet. {trail}".strip(), title=title)
             return
         record = await self._training.retrain_gate()

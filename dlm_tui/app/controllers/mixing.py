@@ -265,8 +265,7 @@ class Mixing:
         record = self._context.board.running("train")
         if record:
             return progress_line(record.progress) if record.progress else Content("the training is starting\u2026")
-        count = len(self._context.names)
-        what = f"{count} adapters and the gate" if count > 1 else "the adapter"
+        what = self._context.document.training_words
         return assemble(
             ("Nothing is trained yet. ", "bold"), f"{self._context.key('train.all')} trains {what} in the background."
         )

@@ -12,6 +12,7 @@ from dlm_tui.app.controllers.gate_comparison import GateComparison, changed_text
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
 from dlm_tui.store import KindChoices, StoreError, adapter_versions, alarm_text
 from dlm_tui.store.adapter_kind import collapsed_selection, tail_words
@@ -49,7 +50,7 @@ class Training:
             )
             return
         self._waiting = None
-        title = "train " + (", ".join(adapters) if adapters else f"{len(context.names)} adapters and the gate")
+        title = "train " + (", ".join(adapters) if adapters else context.document.training_words)
         request = TrainJob(
             document=str(context.setup.path),
             home=str(context.setup.home),
@@ -175,6 +176,9 @@ class Training:
 
     def start_gate(self) -> None:
         """Train only the gate, in the resident engine."""
+        if not self._context.document.gate_enabled:
+            self._context.ui.say(NO_GATE, warning=True)
+            return
         if self.refuses():
             return
         setup = self._context.setup
