@@ -114,7 +114,11 @@ async def test_the_effect_of_a_version_is_listed(workbench: Opener) -> None:
         record_effects(bench.context.store, {"knowledge": (1, taught), "tone": (1, nothing)})
         await open_versions(bench)
         rows = [str(row.prompt) for row in listed(bench).query_one(PickList).options]
-        assert "effect 4.25 nats ·" in rows[0] and "effect 0.002 nats (!) ·" in rows[1] and "effect" not in rows[2]
+        assert (
+            "effect 4.25 nats a token ·" in rows[0]
+            and "effect 0.002 nats a token (!) ·" in rows[1]
+            and "effect" not in rows[2]
+        )
 
 
 async def test_an_adapter_that_learned_nothing_is_said_until_it_is_read(workbench: Opener) -> None:

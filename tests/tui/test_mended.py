@@ -107,6 +107,17 @@ async def test_losses_that_are_not_there_are_a_sentence(workbench: Opener) -> No
         await bench.idle()
         bench.panes.show_page("runs")
         await bench.until(lambda: "loss nats/token" in bench.text, "drawn")
+        legend = next(line for line in bench.text.splitlines() if "loss nats/token" in line)
+        assert "knowledge 2.00" in legend and "style 1.20" in legend and "gate" not in legend, "which is per prompt"
+
+
+async def test_the_loss_of_a_gate_alone_is_per_prompt(workbench: Opener) -> None:
+    async with workbench(size=(100, 34)) as bench:
+        bench.screen.runs.action_toggle_chart()
+        await bench.press("f5")
+        await bench.idle()
+        bench.panes.show_page("runs")
+        await bench.until(lambda: "gate loss nats/prompt  gate 0.33" in bench.text, "drawn")
 
 
 async def test_f10_leaves_from_a_dialog(workbench: Opener) -> None:

@@ -200,7 +200,7 @@ class RunsView(Protocol):
         """A training begins."""
 
     def add_loss(self, scope: str, step: float, loss: float) -> None:
-        """One step of the current run, nats per token."""
+        """One step of the current run, nats per token of an adapter, per prompt of the gate."""
 
 
 class OutlineView(Protocol):

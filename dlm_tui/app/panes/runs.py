@@ -132,15 +132,7 @@ class RunsPane(Pane, Throttled):
         self._summarise()
         area = self.query_one(ChartArea)
         if self.showing_loss and self._losses:
-            loss = self._chart(area, "loss-chart", "loss nats/token", None)
-            from dlm_widgets.history_chart import Series
-
-            loss.show(
-                [
-                    Series(scope, self._color(scope), tuple(points), self._glyph(scope))
-                    for scope, points in self._losses.items()
-                ]
-            )
+            self._draw_losses(area)
         elif self._history:
             self._draw_history(area)
         for chart_id, visible in (
@@ -150,6 +142,20 @@ class RunsPane(Pane, Throttled):
         ):
             for chart in area.query(f"#{chart_id}"):
                 chart.display = visible
+
+    def _draw_losses(self, area: ChartArea) -> None:
+        """The adapters' losses, in nats per token; the gate's, per prompt, has no place on their axis."""
+        from dlm_widgets.history_chart import Series
+
+        losses = {scope: points for scope, points in self._losses.items() if scope != "gate" or scope in self._names}
+        chart = self._chart(area, "loss-chart", "", None)
+        chart.retitle("loss nats/token" if losses else "gate loss nats/prompt")
+        chart.show(
+            [
+                Series(scope, self._color(scope), tuple(points), self._glyph(scope))
+                for scope, points in (losses or self._losses).items()
+            ]
+        )
 
     def _draw_history(self, area: ChartArea) -> None:
         from dlm_widgets.history_chart import Event, Series

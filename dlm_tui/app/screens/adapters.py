@@ -127,7 +127,9 @@ class AdaptersScreen(Dialog[None]):
             f"training {facts.training}" if facts.training is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
             f"{word} {loss:.3f}" if loss is not None else "",
-            f"effect {facts.effect.kl:.3g} nats{' (!)' if facts.effect.nothing else ''}" if facts.effect else "",
+            f"effect {facts.effect.kl:.3g} nats a token{' (!)' if facts.effect.nothing else ''}"
+            if facts.effect
+            else "",
             f"{facts.size / 1e6:.1f} MB",
             counted(len(facts.exports), "export") if facts.exports else "",
         ]
