@@ -7,6 +7,7 @@ from syrupy.assertion import SnapshotAssertion
 from textual.widgets import Input
 
 from dlm_tui.app.screens.run_overlay import RunOverlayScreen
+from dlm_widgets.adapter_palette import GLYPHS, LIGHT, Mark
 from tests.tui.conftest import Bench, Opener
 from tests.tui.overlaid import overlay, overlaying, saved
 
@@ -68,6 +69,14 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.until(
             lambda: "mean weights over trainings" in bench.text and "knowledge 0.60" in bench.text, "weights"
         )
+        own = bench.context.marks
+        assert {line.label: Mark(line.glyph, line.color) for line in dialog._series("weights")} == own
+        of_runs = {line.glyph for line in dialog._series("gate_entropy") + dialog._series("loss")}
+        assert len(of_runs) == 4 and not of_runs & set(GLYPHS), "a run's mark is nobody's"
+        await bench.press("v")
+        await bench.until(lambda: saved(bench, "runs.svg").is_file(), "saved")
+        assert all(f'fill="{color}"' in saved(bench, "runs.svg").read_text() for color in LIGHT[:3])
+        saved(bench, "runs.svg").unlink()
         dialog.cursor = 3.0
         dialog._draw()
         await bench.until(lambda: "training 3  " in bench.text, "the axis counts trainings, as everything does")

@@ -32,7 +32,7 @@ class RunOverlay:
         if not runs:
             context.ui.say(f"No run has a curve yet; {context.key('train.all')} trains.", warning=True)
             return
-        dialog = RunOverlayScreen(runs)
+        dialog = RunOverlayScreen(runs, context.marks)
         dialog.on_save = self._save
         await context.ui.open_dialog(dialog, lambda _: None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -28,14 +28,22 @@ from dlm_tui.app.run_curves import (
 )
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.moments import local_time
+from dlm_widgets.adapter_palette import LIGHT, Mark, marks_for
 from dlm_widgets.history_chart import Event, HistoryChart, Series
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
 
-_COLORS = ("ansi_cyan", "ansi_yellow", "ansi_magenta", "ansi_green", "ansi_blue", "ansi_red")
+_RUN_MARKS = (
+    Mark("\u271a", "ansi_cyan"),
+    Mark("\u2726", "ansi_yellow"),
+    Mark("\u25d0", "ansi_magenta"),
+    Mark("\u25e7", "ansi_green"),
+    Mark("\u25ed", "ansi_blue"),
+    Mark("\u2731", "ansi_red"),
+)
+"""None of them is an adapter's: two runs may be of one."""
 _SVG_COLORS = ("#0088aa", "#aa7700", "#aa00aa", "#228822", "#2244cc", "#cc2222")
-_GLYPHS = ("\u25cf", "\u25b2", "\u25a0", "\u25c6", "\u25bc", "\u2726")
 _SHOWN_AT_FIRST = 3
 _TWO_CHARTS = 30  # rows of the terminal
 _SECOND: dict[Metric, Metric] = {
@@ -76,9 +84,10 @@ class RunOverlayScreen(Dialog[None]):
     RunOverlayScreen.-short #overlay-differences { max-height: 2; }
     """
 
-    def __init__(self, runs: Sequence[RunCurves]) -> None:
+    def __init__(self, runs: Sequence[RunCurves], marks: Mapping[str, Mark]) -> None:
+        """`marks` are the adapters', for the curves of their weights."""
         super().__init__()
-        self._runs = list(runs)
+        self._runs, self._marks = list(runs), dict(marks)
         self.metric: Metric = "loss"
         self.smoothing, self.logarithmic = 0, False
         self.cursor: float | None = None
@@ -138,22 +147,17 @@ class RunOverlayScreen(Dialog[None]):
 
     def _row(self, run: RunCurves) -> Content:
         shown = run in self.shown
-        state = "\u2316" if run.run_id in self.pinned else self._glyph(run) if shown else "\u25cb"
+        mark = self._mark(run)
+        state = "\u2316" if run.run_id in self.pinned else mark.glyph if shown else "\u25cb"
         when = "" if self.has_class("-short") else f" {local_time(run.started, '%m-%d %H:%M')}"
         return assemble(
-            (f"{state} ", self._color(run) if shown else "dim"),
+            (f"{state} ", mark.color if shown else "dim"),
             (sanitize(run.label, one_line=True)[:18].ljust(18), "" if shown else "dim"),
             (sanitize(when, one_line=True), "dim"),
         )
 
-    def _place(self, run: RunCurves) -> int:
-        return self._runs.index(run) % len(_COLORS)
-
-    def _color(self, run: RunCurves) -> str:
-        return _COLORS[self._place(run)]
-
-    def _glyph(self, run: RunCurves) -> str:
-        return _GLYPHS[self._place(run)]
+    def _mark(self, run: RunCurves) -> Mark:
+        return _RUN_MARKS[self._runs.index(run) % len(_RUN_MARKS)]
 
     @on(Input.Changed)
     def _filtered(self) -> None:
@@ -237,10 +241,12 @@ class RunOverlayScreen(Dialog[None]):
         by_label = {run.label: run for run in self.shown}
         found = []
         for number, (label, points) in enumerate(self._curves(metric).items()):
-            run = by_label.get(label) if metric != "weights" else None
-            place = self._place(run) if run is not None else number % len(_COLORS)
+            if metric == "weights":
+                mark = self._marks.get(label) or _RUN_MARKS[number % len(_RUN_MARKS)]  # of an adapter that is gone
+            else:
+                mark = self._mark(by_label[label])
             drawn = logarithmic(points) if self.logarithmic else points
-            found.append(Series(sanitize(label, one_line=True), _COLORS[place], drawn, _GLYPHS[place]))
+            found.append(Series(sanitize(label, one_line=True), mark.color, drawn, mark.glyph))
         return found
 
     def _draw(self) -> None:
@@ -296,8 +302,12 @@ class RunOverlayScreen(Dialog[None]):
 
     def action_save_svg(self) -> None:
         """The first chart, as drawn."""
-        curves = {series.label: series.points for series in self._series(self.metric)}
-        colors = {s.label: _SVG_COLORS[_COLORS.index(s.color)] for s in self._series(self.metric)}
+        series = self._series(self.metric)
+        curves = {line.label: line.points for line in series}
+        on_paper = dict(zip(_RUN_MARKS, _SVG_COLORS, strict=True))
+        light = marks_for(tuple(self._marks), LIGHT)
+        on_paper |= {mark: light[name].color for name, mark in self._marks.items()}
+        colors = {line.label: on_paper[Mark(line.glyph, line.color)] for line in series}
         self.on_save("runs.svg", as_svg(self._title(self.metric), curves, colors))
 
 
