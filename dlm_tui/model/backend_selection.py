@@ -16,6 +16,7 @@ from dlm_tui.model.fused.weights import FusedWeights, eligible
 from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.onednn import OneDnnBackbone
+from dlm_tui.model.registry import BaseUnavailable
 
 LOGITS_TOLERANCE = 1e-4
 HIDDEN_TOLERANCE = 1e-5
@@ -24,9 +25,14 @@ _NOT_COMPILED = "the compiled step cannot be built here, or gave other numbers"
 
 
 def fastest(base: Base, mixer: Mixer) -> Backbone:
-    """The quickest backbone that is right for this base. The first call runs the self-check, later ones reuse it."""
+    """The quickest backbone that is right for this base. The first call runs the self-check, later ones reuse it.
+
+    Raises BaseUnavailable, by the first call, for a base whose numbers are not finite.
+    """
     if base.fused is None:
-        base.fused = _admit(base)
+        fused = _admit(base)
+        _refuse_not_finite(base)
+        base.fused = fused
     if isinstance(base.fused, FusedWeights):
         return FusedBackbone(
             base, base.fused, mixer, compiled=base.fused.compiled, uses_bf16_weights=base.fused.uses_bf16_weights
@@ -75,6 +81,19 @@ def _admit(base: Base) -> FusedWeights | str:
     if weights.compiled or agrees(FusedBackbone(base, weights, reference.mixer), reference, probes):
         return weights
     return "the fused forward gave other numbers than transformers"
+
+
+def _refuse_not_finite(base: Base) -> None:
+    """Raises BaseUnavailable where a first token has a hidden state or a logit that is not finite: such a base answers
+    nothing, without a word. One that lies on the disk is not read once more for that."""
+    if base.is_offloaded:
+        return
+    reference = ReferenceBackbone(base)
+    hidden = reference.forward(torch.zeros(1, 1, dtype=torch.long))
+    if not (bool(hidden.isfinite().all()) and bool(reference.logits(hidden).isfinite().all())):
+        raise BaseUnavailable(
+            f"the base {base.source.title} gives numbers that are not finite; its files are damaged: fetch them again"
+        )
 
 
 def _has_memory_for_bf16_copy(weights: FusedWeights) -> bool:

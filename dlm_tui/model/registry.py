@@ -49,6 +49,11 @@ class BaseSource(msgspec.Struct, frozen=True, kw_only=True):
     quantize: Quantisation | None = None
     offload: Path | None = None
 
+    @property
+    def title(self) -> str:
+        """What a message calls it: a folder or file that stands in for the document's base by its own path."""
+        return str(self.gguf or self.path) if self.kind == "local" else self.key
+
 
 class BaseEntry(msgspec.Struct, frozen=True):
     """One row of the base table."""

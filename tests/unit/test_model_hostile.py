@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dlm_tui.model.adapters import AdapterError, load_peft_adapter, pattern_value, save_peft_adapter
 from dlm_tui.model.base import load_base
+from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.modulated.targets import ModulationError, match_targets
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.patterns import BoundedPatterns, PatternError
@@ -143,3 +145,27 @@ def test_a_damaged_index_of_shards_is_a_sentence(tmp_path: Path, index: str) -> 
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(BaseUnavailable, match=r"index\.json"):
         run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("tensor", ["ln", "embed"])
+def test_a_base_that_gives_no_numbers_says_so_instead_of_nothing(
+    tmp_path: Path, architecture: str, tensor: str
+) -> None:
+    """With a fused forward and without one: the answer was an empty line."""
+    folder = write_tiny_base(tmp_path / "base", architecture)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    wanted = {"ln": ("model.norm.weight", "transformer.ln_f.weight")}.get(
+        tensor, ("model.embed_tokens.weight", "transformer.wte.weight")
+    )
+    (name,) = set(wanted) & set(tensors)
+    tensors[name].view(-1)[-1] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    base = tiny_base(folder, architecture)
+    for _ in range(2):
+        with pytest.raises(BaseUnavailable) as refused:
+            MixedModel(base, {})
+        assert str(refused.value) == (
+            f"the base {folder} gives numbers that are not finite; its files are damaged: fetch them again"
+        )
