@@ -58,15 +58,15 @@ def system_sentence(error: BaseException) -> str | None:
     if isinstance(error, RecursionError):
         return "a file is nested too deeply to be read"
     if isinstance(error, sqlite3.Error):
-        return f"the metrics database cannot be used: {_first(error)}; `dlm-tui doctor DOC` looks at it"
+        return f"the metrics database cannot be used: {first_line(error)}; `dlm-tui doctor DOC` looks at it"
     if isinstance(error, UnicodeEncodeError):
         return "a text holds bytes that are not UTF-8 and cannot be written; rename the file or mend the text"
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it"
     if name == "SafetensorError":
-        return f"{path or 'a safetensors file'} cannot be read or written: {_first(error)}"
+        return f"{path or 'a safetensors file'} cannot be read or written: {first_line(error)}"
     if type(error).__module__.partition(".")[0] == "jinja2":
-        return f"a chat template cannot be used: {_first(error)}"
+        return f"a chat template cannot be used: {first_line(error)}"
     return None
 
 
@@ -98,10 +98,18 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, with those that it goes on in; the name of one without a text."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    said, *rest = lines
+    while said.endswith((":", ",")) and rest:
+        said = f"{said} {rest.pop(0)}"
+    return said
+
+
 def error_line(error: BaseException) -> str:
     """The name of any other error and its first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 def _errno(error: BaseException) -> int | None:
@@ -131,7 +139,3 @@ def _reasons(error: shutil.Error) -> list[str]:
 def _number_in(text: str) -> int | None:
     match = _OS_ERROR.search(text) or re.search(r"\[Errno (\d+)\]", text)
     return int(match[1]) if match else None
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -13,6 +13,7 @@ from dlm_tui.export.mix import ResolvedMix
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import first_line
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,7 @@ def save_tokenizer(context: ExportContext, folder: Path) -> None:
     except (OSError, DlmTuiError):
         raise
     except Exception as error:  # the tokenizer library raises bare exceptions, for a full disk too
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportRefused(f"the tokenizer cannot be written: {first}") from error
+        raise ExportRefused(f"the tokenizer cannot be written: {first_line(error)}") from error
 
 
 def effective_dtype(context: ExportContext, quant: str) -> str:

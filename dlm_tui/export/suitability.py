@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlm_tui.export.choices import GGUF_TARGETS, TARGETS
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.system_errors import first_line
 
 
 def gguf_obstacle(folder: Path) -> str | None:
@@ -23,7 +24,7 @@ def gguf_obstacle(folder: Path) -> str | None:
     except ExportRefused as error:
         return str(error)
     except Exception as error:  # the library raises many types for a broken folder
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return None
 
 

@@ -27,7 +27,7 @@ from dlm_tui.model.adapters import (
     refuse_special,
     save_peft_adapter,
 )
-from dlm_tui.model.base import Base, first_line
+from dlm_tui.model.base import Base
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.modulated.base import Modulated
 from dlm_tui.model.modulated.checkpoint import read_metadata
@@ -35,6 +35,7 @@ from dlm_tui.model.modulated.convert import to_adapter
 from dlm_tui.model.modulated.lora import ModulatedLoRA
 from dlm_tui.model.modulated.pissa import ModulatedPiSSA
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import first_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LOGITS_TOLERANCE = 1e-4

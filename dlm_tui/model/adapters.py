@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, write_atomic
-from dlm_tui.model.base import Base, first_line
+from dlm_tui.model.base import Base
 from dlm_tui.patterns import BoundedPatterns, PatternError
+from dlm_tui.system_errors import first_line
 
 _LARGEST_SCALE = 1e6
 PREFIX = "base_model.model."

@@ -37,6 +37,7 @@ from dlm_tui.model.quantised import (
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 from dlm_tui.model.stored import StoredLinear, float32_skeleton, keep_as_stored, widen, widen_beside
 from dlm_tui.progress import WARNING, Progress, in_thread
+from dlm_tui.system_errors import first_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
@@ -87,7 +88,7 @@ class Base:
             self.context_length = min(self.context_length, self.position_rows)
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.stop_ids = _stop_ids(model, tokenizer, vocabulary)
-        self.renderer = ChatRenderer(tokenizer, source.key)
+        self.renderer = ChatRenderer(tokenizer, source.title)
         self._rows = int(cast("Any", model).get_input_embeddings().weight.shape[0])
         self._rows_suffice = max(vocabulary.values(), default=0) < self._rows
         self._quick = _quick_agrees(tokenizer)
@@ -168,7 +169,7 @@ class Base:
                 if token >= self._rows:
                     text = self.tokenizer.convert_ids_to_tokens(token)
                     raise NoEmbedding(
-                        f"the base {self.source.key} has no embedding for the token {text!r} (id {token}, it has"
+                        f"the base {self.source.title} has no embedding for the token {text!r} (id {token}, it has"
                         f" {self._rows} rows); leave that text out, or use the tokenizer that belongs to the base"
                     )
         return ids
@@ -206,7 +207,7 @@ def load_base(
     quantisation = stored_quantisation(config)
     if quantisation is not None and source.quantize not in (None, quantisation):
         raise BaseUnavailable(
-            f"the base {source.key} is stored as {quantisation} and cannot be quantised as {source.quantize}: open it"
+            f"the base {source.title} is stored as {quantisation} and cannot be quantised as {source.quantize}: open it"
             " as it is (--quantize none), or the base that it was made from"
         )
     asked = source.quantize if quantisation is None else None
@@ -275,7 +276,7 @@ def _too_large(source: BaseSource, needed: int, from_disk: bool, less: str) -> s
     free = available_memory()
     if needed <= free:
         return ""
-    facts = f"the base {source.key} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
+    facts = f"the base {source.title} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
     if from_disk:
         return f"{facts}: its weights are read from the disk again and again, which is slow"
     raise BaseUnavailable(f"{facts}; close other programs, {less}")
@@ -308,7 +309,7 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # the library raises many types for a broken folder
-        raise BaseUnavailable(f"the tokenizer of {source.key} cannot be loaded: {first_line(error)}") from error
+        raise BaseUnavailable(f"the tokenizer of {source.title} cannot be loaded: {first_line(error)}") from error
     _drop_what_it_was_made_of(tokenizer)
     return tokenizer
 
@@ -356,12 +357,14 @@ def _load_model(
             **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
         )
     except Exception as error:  # the library raises many types for a broken folder
-        raise BaseUnavailable(f"the base {source.key} cannot be loaded: {first_line(error)}") from error
+        raise BaseUnavailable(f"the base {source.title} cannot be loaded: {first_line(error)}") from error
     finally:
         for logger, level in zip(noisy, before, strict=True):
             logger.setLevel(level)
     if missing := sorted(report.get("missing_keys") or ()):
-        raise BaseUnavailable(f"the base {source.key} has no weights for {missing[0]} ({len(missing)} missing in all)")
+        raise BaseUnavailable(
+            f"the base {source.title} has no weights for {missing[0]} ({len(missing)} missing in all)"
+        )
     return cast("nn.Module", model)
 
 
@@ -407,11 +410,6 @@ def _quick_agrees(tokenizer: Any) -> bool:
         )
     except Exception:  # other kinds of tokenizers lack one thing or another
         return False
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _positions(config: Any) -> int | None:

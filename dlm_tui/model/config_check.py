@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlm_tui.document.errors import shortened
 from dlm_tui.model.registry import BaseUnavailable
 
 _LAYER = re.compile(r"((?:^|.*?\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
@@ -22,6 +23,7 @@ _SIZES = (
     *("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "vocab_size", "n_positions"),
     *("num_local_experts", "num_experts", "n_routed_experts"),
 )
+_NEVER_NONE = ("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "vocab_size")
 # A matrix of these two sizes stands in every model that has both.
 _MATRICES = (("hidden_size", "vocab_size"), ("n_embd", "vocab_size"), ("hidden_size", "intermediate_size"))
 _HEADER_LIMIT = 100_000_000
@@ -33,6 +35,9 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold, or for fewer
     layers than they do, which would run without the rest.
     """
+    for file in files:
+        _refuse_cut(file)
+    place = files[0].parent / "config.json"
     capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
     stacks: dict[str, int] = {}  # a model with an image tower has two
     for match in filter(None, map(_LAYER.match, _names(files))):
@@ -45,18 +50,34 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
                 most = depth + (further if isinstance(further, int) else 0)
                 if depth > max(stacks.values()) or most < min(stacks.values()):
                     held = max(stacks.values())
-                    raise BaseUnavailable(f"config.json says {key} {depth}, but the weights hold {held} layers")
-            _refuse_above(key, depth, capacity)
+                    raise BaseUnavailable(f"{place} says {key} {depth}, but the weights hold {held} layers")
+            _refuse_impossible(place, key, depth, capacity)
         for key in _SIZES:
-            _refuse_above(key, part.get(key), capacity)
+            _refuse_impossible(place, key, part.get(key), capacity)
         for first, second in _MATRICES:
             if isinstance(part.get(first), int) and isinstance(part.get(second), int):
-                _refuse_above(f"{first} · {second}", part[first] * part[second], capacity)
+                _refuse_impossible(place, f"{first} · {second}", part[first] * part[second], capacity)
 
 
-def _refuse_above(key: str, value: object, capacity: int) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and (value > capacity or value < 0):
-        raise BaseUnavailable(f"config.json says {key} {value}, which its weight files cannot hold")
+def _refuse_impossible(place: Path, key: str, value: object, capacity: int) -> None:
+    if isinstance(value, str):
+        raise BaseUnavailable(f"{place} says {key} {shortened(value, 40)!r}, which is no whole number")
+    if isinstance(value, bool) or not isinstance(value, int):
+        return
+    said = f"{place} says {key} {shortened(str(value), 40)}"
+    if value > capacity or value < 0:
+        raise BaseUnavailable(f"{said}, which its weight files cannot hold")
+    if value == 0 and key in _NEVER_NONE:
+        raise BaseUnavailable(f"{said}, and no model has none")
+
+
+def _refuse_cut(file: Path) -> None:
+    length, header = _header(file)
+    offsets = (_mapping(entry).get("data_offsets") for entry in header.values())
+    ends = [pair[1] for pair in offsets if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)]
+    wanted, size = 8 + length + max(ends, default=0), file.stat().st_size
+    if size < wanted:
+        raise BaseUnavailable(f"{file} is cut short: it has {size} of {wanted} bytes; fetch it again")
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -116,13 +137,17 @@ def _names(files: Sequence[Path]) -> Iterator[str]:
 
 def _entries(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in files:
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if length > _HEADER_LIMIT:
-                raise BaseUnavailable(f"{file} is damaged: its header claims {length} bytes")
-            try:
-                header = json.loads(handle.read(length))
-            except (ValueError, RecursionError) as error:
-                raise BaseUnavailable(f"{file} is damaged: its header is no JSON") from error
-        for name, entry in _mapping(header).items():
+        for name, entry in _header(file)[1].items():
             yield name, _mapping(entry)
+
+
+def _header(file: Path) -> tuple[int, Mapping[str, Any]]:
+    """The bytes that a safetensors file's header takes, and what it says of each tensor."""
+    with file.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > _HEADER_LIMIT:
+            raise BaseUnavailable(f"{file} is damaged: its header claims {length} bytes; fetch it again")
+        try:
+            return length, _mapping(json.loads(handle.read(length)))
+        except (ValueError, RecursionError) as error:
+            raise BaseUnavailable(f"{file} is damaged: its header is no JSON; fetch it again") from error

@@ -148,7 +148,9 @@ def _rows(
         if not prompt:
             raise UsageError("the prompt is empty")
         if room < 1:
-            raise UsageError(f"the prompt has {len(prompt)} tokens but {model.base.source.key} reads at most {context}")
+            raise UsageError(
+                f"the prompt has {len(prompt)} tokens but {model.base.source.title} reads at most {context}"
+            )
         random = torch.Generator().manual_seed(seeds[index] if seeds is not None else sampling.seed)
         work.append(
             DecodingRow(

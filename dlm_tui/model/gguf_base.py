@@ -27,6 +27,7 @@ from dlm_tui.model.memory import available_memory, free_disk, gigabytes
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
+from dlm_tui.system_errors import first_line
 
 _NOTE = ".source"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -97,7 +98,7 @@ def _contents(file: Path) -> _Contents:
     try:
         tensors = cast("Any", TensorReader(file)).tensors
     except Exception as error:  # the reader runs off the end of what is cut short
-        raise BaseUnavailable(f"{_unreadable(file, error)} (or it is damaged or cut short: fetch it again)") from error
+        raise BaseUnavailable(_no_gguf(file, error)) from error
     if not any(tensor.name == "token_embd.weight" for tensor in tensors):
         raise BaseUnavailable(f"{file} is no language model: it has no token embeddings")
     kinds = {tensor.tensor_type.name for tensor in tensors}
@@ -158,12 +159,30 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
         raise BaseUnavailable(_unreadable(file, error)) from error
 
 
+def _no_gguf(file: Path, error: Exception) -> str:
+    """What is wrong with a file that its reader cannot go through."""
+    if _of_a_type(error):
+        return _unreadable(file, error)
+    return f"{file} cannot be read as a GGUF file ({_reason(error)}): it is none, damaged or cut short; fetch it again"
+
+
 def _unreadable(file: Path, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What is wrong with a file that the library makes no model of; only blocks of a type it does not know can be
+    converted."""
+    convert = f"convert it with: llama-quantize --allow-requantize {file.name} {file.stem}-bf16.gguf BF16; else "
     return (
-        f"{file} cannot be read as a base: {reason.rstrip('.')}; unknown blocks are converted with: llama-quantize "
-        f"--allow-requantize {file.name} {file.stem}-bf16.gguf BF16; else give --base the model's safetensors folder"
+        f"{file} cannot be read as a base: {_reason(error)}; {convert if _of_a_type(error) else ''}"
+        "give --base the model's safetensors folder"
     )
+
+
+def _of_a_type(error: Exception) -> bool:
+    """Whether a tensor's type is what the reader does not know."""
+    return isinstance(error, NotImplementedError) or "QuantizationType" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error).rstrip(".")
 
 
 def _first(name: str) -> str:

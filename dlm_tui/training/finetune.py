@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.offloaded import as_if_in_memory
+from dlm_tui.system_errors import first_line
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.embeddings import embedding_name
@@ -60,7 +61,7 @@ def finetune(
             with as_if_in_memory(base.model):
                 model = get_peft_model(base.model, config)
     except ValueError as error:
-        raise DlmTuiError(f"the base cannot take this adapter: {str(error).splitlines()[0]}") from error
+        raise DlmTuiError(f"the base cannot take this adapter: {first_line(error)}") from error
     try:
         result = run_phases(
             model,

@@ -135,15 +135,18 @@ def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], 
     _, folder = made
     data = (folder / "f32" / "tiny.gguf").read_bytes()
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(data[: len(data) // 3])
+    name = b"token_embd.weight"
+    kind = data.index(name) + len(name) + 4 + 2 * 8  # behind the number of its axes, and two of those
+    broken.write_bytes(data[:kind] + (9999).to_bytes(4, "little") + data[kind + 4 :])
     assert "llama-quantize --allow-requantize broken.gguf broken-bf16.gguf BF16" in refusal(broken)
-    broken.write_bytes(data[:20_000])
-    assert "damaged or cut short" in refusal(broken)
-    broken.write_bytes(b"GGML" + data[4:])
-    assert "llama-quantize" in refusal(broken)
+    for damaged in (data[: len(data) // 3], data[:20_000], b"GGML" + data[4:], b"", b"GGUF"):
+        broken.write_bytes(damaged)
+        text = refusal(broken)
+        assert text.startswith(f"{broken} cannot be read as a GGUF file (") and "llama-quantize" not in text
+        assert text.endswith("it is none, damaged or cut short; fetch it again")
     other = tmp_path / "other.gguf"
     other.write_bytes(data.replace(b"general.architecture", b"general.architecturX", 1))
-    assert "llama-quantize" in refusal(other)
+    assert refusal(other).endswith("; give --base the model's safetensors folder") and "quantize" not in refusal(other)
     part = tmp_path / "m-00002-of-00003.gguf"
     part.write_bytes(data)
     assert "llama-gguf-split --merge m-00001-of-00003.gguf m.gguf" in refusal(part)

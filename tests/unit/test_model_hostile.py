@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,11 @@ def test_a_scale_that_no_training_writes_is_refused(tmp_path: Path, alpha: str) 
         ({"vocab_size": 10**9}, "vocab_size"),
         ({"head_dim": 10**10}, "head_dim"),
         ({"num_attention_heads": -4}, "num_attention_heads -4"),
-        ({"max_position_embeddings": "many"}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, "num_attention_heads 0, and no model has none"),
+        ({"hidden_size": 10**400}, "m/config.json says hidden_size 1000000000000000000000000000000000000000…, which"),
+        ({"max_position_embeddings": "many"}, "expected int, got str"),
         ({"architectures": {"a": 1}}, ""),
-        ({"num_hidden_layers": "three"}, "cannot be loaded"),
+        ({"num_hidden_layers": "three"}, "num_hidden_layers 'three', which is no whole number"),
     ],
 )
 def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -145,6 +148,26 @@ def test_a_damaged_index_of_shards_is_a_sentence(tmp_path: Path, index: str) -> 
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(BaseUnavailable, match=r"index\.json"):
         run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"))
+
+
+def test_what_is_wrong_with_a_folder_is_said_of_that_folder(tmp_path: Path) -> None:
+    """The document's own base has another name, and is not what was asked for."""
+    folder = write_tiny_base(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BaseUnavailable) as refused:
+        run_to_end(load_base(resolve_base("pocket", folder), device="cpu"))
+    text = str(refused.value)
+    assert text.startswith(f"the tokenizer of {folder} cannot be loaded: ")
+    assert not text.endswith((":", ",")) and "\n" not in text, "what is announced follows"
+
+
+@pytest.mark.parametrize("rest", [4, 100, -1000, -1])
+def test_weights_that_were_cut_short_are_named_and_fetched_again(tmp_path: Path, rest: int) -> None:
+    folder = write_tiny_base(tmp_path / "m")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:rest])
+    with pytest.raises(BaseUnavailable, match=rf"^{re.escape(str(file))} is .*; fetch it again$"):
+        run_to_end(load_base(resolve_base("pocket", folder), device="cpu"))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
