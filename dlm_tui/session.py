@@ -105,6 +105,7 @@ class Session:
         committed = _committed(document, store)
         moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
         found = yield from _read_adapters(store, moved, self.base)
+        _static(store, document)  # what cannot be read is found before anything has changed
         self.document, self.store = document, store
         for name in list(self.model.names):
             if name not in committed:

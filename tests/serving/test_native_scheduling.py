@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shutil
 import socket
 import threading
@@ -13,6 +15,8 @@ from typing import Any
 import openai
 import pytest
 
+from dlm_tui import session as session_module
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import save_peft_adapter
 from dlm_tui.serving.backend import QueueFull
 from dlm_tui.serving.fair_queue import FairQueue
@@ -202,7 +206,51 @@ def test_a_router_in_use_while_a_training_is_taken_in_is_not_kept(served_folder:
     scheduler._go_on_reloading()
     for _ in routing:
         pass
-    assert scheduler.reloads == 1 and scheduler._routers == []
+    assert scheduler._routers == []
+
+
+def test_a_gate_that_cannot_be_used_is_told_at_the_start_in_answers_and_after_a_reload(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = open_again(own_folder).store.gate_dir / "gate.safetensors"
+    whole = weights.read_bytes()
+    backend = NativeBackend(open_again(own_folder))
+    with serving(backend) as running:
+        assert asyncio.run(backend.notes()) == []
+        weights.write_bytes(whole[:100])
+        until(lambda: bool(backend._scheduler.notes))
+        (told,) = asyncio.run(backend.notes())
+        assert str(weights) in told and told in capsys.readouterr().err
+        item = running.post("/v1/route", {"input": "How deep is the harbour?"})[2]["data"][0]
+        assert item["mode"] == "none" and item["reason"].startswith(told)
+        document = own_folder / "doc.dlm"
+        text = document.read_text(encoding="utf-8")
+        document.write_text(re.sub(r"dlm_id: .*", "dlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV", text), encoding="utf-8")
+        until(lambda: backend.adapters == ())
+        until(lambda: told not in backend._scheduler.notes)
+        said = capsys.readouterr().err
+        assert "No longer served: tone, facts, style.\n" in said and "No adapter is trained" in said
+
+
+def test_a_reload_that_fails_half_way_leaves_nothing_of_before(
+    served_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler = NativeBackend(open_again(served_folder))._scheduler
+    list(scheduler._routed("When does the tide turn?"))
+    model = scheduler.session.model
+
+    def unreadable(*_: Any) -> Any:
+        raise DlmTuiError("the manifest cannot be read")
+
+    monkeypatch.setattr(session_module, "_static", unreadable)
+    scheduler.session.versions["facts"] = 0  # moved since, it seems
+    before = model.backbone.mixer.adapters
+    scheduler._reload = scheduler.session.reload()
+    while scheduler._reload is not None:
+        scheduler._go_on_reloading()
+    assert "the manifest cannot be read" in capsys.readouterr().err
+    assert scheduler._routers == [] and scheduler.reloads == 0
+    assert model.backbone.mixer.adapters == before, "nothing was taken in by halves"
 
 
 def test_stopping_answers_everybody(served_folder: Path) -> None:

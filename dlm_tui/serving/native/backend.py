@@ -74,7 +74,7 @@ class NativeBackend:
         self._scheduler.start()
 
     async def notes(self) -> list[str]:
-        return []
+        return self._scheduler.notes
 
     def answer(self, ask: Ask) -> Stream:
         return self._submit(lambda send: Job(ask.client, send, ask=ask))

@@ -24,6 +24,7 @@ from dlm_tui.model.generation import DecodingRow
 from dlm_tui.model.prefix_reuse import Key, prefilled
 from dlm_tui.model.sampling import Sampling
 from dlm_tui.model.streaming import TextStream
+from dlm_tui.output import say
 from dlm_tui.progress import Progress
 from dlm_tui.serving.backend import (
     Ask,
@@ -38,6 +39,7 @@ from dlm_tui.serving.backend import (
 )
 from dlm_tui.serving.fair_queue import FairQueue
 from dlm_tui.serving.native.batch import RunningBatch, ServedRow
+from dlm_tui.serving.native.notes import news, session_notes
 from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch
 from dlm_tui.serving.views import Decision, applicable, fixed_decision
@@ -116,6 +118,9 @@ class Scheduler:
         self._step_seconds = 0.0
         self.steps = 0
         self.reloads = 0
+        self.notes = session_notes(session)
+        self._served = tuple(session.model.names)
+        self._generation = 0
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
@@ -230,13 +235,21 @@ class Scheduler:
         try:
             next(self._reload)
         except StopIteration:
-            self._reload = None
-            self._routers.clear()
-            self._prefixes.clear()
             self.reloads += 1
+            self._read_again()
         except (DlmTuiError, OSError) as error:  # a document that is being edited: what was served before goes on
-            print(f"dlm-tui serve: not taken in: {system_sentence(error) or error_line(error)}", file=sys.stderr)
-            self._reload = None
+            say(f"dlm-tui serve: not taken in: {system_sentence(error) or error_line(error)}")
+            self._read_again()
+
+    def _read_again(self) -> None:
+        """The session is not what it was, also where reading it ended half-way: nothing made of it before is used."""
+        self._reload = None
+        self._generation += 1
+        self._routers.clear()
+        self._prefixes.clear()
+        for note in news(self.notes, self._served, self.session):
+            say(note)
+        self.notes, self._served = session_notes(self.session), tuple(self.session.model.names)
 
     def _begin(self) -> None:
         """Jobs whose turn it is, as one group, while there are seats for them."""
@@ -422,7 +435,7 @@ class Scheduler:
         return ask.question
 
     def _routed(self, prompt: str) -> Generator[None, None, tuple[Decision, int, bool]]:
-        router, of = self._router(), self.reloads
+        router, of = self._router(), self._generation
         result = yield from _pausing(router.route(prompt))
         self._give_back(router, of)
         decision = Decision(
@@ -438,7 +451,7 @@ class Scheduler:
         return decision, result.tokens, result.truncated
 
     def _embed(self, job: Job, prompt: str) -> Generator[None, None, None]:
-        router, of = self._router(), self.reloads
+        router, of = self._router(), self._generation
         vector = yield from _pausing(router.embed(prompt))
         self._give_back(router, of)
         job.send(Embedded(tuple(vector.tolist()), len(prompt_tokens(self.session.base, prompt).ids)))
@@ -449,11 +462,12 @@ class Scheduler:
         if self._routers:
             return self._routers.pop()
         session = self.session
-        return PromptRouter(session.model.backbone, session.base, session.gate, session.document.adapter_names)
+        names = session.document.adapter_names
+        return PromptRouter(session.model.backbone, session.base, session.gate, names, session.gate_error)
 
     def _give_back(self, router: PromptRouter, of: int) -> None:
-        """Keep a router for the next prompt, unless it has the gate of a training before the last."""
-        if of == self.reloads:
+        """Keep a router for the next prompt, unless the session was read again since it was taken."""
+        if of == self._generation:
             self._routers.append(router)
 
     def _fail(self, job: Job, error: DlmTuiError) -> None:
