@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -153,6 +153,15 @@ def fixed_decision(view: View, mix: Mapping[str, float]) -> Decision:
     spread, share = entropy_of(mix)
     name = "static_mean" if view.kind == "static" else view.name
     return Decision(view=name, weights=dict(mix), mode=_MODES[view.kind], entropy=spread, normalised_entropy=share)
+
+
+def among(decision: Decision, adapters: Collection[str]) -> Decision:
+    """The decision as it is applied: without adapters that the gate knows and that are not served."""
+    mix = {name: weight for name, weight in decision.weights.items() if name in adapters}
+    if len(mix) == len(decision.weights):
+        return decision
+    spread, share = entropy_of(mix)
+    return msgspec.structs.replace(decision, weights=mix, entropy=spread, normalised_entropy=share)
 
 
 def entropy_of(mix: Mapping[str, float]) -> tuple[float | None, float | None]:

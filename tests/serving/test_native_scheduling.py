@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from dlm_tui import session as session_module
+from dlm_tui.document.mix import format_mix
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import save_peft_adapter
 from dlm_tui.serving.backend import QueueFull
@@ -251,6 +252,20 @@ def test_a_reload_that_fails_half_way_leaves_nothing_of_before(
     assert "the manifest cannot be read" in capsys.readouterr().err
     assert scheduler._routers == [] and scheduler.reloads == 0
     assert model.backbone.mixer.adapters == before, "nothing was taken in by halves"
+
+
+def test_route_header_and_answer_agree_on_what_is_applied(own_folder: Path) -> None:
+    shutil.rmtree(open_again(own_folder).store.adapter_dir("style"))  # the gate knows it, and it is trained no more
+    asked = {"model": "gated", "messages": [{"role": "user", "content": "How deep is the harbour?"}], "max_tokens": 2}
+    with serving(NativeBackend(open_again(own_folder))) as running:
+        item = running.post("/v1/route", {"input": "How deep is the harbour?"})[2]["data"][0]
+        _, headers, answer = running.post("/v1/chat/completions", asked)
+    told = answer["dlm"]
+    assert set(told["weights"]) == {"tone", "facts"}
+    assert told["weights"] == item["weights"]
+    assert headers["x-dlm-weights"] == format_mix(item["weights"])
+    # what is left is no distribution: no entropy is told for it
+    assert (told["entropy"], item["entropy"], item["normalised_entropy"]) == (None, None, None)
 
 
 def test_stopping_answers_everybody(served_folder: Path) -> None:

@@ -36,7 +36,7 @@ from dlm_tui.serving.backend import (
 from dlm_tui.serving.fair_queue import FairQueue
 from dlm_tui.serving.llama.folder import LiveFolder, LiveSettings
 from dlm_tui.serving.llama.instances import LIMIT, Instance, answerer, embedder
-from dlm_tui.serving.views import Decision, applicable, entropy_of, fixed_decision
+from dlm_tui.serving.views import Decision, among, applicable, entropy_of, fixed_decision
 
 ROWS = 4
 QUEUE = 64
@@ -158,7 +158,7 @@ class LlamaBackend:
     def route(self, client: str, prompt: str) -> Stream:
         async def work(job: _Job) -> None:
             decision, tokens, truncated = await self._routed(prompt)
-            job.put(RoutedPrompt(decision, tokens, truncated))
+            job.put(RoutedPrompt(among(decision, self.adapters), tokens, truncated))
 
         return self._submit(client, _Job(work, 0))
 
@@ -301,9 +301,8 @@ class LlamaBackend:
         question = ask.question
         if isinstance(ask.prompt, tuple):
             question = str((await self._embedded().post("/detokenize", {"tokens": ids}))["content"])
-        decision = await self._decided(question)
-        mix = {name: decision.weights[name] for name in self.adapters if name in decision.weights}
-        return msgspec.structs.replace(decision, weights=self._rounded(mix))
+        decision = among(await self._decided(question), self.adapters)
+        return msgspec.structs.replace(decision, weights=self._rounded(decision.weights))
 
     async def _decided(self, prompt: str) -> Decision:
         return (await self._routed(prompt))[0]

@@ -42,7 +42,7 @@ from dlm_tui.serving.native.batch import RunningBatch, ServedRow
 from dlm_tui.serving.native.notes import news, session_notes
 from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch
-from dlm_tui.serving.views import Decision, applicable, fixed_decision
+from dlm_tui.serving.views import Decision, among, applicable, fixed_decision
 from dlm_tui.session import Session
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -349,7 +349,7 @@ class Scheduler:
             return []
         if job.route is not None:
             decision, tokens, truncated = yield from self._routed(job.route)
-            job.send(RoutedPrompt(decision, tokens, truncated))
+            job.send(RoutedPrompt(among(decision, self.session.model.names), tokens, truncated))
             self._busy.discard(job)
             return []
         assert job.ask is not None
@@ -363,9 +363,8 @@ class Scheduler:
             decision = fixed_decision(view, session.mix_of(view, None))
         # no pause from here on: mix, coefficients and backbone are of the same training
         model = session.model
-        mix = {name: weight for name, weight in decision.weights.items() if name in model.names}
-        coefficients = model.coefficients(mix)
-        decision = msgspec.structs.replace(decision, weights=mix)  # those of trained adapters alone
+        decision = among(decision, model.names)
+        coefficients = model.coefficients(decision.weights)
         job.send(Begun(decision, len(prompt)))
         sampling = self._sampling(ask, room)
         limit = min(sampling.max_tokens, room)
