@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -223,6 +223,14 @@ class Backend(Protocol):
     def close(self) -> None:
         """End every request with BackendGone and let everything go. From any thread, and more than once."""
         ...
+
+
+def check_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
+    """The token ids of a raw prompt. Raises UsageError for one that the base does not have."""
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise UsageError(f"the prompt's token {token} is none of the base's, which are 0 to {vocab_size - 1}")
+    return list(ids)
 
 
 def check_room(prompt_tokens: int, context_length: int) -> int:

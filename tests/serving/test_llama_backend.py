@@ -187,6 +187,17 @@ def test_a_mix_without_measure_cannot_spoil_the_answers_of_others(
         assert status == 500 and "overflowed under this mix" in answer["error"]["message"]
 
 
+def test_token_ids_that_the_base_does_not_have_are_the_clients_error(llama: Running, workbench: Session) -> None:
+    size = workbench.base.vocab_size
+    for model in ("base", "gated"):
+        for token in (size, 999_999_999, 2**40, -1):
+            with pytest.raises(
+                openai.BadRequestError, match=f"token {token} is none of the base's, .* 0 to {size - 1}"
+            ):
+                llama.client().completions.create(model=model, prompt=[3, token], max_tokens=2)
+        assert llama.client().completions.create(model=model, prompt=[3, size - 1], max_tokens=2).usage
+
+
 def test_stopping_tells_everybody(live_folder: Path) -> None:
     backend = LlamaBackend(LiveFolder(live_folder), threads=1, rows=1)
     asked: dict[str, Any] = {"model": "base", "messages": user(PROMPTS[0]), "max_tokens": 1900, "temperature": 0}

@@ -31,6 +31,7 @@ from dlm_tui.serving.backend import (
     Stream,
     TokenLogprob,
     Turn,
+    check_ids,
     check_room,
 )
 from dlm_tui.serving.fair_queue import FairQueue
@@ -93,6 +94,7 @@ class LlamaBackend:
         self._queue: FairQueue[_Job] = FairQueue(queue, lambda job: job.seats)
         self._busy: set[_Job] = set()
         self._tokens = 0
+        self._vocab_size = 0
         self._renderer = ChatRenderer(_Template(folder.settings), folder.settings.base)
         self._embedder: Instance | None = None
         self._answerer: Instance | None = None
@@ -135,6 +137,7 @@ class LlamaBackend:
         self._loop = asyncio.get_running_loop()
         folder = self._folder
         self._embedder = await asyncio.to_thread(embedder, folder.base, self._threads)
+        self._vocab_size = await self._embedder.vocab_size()
         adapters = list(folder.adapters.values())
         self._answerer = await asyncio.to_thread(
             answerer, folder.base, adapters, self._rows, self._context_length, self._threads
@@ -347,7 +350,7 @@ class LlamaBackend:
         if isinstance(ask.prompt, str):
             return await self._tokenized(ask.prompt, special=True)
         if ask.prompt is not None:
-            return list(ask.prompt)
+            return check_ids(ask.prompt, self._vocab_size)
         return await self._chat_ids(ask.messages)
 
     async def _chat_ids(self, messages: tuple[Turn, ...]) -> list[int]:

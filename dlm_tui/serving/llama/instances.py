@@ -51,6 +51,14 @@ class Instance:
             raise DlmTuiError(f"llama.cpp answered {answer.status_code}: {answer.text[:300]}")
         return answer.json()
 
+    async def vocab_size(self) -> int:
+        """How many tokens the model has. Raises DlmTuiError."""
+        try:
+            answer = await self.client.get("/v1/models")
+            return int(answer.json()["data"][0]["meta"]["n_vocab"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise DlmTuiError(f"llama.cpp does not tell its vocabulary: {type(error).__name__}") from None
+
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a streamed answer. Closing it ends the work in llama.cpp. Raises DlmTuiError."""
         try:

@@ -35,6 +35,7 @@ from dlm_tui.serving.backend import (
     Piece,
     RoutedPrompt,
     Turn,
+    check_ids,
     check_room,
 )
 from dlm_tui.serving.fair_queue import FairQueue
@@ -412,12 +413,7 @@ class Scheduler:
         if isinstance(ask.prompt, str):
             return base.encode_raw(ask.prompt, limit=None)
         if ask.prompt is not None:
-            for token in ask.prompt:
-                if not 0 <= token < base.vocab_size:
-                    raise UsageError(
-                        f"the prompt's token {token} is none of the base's, which are 0 to {base.vocab_size - 1}"
-                    )
-            return list(ask.prompt)
+            return check_ids(ask.prompt, base.vocab_size)
         turns = list(ask.messages)
         system = self.session.document.system_prompt
         if system and all(turn.role != "system" for turn in turns):
