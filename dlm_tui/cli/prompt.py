@@ -57,9 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def refuse_two_mixes(args: argparse.Namespace) -> None:
-    """Raises UsageError where two arguments say which adapters answer."""
-    if args.adapter and args.mix:
-        raise UsageError("--adapter and --mix exclude each other")
+    """Raises UsageError where two arguments say which adapters answer, or one belongs to a mix that is not given."""
+    given = [name for name, value in (("--adapter", args.adapter), ("--mix", args.mix)) if value]
+    given += ["--gate off"] if args.gate == "off" else []
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other")
+    if args.signed and not args.mix:
+        raise UsageError("--signed belongs to --mix")
 
 
 def sampling_of(args: argparse.Namespace, session: Session) -> Sampling:

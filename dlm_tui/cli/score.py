@@ -7,7 +7,7 @@ import csv
 import math
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
@@ -16,6 +16,10 @@ from dlm_tui.errors import UsageError
 from dlm_tui.input import read_prompt, read_text_file
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, say, shown
+
+_GRID = "-2,-1.5,-1,-0.5,0,0.5,1,1.5,2"
+_MAX_TOKENS = 64
+_Number = TypeVar("_Number", int, float)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heat", action="store_true", help="answer under the first view, score that answer")
     parser.add_argument("--suite", action="store_true", help="instead of a prompt: every adapter over all sections")
     parser.add_argument("--sweep", metavar="ADAPTER", help="answers and effects over a grid of coefficients")
-    parser.add_argument(
-        "--grid", metavar="LIST", default="-2,-1.5,-1,-0.5,0,0.5,1,1.5,2", help="of --sweep, as --grid=-1,0,1"
-    )
+    parser.add_argument("--grid", metavar="LIST", help=f"of --sweep, as --grid=-1,0,1 ({_GRID})")
     parser.add_argument("--chosen", metavar="TEXT", help="of --sweep: follow the log-probability of this answer")
     parser.add_argument("--rejected", metavar="TEXT", help="of --sweep: and that of this one")
     parser.add_argument("--csv", action="store_true", help="of --sweep: c, kl, js, chosen, rejected as a table")
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--null-view", type=int, action="append", default=[], metavar="SEED", help="one more view: a random adapter"
     )
     parser.add_argument(
-        "--rank-scale", type=float, default=1.0, metavar="R", help="of --null-view: √R times as large (1)"
+        "--rank-scale", type=float, metavar="R", help="of --null-view: √R times as large (1)"
     )
     parser.add_argument(
         "--text",
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=given_path,
         help="perplexity of a held-out text under every view, without a prompt",
     )
-    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of --sweep and --heat (64)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help=f"of --sweep and --heat ({_MAX_TOKENS})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,13 +83,21 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--text scores a file: it takes no prompt, completion, sweep, heat or suite")
     if not math.isfinite(args.scale):
         raise UsageError("--lambda must be a finite number")
-    if (args.chosen or args.rejected or args.csv) and not args.sweep:
-        raise UsageError("--chosen, --rejected and --csv belong to --sweep")
+    if (args.chosen or args.rejected or args.csv or args.grid is not None) and not args.sweep:
+        raise UsageError("--grid, --chosen, --rejected and --csv belong to --sweep")
+    if args.rank_scale is not None and not args.null_view:
+        raise UsageError("--rank-scale belongs to --null-view")
+    if args.max_tokens is not None and not (args.sweep or args.heat):
+        raise UsageError("--max-tokens belongs to --sweep and --heat")
+    if (args.sweep or args.suite) and (args.null_view or args.scale != 1.0):
+        raise UsageError("--null-view and --lambda belong to views: leave --sweep and --suite out")
+    if args.suite and (args.views or args.mix):
+        raise UsageError("--suite scores every adapter: it takes no views and mixes")
     if args.rejected and not args.chosen:
         raise UsageError("--rejected needs --chosen beside it")
     if args.completion == "":
         raise UsageError("the completion is empty")
-    grid = _grid(args.grid)
+    grid = _grid(args.grid if args.grid is not None else _GRID)
     text = read_text_file(args.text) if args.text else None
     prompt = None if args.suite or args.text else read_prompt(args.prompt)
     session = open_session(args)
@@ -138,7 +148,7 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
             nulls=args.null,
             seed=seed,
             null_views=nulls,
-            rank_scale=args.rank_scale,
+            rank_scale=_given(args.rank_scale, 1.0),
         )
     )
     pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
@@ -170,6 +180,11 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
     return 0
 
 
+def _given(value: _Number | None, default: _Number) -> _Number:
+    """An option that is refused where it would do nothing has no default in the parser."""
+    return default if value is None else value
+
+
 def _scaled(args: argparse.Namespace, mixes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Every mix times λ; 0 is the base, 1 the mix itself, a negative one its opposite."""
     if args.scale == 1.0:
@@ -190,7 +205,7 @@ def _text(args: argparse.Namespace, session: Any, text: str) -> int:
     mixes = _scaled(args, {view.name: session.mix_of(view, routed.weights if routed else None) for view in views})
     nulls = {f"null {number}": number for number in args.null_view}
     work = score_text(
-        session.model_for(mixes.values()), session.base.encode_raw(text, limit=None), mixes, nulls, args.rank_scale
+        session.model_for(mixes.values()), session.base.encode_raw(text, limit=None), mixes, nulls, _given(args.rank_scale, 1.0)
     )
     scores = run_to_end(work)
     if args.json:
@@ -238,7 +253,7 @@ def _answer(args: argparse.Namespace, session: Any, ids: list[int], mix: dict[st
     from dlm_tui.model.generation import generate
     from dlm_tui.progress import run_to_end
 
-    sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0, seed=seed % 2**63)
+    sampling = Sampling(max_tokens=_given(args.max_tokens, _MAX_TOKENS), temperature=0.0, seed=seed % 2**63)
     return str(run_to_end(generate(session.model_for([mix]), ids, [mix], sampling))[0].text)
 
 
@@ -305,7 +320,7 @@ def _sweep(args: argparse.Namespace, session: Any, prompt: str, grid: list[float
     from dlm_tui.scoring import sweep
 
     ids = session.base.chat(prompt, session.document.system_prompt)
-    sampling = Sampling(max_tokens=args.max_tokens, temperature=0.0)
+    sampling = Sampling(max_tokens=_given(args.max_tokens, _MAX_TOKENS), temperature=0.0)
     sides = (_tokens(session, args.chosen), _tokens(session, args.rejected or "")) if args.chosen else None
     points = run_to_end(sweep(session.model_for([{args.sweep: 1.0}]), ids, args.sweep, grid, sampling, sides=sides))
     if args.json:

@@ -147,5 +147,25 @@ def test_a_home_that_cannot_be_written_is_said_and_no_label_is_half_done(
     assert "ready" in capsys.readouterr().out and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("score DOC x --grid=1", "--grid, --chosen, --rejected and --csv belong to --sweep"),
+        ("score DOC x --rank-scale 2", "--rank-scale belongs to --null-view"),
+        ("score DOC x --max-tokens 9", "--max-tokens belongs to --sweep and --heat"),
+        ("score DOC x --sweep facts --null-view 1", "--null-view and --lambda belong to views"),
+        ("score DOC --suite --views base", "--suite scores every adapter"),
+        ("prompt DOC x --gate off --adapter facts", "--adapter and --gate off exclude each other"),
+        ("prompt DOC x --gate off --mix facts:1", "--mix and --gate off exclude each other"),
+        ("repl DOC --adapter facts --mix facts:1", "--adapter and --mix exclude each other"),
+        ("prompt DOC x --signed", "--signed belongs to --mix"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], document: Path, words: str, said: str
+) -> None:
+    refused(capsys, 2, said, *[str(document) if word == "DOC" else word for word in words.split()])
+
+
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
     refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")
