@@ -13,7 +13,9 @@ from dlm_tui.input import is_utf8
 def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool = False) -> int:
     """Check that there is a file to open, then hand over to the screen."""
     if not document.exists():
-        raise DlmTuiError(f"{document} does not exist")
+        from dlm_tui.document import meant_document
+
+        raise DlmTuiError(f"{document} does not exist{meant_document(document)}")
     if document.is_dir():
         raise DlmTuiError(f"{document} is a folder, not a document")
     if not is_utf8(str(document.absolute())):

@@ -84,7 +84,7 @@ def _read_mix(spec: str, args: argparse.Namespace) -> tuple[dict[str, Any], int]
 def _tell(result: dict[str, Any]) -> None:
     """The same for people: what was read, or on stderr why not and what to look at."""
     if not result["ok"]:
-        say(result["message"])
+        say(f"dlm-tui: {result['message']}")
     elif "entries" in result:
         put(f"{result['spec']}: " + ", ".join(f"{name} {weight}" for name, weight in result["entries"]))
     else:

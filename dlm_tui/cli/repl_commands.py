@@ -48,7 +48,7 @@ class Commands:
             "/save": Command("PATH", "role and content as JSON; .md to read, .jsonl with everything", self._save),
             "/adapter": Command("NAME", "only this adapter, as trained", self._adapter),
             "/view": Command("NAME", "base, gated, uniform, static, or one adapter", self._view),
-            "/mix": Command("SPEC", "a fixed mix such as a:0.7,b:0.3", self._mix),
+            "/mix": Command("SPEC", "a fixed mix such as a:0.7,b:0.3, or a saved one", self._mix),
             "/gate": Command("auto|off", "route every turn from its own words, or uniform weights", self._gate),
             "/hold": Command("", "keep the mix of the first turn, or let it go again", self._hold),
             "/seed": Command("N", "where sampling starts", self._seed),
@@ -138,9 +138,9 @@ class Commands:
 
     # ---- the mix and the sampling ----------------------------------------------------------------------------------
 
-    def _use(self, view: View) -> None:
+    def _use(self, view: View, words: str = "") -> None:
         self._talk.view, self._talk.holds = view, False
-        say(f"the next turn is answered under {view.name}")
+        say(f"the next turn is answered under {words or view.name}")
 
     def _adapter(self, rest: str) -> None:
         from dlm_tui.model.views import solo
@@ -159,9 +159,12 @@ class Commands:
     def _mix(self, rest: str) -> None:
         from dlm_tui.cli.prompt import mix_view
 
+        if not rest:
+            raise UsageError("/mix needs a mix, such as /mix a:0.7,b:0.3, or the name of a saved one")
         view = mix_view(self._talk.session, rest, signed=True)
-        self._talk.session.mix_of(view, None)
-        self._use(view)
+        mix = self._talk.session.mix_of(view, None)
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in mix.items())
+        self._use(view, weights if view.name == "custom" else f"{view.name} ({weights})")
 
     def _gate(self, rest: str) -> None:
         from dlm_tui.model.views import GATED, UNIFORM

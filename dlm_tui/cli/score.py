@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--null-view", type=int, action="append", default=[], metavar="SEED", help="one more view: a random adapter"
     )
-    parser.add_argument(
-        "--rank-scale", type=float, metavar="R", help="of --null-view: √R times as large (1)"
-    )
+    parser.add_argument("--rank-scale", type=float, metavar="R", help="of --null-view: √R times as large (1)")
     parser.add_argument(
         "--text",
         metavar="FILE",
@@ -205,7 +203,11 @@ def _text(args: argparse.Namespace, session: Any, text: str) -> int:
     mixes = _scaled(args, {view.name: session.mix_of(view, routed.weights if routed else None) for view in views})
     nulls = {f"null {number}": number for number in args.null_view}
     work = score_text(
-        session.model_for(mixes.values()), session.base.encode_raw(text, limit=None), mixes, nulls, _given(args.rank_scale, 1.0)
+        session.model_for(mixes.values()),
+        session.base.encode_raw(text, limit=None),
+        mixes,
+        nulls,
+        _given(args.rank_scale, 1.0),
     )
     scores = run_to_end(work)
     if args.json:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from dlm_tui.document import (
+    BodyError,
     Document,
     append_section,
     delete_section,
@@ -31,6 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The list, or what was changed, on stdout."""
+    try:
+        return _done(args)
+    except BodyError as error:  # of the given text: what is in the document already is not looked at here
+        raise UsageError(
+            f"line {error.section_line} of the section's text: {error.text}; nothing was written"
+        ) from None
+
+
+def _done(args: argparse.Namespace) -> int:
     path = Path(args.document)
     document = load(path)
     if args.verb == "list":

@@ -8,6 +8,7 @@ from .describe import describe_document as describe_document
 from .describe import describe_error as describe_error
 from .document import Document as Document
 from .document import load as load
+from .document import meant_document as meant_document
 from .document import parse_bytes as parse_bytes
 from .document import read_document_bytes as read_document_bytes
 from .edit import Edit as Edit

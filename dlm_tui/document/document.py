@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -14,7 +15,7 @@ from dlm_tui.document.body import read_body
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.meant import meant
+from dlm_tui.meant import meant, nearest
 
 if TYPE_CHECKING:
     from dlm_tui.document.schema import AdapterSettings, Frontmatter, Training
@@ -122,7 +123,16 @@ def read_document_bytes(path: Path) -> bytes:
             return handle.read()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DlmTuiError(f"cannot read {path}: {reason}") from None
+        near = meant_document(path) if isinstance(error, FileNotFoundError) else ""
+        raise DlmTuiError(f"cannot read {path}: {reason}{near}") from None
+
+
+def meant_document(path: Path) -> str:
+    """The end of a sentence about a document that does not exist: the one beside it with the nearest name."""
+    with contextlib.suppress(OSError):
+        near = nearest(path.name, [beside.name for beside in path.parent.glob("*.dlm")])
+        return f": did you mean {path.with_name(near)}?" if near is not None else ""
+    return ""
 
 
 def load(path: Path) -> Document:

@@ -61,5 +61,5 @@ def _read_entry(entry: str, signed: bool, versions: bool) -> tuple[str, float]:
     if signed and not math.isfinite(weight):
         raise InvalidMixSpecError(f"the weight in the mix entry {shown} is not a finite number")
     if not signed and weight < 0:
-        raise InvalidMixSpecError(f"the weight in the mix entry {shown} is negative")
+        raise InvalidMixSpecError(f"the weight in the mix entry {shown} is negative; --signed allows that")
     return name, weight

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dlm_tui.document.errors import SchemaValidationError, printable, shortened
 from dlm_tui.document.names import ADAPTER_NAME, DLM_ID, fresh_dlm_id
+from dlm_tui.meant import meant
 
 _SHOWN_PROBLEMS = 40
 _UNION_FIELDS = frozenset({"target_modules", "micro_batch_size", "grad_accum"})
@@ -185,7 +186,7 @@ def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
         return Frontmatter.model_validate(mapping)
     except ValidationError as error:
         problems = [
-            (_field_path(problem["loc"]), problem["msg"].removeprefix("Value error, "))
+            (_field_path(problem["loc"]), _reason(problem["type"], problem["loc"], problem["msg"]))
             for problem in error.errors(include_url=False, include_context=False, include_input=False)
         ]
     text = "; ".join(f"{shortened(field, 200)}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
@@ -194,6 +195,25 @@ def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
     if any(field == "dlm_id" for field, _ in problems):
         text += f"; one that is free: dlm_id: {fresh_dlm_id()}"
     raise SchemaValidationError(text, fields=tuple(dict.fromkeys(field for field, _ in problems)), path=path)
+
+
+def _reason(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    """What pydantic says, but of a key that does not exist with the nearest that does."""
+    if kind != "extra_forbidden":
+        return message.removeprefix("Value error, ")
+    *above, key = location
+    blocks: list[type[BaseModel]] = [Frontmatter]
+    for part in above:  # the name of an adapter is no field, and leads no further down
+        fields = [block.model_fields[str(part)] for block in blocks if part in block.model_fields]
+        blocks = [block for field in fields for block in _blocks_in(field.annotation)] or blocks
+    return f"there is no such key{meant(str(key), [name for block in blocks for name in block.model_fields])}"
+
+
+def _blocks_in(annotation: Any) -> list[type[BaseModel]]:
+    """The blocks that a field may hold, whatever they are wrapped in."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [block for part in get_args(annotation) for block in _blocks_in(part)]
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from dlm_tui.document.named_mixes import is_mix_name
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
+from dlm_tui.meant import meant
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -58,9 +59,11 @@ class ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""
         quant = self.quant.lower() if self.quant is not None else None
         if self.target not in TARGETS:
-            raise UsageError(f"no export target is called {self.target!r} (there are {', '.join(TARGETS)})")
+            known, near = ", ".join(TARGETS), meant(self.target, TARGETS)
+            raise UsageError(f"no export target is called {self.target!r} (there are {known}){near}")
         if quant is not None and quant not in QUANTS:
-            raise UsageError(f"no quantisation is called {self.quant!r} (there are {', '.join(QUANTS)})")
+            known, near = ", ".join(QUANTS), meant(quant, QUANTS, 0.3)
+            raise UsageError(f"no quantisation is called {self.quant!r} (there are {known}){near}")
         if self.imatrix is not None and self.target not in GGUF_TARGETS:
             raise UsageError(f"--imatrix belongs to the targets {' and '.join(GGUF_TARGETS)}")
         if self.imatrix is not None and quant in EVEN_QUANTS:

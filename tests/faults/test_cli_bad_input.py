@@ -167,5 +167,34 @@ def test_an_option_that_would_do_nothing_is_refused(
     refused(capsys, 2, said, *[str(document) if word == "DOC" else word for word in words.split()])
 
 
+@pytest.mark.parametrize(
+    ("code", "words", "said"),
+    [
+        (1, "show FOLDER/smaple.dlm", "did you mean FOLDER/sample.dlm?"),
+        (1, "open FOLDER/smaple.dlm", "did you mean FOLDER/sample.dlm?"),
+        (2, "export DOC --target olama", "did you mean ollama?"),
+        (2, "export DOC --target ollama --quant Q9_0", "did you mean q"),
+        (2, "export DOC --target ollama --quant q9", "did you mean q"),
+        (2, "sweep DOC --set gate.entropy_lamda=0,1", "did you mean entropy_lambda?"),
+        (2, "sweep DOC --set adapters.facts.lora_rr=1", "did you mean lora_r?"),
+        (2, "sweep DOC --set adapters.facts.gate.x=1", "no such key"),
+        (2, "prompt DOC x --mix facts:-1", "is negative; --signed allows that"),
+        (
+            2,
+            "section DOC add --text hi",
+            "line 1 of the section's text: expected the line '### Q'; nothing was written",
+        ),
+        (3, "parse --mix facts:-1", "dlm-tui: the weight in the mix entry"),
+    ],
+)
+def test_what_was_meant_or_helps_is_named(
+    capsys: pytest.CaptureFixture[str], document: Path, code: int, words: str, said: str
+) -> None:
+    document.write_text(document.read_text().replace("peer-tiny", str(peer_root() / "base")))
+    named = [word.replace("DOC", str(document)).replace("FOLDER", str(document.parent)) for word in words.split()]
+    base = ["--base", str(peer_root() / "base")] if named[0] == "prompt" else []
+    refused(capsys, code, said.replace("FOLDER", str(document.parent)), *named, *base)
+
+
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
     refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")
