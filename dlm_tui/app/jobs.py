@@ -127,7 +127,8 @@ class JobRecord:
                 self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
             case Stopped(text=text):
                 left = text or "what was in force stays"
-                self._end("cancelled", f"cancelled after {time_text(self.seconds)}; {left}")
+                word = "stopped" if self.kind == "serve" else "cancelled"  # a server has no other end
+                self._end("cancelled", f"{word} after {time_text(self.seconds)}; {left}")
             case Failed(text=text):
                 self.log.append(text)
                 self._end("failed", text)

@@ -53,6 +53,7 @@ async def test_one_key_starts_it_and_the_same_stops_it(workbench: Opener) -> Non
         assert process is not None
         await bench.press("alt+s")
         await bench.until(lambda: state_of_server(bench) == ["cancelled"], "stopped")
+        assert bench.context.board.listed()[0].summary == "stopped after 0.0 s; no request"
         assert any("The server: stopped." in toast for toast in bench.toasts)
         assert await process.cancel() == "already over"
         await started(bench)
@@ -108,6 +109,8 @@ async def test_a_server_that_is_loading_is_stopped_by_the_same_key(workbench: Op
     async with workbench(server_words=(sys.executable, "-c", "import sys; sys.stdin.read()")) as bench:
         await bench.press("alt+s")
         await bench.until(lambda: state_of_server(bench) == ["running"], "begun")
+        await bench.press("alt+t")
+        await bench.until(lambda: "Server \u00b7 starting \u00b7 alt+s stops it" in bench.text, "told")
         await bench.press("alt+s")
         await bench.until(lambda: state_of_server(bench) == ["cancelled"], "stopped")
         await bench.until(lambda: any("The server: stopped." in toast for toast in bench.toasts), "said")

@@ -15,6 +15,7 @@ from dlm_tui.app.controllers.views import Pages, PromptView
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.traffic import Taken, TrafficScreen
 from dlm_tui.app.server_process import ServerProcess, Starting, server_words
+from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import Failed, Stopped
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.traffic import TrafficRow, traffic_rows
@@ -34,6 +35,7 @@ class Serving:
         self._dialog: TrafficScreen | None = None
         self._rows: deque[TrafficRow] = deque(maxlen=_KEPT)
         self._last = 0
+        self._answered = 0
         self._came: deque[tuple[float, int]] = deque()
         self.process: ServerProcess | None = None
 
@@ -90,7 +92,8 @@ class Serving:
             following.cancel()
             self.process = None
         if problem is None:
-            context.board.note(record, Stopped(reason="cancelled", text=record.note))
+            came = counted(self._answered, "request") if self._answered else "no request"
+            context.board.note(record, Stopped(reason="cancelled", text=came))
         else:
             context.board.note(record, Failed(kind="ServerGone", text=problem))
             context.ui.say(problem, error=True, title="The server ended")
@@ -106,11 +109,12 @@ class Serving:
         rows = await asyncio.to_thread(traffic_rows, self._context.store, limit=_KEPT)
         self._rows = deque(rows, maxlen=_KEPT)
         self._last = rows[-1].traffic_id if rows else 0
+        self._answered = 0
         self._came.clear()
 
     async def _follow(self, record: JobRecord) -> None:
         """Look at the table once a second while the server runs."""
-        answered, told = 0, False
+        told = False
         while True:
             await asyncio.sleep(1.0)
             try:
@@ -121,8 +125,9 @@ class Serving:
                 told = True
                 continue
             told = False
-            answered += self._take(rows)
-            record.note = f"{self._rate():.1f} requests/s \u00b7 {answered} so far" if answered else "no request yet"
+            self._answered += self._take(rows)
+            if self._answered:
+                record.note = f"{self._rate():.1f} requests/s \u00b7 {self._answered} so far"
             self._context.job_changed.emit(record, None)
             self._redraw()
 
@@ -162,7 +167,7 @@ class Serving:
         record, key = self.record, self._context.key("serve.toggle")
         if record is None:
             return f"No server runs; {key} starts one."
-        return f"{record.title} \u00b7 {record.note} \u00b7 {key} stops it"
+        return f"{record.title} \u00b7 {record.detail()} \u00b7 {key} stops it"
 
     def _copy(self) -> None:
         if self.process is not None:
