@@ -219,6 +219,9 @@ async def test_a_sweep_follows_both_answers_of_a_pair(
         assert "-40.00  -40.00 -2.0 word0" in bench.text
         assert "-24.00  -64.00 +2.0 word0" in bench.text or size == (80, 24)
         assert await bench.settled() == screens
+        lines = [line.plain for line in bench.app.screen._rows().split("\n")]
+        assert all(line[:3] in ("", "   ") or line[0] in "+-" for line in lines)
+        assert size == (120, 40) or any(line.startswith(" " * 37 + "-2.0 word3") for line in lines), "below itself"
 
 
 @pytest.mark.parametrize("key", ["escape", "f10"])

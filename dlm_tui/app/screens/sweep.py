@@ -19,6 +19,7 @@ from dlm_widgets.literal_static import LiteralStatic, ThrottledStatic
 from dlm_widgets.sanitize import assemble, fit, literal
 
 SIDES = ("chosen", "rejected")
+_LEAST_ROOM = 12
 
 
 class SweepScreen(Dialog[None]):
@@ -50,6 +51,11 @@ class SweepScreen(Dialog[None]):
         for part in ("#sweep-chart", "#sweep-pair"):
             self.query_one(part).display = False
         self._ask()
+
+    def on_resize(self) -> None:
+        """Answers as wide as there is room."""
+        super().on_resize()
+        self.call_after_refresh(self._ask)
 
     def set_pair(self, prompt: str) -> None:
         """Both answers of a pair with this prompt will be followed, too."""
@@ -130,7 +136,14 @@ class SweepScreen(Dialog[None]):
             bar = bar_text(kl / top, 8) if kl is not None else " " * 8
             shown = f"{kl:6.2f}" if kl is not None else "     \u2026"
             both = "".join(f"{self._sides[side][view]:8.2f}" for side in SIDES if side in self._sides)
-            rows.append(
-                assemble((f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), both, " ", text)
-            )
+            lead = assemble((f"{view} ", f"bold {self._mark.color}"), shown, " ", (bar, self._mark.color), both, " ")
+            rows.append(_hanging(lead, literal(text), self.query_one("#sweep").content_size.width))
         return Content("\n").join(rows)
+
+
+def _hanging(lead: Content, text: Content, width: int) -> Content:
+    """Text beside `lead`, below itself where it is more than a line; as it comes where there is no room for that."""
+    room = width - lead.cell_length
+    if room < _LEAST_ROOM:
+        return lead + text
+    return lead + Content(f"\n{' ' * lead.cell_length}").join(text.wrap(room))
