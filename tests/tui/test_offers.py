@@ -42,6 +42,13 @@ def last_export(bench: Bench) -> ExportJob:
     return request
 
 
+async def test_without_an_export_there_is_no_command_to_copy(workbench: Opener) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        await open_export(bench)
+        await bench.press("f8")
+        await bench.until(lambda: "since the start: there is no command to copy." in bench.text, "said")
+
+
 async def test_without_ollama_the_dialog_says_so(
     workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from dlm_widgets.tick_box import TickBox
 
 _OWN = "the document's"
 """For a merged folder: the base's own type."""
+_NOTHING_YET = "Nothing has been exported since the start."
 
 
 class ExportScreen(Dialog[ExportSettings]):
@@ -168,12 +169,15 @@ class ExportScreen(Dialog[ExportSettings]):
         """Copy the command of the last export."""
         if self._last:
             self.on_copy(self._last)
+        else:
+            none = f"{_NOTHING_YET[:-1]}: there is no command to copy."
+            self.query_one("#export-last", LiteralStatic).show(literal(none, "$warning"))
 
 
 def last_export_text(command: str | None, report: ExportReport | None) -> str:
     """The last export's command, parity and drift in a few lines."""
     if not command:
-        return "Nothing has been exported since the start."
+        return _NOTHING_YET
     lines = [f"Last export, to run next:\n  {command}"]
     if report is not None and (parity := report.parity):
         lines.append(
