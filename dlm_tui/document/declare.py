@@ -9,7 +9,7 @@ import yaml
 from dlm_tui.document.document import Document, parse_bytes
 from dlm_tui.document.errors import DocumentError
 from dlm_tui.document.identity import frontmatter_span
-from dlm_tui.document.names import is_adapter_name
+from dlm_tui.document.names import ADAPTER_NAME_RULE, is_adapter_name
 from dlm_tui.document.schema import AdapterSettings
 from dlm_tui.document.yaml_profile import BoundedLoader
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -23,7 +23,7 @@ def declare_adapter(data: bytes, name: str) -> bytes:
     more line (flow style, aliases): the sentence says what to add by hand.
     """
     if not is_adapter_name(name):
-        raise UsageError(f"{name!r} is not an adapter name: a-z, then at most 31 of a-z, 0-9 and _")
+        raise UsageError(f"{name!r} is not an adapter name: {ADAPTER_NAME_RULE}")
     before = parse_bytes(data)
     if name in before.adapter_names:
         return data

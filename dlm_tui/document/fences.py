@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from dlm_tui.document.errors import shortened
-from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES, is_adapter_name
+from dlm_tui.document.names import ADAPTER_NAME_RULE, MEDIA_TYPES, SECTION_TYPES, is_adapter_name
 
 CODE_TOGGLE = "```"
 _ATTRIBUTES = r'(?:\s++[a-z][a-z0-9_]*+="[^"]*+")++'
@@ -53,7 +53,10 @@ def _bare(name: str) -> Fence:
     if hash_sign and not suffix:
         raise BadLine(f"the fence ::{shortened(name)}:: has an empty adapter name after #")
     if hash_sign and not is_adapter_name(suffix):
-        raise BadLine(f"the fence ::{shortened(name)}:: names {shortened(suffix)!r}, which is not a legal adapter name")
+        raise BadLine(
+            f"the fence ::{shortened(name)}:: names {shortened(suffix)!r}, which is not a legal adapter name"
+            f" ({ADAPTER_NAME_RULE})"
+        )
     if section_type not in SECTION_TYPES:
         raise BadLine(f"unknown section type {shortened(section_type)!r}; there are {', '.join(SECTION_TYPES)}")
     if section_type in MEDIA_TYPES:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from dlm_tui.document.errors import InvalidMixSpecError
-from dlm_tui.document.names import is_adapter_name, split_version
+from dlm_tui.document.names import ADAPTER_NAME_RULE, is_adapter_name, split_version
 from dlm_tui.meant import meant
 
 
@@ -53,7 +53,7 @@ def _read_entry(entry: str, signed: bool, versions: bool) -> tuple[str, float]:
         raise InvalidMixSpecError(f"the mix entry {shown} has no weight; write name:weight")
     name = name.strip()
     if not is_adapter_name(split_version(name)[0] if versions else name):
-        raise InvalidMixSpecError(f"the mix entry {shown} has no legal adapter name")
+        raise InvalidMixSpecError(f"the mix entry {shown} has no legal adapter name ({ADAPTER_NAME_RULE})")
     try:
         weight = float(text.strip())
     except ValueError:

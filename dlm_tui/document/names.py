@@ -7,6 +7,7 @@ import secrets
 import time
 
 ADAPTER_NAME = "[a-z][a-z0-9_]{0,31}"
+ADAPTER_NAME_RULE = "a-z, then at most 31 of a-z, 0-9 and _"
 DLM_ID = "[0-9A-HJKMNP-TV-Z]{26}"
 SECTION_TYPES = ("prose", "instruction", "preference", "image", "audio")
 MEDIA_TYPES = ("image", "audio")

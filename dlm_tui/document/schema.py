@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dlm_tui.document.errors import SchemaValidationError, printable, shortened
-from dlm_tui.document.names import ADAPTER_NAME, DLM_ID, fresh_dlm_id
+from dlm_tui.document.names import ADAPTER_NAME, ADAPTER_NAME_RULE, DLM_ID, fresh_dlm_id
 from dlm_tui.meant import meant
 
 _SHOWN_PROBLEMS = 40
@@ -142,7 +142,8 @@ class Training(Block):
             raise ValueError("must name at least one adapter")
         bad = [name for name in value if not re.fullmatch(ADAPTER_NAME, name)]
         if bad:
-            raise ValueError("bad adapter name " + ", ".join(repr(name[:64]) for name in bad[:8]))
+            shown = ", ".join(repr(name[:64]) for name in bad[:8])
+            raise ValueError(f"bad adapter name {shown}; one is {ADAPTER_NAME_RULE}")
         return value
 
     @model_validator(mode="after")

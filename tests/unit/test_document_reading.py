@@ -91,6 +91,13 @@ def test_all_schema_problems_come_together() -> None:
     )
 
 
+def test_a_bad_adapter_name_says_what_a_name_is() -> None:
+    with pytest.raises(
+        SchemaValidationError, match=r"bad adapter name 'Tone'; one is a-z, then at most 31 of a-z, 0-9"
+    ):
+        document(training="{adapters: {Tone: {}, facts: {}}}")
+
+
 def test_union_labels_do_not_hide_adapter_names() -> None:
     with pytest.raises(SchemaValidationError) as caught:
         document(training="{adapters: {target_modules: {lora_r: 0, target_modules: 3}, int: {lora_r: 0}}}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlm_tui.document.document import Document, parse_bytes
-from dlm_tui.document.names import fresh_dlm_id, is_adapter_name
+from dlm_tui.document.names import ADAPTER_NAME_RULE, fresh_dlm_id, is_adapter_name
 from dlm_tui.document.side_file import SideFile, side_file_path, write_side_file
 from dlm_tui.document.templates.folders import LearnedFolder
 from dlm_tui.document.templates.texts import NOTES, VOICE, sample_notes, template_text
@@ -82,7 +82,7 @@ def compose(
         raise UsageError("a template has adapters of its own: give either --template or --adapters")
     for name in adapters:
         if not is_adapter_name(name):
-            raise UsageError(f"{name!r} is not an adapter name: a-z, then at most 31 of a-z, 0-9 and _")
+            raise UsageError(f"{name!r} is not an adapter name: {ADAPTER_NAME_RULE}")
     if len(set(adapters)) != len(adapters):
         raise UsageError("an adapter is named twice")
     samples: dict[Path, bytes] = {}
