@@ -461,7 +461,8 @@ class Conversing:
         if self._instead is not None:
             asked = sanitize(self._instead.prompt, one_line=True)
             asked = asked if len(asked) <= 40 else f"{asked[:39]}\u2026"
-            words += literal(f"Next in the place of turn {len(self.turns) + 1} ({asked}), which stays. ", "dim")
+            place = f"{context.key('talk.follow')} asks in the place of turn {len(self.turns) + 1}"
+            words += literal(f"{place} ({asked}), which stays. ", "dim")
         if held is None:
             words += self._view_words()
         else:
