@@ -198,6 +198,23 @@ def test_token_ids_that_the_base_does_not_have_are_the_clients_error(llama: Runn
         assert llama.client().completions.create(model=model, prompt=[3, size - 1], max_tokens=2).usage
 
 
+def test_the_end_token_is_neither_counted_nor_told(
+    llama: Running, workbench: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, (end,) = llama.backend._request, workbench.base.stop_ids
+    asked: dict[str, Any] = {"model": "base", "prompt": PROMPTS[0], "max_tokens": 3, "temperature": 0}
+    plain = llama.client().completions.create(**asked, logprobs=1)
+    assert plain.usage is not None and plain.choices[0].logprobs is not None
+    assert (plain.usage.completion_tokens, len(plain.choices[0].logprobs.tokens or ())) == (3, 3)
+    monkeypatch.setattr(llama.backend, "_request", lambda *args: {**request(*args), "logit_bias": [[end, 1000.0]]})
+    for logprobs in (None, 2):
+        answer = llama.client().completions.create(**asked, logprobs=logprobs)
+        (choice,), usage = answer.choices, answer.usage
+        assert usage is not None
+        assert (choice.text, choice.finish_reason, usage.completion_tokens) == ("", "stop", 0)
+        assert choice.logprobs is None or choice.logprobs.tokens == []
+
+
 def test_stopping_tells_everybody(live_folder: Path) -> None:
     backend = LlamaBackend(LiveFolder(live_folder), threads=1, rows=1)
     asked: dict[str, Any] = {"model": "base", "messages": user(PROMPTS[0]), "max_tokens": 1900, "temperature": 0}

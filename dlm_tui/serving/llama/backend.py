@@ -280,18 +280,28 @@ class LlamaBackend:
         }
         assert self._answerer is not None
         counted = 0
+        # of tokens that show nothing; the last of them may be the end token, which is no part of the answer
+        silent: list[TokenLogprob] = []
+        silent_tokens = 0
         async with contextlib.aclosing(self._answerer.stream("/completion", body)) as events:
             async for event in events:
-                told = tuple(_told(item, ask.top_logprobs) for item in event.get("completion_probabilities", ()))
+                told = [*silent, *(_told(item, ask.top_logprobs) for item in event.get("completion_probabilities", ()))]
                 finish = None
-                tokens = len(event.get("tokens", ()))
+                tokens = silent_tokens + len(event.get("tokens", ()))
                 if event.get("stop"):
                     finish = "length" if event.get("stop_type") == "limit" else "stop"
                     # pieces that were held back as half a character are counted at the end
-                    tokens = max(int(event.get("tokens_predicted", 0)) - counted - (finish == "stop"), 0)
+                    said = int(event.get("tokens_predicted", 0)) - counted
+                    if finish == "stop" and said == silent_tokens:
+                        told = told[:-1]
+                    tokens = max(said - (finish == "stop"), 0)
+                elif not event.get("content"):
+                    silent, silent_tokens = told, tokens
+                    continue
+                silent, silent_tokens = [], 0
                 counted += tokens
                 self._tokens += tokens
-                job.put(Piece(number, event.get("content", ""), tokens, told, finish))
+                job.put(Piece(number, event.get("content", ""), tokens, tuple(told), finish))
                 if finish is not None:
                     return
         raise DlmTuiError("llama.cpp broke off")
