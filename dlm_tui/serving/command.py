@@ -56,7 +56,7 @@ def run(
         raise missing(error) from None
     if args.rows < 1 or args.queue < 1 or (args.context is not None and args.context < 1):
         raise UsageError("--rows, --queue and --context are at least 1")
-    key = args.api_key or os.environ.get(KEY_VARIABLE) or None
+    key = _key(args.api_key)
     Policy(args.host, args.port, key)  # refuses an open address without a key before it is listened on
     with listen(args.host, args.port) as bound:
         hosts, origins = tuple(args.allow_host), tuple(args.allow_origin)
@@ -79,6 +79,16 @@ def run(
         finally:
             if recorder is not None:
                 recorder.close()
+
+
+def _key(given: str | None) -> str | None:
+    """The key that clients must send; None where none was given. Raises UsageError for one that no client can send."""
+    place, key = ("--api-key", given) if given is not None else (KEY_VARIABLE, os.environ.get(KEY_VARIABLE))
+    if key is None:
+        return None
+    if not key or key != key.strip() or not (key.isascii() and key.isprintable()):
+        raise UsageError(f"{place} must be printable ASCII without blanks around it, and not empty")
+    return key
 
 
 def missing(error: ModuleNotFoundError, extra: str = "serve") -> DlmTuiError:

@@ -146,7 +146,7 @@ def test_killed_under_load_and_started_again_it_loses_only_what_was_in_flight(se
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
-    served_folder: Path, capsys: pytest.CaptureFixture[str]
+    served_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = str(served_folder / "doc.dlm")
     assert main(["serve", document, "--host", "0.0.0.0"]) == 2
@@ -158,4 +158,11 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", document, "--port", str(port)]) == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        for key in ("", " ", "sekret ", "\tsekret", "schlüssel", "se\nkret", "se\x7fkret"):
+            assert main(["serve", document, "--port", str(port), "--api-key", key]) == 2
+            assert "--api-key must be printable ASCII" in capsys.readouterr().err
+            monkeypatch.setenv("DLM_TUI_API_KEY", key)
+            assert main(["serve", document, "--port", str(port)]) == 2
+            assert "DLM_TUI_API_KEY must be printable ASCII" in capsys.readouterr().err
+        monkeypatch.delenv("DLM_TUI_API_KEY")
