@@ -49,6 +49,8 @@ class _Choice:
     finish: str | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    held: list[tuple[int, TokenLogprob]] = field(default_factory=list)
+    """Tokens, with where they begin in all that was said, of which no text has been shown yet."""
 
 
 class AnswerForm:
@@ -83,14 +85,18 @@ class AnswerForm:
         elif finish is not None:
             shown += choice.stop.finish()
         choice.tokens += tokens
-        # the tokens that make up a stop sequence are not part of the answer
-        told = () if choice.stop.stopped and not shown else tuple(logprobs)
-        # where they begin in all that was said: what may be the beginning of a stop sequence is held back
-        choice.offsets += [choice.said] * len(told)
+        choice.held += [(choice.said, one) for one in logprobs]
         choice.said += len(text)
-        choice.logprobs += told
         choice.text += shown
         choice.finish = finish
+        ready = choice.held
+        if choice.stop.stopped or finish is None:
+            # as their text: a token of a stop sequence is not part of the answer
+            ready = [(offset, one) for offset, one in choice.held if offset < len(choice.text)]
+        choice.held = choice.held[len(ready) :]
+        told = tuple(one for _, one in ready)
+        choice.offsets += [offset for offset, _ in ready]
+        choice.logprobs += told
         return shown, told, finish
 
     def whole(self) -> bytes:

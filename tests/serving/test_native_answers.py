@@ -208,6 +208,36 @@ def test_a_token_is_where_its_text_is_also_behind_what_is_held_back(running: Run
     assert held.text == whole and held.logprobs is not None and held.logprobs.text_offset == places
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_of_a_stop_sequence_are_not_told(running: Running, stream: bool) -> None:
+    asked: dict[str, Any] = {
+        "model": "tone",
+        "prompt": "The harbour",
+        "max_tokens": 24,
+        "temperature": 0,
+        "logprobs": 1,
+    }
+    plain = running.client().completions.create(**asked).choices[0]
+    assert plain.logprobs is not None and plain.logprobs.tokens and plain.logprobs.text_offset
+    places = plain.logprobs.text_offset
+    # a stop of several tokens that begins with one, and one that begins inside of it
+    first = next(place for place in places if place >= 4 and plain.text.index(plain.text[place : place + 6]) == place)
+    for begin in (first, first + 1):
+        stop = plain.text[begin : begin + 5]
+        cut = plain.text.index(stop)
+        kept = [place for place in places if place < cut]
+        if stream:
+            events = list(running.client().completions.create(**asked, stop=stop, stream=True))
+            told = [place for event in events if (one := event.choices[0].logprobs) for place in one.text_offset or ()]
+            said = [token for event in events if (one := event.choices[0].logprobs) for token in one.tokens or ()]
+            text = "".join(event.choices[0].text for event in events)
+        else:
+            answer = running.client().completions.create(**asked, stop=stop).choices[0]
+            assert answer.logprobs is not None
+            told, said, text = answer.logprobs.text_offset or [], answer.logprobs.tokens or [], answer.text
+        assert (text, told, said) == (plain.text[:cut], kept, plain.logprobs.tokens[: len(kept)])
+
+
 def test_text_that_the_base_cannot_read_is_the_clients_error(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     base = running.backend._session.base
     monkeypatch.setattr(base, "_rows_suffice", False)
