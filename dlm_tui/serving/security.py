@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
+ASKED_HEADERS = 64
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,15 @@ class Guard:
         policy = self._policy
         headers = _headers(scope)
         origin = headers.get("origin")
+        # an allowed page may also read why it is refused
+        cors = _cors(origin, headers) if origin is not None and origin in policy.origins else []
         if refusal := self._refusal(policy, scope, headers):
-            await _answer(send, *refusal)
+            await _answer(send, *refusal, cors)
             return
-        sender = send
-        if origin is not None:
-            if scope["method"] == "OPTIONS":
-                await _answer(send, 204, b"", _cors(origin))
-                return
-            sender = _with_headers(sender, _cors(origin))
+        if cors and scope["method"] == "OPTIONS":
+            await _answer(send, 204, b"", cors)
+            return
+        sender = _with_headers(send, cors) if cors else send
         await self._app(scope, _bounded(receive, policy, headers), sender)
 
     def _refusal(self, policy: Policy, scope: Scope, headers: dict[str, str]) -> tuple[int, bytes] | None:
@@ -197,10 +200,14 @@ def _with_headers(send: Send, extra: Sequence[tuple[bytes, bytes]]) -> Send:
     return sender
 
 
-def _cors(origin: str) -> list[tuple[bytes, bytes]]:
+def _cors(origin: str, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """What an allowed page is told; it may send the headers that it asks for, none of which lets anybody in."""
+    asked = headers.get("access-control-request-headers", "")
+    names = [name.strip() for name in asked.split(",")[:ASKED_HEADERS]]
+    allowed = dict.fromkeys(["authorization", "content-type", *(name for name in names if _TOKEN.fullmatch(name))])
     return [
         (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-allow-headers", b"authorization, content-type"),
+        (b"access-control-allow-headers", ", ".join(allowed).encode("ascii")),
         (b"access-control-allow-methods", b"GET, POST"),
         (b"access-control-expose-headers", responses.WEIGHTS_HEADER.lower().encode()),
         (b"vary", b"origin"),

@@ -98,7 +98,31 @@ def test_an_allowed_page_may_ask_and_read_the_weights(guarded: Running) -> None:
     status, headers, _ = guarded.post("/v1/chat/completions", CHAT, **KEY, **origin)
     assert (status, headers["access-control-allow-origin"]) == (200, "https://notes.example")
     assert headers["access-control-expose-headers"] == "x-dlm-weights"
-    assert guarded.post("/v1/chat/completions", CHAT, **origin)[0] == 401
+    large = {**CHAT, "messages": [{"role": "user", "content": "x" * 5000}]}
+    for body, sent, refusal in (
+        (CHAT, {}, 401),
+        (CHAT, {**KEY, "Content-Type": "text/plain"}, 415),
+        (large, KEY, 413),
+        ({**CHAT, "n": 99}, KEY, 400),
+    ):
+        status, headers, _ = guarded.post("/v1/chat/completions", body, **origin, **sent)
+        assert (status, headers["access-control-allow-origin"]) == (refusal, "https://notes.example")
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ("authorization,content-type,x-stainless-os", "authorization, content-type, x-stainless-os"),
+        ("x-a, x b, é, X-C:1, x-d", "authorization, content-type, x-a, x-d"),
+        (",".join(["x-a"] * 64 + ["x-late"]), "authorization, content-type, x-a"),
+        ("", "authorization, content-type"),
+    ],
+)
+def test_a_preflight_allows_the_headers_it_asks_for(guarded: Running, asked: str, allowed: str) -> None:
+    head = "OPTIONS /v1/chat/completions HTTP/1.1\nHost: HOST\nConnection: close\n"
+    for origin, found in (("https://notes.example", allowed), ("https://evil.example", None)):
+        _, headers, _ = guarded.raw(f"{head}Origin: {origin}\nAccess-Control-Request-Headers: {asked}\n\n")
+        assert headers.get("access-control-allow-headers") == found
 
 
 def test_bodies_are_json_of_bounded_size_that_come_in_time(guarded: Running) -> None:
