@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.errors import UsageError
-    from dlm_tui.export import ExportRequest, export_document
+    from dlm_tui.export import ExportRefused, ExportRequest, export_document, find_ollama
     from dlm_tui.progress import run_to_end
 
     request = ExportRequest(
@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     ).checked()
     if args.ollama_create and request.target != "ollama":
         raise UsageError("--ollama-create belongs to the target ollama")
+    if args.ollama_create and find_ollama() is None:
+        raise ExportRefused("ollama is not on the PATH: install it, or leave --ollama-create out")
     session = open_session(args)
     if args.compare is not None:
         request = replace(request, comparison=_compared(args, request, session))

@@ -24,5 +24,8 @@ QUANTS = (
 )  # fmt: skip
 """llama.cpp's names in lower case; a request may spell them in any case."""
 
+MERGED_QUANTS = ("f32", "f16", "bf16")
+"""What merged safetensors are written as."""
+
 EVEN_QUANTS = ("f32", "f16", "bf16", "q8_0")
 """Those whose rounding an importance matrix does not change."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dlm_tui.document.named_mixes import is_mix_name
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, QUANTS, TARGETS
+from dlm_tui.export.choices import EVEN_QUANTS, GGUF_TARGETS, MERGED_QUANTS, QUANTS, TARGETS
 from dlm_tui.meant import meant
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class ExportRequest:
         if quant is not None and quant not in QUANTS:
             known, near = ", ".join(QUANTS), meant(quant, QUANTS, 0.3)
             raise UsageError(f"no quantisation is called {self.quant!r} (there are {known}){near}")
+        if quant is not None and self.target == "merged" and quant not in MERGED_QUANTS:
+            raise UsageError(
+                f"merged safetensors are written as {', '.join(MERGED_QUANTS)}, not {quant}: "
+                f"{' and '.join(GGUF_TARGETS)} take that"
+            )
         if self.imatrix is not None and self.target not in GGUF_TARGETS:
             raise UsageError(f"--imatrix belongs to the targets {' and '.join(GGUF_TARGETS)}")
         if self.imatrix is not None and quant in EVEN_QUANTS:

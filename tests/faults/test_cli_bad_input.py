@@ -175,6 +175,7 @@ def test_an_option_that_would_do_nothing_is_refused(
         (2, "export DOC --target olama", "did you mean ollama?"),
         (2, "export DOC --target ollama --quant Q9_0", "did you mean q"),
         (2, "export DOC --target ollama --quant q9", "did you mean q"),
+        (2, "export DOC --target merged --quant q4_k_m", "written as f32, f16, bf16, not q4_k_m"),
         (2, "sweep DOC --set gate.entropy_lamda=0,1", "did you mean entropy_lambda?"),
         (2, "sweep DOC --set adapters.facts.lora_rr=1", "did you mean lora_r?"),
         (2, "sweep DOC --set adapters.facts.gate.x=1", "no such key"),
@@ -194,6 +195,15 @@ def test_what_was_meant_or_helps_is_named(
     named = [word.replace("DOC", str(document)).replace("FOLDER", str(document.parent)) for word in words.split()]
     base = ["--base", str(peer_root() / "base")] if named[0] == "prompt" else []
     refused(capsys, code, said.replace("FOLDER", str(document.parent)), *named, *base)
+
+
+def test_an_ollama_that_is_not_there_is_said_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    before = sorted(document.parent.iterdir())
+    refused(capsys, 1, "ollama is not on the PATH", "export", str(document), "--target", "ollama", "--ollama-create")
+    assert sorted(document.parent.iterdir()) == before
 
 
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
