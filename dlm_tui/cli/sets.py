@@ -52,18 +52,21 @@ def run(args: argparse.Namespace) -> int:
         return _list(args)
     if args.verb == "import":
         return _import(args)
+    runs = document_runs(Path(args.document))
+    if args.verb in ("results", "compare") and args.set_name is None:
+        args.set_name = runs.last_set()
     name, cases = chosen_set(args)
     if args.verb == "export":
         return _write(args, {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)})
     if args.verb == "run":
         done, earlier = run_set(args, name, cases)
         return _told(args, done, earlier)
-    runs = document_runs(Path(args.document)).newest(name)
-    if not runs:
+    kept = runs.newest(name)
+    if not kept:
         raise DlmTuiError(f"the set {name!r} was never run; `dlm-tui sets DOC run --set {name}` does it")
     if args.verb == "results":
-        return _write(args, {".csv": lambda: results_csv(runs[0]), ".jsonl": lambda: results_jsonl(runs[0], cases)})
-    return _told(args, runs[0], runs[1:])
+        return _write(args, {".csv": lambda: results_csv(kept[0]), ".jsonl": lambda: results_jsonl(kept[0], cases)})
+    return _told(args, kept[0], kept[1:])
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -210,11 +210,19 @@ class SetRuns:
             raise SetRunsError(f"{self.path} cannot be written: {database_reason(error, self.path)}.") from error
         return msgspec.structs.replace(run, run_id=number)
 
+    def last_set(self) -> str | None:
+        """The set that was run last; None where none was."""
+        rows = self._read("SELECT set_name FROM set_runs ORDER BY run_id DESC LIMIT 1", ())
+        return str(rows[0]["set_name"]) if rows else None
+
     def newest(self, set_name: str, limit: int = 20) -> list[SetRun]:
         """The last runs of a set, newest first."""
         sql = "SELECT run_id, record FROM set_runs WHERE set_name = ? ORDER BY run_id DESC LIMIT ?"
+        return [run for row in self._read(sql, (set_name, limit)) if (run := _run(row)) is not None]
+
+    def _read(self, sql: str, values: tuple[str | int, ...]) -> list[sqlite3.Row]:
         try:
-            rows = read_database(self.path, lambda connection: connection.execute(sql, (set_name, limit)).fetchall())
+            return read_database(self.path, lambda connection: connection.execute(sql, values).fetchall())
         except FileNotFoundError:
             return []
         except (sqlite3.Error, OSError) as error:
@@ -224,7 +232,6 @@ class SetRuns:
             if "no such table" in str(error):
                 return []
             raise SetRunsError(f"{self.path} cannot be read: {database_reason(error, self.path)}.") from error
-        return [run for row in rows if (run := _run(row)) is not None]
 
 
 def run_before(runs: Sequence[SetRun], after: SetRun, views: Sequence[str] | None = None) -> SetRun | None:

@@ -252,5 +252,9 @@ def test_sets_are_run_compared_and_exported(session: Session, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out) == {"written": str(out)}
     assert main(["sets", str(path), "results", "--set", "one", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == sample
+    PromptSets(path).save({"one": ["Why?", "=How?"], "two": ["Where?"]})
+    assert main(["sets", str(path), "results", str(out)]) == 0, "the last run, whatever its set"
+    assert "Why?" in out.read_text()
+    capsys.readouterr()
     assert main(["sets", str(path), "export", "--set", "one"]) == 0
     assert capsys.readouterr().out == "prompt\r\nWhy?\r\n'=How?\r\n"
