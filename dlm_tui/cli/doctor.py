@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui import __version__
+from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, shown
 
@@ -240,7 +241,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     versions = "  ".join(f"{name} {value}" for name, value in report["versions"].items() if name != "dlm-tui")
     lines.append(f"packages    {versions}")
     lines.append(f"device      {report['device']}, {report['cores']} cores, {report['threads']} threads")
-    lines.append(f"home        {report['home']}  ({report['stores']} stores)")
+    lines.append(f"home        {report['home']}  ({counted(report['stores'], 'store')})")
     lines.append(f"models      {report['model_cache']}")
     if unpacked := report["unpacked"]["bases"]:
         size = f"{report['unpacked']['bytes'] / 1e6:,.0f} MB"

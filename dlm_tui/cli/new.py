@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        say(f"{path}: a new document with the adapters {', '.join(new.document.routing_names)}")
+        adapters = new.document.routing_names
+        noun = "adapter" if len(adapters) == 1 else "adapters"
+        say(f"{path}: a new document with the {noun} {', '.join(adapters)}")
         for folder in new.folders:
             few = f"; a gate needs {floor}" if folder.file_count < floor else ""
             say(f"  {folder.adapter} learns from {folder.folder}: {counted(folder.file_count, 'file')}{few}")

@@ -124,7 +124,7 @@ class Commands:
         if not rest:
             for number, summary in enumerate(found, start=1):
                 at = local_time(summary.at, "%Y-%m-%d %H:%M")
-                say(f"{number:3d}  {at}  {summary.answers:3d} turns  {_cut(summary.title)}")
+                say(f"{number:3d}  {at}  {counted(summary.answers, 'turn'):>9}  {_cut(summary.title)}")
             return
         number = _number(rest, "/open", len(found))
         self._talk.begin_anew(load_conversation(self._talk.kept, found[number - 1].name))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dlm_tui.counting import counted
 from dlm_tui.document import Row
 from dlm_tui.training.plan import Phase, PlannedRows
 
@@ -74,16 +75,18 @@ def cut_notes(name: str, rows: AdapterRows) -> list[str]:
     notes = []
     why = f" (the base has no more positions; sequence_len is {rows.wanted})" if rows.limit < rows.wanted else ""
     if rows.truncated:
-        notes.append(f"{name}: {rows.truncated} rows were cut at {rows.limit} tokens{why}")
+        notes.append(f"{name}: {counted(rows.truncated, 'row')} cut at {rows.limit} tokens{why}")
     if rows.cut_prompts:
         notes.append(
-            f"{name}: {rows.cut_prompts} preference prompts lost their beginning to fit into {rows.limit} tokens{why}"
+            f"{name}: {counted(rows.cut_prompts, 'preference prompt')} without the beginning, to fit into"
+            f" {rows.limit} tokens{why}"
         )
     if rows.cut_answers:
-        notes.append(f"{name}: the answers of {rows.cut_answers} preference pairs were cut at {rows.limit} tokens{why}")
+        pairs = counted(rows.cut_answers, "preference pair")
+        notes.append(f"{name}: the answers of {pairs} cut at {rows.limit} tokens{why}")
     if rows.equal_pairs:
         notes.append(
-            f"{name}: {rows.equal_pairs} preference pairs were left out: chosen and rejected are the same"
+            f"{name}: {counted(rows.equal_pairs, 'preference pair')} left out: chosen and rejected are the same"
             f" within {rows.limit} tokens"
         )
     return notes

@@ -206,5 +206,13 @@ def test_an_ollama_that_is_not_there_is_said_before_anything_is_written(
     assert sorted(document.parent.iterdir()) == before
 
 
+def test_one_is_said_in_the_singular(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "home" / "store" / "x").mkdir(parents=True)
+    assert main(["doctor", "--home", str(tmp_path / "home")]) == 0
+    assert "(1 store)" in capsys.readouterr().out
+    assert main(["new", str(tmp_path / "n.dlm"), "--adapters", "a", "--no-open"]) == 0
+    assert "a new document with the adapter a" in capsys.readouterr().err
+
+
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
     refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")

@@ -51,7 +51,7 @@ def test_a_long_preference_prompt_keeps_its_question(base: Base) -> None:
     assert len(pair.chosen) <= 64 and len(pair.rejected) <= 64
     assert base.tokenizer.decode(pair.chosen[pair.prompt_length :]) == "rings<|im_end|>\n"
     assert base.tokenizer.decode(pair.rejected[pair.prompt_length :]) == "stone<|im_end|>\n"
-    assert cut_notes("facts", rows) == ["facts: 1 preference prompts lost their beginning to fit into 64 tokens"]
+    assert cut_notes("facts", rows) == ["facts: 1 preference prompt without the beginning, to fit into 64 tokens"]
 
 
 def test_pairs_cut_into_equality_are_left_out_and_said(base: Base) -> None:
@@ -61,8 +61,8 @@ def test_pairs_cut_into_equality_are_left_out_and_said(base: Base) -> None:
     assert len(rows.preference) == 1
     assert rows.preference[0].chosen != rows.preference[0].rejected
     assert cut_notes("facts", rows) == [
-        "facts: the answers of 2 preference pairs were cut at 64 tokens",
-        "facts: 1 preference pairs were left out: chosen and rejected are the same within 64 tokens",
+        "facts: the answers of 2 preference pairs cut at 64 tokens",
+        "facts: 1 preference pair left out: chosen and rejected are the same within 64 tokens",
     ]
 
 
@@ -84,7 +84,7 @@ def test_rows_are_cut_at_the_bases_positions(tmp_path: Path) -> None:
     rows = rows_of(text, small)
     assert [len(row) for row in rows.train] == [256]
     assert cut_notes("facts", rows) == [
-        "facts: 1 rows were cut at 256 tokens (the base has no more positions; sequence_len is 2048)"
+        "facts: 1 row cut at 256 tokens (the base has no more positions; sequence_len is 2048)"
     ]
     assert (small.position_rows, small.context_length) == (256, 256)
 
