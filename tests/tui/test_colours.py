@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.color import ColorSystem
 from rich.console import Console
+from rich.segment import Segment
 
 from dlm_tui.app.config import Config, Live
 from dlm_tui.app.layout import PAGE_TITLES
@@ -46,7 +48,7 @@ async def walk(bench: Bench, tmp_path: Path) -> dict[str, str]:
         paint(bench)
     bench.screen.runs.action_toggle_chart()
     bench.panes.show_page("runs")
-    await bench.until(lambda: "loss nats/token" in bench.text, "the losses")
+    await bench.until(lambda: "loss nats/prompt" in bench.text, "the losses")
     seen["losses"] = plain(bench)
     async for name in open_each(bench):
         opened.add(type(bench.app.screen))
@@ -87,6 +89,28 @@ async def test_what_a_filter_made_of_a_line_is_kept(workbench: Opener, monkeypat
         first, second = bench.app.get_line_filters(), bench.app.get_line_filters()
         assert [id(each) for each in first] == [id(each) for each in second]
         assert len(first) >= 2, "the greys and what stands before them"
+
+
+@pytest.mark.parametrize("theme", ["dlm-light", "dlm-dark", "textual-light"])
+async def test_sixteen_colours_leave_everything_readable(
+    workbench: Opener, monkeypatch: pytest.MonkeyPatch, theme: str
+) -> None:
+    monkeypatch.setattr("textual.constants.COLOR_SYSTEM", "standard")
+    async with workbench(size=(120, 40), config=Config(live=QUICK.live, theme=theme)) as bench:
+        await bench.idle()
+        found = [pair for strip in drawn_strips(bench.app) for segment in strip if (pair := rounded(segment))]
+        assert len(found) > 100
+        lost = {pair for pair in found if pair[1] == pair[0] or {pair[0], pair[1]} <= {7, 15}}
+        assert not lost, "ink on paper of its own colour"
+
+
+def rounded(segment: Segment) -> tuple[int | None, int | None] | None:
+    """Ink and paper of a written segment in sixteen colours, where both are given."""
+    style = segment.style
+    if not segment.text.strip() or style is None or style.color is None or style.bgcolor is None:
+        return None
+    ink, paper = style.color.downgrade(ColorSystem.STANDARD), style.bgcolor.downgrade(ColorSystem.STANDARD)
+    return ink.number, paper.number
 
 
 @pytest.mark.parametrize("look", ["all colours", *LOOKS])

@@ -54,7 +54,10 @@ class Pane(Vertical):
         """As drawn by Textual, with the words over the edge."""
         strips = super().render_lines(crop)
         if strips and crop.y == 0 and crop.x == 0:
-            strips[0] = over(strips[0], self.words(), self.get_component_rich_style("pane--offer"))
+            top = over(strips[0], self.words(), self.get_component_rich_style("pane--offer"))
+            for line_filter in self.get_line_filters():  # the words came behind Textual's own filtering
+                top = top.apply_filter(line_filter, self.background_colors[1])
+            strips[0] = top
         return strips
 
     def on_click(self, event: events.Click) -> None:
