@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"{found.document}, with its store in {found.store.root}")
         if found.left_out:
-            say(f"{counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks were not unpacked")
+            say(f"not unpacked: {counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks")
     if args.open:
         from dlm_tui.cli.launch import launch
 

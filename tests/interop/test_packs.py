@@ -290,7 +290,7 @@ def test_a_line_of_jobs_in_a_pack_is_not_installed(
     path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
     _rebuild(path, lambda members: _relist(members, **{f"{folder}/queue.json": b"{}", f"{folder}/deep/er": b""}))
     assert main(["unpack", str(path), "--home", str(tmp_path / "home")]) == 0
-    assert "2 files of its line of jobs, checkpoints and locks were not unpacked" in capsys.readouterr().err
+    assert "not unpacked: 2 files of its line of jobs, checkpoints and locks" in capsys.readouterr().err
     assert not list((tmp_path / "home").rglob("[qQ]ueue*")) + list((tmp_path / "home").rglob("checkpoints*"))
 
 
