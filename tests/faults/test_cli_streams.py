@@ -15,7 +15,7 @@ import pytest
 from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.input import checked_text, read_prompt, read_prompts
-from dlm_tui.store import MetricsWriter, Store, new_version
+from dlm_tui.store import MetricsWriter, Store, commit_version, new_version
 from tests.training_samples import write_document
 
 PROGRAM = [sys.executable, "-m", "dlm_tui"]
@@ -170,6 +170,7 @@ def test_facts_from_files_of_a_store_are_shown_not_sent(tmp_path: Path) -> None:
     store = Store(tmp_path / "home", load(path).dlm_id)
     version = new_version(store, "facts")
     (version.path / "adapter_config.json").write_text('{"r": 4, "dlm_parameterization": "lora\\u001b[31m\\u202e"}')
+    commit_version(store, version)
     done = shell('d adapter list "$1" --home "$2"', str(path), str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout and "\u202e".encode() not in done.stdout
