@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -137,6 +138,7 @@ class Api:
         asked = requests.decode(await request.body(), requests.EmbeddingsRequest)
         if asked.dimensions not in (None, self._backend.model.hidden_size):
             raise requests.BadRequest(f"embeddings have {self._backend.model.hidden_size} dimensions", "dimensions")
+        self._models.view(asked.model)  # any of them has the base's embedding, a name that is none is told
         client = asked.user or _client(request)
         found = await self._each(request, asked.input, lambda text: self._backend.embed(client, text), Embedded)
         packed = asked.encoding_format == "base64"
@@ -171,6 +173,8 @@ class Api:
 
     async def _one_model(self, request: Request) -> Response:
         name = request.path_params["name"]
+        if not name.strip():
+            return await _not_found(request, HTTPException(404))
         self._models.view(name)
         return Response(responses.model(name, self._backend.model), media_type="application/json")
 

@@ -166,6 +166,7 @@ def server(
             loop="asyncio",
             lifespan="on",
             log_config=None,
+            log_level="error",  # what a client did wrong is its own to know
             access_log=False,
             proxy_headers=False,
             server_header=False,

@@ -201,8 +201,29 @@ def test_what_is_no_request_is_refused_and_the_server_goes_on(guarded: Running, 
     assert guarded.get("/health")[0] == 200
 
 
+def test_settings_that_change_nothing_are_taken(guarded: Running) -> None:
+    inert = {"top_k": -1, "min_p": 0, "repetition_penalty": 1.0, "presence_penalty": 0, "tools": []}
+    assert guarded.post("/v1/chat/completions", {**CHAT, **inert}, **KEY)[0] == 200
+
+
+def test_what_the_http_library_has_to_say_is_not_printed(guarded: Running, capfd: pytest.CaptureFixture[str]) -> None:
+    assert guarded.raw("GARBAGE\n\n")[0] == 400
+    assert guarded.get("/health", Connection="upgrade", Upgrade="websocket")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
-    "path", ["/", "/v1/../../etc/passwd", "/v1/models/../../../x", "/v1/files", "/%2e%2e/%2e%2e", "/docs"]
+    "path",
+    [
+        "/",
+        "/v1/../../etc/passwd",
+        "/v1/models/../../../x",
+        "/v1/files",
+        "/v1/models/",
+        "/v1/models/%20",
+        "/%2e%2e/%2e%2e",
+        "/docs",
+    ],
 )
 def test_there_is_nothing_else_to_ask_for(guarded: Running, path: str) -> None:
     status, _, body = guarded.get(path, **KEY)
@@ -227,6 +248,9 @@ def test_there_is_nothing_else_to_ask_for(guarded: Running, path: str) -> None:
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"top_k": 40}, "top_k"),
+        ({"min_p": 0.05}, "min_p"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
         ({"top_logprobs": 5}, "top_logprobs"),
         ({"seed": 2**70}, "seed"),
     ],

@@ -291,6 +291,9 @@ def test_models_are_listed_and_unknown_ones_refused(running: Running) -> None:
         client.chat.completions.create(model="gpt-5", messages=user("x"))
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="mix:tone:nan", messages=user("x"))
+    with pytest.raises(openai.NotFoundError, match="gpt-5"):
+        client.embeddings.create(model="gpt-5", input="x")
+    assert client.embeddings.create(model="tone", input="x").data
 
 
 def test_a_coefficient_beyond_a_hundred_is_refused(running: Running) -> None:

@@ -148,8 +148,10 @@ def test_a_document_in_the_middle_of_an_edit_changes_nothing(own_folder: Path) -
         seen = watch._seen
         until(lambda: watch._seen != seen)
         assert running.client().chat.completions.create(model="facts", **SHORT).choices[0].finish_reason
+        generation = backend._scheduler._generation
         (own_folder / "doc.dlm").write_text(whole.replace('"brief"', "wordy"), encoding="utf-8")
-        until(lambda: backend.load.reloads == 1)
+        until(lambda: backend._scheduler._generation > generation)
+        assert backend.load.reloads == 0, "a save is no training"
 
 
 def test_an_engine_that_fails_tells_every_client(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,12 @@ class StoreWatch:
             versions = tuple((name, item.version) for name, item in adapter_versions(session.store, names).items())
         except DlmTuiError:
             versions = ()
-        gate = tuple(_stat(session.store.gate_dir / name) for name in ("gate_config.json", "gate.safetensors"))
-        return (versions, gate, _stat(session.path))
+        return (versions, gate_files(session.store), _stat(session.path))
+
+
+def gate_files(store: Store) -> tuple[object, ...]:
+    """Tells one stored gate from the next."""
+    return tuple(_stat(store.gate_dir / name) for name in ("gate_config.json", "gate.safetensors"))
 
 
 def _is_locked(store: Store) -> bool:
