@@ -14,14 +14,18 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 
 from dlm_tui import session as session_module
 from dlm_tui.document.mix import format_mix
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model import save_peft_adapter
+from dlm_tui.model.prefix_reuse import PrefilledBatch, family
 from dlm_tui.serving.backend import QueueFull
 from dlm_tui.serving.fair_queue import FairQueue
+from dlm_tui.serving.native import prefix_store
 from dlm_tui.serving.native.backend import NativeBackend
+from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.stops import StopFilter
 from dlm_tui.store import commit_version, new_version
 from tests.serving.conftest import open_again
@@ -309,6 +313,22 @@ def test_what_begins_alike_under_the_same_mix_is_not_run_again(served_folder: Pa
         other = {**asked, "model": "mix:tone:0.50001"}
         client.chat.completions.create(**other, max_tokens=10, temperature=0)
         assert backend._scheduler._prefixes.reused_tokens == first.usage.prompt_tokens - 1
+
+
+def test_freed_memory_goes_back_to_the_system_while_rows_are_kept(
+    served_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    store = PrefixStore(1 << 20)
+    engine = open_again(served_folder).model.generation
+    cache = engine.new_cache(1, 64)
+    size = cache.nbytes
+    monkeypatch.setattr(prefix_store, "give_back_freed", lambda: given.append(store.nbytes))
+    monkeypatch.setattr(prefix_store, "GIVE_BACK_EVERY", 10 * size)
+    for number in range(25):
+        key = (tuple(range(number * 100, number * 100 + 20)), ())
+        store.keep(PrefilledBatch(family(engine), (), (key,), engine.new_cache(1, 64), torch.zeros(1, 1)))
+    assert given == [10 * size, 20 * size]
 
 
 def test_the_context_is_bounded_as_it_was_asked(served_folder: Path) -> None:

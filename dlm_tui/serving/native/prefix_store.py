@@ -8,10 +8,14 @@ from dataclasses import replace
 import torch
 
 from dlm_tui.model.backbone import Backbone
+from dlm_tui.model.pages import give_back_freed
 from dlm_tui.model.prefix_reuse import Key, PrefilledBatch, common_prefix, family
 
 LEAST_TOKENS = 16
 """Shorter common beginnings are not worth the copy."""
+GIVE_BACK_EVERY = 16 << 20
+"""Bytes that are kept between two times that freed memory goes back to the system. Rows that stay lie between batches
+that come and go, so that the C library would hold what it was freed of: several times what is kept."""
 
 
 class PrefixStore:
@@ -20,6 +24,7 @@ class PrefixStore:
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._rows: list[PrefilledBatch] = []  # the newest last
+        self._kept_since = 0
         self.reused_tokens = 0
 
     @property
@@ -44,6 +49,10 @@ class PrefixStore:
         self._rows.append(row)
         while self.nbytes > self._limit:
             self._rows.pop(0)
+        self._kept_since += row.cache.nbytes
+        if self._kept_since >= GIVE_BACK_EVERY:
+            self._kept_since = 0
+            give_back_freed()
 
     def before(self, engine: Backbone, keys: Iterable[Key]) -> PrefilledBatch | None:
         """The rows that these prompts begin like, as one batch; None when there are none."""
