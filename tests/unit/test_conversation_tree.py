@@ -151,5 +151,5 @@ def test_other_forms_and_refusals(talk: Talk, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         save_conversation(str(tmp_path / "file" / "talk.json"), turns)
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="there is no user 'nobody-here'"):
         save_conversation("~nobody-here/talk.json", turns)

@@ -16,7 +16,7 @@ from dlm_tui.document import load
 from dlm_tui.model import Adapter, LowRank, Mixer, save_peft_adapter
 from dlm_tui.model.modulated import history, rounds
 from dlm_tui.model.modulated.base import Modulated
-from dlm_tui.store import Store, commit_version, new_version
+from dlm_tui.store import Store, claim, commit_version, new_version
 from tests.training_samples import write_document
 
 TARGETS = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj")
@@ -46,6 +46,7 @@ ROUNDS = [
 def command(tmp_path: Path) -> list[str]:
     path = write_document(tmp_path)
     store = Store(tmp_path / "home", load(path).dlm_id).create()
+    claim(store, load(path))
     for one in ROUNDS:
         version = new_version(store, "facts")
         save_peft_adapter(one, version.path, "peer-tiny", extra={"dlm_parameterization": one.parameterization})
