@@ -272,5 +272,5 @@ def test_each_form_of_one_adapter_is_written_and_nothing_is_overwritten(tmp_path
     file = export_adapter(store, "tone", None, base, "gguf", tmp_path / "tone.gguf")
     assert {t.name for t in gguf.GGUFReader(file).tensors} >= {"blk.0.attn_q.weight.lora_a"}
     with pytest.raises(DlmTuiError, match="exists already"):
-        export_adapter(store, "tone", None, base, "peft", tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir() if ".tmp." in p.name) == []
+        export_adapter(store, "tone", None, base, "peft", folder)
+    assert sorted(p.name for p in tmp_path.rglob("*") if ".tmp." in p.name) == []

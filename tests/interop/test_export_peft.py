@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from dlm_tui.errors import UsageError
 from dlm_tui.export.concatenate import LoraPair, concatenate
 from dlm_tui.export.merged_folder import write_merged
 from dlm_tui.export.parity import runtime_installed
@@ -188,5 +189,5 @@ def test_numbers_too_large_for_the_type_are_refused(session: Session, tmp_path: 
 
 
 def test_merged_takes_only_types_that_safetensors_models_have(session: Session) -> None:
-    with pytest.raises(ExportRefused, match="not q8_0"):
+    with pytest.raises(UsageError, match="not q8_0"):
         export(session, target="merged", quant="q8_0")

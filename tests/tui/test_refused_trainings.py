@@ -29,6 +29,7 @@ def fill_disk(store: Store) -> None:
     folder.mkdir(parents=True)
     with (folder / "adapter_model.safetensors").open("wb") as file:
         file.truncate(shutil.disk_usage(folder).free + (1 << 30))
+    (folder.parents[1] / "current.txt").write_text(f"{folder.relative_to(store.root)}\n")
 
 
 def train(path: Path, home: Path) -> subprocess.CompletedProcess[str]:
