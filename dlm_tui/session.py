@@ -23,6 +23,7 @@ from dlm_tui.store import (
     AdapterVersion,
     GateStatus,
     Store,
+    StoreError,
     Turn,
     adapter_versions,
     gate_status,
@@ -94,7 +95,10 @@ class Session:
         )
 
     def reload(self) -> Generator[Progress, None, None]:
-        """Read the document, the adapters whose version moved, and the gate again. The base stays."""
+        """Read the document, the adapters whose version moved, and the gate again. The base stays.
+
+        Raises StoreError for a store that is gone: what is loaded stays, and nothing begins a new one in its place.
+        """
         document = sources.load_for_routing(self.path)
         if document.base_model != self.document.base_model:
             raise DlmTuiError(
@@ -102,6 +106,8 @@ class Session:
             )
         store = Store(self.store.home, document.dlm_id)
         refuse_other_document(store, document)
+        if self.versions and store.root == self.store.root and not store.root.is_dir():
+            raise StoreError(f"{store.root} is gone: bring it back, or open the document anew to begin without it")
         committed = _committed(document, store)
         moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}
         found = yield from _read_adapters(store, moved, self.base)

@@ -13,7 +13,7 @@ from dlm_tui.document.expectations import broken
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
-from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns, run_before
+from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns, run_to_score
 
 if TYPE_CHECKING:
     from dlm_tui.model.views import View
@@ -82,9 +82,7 @@ def run_set(args: argparse.Namespace, name: str, cases: list[PromptCase]) -> tup
         max_tokens=sampling.max_tokens,
         answers=[],
     )
-    former = run_before(earlier, run, [view.name for view in views])
-    if former is not None and former.base != run.base:
-        former = None  # its tokens are another vocabulary's
+    former = run_to_score(earlier, run, [view.name for view in views])
     narration, answers = Narration(quiet=True), list[SetAnswer]()
 
     def take(step: Progress | PromptAnswer) -> None:

@@ -249,6 +249,13 @@ def run_before(runs: Sequence[SetRun], after: SetRun, views: Sequence[str] | Non
     return max(earlier, key=likeness, default=None)  # the first of equals
 
 
+def run_to_score(runs: Sequence[SetRun], planned: SetRun, views: Sequence[str]) -> SetRun | None:
+    """The run whose answers are scored again under a run that is to come: the one that it will be compared with, if
+    that was on its base; the tokens of another are another vocabulary's."""
+    former = run_before(runs, planned, views)
+    return former if former is not None and former.base == planned.base else None
+
+
 def _run(row: sqlite3.Row) -> SetRun | None:
     try:
         run = msgspec.json.decode(row["record"], type=SetRun)

@@ -191,14 +191,12 @@ def test_among_neighbours_log_probabilities_are_those_of_the_workbench(running: 
     assert worst < 1e-5
 
 
+def greedy(model: str) -> dict[str, Any]:
+    return {"model": model, "prompt": "The harbour", "max_tokens": 24, "temperature": 0, "logprobs": 1}
+
+
 def test_a_token_is_where_its_text_is_also_behind_what_is_held_back(running: Running) -> None:
-    asked: dict[str, Any] = {
-        "model": "base",
-        "prompt": "The harbour",
-        "max_tokens": 24,
-        "temperature": 0,
-        "logprobs": 1,
-    }
+    asked = greedy("base")
     plain = running.client().completions.create(**asked).choices[0]
     assert plain.logprobs is not None and plain.logprobs.tokens and plain.logprobs.text_offset
     whole, places = plain.text, plain.logprobs.text_offset
@@ -210,13 +208,7 @@ def test_a_token_is_where_its_text_is_also_behind_what_is_held_back(running: Run
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_of_a_stop_sequence_are_not_told(running: Running, stream: bool) -> None:
-    asked: dict[str, Any] = {
-        "model": "tone",
-        "prompt": "The harbour",
-        "max_tokens": 24,
-        "temperature": 0,
-        "logprobs": 1,
-    }
+    asked = greedy("tone")
     plain = running.client().completions.create(**asked).choices[0]
     assert plain.logprobs is not None and plain.logprobs.tokens and plain.logprobs.text_offset
     places = plain.logprobs.text_offset

@@ -258,7 +258,7 @@ async def test_a_store_that_is_gone_is_said_and_not_begun_anew(workbench: Opener
     async with workbench(size=(120, 40)) as bench:
         store = bench.context.store
         finished_training(store, *bench.context.names, run=1)
-        await bench.until(lambda: bench.context.store_seen, "looked at")
+        await bench.until(lambda: bench.controllers.elsewhere._seen, "looked at")
         away = store.root.with_name("away")
         store.root.rename(away)
         await bench.until(lambda: "the store is gone: bring it back" in bench.text, "noticed")

@@ -10,7 +10,8 @@ import torch
 from dlm_tui.errors import UsageError
 from dlm_tui.model import save_peft_adapter
 from dlm_tui.model.views import UNIFORM, custom, solo
-from dlm_tui.store import commit_version, new_version
+from dlm_tui.progress import run_to_end
+from dlm_tui.store import StoreError, commit_version, new_version
 from tests.export_sessions import open_tiny
 from tests.tiny_models import random_adapter
 
@@ -52,3 +53,15 @@ def test_a_version_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
         session.model_for([session.mix_of(solo("tone@9"), None)])
     with pytest.raises(UsageError, match="no trained adapter"):
         session.mix_of(custom({"nobody": 1.0}), None)
+
+
+def test_a_store_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, "llama")
+    before, root = dict(session.versions), session.store.root
+    root.rename(root.with_name("away"))
+    with pytest.raises(StoreError, match="is gone: bring it back"):
+        run_to_end(session.reload())
+    assert session.versions == before and set(session.model.names) == set(before) and not root.exists()
+    root.with_name("away").rename(root)
+    run_to_end(session.reload())
+    assert session.versions == before

@@ -45,8 +45,8 @@ class Context:
     """Ids of the survey's sections that no training has taken in yet."""
     news: str = ""
     """What was trained elsewhere and is not in force here yet, in a few words; empty where there is nothing."""
-    store_seen: bool = False
-    """Whether adapters were in force in the store since the document was opened."""
+    store_is_gone: bool = False
+    """Whether the store was moved, removed or unmounted since its adapters were read from it."""
     gate_run: int | None = None
     """The training run that the gate in force comes from, as far as it is known."""
 
@@ -70,11 +70,6 @@ class Context:
         """Adapters that have weights, in declared order."""
         opened = self.opened
         return tuple(name for name in self.names if opened and name in opened.adapters)
-
-    @property
-    def store_is_gone(self) -> bool:
-        """Whether the store was moved, removed or unmounted since its adapters were read from it."""
-        return self.store_seen and not self.store.root.is_dir()
 
     @property
     def marks(self) -> dict[str, Mark]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
@@ -19,6 +20,7 @@ class Elsewhere:
         self._context, self._comparison, self._status = context, comparison, status
         self._used: _Mark | None = None  # what was on disk when the engine had read it
         self._last: _Mark | None = None
+        self._seen: Path | None = None  # the store in which adapters were in force
 
     def engine_ready(self) -> None:
         """The engine has read adapters and gate: those are what is in use now."""
@@ -28,27 +30,35 @@ class Elsewhere:
     def poll(self) -> None:
         """Look whether something else is in force on disk than in the engine."""
         context = self._context
-        if context.store_is_gone:
-            self._tell("the store is gone: bring it back")
-        elif context.link.ready and not context.board.running("train", "gate"):
+        if context.link.ready and not context.board.running("train", "gate"):
             context.ui.run(self._look, "elsewhere", "look for newer adapters", exclusive=True)
 
     async def _look(self) -> None:
+        context = self._context
         try:
+            context.store_is_gone = await asyncio.to_thread(self._is_gone)
+            if context.store_is_gone:
+                self._tell("the store is gone: bring it back")
+                return
             found = await asyncio.to_thread(self._on_disk)
         except (StoreError, OSError):
             return  # whoever uses it will say what is wrong
-        context, opened = self._context, self._context.opened
+        opened = context.opened
         if opened is None or not context.link.ready or context.board.running("train", "gate"):
             return
         settled, self._last = found == self._last, found  # a change that is being made is not looked at
         if not settled:
             return
-        context.store_seen = context.store_seen or bool(found[0])
+        if found[0]:
+            self._seen = context.store.root
         if self._used is None:
             self._used = dict(opened.versions) if opened.versions and found[0] else found[0], found[1]
         words = "newer adapters" if found[0] != self._used[0] else "a newer gate" if found[1] != self._used[1] else ""
         self._tell(f"{words} on disk, {context.key('train.take_in')} takes them in" if words else "")
+
+    def _is_gone(self) -> bool:
+        root = self._context.store.root
+        return root == self._seen and not root.is_dir()
 
     def _on_disk(self) -> _Mark:
         found = adapter_versions(self._context.store, self._context.names)

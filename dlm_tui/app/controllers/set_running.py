@@ -19,7 +19,7 @@ from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, FormerAnswer, Progress, RunSet, SetAnswered, SetDone
 from dlm_tui.model.views import BASE, GATED, STATIC, UNIFORM, View, named_view
 from dlm_tui.store import StoreError
-from dlm_tui.store.set_runs import SetAnswer, SetRun, run_before
+from dlm_tui.store.set_runs import SetAnswer, SetRun, run_before, run_to_score
 
 if TYPE_CHECKING:
     from dlm_tui.app.screens.set_run import SetRunScreen
@@ -118,9 +118,7 @@ class SetRunning:
             max_tokens=options.max_tokens,
             answers=[],
         )
-        former = run_before(earlier, planned, [view.name for view in views])
-        if former is not None and former.base != planned.base:
-            former = None  # its tokens are another vocabulary's
+        former = run_to_score(earlier, planned, [view.name for view in views])
         places = {case.prompt: index for index, case in enumerate(cases)}
         request = RunSet(
             prompts=[case.prompt for case in cases],

@@ -109,7 +109,8 @@ class Teaching:
                 return better_answer(prompt, text, other.text, adapter, f"better/{view}", at, run_id)
             return kept_answer(prompt, text, adapter, f"{how}/{view}")
 
-        draft = self._drafts.take(f"{how}\0{prompt}\0{answer.text}")
+        what = f"{how}\0{prompt}\0{answer.text}"
+        draft = self._drafts.take(what)
         dialog = LessonScreen(
             _TITLES[how],
             prompt,
@@ -125,7 +126,7 @@ class Teaching:
 
         def accept(accepted: Accepted | None) -> None:
             if accepted is not None:
-                work = partial(self._write, accepted, f"{how}\0{prompt}\0{answer.text}")
+                work = partial(self._write, accepted, what)
                 context.ui.run(work, "teach", "add a section")
 
         context.ui.open_dialog(dialog, accept)
