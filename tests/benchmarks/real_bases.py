@@ -40,7 +40,7 @@ from dlm_tui.progress import run_to_end
 from dlm_tui.store import Store
 from tests.benchmarks import peers
 from tests.benchmarks.bench_gate import appending
-from tests.benchmarks.bench_model_llama import against_llama_cpp
+from tests.benchmarks.bench_model_llama import against_llama_cpp, against_one_read
 from tests.benchmarks.bench_model_memory import on_its_file
 from tests.benchmarks.gate_reference import reference_embedding
 from tests.benchmarks.harness import (
@@ -141,7 +141,8 @@ def rows(name: str, folder: Path, rounds: int) -> list[Row]:
     found = [*opening(name, folder, rounds), *on_its_file(folder)]
     case = subject(name, folder)
     found += [row for length in (20, 200) for row in keys(case, length, rounds)]
-    found += [floor(case, rounds), *decode(case, rounds), llama_cpp(case, rounds), export_peak(case)]
+    found += [floor(case, rounds), *decode(case, rounds), one_read(case, rounds), llama_cpp(case, rounds)]
+    found.append(export_peak(case))
     return found
 
 
@@ -222,6 +223,12 @@ def _several(step: Callable[[], object]) -> Callable[[], None]:
             step()
 
     return run
+
+
+def one_read(case: Subject, rounds: int) -> Row:
+    """A token of an answer against reading the weights it goes through once."""
+    name = "decode with N = 3 mixed, one row, distance from the floor"
+    return at_most(name, against_one_read(case.model, rounds, TOKENS), PLAIN_READ, 1.3, "layers and LM head")
 
 
 def llama_cpp(case: Subject, rounds: int) -> Row:
