@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, run_set
+from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
 
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Which answers do not meet what is expected of them, and why, on stdout; 1 if there is one."""
+    load(Path(args.document))
     name, cases = chosen_set(args)
     expected = sum(len(case.expect) for case in cases)
     if not expected:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui import __version__
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, shown
@@ -84,7 +85,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
     elif not damaged:
         lines.append(f"sound       {store.root}")
     lines.append(f"exports     {_suitability(args, document)[1]}")
-    sys.stdout.write("".join(shown(line) + "\n" for line in lines))
+    sys.stdout.write("".join(shown(copyable(line, args.document)) + "\n" for line in lines))
     return 1 if damaged else 0
 
 

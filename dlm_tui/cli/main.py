@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dlm_tui import __version__
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -174,7 +175,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
     except DlmTuiError as error:
         if args.debug:
             raise
-        say(f"dlm-tui: {error}")
+        say(f"dlm-tui: {copyable(str(error), getattr(args, 'document', None))}")
         return error.exit_code
     except KeyboardInterrupt:
         return _cancelled()
@@ -183,7 +184,8 @@ def _run(run: object, args: argparse.Namespace) -> int:
     except Exception as error:
         if args.debug or getattr(error, "filename", None) == STANDARD_OUTPUT:
             raise
-        say(f"dlm-tui: {system_sentence(error) or f'{error_line(error)} (--debug shows more)'}")
+        sentence = system_sentence(error) or f"{error_line(error)} (--debug shows more)"
+        say(f"dlm-tui: {copyable(sentence, getattr(args, 'document', None))}")
         return 1
     finally:
         log.removeHandler(handler)

@@ -12,6 +12,7 @@ import msgspec
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
 from dlm_tui.counting import counted
+from dlm_tui.document import load
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
 from dlm_tui.document.prompt_sets import PromptSets, Sets
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The list, the file, or what moved, on stdout."""
+    load(Path(args.document))  # nothing is listed of, or written beside, a document that is not there
     if args.verb == "list":
         return _list(args)
     if args.verb == "import":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.show_report import show_report
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.counting import counted
 from dlm_tui.document import Document, TrainerSettings, load
 from dlm_tui.errors import DlmTuiError
@@ -71,7 +72,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         share = gate["normalised_entropy"]
         lines.append(f"  entropy of the mean weights {gate['entropy']:.3f} nats, {share:.0%} of uniform")
     lines += [f"warning: {text}" for text in gate["warnings"]]
-    lines += [f"problem: {text}" for text in report["problems"]]
+    lines += [f"problem: {copyable(text, document['path'])}" for text in report["problems"]]
     return [_plain(line) for line in lines]
 
 

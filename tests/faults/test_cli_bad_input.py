@@ -33,6 +33,14 @@ def test_a_document_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_pa
     refused(capsys, 1, "nowhere.dlm", command, str(tmp_path / "nowhere.dlm"))
 
 
+@pytest.mark.parametrize("words", ["sets DOC list", "sets DOC import SET --set a", "check DOC"])
+def test_sets_of_a_document_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "hi"}\n')
+    given = {"DOC": str(tmp_path / "nowhere.dlm"), "SET": str(tmp_path / "a.jsonl")}
+    refused(capsys, 1, "nowhere.dlm", *(given.get(word, word) for word in words.split()))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 @pytest.mark.parametrize("command", ["show", "train", "metrics"])
 def test_a_folder_instead_of_a_document(capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str) -> None:
     refused(capsys, 1, str(tmp_path), command, str(tmp_path))

@@ -134,6 +134,30 @@ def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: di
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shape": [10**6, 10**9]}, "its header says [1000000, 1000000000] of 'model.embed_tokens.weight', which has"),
+        ({"shape": [-1, 4]}, "its header gives no place of 'model.embed_tokens.weight'"),
+        ({"data_offsets": [0]}, "its header gives no place of 'model.embed_tokens.weight'"),
+        ({"data_offsets": None}, "its header gives no place of 'model.embed_tokens.weight'"),
+        ({"dtype": "F64"}, "of 'model.embed_tokens.weight', which has"),
+    ],
+)
+def test_a_header_is_held_against_the_bytes_of_its_file(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    file = write_tiny_base(tmp_path / "m") / "model.safetensors"
+    data = file.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["model.embed_tokens.weight"].update(change)
+    said = json.dumps(header).encode()
+    file.write_bytes(len(said).to_bytes(8, "little") + said + data[end:])
+    with pytest.raises(BaseUnavailable) as caught:
+        run_to_end(load_base(resolve_base("hf:test/m", tmp_path / "m"), device="cpu"))
+    assert f"{file} is damaged: " in str(caught.value) and words in str(caught.value)
+    assert str(caught.value).endswith("; fetch it again")
+
+
+@pytest.mark.parametrize(
     "index",
     [
         "[" * 100_000,
