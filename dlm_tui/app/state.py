@@ -72,7 +72,8 @@ class TalkState(msgspec.Struct, kw_only=True):
 class State(msgspec.Struct, kw_only=True):
     """Everything remembered for one document; `saved` are the prompts of the open set as they were last seen,
     `sampling` how answers are sampled here (None: as the configuration says), `desk_versions` the earlier versions
-    (`knowledge@3`) with a fader of their own."""
+    (`knowledge@3`) with a fader of their own, `declined_training` when the interrupted training was last written that
+    is not to be offered again."""
 
     document: str = ""
     prompt: str = ""
@@ -90,6 +91,7 @@ class State(msgspec.Struct, kw_only=True):
     last_export: str | None = None
     desk_versions: list[str] = []
     trained_sections: list[str] = []
+    declined_training: str | None = None
     set_views: list[str] = []
     talk: TalkState = msgspec.field(default_factory=TalkState)
 

@@ -78,6 +78,7 @@ async def test_not_now_leaves_it(workbench: Opener, tmp_path: Path) -> None:
         await bench.press("escape")
         await bench.until(lambda: bench.app.screen is bench.screen, "back")
         assert bench.jobs == []
+        await bench.idle()
     assert (checkpoint_folder(store, "tone") / checkpoint_name(40) / STATE).is_file()
 
 
@@ -88,3 +89,22 @@ async def test_a_training_that_runs_elsewhere_is_not_offered(workbench: Opener, 
             await bench.idle()
             await bench.settled()
             assert bench.app.screen is bench.screen and bench.jobs == []
+
+
+async def test_what_was_declined_is_offered_again_only_on_request(workbench: Opener, tmp_path: Path) -> None:
+    killed_training(tmp_path, ASKED)
+    async with workbench(line=True, wait=False) as bench:
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "offered")
+        await bench.press("escape")
+        await bench.until(lambda: bench.app.screen is bench.screen, "back")
+        await bench.idle()
+    async with workbench(line=True) as bench:
+        await bench.idle()
+        await bench.settled()
+        assert bench.app.screen is bench.screen and bench.jobs == []
+        bench.screen.controllers.queue.continue_training()
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "offered")
+        await bench.press("enter")
+        await bench.until(lambda: bench.jobs, "goes on")
+        assert isinstance(bench.jobs[0].request, TrainJob) and bench.jobs[0].request.resume
+        await bench.idle()

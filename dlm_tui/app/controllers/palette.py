@@ -31,6 +31,9 @@ def palette_commands(controllers: Controllers, run_key: Callable[[Key], object])
             "Train one adapter, then the gate",
             partial(controllers.training.start, [name]),
         )
+    yield Command(
+        "train: continue interrupted", "Go on with a training that was cut off", controllers.queue.continue_training
+    )
     yield Command("view: edit the configuration", "Open config.toml in the editor", controllers.settings.edit)
     yield Command(
         "program: new document",

@@ -87,18 +87,33 @@ class Queue:
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
         self._context.ui.open_dialog(dialog, lambda yes: self._go_on() if yes else self._hold())
 
-    async def _look_for_training(self) -> None:
-        store = self._context.store
-        cut = await asyncio.to_thread(interrupted, store)
-        if cut is not None and await asyncio.to_thread(may_train, store):
+    def continue_training(self) -> None:
+        """Offer to go on with what a training outside of the line left, also where it was declined before."""
+        look = partial(self._look_for_training, wanted=True)
+        self._context.ui.run_to_dialog(look, "interrupted", "look for a training")
+
+    async def _look_for_training(self, wanted: bool = False) -> None:
+        context = self._context
+        cut = await asyncio.to_thread(interrupted, context.store)
+        if cut is None or not await asyncio.to_thread(may_train, context.store):
+            if wanted:
+                context.ui.say("No training was interrupted." if cut is None else "A training is running.")
+        elif wanted or cut.at != context.state.declined_training:
             self._offer_training(cut)
 
     def _offer_training(self, cut: Interrupted) -> None:
-        """A training outside of the line that left something to go on from."""
         at = cut.words if cut.adapter else "before it was put in force"
         question = f"A training was interrupted: {at}."
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
-        self._context.ui.open_dialog(dialog, lambda yes: self._resume_training(cut) if yes else None)
+        self._context.ui.open_dialog(
+            dialog, lambda yes: self._resume_training(cut) if yes else self._decline_training(cut)
+        )
+
+    def _decline_training(self, cut: Interrupted) -> None:
+        """It is not offered again by itself."""
+        self._context.state.declined_training = cut.at
+        self._context.saver.soon()
+        self._context.ui.say('"train: continue interrupted" in the command palette goes on with it.')
 
     def _resume_training(self, cut: Interrupted) -> None:
         setup = self._context.setup
