@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.cli.show_report import show_report
 from dlm_tui.cli.copyable import copyable
+from dlm_tui.cli.show_report import show_report
 from dlm_tui.counting import counted
 from dlm_tui.document import Document, TrainerSettings, load
 from dlm_tui.errors import DlmTuiError
