@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _X10 = re.compile(rb"\x1b\[M(...)", re.DOTALL)
 _X10_CUT = re.compile(rb"\x1b(\[(M.{0,2})?)?\Z", re.DOTALL)
+HANG_UP = 128 + signal.SIGHUP
+"""What the program returns when its terminal is gone."""
 _LEAVING = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 
 

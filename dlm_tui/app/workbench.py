@@ -28,6 +28,7 @@ from dlm_tui.app.panes.runs import RunsPane
 from dlm_tui.app.panes.talk import TalkPane
 from dlm_tui.app.screen_ui import ScreenUi
 from dlm_tui.app.setup import Setup
+from dlm_tui.app.terminal import HANG_UP
 from dlm_widgets.border_button import BorderButtonPressed
 from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.literal_static import ThrottledStatic
@@ -121,6 +122,8 @@ class Workbench(Screen[None]):
         self.context.saver.now()
         self.controllers.generation.keep_now()
         self.controllers.conversing.keep_now()
+        if self.app.return_code == HANG_UP:
+            self.controllers.queue.go_on_alone()
 
     def on_resize(self, event: events.Resize) -> None:
         """Another size, another arrangement."""

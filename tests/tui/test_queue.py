@@ -14,6 +14,7 @@ from dlm_tui.app.panes.jobs import JobList
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import LeaveScreen
 from dlm_tui.app.screens.report import ReportScreen
+from dlm_tui.app.terminal import HANG_UP
 from dlm_tui.document import fresh_dlm_id, load
 from dlm_tui.engine.protocol import EvaluateJob, ExportJob, Failed, TrainJob
 from dlm_tui.engine.queue_file import QueueFile
@@ -257,6 +258,16 @@ async def test_leaving_asks_whether_the_work_goes_on(
         await until(lambda: not queue_of(tmp_path).is_worked_off())
     states = [entry.state for entry in queue_of(tmp_path).read().entries]
     assert states == (["done"] * 3 if choice == "stay" else ["waiting"] * 3)
+
+
+async def test_work_goes_on_when_the_terminal_is_gone(workbench: Opener, tmp_path: Path) -> None:
+    async with workbench(line=True) as bench:
+        await line_of_three(bench)
+        bench.app.exit(return_code=HANG_UP)
+    await until(lambda: queue_of(tmp_path).read().stays)
+    bench.world.hold.set()
+    await until(lambda: not queue_of(tmp_path).is_worked_off())
+    assert [entry.state for entry in queue_of(tmp_path).read().entries] == ["done"] * 3
 
 
 async def until(condition: Callable[[], object]) -> None:

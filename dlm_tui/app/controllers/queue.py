@@ -184,6 +184,11 @@ class Queue:
         else:
             self._do(partial(line.move, record, by), "move a job")
 
+    def go_on_alone(self) -> None:
+        """The terminal is gone, as when a connection breaks: nobody asked the work to stop."""
+        if self.line is not None and self.line.lives:
+            self.leave(stays=True)
+
     def leave(self, *, stays: bool) -> None:
         """The screen ends: say whether the work goes on."""
         if self.line is not None:
