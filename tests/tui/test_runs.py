@@ -64,3 +64,13 @@ def words(bench: Bench, selector: str) -> str:
     region = found.first().region if found else Region()
     lines = bench.text.split("\n")[region.y : region.bottom]
     return " ".join(" ".join(line[region.x : region.right] for line in lines).split())
+
+
+async def test_each_training_of_the_gate_has_a_loss_curve_of_its_own(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        counts = []
+        for _ in range(2):
+            await bench.press("f5")
+            await bench.idle()
+            counts.append(len(bench.screen.runs._losses["gate"]))
+        assert counts[0] == counts[1] > 0

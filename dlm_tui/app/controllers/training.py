@@ -199,6 +199,7 @@ class Training:
         """Train the gate on the document as it is now and use it at once."""
         context = self._context
         self._comparison.remember_current()
+        self._runs.begin_losses("gate")
         record = await context.board.follow(context.link.stream(TrainGate()), "gate", "train the gate")
         if record.trained is not None and record.state == "done":
             context.gate_run = record.trained.run_id

@@ -196,8 +196,8 @@ class RunsView(Protocol):
     def show_kinds(self, kinds: Mapping[str, str]) -> None:
         """How the versions in force were trained, in words, by adapter."""
 
-    def begin_losses(self) -> None:
-        """A training begins."""
+    def begin_losses(self, scope: str | None = None) -> None:
+        """A training begins, of `scope` alone if that is given: what was drawn of it goes."""
 
     def add_loss(self, scope: str, step: float, loss: float) -> None:
         """One step of the current run, nats per token of an adapter, per prompt of the gate."""

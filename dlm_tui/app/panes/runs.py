@@ -87,9 +87,9 @@ class RunsPane(Pane, Throttled):
         self._kinds = dict(kinds)
         self.ask()
 
-    def begin_losses(self) -> None:
-        """A training run begins."""
-        self._losses = {}
+    def begin_losses(self, scope: str | None = None) -> None:
+        """A training run begins, of `scope` alone if that is given."""
+        self._losses = {name: points for name, points in self._losses.items() if scope not in (None, name)}
         self.ask()
 
     def add_loss(self, scope: str, step: float, loss: float) -> None:
