@@ -17,7 +17,7 @@ from dlm_tui.system_errors import first_line
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.early_answers import EarlyPrompt
 from dlm_tui.training.embeddings import embedding_name
-from dlm_tui.training.phases import Diverged, Finetuned, OnStep, run_phases
+from dlm_tui.training.phases import LOWER, Diverged, Finetuned, OnStep, run_phases
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 from dlm_tui.training.rows import AdapterRows
 
@@ -100,7 +100,7 @@ def finite_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu", torch.float32).contiguous().clone()
         if not torch.isfinite(tensor).all():
-            raise Diverged(f"the trained weight {name} holds a value that is not finite")
+            raise Diverged(f"the trained weight {name} holds a value that is not finite; {LOWER}")
         kept[name] = tensor
     return kept
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 
+LOWER = "lower the learning rate"
+
+
 class Diverged(DlmTuiError):
     """The loss or a weight stopped being a finite number."""
 
@@ -93,8 +96,8 @@ class PhaseArguments(TrainingArguments):
 class _Watch(TrainerCallback):
     """Passes every logged number on, and counts tokens for the rate."""
 
-    def __init__(self, phase: str, on_step: OnStep, timer: CheckpointTimer | None = None):
-        self.phase, self._on_step, self._timer = phase, on_step, timer
+    def __init__(self, phase: str, on_step: OnStep, timer: CheckpointTimer | None = None, *, first: bool = True):
+        self.phase, self._on_step, self._timer, self._is_first = phase, on_step, timer, first
         self.tokens, self.since = 0, time.monotonic()
         self.steps, self.last_loss = 0, math.nan
         self.val_loss: float | None = None
@@ -118,7 +121,9 @@ class _Watch(TrainerCallback):
             self.tokens, self.since = 0, now
             self.steps, self.last_loss = state.global_step, float(logs["loss"])
             if not math.isfinite(self.last_loss):
-                raise Diverged(f"the {self.phase} loss became {self.last_loss} at step {state.global_step}")
+                untouched = self._is_first and state.global_step == 1
+                remedy = "what it began with is damaged: fetch the base again" if untouched else LOWER
+                raise Diverged(f"the {self.phase} loss became {self.last_loss} at step {state.global_step}; {remedy}")
             self.on_step(
                 Step(
                     phase=self.phase,
@@ -198,7 +203,7 @@ def run_phases(
         timer = None
         if checkpoints is not None:
             timer = CheckpointTimer(checkpoints.every)
-        watch = _Watch(phase.name, on_step, timer)
+        watch = _Watch(phase.name, on_step, timer, first=not result.steps)
         start = checkpoints.begin(phase.name, model) if checkpoints is not None else None
         if start is not None:
             watch.steps, watch.last_loss, watch.val_loss = last_loss(start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.phases import Diverged
 from tests.interop.peer_fixture import peer_root
 from tests.interop.store_checker import check_store
+from tests.tiny_models import tiny_base
 from tests.training_samples import sample
 
 PREFERENCE = """
@@ -121,11 +123,20 @@ def test_cancelling_leaves_the_previous_adapters_and_marks_the_run(base: Base, t
 def test_a_diverging_adapter_is_rejected_and_nothing_moves(base: Base, tmp_path: Path) -> None:
     document = sample(tmp_path, facts="learning_rate: .inf")
     store = Store(tmp_path, document.dlm_id)
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match=r"; lower the learning rate$"):
         train_document(TrainRequest(document=document, store=store, base=base), quiet)
     assert current_version(store, "facts") is None
     assert [path.name for path in (store.adapter_dir("facts") / "versions").iterdir()] == ["v0001-rejected"]
     assert [run["status"] for run in MetricsReader(store).runs(limit=5)] == ["failed"]
+
+
+def test_a_base_that_is_damaged_is_named_before_anything_is_learned(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m")
+    for parameter in base.model.parameters():
+        parameter.data[...] = math.nan
+    document = sample(tmp_path)
+    with pytest.raises(Diverged, match=r"loss became nan at step 1; .*damaged: fetch the base again$"):
+        train_document(TrainRequest(document=document, store=Store(tmp_path, document.dlm_id), base=base), quiet)
 
 
 def test_preferences_train_after_the_answers(base: Base, tmp_path: Path) -> None:
