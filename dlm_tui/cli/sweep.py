@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 def lines(report: SweepReport) -> list[str]:
     """The table with a chart of what the trials are judged by, then the best and what was written."""
-    header = [*report.header()[:-1], FIGURES[report.by]]
+    header = [*report.header()[:-1], f"{FIGURES[report.by]} {report.scale()}".strip()]
     chart = report.chart(_CHART_CELLS)
     cells = [
         [_cell(value) for value in row[:-1]] + [(chart[number] + (" best" if number == report.best else "")).strip()]

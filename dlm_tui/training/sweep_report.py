@@ -87,6 +87,11 @@ class SweepReport(msgspec.Struct, kw_only=True):
         """A bar per trial of what it is judged by, at most `width` cells."""
         return bars(self.trials, self.by, width)
 
+    def scale(self) -> str:
+        """What the shortest and the longest bar of `chart` stand for; empty where there is none."""
+        known = [value for trial in self.trials if (value := trial.figure(self.by)) is not None]
+        return f"{min(known):.3f}\u2013{max(known):.3f}" if known else ""
+
     def header(self) -> list[str]:
         """The names of the columns of `rows`."""
         first, *rest = COLUMNS

@@ -100,7 +100,7 @@ class TrialsScreen(Dialog[TrialsOrder]):
             few, all_of_them = (trial.loss, trial.accuracy), (trial.loss, trial.effect, trial.accuracy, trial.log_loss)
             rows.append([*trial.settings.values(), *map(_figure, few if narrow else all_of_them)])
         widths = [max(len(row[at]) for row in [names, *rows]) for at in range(len(names))]
-        lines = [Content.styled(_line(names, widths), "dim")]
+        lines = [Content.styled(f"{_line(names, widths)}  {report.scale()}", "dim")]
         for number, (row, bar) in enumerate(zip(rows, report.chart(_BAR // 2 if narrow else _BAR), strict=True)):
             style = "bold" if number == report.best else ""
             mark = " best" if number == report.best else ""
