@@ -11,12 +11,12 @@ from textual.filter import LineFilter, Monochrome
 
 from dlm_tui.app.key_order import KeyOrder, KeyPassed
 from dlm_tui.app.themes import DLM_DARK, DLM_LIGHT
-from dlm_widgets.style_filter import ReadableInSixteen, StyleEverySegment
+from dlm_widgets.style_filter import NothingThatActs, ReadableInSixteen, StyleEverySegment
 
 if TYPE_CHECKING:
     from textual.driver import Driver
 
-_STYLED, _READABLE = StyleEverySegment(), ReadableInSixteen()
+_TAME, _STYLED, _READABLE = NothingThatActs(), StyleEverySegment(), ReadableInSixteen()
 """One each for all lines: Textual keeps what a filter made of a line by the filter's identity."""
 
 
@@ -47,9 +47,9 @@ class TerminalApp(App[ReturnType], inherit_bindings=False):
         return TerminalDriver
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """As Textual has them, safe for segments without a style, which only the greys of NO_COLOR do not take; and
-        readable where the terminal has sixteen colours."""
-        filters = super().get_line_filters()
+        """As Textual has them, behind one that lets nothing act on the terminal; safe for segments without a style,
+        which only the greys of NO_COLOR do not take; and readable where the terminal has sixteen colours."""
+        filters = [_TAME, *super().get_line_filters()]
         if self.console.color_system == "standard":
             filters = [*filters, _READABLE]
         return [_STYLED, *filters] if any(isinstance(each, Monochrome) for each in filters) else filters

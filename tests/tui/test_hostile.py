@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.cells import cell_len
+from rich.text import Text
+from textual.widgets import Input, Static, TextArea
 
 from dlm_tui.app.cards import CardKey
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.log import LogScreen
 from dlm_tui.app.screens.moved import MovedScreen
+from dlm_tui.app.screens.section import SectionScreen
 from dlm_tui.document.comparison import Moved
+from dlm_tui.document.expectations import Expectation
+from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.engine.protocol import Progress, Routed, TokenAttribution
 from dlm_tui.store import KeptAnswer, Piece
 from tests.tui.conftest import Bench, Opener
@@ -79,6 +85,8 @@ async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> N
             lambda: bench.app.push_screen(ConfirmScreen(HOSTILE, HOSTILE)),
             lambda: bench.app.push_screen(LogScreen(HOSTILE, [HOSTILE])),
             lambda: bench.app.push_screen(moved),
+            lambda: bench.app.push_screen(SectionScreen("Edit", lambda _: "", content=text)),
+            lambda: bench.app.push_screen(ExpectScreen(PromptCase(text, (Expectation("contains", text),)))),
             screen.action_label,
             screen.action_history,
             screen.action_prompt_sets,
@@ -92,10 +100,19 @@ async def test_every_dialog_shows_hostile_text_literally(workbench: Opener) -> N
             await bench.press("escape")
             await bench.until(lambda: bench.app.screen is screen, "closed")
         screen.context.state.export.mix = "tone:0.5,[bold]:1"
-        screen.context.state.last_export = text
+        screen.context.state.last_export = screen.context.state.export.out = text
         screen.action_export_dialog()
         await bench.until(lambda: "[bold red]x[/]" in bench.text, "export dialog")
         assert_tame(bench)
+
+
+async def test_a_widget_that_is_made_for_trusted_text_lets_nothing_through(workbench: Opener) -> None:
+    async with workbench(size=(100, 40)) as bench:
+        await bench.screen.mount(Static(Text(HOSTILE)), TextArea(HOSTILE), Input(HOSTILE))
+        await bench.pilot.pause()
+        lines = ["".join(segment.text for segment in strip) for strip in drawn_strips(bench.app)]
+        assert sum("[bold red]x[/]" in line for line in lines) == 3
+        assert not (FORBIDDEN - {"\ud800"}) & set("".join(lines))
 
 
 async def test_kept_answers_show_hostile_text_literally(workbench: Opener) -> None:

@@ -1,5 +1,5 @@
-"""Line filters: a style for every segment, which Textual's filters for NO_COLOR need, and ink that sixteen colours
-leave readable."""
+"""Line filters: nothing that acts on a terminal, a style for every segment, which Textual's filters for NO_COLOR need,
+and ink that sixteen colours leave readable."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ from textual.filter import LineFilter
 _PLAIN = Style()
 _BLACK, _LIGHT, _DARK = 0, (7, 15), 8
 _GREY, _WHITE = Style(color="bright_black"), Style(color="bright_white")
+
+
+_ACTS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F)])
+_ACTS |= dict.fromkeys([*range(0x2066, 0x206A), 0x200B, 0x2060, 0xFEFF])
+"""Controls, what turns the direction of a line, and blanks without a width: none of them takes a cell."""
+
+
+class NothingThatActs(LineFilter):
+    """Behind every widget, also those that are not made for foreign text: a control character in what they draw would
+    be carried out by the terminal."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """The same segments without those characters."""
+        if all(segment.text.isprintable() for segment in segments):
+            return segments
+        return [
+            segment if segment.control else Segment(segment.text.translate(_ACTS), segment.style)
+            for segment in segments
+        ]
 
 
 class StyleEverySegment(LineFilter):

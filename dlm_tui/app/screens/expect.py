@@ -13,6 +13,7 @@ from dlm_tui.document.expectations import KINDS, Expectation, read_expectation
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.errors import DlmTuiError
 from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.literal_text_area import LiteralTextArea
 from dlm_widgets.sanitize import assemble, literal, sanitize
 
 
@@ -30,7 +31,7 @@ class ExpectScreen(Dialog[tuple[Expectation, ...]]):
         """The prompt, the expectations, and what is wrong."""
         yield LiteralStatic(assemble(("Prompt  ", "dim"), sanitize(self._case.prompt, one_line=True)[:160]))
         yield LiteralStatic("One a line, such as contains: key, or adapter: NAME", classes="field")
-        yield TextArea("\n".join(map(str, self._case.expect)), tab_behavior="focus", id="expect-text")
+        yield LiteralTextArea("\n".join(map(str, self._case.expect)), tab_behavior="focus", id="expect-text")
         kinds = ", ".join(KINDS)
         yield LiteralStatic(f"{kinds}; not- in front of any; without one the answer equals the line", classes="note")
         yield LiteralStatic(id="expect-problem")

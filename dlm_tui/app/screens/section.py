@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
+from dlm_widgets.literal_text_area import LiteralTextArea
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal
 
@@ -81,7 +82,7 @@ class SectionScreen(Dialog[Draft]):
                     yield LiteralStatic("Trains", classes="field")
                     yield PickList(*_adapter_options(self._adapters, self._marks), id="section-adapter", markup=False)
         text = self._start.content if self._content is None else self._content
-        yield TextArea(text, id="section-text", soft_wrap=True, tab_behavior="focus")
+        yield LiteralTextArea(text, id="section-text", soft_wrap=True, tab_behavior="focus")
         yield LiteralStatic(id="section-problem")
 
     def on_mount(self) -> None:
