@@ -15,6 +15,7 @@ from dlm_tui.errors import DlmTuiError
 _GRACE_SECONDS = 8.0
 _LEAVING_SECONDS = 1.0
 _LINES = 50
+_SAYS = "dlm-tui: "
 
 
 def server_words(document: Path, home: Path, base: str | None, port: int, keep_prompts: int) -> list[str]:
@@ -109,7 +110,9 @@ async def _read(stream: asyncio.StreamReader, lines: deque[str]) -> None:
 
 
 def _last(lines: Sequence[str]) -> str:
-    return lines[-1].removeprefix("dlm-tui: ") if lines else "the server ended without a word"
+    """What it said of its end: its last sentence, whatever a library wrote behind it."""
+    said = [line.removeprefix(_SAYS) for line in lines if line.startswith(_SAYS)]
+    return next(iter([*said[-1:], *reversed(lines)]), "the server ended without a word")
 
 
 def _let_go(process: asyncio.subprocess.Process) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,9 +77,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _end_with_stdin() -> None:
-    """Whoever started this process has ended, or wants it to end."""
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+    """Whoever started this process has ended, or wants it to end.
+
+    The descriptor is read, not `sys.stdin`: whose lock, held here, would abort an interpreter that ends by itself.
+    """
+    with contextlib.suppress(OSError):
+        while os.read(0, 1 << 16):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,8 +19,10 @@ import httpx
 import openai
 import pytest
 
+from dlm_tui.app.server_process import ServerProcess, server_words
 from dlm_tui.cli.main import main
 from dlm_tui.document.named_mixes import NamedMixes
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.serving.server import listen
 from tests.serving.running import read_answer, until
 
@@ -29,6 +32,7 @@ ASKED: dict[str, Any] = {
 
 
 HASTY = """
+from dlm_tui.app.server_process import ServerProcess, server_words
 from dlm_tui.cli.main import main
 from dlm_tui.serving import server
 server.GRACE_SECONDS = server.LAST_SECONDS = 0.4
@@ -159,6 +163,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
         port = taken.getsockname()[1]
         assert main(["serve", document, "--port", str(port)]) == 1
         assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+        words = server_words(served_folder / "doc.dlm", served_folder / "home", None, port, 0)
+        with pytest.raises(DlmTuiError, match=f"^cannot listen on 127.0.0.1:{port}: "):  # its stdin stays open
+            asyncio.run(ServerProcess.start(words))
         for key in ("", " ", "sekret ", "\tsekret", "schlüssel", "se\nkret", "se\x7fkret"):
             assert main(["serve", document, "--port", str(port), "--api-key", key]) == 2
             assert "--api-key must be printable ASCII" in capsys.readouterr().err
