@@ -17,6 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
+LASTING = {"engine", "watch", "sources", "serve", "queue"}
+"""Groups of work that go on as long as the screen."""
 PROMPT = "Where does the owner of the Grey Heron live?"
 
 
@@ -45,8 +47,8 @@ async def shoot(document: Path, home: Path) -> None:
             await pilot.pause(2.5)
             bench.action_compare()
             await pilot.pause(0.2)
-            while bench.controllers.generation.running:
-                await pilot.pause(0.05)
+            while not all(worker.is_finished or worker.group in LASTING for worker in app.workers):
+                await pilot.pause(0.05)  # the answers, and behind them the effect of the adapters
             app.clear_notifications()
             await pilot.pause(0.5)
             path = Path(app.save_screenshot(f"{name}.svg", path=str(HERE)))
