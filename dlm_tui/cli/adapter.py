@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace", action="store_true", help="of import: as a new version of an adapter that exists")
     parser.add_argument("--form", choices=("peft", "gguf", "modulated"), default="peft", help="of export (peft)")
     parser.add_argument("--out", metavar="PATH", type=given_path, help="of export: the folder or file to write")
+    owners = {"version": "use keep drop export", "no": "keep", "dry_run": "prune", "replace": "import"}
+    belong(parser, lambda args: str(args.action), {**owners, "form": "export", "out": "export"})
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dlm_tui import __version__
+from dlm_tui.cli.belonging import refuse_idle_options
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.cli.path_option import given_path
@@ -57,6 +58,8 @@ COMMANDS = {
 # These take no document, or take it in a way of their own.
 _OWN_ARGUMENTS = {"adapter", "open", "demo", "new", "parse", "unpack", "verify", "doctor", "web"}
 _WITH_STORE = {"adapter", "open", "doctor"}
+_WITHOUT_BASE = {"metrics", "traffic", "section", "pack"}
+"""What opens no base takes no choice of how to keep one."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +85,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument(
             "--base", metavar="PATH", type=given_path, help="a model folder or GGUF file instead of the document's base"
         )
-    if command not in _OWN_ARGUMENTS or command in _WITH_STORE:
+    if command not in _OWN_ARGUMENTS | _WITHOUT_BASE or command in _WITH_STORE:
         parser.add_argument(
             "--quantize",
             choices=("nf4", "fp4", "int8", "torchao-int8", "none"),
@@ -165,6 +168,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
     log, handler = logging.getLogger("dlm_tui"), NarrationHandler()
     log.addHandler(handler)
     try:
+        refuse_idle_options(args)
         if getattr(args, "adopt", False):
             from dlm_tui.cli.own_store import adopt_store
 

@@ -34,6 +34,9 @@ _GATE_HEADER = (
     "prompt_entropy_nats",
     "normalised_prompt_entropy",
 )
+_NEWEST = 20
+_LAST = 10
+"""Steps of a run that are printed; all of them are in --csv and --json."""
 _GATE_STEP_HEADER = ("step", "gate_loss", "gate_entropy_nats")
 
 
@@ -45,8 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
     )
     parser.add_argument("--csv", action="store_true", help="comma-separated tables")
-    parser.add_argument("--run-id", type=int, metavar="N", help="one run with its steps and evaluations")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="newest runs to list (default 20)")
+    parser.add_argument(
+        "--run-id",
+        type=int,
+        metavar="N",
+        help="one run with its last steps and its evaluations (all steps: --csv, --json)",
+    )
+    parser.add_argument(
+        "--limit", type=int, default=_NEWEST, metavar="N", help=f"newest runs to list (default {_NEWEST})"
+    )
     parser.add_argument("--since", metavar="AGE", help="only runs started within AGE: an integer and s, m, h or d")
     parser.add_argument("--phase", help="only runs of this phase, for example sft or gate")
 
@@ -56,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("Choose one of --json and --csv.")
     if args.limit < 1:
         raise UsageError("--limit must be at least 1.")
+    if args.run_id is not None and (args.limit != _NEWEST or args.since or args.phase):
+        raise UsageError("--run-id is one run: it takes no --limit, --since or --phase")
     cutoff = cutoff_text(args.since) if args.since is not None else None
     _, store = own_store(args)
     reader = MetricsReader(store)
@@ -190,21 +202,25 @@ def _print_runs(
         print(f"{number:>8}  {entry.run_id:>5}  {figures}  {weights}")
 
 
+def _settings(given: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+
+
 def _print_run(one: dict[str, Any]) -> None:
     row = one["run"]
-    print(f"run {row['run_id']}: {_word(row['phase'])}, {_word(row['status'])}, started {_word(row['started_at'])} UTC")
+    print(f"run {row['run_id']}: {_word(row['phase'])}, {_word(row['status'])}, started {_word(row['started_at'])}")
     extras = dict(one["extras"])
     tail_depth = _depths(extras.pop("tail_depth", None))
     for key, value in extras.items():
         if value is not None:
-            print(f"  {_word(key)}: {_word(value)}")
+            print(f"  {_word(key)}: {_word(_settings(value) if isinstance(value, dict) else value)}")
     if tail_depth:
         for line in (tail_words(extras.get("selection"), tail_depth), *tail_lines(tail_depth)):
             print(f"  {_word(line)}")
     for title, rows in (("steps", one["steps"]), ("evaluations", one["evals"]), ("gate steps", one["gate_steps"])):
         if rows:
-            print(f"\n{title}: {len(rows)}")
-        for entry in rows[-10:]:
+            print(f"\n{title}: {len(rows)}{f', the last {_LAST}' if len(rows) > _LAST else ''}")
+        for entry in rows[-_LAST:]:
             shown = [f"{key} {value:.6g}" for key, value in entry.items() if isinstance(value, (int, float))]
             print("  " + "  ".join(shown))
     for event in one["gate_events"]:

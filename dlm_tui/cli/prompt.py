@@ -31,9 +31,13 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         "--mix", "--adapter-mix", metavar="SPEC", help="a fixed mix such as a:0.7,b:0.3, or the name of a saved one"
     )
     parser.add_argument("--signed", action="store_true", help="allow negative weights in --mix")
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N")
-    parser.add_argument("--temperature", type=float, default=None, metavar="T", help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=None, metavar="P")
+    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="at most (256)")
+    parser.add_argument(
+        "--temperature", type=float, default=None, metavar="T", help="0 is greedy (the document's, else 0.7)"
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=None, metavar="P", help="nucleus of that probability (the document's, else 1)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
@@ -45,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--out", metavar="DIR", type=given_path, help="export: where to (the store's exports folder)")
     group.add_argument("--set", dest="settings", metavar="PATH=V,V", action="append", default=[], help="sweep: to try")
     group.add_argument("--write-best", action="store_true", help="sweep: put the best settings into the document")
+    owners = {"adapter": "train", "checkpoint_steps": "train", "folds": "eval sweep", "settings": "sweep"}
+    owners |= {"write_best": "sweep", **dict.fromkeys(("target", "quant", "mix", "out"), "export")}
+    belong(parser, lambda args: args.words[0] if args.action == "add" and args.words else args.action, owners)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.own_store import own_store
     from dlm_tui.engine.queue_file import QueueFile
 
+    if args.words and args.action not in ("add", "cancel", "move"):
+        raise UsageError(f"usage: dlm-tui {ACTIONS[args.action].partition(':')[0]}")
     _, store = own_store(args)
     queue = QueueFile(store)
     match args.action:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The prompt, and whether to explain."""
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: one prompt per line of standard input")
     parser.add_argument(
-        "--explain", action="store_true", help="also the pull of every token and the weights on the way"
+        "--explain", action="store_true", help="also the pull of every token, and with --json the weights on the way"
     )
 
 

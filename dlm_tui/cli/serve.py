@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import say
@@ -51,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
+    owners = {**dict.fromkeys(("quant", "grid", "threads"), "llama.cpp"), "dtype": "native"}
+    belong(parser, lambda args: str(args.backend), owners, "--backend {}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises DlmTuiError when an extra is missing or the address is taken."""
     from dlm_tui.cli.own_store import own_store
 
-    if args.grid is not None and args.backend == "native":
-        raise UsageError("--grid belongs to --backend llama.cpp: the native one batches any mixes")
     path = Path(args.document)
     if args.keep_prompts < 0:
         raise UsageError("--keep-prompts is at least 0")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
 from dlm_tui.counting import counted
@@ -45,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace", action="store_true", help="of import: instead of adding to a set that is there")
     parser.add_argument("--sort", choices=SORTS, default="order", help="of run and compare: what moved most first")
     add_run_arguments(parser)
+    owners = {"file": "import export results", "replace": "import", "sort": "run compare"}
+    owners |= {"set_name": "import export results run compare"}
+    owners |= dict.fromkeys(("views", "max_tokens", "temperature", "top_p", "seed"), "run")
+    belong(parser, lambda args: str(args.verb), owners)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
     from dlm_tui.cli.adapter import effect_words
     from dlm_tui.cli.narration import Narration
-    from dlm_tui.document import load, sources
+    from dlm_tui.document import TrainerSettings, load, sources
     from dlm_tui.model import base_of, load_base
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--gate-only leaves the adapters alone: there is no training of theirs to resume")
     if args.gate_only and (choices != KindChoices() or args.calibration):
         raise UsageError("--gate-only leaves the adapters alone: it takes no kind of training")
+    if args.gate_only and any(getattr(args, name) is not None for name in TrainerSettings.__struct_fields__):
+        raise UsageError("--gate-only leaves the adapters alone: it takes no trainer settings")
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise UsageError("--checkpoint-steps must be at least 1")
     if args.checkpoint_steps is not None and args.cluster is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.document import load
     from dlm_tui.store import resolve_home
 
+    if not 0 <= args.port <= 65535:
+        raise UsageError("--port is between 0 and 65535")
     path = Path(args.document).resolve()
     load(path)
     try:

@@ -36,6 +36,8 @@ STATIC = View(name="static", kind="static")
 
 VIEWS = {view.name: view for view in (BASE, GATED, UNIFORM, STATIC)}
 RESERVED = frozenset({*VIEWS, "static_mean", "custom", "null"})
+_ALSO = {"static_mean": STATIC}
+"""What the server and the formats call a view."""
 _ADAPTER = "adapter:"
 
 
@@ -45,8 +47,8 @@ def solo(adapter: str) -> View:
 
 
 def named_view(name: str) -> View:
-    """The view called `name`: base, gated, uniform, static, else one adapter's, as NAME or adapter:NAME."""
-    return VIEWS.get(name) or solo(name.removeprefix(_ADAPTER))
+    """The view called `name`: base, gated, uniform, static or static_mean, else an adapter's: NAME or adapter:NAME."""
+    return VIEWS.get(name) or _ALSO.get(name) or solo(name.removeprefix(_ADAPTER))
 
 
 def adapter_of(name: str) -> str | None:

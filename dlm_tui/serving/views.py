@@ -98,7 +98,8 @@ class Models:
         listed = self.listed()
         there_are, near = ", ".join(listed), meant(text[:80], listed)
         raise UnknownModel(
-            f"the model {text[:80]!r} is not served here; there are {there_are} and mix:NAME:WEIGHT,…{near}"
+            f"the model {text[:80]!r} is not served here; there are {there_are}, mix:NAME of a saved mix and"
+            f" mix:NAME:WEIGHT,…{near}"
         )
 
     def _mix(self, text: str) -> dict[str, float]:
@@ -109,8 +110,9 @@ class Models:
         except DlmTuiError as error:
             raise UnknownModel(str(error)) from None
         if text not in saved:
-            there_are = f"{', '.join(saved) or 'none'}), and weights are NAME:WEIGHT{meant(text[:80], saved)}"
-            raise UnknownModel(f"no mix is saved as {text[:80]!r} (saved: {there_are}")
+            there_are = f"; there are {', '.join(saved)}" if saved else ", nor under another name"
+            near = meant(text[:80], saved)
+            raise UnknownModel(f"no mix is saved as {text[:80]!r}{there_are}; weights are NAME:WEIGHT,…{near}")
         if strange := self._strange(saved[text]):
             raise UnknownModel(f"the mix {text!r} uses {', '.join(strange)}, not among the adapters that are served")
         return dict(saved[text])

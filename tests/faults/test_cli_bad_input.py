@@ -224,3 +224,45 @@ def test_one_is_said_in_the_singular(capsys: pytest.CaptureFixture[str], tmp_pat
 
 def test_gate_only_takes_no_adapter(capsys: pytest.CaptureFixture[str], document: Path) -> None:
     refused(capsys, 2, "--gate-only", "train", str(document), "--gate-only", "--adapter", "facts")
+
+
+@pytest.mark.parametrize(
+    ("words", "flag", "owners"),
+    [
+        ("queue DOC add eval --target vllm", "--target", "export"),
+        ("queue DOC add train --folds 3", "--folds", "eval and sweep"),
+        ("queue DOC add gate --adapter tone", "--adapter", "train"),
+        ("queue DOC list --write-best", "--write-best", "sweep"),
+        ("sets DOC run x.csv --set a", "FILE", "import and export and results"),
+        ("sets DOC list --replace", "--replace", "import"),
+        ("sets DOC compare --seed 5", "--seed", "run"),
+        ("adapter list DOC --version 3", "--version", "use and keep and drop and export"),
+        ("adapter list DOC --form gguf", "--form", "export"),
+        ("serve DOC --quant q8_0", "--quant", "--backend llama.cpp"),
+        ("serve DOC --grid 0.1", "--grid", "--backend llama.cpp"),
+        ("serve DOC --backend llama.cpp --dtype bfloat16", "--dtype", "--backend native"),
+    ],
+)
+def test_an_option_of_another_action_is_refused(
+    capsys: pytest.CaptureFixture[str], document: Path, words: str, flag: str, owners: str
+) -> None:
+    given = [str(document) if word == "DOC" else word for word in words.split()]
+    refused(capsys, 2, f"{flag} belongs to {owners}, not to ", *given)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("queue DOC list 3", "usage: dlm-tui queue DOC [list]"),
+        ("train DOC --gate-only --packing", "--gate-only leaves the adapters alone: it takes no trainer settings"),
+        ("metrics DOC --run-id 1 --since 1h", "--run-id is one run: it takes no --limit, --since or --phase"),
+        ("web DOC --port 99999", "--port is between 0 and 65535"),
+        ("metrics DOC --quantize nf4", "unrecognized arguments: --quantize nf4"),
+    ],
+)
+def test_options_that_make_no_sense_together(
+    capsys: pytest.CaptureFixture[str], document: Path, words: str, said: str
+) -> None:
+    assert main([str(document) if word == "DOC" else word for word in words.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert not document.with_name(f"{document.name}.tui.toml").exists()

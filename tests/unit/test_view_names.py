@@ -48,3 +48,7 @@ def test_score_shows_adapter_and_view_side_by_side() -> None:
     ]
     with pytest.raises(UsageError, match=r"no view 'nobody' \(known: base, gated, uniform, static, adapter:base"):
         chosen("nobody")
+
+
+def test_the_static_mix_has_the_name_of_the_server_too() -> None:
+    assert named_view("static_mean") is named_view("static") is STATIC
