@@ -22,7 +22,7 @@ ACTIONS = {
     "list": "queue DOC [list]: what runs, what waits, what is over with its result",
     "pause": "queue DOC pause: stop what runs, to go on later; nothing starts",
     "resume": "queue DOC resume: go on, in a process of its own",
-    "cancel": "queue DOC cancel N: take job N out of the line, or stop it for good",
+    "cancel": "queue DOC cancel N: take job N out of the line, or stop it (`train --resume` goes on with a training)",
     "move": "queue DOC move N M: let job N be the M-th of those that wait",
     "run": "queue DOC run: work the line off here; Ctrl+C stops it, to go on later",
     "add": "queue DOC add train|gate|eval|export|sweep [options]: put a job at the end of the line",
