@@ -76,8 +76,9 @@ class RunLog:
         grad_norm: float | None = None,
         tokens_per_sec: float | None = None,
         val_loss: float | None = None,
+        tokens: int | None = None,
     ) -> None:
-        """One optimiser step; losses in nats per token."""
+        """One optimiser step over so many tokens; losses in nats per token."""
         self.event(
             "step",
             step=step,
@@ -86,6 +87,7 @@ class RunLog:
             grad_norm=grad_norm,
             tokens_per_sec=tokens_per_sec,
             val_loss=val_loss,
+            tokens=tokens,
             timestamp=utc_seconds(),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class _LengthBuckets(torch.utils.data.Sampler[int]):
 class AdapterTrainer(CheckpointedTrainer):
     """One phase with the settings of the side file; `lengths` are tokens of each training row.
 
+    `on_tokens` is told the tokens of each batch that is computed, when it is: batches are fetched ahead of that.
     `validation_collator` makes the batches of the validation rows, whose loss is a mean over batches of equal size.
     """
 
@@ -42,6 +43,7 @@ class AdapterTrainer(CheckpointedTrainer):
         *,
         settings: TrainerSettings,
         lengths: Sequence[int],
+        on_tokens: Callable[[int], None],
         validation_collator: Callable[[Any], Any] | None = None,
         **kwargs: Any,
     ):
@@ -49,6 +51,12 @@ class AdapterTrainer(CheckpointedTrainer):
         self.data_collator: Any
         self.optimizer: Any
         self._settings, self._lengths, self._validation_collator = settings, lengths, validation_collator
+        self._on_tokens = on_tokens
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of one batch, which counts by the tokens that are in it."""
+        self._on_tokens(tokens_of(inputs))
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Batches of the validation rows."""
@@ -80,3 +88,9 @@ class AdapterTrainer(CheckpointedTrainer):
             return super()._get_train_sampler(train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return _LengthBuckets(self._lengths, batch, int(self.args.data_seed))
+
+
+def tokens_of(batch: Mapping[str, Any]) -> int:
+    """Tokens of a batch without padding, of pairs those of both sides; a packed batch has neither mask nor padding."""
+    mask = batch.get("attention_mask")
+    return int(batch["input_ids"].numel() if mask is None else mask.sum())

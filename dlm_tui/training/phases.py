@@ -41,7 +41,11 @@ class Diverged(DlmTuiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimiser step, one validation pass or one look (`loss`, `val_loss` in nats per token)."""
+    """One optimiser step, one validation pass or one look (`loss`, `val_loss` in nats per token).
+
+    `tokens` are those of the batches that the step computed, without padding and of pairs those of both sides, and
+    `tokens_per_second` is by its own time: what is done between two steps is not in it.
+    """
 
     phase: str
     step: int
@@ -49,6 +53,7 @@ class Step:
     val_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
+    tokens: int | None = None
     tokens_per_second: float | None = None
     look: EarlyLook | None = None
 
@@ -94,13 +99,30 @@ class PhaseArguments(TrainingArguments):
 
 
 class _Watch(TrainerCallback):
-    """Passes every logged number on, and counts tokens for the rate."""
+    """Passes every logged number on, and counts the tokens and the seconds of each step."""
 
-    def __init__(self, phase: str, on_step: OnStep, timer: CheckpointTimer | None = None, *, first: bool = True):
+    def __init__(
+        self,
+        phase: str,
+        on_step: OnStep,
+        timer: CheckpointTimer | None = None,
+        *,
+        first: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.phase, self._on_step, self._timer, self._is_first = phase, on_step, timer, first
-        self.tokens, self.since = 0, time.monotonic()
+        self._clock = clock
+        self._tokens, self._since = 0, clock()
         self.steps, self.last_loss = 0, math.nan
         self.val_loss: float | None = None
+
+    def count(self, tokens: int) -> None:
+        """A batch of so many tokens is computed in this step."""
+        self._tokens += tokens
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Looks, validation and checkpoints lie behind, and what was fetched ahead is not computed yet."""
+        self._tokens, self._since = 0, self._clock()
 
     def on_step(self, step: Step) -> None:
         """Tell it; whoever listens may end the training by raising."""
@@ -116,9 +138,7 @@ class _Watch(TrainerCallback):
             self.val_loss = float(logs["eval_loss"])
             self.on_step(Step(phase=self.phase, step=state.global_step, val_loss=self.val_loss))
         elif "loss" in logs:
-            now = time.monotonic()
-            rate = self.tokens / max(now - self.since, 1e-9)
-            self.tokens, self.since = 0, now
+            rate = self._tokens / max(self._clock() - self._since, 1e-9)
             self.steps, self.last_loss = state.global_step, float(logs["loss"])
             if not math.isfinite(self.last_loss):
                 untouched = self._is_first and state.global_step == 1
@@ -131,6 +151,7 @@ class _Watch(TrainerCallback):
                     loss=self.last_loss,
                     learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
                     grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+                    tokens=self._tokens,
                     tokens_per_second=rate,
                 )
             )
@@ -155,9 +176,7 @@ class _Looks(TrainerCallback):
             self._tell(state.global_step, lambda: self._looker.look(self._done + state.global_step))
 
     def _tell(self, step: int, take: Callable[[], EarlyLook]) -> None:
-        began = time.monotonic()
         look = take()
-        self._watch.since += time.monotonic() - began
         self._watch.on_step(Step(phase=self._watch.phase, step=step, val_loss=look.held_out, look=look))
 
 
@@ -242,7 +261,6 @@ def _causal(
     packing = packs(plan, model, base)
 
     def collate(batch: Sequence[list[int]]) -> dict[str, Any]:
-        watch.tokens += sum(map(len, batch))
         if packing:
             return collate_cheaper(batch, filler, base.hidden_size)
         return collate_sequences(batch, filler)
@@ -250,6 +268,7 @@ def _causal(
     return AdapterTrainer(
         settings=plan.trainer,
         lengths=[len(row) for row in rows.train],
+        on_tokens=watch.count,
         validation_collator=lambda batch: collate_sequences(batch, filler),
         model=model,
         args=trainer_arguments(plan, phase, scratch, base.device, evaluate=bool(rows.validation)),
@@ -309,6 +328,7 @@ def _on_pairs(
     return {
         "settings": plan.trainer,
         "lengths": [max(len(pair.chosen), len(pair.rejected)) for pair in rows.preference],
+        "on_tokens": watch.count,
         "model": model,
         "args": trainer_arguments(plan, phase, scratch, base.device, evaluate=False),
         "data_collator": lambda batch: collate_pairs(batch, filler),

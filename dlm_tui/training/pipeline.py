@@ -274,7 +274,14 @@ def _train_one(
                 metrics.record_step(
                     run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
                 )
-                log.step(number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second)
+                log.step(
+                    number,
+                    step.loss,
+                    step.learning_rate,
+                    step.grad_norm,
+                    step.tokens_per_second,
+                    tokens=step.tokens,
+                )
 
         def on_step(step: Step) -> None:
             keep(step)

@@ -21,11 +21,12 @@ from dlm_tui.store import AdapterKind, KindChoices, MetricsReader, Store, curren
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.memory import activation_bytes, fitting_rows
 from dlm_tui.training.packing import collate_cheaper, collate_packed, packs_exactly
+from dlm_tui.training.phases import Step, _Watch
 from dlm_tui.training.plan import plan_training
 from dlm_tui.training.report import TrainOutcome
-from dlm_tui.training.rows import collate_sequences
+from dlm_tui.training.rows import collate_sequences, tokenised
 from tests.tiny_models import ARCHITECTURES, tiny_base
-from tests.training_samples import write_document
+from tests.training_samples import PAIRS, write_document
 
 ROWS = [[5, 9, 40, 7, 200, 11], [33, 8], [90, 12, 13, 150, 16, 17, 18, 19, 210, 77, 31, 5, 6], [44, 45, 300]]
 EVERYTHING: dict[str, Any] = {
@@ -137,6 +138,43 @@ def test_a_packed_training_has_the_losses_of_a_padded_one(base: Base, tmp_path: 
     assert packed == pytest.approx(padded, abs=1e-5)
     judged = [outcome.adapters["facts"].val_loss for outcome in outcomes]
     assert judged[0] == pytest.approx(judged[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("batches", ["64", "1\n  grad_accum: 64", "4"], ids=["whole", "accumulated", "parts"])
+@pytest.mark.parametrize("packing", [True, False])
+def test_every_step_counts_the_tokens_that_it_computes(base: Base, tmp_path: Path, batches: str, packing: bool) -> None:
+    path = new_document(tmp_path / "d", extra=PAIRS)
+    path.write_text(path.read_text().replace("micro_batch_size: 4", f"micro_batch_size: {batches}"))
+    plan = plan_training(load(path), base_modules=["q_proj"], adapters=["facts"])
+    rows = tokenised(plan.adapters[0].rows, plan.sequence_len, base)
+    run = train(path, base, packing=packing).adapters["facts"].run_id
+    store = Store(path.parent / "home", load(path).dlm_id)
+    (log,) = store.logs_dir.glob(f"train-{run:06d}-*.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    found = [line["tokens"] for line in lines if line["type"] == "step"]
+    texts = sum(map(len, rows.train))
+    pairs = sum(len(pair.chosen) + len(pair.rejected) for pair in rows.preference)
+    if batches == "4":
+        half = (len(found) - 1) // 2
+        assert half > 1 and [sum(found[:half]), sum(found[half:-1]), found[-1]] == [texts, texts, pairs]
+        assert min(found) > 0
+    else:
+        assert found == [texts, texts, pairs]
+    assert all(row["tokens_per_sec"] > 0 for row in MetricsReader(store).steps(run))
+
+
+def test_the_rate_is_of_the_time_of_the_step_alone() -> None:
+    now, told = [0.0], list[Step]()
+    watch = _Watch("sft", told.append, clock=lambda: now[0])
+    for number, (before, seconds) in enumerate(((9.0, 2.0), (50.0, 4.0)), 1):
+        now[0] += before  # a look, a checkpoint, the validation rows
+        state = SimpleNamespace(global_step=number)
+        watch.on_step_begin(None, state, None)
+        watch.count(30)
+        watch.count(10)
+        now[0] += seconds
+        watch.on_log(None, state, None, {"loss": 1.0})
+    assert [(step.tokens, step.tokens_per_second) for step in told] == [(40, 20.0), (40, 10.0)]
 
 
 def test_activation_checkpointing_changes_no_byte(base: Base, tmp_path: Path) -> None:
