@@ -5,15 +5,15 @@ A configuration that asks for ten million layers is otherwise built, layer by la
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from dlm_tui.document.errors import shortened
 from dlm_tui.model.registry import BaseUnavailable
+from dlm_tui.tensor_files import TensorFileDamaged, mapping, read_header, stored_shapes
 
 _LAYER = re.compile(r"((?:^|.*?\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -26,10 +26,7 @@ _SIZES = (
 _NEVER_NONE = ("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head", "num_key_value_heads", "vocab_size")
 # A matrix of these two sizes stands in every model that has both.
 _MATRICES = (("hidden_size", "vocab_size"), ("n_embd", "vocab_size"), ("hidden_size", "intermediate_size"))
-_HEADER_LIMIT = 100_000_000
 _AGAIN = "fetch it again"
-_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-_ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 # One stored byte holds at most this many weights, at one bit each.
 _WEIGHTS_PER_BYTE = 8
 
@@ -45,7 +42,7 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
     stacks: dict[str, int] = {}  # a model with an image tower has two
     for match in filter(None, map(_LAYER.match, _names(files))):
         stacks[match[1]] = max(stacks.get(match[1], 0), int(match[2]) + 1)
-    for part in (config, _mapping(config.get("text_config"))):
+    for part in (config, mapping(config.get("text_config"))):
         for key in _DEPTHS:
             depth = part.get(key)
             if isinstance(depth, int) and stacks:
@@ -76,30 +73,10 @@ def _refuse_impossible(place: Path, key: str, value: object, capacity: int) -> N
 
 def _refuse_cut(file: Path) -> None:
     """Raises BaseUnavailable for a file that does not hold what its header says of each tensor."""
-    length, header = _header(file)
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        shape, place = _mapping(entry).get("shape"), _mapping(entry).get("data_offsets")
-        if not (_are_sizes(shape) and _are_sizes(place) and len(place) == 2):
-            raise BaseUnavailable(f"{file} is damaged: its header gives no place of {shortened(name, 60)!r}; {_AGAIN}")
-        item = _ITEM_BYTES.get(str(entry.get("dtype")))
-        if item is not None and math.prod(shape) * item != place[1] - place[0]:
-            said = f"its header says {shape} of {shortened(name, 60)!r}, which has {place[1] - place[0]} bytes"
-            raise BaseUnavailable(f"{file} is damaged: {said}; {_AGAIN}")
-        end = max(end, place[1])
-    wanted, size = 8 + length + end, file.stat().st_size
-    if size < wanted:
-        raise BaseUnavailable(f"{file} is cut short: it has {size} of {wanted} bytes; {_AGAIN}")
-
-
-def _are_sizes(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+    try:
+        stored_shapes(file)
+    except TensorFileDamaged as error:
+        raise BaseUnavailable(f"{error}; {_AGAIN}") from error
 
 
 def stored_types(files: Sequence[Path]) -> set[str]:
@@ -155,17 +132,9 @@ def _names(files: Sequence[Path]) -> Iterator[str]:
 
 def _entries(files: Sequence[Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in files:
-        for name, entry in _header(file)[1].items():
-            yield name, _mapping(entry)
-
-
-def _header(file: Path) -> tuple[int, Mapping[str, Any]]:
-    """The bytes that a safetensors file's header takes, and what it says of each tensor."""
-    with file.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if length > _HEADER_LIMIT:
-            raise BaseUnavailable(f"{file} is damaged: its header claims {length} bytes; {_AGAIN}")
         try:
-            return length, _mapping(json.loads(handle.read(length)))
-        except (ValueError, RecursionError) as error:
-            raise BaseUnavailable(f"{file} is damaged: its header is no JSON; {_AGAIN}") from error
+            header = read_header(file)[1]
+        except TensorFileDamaged as error:
+            raise BaseUnavailable(f"{error}; {_AGAIN}") from error
+        for name, entry in header.items():
+            yield name, mapping(entry)

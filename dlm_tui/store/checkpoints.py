@@ -1,27 +1,33 @@
 """What an interrupted training left to go on from: `checkpoints/<adapter>/`, ours alone. No torch.
 
 A folder `checkpoint-NNNNNN` is complete or not there: it is written under another name and renamed. `finished` holds an
-adapter that is trained and waits for the others of its run.
+adapter that is trained and waits for the others of its run. The one before stays, for the case that a disk gives back
+other bytes than it was given: the hashes in `state.json` tell.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from dlm_tui.document import TrainerSettings
-from dlm_tui.files import scratch_sibling, sync_tree
+from dlm_tui.files import json_bytes, read_plain, scratch_sibling, sha256_file, sync_tree
 from dlm_tui.platform import sync_directory
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.store.layout import Store
 from dlm_tui.system_errors import naming
+from dlm_tui.tensor_files import TensorFileDamaged, stored_shapes
 
 FOLDER, STATE, FINISHED = "checkpoints", "state.json", "finished"
+_OWN_HASH = "state_sha256"
 _NUMBERED = re.compile(r"checkpoint-([0-9]{6,})")
 
 
@@ -55,6 +61,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json`. `fingerprint` is of all that decides the result; `step` counts over all phases of the adapter.
 
     `done` are the phases before `phase`, or all of them where the adapter is finished (`phase` is then empty).
+    `files` are the SHA-256 of the other files of the folder by name, None where it was written before there were any.
     """
 
     fingerprint: str
@@ -65,6 +72,7 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     phase: str = ""
     done: list[PhaseResult] = []
     asked: Asked | None = None
+    files: dict[str, str] | None = None
 
 
 class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,26 +96,74 @@ def checkpoint_folder(store: Store, adapter: str) -> Path:
     return store.root / FOLDER / adapter
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint in the folder of an adapter."""
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoints in the folder of an adapter, the newest first, also damaged ones."""
     if not folder.is_dir():
-        return None
+        return []
     found = {int(match[1]): path for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))}
-    complete = [number for number, path in found.items() if (path / STATE).is_file()]
-    return found[max(complete)] if complete else None
+    return [found[number] for number in sorted(found, reverse=True)]
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in the folder of an adapter whose state can be read."""
+    return next((path for path in numbered(folder) if read_state(path) is not None), None)
 
 
 def read_state(folder: Path) -> CheckpointState | None:
-    """The state of a checkpoint or of `finished`; None where it cannot be read: the training then starts again."""
+    """The state of a checkpoint or of `finished`; None where it cannot be read or is not the one that was written."""
     try:
-        return msgspec.json.decode((folder / STATE).read_bytes(), type=CheckpointState)
-    except (OSError, msgspec.MsgspecError, RecursionError):
+        data = read_plain(folder / STATE)
+        state = msgspec.json.decode(data, type=CheckpointState)
+        written = json.loads(data)
+    except (OSError, ValueError, RecursionError):
         return None
+    own = written.pop(_OWN_HASH, None)
+    if (own is not None or state.files is not None) and own != _state_sha256(written):
+        return None
+    return state
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a checkpoint or with `finished`, as a sentence without a full stop; None where it is whole.
+
+    Of one that was written before there were hashes only the form of each file is looked at.
+    """
+    state = read_state(folder)
+    if state is None:
+        return f"{folder / STATE} is not the file that was written"
+    try:
+        if state.files is None:
+            for path in sorted(folder.iterdir()):
+                _refuse_malformed(path)
+            return None
+        for name, wanted in state.files.items():
+            if sha256_file(folder / name) != wanted:
+                return f"{folder / name} is not the file that was written (its hash differs)"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read ({error.strerror or error})"
+    except TensorFileDamaged as error:
+        return str(error)
+    return None
+
+
+def _refuse_malformed(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        stored_shapes(path)
+    elif path.suffix == ".json":
+        try:
+            json.loads(read_plain(path))
+        except (ValueError, RecursionError):
+            raise TensorFileDamaged(f"{path} is damaged: it is no JSON") from None
 
 
 @contextlib.contextmanager
-def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends well; older checkpoints then go."""
+def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path | None = None) -> Iterator[Path]:
+    """A folder to fill, which gets `state` with the hashes of its files and takes its name when the block ends well.
+
+    Older checkpoints then go, but for `before`, which is gone back to should this one be damaged.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     scratch = scratch_sibling(target)
@@ -115,6 +171,9 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
     try:
         with naming(target):
             yield scratch
+            hashes = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
+            written = msgspec.to_builtins(msgspec.structs.replace(state, files=hashes))
+            (scratch / STATE).write_bytes(json_bytes({**written, _OWN_HASH: _state_sha256(written)}))
             sync_tree(scratch)
         if target.exists():
             shutil.rmtree(target)
@@ -124,8 +183,12 @@ def new_checkpoint(folder: Path, name: str) -> Iterator[Path]:
         raise
     sync_directory(folder)
     for other in folder.iterdir():
-        if other != target:
+        if other not in (target, before):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _state_sha256(written: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(written)).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:
@@ -159,6 +222,16 @@ def interrupted(store: Store) -> Interrupted | None:
         at=newest,
         asked=asked,
     )
+
+
+def interrupted_damage(store: Store) -> str | None:
+    """What is wrong where something of a training was left and no state of it can be read; None where nothing was."""
+    root = store.root / FOLDER
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
+        for path in (folder / FINISHED, *numbered(folder)):
+            if path.is_dir() and (damage := damage_of(path)):
+                return damage
+    return None
 
 
 def forget_checkpoints(store: Store) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,14 +28,14 @@ from dlm_tui.files import json_bytes
 from dlm_tui.store import Store, utc_seconds
 from dlm_tui.store.checkpoints import (
     FINISHED,
-    STATE,
     Asked,
     CheckpointState,
     PhaseResult,
     checkpoint_folder,
     checkpoint_name,
-    latest,
+    damage_of,
     new_checkpoint,
+    numbered,
     read_state,
 )
 
@@ -64,7 +63,10 @@ class CheckpointEvery:
 
 @dataclass(kw_only=True)
 class AdapterCheckpoints:
-    """The checkpoints of one adapter in one run. `resume` is the folder to go on from, None for a start."""
+    """The checkpoints of one adapter in one run. `resume` is the folder to go on from, None for a start.
+
+    `damaged` says, a sentence each, what of an earlier try was not gone on from, as it is no longer what was written.
+    """
 
     folder: Path
     fingerprint: str
@@ -74,6 +76,8 @@ class AdapterCheckpoints:
     asked: Asked | None = None
     resume: Path | None = None
     done: list[PhaseResult] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    _newest: Path | None = None
     _start: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -88,13 +92,18 @@ class AdapterCheckpoints:
         resume: bool,
         asked: Asked,
     ) -> AdapterCheckpoints:
-        """For a run of `total` optimiser steps; `resume` takes the newest checkpoint, if it is of the same training."""
+        """For a run of `total` optimiser steps; `resume` takes the newest whole checkpoint of the same training."""
         folder = checkpoint_folder(store, adapter)
-        path = latest(folder) if resume else None
-        state = read_state(path) if path is not None else None
         made = cls(folder=folder, fingerprint=fingerprint, run_id=run_id, total=total, every=every, asked=asked)
-        if path is not None and state is not None and state.fingerprint == fingerprint:
-            made.resume, made.done = path, list(state.done)
+        for path in numbered(folder) if resume else ():
+            state = read_state(path)
+            if state is not None and state.fingerprint != fingerprint:
+                continue
+            if damage := damage_of(path):
+                made.damaged.append(damage)
+            elif state is not None:
+                made.resume, made.done, made._newest = path, list(state.done), path
+                break
         return made
 
     @property
@@ -121,10 +130,11 @@ class AdapterCheckpoints:
     def save(self, trainer: CheckpointedTrainer, phase: str) -> None:
         """Write a checkpoint behind the trainer's current step."""
         step = self.steps_done + int(trainer.state.global_step)
-        with new_checkpoint(self.folder, checkpoint_name(step)) as scratch:
+        name = checkpoint_name(step)
+        with new_checkpoint(self.folder, name, self._state(step, phase), before=self._newest) as scratch:
             trainer.write_state(scratch)
             save_file(self._start, scratch / _START)
-            (scratch / STATE).write_bytes(msgspec.json.encode(self._state(step, phase)))
+        self._newest = self.folder / name
 
     def end(self, result: PhaseResult) -> None:
         """A phase is over."""
@@ -135,24 +145,25 @@ class AdapterCheckpoints:
         self, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], tail_depth: Mapping[str, float]
     ) -> None:
         """The adapter is trained: it waits here until all of the run are, whatever becomes of the process."""
-        with new_checkpoint(self.folder, FINISHED) as scratch:
+        state = self._state(self.steps_done, "")
+        with new_checkpoint(self.folder, FINISHED, state, before=self._newest) as scratch:
             save_file(dict(tensors), scratch / _WEIGHTS)
             (scratch / "adapter_config.json").write_bytes(json_bytes(dict(config)))
             (scratch / _TAIL_DEPTH).write_bytes(json_bytes(dict(tail_depth)))
-            (scratch / STATE).write_bytes(msgspec.json.encode(self._state(self.steps_done, "")))
 
     def finished(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, float], list[PhaseResult]] | None:
         """Tensors, configuration, tail depth and phases of an adapter that an earlier try of this run has trained to
-        the end."""
+        the end. What is damaged costs the training time, not its result: None, and `damaged` says so."""
         path = self.folder / FINISHED
         state = read_state(path)
-        if state is None or state.fingerprint != self.fingerprint:
+        if not path.is_dir() or (state is not None and state.fingerprint != self.fingerprint):
             return None
-        try:
-            config = json.loads((path / "adapter_config.json").read_bytes())
-            return load_file(path / _WEIGHTS), config, json.loads((path / _TAIL_DEPTH).read_bytes()), list(state.done)
-        except Exception:  # a damaged file costs the training time, not its result
+        damage = damage_of(path)
+        if damage is not None or state is None:
+            self.damaged.insert(0, damage or f"{path} cannot be read")
             return None
+        config = json.loads((path / "adapter_config.json").read_bytes())
+        return load_file(path / _WEIGHTS), config, json.loads((path / _TAIL_DEPTH).read_bytes()), list(state.done)
 
     def _state(self, step: int, phase: str) -> CheckpointState:
         return CheckpointState(

@@ -29,7 +29,7 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
-from dlm_tui.store.checkpoints import forget_checkpoints, interrupted
+from dlm_tui.store.checkpoints import forget_checkpoints, interrupted, interrupted_damage
 from dlm_tui.store.litter import clear_earlier_try
 from dlm_tui.store.version_record import AdapterVersion
 from dlm_tui.store.versions import discard_version
@@ -389,6 +389,8 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
     """What is to be continued is there, or what is there is given up. Raises UsageError where there is nothing."""
     left = interrupted(request.store)
     if request.resume and left is None:
+        if damage := interrupted_damage(request.store):
+            raise UsageError(f"the interrupted training cannot be gone on with: {damage}; train without --resume")
         raise UsageError("there is no interrupted training to continue; train without --resume")
     if left is not None and not request.resume:
         say(f"an interrupted training is given up ({left.words}): `train --resume` would have gone on with it")
@@ -431,9 +433,10 @@ def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:
 
 
 def _resumed_text(name: str, checkpoints: AdapterCheckpoints) -> str:
-    if checkpoints.resume is None:
-        return f"{name}: starts at the beginning, there is no checkpoint of this very training"
-    return f"{name}: goes on behind step {checkpoints.resumed_step} of {checkpoints.total}"
+    because = f", as {'; '.join(checkpoints.damaged)}" if checkpoints.damaged else ""
+    if checkpoints.resume is not None:
+        return f"{name}: goes on behind step {checkpoints.resumed_step} of {checkpoints.total}{because}"
+    return f"{name}: starts at the beginning{because or ', there is no checkpoint of this very training'}"
 
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:

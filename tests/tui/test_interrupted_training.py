@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from dlm_tui.app.screens.confirm import ConfirmScreen
@@ -40,8 +39,8 @@ def killed_training(tmp_path: Path, asked: Asked | None) -> Store:
     state = CheckpointState(
         fingerprint="f", run_id=1, step=40, total=90, at="2026-01-01T00:00:00Z", phase="sft", asked=asked
     )
-    with new_checkpoint(checkpoint_folder(store, "tone"), checkpoint_name(40)) as folder:
-        (folder / STATE).write_bytes(msgspec.json.encode(state))
+    with new_checkpoint(checkpoint_folder(store, "tone"), checkpoint_name(40), state):
+        pass
     return store
 
 

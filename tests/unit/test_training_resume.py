@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,120 @@ def test_another_document_is_another_training(base: Base, tmp_path: Path) -> Non
     path.write_text(path.read_text().replace("crates of salt", "barrels of rum"))
     outcome = train(path, base, resume=True)
     assert any("facts: starts at the beginning" in text for text in outcome.notes)
+
+
+def folder_of(path: Path) -> Path:
+    return path.parent / "home" / "store" / load(path).dlm_id / FOLDER
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) - len(data) // 4] ^= 0x40
+    file.write_bytes(data)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_hashes(folder: Path) -> None:
+    """As they were written before there were any."""
+    for file in folder.rglob("state.json"):
+        state = json.loads(file.read_bytes())
+        del state["files"], state["state_sha256"]
+        file.write_text(json.dumps(state))
+
+
+@pytest.fixture(scope="module")
+def cut(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was cut in its second adapter, with two checkpoints of it, and the weights it ends with."""
+    path = document(tmp_path_factory.mktemp("cut") / "d", epochs=1)
+    folder, steps = folder_of(path), list[int]()
+
+    def report(step: Progress) -> None:
+        if step.scope == "manners" and step.stage == "sft":
+            steps.append(step.done)
+        if len(set(steps)) == 3:
+            raise Cancelled("cancelled")
+
+    store = Store(path.parent / "home", load(path).dlm_id)
+    with pytest.raises(Cancelled):
+        train_document(TrainRequest(document=load(path), store=store, base=base, checkpoint_steps=1), report)
+    assert (folder / "facts" / "finished").is_dir() and len(list((folder / "manners").glob("checkpoint-*"))) == 2
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(cut: Path, base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("wanted") / "d"
+    shutil.copytree(cut.parent, path)
+    train(path / cut.name, base, resume=True)
+    return weights(path / cut.name)
+
+
+@pytest.mark.parametrize("harm", [flip, halve, Path.unlink])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "facts/finished/weights.safetensors",
+        "facts/finished/state.json",
+        "manners/checkpoint/weights.safetensors",
+        "manners/checkpoint/optimizer.json",
+        "manners/checkpoint/random.safetensors",
+        "manners/checkpoint/state.json",
+    ],
+)
+def test_a_damaged_checkpoint_is_said_and_the_one_before_takes_its_place(
+    cut: Path, wanted: dict[str, bytes], base: Base, tmp_path: Path, file: str, harm: Callable[[Path], None]
+) -> None:
+    shutil.copytree(cut.parent, tmp_path / "d")
+    path = tmp_path / "d" / cut.name
+    newest, before = sorted((folder_of(path) / "manners").glob("checkpoint-*"), reverse=True)
+    damaged = folder_of(path) / file.replace("checkpoint", newest.name)
+    harm(damaged)
+    outcome = train(path, base, resume=True)
+    assert weights(path) == wanted
+    adapter = file.partition("/")[0]
+    (said,) = [note for note in outcome.notes if str(damaged) in note]
+    step = int(before.name.removeprefix("checkpoint-"))
+    assert f"{adapter}: goes on behind step" in said
+    assert adapter == "facts" or f"goes on behind step {step} of" in said
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.json"])
+def test_an_adapter_whose_only_checkpoint_is_damaged_begins_again(
+    cut: Path, wanted: dict[str, bytes], base: Base, tmp_path: Path, file: str
+) -> None:
+    shutil.copytree(cut.parent, tmp_path / "d")
+    path = tmp_path / "d" / cut.name
+    without_hashes(folder_of(path))
+    newest, before = sorted((folder_of(path) / "manners").glob("checkpoint-*"), reverse=True)
+    shutil.rmtree(before)
+    halve(newest / file)
+    outcome = train(path, base, resume=True)
+    assert weights(path) == wanted
+    assert any("manners: starts at the beginning, as " in note and str(newest) in note for note in outcome.notes)
+
+
+def test_checkpoints_without_hashes_are_gone_on_from(
+    cut: Path, wanted: dict[str, bytes], base: Base, tmp_path: Path
+) -> None:
+    shutil.copytree(cut.parent, tmp_path / "d")
+    path = tmp_path / "d" / cut.name
+    without_hashes(folder_of(path))
+    outcome = train(path, base, resume=True)
+    assert weights(path) == wanted
+    assert any("facts: trained to the end" in note for note in outcome.notes)
+    assert any("manners: goes on behind step" in note for note in outcome.notes)
+
+
+def test_where_no_state_can_be_read_it_is_said_what_is_damaged(cut: Path, base: Base, tmp_path: Path) -> None:
+    shutil.copytree(cut.parent, tmp_path / "d")
+    path = tmp_path / "d" / cut.name
+    for file in folder_of(path).rglob("state.json"):
+        halve(file)
+    with pytest.raises(UsageError, match=r"cannot be gone on with: .*state\.json .*train without --resume"):
+        train(path, base, resume=True)
 
 
 def test_nothing_pickled_is_written(base: Base, tmp_path: Path) -> None:
