@@ -102,12 +102,15 @@ def delete_section(path: Path, expected_sha256: str, index: int) -> Edit:
 def undo_edit(path: Path, edit: Edit) -> str:
     """Put back what an edit replaced; returns the hash of the file, which is what it was before.
 
-    Raises FileChanged if the file was edited in between.
+    Raises FileChanged if the file was edited in between, or if what is put back would not make it what it was.
     """
     data = read_document_bytes(path)
     if hashlib.sha256(data).hexdigest() != edit.sha256:
         raise FileChanged(f"{path} has changed since the section was changed; nothing was undone")
-    save_document(path, data, data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :])
+    before = data[: edit.offset] + edit.removed + data[edit.offset + len(edit.added) :]
+    if hashlib.sha256(before).hexdigest() != edit.previous_sha256:
+        raise FileChanged(f"what {path} held before is no longer kept as it was written; nothing was undone")
+    save_document(path, data, before)
     return edit.previous_sha256
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dlm_tui.document import append_section, delete_section, instruction_pairs, load, preference_triples
 from dlm_tui.document.change_log import ChangeLog, DocumentChange, NothingToUndo
+from dlm_tui.document.errors import FileChanged
 from dlm_tui.document.lesson import Lesson, better_answer, kept_answer, preview_lesson
 from dlm_tui.errors import DlmTuiError
 from tests.tui.document import write_document
@@ -105,6 +106,18 @@ def test_somebody_elses_save_is_never_undone(tmp_path: Path) -> None:
     assert path.read_bytes() == saved
     path.write_bytes(saved.removesuffix(b"More.\n"))
     assert log.undo(path).kind == "lesson", "the file is what the change made of it again"
+
+
+def test_a_change_whose_record_is_not_whole_is_not_undone(tmp_path: Path) -> None:
+    path, log = write_document(tmp_path), ChangeLog(tmp_path / "log.json")
+    log.add(DocumentChange.of_edit("section", delete_section(path, load(path).sha256, 1)))
+    now, kept = path.read_bytes(), json.loads((tmp_path / "log.json").read_bytes())
+    removed = kept[0]["removed"]
+    kept[0]["removed"] = ("A" if removed[0] != "A" else "B") + removed[1:]
+    (tmp_path / "log.json").write_text(json.dumps(kept))
+    with pytest.raises(FileChanged, match="nothing was undone"):
+        log.undo(path)
+    assert path.read_bytes() == now
 
 
 def test_a_damaged_log_is_set_aside_and_a_long_one_is_bounded(tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +106,84 @@ def test_what_another_tool_wrote_after_a_finished_change_stays(store: Store, mon
     (store.root / "two").write_text("theirs")
     with store_lock(store):
         assert now(store) == ["new one", "theirs", "new"]
+
+
+def written(store: Store, *, proved: bool = True) -> dict[str, Any]:
+    record = json.loads((store.root / NAME).read_bytes())
+    if not proved:  # as it was written before it had a hash of itself
+        del record["record_sha256"]
+    return record
+
+
+def put(store: Store, record: dict[str, Any]) -> None:
+    (store.root / NAME).write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+
+@pytest.mark.parametrize("proved", [True, False])
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("harm", [lambda text: text[:-3], lambda text: text[:3] + "é" + text[4:]])
+def test_a_record_whose_contents_are_cut_is_set_aside(
+    store: Store, monkeypatch: pytest.MonkeyPatch, harm: Callable[[str], str], after: int, proved: bool
+) -> None:
+    cut_short(store, monkeypatch, after)
+    record = written(store, proved=proved)
+    record["entries"][0]["before"] = harm(record["entries"][0]["before"])
+    put(store, record)
+    with contextlib.suppress(FileNotFoundError):
+        (store.root / record["entries"][-1]["staged"]).rename(store.root / "gone")
+    with store_lock(store):
+        pass
+    assert not pending(store) and (store.root / ".journal.damaged.tui").is_file()
+
+
+def test_a_record_that_is_not_what_was_written_is_never_written_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_short(store, monkeypatch, 1)
+    record = written(store)
+    before = record["entries"][0]["before"]
+    record["entries"][0]["before"] = ("A" if before[0] != "A" else "B") + before[1:]
+    put(store, record)
+    (staged,) = store.root.glob("two.tmp.*")
+    staged.unlink()
+    with store_lock(store):
+        assert (store.root / "one").read_text() == "new one"
+    assert ".journal.damaged.tui" in caplog.text and not pending(store)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_wrong_hash_leaves_no_half_of_a_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, after: int
+) -> None:
+    cut_short(store, monkeypatch, after)
+    record = written(store, proved=False)
+    record["entries"][0]["sha256"] = "0" + record["entries"][0]["sha256"][1:]
+    put(store, record)
+    with store_lock(store):
+        assert now(store) == ["old one", "old two", ""]
+    assert not pending(store) and not list(store.root.glob("*.tmp.*"))
+    if after:
+        assert (store.root / "one.damaged").read_text() == "new one" and "one.damaged" in caplog.text
+
+
+def test_a_change_whose_last_file_is_lost_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_short(store, monkeypatch, 2)
+    shutil.rmtree(next(store.root.glob("folder.tmp.*")))
+    with store_lock(store):
+        assert now(store) == ["old one", "old two", ""]
+    assert not pending(store)
+
+
+def test_what_another_tool_wrote_in_the_middle_stays_and_is_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_short(store, monkeypatch, 1)
+    (store.root / "one").write_text("theirs")
+    (staged,) = store.root.glob("two.tmp.*")
+    staged.unlink()
+    with store_lock(store):
+        assert now(store) == ["theirs", "old two", ""]
+    assert str(store.root / "one") in caplog.text
 
 
 @pytest.mark.parametrize("path", ["../../outside", "/etc/passwd", "adapter/../../x"])
