@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,6 +17,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.store import Store
 
 _CUT = "interrupted, goes on from there"
+_log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 """How often it is made sure that somebody works the line off."""
 
@@ -69,6 +71,8 @@ class JobLine:
         self.line = Line()
         self.lives = False
         """Whether somebody works the line off."""
+        self.tell: Callable[[str], None] = _log.warning
+        """Hears of a line that could not be read and was begun anew."""
 
     @property
     def stands(self) -> bool:
@@ -164,7 +168,10 @@ class JobLine:
         async with self._looking:
             mark = await asyncio.to_thread(self._marked)
             if mark != self._mark:
-                self.line = await asyncio.to_thread(self.queue.read)
+                told: list[str] = []
+                self.line = await asyncio.to_thread(self.queue.read, told.append)
+                for text in told:
+                    self.tell(text)
                 self.lives = await asyncio.to_thread(self.queue.is_worked_off)
                 self._mark = mark  # only now: a look that is cancelled in the middle has seen nothing
             places = {entry.number: place for place, entry in enumerate(self.line.ahead)}

@@ -8,6 +8,9 @@ read what it missed. What was running when everything was killed still says so: 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,17 @@ import msgspec
 
 from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, SweepJob, Swept, Trained, TrainJob
 from dlm_tui.errors import UsageError
-from dlm_tui.files import remove, set_aside, write_atomic
+from dlm_tui.files import read_plain, remove, set_aside, write_atomic
 from dlm_tui.store import LockHeld, Store, utc_seconds
 from dlm_tui.store.locks import named_lock
 
 _LOCK_SECONDS = 10.0
 _KEEP = 30
+_NOT_A_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP)
+_NUMBER = re.compile(rb'"(number|next)"\s*:\s*([0-9]{1,6})\b')
+_JOB = re.compile(r"job-([0-9]{4,6})[-.].*")
+_MOST_READ = 4 << 20
+_log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 OVER: tuple[State, ...] = ("done", "failed", "cancelled")
@@ -102,12 +110,19 @@ class QueueFile:
         """The file that a training leaves when its adapters are in force, relative to the store."""
         return (self.store.queue_dir / f"job-{number:04d}.receipt").relative_to(self.store.root).as_posix()
 
-    def read(self) -> Line:
-        """The line as it is now; one that cannot be read is set aside and begun anew. Raises OSError."""
+    def read(self, tell: Callable[[str], None] = _log.warning) -> Line:
+        """The line as it is now; one that cannot be read is set aside, `tell` hears so, and it is begun anew.
+
+        Raises OSError.
+        """
         line = self._decoded()
         if line is None:
-            set_aside(self.path)
-        return line or Line()
+            aside = set_aside(self.path)
+            kept = f"is kept as {aside.name}" if aside is not None else "cannot be given another name"
+            tell(
+                f"{self.path} is no line of jobs: it {kept}, and a new one begins; put what waited in it in line again"
+            )
+        return line or Line(next=self._unused())
 
     def is_damaged(self) -> bool:
         """Whether there is a line that cannot be read. Raises OSError."""
@@ -116,11 +131,28 @@ class QueueFile:
     def _decoded(self) -> Line | None:
         """None for a file that is no line; an empty one where there is none."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Line)
+            return msgspec.json.decode(read_plain(self.path), type=Line)
         except (FileNotFoundError, NotADirectoryError):
-            return Line()
+            return Line(next=self._unused())
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
+        except OSError as error:
+            if error.errno in _NOT_A_FILE:
+                return None
+            raise
+
+    def _unused(self) -> int:
+        """The first number that no job had whose words are still beside the line, or which a damaged line names."""
+        numbers = [0]
+        with contextlib.suppress(OSError):
+            for path in self.path.parent.iterdir():
+                if match := _JOB.fullmatch(path.name):
+                    numbers.append(int(match[1]))
+                elif path.name.startswith(f"{self.path.stem}.damaged") and path.is_file():
+                    with path.open("rb") as handle:
+                        found = _NUMBER.findall(handle.read(_MOST_READ))
+                    numbers += [int(number) - (key == b"next") for key, number in found]
+        return max(numbers) + 1
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Line]:

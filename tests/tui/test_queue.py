@@ -425,3 +425,13 @@ async def quiet_text(bench: Bench) -> str:
         same = same + 1 if bench.text == before else 0
         before = bench.text
     return before
+
+
+async def test_a_line_that_cannot_be_read_is_said(workbench: Opener, tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    queue.add(TrainJob(document=str(tmp_path / "harbour.dlm"), home=str(tmp_path / "home")), "train")
+    queue.path.write_bytes(b"{half")
+    async with workbench(size=(120, 40), line=True, wait=False) as bench:
+        await bench.until(lambda: any("is no line of jobs" in toast for toast in bench.toasts), "said")
+        assert any("queue.damaged.json" in toast for toast in bench.toasts)
+        await bench.idle()

@@ -91,7 +91,7 @@ async def test_a_look_that_is_cancelled_has_seen_nothing(
     line.queue.move(4, 1)
     reads, read = 0, QueueFile.read
 
-    def cancelled(queue: QueueFile) -> object:
+    def cancelled(*_: object) -> object:
         nonlocal reads
         reads += 1
         raise asyncio.CancelledError

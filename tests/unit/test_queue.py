@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -332,6 +333,29 @@ def test_a_damaged_line_is_set_aside(queue: QueueFile) -> None:
     assert queue.read().entries == []
     assert queue.path.with_name("queue.damaged.json").read_bytes() == b"{half"
     assert queue.add(EvaluateJob(document="d", home="h"), "judge").number == 1
+
+
+def test_a_damaged_line_is_said_and_its_numbers_are_not_given_again(
+    queue: QueueFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        queue.add(train(), "one")
+    queue.path.write_bytes(queue.path.read_bytes()[:-3])
+    assert queue.read().entries == [] and queue.read().entries == []
+    (said,) = caplog.messages
+    assert str(queue.path) in said and "queue.damaged.json" in said
+    assert queue.add(train(), "four").number == 4
+    queue.path.unlink()
+    queue.events(7, 1).write_bytes(b"")
+    assert queue.add(train(), "eight").number == 8
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path), os.mkfifo])
+def test_what_is_no_file_in_the_place_of_the_line_is_set_aside(queue: QueueFile, make: Callable[[Path], None]) -> None:
+    queue.path.parent.mkdir(parents=True)
+    make(queue.path)
+    assert queue.read().entries == [] and not os.path.lexists(queue.path)
+    assert queue.add(train(), "one").number == 1
 
 
 def test_jobs_that_were_told_are_told_once(queue: QueueFile) -> None:

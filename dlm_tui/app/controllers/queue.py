@@ -55,6 +55,7 @@ class Queue:
         line = self.line
         if line is None:
             return
+        line.tell = partial(self._context.ui.say, warning=True, lasting=True)
         found = await line.begin()
         self._tell_ended(found)
         for record in [*found.live, *found.standing]:
