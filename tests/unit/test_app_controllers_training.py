@@ -187,6 +187,39 @@ async def test_an_export_uses_the_settings_of_last_time(tmp_path: Path) -> None:
         assert bench.context.state.last_export and bench.context.state.last_export.startswith("vllm serve")
 
 
+async def opening_again(bench: Bench) -> None:
+    """The engine has not opened the document yet, as right behind a start."""
+    bench.world.measuring = asyncio.Event()
+    bench.context.link.begin_anew()
+    async with asyncio.timeout(30):
+        while bench.context.opened is not None or bench.context.link.state.phase != "loading":
+            await asyncio.sleep(0)
+
+
+async def test_while_the_engine_opens_the_store_says_what_can_be_exported(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await opening_again(bench)
+        bench.controllers.export.start()
+        await bench.ui.settled()
+        assert "There is nothing to export yet" in bench.ui.said[-1] and bench.jobs == []
+        commit(bench, ["tone"])
+        bench.controllers.export.start()
+        await bench.ui.settled()
+        assert [type(job.request) for job in bench.jobs] == [ExportJob]
+        bench.controllers.set_running.open("none")
+        await bench.ui.settled()
+        assert "tone" in bench.ui.dialogs[-1]._views
+
+
+async def test_a_label_says_that_the_engine_is_not_ready_and_not_that_there_is_no_gate(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("please")
+        await opening_again(bench)
+        await label(bench, "tone")
+        told = next(said for said in bench.ui.said if said.startswith("Labelled as tone"))
+        assert "as the engine is not ready; F5 trains it then" in told and "no gate" not in told
+
+
 async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         good = bench.context.document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from dlm_tui.app.config import Config
@@ -18,7 +19,7 @@ from dlm_tui.app.themes import adapter_palette
 from dlm_tui.document import Document
 from dlm_tui.document.sources import Survey
 from dlm_tui.engine.protocol import Event, Open, Opened
-from dlm_tui.store import KeptAnswers, Store
+from dlm_tui.store import KeptAnswers, Store, adapter_versions
 from dlm_widgets.adapter_palette import Mark, marks_for
 
 
@@ -67,9 +68,18 @@ class Context:
 
     @property
     def trained_names(self) -> tuple[str, ...]:
-        """Adapters that have weights, in declared order."""
+        """Adapters that the engine has weights of, in declared order; none until it has opened the document."""
         opened = self.opened
         return tuple(name for name in self.names if opened and name in opened.adapters)
+
+    async def names_in_force(self) -> tuple[str, ...]:
+        """Adapters that have weights, in declared order: what the engine opened; until it has, what the store says.
+
+        Raises StoreError, OSError.
+        """
+        if self.opened is not None:
+            return self.trained_names
+        return tuple(await asyncio.to_thread(adapter_versions, self.store, self.names))
 
     @property
     def marks(self) -> dict[str, Mark]:

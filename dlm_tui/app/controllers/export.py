@@ -17,6 +17,7 @@ from dlm_tui.document.mix import format_mix
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError
 from dlm_tui.engine.protocol import ExportJob, ExportReport
 from dlm_tui.export.cost_table import FormatCost
+from dlm_tui.store import StoreError
 
 _SHORT = 200  # characters of a command that a toast shows
 
@@ -44,7 +45,7 @@ class Export:
             hand_mix,
             self._saved_mixes(),
             state.last_export,
-            context.trained_names,
+            context.trained_names or context.names,
             last,
             shutil.which("ollama"),
         )
@@ -72,10 +73,6 @@ class Export:
         if context.board.line is None and context.board.running("export"):
             context.ui.say("An export is already running; it is in the jobs pane.", warning=True)
             return
-        if not context.trained_names:
-            trains = f"{context.key('train.all')} trains the adapters"
-            context.ui.say(f"There is nothing to export yet: {trains}.", warning=True)
-            return
         request = ExportJob(
             document=str(context.setup.path),
             home=str(context.setup.home),
@@ -99,6 +96,16 @@ class Export:
         return lines if any(line.quant == quant for line in lines) else []
 
     async def _export(self, request: ExportJob, title: str) -> None:
+        context = self._context
+        try:
+            is_trained = bool(await context.names_in_force())
+        except (StoreError, OSError) as error:
+            context.ui.say(str(error), error=True, title="Nothing was exported")
+            return
+        if not is_trained:
+            trains = f"{context.key('train.all')} trains the adapters"
+            context.ui.say(f"There is nothing to export yet: {trains}.", warning=True)
+            return
         await self.follow(await self._context.board.run(request, "export", title))
 
     async def follow(self, record: JobRecord) -> None:

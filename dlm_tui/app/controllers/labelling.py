@@ -16,6 +16,7 @@ from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.screens.label import Label, LabelScreen
 from dlm_tui.document.append import append_section
 from dlm_tui.document.change_log import DocumentChange
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.errors import DlmTuiError
 
 LABEL = "label"
@@ -103,12 +104,22 @@ class Labelling:
             title, lead = "Label taken back", f"The section at line {change.line} is gone."
             self._context.ui.run(partial(self._retrain, self._prompt.text, title, lead), "label", "undo label")
 
+    def _missing_for_gate(self) -> str:
+        """Why the gate cannot be trained now, in a sentence; empty where it can."""
+        context = self._context
+        if not context.document.gate_enabled:
+            return NO_GATE
+        if not context.store_is_gone and not context.link.ready:
+            return (
+                f"The gate was not retrained, as the engine is not ready; {context.key('train.gate')} trains it then."
+            )
+        return "" if context.trained_names and not context.store_is_gone else "There is no gate to retrain yet."
+
     async def _retrain(self, prompt: str, title: str, lead: str, trail: str = "") -> None:
         """The document changed by our hand: train the gate on it, then say in one toast what was done and moved."""
         context = self._context
-        unusable = context.store_is_gone or not context.document.gate_enabled
-        if unusable or not context.link.ready or not context.trained_names:
-            context.ui.say(f"{lead} There is no gate to retrain yet. {trail}".strip(), title=title)
+        if missing := self._missing_for_gate():
+            context.ui.say(f"{lead} {missing} {trail}".strip(), title=title)
             return
         record = await self._training.retrain_gate()
         self._training.say_gate(record, prompt, lead=lead, trail=trail, title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -66,7 +67,10 @@ class SetRunning:
         from dlm_tui.app.screens.set_run import SetRunScreen
 
         context = self._context
-        views = [view.name for view in self.views()]
+        trained = context.trained_names
+        with contextlib.suppress(StoreError, OSError):  # a store that cannot be read is said where it is needed
+            trained = await context.names_in_force()
+        views = [view.name for view in self._views_of(trained)]
         marked = [name for name in context.state.set_views if name in views] or views[:1]
         dialog = SetRunScreen(name, cases, views, marked, context.marks, context.setup.path.parent)
         dialog.on_run = lambda chosen: self._start(dialog, name, cases, chosen)
@@ -76,7 +80,9 @@ class SetRunning:
 
     def views(self) -> list[View]:
         """The views that a set can be run under: of the base, the gate, every trained adapter, and the desk."""
-        trained = self._context.trained_names
+        return self._views_of(self._context.trained_names)
+
+    def _views_of(self, trained: Sequence[str]) -> list[View]:
         if not trained:
             return [BASE]
         named = [GATED, BASE, UNIFORM, STATIC] if len(trained) > 1 else [BASE]
