@@ -16,7 +16,6 @@ STAGES = {
     "cluster": "waiting for the cluster",
     "commit": "putting the adapters in force",
     "download": "fetching the base",
-    "drift": "measuring what freezing costs",
     "effect": "measuring the effect",
     "embed": "embedding prompts",
     "fold": "judging the gate",

@@ -151,11 +151,17 @@ class JobRecord:
 
 
 def _forward(before: Progress | None, now: Progress) -> Progress:
-    """The newer event; of one piece of work, neither its count nor what is left of it goes backwards."""
-    same = before is not None and (before.stage, before.scope, before.total) == (now.stage, now.scope, now.total)
-    if before is None or not same or now.done >= before.done:
+    """The newer event; of one piece of work, neither its count nor what is left of it goes backwards.
+
+    A piece that has reached its total is over: what counts from further back under the same name is another one.
+    """
+    if before is None or _piece(before) != _piece(now) or now.done >= before.done or before.done >= before.total > 0:
         return now
     return msgspec.structs.replace(now, done=before.done, eta=before.eta)
+
+
+def _piece(step: Progress) -> tuple[object, ...]:
+    return step.stage, step.scope, step.text, step.total
 
 
 class Line(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import Session
-from dlm_tui.progress import Progress, part_of
+from dlm_tui.progress import Progress
 
 _TOP = ("kl", "kl_max", "changed_answers")
 _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept", "verdict")
@@ -33,7 +33,7 @@ def measure_drift(
         session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
     )
     try:
-        report = yield from part_of(work, "drift", 0, 1)
+        report = yield from work
     except DlmTuiError:
         return None  # adapters of the gate that are not trained: there is no live routing to compare with
     block = report.as_json()

@@ -31,7 +31,8 @@ from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
 from dlm_tui.export.targets_gguf import OllamaTarget
 from dlm_tui.files import scratch_sibling
 from dlm_tui.gate.embedding import prompt_tokens
-from dlm_tui.progress import WARNING, Progress, map_steps
+from dlm_tui.progress import WARNING, Progress, map_steps, part_of
+from dlm_tui.progress_words import stage_words
 
 FORMS: tuple[Form, ...] = ("apart", "merged")
 USUAL = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "iq4_xs", "q4_0")
@@ -123,7 +124,7 @@ class FormatComparison:
         check_space(scratch, sum(tensor.nbytes for tensor in plan) + _SPARE_BYTES)
 
         def named(step: Progress) -> Progress:
-            return msgspec.structs.replace(step, text=f"{quant}, adapters {form}")
+            return msgspec.structs.replace(step, text=f"{quant}, adapters {form}: {stage_words(step)}")
 
         yield from map_steps(target.write_weights(model, merged=merged), named)
         if not merged and not adapter.exists():
@@ -139,7 +140,9 @@ class FormatComparison:
             tokens=ANSWER_TOKENS,
         )
         found = yield from map_steps(runtime_answers(job), named)
-        moved, changed = (None, None) if merged else (yield from map_steps(self._gate(job), named))
+        moved, changed = (
+            (None, None) if merged else (yield from map_steps(part_of(self._gate(job), "embed", 0, 1), named))
+        )
         reference = self._answers.setdefault(form, found)
         figures = compare(reference, found, quant)
         elements = sum(int(np.prod(tensor.shape)) for tensor in plan)

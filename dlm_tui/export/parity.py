@@ -73,6 +73,11 @@ class ParityJob:
     greedy: int = 2
     tokens: int = ANSWER_TOKENS
 
+    @property
+    def steps(self) -> int:
+        """How many things are asked: the unit of `runtime_answers`' progress."""
+        return len(self.prompts) + min(self.greedy, len(self.prompts)) + len(self.texts) + len(self.embed)
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -185,8 +190,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     """
     answers = Answers([], [])
     label, done, speed = "", 0, None
-    total = len(job.prompts) + min(job.greedy, len(job.prompts)) + len(job.texts) + len(job.embed)
-    child = _child(job)
+    total, child = job.steps, _child(job)
     try:
         for line in _lines(child, patience):
             if line is None or "working" in line:

@@ -7,10 +7,12 @@ from the workbench: rounding to a format has a price, which is told and not refu
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dlm_tui.export.export_context import ExportContext, Target, Trial
 from dlm_tui.export.parity import (
@@ -29,7 +31,7 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights_check import check_mix
 from dlm_tui.files import temporary_folder
 from dlm_tui.model.pages import drop_weight_pages, give_back_freed
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, map_steps
 
 WORKBENCH, STORED = "the workbench", "the weights as stored"
 _COST = ("runtime", "dtype", "max_abs_logprob_diff", "mean_kl", "max_kl", "greedy_agree", "greedy_tokens")
@@ -68,8 +70,9 @@ def verify(
         blocks = []
         drop_weight_pages()  # the trials are other processes, with weights of their own
         give_back_freed()
+        runtimes = _Runtimes(trials)
         for trial in trials:
-            blocks.append((yield from _try(trial, ours, context)))
+            blocks.append((yield from _try(trial, ours, context, runtimes)))
     parity, cost = blocks[0]
     if weights is not None:
         parity["weights"] = weights
@@ -86,20 +89,39 @@ def _shortened(trial: Trial, tokens: int) -> Trial:
     return Trial(replace(trial.export, tokens=tokens), cut(trial.stored), cut(trial.as_read))
 
 
+class _Runtimes:
+    """Asks the runtimes of all trials, one after the other, as one piece of work with one count."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        jobs = [job for trial in trials for job in (trial.export, trial.stored, trial.as_read) if job is not None]
+        self._done, self._total = 0, sum(job.steps for job in jobs)
+
+    def ask(self, job: ParityJob) -> Generator[Progress, None, Answers]:
+        """What the runtime of `job` answers. Raises ExportRefused as `runtime_answers` does."""
+        before = self._done
+
+        def counted_on(step: Progress) -> Progress:
+            return msgspec.structs.replace(step, done=before + step.done, total=self._total)
+
+        answers = yield from map_steps(runtime_answers(job), counted_on)
+        self._done = before + job.steps
+        return answers
+
+
 def _try(
-    trial: Trial, ours: Answers, context: ExportContext
+    trial: Trial, ours: Answers, context: ExportContext, runtimes: _Runtimes
 ) -> Generator[Progress, None, tuple[dict[str, Any], dict[str, Any]]]:
     """The parity and the cost block of one way to load the export."""
-    export = yield from runtime_answers(trial.export)
+    export = yield from runtimes.ask(trial.export)
     _check_texts(trial.export, context, export.tokenized)
     label = context.request.quant or trial.export.dtype if trial.export.runtime == "llama.cpp" else trial.export.dtype
-    stored = (yield from runtime_answers(trial.stored)) if trial.stored is not None else ours
+    stored = (yield from runtimes.ask(trial.stored)) if trial.stored is not None else ours
     parity = compare(stored, export, label)
     parity["against"] = STORED if trial.stored is not None else WORKBENCH
     judge(parity, trial.export.dtype)
     read, dtype = export, label
     if trial.as_read is not None:
-        read, dtype = (yield from runtime_answers(trial.as_read)), trial.as_read.dtype
+        read, dtype = (yield from runtimes.ask(trial.as_read)), trial.as_read.dtype
     cost = compare(ours, read, dtype)
     return parity, {key: cost[key] for key in _COST}
 

@@ -126,17 +126,14 @@ def _prompts(
     probes = trained_probes(document)
     if not probes:
         raise DlmTuiError("The document has no prompts for its adapters, so there is nothing to compare.")
-    embeddings, _ = yield from cached_embeddings(model, store, [probe.prompt for probe in probes])
-    static = dict(mean_gate_weights(gate, gate.config, list(embeddings)))
     lines: dict[str, tuple[int | None, int]] = {}
     for index, probe in enumerate(probes):
         lines.setdefault(probe.prompt, (probe.line, index))
     trained = _evenly(list(lines), MOST_PROMPTS)
     extra = [prompt for prompt in dict.fromkeys(saved) if prompt and prompt not in lines][:MOST_PROMPTS]
-    rows = [embeddings[lines[prompt][1]] for prompt in trained]
-    if extra:
-        added, _ = yield from cached_embeddings(model, store, extra)
-        rows += list(added)
+    embeddings, _ = yield from cached_embeddings(model, store, [*(probe.prompt for probe in probes), *extra])
+    static = dict(mean_gate_weights(gate, gate.config, list(embeddings[: len(probes)])))
+    rows = [*(embeddings[lines[prompt][1]] for prompt in trained), *embeddings[len(probes) :]]
     room = max(1, model.base.context_length - ANSWER_TOKENS)
     chosen = []
     for prompt in [*trained, *extra]:

@@ -297,6 +297,15 @@ def test_progress_never_runs_backwards() -> None:
     assert record.fraction == 0.1
 
 
+def test_work_that_begins_anew_under_the_same_name_is_not_shown_as_done() -> None:
+    record = JobRecord("export", "export peft")
+    for done in (17, 18, 0, 9):
+        record.take(Progress(stage="runtime", done=done, total=18))
+        assert record.fraction == done / 18
+    record.take(Progress(stage="runtime", done=8, total=18, text="another file"))
+    assert record.fraction == 8 / 18
+
+
 async def test_what_is_empty_says_so(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.press("ctrl+r")

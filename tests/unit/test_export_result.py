@@ -6,7 +6,9 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Generator
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from dlm_tui.cli.main import main
-from dlm_tui.export import create_model, destination, find_ollama
+from dlm_tui.export import create_model, destination, export_document, find_ollama
+from dlm_tui.export.parity import Answers, ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest
+from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import MetricsReader, read_manifest
 from tests.export_sessions import NAMES, export, open_tiny
@@ -70,6 +74,29 @@ def test_the_manifest_has_the_keys_of_the_format_and_ours(session: Session) -> N
         assert artifact["sha256"] == hashlib.sha256(data).hexdigest()
         assert artifact["size_bytes"] == len(data)
     assert not any("doc.dlm" in text or question in text for question in ("hello kindly", "harbour"))
+
+
+def test_every_stage_of_an_export_counts_once_to_its_total(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runtimes are asked for a merged folder of another type, and the gate's mix is measured: no count twice."""
+
+    def answers(job: ParityJob) -> Generator[Progress, None, Answers]:
+        for done in range(1, job.steps + 1):
+            yield Progress("runtime", done, job.steps)
+        return Answers([], [], [])
+
+    figures = {"max_abs_logprob_diff": 0.0, "mean_kl": 0.0, "greedy_agree": 1.0, "runtime": "here", "dtype": "f16",
+               "max_kl": 0.0, "greedy_tokens": 1}  # fmt: skip
+    monkeypatch.setattr("dlm_tui.export.verify.runtime_answers", answers)
+    monkeypatch.setattr("dlm_tui.export.verify.compare", lambda ours, theirs, dtype: dict(figures))
+    found: list[Progress] = []
+    request = ExportRequest(target="merged", quant="f16", verify=True)
+    run_to_end(export_document(request, session), found.append)
+    pieces = [list(steps) for _, steps in groupby(found, lambda step: (step.stage, step.text))]
+    names = [(steps[0].stage, steps[0].text) for steps in pieces]
+    assert len(names) == len(set(names)) and {"runtime", "frozen", "search", "answers"} <= {name for name, _ in names}
+    for steps in pieces:
+        assert len({step.total for step in steps}) == 1, steps[0]
+        assert [step.done for step in steps] == sorted(step.done for step in steps), steps[0]
 
 
 @pytest.mark.parametrize(
