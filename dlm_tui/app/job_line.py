@@ -11,12 +11,11 @@ from typing import Protocol
 from dlm_tui.app.jobs import JobBoard, JobRecord, Kind
 from dlm_tui.engine.protocol import FINAL_EVENTS, Event, Failed, JobRequest, Stopped
 from dlm_tui.engine.queue_client import EventLog, start_runner
-from dlm_tui.engine.queue_file import OVER, Entry, Line, QueueFile, kind_of
+from dlm_tui.engine.queue_file import OVER, TAKEN_OUT, Entry, Line, QueueFile, kind_of
 from dlm_tui.engine.queue_results import result_words
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.store import Store
 
-_CUT = "interrupted, goes on from there"
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 """How often it is made sure that somebody works the line off."""
@@ -125,7 +124,7 @@ class JobLine:
         except UsageError:
             return "already over"
         await self.look()
-        return "taken out of the line" if was == "waiting" else "being stopped"
+        return TAKEN_OUT if was == "waiting" else "being stopped"
 
     def leave(self, *, stays: bool) -> None:
         """The screen ends; its work goes on, or stops to be continued another time. Raises StoreError, OSError."""
@@ -200,7 +199,11 @@ class JobLine:
         if known is not None:
             return known.record
         record = JobRecord(kind_of(entry.request), entry.title, state="waiting")
-        record.number, record.request, record.note = entry.number, entry.request, _CUT if entry.tries else "waits"
+        record.number, record.request, record.note = (
+            entry.number,
+            entry.request,
+            _cut_words(entry) if entry.tries else "waits",
+        )
         ahead = sum(not other.record.over.is_set() for other in self._followed.values())
         record.place = ahead if entry.state not in OVER else -entry.number
         self._followed[entry.number] = _Followed(record)
@@ -225,11 +228,12 @@ class JobLine:
                 else:
                     self._board.note(record, event)
         if entry.state in OVER:
-            self._board.note(record, followed.last or _end_of(entry))
+            said = None if entry.summary == TAKEN_OUT else followed.last  # a try before that may have been stopped
+            self._board.note(record, said or _end_of(entry))
             if not entry.seen:  # whoever sits here sees it
                 await asyncio.to_thread(self.queue.mark_seen)
         elif not works and record.state == "running":
-            record.wait_again(_CUT)
+            record.wait_again(_cut_words(entry))
             self._board.tell(record)
 
     async def _ensure_runner(self) -> None:
@@ -238,6 +242,11 @@ class JobLine:
         if not await asyncio.to_thread(self.queue.is_worked_off):
             self._runner = await self._start_runner(self.queue)
             self.lives = True
+
+
+def _cut_words(entry: Entry) -> str:
+    """How a job that was cut short stands in line."""
+    return f"interrupted, {'goes on from there' if entry.goes_on else 'begins again'}"
 
 
 def _end_of(entry: Entry) -> Event:

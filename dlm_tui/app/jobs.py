@@ -32,6 +32,7 @@ from dlm_tui.engine.protocol import (
     Trained,
     TrainReport,
 )
+from dlm_tui.engine.queue_file import TAKEN_OUT
 from dlm_tui.engine.queue_results import result_words
 from dlm_tui.errors import DlmTuiError
 
@@ -47,6 +48,12 @@ class Stoppable(Protocol):
 JobStarter = Callable[[JobRequest], Awaitable[Job]]
 Kind = Literal["train", "gate", "export", "serve", "evaluate", "sweep"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
+_LEFT: dict[Kind, str] = {
+    "train": "what was in force stays",
+    "gate": "what was in force stays",
+    "export": "what was exported before stays",
+}
+"""What a job that is cancelled leaves as it was."""
 _KEEP = 20
 _LOG = 400
 
@@ -125,10 +132,12 @@ class JobRecord:
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event
                 self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
+            case Stopped(text=text) if text == TAKEN_OUT:
+                self._end("cancelled", text)
             case Stopped(text=text):
-                left = text or "what was in force stays"
+                left = text or _LEFT.get(self.kind, "")
                 word = "stopped" if self.kind == "serve" else "cancelled"  # a server has no other end
-                self._end("cancelled", f"{word} after {time_text(self.seconds)}; {left}")
+                self._end("cancelled", f"{word} after {time_text(self.seconds)}" + (f"; {left}" if left else ""))
             case Failed(text=text):
                 self.log.append(text)
                 self._end("failed", text)

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         case "pause":
             queue.pause(True)
         case "resume":
-            _resume(queue)
+            _list(args, queue, begun=_resume(queue))
+            return 0
         case "cancel":
             (number,) = _numbers(args, 1)
             queue.cancel(number)
@@ -92,10 +93,11 @@ def _numbers(args: argparse.Namespace, count: int) -> list[int]:
 # ---- see -----------------------------------------------------------------------------------------------------------
 
 
-def _list(args: argparse.Namespace, queue: QueueFile) -> None:
+def _list(args: argparse.Namespace, queue: QueueFile, *, begun: bool = False) -> None:
+    """`begun`: a process that works it off was started and may not be there yet."""
     import msgspec
 
-    line, lives = queue.read(), queue.is_worked_off()
+    line, lives = queue.read(), begun or queue.is_worked_off()
     if args.json:
         emit({"paused": line.paused, "worked_off": lives, "jobs": [msgspec.to_builtins(e) for e in line.entries]})
         return
@@ -106,7 +108,7 @@ def _list(args: argparse.Namespace, queue: QueueFile) -> None:
     elif line.paused:
         sys.stdout.write(f"paused; `dlm-tui queue {args.document} resume` goes on\n")
     elif line.ahead and not lives:
-        sys.stdout.write(f"nobody works it off; `dlm-tui queue {args.document} run` does\n")
+        sys.stdout.write(f"nobody works it off now; `dlm-tui queue {args.document} run` does\n")
 
 
 def entry_line(entry: Entry) -> str:
@@ -182,13 +184,16 @@ def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequ
     return wanted_export, f"export {args.target}"
 
 
-def _resume(queue: QueueFile) -> None:
+def _resume(queue: QueueFile) -> bool:
+    """Whether a process was started that works it off."""
     from dlm_tui.engine.queue_client import start_runner
 
     queue.pause(False)
     if queue.read().ahead and not queue.is_worked_off():
         start_runner(queue, stays=True)
         say("it is worked off in a process of its own")
+        return True
+    return False
 
 
 def _run(args: argparse.Namespace, queue: QueueFile) -> int:

@@ -33,6 +33,8 @@ _MOST_READ = 4 << 20
 _log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+TAKEN_OUT = "taken out of the line"
+"""How a job ended that was cancelled while it waited."""
 OVER: tuple[State, ...] = ("done", "failed", "cancelled")
 
 
@@ -61,6 +63,11 @@ class Entry(msgspec.Struct, kw_only=True):
     def interrupted(self) -> bool:
         """Waits to go on: it was started before."""
         return self.state == "waiting" and self.tries > 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another try goes on where the one before it was cut; other jobs begin again."""
+        return isinstance(self.request, SweepJob) or (isinstance(self.request, TrainJob) and not self.request.gate_only)
 
 
 class Line(msgspec.Struct, kw_only=True):
@@ -200,7 +207,7 @@ class QueueFile:
             entry.stop = True
             if entry.state == "waiting":
                 entry.state, entry.ended, entry.seen = "cancelled", utc_seconds(), True
-                entry.summary = "taken out of the line"
+                entry.summary = TAKEN_OUT
             return entry
 
     def move(self, number: int, to: int) -> None:

@@ -122,7 +122,7 @@ def test_a_night_with_two_power_cuts_ends_like_a_quiet_one(tmp_path: Path, monke
         line = cut.queue.read()
         assert line.find(kill_in).state == "running" and not cut.queue.is_worked_off(), steps
     shown = subprocess.run(cut.words("list"), cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert "nobody works it off" in shown.stdout
+    assert "nobody works it off now" in shown.stdout
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     asyncio.run(come_back(cut))
     assert [entry.state for entry in cut.queue.read().entries] == ["done"] * 6

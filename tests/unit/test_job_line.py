@@ -10,7 +10,16 @@ import pytest
 from dlm_tui.app.job_line import JobLine, Runner
 from dlm_tui.app.jobs import JobBoard, JobRecord
 from dlm_tui.engine.job_client import Job
-from dlm_tui.engine.protocol import ExportJob, JobRequest
+from dlm_tui.engine.protocol import (
+    EvaluateJob,
+    ExportJob,
+    JobRequest,
+    Progress,
+    Stopped,
+    SweepJob,
+    TrainJob,
+    encode,
+)
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.errors import UsageError
 from dlm_tui.store import Store
@@ -82,6 +91,36 @@ async def test_what_runs_by_now_is_not_moved(line: JobLine) -> None:
         await line.move(records[0], 1)
     await line.move(records[2], -1)
     assert filed(line) == ["first", "third", "second", "fourth"]
+
+
+@pytest.mark.parametrize("tries", [0, 1], ids=["never begun", "paused before"])
+async def test_what_is_cancelled_while_it_waits_is_taken_out_of_the_line(line: JobLine, tries: int) -> None:
+    records = await submit(line)
+    with line.queue.change() as changed:
+        changed.entries[0].tries = tries
+    said = [Progress(stage="mix"), Stopped(reason="cancelled")]  # of the try before
+    line.queue.events(1, 1).write_bytes(b"".join(encode(event) for event in said))
+    line.queue.cancel(1)  # by a command, say
+    await line.look()
+    assert (records[0].state, records[0].summary) == ("cancelled", "taken out of the line")
+
+
+@pytest.mark.parametrize(
+    ("request_", "how"),
+    [
+        (TrainJob(document="d.dlm", home="home"), "goes on from there"),
+        (TrainJob(document="d.dlm", home="home", gate_only=True), "begins again"),
+        (ExportJob(document="d.dlm", home="home", target="peft"), "begins again"),
+        (EvaluateJob(document="d.dlm", home="home"), "begins again"),
+        (SweepJob(document="d.dlm", home="home", settings=["lora_r=4"]), "goes on from there"),
+    ],
+)
+async def test_what_was_cut_short_says_whether_it_begins_again(line: JobLine, request_: JobRequest, how: str) -> None:
+    line.queue.add(request_, "cut")
+    with line.queue.change() as changed:
+        changed.entries[0].tries = 1
+    await line.look()
+    assert [record.note for record in line._board.records] == [f"interrupted, {how}"]
 
 
 async def test_a_look_that_is_cancelled_has_seen_nothing(

@@ -12,6 +12,7 @@ import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
+from dlm_tui.engine import queue_client
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     EvaluateJob,
@@ -408,3 +409,17 @@ def test_what_can_never_run_is_not_put_in_line(
     assert main(command) == 2
     assert says in capsys.readouterr().err
     assert QueueFile(Store(tmp_path / "home", load(document).dlm_id)).read().entries == []
+
+
+def test_what_goes_on_in_a_process_of_its_own_is_worked_off(
+    queue: QueueFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process was started and has not taken the line yet."""
+    queue.add(export(), "export peft")
+    queue.pause(True)
+    started: list[QueueFile] = []
+    monkeypatch.setattr(queue_client, "start_runner", lambda queue, stays: started.append(queue))
+    assert main(["queue", "d.dlm", "resume", "--home", "home"]) == 0
+    said = capsys.readouterr()
+    assert len(started) == 1 and "nobody works it off" not in said.out
+    assert "it is worked off in a process of its own" in said.err
