@@ -34,3 +34,16 @@ def write_document(folder: Path, sections: int = 4) -> Path:
     path = folder / "harbour.dlm"
     path.write_text("".join(parts), encoding="utf-8")
     return path
+
+
+MANY = ("a1", "b2", "c3", "d4", "e5", "f6", "g7", "h8", "i9", "j10", "k11", "l12")
+
+
+def write_many(folder: Path) -> Path:
+    """Write `harbour.dlm` with twelve adapters, a question each."""
+    declared = "".join(f"    {name}: {{lora_r: 4}}\n" for name in MANY)
+    head = HEAD.replace("".join(f"    {name}: {{lora_r: 4}}\n" for name in ("knowledge", "tone", "style")), declared)
+    path = folder / "harbour.dlm"
+    parts = [f"::instruction#{name}::\n### Q\nWhat does {name} know?\n\n### A\nThis.\n\n" for name in MANY]
+    path.write_text("".join([head, *parts]), encoding="utf-8")
+    return path

@@ -10,6 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 from dlm_tui.app.config import Config, Live
 from dlm_tui.store import MetricsWriter, Store
 from tests.tui.conftest import Bench, Opener
+from tests.tui.document import MANY, write_many
 from tests.tui.recorded import World
 
 SIZES = [(60, 18), (80, 24), (120, 40), (200, 60)]
@@ -75,6 +76,24 @@ async def test_error(workbench: Opener, screens: SnapshotAssertion, size: tuple[
         bench.context.document_error = "line 4, column 3: mapping values are not allowed here."
         bench.controllers.status.redraw()
         assert await bench.settled() == screens
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
+async def test_twelve_adapters(
+    workbench: Opener, screens: SnapshotAssertion, size: tuple[int, int], tmp_path: Path
+) -> None:
+    write_many(tmp_path)
+    async with workbench(size=size, trained=False) as bench:
+        await bench.leave_prompt()
+        await bench.press(*["down"] * 11)
+        bench.panes.show_page("outline")
+        assert await bench.settled() == screens
+        strips, desk = bench.screen.desk.strips, bench.screen.desk
+        assert strips.selected == MANY[-1] and "\u258c" in bench.text, "the strip that keys act on is seen"
+        await bench.press(*["up"] * 11)
+        assert (strips.selected, desk.scroll_offset.y) == (MANY[0], 0)
+        if size == (80, 24):
+            assert bench.screen.outline.region.y == desk.region.bottom + 1, "the tabs, and no hole"
 
 
 @pytest.mark.parametrize("page", ["insight", "runs", "jobs", "outline"])

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
@@ -208,11 +209,26 @@ class MixingDesk(Widget, can_focus=True):
         if not self.channels:
             return
         self.cursor = min(len(self.channels) - 1, max(0, self.cursor + step))
+        self.show_cursor()
         self.post_message(self.CursorMoved(self.channels[self.cursor].name))
+
+    def show_cursor(self) -> None:
+        """Scroll whatever the desk lies in so far that the selected strip is seen, the first one with its heading."""
+        width = self.content_size.width
+        head = self._head_rows(width)
+        row = Region(0, head + self.cursor, width, 1) if self.cursor else Region(0, 0, width, head + 1)
+        if isinstance(self.parent, Widget):
+            self.parent.scroll_to_region(row.translate(self.virtual_region.offset), animate=False, immediate=True)
+
+    def on_resize(self) -> None:
+        """Where there is less room, the selected strip stays in sight."""
+        if self.has_focus:
+            self.call_after_refresh(self.show_cursor)
 
     def nudge(self, amount: float) -> None:
         """Move the selected fader by `amount`, snapped to hundredths and the ends of its way."""
         if self.channels:
+            self.show_cursor()
             channel = self.channels[self.cursor]
             value = min(FADER_MAX, max(FADER_MIN, channel.coefficient + amount))
             self.post_message(self.FaderMoved(channel.name, round(value, 2)))
@@ -220,6 +236,7 @@ class MixingDesk(Widget, can_focus=True):
     def press(self, part: Part) -> None:
         """Press solo, mute or pin of the selected strip."""
         if self.channels:
+            self.show_cursor()
             self.post_message(self.Switched(self.channels[self.cursor].name, part))
 
     def _hit(self, event: events.MouseEvent) -> tuple[int, Part, float] | None:

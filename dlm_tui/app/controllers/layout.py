@@ -12,6 +12,9 @@ from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
 from dlm_widgets.page_tabs import Page, PageTabs
 
+_DESK_SHARE = 0.4
+"""How much of a screen in one column the mixing desk takes at most."""
+
 
 class Layout:
     """Shows the panes that belong on a screen of this size, and moves the focus among them."""
@@ -62,10 +65,13 @@ class Layout:
 
     def _apply_sizes(self, here: Arrangement) -> None:
         query, sizes, (width, screen_height) = self._screen.query_one, self._context.state.sizes, self._screen.app.size
-        prompt, side, outline = query("#prompt"), query("#side"), query("#outline-column")
+        prompt, desk, side, outline = query("#prompt"), query("#desk"), query("#side"), query("#outline-column")
         usual = {"narrow": 4, "normal": 5, "wide": 7, "ultra": 9}[here.size]
         height = max(3, min(screen_height - 12, usual + sizes.height))
         prompt.styles.height = "1fr" if here.zoom == "prompt" else height
+        # Above a page of its own the centre is as high as what is in it, where a share of that height means nothing.
+        most = round(_DESK_SHARE * screen_height) if here.size in {"narrow", "normal"} else "50%"
+        desk.styles.max_height = "100%" if here.zoom == "desk" else most
         outline.styles.dock = "left" if here.size == "ultra" and here.zoom is None else "none"
         if here.size in {"wide", "ultra"} and here.zoom is None:
             share = 0.40 if here.size == "wide" else 0.30
