@@ -172,9 +172,11 @@ def _drop(args: argparse.Namespace, document: Document, store: Store) -> int:
 def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
     from dlm_tui.store.adapter_history import drop_version, prunable
     from dlm_tui.store.former_gates import prunable_gates, prune_gates
+    from dlm_tui.store.shared_files import freed_bytes
 
     _names(args, document, at_most=0)
     found = prunable(store, document.routing_names)
+    freed = freed_bytes(facts.path for facts in found) / 1e6
     if not args.dry_run:
         for facts in found:
             drop_version(store, facts.name, facts.version)
@@ -187,7 +189,6 @@ def _prune(args: argparse.Namespace, document: Document, store: Store) -> int:
         print(f"{facts.name}@{facts.version}  {facts.size / 1e6:.1f} MB")
     for run in gates:
         print(f"gate@{run}")
-    freed = sum(facts.size for facts in found) / 1e6
     say(f"versions that {'would go' if args.dry_run else 'are deleted'}: {len(found)}, {freed:.1f} MB")
     return 0
 

@@ -124,12 +124,8 @@ class Common:
 
 def save_tokenizer(context: ExportContext, folder: Path) -> None:
     """Tokenizer files and chat template. Raises ExportRefused with the library's first line when that fails."""
-    tokenizer = context.session.base.tokenizer
-    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        backend.no_truncation()  # the prompt that was asked last may have been cut
-        backend.no_padding()
     try:
-        tokenizer.save_pretrained(str(folder))
+        context.session.base.save_tokenizer(folder)
     except (OSError, DlmTuiError):
         raise
     except Exception as error:  # the tokenizer library raises bare exceptions, for a full disk too

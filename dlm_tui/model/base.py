@@ -162,6 +162,14 @@ class Base:
             return self._checked(_quick_ids(self.tokenizer, prompt, limit))
         return self._checked(_plain_ids(self.tokenizer, prompt, limit))
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write tokenizer files and chat template, the same bytes whatever was encoded before. Raises as the library
+        does: OSError, and bare exceptions for a full disk too."""
+        if (backend := getattr(self.tokenizer, "backend_tokenizer", None)) is not None:
+            backend.no_truncation()  # the prompt that was asked last may have been cut
+            backend.no_padding()
+        self.tokenizer.save_pretrained(str(folder))
+
     def _checked(self, ids: list[int]) -> list[int]:
         """The ids. Raises NoEmbedding for one without a row; costs nothing where the tokenizer has no such ids."""
         if not self._rows_suffice:

@@ -24,6 +24,7 @@ from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.shared_files import freed_bytes
 from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.version_record import (
     AdapterVersion,
@@ -63,8 +64,9 @@ class VersionFacts:
 
     `kind` is how it was trained, in words (`pissa wanda r8 ±2`). `when` is naive UTC; `run_id` the training run it
     came from and `training` the number that a person counts that training by, None for imports. Losses are of the end
-    of training (nats per token, or a preference loss); `effect` is what was measured on its own sections; `size` in
-    bytes. `exports` are the folders whose export holds this version.
+    of training (nats per token, or a preference loss); `effect` is what was measured on its own sections; `size` the
+    bytes that go with it: files shared with other versions are none of them. `exports` are the folders whose export
+    holds this version.
     """
 
     name: str
@@ -239,7 +241,7 @@ def drop_version(store: Store, name: str, number: int) -> int:
         exports = _exported_versions(store).get((name, number))
         if exports:
             raise UsageError(f"{name}@{number} is part of the export in {exports[0]}; delete that export first")
-        size = _size(target.path)
+        size = freed_bytes([target.path])
         # Renamed first: a kill in the middle of the deletion leaves no version that looks whole.
         shutil.rmtree(reject_version(store, target))
         history = _history_to_change(store)
@@ -361,7 +363,7 @@ def _facts(
         train_loss=run.final_train_loss if run else None,
         val_loss=run.final_val_loss if run else None,
         effect=effect,
-        size=_size(path),
+        size=freed_bytes([path]),
         exports=tuple(exports or ()),
         training=numbers.get(run.run_id) if run else None,
     )
@@ -390,7 +392,3 @@ def _json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -140,7 +142,7 @@ class Store:
         return self
 
     def total_size(self) -> int:
-        """Bytes of all regular files below the root; links are not followed."""
+        """Bytes of all regular files below the root; links are not followed, and a file with two names counts once."""
         return _tree_size(self.root)
 
     def replay_size(self) -> int:
@@ -156,10 +158,11 @@ def _file_size(path: Path) -> int:
 
 
 def _tree_size(root: Path) -> int:
-    total = 0
+    sizes: dict[tuple[int, int], int] = {}
     for folder, _, files in os.walk(root):
         for name in files:
-            path = Path(folder, name)
-            if not path.is_symlink():
-                total += _file_size(path)
-    return total
+            with contextlib.suppress(OSError):
+                facts = Path(folder, name).lstat()
+                if stat.S_ISREG(facts.st_mode):
+                    sizes[facts.st_dev, facts.st_ino] = facts.st_size
+    return sum(sizes.values())

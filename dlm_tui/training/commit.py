@@ -33,6 +33,7 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.system_errors import naming
 from dlm_tui.training.phases import Finetuned
@@ -74,7 +75,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     folder = target.path
     with naming(folder):
         save_file(result.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        request.base.tokenizer.save_pretrained(folder)
+        write_shared(request.store, target, request.base.save_tokenizer)
     write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))
     write_atomic(folder / "training_run.json", json_bytes({"use_qlora": request.base.quantisation is not None}))

@@ -28,6 +28,7 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_history import use_versions
+from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.store.versions import current_version, existing_versions, reject_version
 
@@ -86,7 +87,7 @@ def _write_version(store: Store, name: str, candidate: Candidate, source: str, b
     version = new_version(store, name)
     adapter = candidate.adapter
     save_peft_adapter(adapter, version.path, base.identity.id, extra={"dlm_parameterization": adapter.parameterization})
-    base.tokenizer.save_pretrained(version.path)
+    write_shared(store, version, base.save_tokenizer)
     facts = {
         "source": source,
         "form": candidate.form,

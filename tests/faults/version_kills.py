@@ -13,12 +13,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dlm_tui.store import Store, current_version, read_manifest, store_lock
+from dlm_tui.store import Store, current_version, new_version, read_manifest, seal_version, store_lock
 from dlm_tui.store.adapter_history import drop_version, keep_version, use_versions, version_history
-from dlm_tui.store.version_record import verify_version
+from dlm_tui.store.litter import clear_dead_versions
+from dlm_tui.store.shared_files import write_shared
+from dlm_tui.store.version_record import damaged_files, mark_kept, verify_version
+from dlm_tui.store.versions import all_versions
 from tests.adapter_versions import finished_training
 
 NAMES = ("tone", "facts")
+WORDS = "tokenizer.json"
 STEPS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"})
 KILLED = 77
 
@@ -107,12 +111,31 @@ def main(folder: Path) -> dict[str, int]:
         assert in_force(store) == {"tone": 3, "facts": 3}
         assert [one.version for one in version_history(store, NAMES)["tone"]] == [1, 2, 3]
 
+    def shared(store: Store) -> None:
+        """No file of the version that had the words is touched, and what was begun beside it is litter."""
+        assert in_force(store) == {"tone": 3, "facts": 3}
+        clear_dead_versions(store)
+        assert not any(damaged_files(version, all_files=True) for version in all_versions(store, "facts"))
+        assert (all_versions(store, "facts")[2].path / WORDS).read_bytes() == b"words"
+        assert not list(store.adapters_dir.rglob("*.tmp.*"))
+
+    (store.adapter_dir("facts") / "versions" / "v0003" / WORDS).write_bytes(b"words")
+    mark_kept(all_versions(store, "facts")[2], kept=False)
     return {
+        "share": every_kill(template, folder, sharing, shared),
         "use": every_kill(template, folder, lambda store: use_versions(store, {"tone": 1, "facts": 1}), used),
         "drop": every_kill(template, folder, lambda store: drop_version(store, "tone", 2), dropped),
         "keep": every_kill(template, folder, lambda store: keep_version(store, "tone", 2), kept),
         "train": every_kill(template, folder, lambda store: finished_training(store, *NAMES, run=7), trained),
     }
+
+
+def sharing(store: Store) -> None:
+    """A version that has a file as another has it."""
+    version = new_version(store, "facts")
+    write_shared(store, version, lambda folder: (folder / WORDS).write_bytes(b"words"))
+    assert (version.path / WORDS).stat().st_nlink == 2
+    seal_version(version)
 
 
 def trained(store: Store) -> None:

@@ -23,6 +23,7 @@ from dlm_tui.store.packs.layout import (
     stays_behind,
 )
 from dlm_tui.store.packs.reading import CheckedPack, OnProgress, check_pack, read_members
+from dlm_tui.store.shared_files import share_versions
 from dlm_tui.system_errors import naming
 
 _SPARE_BYTES = 64 << 20
@@ -71,6 +72,7 @@ def unpack(
     try:
         with naming(scratch):
             small = _extract(pack, scratch)
+        share_versions(scratch / "adapter")
         pack.store_manifest.source_path = str(folder / pack.document_name)
         (scratch / "manifest.json").write_bytes(manifest_bytes(pack.store_manifest))
         sync_tree(scratch)
