@@ -34,6 +34,7 @@ STAGES = {
     "search": "comparing fixed mixes",
     "suite": "scoring the adapters",
     "surprise": "reading the prompts",
+    "text": "scoring the text",
     "weights": "checking what was written",
     "trial": "trying settings",
     "warm-up": "warming up",

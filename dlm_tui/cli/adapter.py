@@ -95,13 +95,14 @@ def _list(args: argparse.Namespace, document: Document, store: Store) -> int:
 
 
 def _compare(args: argparse.Namespace, document: Document, store: Store) -> int:
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.progress import run_to_end
 
     if len(args.rest) != 2:
         raise UsageError(f"write: {ACTIONS['compare']}")
     session = open_session(args)
-    found = run_to_end(session.compare(*args.rest))
+    found = run_to_end(session.compare(*args.rest), Narration(quiet=True))
     if args.json:
         emit({**msgspec.to_builtins(found), "summary": found.summary})
         return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -11,20 +13,29 @@ from dlm_tui.progress import NOTE, WARNING, Eta, Progress
 from dlm_tui.progress_words import look_lines, progress_words, share_of, stage_words
 
 _LINES = 20
-"""A stage that is counted gets about this many lines where there is no terminal."""
+"""A stage with a loss gets about this many lines where there is no terminal."""
+_EVERY = 10.0
+"""Seconds after which any other stage that is counted says there how far it is."""
+_SHORT = 5.0
+"""Seconds of work that a quiet command says nothing about."""
 
 
 class Narration:
     """Reports steps: on a terminal one line that is written over, elsewhere a line now and then; notes always.
 
-    `quiet` leaves out what is no note where there is no terminal, for commands whose work is short.
+    `quiet` is for commands whose work is mostly short: where there is no terminal a stage is said only once nothing
+    was said for some seconds.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that never go back."""
         self._quiet = quiet
-        self._eta = Eta()
+        self._clock = clock
+        self._eta = Eta(clock)
         self._stage: tuple[str, str | None] | None = None
+        self._named = False  # whether the stage was said
         self._line = -1
+        self._spoke = clock()
 
     def __call__(self, step: Progress) -> None:
         """Say this step, or let it pass."""
@@ -38,15 +49,24 @@ class Narration:
         step = msgspec.structs.replace(step, eta=self._eta.of(step))
         if sys.stderr.isatty():
             say_in_place(progress_words(step), done=share_of(step) == 1.0)
-        elif not self._quiet:
+        else:
             self._say_now_and_then(step)
 
     def _say_now_and_then(self, step: Progress) -> None:
-        share = share_of(step)
+        share, silence = share_of(step), self._clock() - self._spoke
         line = -1 if share is None else int(share * _LINES)
         if (step.stage, step.scope) != self._stage:
-            self._stage, self._line = (step.stage, step.scope), line
-            say(progress_words(step) if step.loss is not None else f"{stage_words(step)} …")
-        elif step.loss is not None and line > self._line:
+            self._stage, self._named, self._line = (step.stage, step.scope), False, line
+        if not self._named:
+            if self._quiet and silence < _SHORT:
+                return
+            self._named = True
+            counted = step.loss is not None or (self._quiet and share is not None)
+            self._say(progress_words(step) if counted else f"{stage_words(step)} …")
+        elif (line > self._line) if step.loss is not None else (share is not None and silence >= _EVERY):
             self._line = line
-            say(progress_words(step))
+            self._say(progress_words(step))
+
+    def _say(self, line: str) -> None:
+        self._spoke = self._clock()
+        say(line)

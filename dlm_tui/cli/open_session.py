@@ -24,7 +24,7 @@ def load_document_base(args: argparse.Namespace, document: Document) -> Base:
 
 
 def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:
-    """The session of a headless command (`args.document`, `args.home`, `args.base`); progress only to a terminal."""
+    """The session of a headless command (`args.document`, `args.home`, `args.base`); slow work is told."""
     from dlm_tui.session import Session
 
     base = Path(args.base) if args.base else None

@@ -120,6 +120,7 @@ def _grid(text: str) -> list[float]:
 
 
 def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> int:
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.progress import run_to_end
     from dlm_tui.scoring import score_views
 
@@ -147,7 +148,8 @@ def _views(args: argparse.Namespace, session: Any, prompt: str, seed: int) -> in
             seed=seed,
             null_views=nulls,
             rank_scale=_given(args.rank_scale, 1.0),
-        )
+        ),
+        Narration(quiet=True),
     )
     pieces = [session.base.tokenizer.decode([token]) for token in tokens or []]
     if args.json:
@@ -195,6 +197,7 @@ def _scaled(args: argparse.Namespace, mixes: dict[str, dict[str, float]]) -> dic
 
 def _text(args: argparse.Namespace, session: Any, text: str) -> int:
     """Log-probability and perplexity of a text under the base and every view."""
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.progress import run_to_end
     from dlm_tui.scoring import score_text
 
@@ -209,7 +212,7 @@ def _text(args: argparse.Namespace, session: Any, text: str) -> int:
         nulls,
         _given(args.rank_scale, 1.0),
     )
-    scores = run_to_end(work)
+    scores = run_to_end(work, Narration(quiet=True))
     if args.json:
         rows = [
             {"view": s.view, "logprob": s.logprob, "tokens": s.tokens, "perplexity": s.perplexity}

@@ -97,6 +97,7 @@ def _traffic(store: Store, keep_prompts: int) -> TrafficLog:
 def _native(args: argparse.Namespace) -> Backend:
     import torch
 
+    from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
     from dlm_tui.engine.warmup import warm_up
     from dlm_tui.model import threads_for
@@ -106,7 +107,7 @@ def _native(args: argparse.Namespace) -> Backend:
     session = open_session(args)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_for(session.model.generation, rows=args.rows))
-    run_to_end(warm_up(session, choose_threads=False))
+    run_to_end(warm_up(session, choose_threads=False), Narration(quiet=True))
     return NativeBackend(session, rows=args.rows, queue=args.queue, context_length=args.context)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
+import msgspec
+
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import Session
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, map_steps
+from dlm_tui.progress_words import STAGES, stage_words
 
 _TOP = ("kl", "kl_max", "changed_answers")
 _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept", "verdict")
@@ -33,8 +36,13 @@ def measure_drift(
         session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
     )
     try:
-        report = yield from work
+        report = yield from map_steps(work, _named)
     except DlmTuiError:
         return None  # adapters of the gate that are not trained: there is no live routing to compare with
     block = report.as_json()
     return {**{key: block["frozen"][key] for key in _TOP}, **{key: block[key] for key in _KEPT}}
+
+
+def _named(step: Progress) -> Progress:
+    """A stage of the measurement under its own name, as a part of what the export does."""
+    return msgspec.structs.replace(step, text=f"{STAGES['drift']}: {stage_words(step)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dlm_tui.document import Document, Row, route_sections, training_rows
 from dlm_tui.document.comparison import AnswerMoved
 from dlm_tui.model import Base, MixedModel
-from dlm_tui.progress import Progress
+from dlm_tui.progress import Progress, part_of
 from dlm_tui.scoring.effect import score_views
 
 OWN, SAVED, ANSWER_TOKENS = 12, 24, 64
@@ -43,9 +43,9 @@ def compare_versions(
     found: list[AnswerMoved] = []
     questions = [*((one, True) for one in saved), *((one, False) for one in own)]
     for number, (question, is_saved) in enumerate(questions):
-        yield Progress("score", number, len(questions))
         views = {"before": {before: 1.0}, "after": {after: 1.0}}
-        scores = yield from score_views(model, question.ids, views, question.answer, nulls=0)
+        work = score_views(model, question.ids, views, question.answer, nulls=0)
+        scores = yield from part_of(work, "score", number, len(questions))
         first, second = scores.views["before"], scores.views["after"]
         found.append(
             AnswerMoved(

@@ -114,6 +114,7 @@ def test_an_export_says_what_freezing_cost(
     out, err = capsys.readouterr()
     drift = json.loads(out)["drift"]
     assert f"{drift['changed_answers']:.0%} of {drift['answers']} greedy answers change" in err
+    assert "measuring what freezing costs: asking the live gate …" in err.splitlines()
     assert drift["verdict"] in err and "of what the gate does is kept" in err
 
 

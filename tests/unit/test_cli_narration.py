@@ -43,6 +43,62 @@ def test_short_work_is_silent_without_a_terminal_but_for_its_notes(capsys: pytes
     assert capsys.readouterr().err.splitlines() == ["2 rows\\x1b[31m were cut", "warning: the gate diverged"]
 
 
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def said(
+    capsys: pytest.CaptureFixture[str], timeline: list[tuple[float, Progress]], *, quiet: bool
+) -> list[tuple[float, str]]:
+    """The lines that these steps give at these seconds, each with its second."""
+    clock = Clock()
+    narration, lines = Narration(quiet=quiet, clock=clock), []
+    for second, step in timeline:
+        clock.now = 100.0 + second
+        narration(step)
+        lines += [(second, line) for line in capsys.readouterr().err.splitlines()]
+    return lines
+
+
+LONG: list[tuple[float, Progress]] = [
+    (0, Progress("live", 0, 30)),
+    *((second, Progress("live", second, 30)) for second in range(1, 31)),
+    (31, Progress("frozen", 1, 4)),
+    (33, Progress("frozen", 4, 4)),
+    *((34 + second, Progress("load")) for second in range(30)),
+]
+
+
+def test_a_counted_stage_says_its_share_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, LONG, quiet=False) == [
+        (0, "asking the live gate …"),
+        (10, "asking the live gate · 33% · 20 s left"),
+        (20, "asking the live gate · 67% · 10 s left"),
+        (30, "asking the live gate · 100%"),
+        (31, "measuring the frozen mix …"),
+        (34, "loading …"),
+    ]
+
+
+def test_work_that_turns_out_long_speaks_where_short_work_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, LONG, quiet=True) == [
+        (5, "asking the live gate · 17% · 25 s left"),
+        (15, "asking the live gate · 50% · 15 s left"),
+        (25, "asking the live gate · 83% · 5 s left"),
+        (31, "measuring the frozen mix · 25%"),
+        (36, "loading …"),
+    ]
+    assert said(capsys, LONG[:5], quiet=True) == []
+    training = [(float(at), Progress("sft", at, 100, scope="tone", loss=1.0)) for at in range(1, 101)]
+    lines = [line for _, line in said(capsys, training, quiet=True)]
+    assert lines[0].startswith("training tone · 5%") and 19 <= len(lines) <= 21
+
+
 def test_on_a_terminal_one_line_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
