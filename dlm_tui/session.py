@@ -18,7 +18,7 @@ from dlm_tui.meant import meant
 from dlm_tui.model import Adapter, Base, MixedModel, View, base_of, load_base, load_peft_adapter, resolve_view
 from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
-from dlm_tui.progress import WARNING, Progress
+from dlm_tui.progress import WARNING, Progress, map_steps
 from dlm_tui.store import (
     AdapterVersion,
     GateStatus,
@@ -39,7 +39,9 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclass
 class Session:
-    """What a person works with. `static` is the mean gate weight over the training prompts, as last recorded."""
+    """What a person works with. `static` is the mean gate weight over the training prompts, as last recorded;
+    `warnings` are those that opening told.
+    """
 
     path: Path
     document: Document
@@ -50,6 +52,7 @@ class Session:
     gate_error: str | None
     router: PromptRouter
     base_override: Path | None = None
+    warnings: list[str] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     static: dict[str, float] = field(default_factory=dict)
     _extended: tuple[object, MixedModel] | None = field(default=None, repr=False)
@@ -66,10 +69,25 @@ class Session:
     ) -> Generator[Progress, None, Session]:
         """Load the base, then the committed adapters and the gate; `adapters=False` leaves the adapters out.
 
-        Answers read weights as `dtype`; gates and scores are in float32.
+        Answers read weights as `dtype`, or a warning says that they do not; gates and scores are in float32.
 
         Raises the document's errors, and DlmTuiError for a missing base or an adapter that does not fit it.
         """
+        warnings: list[str] = []
+
+        def noted(step: Progress) -> Progress:
+            if step.stage == WARNING and step.text:
+                warnings.append(step.text)
+            return step
+
+        session = yield from map_steps(cls._open(path, home, base_override, adapters, dtype), noted)
+        session.warnings = warnings
+        return session
+
+    @classmethod
+    def _open(
+        cls, path: Path, home: Path, base_override: Path | None, adapters: bool, dtype: Dtype
+    ) -> Generator[Progress, None, Session]:
         document = sources.load_for_routing(path)
         store = Store(home, document.dlm_id)
         refuse_other_document(store, document)
@@ -79,6 +97,8 @@ class Session:
         yield Progress("prepare", 0, 1, "checking the fast path; the first start on a machine compiles it")
         model = MixedModel(base, found, generation_dtype=dtype)
         yield Progress("prepare", 1, 1, "the fast path is checked")
+        if problem := model.dtype_problem:
+            yield Progress(WARNING, text=problem)
         gate, gate_error = _load_gate(document, store, base)
         return cls(
             path=path,

@@ -5,7 +5,7 @@ editor = "vi"                 # instead of $VISUAL or $EDITOR; may hold {line} a
 
 [generate]                    # what a document begins with; alt+o changes all but dtype for the open one
 max_tokens = 128              # 1 to 4096
-dtype = "float32"             # or bfloat16: answers read weights rounded to half the bytes; gates stay exact
+dtype = "float32"             # or bfloat16, where the base can: answers read half the bytes, rounded; gates stay exact
 temperature = 0.0             # 0 is greedy
 top_p = 1.0
 seed = 0

@@ -9,6 +9,7 @@ from dlm_tui.engine.protocol import Opened, Status
 
 _TIERS = {
     "fused": "fused: the fast path, checked against transformers when the base was loaded",
+    "onednn": "onednn: transformers' own forward with quicker matrix products, for every architecture",
     "reference": "reference: transformers' own forward, for every architecture",
 }
 

@@ -42,7 +42,7 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 reads the weights rounded to half the bytes; gates stay in float32",
+        help="bfloat16 reads the weights rounded to half the bytes, or says why not; gates stay in float32",
     )
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="default: the document's training.seed")
 
@@ -99,6 +99,7 @@ def tell(session: Session, prompt: str, view: View, sampling: Sampling, *, strea
         "seed": sampling.seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        "warnings": session.warnings,
     }
 
 

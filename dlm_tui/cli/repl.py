@@ -85,7 +85,7 @@ def _take(line: str, talk: Talk, commands: Commands, *, json: bool, stoppable: b
     streams = sys.stdout.isatty() and not json
     told = talk.say_to(line, (lambda text: put(text, end="")) if streams else (lambda _: None), stoppable=stoppable)
     if json:
-        emit(_as_json(told))
+        emit({**_as_json(told), "warnings": talk.session.warnings})
     else:
         put("" if streams else told.text)
     for sentence in talk.about(told):

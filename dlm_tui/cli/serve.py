@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="what native answers read the weights as; gates stay in float32",
+        help="what native answers read the weights as, where the base can be read so; gates stay in float32",
     )
     parser.add_argument(
         "--quant", default="f32", metavar="Q", help=f"llama.cpp: one of {', '.join(QUANTS)} (default f32)"

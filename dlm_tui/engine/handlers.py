@@ -98,6 +98,7 @@ class Handlers:
             static=session.static,
             warning="\n".join(warnings),
             kept="on disk" if session.base.is_offloaded else session.base.quantisation or "",
+            dtype=_decoding_dtype(session),
         )
 
     def _route(self, request: p.Route) -> Work:
@@ -283,7 +284,7 @@ class Handlers:
             tier=session.model.backbone.tier if session else "none",
             uptime=time.monotonic() - self._began,
             device=str(session.base.device) if session else "none",
-            dtype=str(session.model.decoding_dtype).removeprefix("torch.") if session else "",
+            dtype=_decoding_dtype(session) if session else "",
             cache=session.cache_bytes if session else 0,
             tier_reason=why_slower(session.base) if session else "",
             ood=detector.statistics if detector else (),
@@ -367,6 +368,10 @@ def _with_warnings(work: Generator[p.Event, None, T]) -> Generator[p.Event, None
         return event
 
     return (yield from map_steps(work, noted)), warnings
+
+
+def _decoding_dtype(session: Session) -> str:
+    return str(session.model.decoding_dtype).removeprefix("torch.")
 
 
 def _refuse(request: p.Request) -> Work:

@@ -278,7 +278,7 @@ class Log(Message, tag="log"):
 class Opened(Message, tag="opened"):
     """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter; `warning` tells what went
     wrong on the way without keeping the document from being used, else empty; `kept` how the base's weights are where
-    that is not as usual: nf4, int8, …, "on disk"."""
+    that is not as usual: nf4, int8, …, "on disk"; `dtype` what answers are decoded in, as in Status."""
 
     adapters: list[str]
     versions: dict[str, int]
@@ -291,6 +291,7 @@ class Opened(Message, tag="opened"):
     static: dict[str, float]
     warning: str = ""
     kept: str = ""
+    dtype: str = ""
 
 
 class TokenAttribution(msgspec.Struct, kw_only=True):

@@ -14,7 +14,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
 from dlm_tui.model.adapters import Adapter, check_fits
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
-from dlm_tui.model.backend_selection import fastest
+from dlm_tui.model.backend_selection import fastest, why_slower
 from dlm_tui.model.base import Base
 from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.fused.weights import FusedWeights
@@ -61,6 +61,14 @@ class MixedModel:
     def decoding_dtype(self) -> torch.dtype:
         """What the weights are read as while an answer is decoded."""
         return self.generation.reads if isinstance(self.generation, FusedBackbone) else self.base.dtype
+
+    @property
+    def dtype_problem(self) -> str:
+        """Why answers are computed in float32 where bfloat16 was asked for, as a sentence; "" where they are not."""
+        if self._generation_dtype == "float32" or self.decoding_dtype != torch.float32:
+            return ""
+        why = why_slower(self.base) or "it was left out"
+        return f"answers are computed in float32, not in bfloat16, which only the fast path reads: {why}"
 
     def swap(self, name: str, adapter: Adapter | None) -> None:
         """Put `adapter` in the place of the one called `name` (or add it at the end); None removes it.

@@ -151,7 +151,8 @@ class Stream:
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What is served. `adapters` are the trained ones; `created` in seconds since the epoch."""
+    """What is served. `adapters` are the trained ones; `created` in seconds since the epoch; `warnings` are those that
+    opening told."""
 
     base: str
     adapters: tuple[str, ...]
@@ -161,6 +162,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     hidden_size: int
     created: int
     versions: dict[str, int] = msgspec.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Load(msgspec.Struct, frozen=True):

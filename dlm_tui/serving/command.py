@@ -69,7 +69,9 @@ def run(
                 say(note)
             say(f"{name}: {url}/v1  (Ctrl+C ends it)")
             if args.json:
-                facts = {"address": url, "backend": backend.model.backend, "adapters": list(backend.adapters)}
+                model = backend.model
+                facts = {"address": url, "backend": model.backend, "adapters": list(backend.adapters)}
+                facts["warnings"] = list(model.warnings)
                 sys.stdout.write(json.dumps(facts) + "\n")
                 sys.stdout.flush()
 

@@ -55,6 +55,7 @@ def process(folder: Path, *options: str, hasty: bool = False) -> Iterator[tuple[
         try:
             line = child.stdout.readline()
             assert line, child.stderr.read()
+            assert json.loads(line)["warnings"] == []
             yield child, json.loads(line)["address"]
         finally:
             child.kill()

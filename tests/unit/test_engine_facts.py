@@ -32,6 +32,10 @@ def test_it_says_what_prompts_are_marked_by(ood: tuple[str, ...], words: str) ->
     status = Status(rss=851 << 20, threads=2, tier="fused", uptime=3.0, device="cpu", dtype="float32", ood=ood)
     rows = dict(engine_rows(opened, status, ["tone", "style"]))
     assert rows["unlike"] == words
+    assert rows["tier"].startswith("fused: the fast path")
+    middle = msgspec.structs.replace(status, tier="onednn", tier_reason="its activation is relu")
+    told = dict(engine_rows(opened, middle, []))["tier"]
+    assert told.startswith("onednn: transformers' own forward") and told.endswith("(its activation is relu)")
     assert rows["base"] == "pocket"
     kept = dict(engine_rows(msgspec.structs.replace(opened, kept="nf4"), status, []))
     assert kept["base"] == "pocket, nf4"

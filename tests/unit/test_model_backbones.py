@@ -231,6 +231,24 @@ def test_weights_rounded_to_bfloat16_decode_while_gates_stay_in_float32(tmp_path
     assert 0.0 < float((found - wanted[:, :9]).abs().max()) < 0.1 * float(wanted.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("architecture", "problem"),
+    [
+        ("llama", ""),
+        (
+            "gpt2",
+            "answers are computed in float32, not in bfloat16, which only the fast path reads: "
+            "no description of GPT2LMHeadModel is there yet",
+        ),
+    ],
+)
+def test_what_cannot_be_read_as_bfloat16_is_said(tmp_path: Path, architecture: str, problem: str) -> None:
+    model = mixed_model(tmp_path / "m", architecture)
+    assert model.dtype_problem == ""
+    asked = MixedModel(model.base, model.adapters, generation_dtype="bfloat16")
+    assert (asked.dtype_problem, asked.decoding_dtype == torch.float32) == (problem, bool(problem))
+
+
 def test_a_bfloat16_checkpoint_is_read_as_bfloat16_without_loss(tmp_path: Path) -> None:
     model = rounded_copy(mixed_model(tmp_path / "m", "llama"))
     assert isinstance(model.backbone, FusedBackbone) and model.backbone.weights.uses_bf16_weights

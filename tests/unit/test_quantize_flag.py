@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shutil
 import subprocess
@@ -85,6 +86,27 @@ def test_what_cannot_be_opened_so_is_not_remembered(
     assert "pip install torchao" in capsys.readouterr().err
     assert not side_file_path(session.path).exists()
     assert main([*ask, "--max-tokens", "2"]) == 0
+
+
+def test_a_number_format_that_the_base_is_not_read_in_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = open_tiny(tmp_path, "stablelm").path
+    common = [str(path), "--home", str(tmp_path / "home"), "--base", str(tmp_path / "base"), "--json"]
+    assert main(["prompt", *common, "hello", "--max-tokens", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == []
+    said = "answers are computed in float32, not in bfloat16, which only the fast path reads: no description of"
+    narrow = [*common, "--dtype", "bfloat16", "--max-tokens", "2"]
+    assert main(["prompt", *narrow, "hello"]) == 0
+    told = capsys.readouterr()
+    (warning,) = json.loads(told.out)["warnings"]
+    assert warning.startswith(said) and f"warning: {warning}\n" in told.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello\n")))
+    assert main(["repl", *narrow]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [warning]
+    opening = Open(document=str(path), home=str(tmp_path / "home"), base=str(tmp_path / "base"), dtype="bfloat16")
+    opened = run_to_end(Handlers(threads=1)(opening))
+    assert isinstance(opened, Opened) and (opened.warning, opened.dtype) == (warning, "float32")
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ class Transcript:
         self.request, self._at = request, at
         self._versions = dict(opened.versions) if opened else {}
         self._base = opened.base if opened else context.document.base_model
-        self._dtype, self._system = context.config.generate.dtype, context.document.system_prompt
+        self._dtype = (opened.dtype if opened else "") or context.config.generate.dtype
+        self._system = context.document.system_prompt
         self._reason = "stopped"
         self._mixes: dict[str, dict[str, float]] = {}
         self._weights: dict[str, float] = {}

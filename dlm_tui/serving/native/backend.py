@@ -54,6 +54,7 @@ class NativeBackend:
             hidden_size=session.base.hidden_size,
             created=self._created,
             versions=dict(session.versions),
+            warnings=tuple(session.warnings),
         )
 
     @property
