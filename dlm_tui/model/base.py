@@ -23,7 +23,7 @@ from dlm_tui.model.config_check import (
 from dlm_tui.model.download import fetch
 from dlm_tui.model.environment import uncollected
 from dlm_tui.model.gguf_base import unpack
-from dlm_tui.model.identity import BaseIdentity, identify, quantised_identity
+from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
 from dlm_tui.model.offloaded import computing_device, name_places
 from dlm_tui.model.pages import drop_weight_pages, give_back_freed
@@ -43,6 +43,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 _OFFLOAD_SHARE = 0.8
+# buffers that old checkpoints hold and the library computes; it leaves them out of what it says it did not read
+_NEVER_READ = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"attn\.masked_bias$")
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
 
@@ -241,7 +243,7 @@ def load_base(
     less = _less(asked, quantisation, four_bits_fit)
     if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
         yield Progress(WARNING, text=text)
-    model = yield from in_thread(
+    model, unread = yield from in_thread(
         lambda: _load_model(
             folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None, offload
         ),
@@ -259,8 +261,9 @@ def load_base(
         model = model.to(place)
     else:
         name_places(model)
+    form = _form_of(model, unread)
     identity = yield from in_thread(
-        lambda: identify(source.hf_id, source.revision, folder, files),
+        lambda: identify(source.hf_id, source.revision, folder, files, form),
         lambda: step(3, "hashing the base"),
     )
     if asked:
@@ -339,8 +342,10 @@ def _load_model(
     quantize: str | None = None,
     place: str | None = None,
     offload: Path | None = None,
-) -> nn.Module:
-    """The library's module; with `place` it is put there while it is read, as quantised layers cannot be moved.
+) -> tuple[nn.Module, frozenset[str]]:
+    """The library's module, and the names in its files that it left out.
+
+    With `place` it is put there while it is read, as quantised layers cannot be moved.
 
     With `offload` accelerate leaves in that folder, or in the checkpoint itself, what has no room.
     """
@@ -373,7 +378,23 @@ def _load_model(
         raise BaseUnavailable(
             f"the base {source.title} has no weights for {missing[0]} ({len(missing)} missing in all)"
         )
-    return cast("nn.Module", model)
+    return cast("nn.Module", model), frozenset(report.get("unexpected_keys") or ())
+
+
+def _form_of(model: nn.Module, unread: frozenset[str]) -> CheckpointForm:
+    """How the library read the files of `model`, which left out the names `unread`."""
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for place, module in model.named_modules():
+        own = set(module._buffers) - module._non_persistent_buffers_set
+        names.update(f"{place}.{name}" if place else name for name in own)
+    return CheckpointForm(
+        frozenset(names),
+        prefix if hasattr(model, prefix) else "",
+        dict(getattr(model, "all_tied_weights_keys", None) or {}),
+        unread,
+        (*_NEVER_READ, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())),
+    )
 
 
 def _offloaded(folder: Path) -> dict[str, Any]:

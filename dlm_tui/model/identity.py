@@ -1,14 +1,17 @@
 """What a base is, tensor by tensor, so that a gate or an adapter can tell when the base under it has changed. No torch.
 
-A base is its tensors, not its files: the same tensors in other files, in another order, are the same base.
+A base is its tensors, not its files: the same tensors in other files, in another order, are the same base. Which
+tensors a file means is the model's to say (`CheckpointForm`): one that stores a tied output layer once more, names its
+tensors without the model's prefix, or has what no forward reads, is the same base as one that does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, get_args
 
@@ -77,10 +80,54 @@ class WeightSample(msgspec.Struct, frozen=True):
         return max(sorted(set(self.dtypes)), key=self.dtypes.count, default="none")
 
 
+class CheckpointForm(msgspec.Struct, frozen=True):
+    """How the model reads its files: `names` are its parameters and stored buffers, `prefix` what stands before those
+    of the decoder ("" for none), `tied` copies by the name of what they are a copy of; `unread` are names that it left
+    out, and `ignored` patterns of names that it leaves out without a word.
+    """
+
+    names: frozenset[str] = frozenset()
+    prefix: str = ""
+    tied: dict[str, str] = {}
+    unread: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
+
+    def tensors(self, stored: Mapping[str, TensorFacts]) -> dict[str, TensorFacts]:
+        """The tensors that the model computes with, under its own names."""
+        found: dict[str, TensorFacts] = {}
+        parts = {name[len(self.prefix) + 1 :].partition(".")[0] for name in self.names if self._is_prefixed(name)}
+        for name, facts in stored.items():
+            own = self._own_name(name, parts)
+            own = name if own in stored else own  # both are there, and which of them is read is not known
+            if own in self.names or not self._is_left_out(name, own):
+                found[own] = facts
+        for copy, original in self.tied.items():
+            if copy in found and found.get(original) in (None, found[copy]):
+                found[original] = found.pop(copy)
+        return found
+
+    def _is_prefixed(self, name: str) -> bool:
+        return bool(self.prefix) and name.startswith(f"{self.prefix}.")
+
+    def _own_name(self, name: str, parts: set[str]) -> str:
+        """With the prefix where it is lacking, without it where the model has none; the decoder has `parts`."""
+        if name in self.names:
+            return name
+        if self._is_prefixed(name):
+            bare = name[len(self.prefix) + 1 :]
+            return bare if bare in self.names else name
+        return f"{self.prefix}.{name}" if name.partition(".")[0] in parts else name
+
+    def _is_left_out(self, name: str, own: str) -> bool:
+        return bool({name, own} & self.unread) or any(re.search(pattern, name) for pattern in self.ignored)
+
+
 class BaseIdentity(msgspec.Struct, frozen=True):
     """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
 
     `sample` knows the same weights in another type; `files` are those that the hash before 0.2 was over.
+    `stored_sha256` and `stored_sample` are of the tensors as the files name them, which was recorded before the model's
+    own names were.
     """
 
     id: str
@@ -89,6 +136,8 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     tokenizer_sha256: str
     sample: WeightSample | None = None
     files: tuple[Path, ...] = ()
+    stored_sha256: str = ""
+    stored_sample: WeightSample | None = None
 
     @property
     def files_sha256(self) -> str:
@@ -101,27 +150,50 @@ class BaseIdentity(msgspec.Struct, frozen=True):
             sample = msgspec.convert(recorded, WeightSample)
         except msgspec.ValidationError:
             return None
-        near = self.sample is not None and self.sample.is_near(sample)
-        return (sample.dtype, self.sample.dtype) if near and self.sample is not None else None
+        own = next(
+            (mine for mine in (self.sample, self.stored_sample) if mine is not None and mine.is_near(sample)), None
+        )
+        return (sample.dtype, own.dtype) if own is not None else None
 
 
-def identify(hf_id: str, revision: str | None, folder: Path, files: Sequence[Path]) -> BaseIdentity:
-    """The identity of the base in `folder` whose weights are in the safetensors `files`."""
+def identify(
+    hf_id: str, revision: str | None, folder: Path, files: Sequence[Path], form: CheckpointForm | None = None
+) -> BaseIdentity:
+    """The identity of the base in `folder` whose weights are in the safetensors `files`, read in `form`; without one
+    the tensors are taken as they are stored."""
     tensors: dict[str, TensorFacts] = {}
     for file in files:
         tensors |= remembered("tensors", file, _tensor_facts, dict[str, TensorFacts])
+    read = tensors if form is None else form.tensors(tensors)
     return BaseIdentity(
-        hf_id, revision, weights_hash(tensors), tokenizer_hash(folder), weight_sample(tensors), tuple(files)
+        hf_id,
+        revision,
+        weights_hash(read),
+        tokenizer_hash(folder),
+        weight_sample(read),
+        tuple(files),
+        weights_hash(tensors),
+        weight_sample(tensors),
     )
 
 
 def quantised_identity(identity: BaseIdentity, quantisation: str) -> BaseIdentity:
     """Who a base is once its layers are quantised on loading: not the one it was made from, but its near relative."""
-    digest = hashlib.sha256(f"{identity.weights_sha256}\0{quantisation}".encode()).hexdigest()
-    sample = identity.sample
-    if sample is not None:
-        sample = msgspec.structs.replace(sample, dtypes=[quantisation] * len(sample.dtypes))
-    return msgspec.structs.replace(identity, weights_sha256=digest, sample=sample, files=())
+
+    def digest(weights: str) -> str:
+        return hashlib.sha256(f"{weights}\0{quantisation}".encode()).hexdigest()
+
+    def narrowed(sample: WeightSample | None) -> WeightSample | None:
+        return sample and msgspec.structs.replace(sample, dtypes=[quantisation] * len(sample.dtypes))
+
+    return msgspec.structs.replace(
+        identity,
+        weights_sha256=digest(identity.weights_sha256),
+        sample=narrowed(identity.sample),
+        files=(),
+        stored_sha256=digest(identity.stored_sha256),
+        stored_sample=narrowed(identity.stored_sample),
+    )
 
 
 def weights_hash(tensors: dict[str, TensorFacts]) -> str:

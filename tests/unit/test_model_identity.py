@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,8 +21,9 @@ from dlm_tui.model.remembered import cache_folder, remembered
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import Store, gate_status, read_gate_record
+from dlm_tui.store.trained_on import OtherBase, base_record, other_base
 from tests.export_sessions import open_tiny
-from tests.tiny_models import tiny_base
+from tests.tiny_models import tiny_base, write_tiny_base
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> BaseIdentity:
@@ -77,6 +79,91 @@ def test_a_gate_of_version_0_1_knows_its_base_by_its_files(tmp_path: Path) -> No
     adopt_record(session, weights_sha256="0" * 64, weights_sample=None)
     again = run_to_end(Session.open(session.path, tmp_path / "home", tmp_path / "base"))
     assert again.gate is None and "other weights" in str(again.gate_error)
+
+
+Weights = dict[str, torch.Tensor]
+
+SAME_BASE: dict[str, tuple[str, Callable[[Weights], Weights]]] = {
+    "no prefix": ("llama", lambda w: {name.removeprefix("model."): v for name, v in w.items()}),
+    "no prefix and experts": ("mixtral", lambda w: {name.removeprefix("model."): v for name, v in w.items()}),
+    "a copy for the tied head": ("llama", lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"].clone()}),
+    "the tied head alone": (
+        "llama",
+        lambda w: {name.replace("model.embed_tokens", "lm_head"): v for name, v in w.items()},
+    ),
+    "buffers of old": (
+        "llama",
+        lambda w: {**w, **{f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in range(3)}},
+    ),
+    "masks of old": (
+        "gpt2",
+        lambda w: {
+            **{name.removeprefix("transformer."): v for name, v in w.items()},
+            "h.0.attn.bias": torch.ones(1, 1, 8, 8),
+            "h.0.attn.masked_bias": torch.tensor(-1e4),
+        },
+    ),
+    "a tensor that nobody reads": ("llama", lambda w: {**w, "model.layers.0.spare.weight": torch.ones(3)}),
+}
+
+
+def swapped(weights: Weights, one: str, other: str) -> Weights:
+    return {**weights, one: weights[other], other: weights[one]}
+
+
+OTHER_BASE: dict[str, Callable[[Weights], Weights]] = {
+    "layers change places": lambda w: swapped(
+        w, "model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight"
+    ),
+    "projections change places": lambda w: swapped(
+        w, "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.v_proj.weight"
+    ),
+    "a head of its own": lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"] + 0.5},
+}
+
+
+def loaded_identity(folder: Path, change: Callable[[Weights], Weights], architecture: str = "llama") -> BaseIdentity:
+    """The identity of a tiny base as it is loaded from weights that went through `change`."""
+    file = write_tiny_base(folder, architecture) / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return tiny_base(folder, architecture).identity
+
+
+@pytest.mark.parametrize("form", SAME_BASE)
+def test_the_same_weights_in_another_form_are_the_same_base(tmp_path: Path, form: str) -> None:
+    architecture, change = SAME_BASE[form]
+    one = loaded_identity(tmp_path / "a", dict, architecture)
+    other = loaded_identity(tmp_path / "b", change, architecture)
+    assert one.stored_sha256 == one.weights_sha256 == other.weights_sha256 != other.stored_sha256
+    # what was recorded before is the same base, too, and another type of it a near relative
+    before = {"weights_sha256": other.stored_sha256, "weights_sample": msgspec.to_builtins(other.stored_sample)}
+    assert other_base(before, other) is None
+    narrow = loaded_identity(
+        tmp_path / "c", lambda w: {name: v.bfloat16() for name, v in change(w).items()}, architecture
+    )
+    assert other_base(base_record(one), narrow) == OtherBase("weights", ("F32", "BF16"))
+    assert other_base(before, narrow) == OtherBase("weights", ("F32", "BF16"))
+    quantised = identities.quantised_identity(other, "nf4")
+    assert other_base(base_record(identities.quantised_identity(one, "nf4")), quantised) is None
+    assert other_base(base_record(one), quantised) == OtherBase("weights", ("F32", "nf4"))
+
+
+@pytest.mark.parametrize("change", OTHER_BASE.values(), ids=OTHER_BASE)
+def test_other_weights_under_the_same_names_are_another_base(
+    tmp_path: Path, change: Callable[[Weights], Weights]
+) -> None:
+    one, other = loaded_identity(tmp_path / "a", dict), loaded_identity(tmp_path / "b", change)
+    assert other_base(base_record(one), other) == OtherBase("weights")
+
+
+def test_a_gate_is_used_with_another_form_of_its_base(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path)
+    adopt_record(session)
+    file = tmp_path / "base" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
+    again = run_to_end(Session.open(session.path, tmp_path / "home", tmp_path / "base"))
+    assert again.gate is not None and again.gate_status.mode == session.gate_status.mode
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
