@@ -33,6 +33,10 @@ class StoredWeights:
         self._architecture = architecture
         self._budget = PageBudget()
 
+    def names(self) -> set[str]:
+        """The names of all tensors in the file."""
+        return set(self._tensors)
+
     def kind(self, tensor: str) -> gguf.GGMLQuantizationType:
         """The stored type of a GGUF tensor. Raises KeyError when the file has none of this name."""
         return self._tensors[tensor].tensor_type

@@ -16,6 +16,7 @@ from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
+from dlm_tui.export.metadata_check import check_metadata
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     FAMILY_TOP_P,
@@ -128,6 +129,12 @@ class _Gguf(Common):
             name=name, mix=mix, importance=self.importance,
         )  # fmt: skip
 
+    def check_model(self, path: Path, pairs: Mapping[str, LoraPair]) -> Generator[Progress, None, dict[str, Any]]:
+        """What the file says of itself, then its tensors: the base with `pairs` in it."""
+        base = self.context.session.base
+        check_metadata(path, base.config, base.tokenizer, self.quant)
+        return (yield from check_gguf(path, self.source, self.architecture, pairs))
+
 
 class OllamaTarget(_Gguf):
     """One merged GGUF and a Modelfile; as the legacy variant, base and adapter apart."""
@@ -171,8 +178,7 @@ class OllamaTarget(_Gguf):
         """The model with the mix in it, or the base and the adapter file."""
         if self.legacy:
             check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
-        pairs = {} if self.legacy else self.merged
-        return (yield from check_gguf(folder / self.weights, self.source, self.architecture, pairs))
+        return (yield from self.check_model(folder / self.weights, {} if self.legacy else self.merged))
 
     def command(self, folder: Path) -> str:
         """Create the model and talk to it."""
@@ -263,7 +269,7 @@ class LlamaServerTarget(_Gguf):
         check_adapter(folder / "mix.gguf", self.architecture, self.context.pairs)
         for name, pairs in self.adapters.items():
             check_adapter(folder / f"adapter.{name}.gguf", self.architecture, pairs)
-        return (yield from check_gguf(folder / self.weights, self.source, self.architecture, {}))
+        return (yield from self.check_model(folder / self.weights, {}))
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The stacked mix at scale 1, then the adapters one by one at the weights of the mix."""

@@ -88,11 +88,14 @@ def check_gguf(
     """Every tensor of a written model against base and `pairs` (module -> pair, merged in).
 
     Returns how many were looked at and the largest relative error per type. Raises ExportRefused naming the first
-    tensor that is further away than its type explains, or that is missing.
+    tensor that is further away than its type explains, that is missing, or that the base does not have.
     """
     stored = StoredWeights(path, architecture)
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
     names = [name for name in source.names() if not (architecture.tied and name == "lm_head.weight")]
+    meant = {place.tensor for name in names for place in architecture.places(name)}
+    # what frequencies are divided by is judged by `metadata_check`
+    _no_more({name for name in stored.names() if not name.startswith("rope_")}, meant, path)
     worst: dict[str, float] = {}
     for done, name in enumerate(names):
         for place in architecture.places(name):
@@ -133,6 +136,8 @@ def _distance(
 def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, LoraPair]) -> None:
     """Raises ExportRefused when an adapter file does not say what `pairs` say."""
     stored = StoredWeights(path, architecture)
+    allowed = {f"{architecture.gguf_name(f'{module}.weight')}.lora_{side}" for module in pairs for side in "ab"}
+    _no_more(stored.names(), allowed, path)
     for module, pair in pairs.items():
         found = stored.lora(module)
         if found is None:
@@ -162,6 +167,11 @@ def check_merged(
         worst = max(worst, distance.relative)
         yield Progress("weights", done + 1, len(names))
     return {"tensors": len(names), "relative_error": {str(dtype).removeprefix("torch."): worst}}
+
+
+def _no_more(found: set[str], allowed: set[str], path: Path) -> None:
+    if extra := found - allowed:
+        raise ExportRefused(f"{path.name} holds a tensor that was not meant to be there: {min(extra)}")
 
 
 def _judge(name: str, distance: float, limit: float, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading the tensors of a GGUF file without its vocabulary.
+"""Reading the tensors of a GGUF file without its vocabulary, and its lists only where they are asked for.
 
 The reader of the `gguf` package makes several arrays of every entry and every merge of the tokenizer: twenty seconds
 and 700 MB for 262,144 entries, of which nothing that reads tensors needs one.
@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 from gguf import GGUFValueType
 
+Value = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
 _Field = tuple[int, list[Any], list[int], list[GGUFValueType]]
 
 
@@ -31,3 +32,20 @@ class TensorReader(gguf.GGUFReader):
         else:
             return cast("_Field", super()._get_field_parts(orig_offs, raw_type))
         return end - orig_offs, [self.data[orig_offs:end]], [], [GGUFValueType.ARRAY, kind]
+
+    def values(self) -> dict[str, Value]:
+        """Every key and what it says, lists whole. Raises UnicodeDecodeError for bytes that are no text."""
+        return {key: self._value(field) for key, field in self.fields.items() if not key.startswith("GGUF.")}
+
+    def _value(self, field: gguf.ReaderField) -> Value:
+        if field.types[0] is not GGUFValueType.ARRAY or len(field.types) < 2 or field.data:
+            return cast("Value", field.contents())
+        raw = np.asarray(field.parts[-1]).tobytes()
+        if (scalar := self.gguf_scalar_to_np.get(field.types[1])) is not None:
+            return cast("Value", np.frombuffer(raw, scalar, offset=12).tolist())
+        found, at = [], 12
+        while at < len(raw):
+            start = at + 8
+            at = start + int.from_bytes(raw[at:start], "little")
+            found.append(raw[start:at].decode())
+        return found

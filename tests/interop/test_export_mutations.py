@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
 )
 WRONG = "does not (answer as|hold|add what) (the workbench|the weights as stored)"
+UNSAID = "does not say what the base's configuration says"
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -65,6 +67,28 @@ def without(key: str) -> Patch:
     return patch_it
 
 
+def blind(patch: pytest.MonkeyPatch) -> None:
+    """Leave the figures alone to find what is wrong."""
+    patch.setattr("dlm_tui.export.targets_gguf.check_metadata", lambda *given: None)
+
+
+def saying(key: str, value: Any) -> Patch:
+    """Another value under one key of the file, computed from the right one or None to leave it out."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        plain = gguf.GGUFWriter.add_key_value
+
+        def add(self: Any, name: str, said: Any, *rest: Any, **more: Any) -> None:
+            if not name.endswith(key):
+                plain(self, name, said, *rest, **more)
+            elif value is not None:
+                plain(self, name, value(said) if callable(value) else value, *rest, **more)
+
+        patch.setattr(gguf.GGUFWriter, "add_key_value", add)
+
+    return patch_it
+
+
 def swapped_experts(patch: pytest.MonkeyPatch) -> None:
     def swapped(piece: Any) -> Any:
         gate, up = ".w1.", ".w3."
@@ -93,9 +117,150 @@ def test_a_gguf_with_one_thing_left_out_is_refused(
     architecture, mutate = GGUF[name]
     session = open_tiny(tmp_path, architecture)
     mutate(monkeypatch)
+    blind(monkeypatch)
     with pytest.raises(ExportRefused, match=WRONG):
         export(session, target="ollama", quant=quant)
     assert not session.store.exports_dir.exists() or not any(session.store.exports_dir.iterdir())
+
+
+def double(value: float) -> float:
+    return 2 * value
+
+
+LONGROPE = {
+    "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 128,
+        "short_factor": [1.0, 1.1, 1.3, 1.9], "long_factor": [1.0, 2.0, 3.0, 5.0],
+    },
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+STRETCHED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}}
+SAID: dict[str, tuple[str, dict[str, Any], list[tuple[str, Any]]]] = {
+    "a dense base": (
+        "llama",
+        STRETCHED,
+        [
+            ("general.architecture", "qwen3"),
+            ("general.file_type", 1),
+            ("llama.context_length", 32),
+            ("llama.block_count", 2),
+            ("llama.feed_forward_length", double),
+            ("llama.attention.head_count_kv", 4),
+            ("llama.attention.key_length", double),
+            ("llama.rope.dimension_count", 4),
+            ("llama.rope.freq_base", double),
+            ("llama.rope.scaling.type", None),
+            ("llama.rope.scaling.factor", double),
+            ("llama.attention.layer_norm_rms_epsilon", 1e-3),
+            ("llama.vocab_size", double),
+            ("tokenizer.ggml.model", "llama"),
+            ("tokenizer.ggml.tokens", lambda tokens: [*tokens[:-1], "other"]),
+            ("tokenizer.ggml.merges", lambda merges: merges[::-1]),
+            ("tokenizer.ggml.token_type", lambda types: [1, *types[1:]]),
+            ("tokenizer.ggml.bos_token_id", None),
+            ("tokenizer.ggml.eos_token_id", 5),
+            ("tokenizer.ggml.padding_token_id", 5),
+            ("tokenizer.ggml.add_bos_token", True),
+            ("tokenizer.ggml.add_eos_token", True),
+            ("tokenizer.chat_template", None),
+            ("tokenizer.chat_template", "{{ messages }}"),
+        ],
+    ),
+    "soft caps": (
+        "gemma2",
+        {},
+        [
+            ("gemma2.attn_logit_softcapping", 1e4),
+            ("gemma2.final_logit_softcapping", 1e4),
+            ("gemma2.attention.sliding_window", 64),
+        ],
+    ),
+    "two rope bases and windows": (
+        "gemma3_text",
+        {},
+        [
+            ("gemma3.rope.freq_base", double),
+            ("gemma3.rope.freq_base_swa", None),
+            ("gemma3.attention.sliding_window", 64),
+            ("gemma3.attention.sliding_window_pattern", None),
+        ],
+    ),
+    "scales": (
+        "granite",
+        {},
+        [(f"granite.{key}", None) for key in ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")],
+    ),
+    "experts": ("mixtral", {}, [("llama.expert_used_count", 1), ("llama.expert_count", double)]),
+    "long factors": (
+        "phi3", LONGROPE, [("phi3.rope.scaling.original_context_length", 64), ("phi3.rope.scaling.attn_factor", 3.0)]
+    ),
+}  # fmt: skip
+"""Keys of a base of each kind, and what they are made to say."""
+
+
+@pytest.fixture(scope="module", params=SAID)
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, list[Any]]:
+    architecture, changes, keys = SAID[request.param]
+    return open_tiny(tmp_path_factory.mktemp("told"), architecture, **changes), keys
+
+
+def test_a_key_that_says_something_else_is_refused_by_its_name(told: tuple[Session, list[Any]], tmp_path: Path) -> None:
+    session, keys = told
+    for key, value in keys:
+        with pytest.MonkeyPatch.context() as patch:
+            saying(key, value)(patch)
+            with pytest.raises(ExportRefused, match=UNSAID) as caught:
+                export(session, target="ollama", quant="q8_0", out=str(tmp_path / "out"))
+            assert key in str(caught.value)
+            assert ("is missing and should be" in str(caught.value)) == (value is None)
+
+
+def test_a_key_that_nothing_asked_for_is_refused(told: tuple[Session, list[Any]], tmp_path: Path) -> None:
+    session, _ = told
+    with pytest.MonkeyPatch.context() as patch:
+        making = gguf_model.new_writer
+
+        def make(*given: Any) -> Any:
+            writer = making(*given)
+            writer.add_float32(f"{given[1]}.some_scale", 0.5)
+            return writer
+
+        patch.setattr(gguf_model, "new_writer", make)
+        with pytest.raises(ExportRefused, match=r"some_scale is 0\.5 and should not be there"):
+            export(session, target="ollama", quant="q8_0", out=str(tmp_path / "out"))
+
+
+def test_factors_of_frequencies_are_those_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Architecture.rope_factors
+    cases = (("phi3", LONGROPE, "rope_factors_long"), ("llama-scaled", {}, "rope_freqs"))
+    for architecture, changes, name in cases:
+        session = open_tiny(tmp_path / architecture, architecture, **changes)
+        for broken in (lambda factors: factors + 1, None):
+            with monkeypatch.context() as patch:
+
+                def factors(self: Architecture, broken: Any = broken, name: str = name) -> dict[str, torch.Tensor]:
+                    right = made(self)
+                    return {
+                        key: broken(value) if name in key else value
+                        for key, value in right.items()
+                        if broken is not None or name not in key
+                    }
+
+                patch.setattr(Architecture, "rope_factors", factors)
+                with pytest.raises(ExportRefused, match=f"{UNSAID}: {name}"):
+                    export(session, target="ollama", quant="q8_0")
+
+
+def test_short_factors_written_as_long_ones_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Architecture.rope_factors
+
+    def short(self: Architecture) -> dict[str, torch.Tensor]:
+        return dict.fromkeys(made(self), made(self)["rope_factors_short.weight"])
+
+    session = open_tiny(tmp_path, "phi3", **LONGROPE)
+    monkeypatch.setattr(Architecture, "rope_factors", short)
+    with pytest.raises(ExportRefused, match=f"{UNSAID}: rope_factors_long.weight"):
+        export(session, target="ollama", quant="q8_0")
 
 
 def through_float16(patch: pytest.MonkeyPatch) -> None:

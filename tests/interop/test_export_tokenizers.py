@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.gguf_model import write_model
 from dlm_tui.export.gguf_tokenizer import _SPLITS, read_tokenizer
+from dlm_tui.export.metadata_check import check_metadata
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob, check_tokenizer, runtime_answers
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
@@ -95,6 +96,7 @@ def test_llama_cpp_splits_text_the_same_way(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.gguf"
     architecture = read_architecture(config.to_dict())
     run_to_end(write_model(path, MemoryWeights(model.state_dict()), architecture, written, "f32", name="x"))
+    check_metadata(path, config, tokenizer, "f32")
     job = ParityJob("llama.cpp", path, [[1, 2]], "f32", config.vocab_size, texts=TEXTS, greedy=0)
     answers = run_to_end(runtime_answers(job))
     check_tokenizer(TEXTS, [tokenizer(text)["input_ids"] for text in TEXTS], answers.tokenized)
