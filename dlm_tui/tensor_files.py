@@ -7,12 +7,14 @@ import math
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from dlm_tui.errors import DlmTuiError
 
 _HEADER_LIMIT = 100_000_000
 _NAME_LIMIT = 60
+_LOOKED_THROUGH = 32 << 20
+_CODES: dict[str, Literal["f", "d"]] = {"F32": "f", "F64": "d"}
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _ITEM_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1}
 
@@ -45,8 +47,8 @@ def read_header(file: Path) -> tuple[int, Mapping[str, Any]]:
 
 
 def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by its name. Raises TensorFileDamaged for a file that is shorter than its header says,
-    or whose header contradicts itself; OSError."""
+    """The shape of every tensor by its name. Raises TensorFileDamaged for a file whose header contradicts its length or
+    itself; OSError."""
     length, header = read_header(file)
     shapes: dict[str, tuple[int, ...]] = {}
     end = 0
@@ -68,7 +70,27 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     wanted, size = 8 + length + end, file.stat().st_size
     if size < wanted:
         raise TensorFileDamaged(f"{file} is cut short: it has {size} of {wanted} bytes")
+    if size > wanted:
+        raise TensorFileDamaged(f"{file} is damaged: it has {size} bytes, its header says {wanted}")
     return shapes
+
+
+def is_finite(file: Path) -> bool:
+    """Whether all float32 and float64 numbers of a file that `stored_shapes` found whole are finite; True for a file of
+    more than 32 MiB, which takes longer than it is worth. Raises TensorFileDamaged, OSError."""
+    if file.stat().st_size > _LOOKED_THROUGH:
+        return True
+    length, header = read_header(file)
+    held = memoryview(file.read_bytes())[8 + length :]
+    for name, entry in header.items():
+        code = _CODES.get(str(mapping(entry).get("dtype"))) if name != "__metadata__" else None
+        if code is not None:
+            start, end = entry["data_offsets"]
+            # A sum is finite where every part is: float32 cannot leave the range of what it is summed in.
+            numbers = memoryview(bytes(held[start:end])).cast(code)
+            if not math.isfinite(sum(numbers)) and not all(map(math.isfinite, numbers)):
+                return False
+    return True
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dlm_tui.document import document_side_file
-from dlm_tui.files import remove, scratch_sibling, sha256_file, write_atomic
+from dlm_tui.files import read_plain, remove, scratch_sibling, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
 from dlm_tui.gate.ood import OodDetector
 from dlm_tui.store import (
@@ -37,6 +37,7 @@ from dlm_tui.store.gate_files import (
     WEIGHTS_NAME,
     check_novelty_file,
     matching_record,
+    weight_shapes,
 )
 from dlm_tui.store.gate_state import refuse_foreign_gate, staleness
 from dlm_tui.store.trained_on import Identity
@@ -196,13 +197,7 @@ def _copy_what_can_be_read(source: Path, target: Path) -> None:
 
 
 def _read_network(path: Path, config: GateConfig) -> GateNetwork:
-    hidden, size, adapters = config.hidden_proj_dim, config.input_dim, len(config.adapter_names)
-    wanted = {
-        "0.weight": (hidden, size),
-        "0.bias": (hidden,),
-        "2.weight": (adapters, hidden),
-        "2.bias": (adapters,),
-    }
+    wanted = weight_shapes(config)
     tensors = _read_tensors(path)
     for key, shape in wanted.items():
         found = tuple(tensors[key].shape) if key in tensors else "nothing"
@@ -211,7 +206,7 @@ def _read_network(path: Path, config: GateConfig) -> GateNetwork:
     state = {key: tensors[key].float() for key in wanted}
     if not _finite(state):
         raise GateFileError(f"{path} holds weights that are not finite; train the gate again.")
-    network = GateNetwork(size, hidden, adapters)
+    network = GateNetwork(config.input_dim, config.hidden_proj_dim, len(config.adapter_names))
     network.load_state_dict(state)
     return network.requires_grad_(False).eval()
 
@@ -230,7 +225,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.stat().st_size > _FILE_LIMIT:
             raise GateFileError(f"{path} is too large to be a gate file; train the gate again.")
-        return load(path.read_bytes())
+        return load(read_plain(path))
     except FileNotFoundError:
         raise GateFileError(f"{path} is missing; train the gate again.") from None
     except OSError as error:

@@ -26,7 +26,7 @@ from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
-from dlm_tui.store.version_record import damaged_files, is_kept, last_good_version, read_record
+from dlm_tui.store.version_record import AdapterVersion, damage, is_kept, last_good_version, read_record
 from dlm_tui.store.versions import (
     adapter_versions,
     all_versions,
@@ -147,10 +147,14 @@ def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Fin
             continue
         if version is None:
             continue
-        for file in damaged_files(version, all_files=True):
-            text = f"{version.path / file} is not the file that was written (its hash differs)"
+        try:
+            damaged, applied = damage(version, all_files=True), damage(version)
+        except StoreError as error:
+            yield Finding(severity="damage", text=str(error))
+            continue
+        for file, text in damaged.items():
             good = last_good_version(store, name, below=version.version)
-            if file not in damaged_files(version):
+            if file not in applied:
                 yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")
             elif good is None:
                 yield Finding(severity="damage", text=f"{text}; no older version is sound: train {name!r} again.")
@@ -179,8 +183,20 @@ def _other_versions(store: Store, names: Sequence[str], _: str | None) -> Iterat
                 yield Finding(severity="note", text=text)
             elif not any(version.path.iterdir()):
                 yield Finding(severity="litter", text=f"{version.path} is empty.", mend=_remover(version.path))
-            elif damaged := damaged_files(version):
-                yield Finding(severity="note", text=f"{version.path / damaged[0]} is damaged; it is not in force.")
+            elif (record is not None or _is_filled(version.path)) and (wrong := _damage_words(version)):
+                yield Finding(severity="note", text=f"{wrong}; it is not in force.")
+
+
+def _is_filled(folder: Path) -> bool:
+    """Whether a version of another tool, which may be writing it right now, has its weights."""
+    return (folder / "adapter_model.safetensors").is_file()
+
+
+def _damage_words(version: AdapterVersion) -> str | None:
+    try:
+        return next(iter(damage(version).values()), None)
+    except StoreError as error:
+        return str(error).removesuffix(".")
 
 
 def _history(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:

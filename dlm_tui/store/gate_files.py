@@ -8,9 +8,10 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dlm_tui.files import json_bytes, sha256_file, write_atomic
+from dlm_tui.files import json_bytes, read_plain, sha256_file, write_atomic
 from dlm_tui.store.errors import GateFileError
 from dlm_tui.store.layout import Store
+from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 CONFIG_NAME = "gate_config.json"
 WEIGHTS_NAME = "gate.safetensors"
@@ -132,11 +133,12 @@ def read_gate_record(store: Store) -> dict[str, object] | None:
 def check_gate_files(store: Store, config: GateConfig, *, former: bool = False) -> None:
     """Raises GateFileError when a file of our gate is not the one that was written.
 
-    A gate that another tool trained since then has a newer run in the metrics; our record then says nothing about it.
-    A `former` gate has newer runs behind it and is ours all the same.
+    A gate that another tool trained since then has a newer run in the metrics; our record then says nothing about it,
+    and its weights are looked at for their form. A `former` gate has newer runs behind it and is ours all the same.
     """
     record = read_gate_record(store)
     if record is None:
+        _check_form(store, config)
         return
     for key, name in (("gate_sha256", WEIGHTS_NAME), ("config_sha256", CONFIG_NAME)):
         path, wanted = store.gate_dir / name, record.get(key)
@@ -151,6 +153,34 @@ def check_gate_files(store: Store, config: GateConfig, *, former: bool = False) 
             raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
         if former or not _replaced_by_another_tool(store, record):
             raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
+        _check_form(store, config)
+
+
+def weight_shapes(config: GateConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a trained gate."""
+    hidden, size, adapters = config.hidden_proj_dim, config.input_dim, len(config.adapter_names)
+    return {"0.weight": (hidden, size), "0.bias": (hidden,), "2.weight": (adapters, hidden), "2.bias": (adapters,)}
+
+
+def _check_form(store: Store, config: GateConfig) -> None:
+    """Raises GateFileError for weights without a hash that are not whole, do not fit the configuration, or are not
+    finite."""
+    path = store.gate_dir / WEIGHTS_NAME
+    if config.mode != "trained":
+        return
+    try:
+        shapes = stored_shapes(path)
+        for name, wanted in weight_shapes(config).items():
+            if (found := shapes.get(name)) != wanted:
+                raise GateFileError(f"{path}: {name} should have the shape {wanted}, found {found or 'nothing'}{AGAIN}")
+        if not is_finite(path):
+            raise GateFileError(f"{path} holds weights that are not finite{AGAIN}")
+    except TensorFileDamaged as error:
+        raise GateFileError(f"{error}{AGAIN}") from error
+    except FileNotFoundError:
+        raise GateFileError(f"{path} is missing{AGAIN}") from None
+    except OSError as error:
+        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def check_novelty_file(store: Store) -> None:
@@ -212,7 +242,7 @@ def _read_object(path: Path) -> dict[str, object] | None:
     try:
         if path.stat().st_size > _FILE_LIMIT:
             raise GateFileError(f"{path} is too large to be a gate file{AGAIN}")
-        raw = json.loads(path.read_bytes().decode("utf-8"))
+        raw = json.loads(read_plain(path).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:

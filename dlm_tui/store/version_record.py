@@ -1,10 +1,12 @@
 """`tui_version.json` in a version folder: who is filling it, and what its files were when it was finished.
 
-An addition of this program: versions without it are as valid as before, only nothing can be checked on them.
+An addition of this program: versions without it are as valid as before, only no more than their form can be checked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -12,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.files import json_bytes, sha256_file, write_atomic
+from dlm_tui.files import json_bytes, open_plain, read_plain, sha256_file, write_atomic
 from dlm_tui.platform import process_lives
-from dlm_tui.store.errors import VersionDamaged
+from dlm_tui.store.errors import StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
+from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 RECORD_NAME = "tui_version.json"
 FORMAT = 1
 # What an adapter is made of when it is applied; a tokenizer beside it is for other tools.
 _APPLIED = ("adapter_model.safetensors", "adapter_config.json")
 _LIMIT = 1 << 20
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
+"""What a system says of a place where there is no file: that is damage, whoever reads."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         if path.is_symlink() or path.stat().st_size > _LIMIT:
             return None
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_plain(path))
     except (OSError, ValueError, RecursionError):
         return None
     return raw if isinstance(raw, dict) and isinstance(raw.get("state"), str) else None
@@ -86,22 +91,35 @@ def held_by_others(record: dict[str, Any] | None) -> bool:
     return isinstance(record.get("pid"), int) and process_lives(record["pid"])
 
 
-def damaged_files(version: AdapterVersion, *, all_files: bool = False) -> list[str]:
-    """Names of files that are not what the record says; [] for a version without a record."""
+def damage(version: AdapterVersion, *, all_files: bool = False) -> dict[str, str]:
+    """What is wrong with which file: its name and a sentence without a full stop.
+
+    A version without a record is looked at for its form: whether its files are whole and fit together. Raises
+    StoreError for a file that cannot be read, which says nothing about what is in it.
+    """
     record = read_record(version.path)
     if record is None:
+        path = version.path / RECORD_NAME
+        if not os.path.lexists(path):
+            return _malformed(version.path)
         # A record that is there and cannot be read says nothing about the files, but it is damaged itself.
-        return [RECORD_NAME] if os.path.lexists(version.path / RECORD_NAME) else []
+        _refuse_unreadable(path)
+        return {RECORD_NAME: f"{path} is not the file that was written"}
     files = record.get("files")
     if not isinstance(files, dict):
-        return [RECORD_NAME]
+        return {RECORD_NAME: f"{version.path / RECORD_NAME} is not the file that was written"}
     names = [name for name in files if all_files or name in _APPLIED]
-    return [name for name in names if not _matches(version.path / name, files[name])]
+    return {
+        name: f"{version.path / name} is not the file that was written (its hash differs)"
+        for name in names
+        if not _matches(version.path / name, files[name])
+    }
 
 
 def verify_version(store: Store, version: AdapterVersion) -> None:
-    """Raises VersionDamaged naming the file, and the newest older version that is sound."""
-    damaged = damaged_files(version)
+    """Raises VersionDamaged naming the file, and the newest older version that is sound; StoreError for a file that
+    cannot be read."""
+    damaged = damage(version)
     if not damaged:
         return
     good = last_good_version(store, version.name, below=version.version)
@@ -111,7 +129,7 @@ def verify_version(store: Store, version: AdapterVersion) -> None:
         if good is not None
         else f"no older version of {adapter} is sound: train it again."
     )
-    raise VersionDamaged(f"{version.path / damaged[0]} is not the file that was written (its hash differs); {remedy}")
+    raise VersionDamaged(f"{next(iter(damaged.values()))}; {remedy}")
 
 
 def last_good_version(store: Store, name: str, *, below: int | None = None) -> int | None:
@@ -126,9 +144,75 @@ def last_good_version(store: Store, name: str, *, below: int | None = None) -> i
         record = read_record(version.path)
         finished = record is None or record["state"] != "filling"
         older = below is None or number < below
-        if older and finished and (version.path / _APPLIED[1]).is_file() and not damaged_files(version):
+        if older and finished and (version.path / _APPLIED[1]).is_file() and _is_sound(version):
             return number
     return None
+
+
+def _is_sound(version: AdapterVersion) -> bool:
+    try:
+        return not damage(version)
+    except StoreError:
+        return False
+
+
+def _malformed(folder: Path) -> dict[str, str]:
+    """What can be seen without a hash: files that are there, whole, of shapes that fit together, and finite."""
+    weights, config = folder / _APPLIED[0], folder / _APPLIED[1]
+    found: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for path in (weights, config):
+        _refuse_unreadable(path)
+    try:
+        settings = json.loads(read_plain(config))
+        if not isinstance(settings, dict):
+            raise ValueError
+    except FileNotFoundError:
+        found[config.name] = f"{config} is missing"
+    except (OSError, ValueError, RecursionError):
+        found[config.name] = f"{config} is damaged: it is no JSON object"
+    try:
+        _refuse_malformed(weights, {} if found else settings)
+    except FileNotFoundError:
+        if not (folder / "adapter_model.bin").exists():  # who reads it says that it is not taken, and why
+            found[weights.name] = f"{weights} is missing"
+    except TensorFileDamaged as error:
+        found[weights.name] = str(error)
+    except OSError as error:
+        found[weights.name] = f"{weights} is damaged: {error.strerror or error}"
+    return found
+
+
+def _refuse_malformed(weights: Path, settings: dict[str, Any]) -> None:
+    """Raises TensorFileDamaged, OSError."""
+    shapes = stored_shapes(weights)
+    rank = None if settings.get("rank_pattern") else settings.get("r")
+    for name, shape in shapes.items():
+        if not name.endswith("lora_A.weight") or len(shape) != 2:
+            continue
+        other = shapes.get(name.replace("lora_A", "lora_B"), ())
+        if len(other) != 2 or other[1] != shape[0]:
+            raise TensorFileDamaged(f"{weights} is damaged: the two halves of {name} do not fit together")
+        if isinstance(rank, int) and rank != shape[0]:
+            raise TensorFileDamaged(
+                f"{weights} is damaged: the rank of {name} is {shape[0]}, its configuration says {rank}"
+            )
+    if not is_finite(weights):
+        raise TensorFileDamaged(f"{weights} is damaged: it holds weights that are not finite")
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Raises StoreError for a file that is there and that this process may not, or cannot, read."""
+    try:
+        with contextlib.suppress(FileNotFoundError), open_plain(path):
+            pass
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be read ({error.strerror or error}); look after its owner and permissions.")
 
 
 def _matches(path: Path, wanted: Any) -> bool:
@@ -138,8 +222,10 @@ def _matches(path: Path, wanted: Any) -> bool:
             and path.stat().st_size == wanted.get("size")
             and sha256_file(path) == wanted.get("sha256")
         )
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return False
+        raise _unreadable(path, error) from error
 
 
 def _files(folder: Path) -> dict[str, Any]:

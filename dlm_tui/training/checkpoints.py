@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -133,7 +133,7 @@ class AdapterCheckpoints:
         name = checkpoint_name(step)
         with new_checkpoint(self.folder, name, self._state(step, phase), before=self._newest) as scratch:
             trainer.write_state(scratch)
-            save_file(self._start, scratch / _START)
+            (scratch / _START).write_bytes(save(self._start))
         self._newest = self.folder / name
 
     def end(self, result: PhaseResult) -> None:
@@ -147,7 +147,7 @@ class AdapterCheckpoints:
         """The adapter is trained: it waits here until all of the run are, whatever becomes of the process."""
         state = self._state(self.steps_done, "")
         with new_checkpoint(self.folder, FINISHED, state, before=self._newest) as scratch:
-            save_file(dict(tensors), scratch / _WEIGHTS)
+            (scratch / _WEIGHTS).write_bytes(save(dict(tensors)))
             (scratch / "adapter_config.json").write_bytes(json_bytes(dict(config)))
             (scratch / _TAIL_DEPTH).write_bytes(json_bytes(dict(tail_depth)))
 
@@ -205,9 +205,11 @@ class CheckpointedTrainer(Trainer):
 
     def write_state(self, folder: Path) -> None:
         """Everything that the next step depends on."""
-        save_file({n: w.detach().cpu().contiguous() for n, w in trainable(self.model).items()}, folder / _WEIGHTS)
+        (folder / _WEIGHTS).write_bytes(
+            save({n: w.detach().cpu().contiguous() for n, w in trainable(self.model).items()})
+        )
         tensors, groups = _optimizer_parts(self.optimizer.state_dict())
-        save_file(tensors, folder / _OPTIMIZER)
+        (folder / _OPTIMIZER).write_bytes(save(tensors))
         (folder / _GROUPS).write_bytes(json_bytes(groups))
         (folder / _SCHEDULER).write_bytes(json_bytes(self.lr_scheduler.state_dict()))
         scaler = getattr(self.accelerator, "scaler", None)
@@ -216,7 +218,7 @@ class CheckpointedTrainer(Trainer):
         generators = {"cpu": torch.random.get_rng_state()}
         if torch.cuda.is_available():
             generators |= {f"cuda{n}": state for n, state in enumerate(torch.cuda.random.get_rng_state_all())}
-        save_file(generators, folder / _RANDOM)
+        (folder / _RANDOM).write_bytes(save(generators))
         name, keys, *rest = np.random.get_state(legacy=True)
         states = {"python": random.getstate(), "numpy": [name, [int(key) for key in keys], *rest]}
         (folder / _RANDOM_STATES).write_bytes(json_bytes(states))

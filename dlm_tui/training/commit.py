@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
@@ -74,7 +74,8 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     """Fill a version directory; nothing points to it yet."""
     folder = target.path
     with naming(folder):
-        save_file(result.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        # `save_file` would make a file that nobody but its owner can read, in a store that others may share.
+        write_atomic(folder / "adapter_model.safetensors", save(result.tensors, metadata={"format": "pt"}))
         write_shared(request.store, target, request.base.save_tokenizer)
     write_atomic(folder / "adapter_config.json", (json.dumps(result.config, indent=2, sort_keys=True)).encode())
     write_atomic(folder / "pinned_versions.json", json_bytes(pinned_versions()))

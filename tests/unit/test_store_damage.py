@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -45,9 +46,10 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.adapter_history import keep_version
 from dlm_tui.store.examine import examine, repair
-from dlm_tui.store.version_record import mark_kept
+from dlm_tui.store.version_record import AdapterVersion, mark_kept
 from tests.faults.small_store import NAMES, SmallStore
 from tests.faults.stepping import KILLED, run_child
+from tests.tensor_bytes import tensor_bytes
 
 
 @pytest.fixture
@@ -84,11 +86,73 @@ def test_a_damaged_version_names_the_file_and_the_last_good_one(small: SmallStor
     verify_version(small.store, adapter_versions(small.store, NAMES)["tone"])
 
 
-def test_a_version_without_hashes_is_as_valid_as_before(small: SmallStore) -> None:
+PAIR = {"m.lora_A.weight": (1, 4), "m.lora_B.weight": (6, 1)}
+
+
+@pytest.fixture
+def without_hashes(small: SmallStore) -> AdapterVersion:
+    """A version as another tool writes it."""
     version = adapter_versions(small.store, NAMES)["tone"]
     (version.path / "tui_version.json").unlink()
-    flip(version.path / "adapter_config.json")
-    verify_version(small.store, version)
+    (version.path / "adapter_model.safetensors").write_bytes(tensor_bytes(PAIR))
+    return version
+
+
+def test_a_version_without_hashes_is_as_valid_as_before(small: SmallStore, without_hashes: AdapterVersion) -> None:
+    config = without_hashes.path / "adapter_config.json"
+    config.write_bytes(config.read_bytes().replace(b"second", b"sacond"))
+    verify_version(small.store, without_hashes)
+    assert not [one for one in examine(small.store, NAMES) if one.severity == "damage"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "is cut short"),
+        (lambda path: path.write_bytes(b"garbage, and more of it"), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"?"), "is damaged: it has"),
+        (lambda path: path.write_bytes(tensor_bytes({**PAIR, "m.lora_B.weight": (6, 2)})), "do not fit together"),
+        (
+            lambda path: path.write_bytes(tensor_bytes({"m.lora_A.weight": (2, 4), "m.lora_B.weight": (6, 2)})),
+            "the rank of m.lora_A.weight is 2, its configuration says 1",
+        ),
+        (lambda path: path.write_bytes(tensor_bytes(PAIR, float("inf"))), "not finite"),
+        (Path.unlink, "is missing"),
+        (lambda path: (path.unlink(), path.mkdir()), "is not a plain file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is not a plain file"),
+        (lambda path: path.with_name("adapter_config.json").write_bytes(b"{"), "adapter_config.json is damaged"),
+        (lambda path: path.with_name("adapter_config.json").unlink(), "adapter_config.json is missing"),
+    ],
+)
+def test_the_files_of_a_version_without_hashes_are_looked_at_for_their_form(
+    small: SmallStore, without_hashes: AdapterVersion, spoil: Callable[[Path], object], words: str
+) -> None:
+    spoil(without_hashes.path / "adapter_model.safetensors")
+    with pytest.raises(VersionDamaged, match=rf"v0002/adapter_.* {words}|{words}.*last good version"):
+        verify_version(small.store, without_hashes)
+    found = [one for one in examine(small.store, NAMES) if one.severity == "damage"]
+    assert any(words in one.text and one.mend is not None for one in found)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_file_that_cannot_be_read_is_not_called_another(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    from dlm_tui.store import version_record
+
+    version, read = adapter_versions(small.store, NAMES)["tone"], version_record.sha256_file
+
+    def refuse(path: Path) -> str:
+        if path == version.path / file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(version_record, "sha256_file", refuse)
+    with pytest.raises(StoreError, match=rf"v0002/{file} cannot be read \(Permission denied\)") as caught:
+        verify_version(small.store, version)
+    assert not isinstance(caught.value, VersionDamaged)
+    (found,) = [one.text for one in examine(small.store, NAMES) if one.severity == "damage"]
+    assert f"{file} cannot be read (Permission denied)" in found
 
 
 def spoil_pointer(text: str) -> Callable[[SmallStore], None]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from dlm_tui.store import (
     GateFileError,
     MetricsWriter,
     Store,
+    check_gate_files,
     collapsed_onto,
     gate_state,
     gate_status,
@@ -26,9 +30,12 @@ from dlm_tui.store import (
     write_gate_config,
     write_gate_record,
 )
+from dlm_tui.store.gate_files import weight_shapes
+from tests.tensor_bytes import tensor_bytes
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 GOOD = {"adapter_names": ["tone", "style"], "hidden_proj_dim": 8, "input_dim": 4, "mode": "trained"}
+CONFIG = GateConfig(("tone", "style"), 0.01, 8, 4, "trained")
 
 
 @pytest.fixture
@@ -52,9 +59,10 @@ def train(
     store: Store, mode: str, run_id: int = 1, weights: tuple[float, float] = (0.5, 0.5), samples: int = 4
 ) -> None:
     if mode != "diverged":
-        write_gate_config(store, GateConfig(("tone", "style"), 0.01, 8, 4, mode))
+        config = replace(CONFIG, mode=mode)
+        write_gate_config(store, config)
         if mode == "trained":
-            (store.gate_dir / "gate.safetensors").write_bytes(b"stands for weights")
+            (store.gate_dir / "gate.safetensors").write_bytes(tensor_bytes(weight_shapes(config)))
     with MetricsWriter(store) as writer:
         writer.start_run(run_id, "gate", 0)
         writer.record_gate_events(run_id, [("tone", weights[0], samples), ("style", weights[1], samples)], mode)
@@ -208,7 +216,8 @@ def test_a_record_of_a_gate_that_was_replaced_is_not_believed(store: Store) -> N
     train(store, "trained")
     write_gate_record(store, record_of(document(word="Sing"), store))
     assert gate_status(document(), store).mode == "stale"
-    (store.gate_dir / "gate.safetensors").write_bytes(b"another tool's weights")
+    theirs = tensor_bytes(weight_shapes(CONFIG), 0.25)
+    (store.gate_dir / "gate.safetensors").write_bytes(theirs)
     assert gate_status(document(), store).mode == "trained"
 
 
@@ -232,10 +241,38 @@ def test_a_gate_whose_bytes_changed_is_damaged_and_not_in_force(store: Store) ->
     write_gate_record(store, {**record_of(document(), store), "run_id": 1})
     assert gate_status(document(), store).mode == "trained"
     weights = store.gate_dir / "gate.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     found = gate_status(document(), store)
     assert (found.mode, found.in_force) == ("damaged", "none")
     assert "gate.safetensors is not the file that was written" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "is cut short"),
+        (lambda path: path.write_bytes(b"garbage, and more of it"), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "is cut short"),
+        (lambda path: path.write_bytes(tensor_bytes({"0.weight": (8, 4)})), "0.bias should have the shape"),
+        (lambda path: path.write_bytes(tensor_bytes(weight_shapes(CONFIG), float("nan"))), "not finite"),
+        (lambda path: (path.unlink(), path.mkdir()), "is not a plain file|it is a folder"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is not a plain file"),
+    ],
+)
+@pytest.mark.parametrize("ours", [False, True])
+def test_weights_of_another_tools_gate_are_looked_at_for_their_form(
+    store: Store, spoil: Callable[[Path], object], words: str, ours: bool
+) -> None:
+    train(store, "trained")
+    if ours:  # a record that says nothing of the weights that another tool put there since
+        write_gate_record(store, {**record_of(document(), store), "gate_sha256": "0" * 64})
+    assert gate_status(document(), store).mode == "trained"
+    spoil(store.gate_dir / "gate.safetensors")
+    found = gate_status(document(), store)
+    assert (found.mode, found.in_force) == ("damaged", "none")
+    assert "gate.safetensors" in found.reason
+    with pytest.raises(GateFileError, match=words):
+        check_gate_files(store, CONFIG)
 
 
 def test_a_collapse_is_warned_of(store: Store) -> None:

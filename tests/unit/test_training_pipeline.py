@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import stat
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,8 @@ def test_two_runs_write_identical_files_and_a_store_that_follows_the_formats(bas
         assert digests(versions[0].path) == digests(versions[1].path)
     gates = [(store.gate_dir / "gate.safetensors").read_bytes() for store in stores]
     assert gates[0] == gates[1]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in stores[0].adapters_dir.rglob("*") if path.is_file()}
+    assert len(modes) == 1, "whoever shares the store can read all of a version or nothing"
     check_store(stores[0].root, ["facts", "manners"])
     manifest = read_manifest(stores[0])
     assert manifest is not None
