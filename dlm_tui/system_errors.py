@@ -78,7 +78,7 @@ def database_reason(error: Exception, database: Path) -> str:
             with contextlib.suppress(OSError):
                 if shutil.disk_usage(folder).free < _ROOM:
                     return f"no space is left on the disk of {folder}; free some and do it again"
-    return str(error)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file
 from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
-from dlm_tui.store.locks import lock_holder, store_lock
+from dlm_tui.store.locks import lock_holder, odd_lock, store_lock
 from dlm_tui.store.manifest import REMEDY, Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
@@ -98,6 +98,11 @@ def _said(error: Exception) -> str:
 
 
 def _lock(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    path = store.lock_path
+    if what := odd_lock(path):
+        text = f"{path} is {what} and no lock, so that nobody can hold the store."
+        yield Finding(severity="damage", text=text, mend=lambda: _aside(path))
+        return
     holder = lock_holder(store)
     if holder == "living":
         yield Finding(severity="note", text=f"{store.lock_path}: the store is in use right now.")
@@ -345,6 +350,8 @@ def _salvage(path: Path) -> None:
 
 
 def _copy_rows(source: Path, target: sqlite3.Connection, table: str) -> None:
+    if not source.is_file():
+        return
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(source)) as damaged:
         damaged.text_factory = lambda data: data.decode("utf-8", "replace")
         for row in damaged.execute(f'SELECT * FROM "{table}"'):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,8 +112,24 @@ def file_lock(path: Path, timeout: float, sentence: Callable[[], str] | None = N
         lock.release()
 
 
+def odd_lock(path: Path) -> str | None:
+    """What has the place of a lock file and is none, as in `a folder`; None for a file, and where nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link that leads nowhere" if path.is_symlink() else None
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+
+
 def lock_holder(store: Store) -> Literal["nobody", "living", "unknown"]:
-    """Whether somebody has the store, without taking it; a leftover that the next one replaces is nobody."""
+    """Whether somebody has the store, without taking it; a leftover that the next one replaces is nobody.
+
+    What is no file (`odd_lock`) is nobody's either.
+    """
+    if odd_lock(store.lock_path):
+        return "nobody"
     content = _content(store.lock_path)
     if content is None:
         return "nobody"
@@ -130,6 +147,11 @@ def _lock_file(path: Path, deadline: float) -> Iterator[None]:
             mine = _create(path)
             break
         except FileExistsError:
+            if what := odd_lock(path):
+                raise StoreError(
+                    f"{path} is {what} and no lock, so that nobody can hold the store; "
+                    "`dlm-tui doctor DOC --repair` sets it aside."
+                ) from None
             content = _content(path)
             verdict = None if content is None else _holder_lives(path, content)
             if content is not None and verdict is False:
@@ -154,7 +176,8 @@ def _lock_file(path: Path, deadline: float) -> Iterator[None]:
     finally:
         if _content(path) == mine:
             path.unlink(missing_ok=True)
-        _mark(path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _mark(path).unlink()
 
 
 def _mark(path: Path) -> Path:
@@ -222,6 +245,9 @@ def _held_sentence(store: Store) -> str:
 
 
 def _held_sentence_of(path: Path) -> str:
-    lines = (_content(path) or b"").decode("utf-8", "replace").split("\n")
+    content = _content(path)
+    if content is None and path.exists():
+        return f"{path} cannot be read, so nobody can tell who has the store; look after its owner and permissions."
+    lines = (content or b"").decode("utf-8", "replace").split("\n")
     who = f" by process {lines[0]} on {lines[1]}" if len(lines) >= 2 and lines[0].isdecimal() else ""
     return f"The store {path.parent} is in use{who}; wait for it to finish and try again."

@@ -10,7 +10,11 @@ opened as immutable, but an answer counts only if nobody can write there or if n
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -48,10 +52,10 @@ def is_damage(error: BaseException) -> bool:
 def read_database(path: Path, query: Callable[[sqlite3.Connection], _T]) -> _T:
     """Run `query` in one transaction on the database at `path`; several statements of it see the same rows.
 
-    Raises FileNotFoundError when there is no database, sqlite3.Error when SQLite cannot read it.
+    Raises FileNotFoundError when there is no database, OSError when something else has its place, sqlite3.Error when
+    SQLite cannot read it.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
+    _refuse_odd(path)
     if may_write(path):
         try:
             return _ask(f"{_uri(path)}?mode=rw", query)
@@ -71,6 +75,8 @@ def read_database(path: Path, query: Callable[[sqlite3.Connection], _T]) -> _T:
 def open_for_writing(path: Path, schema: str) -> sqlite3.Connection:
     """A connection in autocommit and WAL mode with the tables of `schema`. Raises sqlite3.Error, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        _refuse_odd(path)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -88,8 +94,10 @@ def problems_of(path: Path) -> list[str]:
         rows = read_database(path, lambda connection: connection.execute("PRAGMA integrity_check(10)").fetchall())
     except FileNotFoundError:
         return []
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
         return [str(error)]
+    except OSError as error:
+        return [error.strerror or str(error)]
     found = [str(row[0]) for row in rows]
     return [] if found == ["ok"] else found
 
@@ -104,15 +112,31 @@ def set_aside(path: Path) -> Path:
     while True:
         mark = f"{moment}-{number}" if number else moment
         aside = path.with_name(f"{path.stem}.damaged-{mark}{path.suffix}")
-        if not aside.exists() and not Path(f"{aside}-wal").exists():
+        if not os.path.lexists(aside) and not os.path.lexists(f"{aside}-wal"):
             break
         number += 1
     for suffix in (*_SIDE_FILES, ""):
         side = Path(f"{path}{suffix}")
-        if side.exists():
+        if os.path.lexists(side):
             side.replace(f"{aside}{suffix}")
     sync_directory(path.parent)
     return aside
+
+
+def _refuse_odd(path: Path) -> None:
+    """Raises FileNotFoundError where nothing is, OSError for what is no plain file, which SQLite has no words for."""
+    try:
+        mode = path.stat().st_mode
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a link that leads round in a circle; move it away", str(path)) from error
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "it is a folder and no database; move it away", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a plain file; move it away", str(path))
 
 
 def _read_unwritable(path: Path, query: Callable[[sqlite3.Connection], _T]) -> _T:

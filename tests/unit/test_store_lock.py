@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dlm_tui.store import LockHeld, LockStale, Store, store_lock, update_manifest
+from dlm_tui.store import LockHeld, LockStale, Store, StoreError, store_lock, update_manifest
+from dlm_tui.store.examine import repair
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 HOLD = """
@@ -122,6 +124,31 @@ def test_what_cannot_be_judged_is_never_stolen(store: Store, case: str) -> None:
     with pytest.raises(LockStale, match="delete that file"), store_lock(store):
         pytest.fail("stolen")
     assert store.lock_path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.mkdir, "a folder"),
+        (lambda path: path.symlink_to(path), "a link that leads nowhere"),
+        (os.mkfifo, "a pipe"),
+    ],
+)
+def test_what_is_no_file_in_the_place_of_the_lock_is_said_at_once_and_set_aside(
+    store: Store, make: Callable[[Path], None], words: str
+) -> None:
+    make(store.create().lock_path)
+    began = time.monotonic()
+    with (
+        pytest.raises(StoreError, match=rf"\.lock is {words}.*--repair` sets it aside") as caught,
+        store_lock(store, 10),
+    ):
+        pass
+    assert not isinstance(caught.value, LockHeld) and time.monotonic() - began < 5
+    assert any(words in text for text in repair(store, ["tone"], "tiny"))
+    assert os.path.lexists(store.root / ".lock.damaged")
+    with store_lock(store):
+        pass
 
 
 def test_a_finished_but_uncollected_holder_is_dead(store: Store) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dlm_tui.store import MetricsReader, MetricsWriter, Store
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store
+from dlm_tui.store.examine import repair
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 
@@ -39,6 +42,29 @@ def test_a_damaged_database_is_set_aside_and_a_new_one_begun(
     assert aside.name in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.mkdir, "a folder"),
+        (lambda path: path.symlink_to(path), "a link that leads round in a circle"),
+        (os.mkfifo, "not a plain file"),
+    ],
+)
+def test_what_is_no_file_in_the_place_of_the_database_is_refused_and_set_aside(
+    store: Store, make: Callable[[Path], None], words: str
+) -> None:
+    make(store.create().metrics_path)
+    with pytest.raises(MetricsError, match=rf"metrics\.sqlite cannot be read: it is {words}"):
+        MetricsReader(store).runs()
+    with (
+        pytest.raises(MetricsError, match=rf"metrics\.sqlite cannot be written: it is {words}"),
+        MetricsWriter(store) as to,
+    ):
+        to.begin_run("sft", 0)
+    assert any(words in text for text in repair(store, ["tone"], "tiny"))
+    assert MetricsReader(store).runs() == [] and store.metrics_path.is_file()
+
+
 def test_a_database_that_turns_bad_under_a_writer_is_replaced_with_its_run(store: Store) -> None:
     with MetricsWriter(store) as writer:
         writer.start_run(3, "gate", 0)
@@ -59,7 +85,8 @@ def test_a_database_that_turns_bad_under_a_writer_is_replaced_with_its_run(store
 STORM = """
 import sys
 from pathlib import Path
-from dlm_tui.store import MetricsReader, MetricsWriter, Store
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store
+from dlm_tui.store.examine import repair
 store = Store(Path(sys.argv[1]), sys.argv[2])
 for _ in range(12):
     with MetricsWriter(store) as writer:
@@ -99,7 +126,8 @@ def test_a_wal_without_rows_keeps_nobody_waiting(store: Store) -> None:
 WATCHED = """
 import sys
 from pathlib import Path
-from dlm_tui.store import MetricsReader, MetricsWriter, Store
+from dlm_tui.store import MetricsError, MetricsReader, MetricsWriter, Store
+from dlm_tui.store.examine import repair
 opened = []
 sys.addaudithook(lambda event, args: opened.append(args[0])
     if event == "open" and "metrics.sqlite" in str(args[0]) else None)
