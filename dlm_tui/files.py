@@ -9,15 +9,15 @@ import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import Any
 
 from dlm_tui.platform import exchange_names, keep_owner, process_lives, sync_directory
+from dlm_tui.small_files import regular_file
 from dlm_tui.system_errors import SCRATCH_ENDING, naming
 
 _CHUNK = 1 << 20
@@ -173,24 +173,10 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """A plain file to read. Raises OSError, also for a pipe or a device in its place, which might never answer."""
-    if not stat.S_ISREG(mode := path.stat().st_mode):
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(number, "it is a folder" if stat.S_ISDIR(mode) else "it is not a plain file", str(path))
-    return path.open("rb")
-
-
-def read_plain(path: Path) -> bytes:
-    """What a plain file holds. Raises OSError as `open_plain` does."""
-    with open_plain(path) as handle:
-        return handle.read()
-
-
 def sha256_file(path: Path) -> str:
-    """Lower-case hex SHA-256 of a plain file, read in pieces of one MiB. Raises OSError as `open_plain` does."""
+    """Lower-case hex SHA-256 of a regular file, read in pieces of one MiB. Raises OSError."""
     digest = hashlib.sha256()
-    with open_plain(path) as handle:
+    with regular_file(path) as (handle, _):
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm_tui.errors import UsageError
+from dlm_tui.small_files import read_file_or_pipe
+from dlm_tui.system_errors import cause
 
 _MOST_BYTES = 16 << 20
 
@@ -37,11 +39,9 @@ def read_text_file(name: str) -> str:
     """The text of a file, without a byte-order mark. Raises UsageError when it cannot be read or is not UTF-8."""
     path = with_home(name)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{name} is larger than {_MOST_BYTES >> 20} MiB")
-        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+        return read_file_or_pipe(path, _MOST_BYTES).removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{name} cannot be read: {cause(error)}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is not UTF-8 text (byte 0x{error.object[error.start]:02x}); convert it") from None
 

@@ -28,6 +28,7 @@ _REMEDIES = {
     errno.ENFILE: "too many files are open on this machine",
     errno.EIO: "the disk reports an error; look after the disk before anything else",
     errno.ENOMEM: "there is not enough memory; close other programs",
+    errno.ENXIO: "it is a socket or a device, not a file; check the path",
     errno.ENOTEMPTY: "the folder is not empty; look what is in it",
     errno.ESTALE: "the network folder is gone; mount it again",
 }
@@ -48,8 +49,7 @@ def system_sentence(error: BaseException) -> str | None:
     """
     number, path = _errno(error), _path(error)
     if number is not None:
-        what = _REMEDIES.get(number) or os.strerror(number)
-        return f"{path or 'a file'}: {what}"
+        return f"{path or 'a file'}: {cause(error)}"
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return "there is not enough memory for this; close other programs or use a smaller base"
@@ -68,6 +68,14 @@ def system_sentence(error: BaseException) -> str | None:
     if type(error).__module__.partition(".")[0] == "jinja2":
         return f"a chat template cannot be used: {first_line(error)}"
     return None
+
+
+def cause(error: BaseException) -> str:
+    """What happened and what to do about it, for a sentence that names the place itself."""
+    number = _errno(error)
+    if number is None:
+        return first_line(error)
+    return _REMEDIES.get(number) or getattr(error, "strerror", None) or os.strerror(number)
 
 
 def database_reason(error: Exception, database: Path) -> str:
@@ -90,7 +98,7 @@ def naming(path: Path) -> Iterator[None]:
         number = _errno(error)
         if number is None or (error.filename is not None and not isinstance(error, shutil.Error)):
             raise
-        raise OSError(number, os.strerror(number), _path(error) or str(path)) from error
+        raise OSError(number, error.strerror or os.strerror(number), _path(error) or str(path)) from error
     except Exception as error:
         number = _errno(error)
         if number is None:

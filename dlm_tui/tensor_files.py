@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.small_files import UnfitFile, read_file, regular_file
 
 _HEADER_LIMIT = 100_000_000
 _NAME_LIMIT = 60
@@ -28,19 +28,19 @@ def read_header(file: Path) -> tuple[int, Mapping[str, Any]]:
 
     Raises TensorFileDamaged, also for what is no plain file and is then not opened; OSError.
     """
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise TensorFileDamaged(f"{file} is damaged: it is not a plain file")
-    with file.open("rb") as handle:
-        start = handle.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8:
-            raise TensorFileDamaged(f"{file} is cut short: it has {len(start)} of at least 8 bytes")
-        if length > _HEADER_LIMIT:
-            raise TensorFileDamaged(f"{file} is damaged: its header claims {length} bytes")
-        try:
+    try:
+        with regular_file(file) as (handle, _):
+            start = handle.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8:
+                raise TensorFileDamaged(f"{file} is cut short: it has {len(start)} of at least 8 bytes")
+            if length > _HEADER_LIMIT:
+                raise TensorFileDamaged(f"{file} is damaged: its header claims {length} bytes")
             header = json.loads(handle.read(length))
-        except (ValueError, RecursionError) as error:
-            raise TensorFileDamaged(f"{file} is damaged: its header is no JSON") from error
+    except (UnfitFile, IsADirectoryError) as error:
+        raise TensorFileDamaged(f"{file} is damaged: it is not a plain file") from error
+    except (ValueError, RecursionError) as error:
+        raise TensorFileDamaged(f"{file} is damaged: its header is no JSON") from error
     if not isinstance(header, dict):
         raise TensorFileDamaged(f"{file} is damaged: its header is no JSON object")
     return length, header
@@ -81,7 +81,7 @@ def is_finite(file: Path) -> bool:
     if file.stat().st_size > _LOOKED_THROUGH:
         return True
     length, header = read_header(file)
-    held = memoryview(file.read_bytes())[8 + length :]
+    held = memoryview(read_file(file))[8 + length :]
     for name, entry in header.items():
         code = _CODES.get(str(mapping(entry).get("dtype"))) if name != "__metadata__" else None
         if code is not None:

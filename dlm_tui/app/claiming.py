@@ -10,6 +10,7 @@ from dlm_tui.document import load
 from dlm_tui.document.identity import give_new_id
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import ManifestError, Owner, Store, adopt, other_owner
+from dlm_tui.system_errors import cause
 
 
 def stranger(setup: Setup) -> Owner | None:
@@ -28,5 +29,5 @@ def settled(setup: Setup, claim: Claim) -> Setup:
     try:
         give_new_id(setup.path)
     except OSError as error:
-        raise DlmTuiError(f"{setup.path} cannot be written: {error.strerror or error}") from error
+        raise DlmTuiError(f"{setup.path} cannot be written: {cause(error)}") from error
     return replace(setup, document=load(setup.path))

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,10 +42,12 @@ from msgspec import Meta
 from platformdirs import user_config_path, user_state_path
 
 from dlm_tui.app.keys import BY_ID, KEY_NAMES, KEYS, display, key_name, keys_of
+from dlm_tui.document.toml_file import TomlFileError, read_toml
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
 from dlm_tui.input import with_home
 from dlm_tui.meant import meant
+from dlm_tui.system_errors import cause
 
 APP_NAME = "dlm-tui"
 MOST_SAMPLES = 16
@@ -144,11 +145,13 @@ def load_config(path: Path | None = None) -> Config:
     """Read and check the file; a missing one gives the defaults. Raises ConfigError naming the key that is wrong."""
     path = path or config_path()
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path)
     except FileNotFoundError:
         return Config()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except NotADirectoryError as error:
+        raise ConfigError(f"{path} cannot be read: {cause(error)}") from None
+    except TomlFileError as error:
+        raise ConfigError(str(error)) from None
     return parse_config(data, str(path))
 
 

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_tui.system_errors import cause
+
 _PLUS_LINE = {
     "vi",
     "vim",
@@ -47,7 +49,7 @@ def run_editor(command: Sequence[str]) -> str | None:
     try:
         code = subprocess.run(list(command), check=False).returncode
     except OSError as error:
-        return error.strerror or str(error)
+        return cause(error)
     except ValueError as error:  # a NUL in it
         return str(error)
     return f"it ended with code {code}" if code else None

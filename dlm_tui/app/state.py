@@ -19,6 +19,7 @@ from dlm_tui.app.config import SamplingSettings, state_path
 from dlm_tui.app.mix import MixState
 from dlm_tui.document.replacing import document_lock
 from dlm_tui.files import set_aside, write_atomic
+from dlm_tui.small_files import read_file
 from dlm_tui.store import KeptAnswers
 from dlm_tui.store.set_runs import SetRuns
 
@@ -132,7 +133,7 @@ class StateFile:
     def load(self) -> State:
         """The remembered state, or a fresh one."""
         try:
-            data = self.path.read_bytes()
+            data = read_file(self.path)
             state = msgspec.json.decode(data, type=State)
         except FileNotFoundError:
             return State()
@@ -163,7 +164,7 @@ class StateFile:
     def _with_others(self, data: bytes) -> bytes:
         """The state, with what another process has added to the history."""
         try:
-            there = self.path.read_bytes()
+            there = read_file(self.path)
             if there == self._given:
                 return data
             others, state = msgspec.json.decode(there, type=State), msgspec.json.decode(data, type=State)
@@ -186,7 +187,7 @@ def recent_documents(folder: Path | None = None) -> list[Path]:
     """Documents opened before that still exist, newest first."""
     path = (folder or state_path()) / "recent.json"
     try:
-        names = msgspec.json.decode(path.read_bytes(), type=list[str])
+        names = msgspec.json.decode(read_file(path), type=list[str])
     except FileNotFoundError:
         return []
     except (OSError, *_DAMAGE):

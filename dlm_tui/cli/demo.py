@@ -9,6 +9,7 @@ from dlm_tui.assets import asset
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 from dlm_tui.output import emit, say
+from dlm_tui.system_errors import cause
 
 _NAME = "harbour.dlm"
 
@@ -44,5 +45,5 @@ def place_demo(folder: Path) -> Path:
     try:
         write_atomic(target, data)
     except OSError as error:
-        raise DlmTuiError(f"the demo cannot be written to {folder}: {error.strerror or error}") from error
+        raise DlmTuiError(f"the demo cannot be written to {folder}: {cause(error)}") from error
     return target

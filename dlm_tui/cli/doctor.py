@@ -17,6 +17,7 @@ from dlm_tui.cli.copyable import copyable
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, shown
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -145,7 +146,7 @@ def _queue(store: Store) -> list[Finding]:
         if queue.is_damaged():
             return [Finding(severity="damage", text=f"{queue.path} is no line of jobs.", mend=begin_anew)]
     except OSError as error:
-        return [Finding(severity="damage", text=f"{queue.path} cannot be read: {error.strerror}.")]
+        return [Finding(severity="damage", text=f"{queue.path} cannot be read: {cause(error)}.")]
     return []
 
 

@@ -15,6 +15,8 @@ from dlm_tui.document import (
     load,
     retag_section,
 )
+from dlm_tui.document.document import read_document_bytes
+from dlm_tui.document.text import decode
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 
@@ -48,7 +50,7 @@ def _done(args: argparse.Namespace) -> int:
     if args.verb == "add":
         added = append_section(path, document.sha256, type=args.type, adapter=args.adapter, content=_text(args))
         return _told(args, "added", added.line, added.section_id)
-    index = find_section(document, args.section, path.read_bytes().count(b"\n") + 1)
+    index = find_section(document, args.section, decode(read_document_bytes(path)).count("\n") + 1)
     if args.verb == "edit":
         edit = edit_section(path, document.sha256, index, _text(args))
     elif args.verb == "retag":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.cli.belonging import belong
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.files import sha256_file
 from dlm_tui.output import say
 from dlm_tui.serving import command
 
@@ -134,8 +135,8 @@ def _live_folder(args: argparse.Namespace) -> Path:
     gate = store.gate_dir / "gate.safetensors"
     try:
         settings = read_settings(folder)
-        known = settings.document_sha256, settings.versions, (folder / "gate.safetensors").read_bytes()
-        if known == (document.sha256, versions, gate.read_bytes()):
+        known = settings.document_sha256, settings.versions, sha256_file(folder / "gate.safetensors")
+        if known == (document.sha256, versions, sha256_file(gate)):
             return folder
     except (DlmTuiError, OSError):
         pass

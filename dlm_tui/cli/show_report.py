@@ -18,6 +18,7 @@ from dlm_tui.document import (
 )
 from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import training_records
 from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
@@ -303,7 +304,7 @@ def _architecture(base_path: Path | None) -> str | None:
     if base_path is None:
         return None
     try:
-        config = json.loads((base_path / "config.json").read_bytes())
+        config = json.loads(read_file(base_path / "config.json"))
         first = config["architectures"][0]
     except (OSError, ValueError, LookupError, TypeError):
         return None

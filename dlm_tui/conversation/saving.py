@@ -12,6 +12,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
 from dlm_tui.input import with_home
 from dlm_tui.store import KeptAnswer
+from dlm_tui.system_errors import cause
 
 FORMS = (".json", ".jsonl", ".md")
 STOPPED = " [cancelled]"
@@ -41,8 +42,8 @@ def save_conversation(name: str, turns: Sequence[KeptAnswer]) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{name} cannot be written: {reason}") from error
+        why = cause(error) if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{name} cannot be written: {why}") from error
     return path
 
 

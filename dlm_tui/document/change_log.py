@@ -16,6 +16,7 @@ from dlm_tui.document.edit import Edit, undo_edit
 from dlm_tui.document.replacing import document_lock, shared_start
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside, write_atomic
+from dlm_tui.small_files import read_file
 
 _MOST, _MOST_BYTES = 200, 4 << 20
 _LOCK_SECONDS = 10.0
@@ -92,7 +93,7 @@ class ChangeLog:
     def read(self) -> list[DocumentChange]:
         """All changes, oldest first."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=list[DocumentChange])
+            return msgspec.json.decode(read_file(self._path), type=list[DocumentChange])
         except FileNotFoundError:
             return []
         except (OSError, *_DAMAGE) as error:

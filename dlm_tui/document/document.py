@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +14,8 @@ from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.meant import meant, nearest
+from dlm_tui.small_files import read_file
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from dlm_tui.document.schema import AdapterSettings, Frontmatter, Training
@@ -113,18 +113,11 @@ def parse_bytes(data: bytes, path: Path | None = None) -> Document:
 def read_document_bytes(path: Path) -> bytes:
     """The raw bytes of a document file. DlmTuiError for anything but a readable regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as handle:
-            info = os.fstat(handle.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise DlmTuiError(f"{path} is not a file")
-            if info.st_size > MAX_FILE_BYTES:
-                raise DlmTuiError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-            return handle.read()
+        return read_file(path, MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise DlmTuiError(f"cannot read {path}: {error.strerror}{meant_document(path)}") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        near = meant_document(path) if isinstance(error, FileNotFoundError) else ""
-        raise DlmTuiError(f"cannot read {path}: {reason}{near}") from None
+        raise DlmTuiError(f"cannot read {path}: {cause(error)}") from None
 
 
 def meant_document(path: Path) -> str:

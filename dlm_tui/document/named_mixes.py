@@ -19,6 +19,8 @@ from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 from dlm_tui.meant import meant
+from dlm_tui.small_files import read_file
+from dlm_tui.system_errors import cause
 
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -39,14 +41,11 @@ class NamedMixes:
         """Name → mix, in order; a missing file has none. Raises NamedMixesError."""
         shown = printable(str(self.path))
         try:
-            with self.path.open("rb") as handle:
-                data = handle.read(_MAX_BYTES + 1)
+            data = read_file(self.path, _MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
-            raise NamedMixesError(f"{shown} cannot be read: {error.strerror or error}.") from None
-        if len(data) > _MAX_BYTES:
-            raise NamedMixesError(f"{shown} is larger than {_MAX_BYTES >> 20} MiB, too large for named mixes.")
+            raise NamedMixesError(f"{shown} cannot be read: {cause(error)}.") from None
         try:
             specs = msgspec.json.decode(data, type=dict[str, str])
             return {name: dict(parse_mix(spec, signed=True, versions=True)) for name, spec in specs.items()}

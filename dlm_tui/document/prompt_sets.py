@@ -15,6 +15,8 @@ from dlm_tui.document.expectations import Expectation, read_expectation
 from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
+from dlm_tui.small_files import read_file
+from dlm_tui.system_errors import cause
 
 _MAX_BYTES = 16 << 20
 # What a file raises that holds something else: no JSON, other types, no UTF-8, nested too deeply, no expectation.
@@ -98,14 +100,11 @@ def _read_sets(path: Path) -> dict[str, list[PromptCase]] | None:
     """The sets of a file, None where there is none. Raises PromptSetsError."""
     shown = printable(str(path))
     try:
-        with path.open("rb") as handle:
-            data = handle.read(_MAX_BYTES + 1)
+        data = read_file(path, _MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise PromptSetsError(f"{shown} cannot be read: {error.strerror or error}.") from None
-    if len(data) > _MAX_BYTES:
-        raise PromptSetsError(f"{shown} is larger than {_MAX_BYTES >> 20} MiB, too large for sets of prompts.")
+        raise PromptSetsError(f"{shown} cannot be read: {cause(error)}.") from None
     try:
         written = msgspec.json.decode(data, type=dict[str, list[str | _Written]])
         return {name: [_case(entry) for entry in entries] for name, entries in written.items()}

@@ -17,7 +17,6 @@ activation_checkpointing = true
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -25,13 +24,14 @@ import msgspec
 
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import printable
+from dlm_tui.document.toml_file import TomlFileError, parse_toml, read_toml, read_toml_text
 from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
+from dlm_tui.system_errors import cause
 
 Quantisation = Literal["nf4", "fp4", "int8", "torchao-int8"]
 SUFFIX = ".tui.toml"
-_MAX_BYTES = 1 << 20
 
 
 class SideFileError(DlmTuiError):
@@ -57,22 +57,15 @@ def side_file_path(document: Path) -> Path:
 def read_side_file(path: Path) -> SideFile:
     """The checked file; a missing one gives the defaults. Raises SideFileError."""
     try:
-        with path.open("rb") as handle:
-            data = handle.read(_MAX_BYTES + 1)
+        return msgspec.convert(read_toml(path), SideFile)
     except (FileNotFoundError, NotADirectoryError):
         return SideFile()
-    except OSError as error:
-        raise SideFileError(f"cannot read {printable(str(path))}: {error.strerror or error}") from None
-    if len(data) > _MAX_BYTES:
-        raise SideFileError(f"{printable(str(path))} is larger than {_MAX_BYTES} bytes")
-    try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), SideFile)
+    except TomlFileError as error:
+        raise SideFileError(str(error)) from None
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
         key = where.rstrip("`").lstrip(".")
         text = f"{key}: {message}" if key else message
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        text = str(error)
     raise SideFileError(f"{printable(str(path))}: {printable(text)}")
 
 
@@ -126,7 +119,7 @@ def set_side_value(path: Path, key: str, value: str | None) -> None:
     if getattr(before, key) == value:
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = read_toml_text(path).splitlines() if path.exists() else []
         tables = next((at for at, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
         while tables and (not lines[tables - 1].strip() or lines[tables - 1].lstrip().startswith("#")):
             tables -= 1  # what stands before a table belongs to it
@@ -135,13 +128,13 @@ def set_side_value(path: Path, key: str, value: str | None) -> None:
         start, stop = (own[0], own[0] + 1) if own else (tables, tables)
         text = "\n".join([*lines[:start], *new, *lines[stop:]]) + "\n"
         wanted = msgspec.structs.replace(before, **{key: value})
-        if msgspec.convert(tomllib.loads(text), SideFile) != wanted:
+        if msgspec.convert(parse_toml(text, path), SideFile) != wanted:
             raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here; write {new} into it yourself")
         write_atomic(path, text.encode())
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (TomlFileError, msgspec.ValidationError) as error:
         raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here: {printable(str(error))}") from None
     except OSError as error:
-        raise SideFileError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+        raise SideFileError(f"cannot write {printable(str(path))}: {cause(error)}") from None
 
 
 def _quoted(text: str) -> str:

@@ -13,6 +13,7 @@ from dlm_tui.engine.protocol import Event, decode_event
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.platform import OWN_GROUP
+from dlm_tui.small_files import regular_file
 
 
 def start_runner(queue: QueueFile, *, stays: bool = False) -> subprocess.Popen[bytes]:
@@ -46,9 +47,9 @@ class EventLog:
     def more(self) -> list[Event]:
         """What was written since the last call; whole lines only. A file that is not there yet has none."""
         try:
-            with self._path.open("rb") as handle:
+            with regular_file(self._path) as (handle, _):
                 handle.seek(self._at)
-                data = handle.read()
+                data = handle.readall()
         except OSError:
             return []
         whole, _, _ = data.rpartition(b"\n")

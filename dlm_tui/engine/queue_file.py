@@ -20,7 +20,8 @@ import msgspec
 
 from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, SweepJob, Swept, Trained, TrainJob
 from dlm_tui.errors import UsageError
-from dlm_tui.files import read_plain, remove, set_aside, write_atomic
+from dlm_tui.files import remove, set_aside, write_atomic
+from dlm_tui.small_files import read_file, read_head
 from dlm_tui.store import LockHeld, Store, utc_seconds
 from dlm_tui.store.locks import named_lock
 
@@ -138,7 +139,7 @@ class QueueFile:
     def _decoded(self) -> Line | None:
         """None for a file that is no line; an empty one where there is none."""
         try:
-            return msgspec.json.decode(read_plain(self.path), type=Line)
+            return msgspec.json.decode(read_file(self.path), type=Line)
         except (FileNotFoundError, NotADirectoryError):
             return Line(next=self._unused())
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -156,8 +157,7 @@ class QueueFile:
                 if match := _JOB.fullmatch(path.name):
                     numbers.append(int(match[1]))
                 elif path.name.startswith(f"{self.path.stem}.damaged") and path.is_file():
-                    with path.open("rb") as handle:
-                        found = _NUMBER.findall(handle.read(_MOST_READ))
+                    found = _NUMBER.findall(read_head(path, _MOST_READ))
                     numbers += [int(number) - (key == b"next") for key, number in found]
         return max(numbers) + 1
 

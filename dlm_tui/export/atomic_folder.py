@@ -14,6 +14,7 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
 from dlm_tui.input import is_utf8
 from dlm_tui.platform import process_lives
+from dlm_tui.small_files import read_file
 
 MANIFEST = "export_manifest.json"
 CREATOR = "dlm-tui-"
@@ -22,7 +23,7 @@ CREATOR = "dlm-tui-"
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of an export that this program wrote, or None."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads(read_file(folder / MANIFEST))
     except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or not str(manifest.get("created_by", "")).startswith(CREATOR):

@@ -23,6 +23,7 @@ from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
 from dlm_tui.export.verify import verify
 from dlm_tui.input import with_home
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import cause
 
 _SPARE_BYTES = 16 << 20
 _TARGETS: dict[str, Callable[[ExportContext], Target]] = {
@@ -71,9 +72,8 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
         with publish(folder) as scratch:
             manifest = yield from _fill(scratch, target, mix, drift, notes)
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
         raise ExportRefused(
-            f"the export cannot be written to {folder}: {reason}; what was there before is unchanged"
+            f"the export cannot be written to {folder}: {cause(error)}; what was there before is unchanged"
         ) from error
     notes += record_export(session, manifest, folder, time.monotonic() - started)
     for note in notes:

@@ -14,6 +14,7 @@ from torch import Tensor
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.offloaded import fetched
 from dlm_tui.model.pages import PageBudget
+from dlm_tui.small_files import read_file, require_regular
 
 BLOCK_ELEMENTS = 1 << 20
 """Numbers handled at once: 4 MiB of float32, of which about six copies live while they are merged and rounded."""
@@ -43,6 +44,7 @@ class FolderWeights:
             raise ExportRefused(f"{folder} holds no safetensors weights to read")
         for shard in shards:
             try:
+                require_regular(shard)
                 handle = safe_open(shard, framework="pt")
                 for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
                     self._where[name] = handle
@@ -132,7 +134,7 @@ def _shards(folder: Path) -> Iterator[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = json.loads(read_file(index))["weight_map"]
             for name in weight_map.values():
                 if Path(name).name != name:
                     raise ValueError(f"a shard lies outside the folder: {name!r}")

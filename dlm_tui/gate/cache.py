@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from dlm_tui.files import write_atomic
+from dlm_tui.small_files import require_regular
 
 MAX_BYTES = 128 << 20
 MAX_SHARDS = 12
@@ -134,6 +135,7 @@ class EmbeddingCache:
 def _read_shard(path: Path, hidden_size: int) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray] | None:
     """Keys, rows and sums of a shard, or None when it is not one of ours."""
     try:
+        require_regular(path)
         with safe_open(path, framework="numpy") as handle:
             keys, rows, sums = (handle.get_tensor(name) for name in ("keys", "rows", "sums"))
     except (SafetensorError, OSError, ValueError, KeyError):

@@ -15,9 +15,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dlm_tui.document import document_side_file
-from dlm_tui.files import read_plain, remove, scratch_sibling, sha256_file, write_atomic
+from dlm_tui.files import remove, scratch_sibling, sha256_file, write_atomic
 from dlm_tui.gate.network import GateNetwork
 from dlm_tui.gate.ood import OodDetector
+from dlm_tui.small_files import read_file
 from dlm_tui.store import (
     GateConfig,
     GateFileError,
@@ -41,6 +42,7 @@ from dlm_tui.store.gate_files import (
 )
 from dlm_tui.store.gate_state import refuse_foreign_gate, staleness
 from dlm_tui.store.trained_on import Identity
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -223,13 +225,11 @@ def _read_ood(store: Store, config: GateConfig) -> OodDetector | None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        if path.stat().st_size > _FILE_LIMIT:
-            raise GateFileError(f"{path} is too large to be a gate file; train the gate again.")
-        return load(read_plain(path))
+        return load(read_file(path, _FILE_LIMIT))
     except FileNotFoundError:
         raise GateFileError(f"{path} is missing; train the gate again.") from None
     except OSError as error:
-        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+        raise GateFileError(f"{path} cannot be read: {cause(error)}.") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise GateFileError(f"{path} is not a safetensors file; train the gate again.") from error
 

@@ -18,6 +18,7 @@ from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GATE_NOT_TRAINED, GateOutcome, train_document_gate
 from dlm_tui.meant import meant
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
     if isinstance(error, Cancelled | KeyboardInterrupt):
         reason = "was cancelled"
     else:
-        said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        said = cause(error) if isinstance(error, OSError) else str(error)
         reason = f"failed: {said.removeprefix(GATE_NOT_TRAINED).rstrip('.')}"
     return (
         f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "

@@ -35,6 +35,7 @@ from dlm_tui.model.modulated.convert import to_adapter
 from dlm_tui.model.modulated.lora import ModulatedLoRA
 from dlm_tui.model.modulated.pissa import ModulatedPiSSA
 from dlm_tui.progress import Progress
+from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import first_line
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -102,7 +103,7 @@ def _refuse_other_base(path: Path, base: Base) -> str:
     try:
         if file.stat().st_size > _MOST_CONFIG_BYTES:
             raise AdapterError(f"{file} is larger than {_MOST_CONFIG_BYTES >> 20} MiB, which no configuration is")
-        config = json.loads(file.read_bytes())
+        config = json.loads(read_file(file))
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not a PEFT directory: {CONFIG} cannot be read ({first_line(error)})") from None
     if isinstance(config, dict) and config.get("task_type") not in (None, "CAUSAL_LM"):
@@ -121,7 +122,7 @@ def _added_tokens(path: Path) -> int | None:
     file = path / "tokenizer.json"
     refuse_special(file)
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(read_file(file))
         ids = [int(token["id"]) for token in data.get("added_tokens", ())]
         vocabulary = data["model"]["vocab"]
         if isinstance(vocabulary, dict):

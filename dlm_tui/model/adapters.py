@@ -19,7 +19,8 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.model.base import Base
 from dlm_tui.patterns import BoundedPatterns, PatternError
-from dlm_tui.system_errors import first_line
+from dlm_tui.small_files import read_file, require_regular
+from dlm_tui.system_errors import cause, first_line
 
 _LARGEST_SCALE = 1e6
 PREFIX = "base_model.model."
@@ -317,7 +318,7 @@ def read_config(path: Path) -> PeftConfig:
     file = path / "adapter_config.json"
     refuse_special(file)
     try:
-        return msgspec.json.decode(file.read_bytes(), type=PeftConfig)
+        return msgspec.json.decode(read_file(file), type=PeftConfig)
     except msgspec.ValidationError as error:
         raise AdapterError(f"{file} is not an adapter's configuration: {error}") from error
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -326,8 +327,12 @@ def read_config(path: Path) -> PeftConfig:
 
 def refuse_special(file: Path) -> None:
     """Raise AdapterError for a pipe, a device, a folder: opening one may wait for ever, or never end."""
-    if file.exists() and not file.is_file():
-        raise AdapterError(f"{file} is no file that can be read: it is a pipe, a device or a folder")
+    try:
+        require_regular(file)
+    except FileNotFoundError:
+        pass  # whoever reads it says what is missing
+    except OSError as error:
+        raise AdapterError(f"{file} is no file that can be read: {cause(error)}") from None
 
 
 def check_targets(config: PeftConfig, adapter: Adapter, path: Path) -> None:

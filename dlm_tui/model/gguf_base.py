@@ -27,7 +27,8 @@ from dlm_tui.model.memory import available_memory, free_disk, gigabytes
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
-from dlm_tui.system_errors import first_line
+from dlm_tui.small_files import read_file
+from dlm_tui.system_errors import cause, first_line
 
 _NOTE = ".source"
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -45,7 +46,7 @@ def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
     try:
         digest = yield from in_thread(lambda: remembered("files", file, sha256_file, str), lambda: looking)
     except OSError as error:
-        raise BaseUnavailable(f"{file} cannot be read: {error.strerror or error}") from error
+        raise BaseUnavailable(f"{file} cannot be read: {cause(error)}") from error
     folder = unpacked_folder(file, digest)
     if not folder.is_dir():
         yield from in_thread(lambda: _drop_orphans(folder, file), lambda: looking)
@@ -61,7 +62,7 @@ def _note_source(folder: Path, file: Path) -> None:
     """Write beside an unpacked folder which file it is of; a cache that cannot be written goes without."""
     note, path = _note_of(folder), os.fsencode(file.resolve())
     with contextlib.suppress(OSError):
-        if not note.is_file() or note.read_bytes() != path:
+        if not note.is_file() or read_file(note) != path:
             write_atomic(note, path)
 
 
@@ -69,7 +70,7 @@ def _drop_orphans(folder: Path, file: Path) -> None:
     """Remove what was unpacked of files that are gone, and of what `file` held before: it would never be read again."""
     for note in folder.parent.glob(f"*{_NOTE}"):
         with contextlib.suppress(OSError):
-            source = Path(os.fsdecode(note.read_bytes()))
+            source = Path(os.fsdecode(read_file(note)))
             if source == file.resolve() or not os.path.lexists(source):
                 remove(note.with_suffix(""))
                 note.unlink()
@@ -153,7 +154,7 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
         put_in_place(scratch, folder)
     except OSError as error:
         remove(scratch)
-        raise BaseUnavailable(f"{file} cannot be unpacked: {error.strerror or error}") from error
+        raise BaseUnavailable(f"{file} cannot be unpacked: {cause(error)}") from error
     except Exception as error:  # the reader raises many types
         remove(scratch)
         raise BaseUnavailable(_unreadable(file, error)) from error

@@ -15,6 +15,8 @@ from dlm_tui.document.side_file import Quantisation
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import with_home
 from dlm_tui.model.remembered import cache_folder, recall
+from dlm_tui.small_files import read_file
+from dlm_tui.system_errors import cause
 
 LLAMA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 PHI_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -190,7 +192,7 @@ def find_cached(hf_id: str, revision: str | None = None) -> Path | None:
         candidates += sorted(path for path in snapshots.iterdir() if path.name.startswith(revision))
     main = folder / "refs" / "main"
     if main.is_file():
-        candidates.append(snapshots / main.read_text(encoding="utf-8").strip())
+        candidates.append(snapshots / read_file(main).decode("utf-8").strip())
     candidates += sorted(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     return next((path for path in candidates if _complete(path)), None)
 
@@ -227,9 +229,9 @@ def weight_files(folder: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises BaseUnavailable when it cannot be read or is something else."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise BaseUnavailable(f"{path} cannot be read: {error}") from error
+        raise BaseUnavailable(f"{path} cannot be read: {cause(error)}") from error
     if not isinstance(value, dict):
         raise BaseUnavailable(f"{path} does not hold a JSON object")
     return value

@@ -13,6 +13,7 @@ import msgspec
 from platformdirs import user_cache_path
 
 from dlm_tui.files import write_atomic
+from dlm_tui.small_files import read_file
 
 T = TypeVar("T")
 _MANY = 500
@@ -55,7 +56,7 @@ def recall(kind: str, file: Path, type_: type[T]) -> T | None:
     path = file.resolve()
     facts = path.stat()
     with contextlib.suppress(OSError, msgspec.MsgspecError):
-        note = msgspec.json.decode(_place(kind, path).read_bytes(), type=_Note)
+        note = msgspec.json.decode(read_file(_place(kind, path)), type=_Note)
         if (note.path, note.size, note.mtime_ns) == (str(path), facts.st_size, facts.st_mtime_ns):
             return msgspec.json.decode(note.value, type=type_)
     return None
@@ -68,7 +69,7 @@ def _forget_gone(folder: Path) -> None:
         return
     for place in notes:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            if not os.path.lexists(msgspec.json.decode(place.read_bytes(), type=_Note).path):
+            if not os.path.lexists(msgspec.json.decode(read_file(place), type=_Note).path):
                 place.unlink()
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, set_aside, write_atomic
+from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import read_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
@@ -36,6 +37,7 @@ from dlm_tui.store.version_record import (
     verify_version,
 )
 from dlm_tui.store.versions import current_version, existing_versions, put_in_force, reject_version
+from dlm_tui.system_errors import cause
 
 HISTORY = "tui_history.json"
 _LOCK_SECONDS = 10.0
@@ -307,13 +309,13 @@ def _decoded(store: Store) -> _History | None:
     """None for a file that is no history; an empty one where there is none."""
     path = store.adapters_dir / HISTORY
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_History)
+        return msgspec.json.decode(read_file(path), type=_History)
     except FileNotFoundError:
         return _History()
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}.") from error
+        raise StoreError(f"{path} cannot be read: {cause(error)}.") from error
 
 
 def _write_history(store: Store, history: _History) -> None:
@@ -388,7 +390,7 @@ def _exported_versions(store: Store) -> dict[tuple[str, int], list[str]]:
 def _json_object(path: Path) -> dict[str, Any]:
     """The object in a small JSON file, {} where there is none that can be read."""
     try:
-        value = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 24 else {}
+        value = json.loads(read_file(path, 1 << 24))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

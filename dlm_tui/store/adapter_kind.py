@@ -15,6 +15,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
+from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.versions import current_version
@@ -89,8 +90,8 @@ def read_training_record(folder: Path) -> TrainingRecord:
     """What is known of a version's training: of one from elsewhere only whether its configuration says PiSSA."""
     path = folder / FILE
     try:
-        if not path.is_symlink() and path.stat().st_size <= _MOST_BYTES:
-            return msgspec.json.decode(path.read_bytes(), type=TrainingRecord)
+        if not path.is_symlink():
+            return msgspec.json.decode(read_file(path, _MOST_BYTES), type=TrainingRecord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # the weights are sound without it; the version's record of hashes tells what was damaged
     if _configuration(folder).get("dlm_parameterization") == "pissa":
@@ -174,7 +175,7 @@ def tail_lines(tail_depth: Mapping[str, float]) -> list[str]:
 def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "adapter_config.json"
     try:
-        value = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else {}
+        value = json.loads(read_file(path, _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from dlm_tui.document import TrainerSettings
-from dlm_tui.files import json_bytes, read_plain, scratch_sibling, sha256_file, sync_tree
+from dlm_tui.files import json_bytes, scratch_sibling, sha256_file, sync_tree
 from dlm_tui.platform import sync_directory
+from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.store.layout import Store
 from dlm_tui.system_errors import naming
@@ -112,7 +113,7 @@ def latest(folder: Path) -> Path | None:
 def read_state(folder: Path) -> CheckpointState | None:
     """The state of a checkpoint or of `finished`; None where it cannot be read or is not the one that was written."""
     try:
-        data = read_plain(folder / STATE)
+        data = read_file(folder / STATE)
         state = msgspec.json.decode(data, type=CheckpointState)
         written = json.loads(data)
     except (OSError, ValueError, RecursionError):
@@ -153,7 +154,7 @@ def _refuse_malformed(path: Path) -> None:
         stored_shapes(path)
     elif path.suffix == ".json":
         try:
-            json.loads(read_plain(path))
+            json.loads(read_file(path))
         except (ValueError, RecursionError):
             raise TensorFileDamaged(f"{path} is damaged: it is no JSON") from None
 

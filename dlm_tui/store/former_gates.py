@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_tui.errors import UsageError
+from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.gate_files import (
     CONFIG_NAME,
@@ -31,6 +32,7 @@ KEPT = 16
 """Former gates that are kept; each takes about 4 · hidden_proj_dim · hidden_size bytes."""
 _NAME = re.compile(r"run([0-9]{6,9})")
 _LOCK_SECONDS = 10.0
+_MOST_GATE_BYTES = 1 << 30
 
 
 class GateAt(Store):
@@ -132,7 +134,7 @@ def stage_former(store: Store, together: Change) -> None:
     for name in (CONFIG_NAME, WEIGHTS_NAME, RECORD_NAME):
         source = store.gate_dir / name
         if source.is_file():
-            together.write(_folder(store, run) / name, source.read_bytes())
+            together.write(_folder(store, run) / name, read_file(source, _MOST_GATE_BYTES))
 
 
 def forget_oldest(store: Store, kept: int = KEPT) -> list[int]:

@@ -8,9 +8,11 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dlm_tui.files import json_bytes, read_plain, sha256_file, write_atomic
+from dlm_tui.files import json_bytes, sha256_file, write_atomic
+from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import GateFileError
 from dlm_tui.store.layout import Store
+from dlm_tui.system_errors import cause
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 CONFIG_NAME = "gate_config.json"
@@ -150,7 +152,7 @@ def check_gate_files(store: Store, config: GateConfig, *, former: bool = False) 
         except FileNotFoundError:
             raise GateFileError(f"{path} is missing{AGAIN}") from None
         except OSError as error:
-            raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+            raise GateFileError(f"{path} cannot be read: {cause(error)}.") from error
         if former or not _replaced_by_another_tool(store, record):
             raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
         _check_form(store, config)
@@ -193,7 +195,7 @@ def check_novelty_file(store: Store) -> None:
         if wanted is None or sha256_file(path) == wanted:
             return
     except OSError as error:
-        raise GateFileError(f"{path} cannot be read: {error.strerror}{AGAIN}") from error
+        raise GateFileError(f"{path} cannot be read: {cause(error)}{AGAIN}") from error
     raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
 
 
@@ -240,15 +242,13 @@ def write_gate_record(store: Store, record: dict[str, object]) -> None:
 
 def _read_object(path: Path) -> dict[str, object] | None:
     try:
-        if path.stat().st_size > _FILE_LIMIT:
-            raise GateFileError(f"{path} is too large to be a gate file{AGAIN}")
-        raw = json.loads(read_plain(path).decode("utf-8"))
+        raw = json.loads(read_file(path, _FILE_LIMIT).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, RecursionError) as error:
         raise GateFileError(f"{path} is not JSON text in UTF-8{AGAIN}") from error
     except OSError as error:
-        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+        raise GateFileError(f"{path} cannot be read: {cause(error)}.") from error
     if not isinstance(raw, dict):
         raise GateFileError(f"{path} does not hold a JSON object{AGAIN}")
     return raw

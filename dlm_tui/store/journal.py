@@ -22,7 +22,6 @@ from typing import Any, Literal
 from dlm_tui.files import (
     json_bytes,
     put_in_place,
-    read_plain,
     remove,
     set_aside,
     sha256_file,
@@ -31,8 +30,10 @@ from dlm_tui.files import (
     write_scratch,
 )
 from dlm_tui.platform import sync_directory
+from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
+from dlm_tui.system_errors import cause
 
 NAME = ".journal.tui"
 _OWN_HASH = "record_sha256"
@@ -97,7 +98,7 @@ class Change:
                 _apply(entry)
         except OSError as error:
             raise StoreError(
-                f"{error.filename or self._store.root} cannot be replaced ({error.strerror or error}); the change is "
+                f"{error.filename or self._store.root} cannot be replaced ({cause(error)}); the change is "
                 f"recorded in {record} and will be finished when the store is opened next."
             ) from error
         _forget(record)
@@ -292,9 +293,9 @@ def _read(store: Store) -> _Record | None:
     """
     record = store.root / NAME
     try:
-        if record.is_symlink() or record.stat().st_size > _LIMIT:
+        if record.is_symlink():
             return None
-        raw = json.loads(read_plain(record))
+        raw = json.loads(read_file(record, _LIMIT))
         written = raw.pop(_OWN_HASH, None)
         if written is not None and written != _own_sha256(raw):
             return None

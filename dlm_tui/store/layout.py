@@ -14,6 +14,7 @@ from pathlib import Path
 from dlm_tui.errors import UsageError
 from dlm_tui.input import is_utf8, with_home
 from dlm_tui.store.errors import StoreError
+from dlm_tui.system_errors import cause
 
 ADAPTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 FLAT = "default"
@@ -44,7 +45,7 @@ def why_not_written(folder: Path) -> str | None:
         with tempfile.TemporaryDirectory(prefix=".dlm-tui-", dir=there):
             return None
     except OSError as error:
-        return f"nothing can be written in {there} ({error.strerror})" if there.is_dir() else f"{there} is no folder"
+        return f"nothing can be written in {there} ({cause(error)})" if there.is_dir() else f"{there} is no folder"
 
 
 def utc_seconds(moment: datetime | None = None) -> str:
@@ -138,7 +139,7 @@ class Store:
             (self.adapters_dir / "versions").mkdir(parents=True, exist_ok=True)
             self.logs_dir.mkdir(exist_ok=True)
         except OSError as error:
-            raise StoreError(f"The store {self.root} cannot be created: {error.strerror}.") from error
+            raise StoreError(f"The store {self.root} cannot be created: {cause(error)}.") from error
         return self
 
     def total_size(self) -> int:

@@ -21,14 +21,17 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Literal
 
+from dlm_tui.small_files import UnfitFile, read_head
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
 from dlm_tui.store.journal import recover
 from dlm_tui.store.layout import Store
 from dlm_tui.store.process import holder_lives, written_on
 from dlm_tui.store.scratch import clear_scratch
+from dlm_tui.system_errors import cause
 
 _POLL_SECONDS = 0.05
 _UNJUDGED_SECONDS = 3.0
+_NO_FILE = b"no file\n"
 _held: dict[Path, tuple[int, int]] = {}
 _held_guard = threading.Lock()
 
@@ -45,7 +48,7 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
     try:
         store.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The store {store.root} cannot be created: {error.strerror}.") from error
+        raise StoreError(f"The store {store.root} cannot be created: {cause(error)}.") from error
     key = store.root.resolve()
     thread = threading.get_ident()
     with _held_guard:
@@ -105,7 +108,7 @@ def file_lock(path: Path, timeout: float, sentence: Callable[[], str] | None = N
     except Timeout:
         raise LockHeld(sentence() if sentence else f"{path} is held by another process; try again.") from None
     except OSError as error:
-        raise StoreError(f"{path} cannot be locked: {error.strerror or error}.") from error
+        raise StoreError(f"{path} cannot be locked: {cause(error)}.") from error
     try:
         yield
     finally:
@@ -206,7 +209,7 @@ def _create(path: Path) -> bytes:
     except FileExistsError:
         raise
     except OSError as error:
-        raise StoreError(f"{path} cannot be created: {error.strerror}.") from error
+        raise StoreError(f"{path} cannot be created: {cause(error)}.") from error
     else:
         # Without the mark a leftover is judged by its process id alone, so failing to set it is no failure.
         with contextlib.suppress(OSError):
@@ -234,8 +237,9 @@ def _remove_leftover(path: Path, judged: bytes) -> None:
 
 def _content(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as handle:
-            return handle.read(1024)
+        return read_head(path, 1024)
+    except (IsADirectoryError, UnfitFile):
+        return _NO_FILE  # it names nobody, and will not go away by itself
     except OSError:
         return None
 

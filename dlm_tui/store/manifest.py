@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlm_tui.files import json_bytes
+from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.journal import Change, change
 from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.settled import current_path
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -256,11 +258,11 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 def _read(store: Store, path: Path, model: type[_Record]) -> _Record | None:
     try:
-        data = current_path(store, path).read_bytes()
+        data = read_file(current_path(store, path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ManifestError(f"{path} cannot be read: {cause(error)}.") from error
     try:
         return _parse(data, path, model)
     except ManifestError as error:

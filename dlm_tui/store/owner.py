@@ -15,6 +15,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.manifest import Manifest, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.versions import trained_without_manifest
+from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -81,7 +82,7 @@ def adopt(store: Store, document: Document) -> None:
     try:
         update_manifest(store, take)
     except OSError as error:
-        raise StoreError(f"{store.manifest_path} cannot be written: {error.strerror or error}.") from error
+        raise StoreError(f"{store.manifest_path} cannot be written: {cause(error)}.") from error
 
 
 def claim(store: Store, document: Document, revision: str | None = None) -> None:
@@ -104,7 +105,7 @@ def claim(store: Store, document: Document, revision: str | None = None) -> None
     try:
         update_manifest(store, take, base_model=document.base_model)
     except OSError as error:
-        raise StoreError(f"{store.manifest_path} cannot be written: {error.strerror or error}.") from error
+        raise StoreError(f"{store.manifest_path} cannot be written: {cause(error)}.") from error
 
 
 def owner_path(document: Document) -> str | None:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+from dlm_tui.small_files import read_head
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.litter import clear_dead_versions
@@ -50,7 +51,7 @@ def _note_holder(store: Store) -> None:
 def training_elsewhere(store: Store) -> str:
     """`another run is training this document (process 12 on host, since 09:15)`, for whom the run lock keeps out."""
     try:
-        words = (store.cache_dir / "tui_locks" / _HOLDER).read_text(encoding="utf-8")[:200]
+        words = read_head(store.cache_dir / "tui_locks" / _HOLDER, 200).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         words = ""
     return "another run is training this document" + (f" ({words})" if words.isprintable() and words else "")

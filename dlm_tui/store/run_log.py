@@ -15,6 +15,7 @@ from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store, utc_seconds
+from dlm_tui.system_errors import cause
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class RunLog:
             store.logs_dir.mkdir(parents=True, exist_ok=True)
             self._handle: IO[str] = self.path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
-            raise StoreError(f"The run log {self.path} cannot be written: {error.strerror}.") from error
+            raise StoreError(f"The run log {self.path} cannot be written: {cause(error)}.") from error
 
     @classmethod
     def of_run(cls, store: Store, run_id: int) -> RunLog:
@@ -130,7 +131,7 @@ class RunLog:
         try:
             write_atomic(self.summary_path, json_bytes(_finite(value)))
         except OSError as error:  # as with a line: the log must not undo the run it describes
-            _log.warning("%s cannot be written: %s", self.summary_path, error.strerror or error)
+            _log.warning("%s cannot be written: %s", self.summary_path, cause(error))
         return self.summary_path
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.small_files import read_file
 
 FILE = "tui_base.json"
 _MOST_BYTES = 1 << 20
@@ -89,9 +90,9 @@ def version_base(folder: Path) -> dict[str, Any]:
     """What a version folder says of its base; {} where it says nothing that can be read."""
     path = folder / FILE
     try:
-        if path.is_symlink() or path.stat().st_size > _MOST_BYTES:
+        if path.is_symlink():
             return {}
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(read_file(path, _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.files import json_bytes, open_plain, read_plain, sha256_file, write_atomic
+from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.platform import process_lives
+from dlm_tui.small_files import read_file, regular_file
 from dlm_tui.store.errors import StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
@@ -65,9 +66,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a version folder with at least `state`, or None: other tools write none."""
     path = folder / RECORD_NAME
     try:
-        if path.is_symlink() or path.stat().st_size > _LIMIT:
+        if path.is_symlink():
             return None
-        raw = json.loads(read_plain(path))
+        raw = json.loads(read_file(path, _LIMIT))
     except (OSError, ValueError, RecursionError):
         return None
     return raw if isinstance(raw, dict) and isinstance(raw.get("state"), str) else None
@@ -164,7 +165,7 @@ def _malformed(folder: Path) -> dict[str, str]:
     for path in (weights, config):
         _refuse_unreadable(path)
     try:
-        settings = json.loads(read_plain(config))
+        settings = json.loads(read_file(config))
         if not isinstance(settings, dict):
             raise ValueError
     except FileNotFoundError:
@@ -204,7 +205,7 @@ def _refuse_malformed(weights: Path, settings: dict[str, Any]) -> None:
 def _refuse_unreadable(path: Path) -> None:
     """Raises StoreError for a file that is there and that this process may not, or cannot, read."""
     try:
-        with contextlib.suppress(FileNotFoundError), open_plain(path):
+        with contextlib.suppress(FileNotFoundError), regular_file(path):
             pass
     except OSError as error:
         if error.errno not in _NO_FILE:

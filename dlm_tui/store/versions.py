@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dlm_tui.files import remove, sync_tree
 from dlm_tui.platform import sync_directory
+from dlm_tui.small_files import read_head
 from dlm_tui.store.errors import PointerError, StoreError
 from dlm_tui.store.journal import Change, change, pending
 from dlm_tui.store.layout import ADAPTER_NAME, FLAT, Store
@@ -22,6 +23,7 @@ from dlm_tui.store.version_record import (
     read_record,
     seal_version,
 )
+from dlm_tui.system_errors import cause
 
 _VERSION = re.compile(r"v([0-9]+)")
 _POINTER_LIMIT = 4096
@@ -152,7 +154,7 @@ def new_version(store: Store, name: str) -> AdapterVersion:
             raise
         return version
     except OSError as error:
-        raise StoreError(f"A new version cannot be created in {versions}: {error.strerror}.") from error
+        raise StoreError(f"A new version cannot be created in {versions}: {cause(error)}.") from error
 
 
 def commit_version(store: Store, version: AdapterVersion) -> None:
@@ -225,13 +227,12 @@ def _read_pointer(path: Path, pointer: Path) -> str | None:
     if not path.is_file():
         raise PointerError(f"{pointer} is not a plain file.")
     try:
-        with path.open("rb") as handle:
-            data = handle.read(_POINTER_LIMIT + 1)
+        data = read_head(path, _POINTER_LIMIT + 1)
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise PointerError(f"{pointer} is not UTF-8 text.") from error
     except OSError as error:
-        raise PointerError(f"{pointer} cannot be read: {error.strerror}.") from error
+        raise PointerError(f"{pointer} cannot be read: {cause(error)}.") from error
     if len(data) > _POINTER_LIMIT or "\n" in text or "\r" in text or "\0" in text:
         raise PointerError(f"{pointer} does not hold one line with one path.")
     return text or None

@@ -35,7 +35,7 @@ from dlm_tui.store import (
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
 from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
-from dlm_tui.system_errors import naming
+from dlm_tui.system_errors import cause, naming
 from dlm_tui.training.phases import Finetuned
 from dlm_tui.training.plan import AdapterPlan
 
@@ -160,8 +160,8 @@ def record_tail_depth(metrics: MetricsWriter, run_id: int, tail_depth: Mapping[s
 def _kept_sentence(runs: list[FinishedRun], error: Exception) -> str:
     kept = ", ".join(f"{run.name} version {run.version.version}" for run in runs)
     uses = "; ".join(f"`dlm-tui adapter use DOC {run.name} --version {run.version.version}`" for run in runs)
-    reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return f"trained and kept, but not in force: {kept}. {reason.rstrip('.')}. Afterwards: {uses}."
+    why = cause(error) if isinstance(error, OSError) else str(error)
+    return f"trained and kept, but not in force: {kept}. {why.rstrip('.')}. Afterwards: {uses}."
 
 
 def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import save_peft
+from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import PAIR_SELECTION
 from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.early_answers import EarlyPrompt
@@ -114,7 +115,7 @@ def finetune_pissa(
     with temporary_folder("pissa") as folder:
         save_peft(pissa, folder, base.identity.id, extra={"dlm_parameterization": "pissa"})
         result.tensors = finite_tensors(load_file(folder / "adapter_model.safetensors"))
-        result.config = json.loads((folder / "adapter_config.json").read_text())
+        result.config = json.loads(read_file(folder / "adapter_config.json"))
     result.tail_depth = pissa.tail_depth
     return result
 

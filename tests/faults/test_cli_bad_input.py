@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.app.config import ConfigError, load_config
 from dlm_tui.cli.main import main
+from dlm_tui.document import read_side_file, set_side_value
 from tests.interop.peer_fixture import PEER_IDS, copy_peer, make_writable, peer_root
 from tests.training_samples import write_document
 
@@ -266,3 +268,57 @@ def test_options_that_make_no_sense_together(
     assert main([str(document) if word == "DOC" else word for word in words.split()]) == 2
     assert said in capsys.readouterr().err
     assert not document.with_name(f"{document.name}.tui.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"[training]\nneftune_alpha = " + b"1" * 5000, "more than 4300 digits (at line 2); shorten it"),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+        (b"a = [", "; mend it there"),
+        (b'base = "a"\noffload = "\xe4"', "the byte 0xe4 is not UTF-8 (at line 2); save the file as UTF-8"),
+        (b"#" * (1 << 21), "it is larger than 1 MiB"),
+    ],
+)
+def test_what_is_wrong_with_a_toml_file_is_said_with_its_name(
+    capsys: pytest.CaptureFixture[str], document: Path, written: bytes, said: str
+) -> None:
+    side_file = document.with_name(document.name + ".tui.toml")
+    side_file.write_bytes(written)
+    sentence = refused(capsys, 1, said, "train", str(document))
+    assert side_file.name in sentence and "Errno" not in sentence
+    with pytest.raises(ConfigError) as told:
+        load_config(side_file)
+    assert said in str(told.value) and str(side_file) in str(told.value)
+
+
+def test_a_byte_order_mark_begins_a_toml_file(document: Path) -> None:
+    side_file = document.with_name(document.name + ".tui.toml")
+    side_file.write_bytes(b'\xef\xbb\xbfoffload = "a"\r\n')
+    assert read_side_file(side_file).offload == "a"
+    set_side_value(side_file, "quantize", "nf4")
+    assert (read_side_file(side_file).offload, read_side_file(side_file).quantize) == ("a", "nf4")
+    side_file.write_bytes(b'\xef\xbb\xbftheme = "dlm-light"\n')
+    assert load_config(side_file).theme == "dlm-light"
+
+
+def test_a_folder_in_the_place_of_a_toml_file(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    side_file = document.with_name(document.name + ".tui.toml")
+    side_file.mkdir()
+    refused(
+        capsys, 1, f"{side_file} cannot be read: it is a folder, not a file; check the path", "train", str(document)
+    )
+    with pytest.raises(ConfigError, match=r"cannot be read: it is a folder, not a file; check the path$"):
+        load_config(side_file)
+
+
+def test_a_section_has_the_lines_that_the_list_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    document = tmp_path / "old.dlm"
+    head = "---\rdlm_id: 01J9ZK4M2N6P8Q0R1S3T5V7W9X\rbase_model: pocket\r---\r"
+    document.write_bytes(f"{head}\rhello\r::instruction::\r### Q\rx\r### A\ry\r".encode())
+    assert main(["section", str(document), "list"]) == 0
+    line = capsys.readouterr().out.splitlines()[1].split()[0]
+    assert main(["section", str(document), "delete", line]) == 0
+    assert document.read_bytes() == f"{head}\rhello\r".encode()
+    capsys.readouterr()
+    refused(capsys, 2, "there is no section at line 99", "section", str(document), "delete", "99")

@@ -27,7 +27,7 @@ _Usage = namedtuple("_Usage", "total used free")
         (OSError(errno.ENOSPC, "x", "/home/a"), ("/home/a", "no space", "free some")),
         (PermissionError(errno.EACCES, "x", "/lock"), ("/lock", "permissions")),
         (OSError(errno.EROFS, "x", "/ro"), ("/ro", "read-only", "--home")),
-        (OSError(errno.EXDEV, "x", "/y"), ("/y", os.strerror(errno.EXDEV))),
+        (OSError(errno.EXDEV, os.strerror(errno.EXDEV), "/y"), ("/y", os.strerror(errno.EXDEV))),
         (OSError(errno.ENOSPC, "x"), ("a file", "no space")),
         (shutil.Error([("/a", "/b/c", "[Errno 28] No space left on device: '/b/c'")]), ("/b/c", "no space")),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), ("no space",)),

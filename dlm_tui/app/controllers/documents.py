@@ -15,6 +15,7 @@ from dlm_tui.app.controllers.views import OutlineView
 from dlm_tui.app.editor import editor_command, run_editor
 from dlm_tui.app.engine_link import LinkState
 from dlm_tui.document import Document
+from dlm_tui.document.document import read_document_bytes
 from dlm_tui.document.errors import SchemaValidationError
 from dlm_tui.document.field_lines import line_of_field
 from dlm_tui.document.problems import body_problems
@@ -124,7 +125,7 @@ def place_of(error: DlmTuiError | None, path: Path) -> tuple[str, int]:
     if not isinstance(error, SchemaValidationError) or not error.fields:
         return str(error), getattr(error, "line", 0) or 1
     try:
-        line = line_of_field(path.read_bytes().decode(), error.fields[0])
-    except (OSError, UnicodeDecodeError):
+        line = line_of_field(read_document_bytes(path).decode(), error.fields[0])
+    except (DlmTuiError, UnicodeDecodeError):
         return str(error), error.line
     return f"line {line}: {error.text}", line

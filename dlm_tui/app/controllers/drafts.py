@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.document.document import read_document_bytes
 from dlm_tui.document.replacing import refuse_unwritable
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.system_errors import system_sentence
@@ -35,7 +36,7 @@ def bytes_to_change(context: Context) -> bytes | None:
     path = context.setup.path
     try:
         refuse_unwritable(path, path.resolve())
-        return path.read_bytes()
+        return read_document_bytes(path)
     except (DlmTuiError, OSError) as error:
         context.ui.say(sentence(error), error=True, title="The document cannot be changed")
         return None

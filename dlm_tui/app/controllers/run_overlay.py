@@ -8,6 +8,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.run_curves import read_runs
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
+from dlm_tui.system_errors import cause
 
 
 class RunOverlay:
@@ -42,6 +43,6 @@ class RunOverlay:
         try:
             write_atomic(path, text.encode())
         except OSError as error:
-            self._context.ui.say(f"{path}: {error.strerror or error}", error=True, title="Not saved")
+            self._context.ui.say(f"{path}: {cause(error)}", error=True, title="Not saved")
         else:
             self._context.ui.say(f"Saved {path}")

@@ -18,6 +18,7 @@ from dlm_tui.app.state import recent_documents
 from dlm_tui.document import load
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import with_home
+from dlm_tui.system_errors import cause
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import literal
@@ -101,7 +102,7 @@ class OpenDocumentScreen(Dialog[Path]):
         try:
             found = await asyncio.to_thread(lambda: list(_documents(folder)))
         except OSError as error:
-            self._tell(f"{folder} cannot be listed: {error.strerror or error}", error=True)
+            self._tell(f"{folder} cannot be listed: {cause(error)}", error=True)
             return
         self._folder = folder
         self.query_one("#open-where", LiteralStatic).show(literal(f"In {folder}", one_line=True))

@@ -17,6 +17,7 @@ from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_atomic
 from dlm_tui.input import read_text_file, with_home
+from dlm_tui.system_errors import cause
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
@@ -90,7 +91,7 @@ class SetFileScreen(Dialog[list[PromptCase]]):
         try:
             await asyncio.to_thread(lambda: write_atomic(path, make().encode()))
         except OSError as error:
-            self._problem(f"{path.name} cannot be written: {error.strerror or error}")
+            self._problem(f"{path.name} cannot be written: {cause(error)}")
             return
         self.query_one("#file-note", LiteralStatic).show(literal(f"Written to {path}."))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
+
+from dlm_tui.small_files import UnfitFile, regular_file
 
 # A file that keeps changing is read this often before it is given up.
 _ATTEMPTS = 3
-_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -39,10 +39,7 @@ def read_regular(path: str, limit: int, *, head: int = 0, stop_at: bytes = b"") 
     """
     try:
         for _ in range(_ATTEMPTS):
-            with os.fdopen(os.open(path, _OPEN | _NO_FOLLOW), "rb", buffering=0) as handle:
-                before = os.fstat(handle.fileno())
-                if not stat.S_ISREG(before.st_mode):
-                    raise Unreadable("not a regular file")
+            with regular_file(path, _NO_FOLLOW) as (handle, before):
                 if before.st_size > limit:
                     raise Unreadable(f"larger than {limit} bytes")
                 data = handle.read(head) if head else b""
@@ -52,6 +49,8 @@ def read_regular(path: str, limit: int, *, head: int = 0, stop_at: bytes = b"") 
                 after = os.fstat(handle.fileno())
             if len(data) == before.st_size and Fingerprint.of(before) == Fingerprint.of(after):
                 return data, Fingerprint.of(after)
+    except (IsADirectoryError, UnfitFile):
+        raise Unreadable("not a regular file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Unreadable(reason) from None

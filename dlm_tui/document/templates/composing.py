@@ -16,6 +16,7 @@ from dlm_tui.document.side_file import SideFile, side_file_path, write_side_file
 from dlm_tui.document.templates.folders import LearnedFolder
 from dlm_tui.document.templates.texts import NOTES, VOICE, sample_notes, template_text
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.system_errors import cause
 
 EMBEDDED = "pocket"
 # The embedded base is small: it learns with a higher rate than bases from the hub, and in more passes.
@@ -129,7 +130,7 @@ def write_new(new: NewDocument) -> None:
     except OSError as error:
         for target in written:
             target.unlink(missing_ok=True)
-        raise DlmTuiError(f"{new.path} cannot be written: {error.strerror or error}") from error
+        raise DlmTuiError(f"{new.path} cannot be written: {cause(error)}") from error
 
 
 def _write_new_file(target: Path, data: bytes, written: list[Path]) -> None:

@@ -19,8 +19,11 @@ import numpy.typing as npt
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.gguf_tensors import TensorReader
+from dlm_tui.small_files import read_file, read_head
+from dlm_tui.system_errors import cause
 
 CHUNK_TOKENS = 512
+_MOST_BYTES = 4 << 30
 Sums = npt.NDArray[np.float32]
 
 
@@ -98,10 +101,9 @@ def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """The importance matrix in a GGUF or `.dat` file. Raises ExportRefused with one sentence for anything else."""
     try:
-        with path.open("rb") as handle:
-            means = _read_gguf(path) if handle.read(4) == b"GGUF" else _read_dat(path.read_bytes())
+        means = _read_gguf(path) if read_head(path, 4) == b"GGUF" else _read_dat(read_file(path, _MOST_BYTES))
     except OSError as error:
-        raise ExportRefused(f"the importance matrix {path} cannot be read: {error.strerror or error}") from error
+        raise ExportRefused(f"the importance matrix {path} cannot be read: {cause(error)}") from error
     except Exception as error:  # the reader of GGUF raises what it stumbles over
         raise ExportRefused(f"{path} is no importance matrix: {error}") from error
     bad = next((name for name, values in means.items() if not np.isfinite(values).all()), None)

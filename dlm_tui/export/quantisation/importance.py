@@ -17,6 +17,8 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.input import with_home
 from dlm_tui.model import Base, MixedModel
 from dlm_tui.progress import Progress
+from dlm_tui.small_files import read_file, read_head
+from dlm_tui.system_errors import cause
 
 DOCUMENT = "the document's own prompts and answers"
 _TEXT_BYTES = 64 << 20
@@ -33,9 +35,9 @@ def text_sequences(path: Path, base: Base) -> list[list[int]]:
     try:
         if path.stat().st_size > _TEXT_BYTES:
             raise ExportRefused(f"{path} is larger than {_TEXT_BYTES >> 20} MiB: a text of some 100 kB is enough")
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, _TEXT_BYTES).decode("utf-8")
     except OSError as error:
-        raise ExportRefused(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ExportRefused(f"{path} cannot be read: {cause(error)}") from error
     except UnicodeDecodeError as error:
         raise ExportRefused(f"{path} is neither a text in UTF-8 nor an importance matrix") from error
     return list(_pieces([base.encode_raw(text, limit=None)]))
@@ -63,8 +65,7 @@ def open_source(given: str, document: Document, base: Base) -> ImportanceSource:
 
 def _begins_as_gguf(path: Path) -> bool:
     try:
-        with path.open("rb") as handle:
-            return handle.read(4) == b"GGUF"
+        return read_head(path, 4) == b"GGUF"
     except OSError:
         return False  # the text reader says what is wrong with it
 

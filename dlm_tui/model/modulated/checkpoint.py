@@ -26,6 +26,7 @@ from dlm_tui.model.modulated.targets import (
     match_targets,
     range_readings,
 )
+from dlm_tui.small_files import require_regular
 
 Parts = dict[str, dict[str, Tensor]]
 """part ("A", "U", …) -> encoded module name -> tensor."""
@@ -62,6 +63,7 @@ def read_checkpoint(path: Path, part_names: Sequence[str]) -> tuple[Parts, dict[
     """
     parts: Parts = {part: {} for part in part_names}
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})
             for key in handle.keys():  # noqa: SIM118 - not a mapping
@@ -77,6 +79,7 @@ def read_checkpoint(path: Path, part_names: Sequence[str]) -> tuple[Parts, dict[
 def read_metadata(path: Path) -> dict[str, str]:
     """Only the metadata. Raises ModulationError when the file is missing or not safetensors."""
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as handle:
             return dict(handle.metadata() or {})
     except (OSError, SafetensorError) as problem:

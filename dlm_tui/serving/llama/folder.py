@@ -8,6 +8,7 @@ import msgspec
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.serving.llama.gate import NumpyGate
+from dlm_tui.small_files import read_file
 
 SETTINGS = "live.json"
 FORMAT = 1
@@ -77,6 +78,6 @@ class LiveFolder:
 def read_settings(path: Path) -> LiveSettings:
     """`live.json` of a folder. Raises DlmTuiError."""
     try:
-        return msgspec.json.decode((path / SETTINGS).read_bytes(), type=LiveSettings)
+        return msgspec.json.decode(read_file(path / SETTINGS), type=LiveSettings)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DlmTuiError(f"{path} holds no live export ({error}); write one with: export --gate live") from None

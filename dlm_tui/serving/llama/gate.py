@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.small_files import require_regular
+from dlm_tui.system_errors import cause
 
 Floats = npt.NDArray[np.float64]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -95,6 +97,7 @@ def _ood(path: Path) -> Ood | None:
 
 def _read(path: Path) -> dict[str, Floats]:
     try:
+        require_regular(path)
         return {name: tensor.astype(np.float64) for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError, ValueError) as error:
-        raise DlmTuiError(f"{path} cannot be read: {error}") from None
+        raise DlmTuiError(f"{path} cannot be read: {cause(error)}") from None

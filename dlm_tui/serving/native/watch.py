@@ -9,6 +9,7 @@ from typing import Any
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.session import Session
+from dlm_tui.small_files import read_head
 from dlm_tui.store import Store, adapter_versions
 from dlm_tui.store.process import holder_lives
 
@@ -55,7 +56,7 @@ def gate_files(store: Store) -> tuple[object, ...]:
 
 def _is_locked(store: Store) -> bool:
     try:
-        content = store.lock_path.read_bytes()
+        content = read_head(store.lock_path, 1024)
     except OSError:
         return False
     return holder_lives(content, socket.gethostname()) is not False

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_tui.files import put_in_place, scratch_sibling, sync_tree, write_atomic
+from dlm_tui.files import put_in_place, scratch_sibling, sha256_file, sync_tree, write_atomic
 from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import manifest_bytes
@@ -144,7 +144,7 @@ def _extract(pack: CheckedPack, scratch: Path) -> dict[str, bytes]:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        return sha256_file(path)
     except OSError:
         return None
 

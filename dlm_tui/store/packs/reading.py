@@ -46,6 +46,7 @@ from dlm_tui.store.packs.layout import (
     parse_header,
     parse_manifest,
 )
+from dlm_tui.system_errors import cause
 
 _CHUNK = 1 << 20
 _MAX_NAME_RECORD = 1 << 20
@@ -188,7 +189,7 @@ def _told(path: Path, inside: str | None = None) -> Iterator[None]:
     except zstandard.ZstdError as error:
         raise PackLayoutError(f"{path} is not a pack: {error}") from None
     except OSError as error:
-        raise PackError(f"cannot read {path}: {error.strerror or error}") from None
+        raise PackError(f"cannot read {path}: {cause(error)}") from None
 
 
 class _BoundedInfo(tarfile.TarInfo):
