@@ -69,6 +69,26 @@ def test_many_stars_do_not_make_matching_slow() -> None:
     assert time.process_time() - start < 2
 
 
+def test_a_long_pattern_is_neither_compiled_nor_matched_slowly() -> None:
+    start = time.process_time()
+    assert compile_glob("*" * 900_001 + "xt")("a/b/file.txt")
+    assert not compile_glob("*a*b*c" * 100_000)("a/b/file.txt")
+    assert time.process_time() - start < 4
+
+
+def test_an_ignore_file_of_very_many_rules() -> None:
+    warned: list[str] = []
+    plain = "".join(f"name{number}\n" for number in range(90_000)) + "!name5\n"
+    start = time.process_time()
+    config = make_config("/a", "", None, plain.encode(), warned.append)
+    assert [negate for negate, matches in config.judges if matches("b/name5")] == [False, True]
+    assert [negate for negate, matches in config.judges if matches("b/name89999")] == [False]
+    assert (len(config.rules), warned) == (90_001, [])
+    assert make_config("/a", "", None, b"a*\n!b*\n" * 100_000, warned.append).rules == ()
+    assert ".dlm/ignore is not used" in warned[0]
+    assert time.process_time() - start < 8
+
+
 @pytest.mark.parametrize(
     ("text", "valid"),
     [

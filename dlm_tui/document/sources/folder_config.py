@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from dlm_tui.document.errors import DocumentError, printable
 from dlm_tui.document.schema import Block
-from dlm_tui.document.sources.globs import Matches, compile_any, compile_glob
+from dlm_tui.document.sources.globs import Matches, compile_any
 from dlm_tui.document.text import decode
 from dlm_tui.document.yaml_profile import read_value
 
 CONFIG_FOLDER = ".dlm"
 CONFIG_NAME, IGNORE_NAME = "training.yaml", "ignore"
 MAX_CONFIG_BYTES = 1 << 20
+_MOST_COSTLY = 20_000
+"""Rules of an ignore file that each file must be held against one by one; plain names are looked up at once."""
 
 
 def _not_negative(value: float) -> float:
@@ -41,13 +44,12 @@ class TrainingConfig(Block):
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRule:
-    """One line of an ignore file; `matches` takes a path relative to the configured folder."""
+    """One line of an ignore file."""
 
     pattern: str
     anchored: bool
     directory_only: bool
     negate: bool
-    matches: Matches = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,15 @@ class FolderConfig:
     """What one folder says about the files below it.
 
     `anchor` is the folder's absolute path, `prefix` the same relative to the source with a slash behind it, empty for
-    the source itself. `training` is None where there is no valid `training.yaml`.
+    the source itself. `training` is None where there is no valid `training.yaml`. `judges` are the
+    rules by the runs that say the same: whether they negate, and whether any matches a path relative to the folder.
     """
 
     anchor: str
     prefix: str
     training: TrainingConfig | None
     rules: tuple[IgnoreRule, ...]
+    judges: tuple[tuple[bool, Matches], ...]
     includes: Matches | None
     excludes: Matches | None
 
@@ -72,9 +76,15 @@ def make_config(
     """The configuration from the bytes of its two files; a file that is not well-formed is dropped with a warning."""
     config = None if training is None else _read_training(training, anchor, warn)
     rules = () if ignore is None else tuple(_read_ignore(ignore, anchor, warn))
+    if _cost(rules) > _MOST_COSTLY:
+        warn(
+            f"{printable(anchor)}/{CONFIG_FOLDER}/{IGNORE_NAME} is not used: it has more than {_MOST_COSTLY} rules with "
+            "* or ?, or changes between rules and exceptions; make it shorter"
+        )
+        rules = ()
     includes = compile_any(config.include) if config and config.include else None
     excludes = compile_any(config.exclude) if config and config.exclude else None
-    return FolderConfig(anchor, prefix, config, rules, includes, excludes)
+    return FolderConfig(anchor, prefix, config, rules, tuple(_judges(rules)), includes, excludes)
 
 
 def _read_training(data: bytes, anchor: str, warn: Callable[[str], None]) -> TrainingConfig | None:
@@ -114,18 +124,28 @@ def _read_ignore(data: bytes, anchor: str, warn: Callable[[str], None]) -> Itera
         if not line:
             warn(f"{place}:{number} names nothing")
             continue
-        yield IgnoreRule(line, anchored, directory_only, negate, _rule(line, anchored, directory_only))
+        yield IgnoreRule(line, anchored, directory_only, negate)
 
 
-def _rule(pattern: str, anchored: bool, directory_only: bool) -> Matches:
-    matches = compile_glob(pattern)
-    if directory_only and anchored:
-        return lambda path: False
-    if directory_only:
-        return lambda path: any(matches(part) for part in path.split("/")[:-1])
-    if anchored:
-        return matches
-    return lambda path: any(matches(tail) for tail in _tails(path))
+def _cost(rules: Sequence[IgnoreRule]) -> int:
+    changes = sum(before.negate != after.negate for before, after in itertools.pairwise(rules))
+    return changes + sum("*" in rule.pattern or "?" in rule.pattern for rule in rules)
+
+
+def _judges(rules: Sequence[IgnoreRule]) -> Iterator[tuple[bool, Matches]]:
+    """The rules that follow each other and say the same, as one: a file may hold a hundred thousand of them."""
+    for negate, run in itertools.groupby(rules, lambda rule: rule.negate):
+        yield negate, _any_rule(list(run))
+
+
+def _any_rule(rules: Sequence[IgnoreRule]) -> Matches:
+    # An anchored rule for folders never matches.
+    whole = compile_any(rule.pattern for rule in rules if rule.anchored and not rule.directory_only)
+    tails = compile_any(rule.pattern for rule in rules if not rule.anchored and not rule.directory_only)
+    folders = compile_any(rule.pattern for rule in rules if not rule.anchored and rule.directory_only)
+    return lambda path: (
+        whole(path) or any(tails(tail) for tail in _tails(path)) or any(folders(part) for part in path.split("/")[:-1])
+    )
 
 
 def _tails(path: str) -> Iterator[str]:

@@ -13,32 +13,41 @@ _token = re.compile(r"\*\*/?|\*|\?|[^*?]+", re.DOTALL)
 _REGEX = {"*": "[^/]*", "?": "[^/]"}
 # With more stars a backtracking matcher may need time that grows with the star count as an exponent.
 _REGEX_STARS = 2
+_LONGEST_PATH = 1 << 15
+"""Characters that no path on any system has; a pattern that asks for more matches none."""
 
 Matches = Callable[[str], bool]
 
 
 def compile_glob(pattern: str) -> Matches:
     """The predicate of one pattern."""
-    if _star_count(pattern) > _REGEX_STARS:
-        return _automaton(pattern)
-    fullmatch = re.compile(_regex(pattern)).fullmatch
-    return lambda text: fullmatch(text) is not None
+    return compile_any([pattern])
 
 
 def compile_any(patterns: Iterable[str]) -> Matches:
     """Whether any of the patterns matches; never, where there is none."""
-    simple: list[str] = []
+    plain: set[str] = set()
+    simple: dict[str, None] = {}
     others: list[Matches] = []
     for pattern in patterns:
         if pattern == "**/*":
             others.insert(0, _matches_default)
-        elif _star_count(pattern) > _REGEX_STARS:
-            others.append(_automaton(pattern))
+            continue
+        tokens = _tokens(pattern)
+        stars = sum(token.startswith("*") for token in tokens)
+        if sum(len(token) for token in tokens if not token.startswith("*")) > _LONGEST_PATH:
+            continue
+        if not stars and "?" not in tokens:
+            plain.add(pattern)
+        elif stars > _REGEX_STARS:
+            others.append(_automaton(tokens))
         else:
-            simple.append(_regex(pattern))
+            simple[_regex(tokens)] = None
     if simple:
         fullmatch = re.compile("|".join(simple)).fullmatch
         others.append(lambda text: fullmatch(text) is not None)
+    if plain:
+        others.insert(0, plain.__contains__)
     if len(others) == 1:
         return others[0]
     return lambda text: any(matches(text) for matches in others)
@@ -50,25 +59,24 @@ def _matches_default(text: str) -> bool:
 
 
 def _tokens(pattern: str) -> list[str]:
-    return _token.findall(pattern)
+    """The parts of a pattern; of several `**` in a row one is left, which matches the same."""
+    found: list[str] = []
+    for token in _token.findall(pattern):
+        if not (token.startswith("**") and found and found[-1].startswith("**")):
+            found.append(token)
+    return found
 
 
-def _star_count(pattern: str) -> int:
-    return sum(token.startswith("*") for token in _tokens(pattern))
+def _regex(tokens: list[str]) -> str:
+    return "".join(".*" if token.startswith("**") else _REGEX.get(token) or re.escape(token) for token in tokens)
 
 
-def _regex(pattern: str) -> str:
-    return "".join(
-        ".*" if token.startswith("**") else _REGEX.get(token) or re.escape(token) for token in _tokens(pattern)
-    )
-
-
-def _automaton(pattern: str) -> Matches:
+def _automaton(tokens: list[str]) -> Matches:
     """The same by stepping a set of positions through the text: one bit per position, no backtracking."""
     literal: dict[str, int] = {}
     single = loop_any = loop_part = 0
     position = 0
-    for token in _tokens(pattern):
+    for token in tokens:
         if token.startswith("**"):
             loop_any |= 1 << position
         elif token == "*":
@@ -83,7 +91,7 @@ def _automaton(pattern: str) -> Matches:
     loops, final = loop_any | loop_part, 1 << position
 
     def passing(states: int) -> int:
-        # A star may match nothing; consecutive stars are passed one after the other.
+        # A star may match nothing; the two that may follow each other are passed one after the other.
         while (more := (states & loops) << 1 & ~states) != 0:
             states |= more
         return states

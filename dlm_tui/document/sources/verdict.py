@@ -35,12 +35,11 @@ class Verdict:
             config.excludes is not None and config.excludes(path[len(config.prefix) :]) for config in configs
         )
         for config in configs:
-            if config.rules:
-                inner = path[len(config.prefix) :]
-                for rule in config.rules:
-                    # Only a rule that would change the outcome needs to be looked at.
-                    if rule.negate == excluded and rule.matches(inner):
-                        excluded = not rule.negate
+            inner = path[len(config.prefix) :]
+            for negate, matches in config.judges:
+                # Only rules that would change the outcome need to be looked at.
+                if negate == excluded and matches(inner):
+                    excluded = not negate
         return not excluded
 
     @staticmethod
