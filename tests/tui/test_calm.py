@@ -9,6 +9,7 @@ from time import monotonic
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.events import Hide
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -238,3 +239,36 @@ async def test_the_first_is_at_once_and_the_last_is_never_lost(
         widget.display = True
         await pilot.pause()
         assert len(widget.times) == 4 and not widget.is_behind
+
+
+async def test_a_hide_that_comes_late_does_not_blank_what_is_shown() -> None:
+    app = OneCounting()
+    async with app.run_test() as pilot:
+        widget = app.query_one(Counting)
+        await pilot.pause()
+        widget.times = []
+        widget.post_message(Hide())
+        await pilot.pause()
+        widget.ask()
+        async with asyncio.timeout(10):
+            while not widget.times:
+                await pilot.pause(0.01)
+        assert not widget.is_behind
+
+
+async def test_who_asks_where_a_widget_is_does_not_blank_it() -> None:
+    """The layout is then worked out before its time, and the one that follows finds nothing new to tell of."""
+    app = OneCounting()
+    async with app.run_test() as pilot:
+        widget = app.query_one(Counting)
+        widget.display = False
+        await pilot.pause()
+        widget.times = []
+        widget.ask()
+        widget.display = True
+        app.screen._compositor._full_map_invalidated = True  # as after a scroll
+        assert widget.region
+        async with asyncio.timeout(10):
+            while not widget.times:
+                await pilot.pause(0.01)
+        assert not widget.is_behind

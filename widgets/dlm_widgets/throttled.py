@@ -7,6 +7,7 @@ import math
 from time import monotonic
 from typing import ClassVar
 
+from textual import events
 from textual.widget import Widget
 
 
@@ -16,12 +17,15 @@ class Throttled(Widget):
     However often it is asked, it draws at most `DRAWS_PER_SECOND` times a second: the first time at once, then after
     the rest of the interval. While it is not shown it is not drawn; it is drawn once when it is shown again. Name it
     after the base that brings the style: Textual reads default styles from the first one.
+
+    Whether it is shown is asked whenever that matters, and after every layout. Show and Hide alone do not tell: a
+    layout that is worked out early, for whoever asks where a widget is, takes the Show of the one that follows away.
     """
 
     DRAWS_PER_SECOND: ClassVar[float] = 15.0
     _asked = False
     _due = False
-    _on_screen = False
+    _had_place = False  # before its first layout there is no size to draw in
     _drawn = -math.inf
 
     def draw(self) -> None:
@@ -31,7 +35,7 @@ class Throttled(Widget):
     def ask(self) -> None:
         """What is shown has changed."""
         self._asked = True
-        if self._due or not self._on_screen:
+        if self._due or not self.is_behind:
             return
         self._due = True
         wait = 1.0 / self.DRAWS_PER_SECOND - (monotonic() - self._drawn)
@@ -47,7 +51,7 @@ class Throttled(Widget):
     @property
     def is_behind(self) -> bool:
         """Whether a draw is still to come without anything else happening."""
-        return self._asked and self._on_screen and self.is_attached
+        return self._asked and self._had_place and self.is_attached and is_displayed(self)
 
     def _draw_asked(self) -> None:
         self._due = False
@@ -56,12 +60,20 @@ class Throttled(Widget):
             self._drawn = monotonic()
             self.draw()
 
-    def on_show(self) -> None:
-        """It has a place on the screen: draw what was asked for before."""
-        self._on_screen = True
-        if not self._due:
-            self._draw_asked()
+    def _on_mount(self, event: events.Mount) -> None:
+        self.screen.screen_layout_refresh_signal.subscribe(self, self._look_again, immediate=True)
 
-    def on_hide(self) -> None:
-        """It has none any more."""
-        self._on_screen = False
+    def on_show(self) -> None:
+        """It has a place on the screen."""
+        self._look_again()
+
+    def _look_again(self, _: object = None) -> None:
+        """It was laid out: draw at once what was asked for while it had no place."""
+        self._had_place = self._had_place or is_displayed(self)
+        if self.is_behind and not self._due:
+            self._due = self.call_later(self._draw_asked)
+
+
+def is_displayed(widget: Widget) -> bool:
+    """Whether neither the widget nor what it lies in is taken off the screen, by the styles as they are now."""
+    return all(node.display for node in widget.ancestors_with_self if isinstance(node, Widget))

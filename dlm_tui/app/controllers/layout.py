@@ -11,6 +11,7 @@ from dlm_tui.app.hints import edge_offers
 from dlm_tui.app.layout import PAGE_TITLES, PANES, Arrangement, arrange
 from dlm_tui.app.panes.pane import Pane
 from dlm_widgets.page_tabs import Page, PageTabs
+from dlm_widgets.throttled import is_displayed
 
 _DESK_SHARE = 0.4
 """How much of a screen in one column the mixing desk takes at most."""
@@ -41,7 +42,7 @@ class Layout:
         self._arrange_columns(here)
         self._apply_sizes(here)
         self.draw_tabs()
-        if screen.focused is None or not screen.focused.is_on_screen:
+        if screen.focused is None or not is_displayed(screen.focused):
             self._focus_visible(here)
         self.rearranged.emit()
 
