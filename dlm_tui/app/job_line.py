@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dlm_tui.app.jobs import JobBoard, JobRecord, Kind
@@ -219,6 +220,7 @@ class JobLine:
             followed.tries, followed.last = entry.tries, None
             followed.log = EventLog(self.queue.events(entry.number, entry.tries))
         if works and record.state == "waiting":
+            record.since = _unread_until(entry)
             record.take_up()
             self._board.tell(record)
         if followed.log is not None and (works or entry.state in OVER):
@@ -242,6 +244,15 @@ class JobLine:
         if not await asyncio.to_thread(self.queue.is_worked_off):
             self._runner = await self._start_runner(self.queue)
             self.lives = True
+
+
+def _unread_until(entry: Entry) -> float | None:
+    """Seconds since 1970, before which the job had not read its document; of one that was cut, the first try counts."""
+    try:
+        moment = datetime.fromisoformat(entry.began if entry.tries == 1 else entry.added)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC).timestamp()
 
 
 def _cut_words(entry: Entry) -> str:

@@ -81,6 +81,8 @@ class JobRecord:
     sweep: SweepReport | None = None
     number: int | None = None
     request: JobRequest | None = None
+    since: float | None = None
+    """A moment, in seconds since 1970, before which it has not read its document; None where that is not known."""
     place: int = 0
     """Among those that wait."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from dlm_tui.document import fresh_dlm_id, load
 from dlm_tui.engine.protocol import EvaluateJob, ExportJob, Failed, TrainJob
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.engine.queue_runner import QueueRunner
-from dlm_tui.store import Store
+from dlm_tui.store import Store, utc_seconds
 from tests.tui import mouse
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import write_document
@@ -117,11 +119,34 @@ async def test_the_same_training_waits_once(workbench: Opener) -> None:
         bench.world.hold.clear()
         await bench.press("ctrl+t")
         await bench.until(lambda: bench.context.board.running("train"), "runs")
+        bench.path.touch()
         await bench.press("ctrl+t")
         await bench.until(lambda: len(bench.context.board.waiting()) == 1, "one more, of what is saved by then")
         await bench.press("ctrl+t")
         await bench.until(lambda: any("waits in line already" in t for t in bench.toasts), "said")
         assert len(bench.context.board.waiting()) == 1
+        bench.world.hold.set()
+        await bench.idle()
+
+
+async def test_the_training_that_runs_is_not_put_in_line_again_until_the_document_is_written(
+    workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_document(tmp_path)
+    later = utc_seconds(datetime.fromtimestamp(ceil(path.stat().st_ctime) + 5, UTC))
+    monkeypatch.setattr("dlm_tui.engine.queue_runner.utc_seconds", lambda: later)
+    async with workbench(line=True) as bench:
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.context.board.running("train"), "runs")
+        await bench.press("ctrl+t")
+        await bench.until(lambda: any("is running already" in t for t in bench.toasts), "said")
+        assert bench.context.board.waiting() == []
+        running = bench.context.board.running("train")
+        assert running is not None and running.since is not None
+        running.since = path.stat().st_ctime  # as if the document was written at that very moment
+        await bench.press("ctrl+t")
+        await bench.until(lambda: len(bench.context.board.waiting()) == 1, "of what is saved by now")
         bench.world.hold.set()
         await bench.idle()
 

@@ -12,7 +12,9 @@ from dlm_tui.app.controllers.gate_comparison import GateComparison, changed_text
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.document import Document
 from dlm_tui.document.probes import NO_GATE
+from dlm_tui.document.side_file import side_file_path
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
 from dlm_tui.store import KindChoices, StoreError, adapter_versions, alarm_text
 from dlm_tui.store.adapter_kind import collapsed_selection, tail_words
@@ -68,12 +70,16 @@ class Training:
         self._context.ui.run(partial(self._train, request, title, then), "job-train", "training")
 
     def _is_placed(self, adapters: Sequence[str] | None, choices: KindChoices) -> bool:
-        """Whether the same training waits in line already, which is then said."""
+        """Whether the same training waits in line already, or runs on the document as it is, which is then said."""
         wanted = (list(adapters) if adapters is not None else None, choices, False)
-        for record in self._context.board.waiting():
+        plain = wanted == (None, KindChoices(), False)  # one with a choice of its own may be wanted for more than that
+        running = self._context.board.running("train")
+        is_read = plain and running is not None and _reads(running, self._context.document)
+        for record in [*([running] if running is not None and is_read else []), *self._context.board.waiting()]:
             request = record.request
             if isinstance(request, TrainJob) and (request.adapters, request.choices, request.gate_only) == wanted:
-                self._context.ui.say(f"{record.title} waits in line already; it is in the jobs pane.", warning=True)
+                how = "is running" if record.state == "running" else "waits in line"
+                self._context.ui.say(f"{record.title} {how} already; it is in the jobs pane.", warning=True)
                 self._pages.show_page("jobs")
                 return True
         return False
@@ -226,6 +232,20 @@ class Training:
         """Keep the losses of a training, for the chart."""
         if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
             self._runs.add_loss(event.scope or "gate", event.done, event.loss)
+
+
+def _reads(record: JobRecord, document: Document) -> bool:
+    """Whether a running job surely reads the document as it is now: what else it takes in is not looked at.
+
+    The time of a file's last change of any kind counts, as that of its content can be set back.
+    """
+    if record.since is None or document.path is None or document.training.sources:
+        return False
+    try:
+        found = [path.stat() for path in (document.path, side_file_path(document.path)) if path.exists()]
+    except OSError:
+        return False
+    return all(max(info.st_mtime, info.st_ctime) < record.since for info in found)
 
 
 def _learned_nothing(record: JobRecord) -> list[str]:
