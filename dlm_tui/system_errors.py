@@ -110,7 +110,7 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, with those that it goes on in; the name of one without a text."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     said, *rest = lines
-    while said.endswith((":", ",")) and rest:
+    while said.endswith((":", ",", " and", " or")) and rest:
         said = f"{said} {rest.pop(0)}"
     return said
 

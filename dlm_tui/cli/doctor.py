@@ -238,6 +238,8 @@ def _unpacked() -> dict[str, Any]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
+    from dlm_tui.model.memory import gigabytes
+
     lines = [f"dlm-tui     {report['version']}  ({'ready' if report['ok'] else 'not ready'})"]
     lines += [f"problem     {text}" for text in report["problems"]]
     versions = "  ".join(f"{name} {value}" for name, value in report["versions"].items() if name != "dlm-tui")
@@ -246,7 +248,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"home        {report['home']}  ({counted(report['stores'], 'store')})")
     lines.append(f"models      {report['model_cache']}")
     if unpacked := report["unpacked"]["bases"]:
-        size = f"{report['unpacked']['bytes'] / 1e6:,.0f} MB"
+        size = gigabytes(report["unpacked"]["bytes"])
         lines.append(f"unpacked    {report['unpacked']['folder']}  ({unpacked} of GGUF files, {size}; may be deleted)")
     lines.append(f"base        {report['embedded_base_bytes'] or 0:,} bytes embedded")
     for name, present in report["optional"].items():

@@ -13,6 +13,7 @@ from typing import Any
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
 from dlm_tui.input import is_utf8
+from dlm_tui.model.memory import gigabytes
 from dlm_tui.platform import process_lives
 from dlm_tui.small_files import read_file
 
@@ -68,8 +69,7 @@ def check_space(target: Path, needed: int) -> None:
     total, _, free = shutil.disk_usage(existing)
     if total > 0 and free < needed:  # a file system without a size cannot say: writing will
         raise ExportRefused(
-            f"the disk of {target} is too full: the export takes about {needed / 1e6:.0f} MB, "
-            f"{free / 1e6:.0f} MB are free"
+            f"the disk of {target} is too full: the export takes about {gigabytes(needed)}, {gigabytes(free)} are free"
         )
 
 

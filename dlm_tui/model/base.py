@@ -43,6 +43,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 _OFFLOAD_SHARE = 0.8
+_VOCABULARIES = (
+    "tokenizer.json",
+    "*.model",
+    "vocab.json",
+    "vocab.txt",
+    "*.vocab",
+    "*.tiktoken",
+    "tekken.json",
+    "*.spm",
+)
 # buffers that old checkpoints hold and the library computes; it leaves them out of what it says it did not read
 _NEVER_READ = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"attn\.masked_bias$")
 _END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -320,9 +330,25 @@ def _load_tokenizer(folder: Path, source: BaseSource) -> Any:
                 str(folder), local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # the library raises many types for a broken folder
-        raise BaseUnavailable(f"the tokenizer of {source.title} cannot be loaded: {first_line(error)}") from error
+        reason = _lacking_of_tokenizer(folder) or first_line(error)
+        raise BaseUnavailable(f"the tokenizer of {source.title} cannot be loaded: {reason}") from error
+    if not set(tokenizer.get_vocab()) - {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}:
+        # some classes make an empty one of nothing
+        reason = _lacking_of_tokenizer(folder) or "it has no tokens but special ones; fetch its files again"
+        raise BaseUnavailable(f"the tokenizer of {source.title} cannot be loaded: {reason}")
     _drop_what_it_was_made_of(tokenizer)
     return tokenizer
+
+
+def _lacking_of_tokenizer(folder: Path) -> str:
+    """Which file a model folder lacks for a tokenizer, as a clause with the remedy; "" where that is not the matter."""
+    there = {name for name in _VOCABULARIES if next(folder.glob(name), None)}
+    again = "fetch the tokenizer's files from where the weights are from"
+    if not there:
+        return f"its folder has no tokenizer.json (nor tokenizer.model, nor vocab.json and merges.txt); {again}"
+    if there == {"vocab.json"} and not (folder / "merges.txt").is_file():
+        return f"its folder has vocab.json and no merges.txt; {again}"
+    return ""
 
 
 def _drop_what_it_was_made_of(tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dlm_tui.document import document_side_file
+from dlm_tui.document import document_side_file, side_file_path
 from dlm_tui.input import with_home
 from dlm_tui.model.registry import BaseSource, resolve_base
 
@@ -23,9 +23,10 @@ def base_of(document: Document, override: Path | str | None = None) -> BaseSourc
     Raises SideFileError and BaseUnavailable.
     """
     side = document_side_file(document)
+    named_by = "--base"
     if override is None and (named := side.base) and document.path is not None:
-        override = document.path.parent / with_home(named)
-    source = resolve_base(document.base_model, Path(override) if override is not None else None)
+        override, named_by = document.path.parent / with_home(named), str(side_file_path(document.path))
+    source = resolve_base(document.base_model, Path(override) if override is not None else None, named_by)
     folder = None
     if side.offload is not None and document.path is not None:
         folder = document.path.parent / with_home(side.offload)

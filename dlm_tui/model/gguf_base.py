@@ -6,9 +6,10 @@ Plain numbers keep their type; quantised blocks become bfloat16, whose rounding 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from dlm_tui.files import (
     sync_tree,
     write_atomic,
 )
-from dlm_tui.model.memory import available_memory, free_disk, gigabytes
+from dlm_tui.model.memory import available_memory, free_disk, gigabytes, weights_text
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
@@ -31,7 +32,7 @@ from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause, first_line
 
 _NOTE = ".source"
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
@@ -113,7 +114,7 @@ def _cost(file: Path, folder: Path, contents: _Contents) -> str:
     # the reader holds all weights as float32 before the last of them has its own type
     memory, disk = count * (4 + width), count * width
     have, space = available_memory(), free_disk(folder)
-    needs = f"{file.name}, {count / 1e6:.0f} million weights, takes {gigabytes(memory)} of memory while it is unpacked"
+    needs = f"{file.name}, {weights_text(count)}, takes {gigabytes(memory)} of memory while it is unpacked"
     if memory > have:
         raise BaseUnavailable(
             f"{needs}, and {gigabytes(have)} are free; convert it on a larger machine, or give the model's safetensors"
@@ -137,14 +138,15 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
     place, name = str(file.parent), file.name
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
-        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            place,
-            gguf_file=name,
-            dtype=dtype,
-            quantization_config=GgufConfig(dequantize=True),
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with _without_bar():
+            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+                place,
+                gguf_file=name,
+                dtype=dtype,
+                quantization_config=GgufConfig(dequantize=True),
+                local_files_only=True,
+                output_loading_info=True,
+            )
         if missing := sorted(report.get("missing_keys") or ()):
             raise ValueError(f"it has no weights for {missing[0]}")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +160,20 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
     except Exception as error:  # the reader raises many types
         remove(scratch)
         raise BaseUnavailable(_unreadable(file, error)) from error
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """The library's reader without the bar that it draws over what is said here, and that no setting takes away."""
+    from transformers import modeling_gguf_pytorch_utils
+
+    reader = cast("Any", modeling_gguf_pytorch_utils)
+    bar = reader.tqdm
+    reader.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _no_gguf(file: Path, error: Exception) -> str:

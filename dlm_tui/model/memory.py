@@ -32,4 +32,15 @@ def free_disk(folder: Path) -> int:
 
 def gigabytes(count: float) -> str:
     """Bytes as a person reads them: two digits that count."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size / 10:
+            return f"{count / size:.{1 if unit == 'GB' or count < 10 * size else 0}f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def weights_text(count: int) -> str:
+    """How many weights, with two digits that count: 1.2 billion, 270 million, 42 thousand."""
+    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if count >= size:
+            return f"{count / size:.{1 if count < 10 * size else 0}f}{word} weights"
+    return f"{count} weights"

@@ -62,7 +62,7 @@ def _untouched(smaps: str) -> Iterator[tuple[int, int]]:
         first, _, rest = line.partition(" ")
         if not first.endswith(":"):
             low, _, high = first.partition("-")
-            place = (int(low, 16), int(high, 16)) if rest.endswith(_WEIGHTS) else None
+            place = (int(low, 16), int(high, 16)) if rest.lower().endswith(_WEIGHTS) else None
         elif place is not None and first == "Anonymous:" and rest.split()[0] == "0":
             yield place
 

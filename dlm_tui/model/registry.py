@@ -126,15 +126,15 @@ NOT_TEXT = {
 _HF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_base(base_model: str, override: Path | None = None) -> BaseSource:
+def resolve_base(base_model: str, override: Path | None = None, named_by: str = "--base") -> BaseSource:
     """The source that `base_model` names: `pocket`, a key of the base table or `hf:org/name`.
 
-    `override` is a local model folder or a GGUF file that stands in for it. Raises BaseUnavailable for an unknown key,
-    a base that is not a text model, or an override that is neither. A base that is merely not downloaded, or not
-    unpacked, is not an error here: its `path` is None.
+    `override` is a local model folder or a GGUF file that stands in for it, `named_by` who says so. Raises
+    BaseUnavailable for an unknown key, a base that is not a text model, or an override that is neither or absent. A
+    base that is merely not downloaded, or not unpacked, is not an error here: its `path` is None.
     """
     if override is not None:
-        return _local_source(base_model, override)
+        return _local_source(base_model, override, named_by)
     if base_model == POCKET:
         return _pocket_source()
     if base_model.startswith("hf:"):
@@ -271,8 +271,13 @@ def source_of_folder(source: BaseSource, folder: Path) -> BaseSource:
     )
 
 
-def _local_source(base_model: str, place: Path) -> BaseSource:
+def _local_source(base_model: str, place: Path, named_by: str) -> BaseSource:
     path = with_home(place).absolute()
+    shown = os.path.normpath(place)
+    if not path.exists():
+        raise BaseUnavailable(
+            f"{shown} does not exist, and {named_by} names it as the base: bring it back, or name where it is now"
+        )
     entry = BASES.get(base_model)
     source = BaseSource(
         key=base_model,
@@ -287,7 +292,7 @@ def _local_source(base_model: str, place: Path) -> BaseSource:
         folder = unpacked_folder(source.gguf, digest) if digest else None
         return source_of_folder(source, folder) if folder is not None and folder.is_dir() else source
     if not (path / "config.json").is_file():
-        raise BaseUnavailable(f"{place} is not a model folder: it has no config.json")
+        raise BaseUnavailable(f"{shown}, which {named_by} names, is not a model folder: it has no config.json")
     return source_of_folder(source, path)
 
 
@@ -304,15 +309,19 @@ def unpacked_bases() -> Path:
 def _gguf_file(path: Path) -> Path | None:
     """The GGUF file at `path`, or the only one of a folder without other weights."""
     if path.is_file():
-        if path.suffix != ".gguf":
+        if not _is_gguf(path):
             raise BaseUnavailable(f"{path} is neither a model folder nor a GGUF file")
         return path
     if not path.is_dir() or any(path.glob("*.safetensors")):
         return None
-    found = sorted(path.glob("*.gguf"))
+    found = sorted(filter(_is_gguf, path.glob("*")))
     if len(found) > 1:
         raise BaseUnavailable(f"{path} holds {len(found)} GGUF files; name one of them, for example {found[0]}")
     return found[0] if found else None
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
 
 
 def _hf_source(base_model: str) -> BaseSource:

@@ -160,6 +160,22 @@ def test_code_from_a_model_folder_is_never_run(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_folder_without_a_tokenizer_says_which_file_is_missing(tmp_path: Path, architecture: str) -> None:
+    folder = write_tiny_base(tmp_path / "m", architecture)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()  # without it the library makes an empty one for GPT-2
+    said = (
+        "cannot be loaded: its folder has no tokenizer.json (nor tokenizer.model, nor vocab.json and merges.txt); fetch"
+    )
+    with pytest.raises(BaseUnavailable) as caught:
+        run_to_end(load_base(resolve_base(f"hf:test/{architecture}", folder)))
+    assert said in str(caught.value)
+    (folder / "vocab.json").write_text("{}")
+    with pytest.raises(BaseUnavailable, match=r"has vocab\.json and no merges\.txt; fetch"):
+        run_to_end(load_base(resolve_base(f"hf:test/{architecture}", folder)))
+
+
 @pytest.mark.parametrize("broken", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_broken_files_are_one_sentence(tmp_path: Path, broken: str) -> None:
     folder = write_tiny_base(tmp_path / "m")

@@ -79,6 +79,20 @@ def test_quantised_blocks_become_bfloat16_and_it_is_done_once(made: tuple[Sessio
     assert not any("unpacked" in (one.text or "") and "takes" in (one.text or "") for one in again)
 
 
+def test_it_is_unpacked_without_a_bar_of_the_librarys_and_whatever_the_case_of_its_name(
+    made: tuple[Session, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = made
+    file = tmp_path / "UP.GGUF"
+    file.write_bytes((folder / "f32" / "tiny.gguf").read_bytes() + b"\0")  # another hash: not unpacked yet
+    said: list[Progress] = []
+    capfd.readouterr()
+    assert loaded(tmp_path, said).source.gguf == file
+    assert capfd.readouterr().err == ""
+    (cost,) = {one.text for one in said if "takes" in (one.text or "")}
+    assert cost is not None and cost.startswith("UP.GGUF, 52 thousand weights, takes 0.4 MB of memory")
+
+
 def test_what_was_unpacked_of_a_file_that_is_gone_goes_with_the_next(
     made: tuple[Session, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +166,7 @@ def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], 
     assert "llama-gguf-split --merge m-00001-of-00003.gguf m.gguf" in refusal(part)
     assert "neither a model folder nor a GGUF file" in refusal(made[0].path)
     assert "holds 3 GGUF files" in refusal(tmp_path)
-    assert "has no config.json" in refusal(folder / "absent")
+    assert f"{folder / 'absent'} does not exist" in refusal(folder / "absent")
 
 
 def test_it_is_refused_with_figures_where_memory_or_disk_lacks(
@@ -164,7 +178,7 @@ def test_it_is_refused_with_figures_where_memory_or_disk_lacks(
     with file.open("ab") as handle:
         handle.write(b"\0")  # another hash: not unpacked yet
     monkeypatch.setattr(gguf_base, "available_memory", lambda: 1000)
-    assert "MB of memory while it is unpacked, and 0 MB are free" in refusal(file)
+    assert "MB of memory while it is unpacked, and 1.0 kB are free" in refusal(file)
     monkeypatch.undo()
     monkeypatch.setattr(gguf_base, "free_disk", lambda folder: 1000)
-    assert "where 0 MB are free" in refusal(file)
+    assert "where 1.0 kB are free" in refusal(file)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.document import SideFile, load, side_file_path, write_side_file
+from dlm_tui.model import base_of
+from dlm_tui.model.memory import gigabytes, weights_text
 from dlm_tui.model.registry import (
     BASES,
     BaseUnavailable,
@@ -18,6 +21,7 @@ from dlm_tui.model.registry import (
     weight_files,
 )
 from dlm_tui.progress import Progress, in_thread, run_to_end
+from tests.training_samples import write_document
 
 REVISION = "12fd25f77366" + "0" * 28
 
@@ -100,8 +104,33 @@ def test_names_that_mean_no_base(name: str, says: str) -> None:
 
 
 def test_an_override_must_be_a_model_folder(tmp_path: Path) -> None:
-    with pytest.raises(BaseUnavailable, match=r"no config\.json"):
+    with pytest.raises(BaseUnavailable, match=r", which --base names, is not a model folder: it has no config\.json"):
         resolve_base("smollm2-135m", tmp_path)
+
+
+def test_a_folder_that_is_gone_is_said_with_who_names_it(tmp_path: Path) -> None:
+    path = write_document(tmp_path)
+    beside = side_file_path(path)
+    write_side_file(beside, SideFile(base="sub/../llama"))
+    with pytest.raises(BaseUnavailable) as caught:
+        base_of(load(path))
+    assert str(caught.value).startswith(f"{tmp_path / 'llama'} does not exist, and {beside} names it as the base: ")
+    with pytest.raises(BaseUnavailable, match="does not exist, and --base names it"):
+        base_of(load(path), tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "weights"),
+    [
+        (900, "0.9 kB", "900 weights"),
+        (52_000, "52 kB", "52 thousand weights"),
+        (1_250_000, "1.2 MB", "1.2 million weights"),
+        (270_000_000, "0.3 GB", "270 million weights"),
+        (8_030_000_000, "8.0 GB", "8.0 billion weights"),
+    ],
+)
+def test_small_figures_can_be_read_as_large_ones_can(count: int, size: str, weights: str) -> None:
+    assert (gigabytes(count), weights_text(count)) == (size, weights)
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_memory_is_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     said: list[Progress] = []
     base = run_to_end(load_base(resolve_base("hf:test/m", narrow), device="cpu"), said.append)
     (warning,) = [step.text for step in said if step.stage == WARNING]
-    assert "0 MB are free: its weights are read from the disk again and again" in str(warning)
+    assert "1.0 kB are free: its weights are read from the disk again and again" in str(warning)
     monkeypatch.setattr(backend_selection, "compiles", lambda: False)
     model = mixed(base)
     assert base.is_as_stored and model.backbone.tier == "onednn"
