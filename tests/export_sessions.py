@@ -22,9 +22,7 @@ HEAD = """---
 dlm_id: 01JEXPXRTTESTSEXPXRTTESTSE
 dlm_version: 15
 base_model: hf:test/{architecture}
-system_prompt: |
-  You are "brief", and
-  \"\"\"kind\"\"\"
+system_prompt: {system}
 training:
   sequence_len: 128
   adapters:
@@ -39,6 +37,8 @@ export:
 ---
 
 """
+SYSTEM = '|\n  You are "brief", and\n  """kind"""'
+"""The document's system prompt as YAML."""
 SECTION = "::instruction#{name}::\n### Q\n{question}\n\n### A\n{answer}\n\n"
 QUESTIONS = {
     "tone": ("Say hello kindly.", "Cheer me up."),
@@ -47,7 +47,7 @@ QUESTIONS = {
 }
 
 
-def write_document(folder: Path, architecture: str) -> Path:
+def write_document(folder: Path, architecture: str, system: str = SYSTEM) -> Path:
     """A document with three adapters and two questions each."""
     sections = [
         SECTION.format(name=name, question=question, answer="So be it.")
@@ -55,7 +55,7 @@ def write_document(folder: Path, architecture: str) -> Path:
         for question in questions
     ]
     path = folder / "doc.dlm"
-    path.write_text(HEAD.format(architecture=architecture) + "".join(sections), encoding="utf-8")
+    path.write_text(HEAD.format(architecture=architecture, system=system) + "".join(sections), encoding="utf-8")
     return path
 
 
@@ -99,11 +99,12 @@ def open_tiny(
     gate: bool = True,
     seed: int = 0,
     adapters: Callable[[Any], dict[str, Adapter]] = mixed_adapters,
+    system: str = SYSTEM,
     **changes: Any,
 ) -> Session:
     """A session on a tiny base with three trained adapters and, unless told otherwise, a trained gate."""
     base = tiny_base(folder / "base", architecture, seed, **changes)
-    path = write_document(folder, architecture)
+    path = write_document(folder, architecture, system)
     store = Store(folder / "home", load(path).dlm_id)
     fill_store(store, adapters(base), base.identity.id)
     if gate:

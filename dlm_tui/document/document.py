@@ -45,8 +45,11 @@ class Document:
 
     @property
     def system_prompt(self) -> str | None:
-        """The system turn for chats, or None."""
-        return self.frontmatter.system_prompt
+        """The system turn as it is said, in asking and exporting alike: trimmed; None without one or where it is blank.
+
+        A block (`system_prompt: |`) ends in a line feed, which is none of its text; `frontmatter` has it as written.
+        """
+        return (self.frontmatter.system_prompt or "").strip() or None
 
     @property
     def training(self) -> Training:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FAMILY_STOPS = {
@@ -24,15 +24,13 @@ _PLAIN = (
     '{{{{- range .Messages }}}}{{{{ .Content }}}}{{{{ if eq .Role "assistant" }}}}{end}'
     '{{{{ else if eq .Role "system" }}}}\n\n{{{{ else }}}}\n{{{{ end }}}}{{{{ end }}}}'
 )
-_CHATML_SHAPE = (
-    "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
-    "<|im_start|>user\nthree<|im_end|>\n<|im_start|>assistant\n"
-)
 CONVERSATION = (
     {"role": "user", "content": "one"},
     {"role": "assistant", "content": "two"},
     {"role": "user", "content": "three"},
 )
+WITH_SYSTEM = ({"role": "system", "content": "zero"}, *CONVERSATION)
+_BLOCK = re.compile(r'^(SYSTEM|TEMPLATE) """(.*?)"""$', re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,37 @@ def stop_words(family: str, special_tokens: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word and '"' not in word and word.isprintable())
 
 
-def go_template(rendered: str | None, *, front: str = "", end: str = "") -> str | None:
-    """Ollama's own template language for a chat template, only where it was seen to render `CONVERSATION` the same way.
+def go_template(rendered: str | None, with_system: str | None = None, *, front: str = "", end: str = "") -> str | None:
+    """Ollama's own template language for a chat template, only where it was seen to render `CONVERSATION` the same way,
+    and `WITH_SYSTEM` where that is given.
 
     `front` is what the runtime itself puts before a text, `end` the end-of-text token: they tell the form of a base
     that has no template of its own. Otherwise None: Ollama then uses the template embedded in the GGUF.
     """
-    if rendered == _CHATML_SHAPE:
-        return _CHATML
-    if rendered == f"{front}one\ntwo{end}three\n" and "{{" not in end:
-        return _PLAIN.format(end=end)
+    for template in (_CHATML, *([_PLAIN.format(end=end)] if "{{" not in end else [])):
+        same = rendered == by_template(template, CONVERSATION, front=front, end=end)
+        if same and with_system in (None, by_template(template, WITH_SYSTEM, front=front, end=end)):
+            return template
     return None
+
+
+def by_template(template: str, messages: Sequence[Mapping[str, str]], *, front: str = "", end: str = "") -> str:
+    """What Ollama makes of a conversation by a template of `go_template`, with what the runtime puts in front.
+
+    Raises ValueError for any other template.
+    """
+    if template == _CHATML:
+        turns = (f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        return "".join(turns) + "<|im_start|>assistant\n"
+    if template == _PLAIN.format(end=end):
+        after = {"assistant": end, "system": "\n\n"}
+        return front + "".join(message["content"] + after.get(message["role"], "\n") for message in messages)
+    raise ValueError("not a template that is written here")
+
+
+def written_blocks(text: str) -> dict[str, str]:
+    """SYSTEM and TEMPLATE of a Modelfile written here, each where it has one."""
+    return dict(_BLOCK.findall(text))
 
 
 def modelfile(
@@ -92,7 +110,7 @@ def modelfile(
     template: str | None = None,
     system: str | None = None,
 ) -> str:
-    """The whole file. `weights` and `adapter` are file names in the same folder."""
+    """The whole file. `weights` and `adapter` are file names in the same folder, `system` is the text as it is said."""
     blocks = [[comment(line) for line in comments], [f"FROM ./{weights}"]]
     if adapter is not None:
         blocks[1].append(f"ADAPTER ./{adapter}")
@@ -106,6 +124,6 @@ def modelfile(
             f"PARAMETER num_ctx {parameters.num_ctx}",
         ]
     )
-    if system and system.strip():
-        blocks.append([f"SYSTEM {quoted(system.strip())}"])
+    if system:
+        blocks.append([f"SYSTEM {quoted(system)}"])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"

@@ -20,21 +20,25 @@ from dlm_tui.export.metadata_check import check_metadata
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     FAMILY_TOP_P,
+    WITH_SYSTEM,
     Parameters,
     broken_up,
+    by_template,
     go_template,
     modelfile,
     stop_words,
+    written_blocks,
 )
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
-from dlm_tui.model.chat import ChatTemplateError
+from dlm_tui.model.chat import ChatTemplateError, chat_messages
 from dlm_tui.progress import Progress
 
 _METADATA_BYTES = 100
@@ -175,7 +179,8 @@ class OllamaTarget(_Gguf):
         return [self.trial(folder / self.weights, prompts, loras)]
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
-        """The model with the mix in it, or the base and the adapter file."""
+        """How the Modelfile asks, then the model with the mix in it, or the base and the adapter file."""
+        self._check_modelfile((folder / "Modelfile").read_bytes().decode())
         if self.legacy:
             check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
         return (yield from self.check_model(folder / self.weights, {} if self.legacy else self.merged))
@@ -189,7 +194,6 @@ class OllamaTarget(_Gguf):
         session, mix = self.context.session, self.context.mix
         document, source, export = session.document, session.base.source, session.document.frontmatter.export
         tokenizer = session.base.tokenizer
-        front = "".join(tokenizer.convert_ids_to_tokens(session.base.renderer.prefix))
         parameters = Parameters(
             temperature=export.default_temperature or (0.6 if source.reasoning else 0.7),
             top_p=export.default_top_p or FAMILY_TOP_P.get(source.family, 0.9),
@@ -209,15 +213,45 @@ class OllamaTarget(_Gguf):
             self.weights,
             parameters,
             adapter="adapter.gguf" if self.legacy else None,
-            template=go_template(self._rendered(), front=front, end=tokenizer.eos_token or ""),
+            template=self._template(),
             system=document.system_prompt,
         )
 
-    def _rendered(self) -> str | None:
+    def _template(self) -> str | None:
+        """The chat template in Ollama's language; None leaves the embedded one to Ollama."""
+        session = self.context.session
         try:
-            return self.context.session.base.renderer.text(CONVERSATION, generate=True)
-        except ChatTemplateError:  # the embedded one is then left to Ollama
+            rendered = session.base.renderer.text(CONVERSATION, generate=True)
+            asked = session.document.system_prompt is not None
+            with_system = session.base.renderer.text(WITH_SYSTEM, generate=True) if asked else None
+        except ChatTemplateError:
             return None
+        return go_template(rendered, with_system, **self._ends())
+
+    def _ends(self) -> dict[str, str]:
+        """What the runtime puts in front of a text, and the end-of-text token."""
+        base = self.context.session.base
+        front = "".join(base.tokenizer.convert_ids_to_tokens(base.renderer.prefix))
+        return {"front": front, "end": base.tokenizer.eos_token or ""}
+
+    def _check_modelfile(self, text: str) -> None:
+        """Raises ExportRefused where SYSTEM and TEMPLATE together ask otherwise than the workbench."""
+        renderer, blocks = self.context.session.base.renderer, written_blocks(text)
+        question = CONVERSATION[0]["content"]
+        messages = chat_messages((), question, blocks.get("SYSTEM"))
+        meant = chat_messages((), question, broken_up(self.context.session.document.system_prompt or ""))
+        try:
+            if (template := blocks.get("TEMPLATE")) is not None:
+                asked = by_template(template, messages, **self._ends())
+            else:
+                asked = renderer.text(messages, generate=True)
+            wanted = renderer.text(meant, generate=True)
+        except ChatTemplateError:
+            return  # nobody can be asked by it
+        except ValueError as error:
+            raise ExportRefused(f"the Modelfile is not what was written: its TEMPLATE is {error}") from error
+        if asked != wanted:
+            raise ExportRefused("the Modelfile does not ask as the workbench does: its SYSTEM or TEMPLATE is another")
 
 
 class LlamaServerTarget(_Gguf):

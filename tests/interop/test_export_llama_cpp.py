@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from dlm_tui.errors import UsageError
-from dlm_tui.export import architectures, concatenate, gguf_adapter, gguf_model
+from dlm_tui.export import architectures, concatenate, gguf_adapter, gguf_model, targets_gguf
 from dlm_tui.export.architectures import Architecture, read_architecture
 from dlm_tui.export.choices import QUANTS
 from dlm_tui.export.concatenate import LoraPair
+from dlm_tui.export.modelfile import modelfile
 from dlm_tui.export.parity import ParityJob, runtime_answers
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.session import Session
@@ -142,6 +143,19 @@ def test_f32_merged_and_the_legacy_variant(session: Session) -> None:
         parity = export(session, target="ollama", quant="f32", legacy_adapter=legacy).manifest["parity"]
         assert_exact(parity, F32)
         assert parity["greedy_agree"] == 1.0
+
+
+@pytest.mark.parametrize("left_out", ["system", "template"])
+def test_a_modelfile_that_asks_otherwise_is_refused(
+    session: Session, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    def without(*arguments: Any, **named: Any) -> str:
+        changed = {"system": None, "template": f"{named['template']} "}
+        return modelfile(*arguments, **named | {left_out: changed[left_out]})
+
+    monkeypatch.setattr(targets_gguf, "modelfile", without)
+    with pytest.raises(ExportRefused, match=left_out.upper()):
+        export(session, target="ollama", quant="f16", verify=True)
 
 
 @pytest.mark.parametrize("target", ["ollama", "llama-server"])

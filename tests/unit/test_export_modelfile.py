@@ -52,12 +52,12 @@ def test_a_comment_is_one_line(text: str) -> None:
 
 def test_the_parts_stand_in_order() -> None:
     parameters = Parameters(temperature=0.7, top_p=0.9, num_ctx=512, stops=("<|im_end|>", "</s>"))
-    text = modelfile(["by us"], "model.f16.gguf", parameters, template="T", system="  be\nkind  ")
+    text = modelfile(["by us"], "model.f16.gguf", parameters, template="T", system="be\nkind")
     assert text == (
         '# by us\n\nFROM ./model.f16.gguf\n\nTEMPLATE """T"""\n\nPARAMETER stop "<|im_end|>"\nPARAMETER stop "</s>"\n'
         'PARAMETER temperature 0.7\nPARAMETER top_p 0.9\nPARAMETER num_ctx 512\n\nSYSTEM """be\nkind"""\n'
     )
-    legacy = modelfile([], "base.f16.gguf", parameters, adapter="adapter.gguf", system=" ")
+    legacy = modelfile([], "base.f16.gguf", parameters, adapter="adapter.gguf", system="")
     assert "FROM ./base.f16.gguf\nADAPTER ./adapter.gguf\n" in legacy
     assert "SYSTEM" not in legacy
 
@@ -73,6 +73,13 @@ def test_a_template_is_written_only_where_it_was_seen_to_be_the_same() -> None:
     assert go_template(shape + "<|im_start|>assistant\n") is not None
     assert go_template("<|im_start|>system\nBe kind.<|im_end|>\n" + shape + "<|im_start|>assistant\n") is None
     assert go_template(None) is None
+    prompt = "<|im_start|>assistant\n"
+    own_turn, in_the_first = (
+        shape.replace("<", "<|im_start|>system\nzero<|im_end|>\n<", 1),
+        shape.replace("o", "zero\n\no"),
+    )
+    assert go_template(shape + prompt, own_turn + prompt) == go_template(shape + prompt)
+    assert go_template(shape + prompt, in_the_first + prompt) is None
 
 
 def test_a_base_without_a_template_is_asked_by_ollama_as_here() -> None:

@@ -176,6 +176,19 @@ def test_the_modelfile_carries_the_document(session: Session) -> None:
     assert any("ADAPTER" in note for note in legacy.notes)
 
 
+def test_asking_says_the_system_prompt_as_the_exports_do(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, system="|\n  Be brief.\n\n  Be kind.\n")  # a block ends in a line feed
+    said = session.document.system_prompt
+    assert said == "Be brief.\n\nBe kind."
+    written = dict(read_modelfile((export(session, target="ollama", verify=False).folder / "Modelfile").read_text()))
+    assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n" in written["template"]
+    turns = f"<|im_start|>system\n{written['system']}<|im_end|>\n<|im_start|>user\nHow deep?<|im_end|>\n"
+    asked = session.base.encode_rendered(f"{turns}<|im_start|>assistant\n")
+    assert session.base.chat("How deep?", said) == asked
+    live = export(session, target="llama-server", gate="live", verify=False, out=str(tmp_path / "live")).folder
+    assert json.loads((live / "live.json").read_text())["system_prompt"] == written["system"]
+
+
 def test_a_link_to_a_folder_is_followed(session: Session, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
