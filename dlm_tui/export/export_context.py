@@ -99,6 +99,10 @@ class Target(Protocol):
     def window(self) -> int:
         """How many tokens of prompt and answer the trial may use."""
 
+    @property
+    def says_system(self) -> bool:
+        """Whether whoever asks the export is given the document's system prompt without sending it."""
+
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """All files but the manifest. Raises OSError when the disk is full."""
 
@@ -120,6 +124,7 @@ class Common:
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     window: int = 128
+    says_system: bool = False
 
 
 def save_tokenizer(context: ExportContext, folder: Path) -> None:

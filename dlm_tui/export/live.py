@@ -64,6 +64,7 @@ class LiveTarget(LlamaServerTarget):
 
     def __init__(self, context: ExportContext) -> None:
         super().__init__(context)
+        self.says_system = True
         self.figures |= {"server": SCRIPT}
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:

@@ -58,7 +58,8 @@ def build_manifest(
 ) -> dict[str, Any]:
     """The keys of the format, then ours: gate_mode, mix, mix_name, ranks, base, document, versions, parity, drift.
 
-    `figures` adds merged, ollama_name, mix_rank, parity, drift and what else the target knows.
+    `figures` adds merged, ollama_name, mix_rank, parity, drift, says_system_prompt (None: the document has none) and
+    what else the target knows.
     """
     document, base = session.document, session.base
     used = [name for name, weight in mix.weights if weight != 0.0]

@@ -18,6 +18,7 @@ from dlm_tui.export.live import LiveTarget
 from dlm_tui.export.manifest import artifacts, build_manifest, write_manifest
 from dlm_tui.export.mix import ResolvedMix, resolve_mix
 from dlm_tui.export.requests import ExportRefused, ExportRequest, ExportResult, Session
+from dlm_tui.export.scripts import SEND_SYSTEM
 from dlm_tui.export.targets_gguf import LlamaServerTarget, OllamaTarget
 from dlm_tui.export.targets_hf import MergedTarget, PeftTarget, VllmTarget
 from dlm_tui.export.verify import verify
@@ -69,6 +70,8 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
         check_space(folder, target.nbytes + _SPARE_BYTES)
         drift = (yield from _drift(request, session, mix)) if request.drift else None
         notes = [*mix.notes, *target.notes]
+        if session.document.system_prompt is not None and not target.says_system:
+            notes.append(f"the document's system prompt is not in this export: {SEND_SYSTEM}")
         with publish(folder) as scratch:
             manifest = yield from _fill(scratch, target, mix, drift, notes)
     except OSError as error:
@@ -117,7 +120,8 @@ def _fill(
     yield from target.write(scratch)
     tried = yield from verify(target, context, scratch, notes)
     files = yield from artifacts(scratch)
-    figures = {**target.figures, **tried, "drift": drift}
+    says_system = None if context.session.document.system_prompt is None else target.says_system
+    figures = {**target.figures, **tried, "drift": drift, "says_system_prompt": says_system}
     if context.request.comparison:
         figures["comparison"] = [msgspec.to_builtins(line) for line in context.request.comparison]
     manifest = build_manifest(context.request, context.session, mix, files, figures)

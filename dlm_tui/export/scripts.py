@@ -9,16 +9,27 @@ from pathlib import Path
 _HEAD = '#!/usr/bin/env bash\nset -euo pipefail\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\n'
 
 
+SEND_SYSTEM = "send it as the first message (system)"
+"""What is done with a document's system prompt where an export has no place for it. The servers that are started here
+have none: llama-server dropped its option, vLLM never had one, and a chat template of the export's own would be wrong
+for whoever sends a system prompt of theirs."""
+
+
 def shell(words: Sequence[str | Path]) -> str:
     """A command line that a POSIX shell reads as exactly these words."""
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-def llama_server_script(model: str, loras: Sequence[tuple[str, float]], context_length: int) -> str:
-    """Starts llama-server with each adapter at its scale; further arguments are passed on. File names, no paths."""
+def llama_server_script(
+    model: str, loras: Sequence[tuple[str, float]], context_length: int, *, system: bool = False
+) -> str:
+    """Starts llama-server with each adapter at its scale; further arguments are passed on. File names, no paths.
+
+    `system`: the document has a system prompt, which a comment tells to send.
+    """
     scaled = ",".join(f"{name}:{scale!r}" for name, scale in loras)
     words = ["-m", model, "--lora-scaled", scaled, "--jinja", "--ctx-size", str(context_length), "--host", "127.0.0.1"]
-    return f'{_HEAD}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
+    return f'{_head(system)}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
 
 
 def vllm_words(
@@ -32,6 +43,11 @@ def vllm_words(
     return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
 
 
-def vllm_script(words: Sequence[str]) -> str:
-    """Starts vLLM from the folder the script lies in, so a relative adapter path works from anywhere."""
-    return f'{_HEAD}exec {shell(words)} --port "${{PORT:-8000}}" "$@"\n'
+def vllm_script(words: Sequence[str], *, system: bool = False) -> str:
+    """Starts vLLM from the folder the script lies in, so a relative adapter path works from anywhere; `system` as in
+    `llama_server_script`."""
+    return f'{_head(system)}exec {shell(words)} --port "${{PORT:-8000}}" "$@"\n'
+
+
+def _head(system: bool) -> str:
+    return _HEAD + (f"# the document's system prompt is not said here: {SEND_SYSTEM}\n" if system else "")

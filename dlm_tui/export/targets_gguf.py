@@ -145,6 +145,7 @@ class OllamaTarget(_Gguf):
 
     def __init__(self, context: ExportContext) -> None:
         super().__init__(context)
+        self.says_system = True
         self.legacy = context.request.legacy_adapter
         self.weights = f"base.{self.quant}.gguf" if self.legacy else f"model.{self.quant}.gguf"
         mix = None if self.legacy else self.merged
@@ -294,7 +295,9 @@ class LlamaServerTarget(_Gguf):
             write_gate(folder, session.gate, session.base.identity, self._ids(), static)
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.names)]
         path = folder / self.script
-        write_atomic(path, llama_server_script(self.weights, loras, self.context.context_length).encode())
+        system = session.document.system_prompt is not None  # also where the live server beside the script says it
+        script = llama_server_script(self.weights, loras, self.context.context_length, system=system)
+        write_atomic(path, script.encode())
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
 

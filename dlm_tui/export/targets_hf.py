@@ -183,7 +183,8 @@ class VllmTarget(PeftTarget):
         }
         write_atomic(folder / "vllm_config.json", json_bytes(config))
         path = folder / self.script
-        write_atomic(path, vllm_script(self._words(self.adapter)).encode())
+        system = self.context.session.document.system_prompt is not None
+        write_atomic(path, vllm_script(self._words(self.adapter), system=system).encode())
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
 

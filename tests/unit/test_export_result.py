@@ -176,6 +176,40 @@ def test_the_modelfile_carries_the_document(session: Session) -> None:
     assert any("ADAPTER" in note for note in legacy.notes)
 
 
+SENT = "the document's system prompt is not in this export: send it as the first message (system)"
+
+
+@pytest.mark.parametrize(
+    ("asked", "script"),
+    [
+        ({"target": "peft"}, None),
+        ({"target": "merged"}, None),
+        ({"target": "vllm"}, "vllm_launch.sh"),
+        ({"target": "llama-server"}, "llama-server_launch.sh"),
+        ({"target": "ollama"}, None),
+        ({"target": "llama-server", "gate": "live"}, None),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_an_export_without_the_system_prompt_says_so(
+    session: Session, tmp_path: Path, asked: dict[str, Any], script: str | None
+) -> None:
+    carried = asked["target"] == "ollama" or "gate" in asked
+    result = export(session, **asked, verify=False, out=str(tmp_path / "out"))
+    assert (SENT in result.notes) is not carried
+    assert result.manifest["says_system_prompt"] is carried
+    if script is not None:
+        assert "send it as the first message (system)" in (result.folder / script).read_text()
+
+
+def test_a_document_without_a_system_prompt_has_none_to_send(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, system='"  "')
+    for target, script in (("vllm", "vllm_launch.sh"), ("llama-server", "llama-server_launch.sh")):
+        result = export(session, target=target, verify=False)
+        assert result.manifest["says_system_prompt"] is None and SENT not in result.notes
+        assert "system" not in (result.folder / script).read_text()
+
+
 def test_asking_says_the_system_prompt_as_the_exports_do(tmp_path: Path) -> None:
     session = open_tiny(tmp_path, system="|\n  Be brief.\n\n  Be kind.\n")  # a block ends in a line feed
     said = session.document.system_prompt
