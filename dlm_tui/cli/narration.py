@@ -58,7 +58,7 @@ class Narration:
         if (step.stage, step.scope) != self._stage:
             self._stage, self._named, self._line = (step.stage, step.scope), False, line
         if not self._named:
-            if self._quiet and silence < _SHORT:
+            if self._quiet and (silence < _SHORT or share == 1.0):  # short, or over by now
                 return
             self._named = True
             counted = step.loss is not None or (self._quiet and share is not None)

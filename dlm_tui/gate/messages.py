@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 BADLY_CALIBRATED = 0.1
-_NOTHING_NATS = 1e-6
+_NOTHING_NATS = 5e-5
+"""Below this a KL is told as 0.0000 nats, and a ratio of two such is chance."""
 
 
 def verdict_text(
@@ -33,7 +34,7 @@ def verdict_text(
 
 def kept_share(frozen: float, uniform: float) -> float | None:
     """1 − frozen / uniform of the KLs to the live gate (nats); None when not even the uniform mix differs from it."""
-    return 1.0 - frozen / uniform if uniform > _NOTHING_NATS else None
+    return 1.0 - frozen / uniform if uniform >= _NOTHING_NATS else None
 
 
 def frozen_text(kept: float | None, frozen: float, uniform: float, best: float) -> str:
@@ -42,9 +43,14 @@ def frozen_text(kept: float | None, frozen: float, uniform: float, best: float) 
     `kept` = 1 − frozen / uniform, None when not even the uniform mix differs from the live gate.
     """
     if kept is None:
-        return "Freezing changes nothing that can be measured: a uniform mix already answers as the live gate does."
+        what = "The gate makes no measurable difference on these prompts: a uniform mix answers as the live gate does"
+        return (
+            f"{what}, and so does the frozen one."
+            if frozen < _NOTHING_NATS
+            else f"{what}, this one {frozen:.4f} nats off."
+        )
     figures = f"KL to the live gate {frozen:.4f} nats frozen, {uniform:.4f} uniform, {best:.4f} with the best mix"
-    advice = " (--mix best)" if best < 0.9 * frozen else ""
+    advice = " (--mix best)" if best < 0.9 * frozen and frozen >= _NOTHING_NATS else ""
     if kept < 0.5:
         return f"Freezing loses most of what the gate learned, {1 - max(0.0, kept):.0%} of it: {figures}{advice}."
     return f"Freezing keeps {kept:.0%} of what the gate learned over a uniform mix: {figures}{advice}."

@@ -94,6 +94,7 @@ def test_work_that_turns_out_long_speaks_where_short_work_is_silent(capsys: pyte
         (36, "loading …"),
     ]
     assert said(capsys, LONG[:5], quiet=True) == []
+    assert said(capsys, [(0, Progress("prepare", 0, 1)), (9, Progress("prepare", 1, 1))], quiet=True) == []
     training = [(float(at), Progress("sft", at, 100, scope="tone", loss=1.0)) for at in range(1, 101)]
     lines = [line for _, line in said(capsys, training, quiet=True)]
     assert lines[0].startswith("training tone · 5%") and 19 <= len(lines) <= 21

@@ -16,7 +16,7 @@ from dlm_tui.gate.calibration import (
     scores,
     stratified_folds,
 )
-from dlm_tui.gate.messages import frozen_text, verdict_text
+from dlm_tui.gate.messages import frozen_text, kept_share, verdict_text
 from dlm_tui.gate.ood import MINIMUM, OodDetector, _leading, fit_ood
 from dlm_tui.store.collapse import collapse_text
 
@@ -149,4 +149,14 @@ def test_verdicts_say_what_to_do() -> None:
     sure = verdict_text(0.8, 0.8, 3, None, 0.2, 2.0)
     assert "too sure" in sure and "2.00" in sure
     assert "loses most" in frozen_text(0.1, 0.9, 1.0, 0.5) and "--mix best" in frozen_text(0.1, 0.9, 1.0, 0.5)
-    assert "keeps 90%" in frozen_text(0.9, 0.1, 1.0, 0.1) and "nothing" in frozen_text(None, 0.0, 0.0, 0.0)
+    assert "keeps 90%" in frozen_text(0.9, 0.1, 1.0, 0.1)
+
+
+def test_no_share_is_told_of_differences_that_are_told_as_nothing() -> None:
+    assert kept_share(3e-5, 2e-5) is None and kept_share(3e-5, 6e-5) == pytest.approx(0.5)
+    none = "The gate makes no measurable difference on these prompts"
+    assert frozen_text(None, 3e-5, 2e-5, 1e-6) == (
+        f"{none}: a uniform mix answers as the live gate does, and so does the frozen one."
+    )
+    assert frozen_text(None, 0.3, 2e-5, 1e-6).endswith("live gate does, this one 0.3000 nats off.")
+    assert "--mix best" not in frozen_text(0.9, 4e-5, 4e-4, 1e-6)
