@@ -60,6 +60,9 @@ _PHI3 = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_ATTENTION_BIAS = ("attention_bias",)
+_QKV_BIAS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_EVERY_BIAS = (*_QKV_BIAS, "self_attn.o_proj", *_FEED_FORWARD)
 _ROUTED = {
     "input_layernorm": "attn_norm",
     **_ATTENTION,
@@ -86,8 +89,10 @@ class Family:
     """A GGUF architecture by data.
 
     `interleaved` families rotate neighbouring pairs, so rows of q and k are permuted; `shifted_norms` says that norms
-    are stored as the distance from 1; `windowed` ones have sliding layers in llama.cpp too; `metadata` gives the keys
-    of its own (without the architecture's name); `obstacle` a reason why a configuration cannot be written, else None.
+    are stored as the distance from 1; `windowed` ones have sliding layers in llama.cpp too; `biases` are the layers
+    whose bias llama.cpp loads, and `unloaded` the switches of a configuration for biases that it does not: it refuses
+    a file with any other. `metadata` gives the keys of its own (without the
+    architecture's name); `obstacle` a reason why a configuration cannot be written, else None.
     """
 
     gguf: str
@@ -98,6 +103,8 @@ class Family:
     rope_types: Sequence[str] = ("default", "linear", "llama3")
     windowed: bool = False
     partial_rope: bool = False
+    biases: Sequence[str] = ()
+    unloaded: Sequence[str] = ()
     metadata: Callable[[Config], Metadata] = lambda config: {}
     obstacle: Callable[[Config], str | None] = lambda config: None
 
@@ -212,27 +219,32 @@ def _smollm3_obstacle(config: Config) -> str | None:
 
 
 FAMILIES = {
-    "llama": Family("llama", interleaved=True),
+    "llama": Family("llama", interleaved=True, biases=_EVERY_BIAS),
     "mistral": Family("llama", interleaved=True),
-    "qwen2": Family("qwen2"),
-    "qwen3": Family("qwen3"),
-    "smollm3": Family("smollm3", interleaved=True, obstacle=_smollm3_obstacle),
+    "qwen2": Family("qwen2", biases=_QKV_BIAS),
+    "qwen3": Family("qwen3", unloaded=_ATTENTION_BIAS),
+    "smollm3": Family(
+        "smollm3", interleaved=True, unloaded=(*_ATTENTION_BIAS, "mlp_bias"), obstacle=_smollm3_obstacle
+    ),
     "gemma2": Family(
         "gemma2", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default",), windowed=True,
-        metadata=_gemma2_metadata, obstacle=_gemma2_obstacle,
+        unloaded=_ATTENTION_BIAS, metadata=_gemma2_metadata, obstacle=_gemma2_obstacle,
     ),
     "gemma3_text": Family(
         "gemma3", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default", "linear"),
-        windowed=True, metadata=_gemma3_metadata, obstacle=_gemma3_obstacle,
+        windowed=True, unloaded=_ATTENTION_BIAS, metadata=_gemma3_metadata, obstacle=_gemma3_obstacle,
     ),
     "phi3": Family(
         "phi3", _PHI3, rope_types=("default", "longrope"), partial_rope=True, obstacle=_square_heads
     ),
-    "olmo2": Family("olmo2", _OLMO2, rope_types=("default",), obstacle=_olmo2_obstacle),
-    "granite": Family("granite", interleaved=True, metadata=_granite_metadata),
+    "olmo2": Family(
+        "olmo2", _OLMO2, rope_types=("default",), unloaded=_ATTENTION_BIAS, obstacle=_olmo2_obstacle
+    ),
+    "granite": Family("granite", interleaved=True, biases=_EVERY_BIAS, metadata=_granite_metadata),
     "mixtral": Family("llama", _ROUTED, interleaved=True, rope_types=("default",), metadata=_experts),
     "qwen3_moe": Family(
-        "qwen3moe", _ROUTED, rope_types=("default",), metadata=_qwen3moe_metadata, obstacle=_qwen3moe_obstacle
+        "qwen3moe", _ROUTED, rope_types=("default",), unloaded=_ATTENTION_BIAS, metadata=_qwen3moe_metadata,
+        obstacle=_qwen3moe_obstacle,
     ),
 }  # fmt: skip
 
@@ -283,9 +295,11 @@ class Architecture:
         if kind not in ("weight", "bias"):
             return None
         if stem in _TOP:
-            return f"{_TOP[stem]}.{kind}"
+            return f"{_TOP[stem]}.weight" if kind == "weight" else None
         match = _LAYER_NAME.fullmatch(stem)
         if match is None or match[2] not in self.family.layer or int(match[1]) >= self.layers:
+            return None
+        if kind == "bias" and match[2] not in self.family.biases:
             return None
         return f"blk.{match[1]}.{self.family.layer[match[2]]}.{kind}"
 
@@ -387,6 +401,10 @@ def read_architecture(config: Config) -> Architecture:
         raise ExportRefused(what_works(f"a {kind} base with the activation {activation!r}"))
     if config.get("quantization_config"):
         raise ExportRefused(what_works("a quantised checkpoint"))
+    if biased := [switch for switch in family.unloaded if config.get(switch)]:
+        raise ExportRefused(
+            what_works(f"a {kind} base with {biased[0]}, which llama.cpp does not load in this family,")
+        )
     if obstacle := family.obstacle(config):
         raise ExportRefused(what_works(f"a {kind} base {obstacle}"))
     rope = _rope(config, kind, family)

@@ -265,6 +265,11 @@ def test_rope_factors_are_those_of_transformers() -> None:
         ({**GEMMA, "tie_word_embeddings": False}, "output layer of its own"),
         ({**GEMMA, "hidden_activation": "gelu"}, "activation 'gelu'"),
         ({"model_type": "qwen3_moe", "norm_topk_prob": False}, "not normed"),
+        *(
+            ({**changes, "attention_bias": True}, "with attention_bias, which llama.cpp does not load")
+            for changes in ({"model_type": "qwen3"}, {"model_type": "smollm3"}, {"model_type": "olmo2"}, GEMMA)
+        ),
+        ({"model_type": "smollm3", "mlp_bias": True}, "with mlp_bias, which llama.cpp does not load"),
         ({"model_type": "olmo2", "tie_word_embeddings": True}, "tied output"),
     ],
 )
@@ -274,6 +279,13 @@ def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any],
         read_architecture(config)
     assert "peft, vllm and merged" in str(caught.value)
     assert architectures.FAMILIES["llama"].gguf == "llama"
+
+
+def test_only_biases_that_llama_cpp_loads_have_a_name() -> None:
+    config = AutoConfig.for_model("llama").to_dict()
+    for kind, layer, loads in (("llama", "o_proj", True), ("qwen2", "q_proj", True), ("qwen2", "o_proj", False)):
+        name = read_architecture({**config, "model_type": kind}).gguf_name(f"model.layers.0.self_attn.{layer}.bias")
+        assert (name is not None) == loads
 
 
 def test_adapters_that_the_runtime_would_ignore_or_confuse_are_refused() -> None:

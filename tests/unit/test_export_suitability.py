@@ -20,6 +20,9 @@ def test_every_target_or_the_reason_why_not(tmp_path: Path) -> None:
     targets, text = suitability(write_tiny_base(tmp_path / "gpt", "gpt2"))
     assert targets == ["peft", "vllm", "merged"]
     assert text.startswith("peft, vllm, merged; no GGUF: the architecture 'gpt2' cannot be written as GGUF here")
+    targets, text = suitability(write_tiny_base(tmp_path / "biased", "qwen3", attention_bias=True))
+    assert targets == ["peft", "vllm", "merged"]
+    assert "a qwen3 base with attention_bias, which llama.cpp does not load in this family, cannot be" in text
     assert suitability(None) == ([], "not known: the base is not on this machine yet")
     (tmp_path / "empty").mkdir()
     assert "no GGUF" in suitability(tmp_path / "empty")[1]
