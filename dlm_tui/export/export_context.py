@@ -106,6 +106,9 @@ class Target(Protocol):
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """All files but the manifest. Raises OSError when the disk is full."""
 
+    def check_files(self, folder: Path) -> None:
+        """Go through the files around the weights as their reader would. Raises ExportRefused naming what is wrong."""
+
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """How to try what was written; empty when there is nothing to try it with. `workspace` is for a while only."""
 

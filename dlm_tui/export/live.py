@@ -13,6 +13,7 @@ from typing import Any
 
 import dlm_tui
 from dlm_tui.export.export_context import ExportContext
+from dlm_tui.export.reader_check import check_live_settings
 from dlm_tui.export.scripts import shell
 from dlm_tui.export.targets_gguf import LlamaServerTarget
 from dlm_tui.files import json_bytes, write_atomic
@@ -83,6 +84,12 @@ class LiveTarget(LlamaServerTarget):
         write_atomic(folder / "requirements.txt", REQUIREMENTS.encode())
         write_atomic(folder / SCRIPT, _SCRIPT.encode())
         yield Progress(SCRIPT, 1, 1)
+
+    def check_files(self, folder: Path) -> None:
+        """Those of the static target, and the settings of the server."""
+        super().check_files(folder)
+        adapters = {name: f"adapter.{name}.gguf" for name in self.names}
+        check_live_settings(folder / SETTINGS, self.weights, adapters, self.context.mix.mapping())
 
     def command(self, folder: Path) -> str:
         """Start the server."""

@@ -1,4 +1,4 @@
-"""Reads a Modelfile by the rules of Ollama's own parser (parser/parser.go), so that tests see what the runtime sees.
+"""Reads a Modelfile by the rules of Ollama's own parser (parser/parser.go): what it says to the runtime.
 
 A command is letters and a blank; its value is complete at the first line end (line feed or carriage return) at which it
 is, with white space trimmed off both ends, unquoted, closed by one quote, or closed by three.

@@ -33,6 +33,7 @@ from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
+from dlm_tui.export.reader_check import check_llama_server_script, check_lora_ids, check_modelfile
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
@@ -174,6 +175,11 @@ class OllamaTarget(_Gguf):
         write_atomic(folder / "Modelfile", self._modelfile().encode())
         yield Progress("Modelfile", 1, 1)
 
+    def check_files(self, folder: Path) -> None:
+        """The Modelfile leads to the files that are tried."""
+        adapter = "adapter.gguf" if self.legacy else None
+        check_modelfile(folder / "Modelfile", self.weights, adapter, self.context.context_length)
+
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The files that `FROM` and `ADAPTER` name."""
         loras = [(folder / "adapter.gguf", 1.0)] if self.legacy else []
@@ -300,6 +306,12 @@ class LlamaServerTarget(_Gguf):
         write_atomic(path, script.encode())
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
+
+    def check_files(self, folder: Path) -> None:
+        """The start script, and the numbers that the gate's file has for what it loads."""
+        loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.adapters)]
+        check_llama_server_script(folder / self.script, self.weights, loras, self.context.context_length)
+        check_lora_ids(folder / "gate.json", [name for name, _ in loras])
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """The base, the mix and every adapter."""

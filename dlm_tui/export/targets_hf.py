@@ -15,6 +15,12 @@ from dlm_tui.export.export_context import Common, ExportContext, Trial, effectiv
 from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
+from dlm_tui.export.reader_check import (
+    check_adapter_settings,
+    check_configuration,
+    check_tokenizer_files,
+    check_vllm_files,
+)
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
@@ -106,6 +112,12 @@ class PeftTarget(Common):
         save_tokenizer(self.context, folder / self.adapter)
         yield Progress("tokenizer", 2, 2)
 
+    def check_files(self, folder: Path) -> None:
+        """The tokenizer, and the base that the adapter asks for."""
+        place, context = folder / self.adapter, self.context
+        check_tokenizer_files(place, context.session.base.tokenizer)
+        check_adapter_settings(place, context.loadable_base, context.loadable_revision)
+
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The base as PEFT loads it from its folder, in float32 and in the type it is stored in."""
         base = self.context.session.base
@@ -188,6 +200,15 @@ class VllmTarget(PeftTarget):
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
 
+    def check_files(self, folder: Path) -> None:
+        """Those of an adapter, then what vLLM is started with."""
+        super().check_files(folder)
+        context = self.context
+        check_vllm_files(
+            folder / self.script, context.loadable_base, context.loadable_revision, self.adapter,
+            VLLM_DTYPES[self.dtype], context.session.base.context_length,
+        )  # fmt: skip
+
     def command(self, folder: Path) -> str:
         """Serve base and adapter; the adapter is asked for as model `mixed`."""
         return shell([*self._words(str(folder / self.adapter)), "--port", "8000"])
@@ -227,6 +248,16 @@ class MergedTarget(Common):
             write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
         save_tokenizer(self.context, folder)
         yield Progress("tokenizer", 1, 1)
+
+    def check_files(self, folder: Path) -> None:
+        """Tokenizer and configurations: those of the base, with what the export changes on purpose."""
+        base = self.context.session.base
+        changed = {
+            "dtype": str(DTYPES[self.quant][0]).removeprefix("torch."),
+            "tie_word_embeddings": self.config.get("tie_word_embeddings"),
+        }
+        check_tokenizer_files(folder, base.tokenizer)
+        check_configuration(folder, base.config, getattr(base.model, "generation_config", None), changed)
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The folder in float32 and as it is stored; the base with the mix in it is the reference."""

@@ -47,6 +47,7 @@ def verify(
     wanted = context.request.verify
     if wanted is False:
         return {"parity": None, "cost": None}
+    target.check_files(folder)
     if context.session.base.is_offloaded:
         notes.append("not verified: the base has no room in memory")
         return {"parity": None, "cost": None}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlm_tui.export import architectures, gguf_model, merged_folder
+from dlm_tui.export import architectures, gguf_model, merged_folder, targets_gguf, targets_hf
 from dlm_tui.export.architectures import Architecture
 from dlm_tui.export.parity import Answers, compare
 from dlm_tui.export.requests import ExportRefused
@@ -282,8 +282,6 @@ def another_setting(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgotten_module(patch: pytest.MonkeyPatch) -> None:
-    from dlm_tui.export import targets_hf
-
     writing = targets_hf.write_merged
 
     def write(folder: Any, source: Any, pairs: Any, *rest: Any) -> Any:
@@ -299,8 +297,120 @@ def test_a_merged_folder_with_one_thing_left_out_is_refused(
 ) -> None:
     session = open_tiny(tmp_path, "llama-scaled")
     mutate(monkeypatch)
+    monkeypatch.setattr(targets_hf, "check_configuration", lambda *given: None)
     with pytest.raises(ExportRefused, match=WRONG):
         export(session, target="merged", quant=quant)
+
+
+UNFIT = "would not do for its reader"
+
+
+def no_tokenizer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(targets_hf, "save_tokenizer", lambda context, folder: None)
+
+
+def other_eos(patch: pytest.MonkeyPatch) -> None:
+    saving = targets_hf.save_tokenizer
+
+    def save(context: Any, folder: Path) -> None:
+        saving(context, folder)
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": "<|pad|>"}))
+
+    patch.setattr(targets_hf, "save_tokenizer", save)
+
+
+def other_splitting(patch: pytest.MonkeyPatch) -> None:
+    saving = targets_hf.save_tokenizer
+
+    def save(context: Any, folder: Path) -> None:
+        saving(context, folder)
+        path = folder / "tokenizer.json"
+        state = json.loads(path.read_text())
+        state["model"]["merges"] = state["model"]["merges"][:5]
+        path.write_text(json.dumps(state))
+
+    patch.setattr(targets_hf, "save_tokenizer", save)
+
+
+def configured(**changes: Any) -> Patch:
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        writing = merged_folder.json_bytes
+        patch.setattr(merged_folder, "json_bytes", lambda value: writing({**value, **changes}))
+
+    return patch_it
+
+
+def generated(patch: pytest.MonkeyPatch) -> None:
+    writing = targets_hf.json_bytes
+    patch.setattr(targets_hf, "json_bytes", lambda value: writing({**value, "eos_token_id": 5}))
+
+
+def other_base(patch: pytest.MonkeyPatch) -> None:
+    writing = targets_hf.write_peft
+    patch.setattr(targets_hf, "write_peft", lambda folder, pairs, linears, base, revision: writing(
+        folder, pairs, linears, "another/base", revision
+    ))  # fmt: skip
+
+
+def scripted(module: Any, name: str, *edits: tuple[str, str]) -> Patch:
+    """Edit what a writer of text returns."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        writing = getattr(module, name)
+
+        def write(*given: Any, **named: Any) -> str:
+            text = writing(*given, **named)
+            for old, new in edits:
+                assert old in text
+                text = text.replace(old, new)
+            return str(text)
+
+        patch.setattr(module, name, write)
+
+    return patch_it
+
+
+SCRIPT = (targets_gguf, "llama_server_script")
+FILES: dict[str, tuple[str, str, Patch]] = {
+    "merged without a tokenizer": ("merged", "its tokenizer cannot be loaded", no_tokenizer),
+    "peft without a tokenizer": ("peft", "its tokenizer cannot be loaded", no_tokenizer),
+    "vllm without a tokenizer": ("vllm", "its tokenizer cannot be loaded", no_tokenizer),
+    "another end of text": ("peft", "tokenizer_config.json says eos_token_id 2, and the base 1", other_eos),
+    "another splitting": ("merged", "tokenizer.json splits", other_splitting),
+    "another end in the configuration": ("merged", "config.json says eos_token_id 5", configured(eos_token_id=5)),
+    "another window": ("merged", "config.json says max_position_embeddings 64", configured(max_position_embeddings=64)),
+    "another end when generating": ("merged", "generation_config.json says eos_token_id 5", generated),
+    "another base": ("peft", "adapter_config.json says base_model_name_or_path 'another/base'", other_base),
+    "the mix at scale 0": ("llama-server", "sets the scale of mix.gguf to 0.0", scripted(*SCRIPT, (":1.0", ":0.0"))),
+    "an adapter at full scale": ("llama-server", "sets the scale of adapter", scripted(*SCRIPT, (":0.0", ":1.0"))),
+    "a base that is not there": ("llama-server", "no such file", scripted(*SCRIPT, ("base.q8_0", "nowhere"))),
+    "the mix left out": ("llama-server", "under --lora-scaled instead of", scripted(*SCRIPT, ("mix.gguf:1.0,", ""))),
+    "a context of one": ("llama-server", "sets --ctx-size to 1,", scripted(*SCRIPT, ("size 128", "size 1"))),
+    "FROM a missing file": ("ollama", "no such file", scripted(targets_gguf, "modelfile", ("./model", "./other"))),
+    "a Modelfile without a context": (
+        "ollama", "sets num_ctx to None", scripted(targets_gguf, "modelfile", ("PARAMETER num_ctx 128", ""))
+    ),
+    "vllm with one token": (
+        "vllm", "sets max-model-len to 1,", scripted(targets_hf, "vllm_script", ("len 256", "len 1"))
+    ),
+    "vllm with another adapter": (
+        "vllm", "no such file", scripted(targets_hf, "vllm_script", ("mixed=adapters/mixed", "mixed=adapters/other"))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_would_mislead_its_reader_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    target, words, mutate = FILES[name]
+    session = open_tiny(tmp_path, "llama")
+    mutate(monkeypatch)
+    quant = "q8_0" if target in ("ollama", "llama-server") else None
+    with pytest.raises(ExportRefused, match=UNFIT) as caught:
+        export(session, target=target, quant=quant)
+    assert words in str(caught.value)
 
 
 def stored_as(folder: Path, dtype: torch.dtype) -> None:

@@ -20,8 +20,8 @@ from dlm_tui.export.modelfile import (
     modelfile,
     stop_words,
 )
+from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.scripts import llama_server_script, shell, vllm_script, vllm_words
-from tests.modelfile_reader import read_modelfile
 
 PARAMETERS = Parameters(temperature=0.7, top_p=0.9, num_ctx=512, stops=())
 

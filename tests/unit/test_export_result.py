@@ -18,13 +18,13 @@ from safetensors.numpy import load_file
 
 from dlm_tui.cli.main import main
 from dlm_tui.export import create_model, destination, export_document, find_ollama
+from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.parity import Answers, ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import MetricsReader, read_manifest
 from tests.export_sessions import NAMES, export, open_tiny
-from tests.modelfile_reader import read_modelfile
 
 SHARED_KEYS = {
     "target",
