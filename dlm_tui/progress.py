@@ -47,8 +47,8 @@ class Progress(msgspec.Struct, frozen=True):
     """`done` of `total` units of `stage`, which is a key of `progress_words.STAGES`, a file's name, NOTE or WARNING.
 
     Units are the stage's own (tokens, prompts, optimiser steps, bytes); `total` 0 means that it is not known. `text`
-    says what is being done where the stage alone does not; `scope` is an adapter's name or "gate". `loss` is in nats
-    (per token of an adapter, per prompt of the gate), `entropy` in nats, `eta` in seconds. With a `look` the step is
+    says what is being done where the stage alone does not; `scope` is an adapter's name or "gate". `loss` is in the
+    unit of its `loss_kind` (a key of `losses.UNITS`), `entropy` in nats, `eta` in seconds. With a `look` the step is
     about nothing but that.
     """
 
@@ -61,6 +61,7 @@ class Progress(msgspec.Struct, frozen=True):
     entropy: float | None = None
     eta: float | None = None
     look: EarlyLook | None = None
+    loss_kind: str | None = None
 
 
 Report = Callable[[Progress], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from dlm_tui.counting import counted
+from dlm_tui.losses import GATE, loss_name
 from dlm_tui.progress import EarlyLook
 
 STAGES = {
@@ -69,6 +70,8 @@ class Step(Protocol):
     @property
     def loss(self) -> float | None: ...
     @property
+    def loss_kind(self) -> str | None: ...
+    @property
     def entropy(self) -> float | None: ...
     @property
     def eta(self) -> float | None: ...
@@ -115,7 +118,7 @@ def _whole(seconds: float) -> str:
 
 
 def progress_words(step: Step) -> str:
-    """`gate training \u00b7 34% \u00b7 12 s left`, then loss (nats per token) and entropy (nats) where they are known.
+    """`gate training \u00b7 34% \u00b7 12 s left`, then loss (named where it is not nats per token) and entropy (nats).
 
     Work that has reached its count has no time left, and work without a count says only what it is. The work's own
     words are passed on as they are: a front end makes them safe to show.
@@ -127,7 +130,7 @@ def progress_words(step: Step) -> str:
     if step.eta is not None and share != 1.0:
         parts.append(left_text(step.eta))
     if step.loss is not None:
-        parts.append(f"loss {step.loss:.3f}")
+        parts.append(f"{loss_name(step.loss_kind if step.loss_kind != GATE else None)} {step.loss:.3f}")
     if step.entropy is not None:
         parts.append(f"entropy {step.entropy:.2f} nats")
     return " \u00b7 ".join(parts)

@@ -9,17 +9,22 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import escape, quoteattr
 
+from dlm_tui.losses import GATE, SFT, loss_name, unit_of
 from dlm_tui.store import MetricsReader, Store
 from dlm_tui.store.training_numbers import training_numbers
 
-Metric = Literal["loss", "val_loss", "gate_loss", "gate_entropy", "weights"]
+Preference = Literal["dpo", "dpo-hinge", "dpo-ipo", "orpo", "signed"]
+Metric = Literal["loss", "val_loss", Preference, "gate_loss", "gate_entropy", "weights"]
+PREFERENCES: tuple[Preference, ...] = get_args(Preference)
+"""The kinds of loss that preference pairs have, each with an axis of its own."""
 METRICS: dict[Metric, str] = {
-    "loss": "loss, nats per token",
-    "val_loss": "validation loss, nats per token",
-    "gate_loss": "gate loss, nats",
+    "loss": f"loss, {unit_of(SFT)}",
+    "val_loss": f"validation loss, {unit_of(SFT)}",
+    **{kind: f"{loss_name(kind)}, {unit_of(kind)}" for kind in PREFERENCES},
+    "gate_loss": f"gate loss, {unit_of(GATE)}",
     "gate_entropy": "gate entropy, nats",
     "weights": "mean weights over trainings",
 }
@@ -60,15 +65,19 @@ class RunCurves:
 
 
 def read_runs(store: Store, limit: int = _NEWEST) -> list[RunCurves]:
-    """The newest runs that have a curve or weights, newest first. Raises ManifestError, MetricsError."""
+    """The newest runs that have a curve or weights, newest first. Raises ManifestError, MetricsError.
+
+    The losses of a run that does not tell their kind are taken for those that everybody means.
+    """
     reader, numbers = MetricsReader(store), training_numbers(store)
     found = []
     for row in reader.runs(limit):
         run = int(row["run_id"])
-        extras, steps = reader.run_extras(run), reader.gate_steps(run)
+        extras, trained, steps = reader.run_extras(run), reader.steps(run), reader.gate_steps(run)
         curves: dict[Metric, Points] = {
-            "loss": _points(reader.steps(run), "loss"),
+            "loss": _points([step for step in trained if step["loss_kind"] not in PREFERENCES], "loss"),
             "val_loss": _points(reader.evals(run), "val_loss"),
+            **{kind: _points([s for s in trained if s["loss_kind"] == kind], "loss") for kind in PREFERENCES},
             "gate_loss": _points(steps, "loss"),
             "gate_entropy": _points(steps, "entropy"),
         }
@@ -92,6 +101,11 @@ def read_runs(store: Store, limit: int = _NEWEST) -> list[RunCurves]:
             )
         )
     return found
+
+
+def metrics_of(runs: Sequence[RunCurves]) -> list[Metric]:
+    """The curves to choose among: without the preference losses that none of the runs has."""
+    return [name for name in METRICS if name not in PREFERENCES or any(run.curves.get(name) for run in runs)]
 
 
 def smoothed(points: Points, strength: float) -> Points:

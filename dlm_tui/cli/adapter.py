@@ -14,6 +14,7 @@ from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
+from dlm_tui.losses import SFT, UNITS
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say, shown
 
@@ -269,7 +270,15 @@ def _version(args: argparse.Namespace) -> int:
 def _as_json(facts: VersionFacts) -> dict[str, Any]:
     measured = msgspec.to_builtins(facts.effect) if facts.effect is not None else None
     effect = facts.effect.kl if facts.effect is not None else None
-    return {**asdict(facts), "path": str(facts.path), "effect": effect, "effect_measured": measured}
+    last = facts.last_loss
+    losses = {
+        "train_loss": facts.train_loss,
+        "train_loss_kind": last.kind if last else None,
+        "train_loss_unit": last.unit if last else None,
+        "train_losses": msgspec.to_builtins(facts.train_losses),
+        "val_loss_unit": UNITS[SFT],
+    }
+    return {**asdict(facts), **losses, "path": str(facts.path), "effect": effect, "effect_measured": measured}
 
 
 def effect_words(effect: OwnEffect) -> str:
@@ -279,11 +288,6 @@ def effect_words(effect: OwnEffect) -> str:
 
 def _line(facts: VersionFacts) -> str:
     marks = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
-    losses = "  ".join(
-        f"{word} {value:.3f}"
-        for word, value in (("loss", facts.train_loss), ("val", facts.val_loss))
-        if value is not None
-    )
     run = f"training {facts.training} (run {facts.run_id})" if facts.training else facts.origin
     parts = [
         f"{facts.name}@{facts.version}",
@@ -291,7 +295,7 @@ def _line(facts: VersionFacts) -> str:
         facts.when or "",
         run,
         facts.kind,
-        losses,
+        *facts.loss_words,
         effect_words(facts.effect) if facts.effect is not None else "",
         f"{facts.size / 1e6:.1f} MB",
         f"in {counted(len(facts.exports), 'export')}" if facts.exports else "",

@@ -13,10 +13,12 @@ from typing import Any
 
 from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.losses import GATE, SFT, loss_name, unit_of
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, say, shown
 from dlm_tui.store import GateRun, MetricsReader
 from dlm_tui.store.adapter_kind import tail_lines, tail_words
+from dlm_tui.store.metrics_schema import LOSS_KINDS
 from dlm_tui.store.training_numbers import training_numbers
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, default=_NEWEST, metavar="N", help=f"newest runs to list (default {_NEWEST})"
     )
     parser.add_argument("--since", metavar="AGE", help="only runs started within AGE: an integer and s, m, h or d")
-    parser.add_argument("--phase", help="only runs of this phase, for example sft or gate")
+    parser.add_argument("--phase", help="only runs with this phase, for example sft, dpo or gate")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,13 +89,15 @@ def run(args: argparse.Namespace) -> int:
         listed_ids = {row["run_id"] for row in runs}
         history = [entry for entry in reader.gate_history(None) if entry.run_id in listed_ids]
         _tell_of_phases(args.phase, reader.phases())
+    every = reader.all_loss_kinds()
+    kinds = {row["run_id"]: every[row["run_id"]] for row in runs if row["run_id"] in every}
     if args.json:
-        emit({"runs": runs, "gate_history": [asdict(entry) for entry in history]})
+        emit({"runs": runs, "loss_kinds": kinds, "gate_history": [asdict(entry) for entry in history]})
     elif args.csv:
         listed = [[row[key] for key in _RUN_HEADER] for row in runs]
         _tables([(_RUN_HEADER, listed), (_GATE_HEADER, _gate_rows(history))])
     else:
-        _print_runs(runs, history, training_numbers(store), chosen=bool(args.phase or args.since))
+        _print_runs(runs, history, training_numbers(store), kinds, chosen=bool(args.phase or args.since))
     return 0
 
 
@@ -180,16 +184,22 @@ def _cells(rows: Sequence[Sequence[Any]]) -> Iterable[list[Any]]:
 
 
 def _print_runs(
-    runs: Sequence[dict[str, Any]], history: Sequence[GateRun], numbers: Mapping[int, int], *, chosen: bool
+    runs: Sequence[dict[str, Any]],
+    history: Sequence[GateRun],
+    numbers: Mapping[int, int],
+    kinds: Mapping[int, Mapping[str, int]],
+    *,
+    chosen: bool,
 ) -> None:
     if not runs and not history:
         print("no such runs" if chosen else "no runs yet")
         return
-    print(f"{'training':>8}  {'run':>5}  {'phase':<12}{'status':<11}{'seed':>6}  started (UTC)")
+    print(f"{'training':>8}  {'run':>5}  {'phase':<14}{'status':<11}{'seed':>6}  started (UTC)")
     for row in runs:
         seed = "-" if row["seed"] is None else row["seed"]
-        phase, status, started = (_word(row[key]) for key in ("phase", "status", "started_at"))
-        print(f"{numbers.get(row['run_id'], '-'):>8}  {row['run_id']:>5}  {phase:<12}{status:<11}{seed:>6}  {started}")
+        status, started = _word(row["status"]), _word(row["started_at"])
+        phase = _word(_phase(row, kinds.get(row["run_id"], ())))
+        print(f"{numbers.get(row['run_id'], '-'):>8}  {row['run_id']:>5}  {phase:<14}{status:<11}{seed:>6}  {started}")
     if history:
         print(f"\n{'':27}{'entropy in nats, of ln N':>30}")
         print(f"{'training':>8}  {'run':>5}  {'gate':<10}{'of prompts':>14} {'of mean weights':>16}  mean weights")
@@ -206,11 +216,19 @@ def _settings(given: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
 
 
+def _phase(row: Mapping[str, Any], kinds: Iterable[str]) -> Any:
+    """`sft+dpo`: the kinds of loss that a run had, else the phase that it is recorded under."""
+    return "+".join(kinds) or row["phase"]
+
+
 def _print_run(one: dict[str, Any]) -> None:
     row = one["run"]
-    print(f"run {row['run_id']}: {_word(row['phase'])}, {_word(row['status'])}, started {_word(row['started_at'])}")
+    phases = dict.fromkeys(step["loss_kind"] for step in one["steps"] if step["loss_kind"])
+    phase, status, started = (_word(value) for value in (_phase(row, phases), row["status"], row["started_at"]))
+    print(f"run {row['run_id']}: {phase}, {status}, started {started}")
     extras = dict(one["extras"])
     tail_depth = _depths(extras.pop("tail_depth", None))
+    extras.pop(LOSS_KINDS, None)  # every step says its own
     for key, value in extras.items():
         if value is not None:
             print(f"  {_word(key)}: {_word(_settings(value) if isinstance(value, dict) else value)}")
@@ -221,10 +239,21 @@ def _print_run(one: dict[str, Any]) -> None:
         if rows:
             print(f"\n{title}: {len(rows)}{f', the last {_LAST}' if len(rows) > _LAST else ''}")
         for entry in rows[-_LAST:]:
-            shown = [f"{key} {value:.6g}" for key, value in entry.items() if isinstance(value, (int, float))]
-            print("  " + "  ".join(shown))
+            print("  " + "  ".join(_figures(title, entry)))
     for event in one["gate_events"]:
         print(f"  gate {_word(event['mode'])}: {_word(event['adapter_name'])} {event['mean_weight']:.3f}")
+
+
+def _figures(title: str, entry: Mapping[str, Any]) -> list[str]:
+    """The numbers of a step, and of a loss what kind it is and its unit."""
+    kind = {"steps": entry.get("loss_kind"), "evaluations": SFT, "gate steps": GATE}[title]
+    figures = []
+    for key, value in entry.items():
+        if isinstance(value, (int, float)):
+            name = loss_name(kind) if key == "loss" else key
+            unit = unit_of(kind) if key in ("loss", "val_loss") else ""
+            figures.append(f"{name} {value:.6g} {unit}".rstrip())
+    return figures
 
 
 def _depths(value: Any) -> dict[str, float]:

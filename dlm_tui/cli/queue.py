@@ -212,7 +212,17 @@ def _run(args: argparse.Namespace, queue: QueueFile) -> int:
             begun.append(entry.number)
             say(f"job {entry.number}: {entry.title}")
         if isinstance(event, Progress):
-            narration(Step(event.stage, event.done, event.total, event.text, scope=event.scope, loss=event.loss))
+            narration(
+                Step(
+                    event.stage,
+                    event.done,
+                    event.total,
+                    event.text,
+                    scope=event.scope,
+                    loss=event.loss,
+                    loss_kind=event.loss_kind,
+                )
+            )
         elif isinstance(event, Looked):
             narration(Step("look", scope=event.scope, look=event.look))
         elif isinstance(event, Log):

@@ -174,9 +174,9 @@ def run(args: argparse.Namespace) -> int:
         )
         outcome = train_document(request, narration)
     for name, item in outcome.adapters.items():
-        loss = f", loss {item.train_loss:.3f} nats per token" if item.train_loss is not None else ""
+        losses = "".join(f", {loss.words}" for loss in item.train_losses)
         effect = f", {effect_words(item.effect)}" if item.effect is not None else ""
-        say(f"{name}: version {item.version}, {item.kind}, {counted(item.steps, 'step')}{loss}{effect}")
+        say(f"{name}: version {item.version}, {item.kind}, {counted(item.steps, 'step')}{losses}{effect}")
         if item.tail_depth:
             say("\n".join(f"  {line}" for line in tail_lines(item.tail_depth)))
     if outcome.gate is not None:

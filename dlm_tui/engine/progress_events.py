@@ -32,6 +32,7 @@ class ProgressEvents:
             total=step.total,
             scope=step.scope or self._scope,
             loss=step.loss,
+            loss_kind=step.loss_kind,
             entropy=step.entropy,
             eta=self._eta.of(step),
             text=step.text,

@@ -249,7 +249,8 @@ class Hello(Message, tag="hello"):
 
 
 class Progress(Message, tag="progress"):
-    """A step of long work; `eta` in seconds if known, loss in nats per token, `scope` an adapter or "gate"."""
+    """A step of long work; `eta` in seconds if known, `loss` in the unit of its `loss_kind` (a key of `losses.UNITS`),
+    `scope` an adapter or "gate"."""
 
     stage: str
     done: float = 0.0
@@ -259,6 +260,7 @@ class Progress(Message, tag="progress"):
     entropy: float | None = None
     eta: float | None = None
     text: str | None = None
+    loss_kind: str | None = None
 
 
 class Looked(Message, tag="looked"):
@@ -415,7 +417,10 @@ class Scored(Message, tag="scored"):
 
 
 class GateTrained(Message, tag="gate_trained"):
-    """The new gate is in force (`mode` trained or uniform), or was refused (`diverged`: the old one stays)."""
+    """The new gate is in force (`mode` trained or uniform), or was refused (`diverged`: the old one stays).
+
+    `loss` in nats per prompt, `entropy` in nats.
+    """
 
     mode: str
     reason: str

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dlm_tui.gate.network import GateNetwork, Standardiser, seeded_network
+from dlm_tui.losses import GATE
 from dlm_tui.model.information import entropy_of_logits
 from dlm_tui.progress import Progress
 
@@ -88,7 +89,7 @@ def fit_gate(
         optimiser.step()
         record = FitStep(step, float(loss.detach()), float(spread.detach()))
         history.append(record)
-        yield Progress("train", step, settings.steps, loss=record.loss, entropy=record.entropy)
+        yield Progress("train", step, settings.steps, loss=record.loss, entropy=record.entropy, loss_kind=GATE)
         if not math.isfinite(record.loss):
             return Fit(None, history)
     folded = standardiser.fold(network)

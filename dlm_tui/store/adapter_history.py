@@ -15,8 +15,9 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, set_aside, write_atomic
+from dlm_tui.losses import SFT, Loss, short_unit_of
 from dlm_tui.small_files import read_file
-from dlm_tui.store.adapter_kind import read_training_record
+from dlm_tui.store.adapter_kind import TrainingRecord, read_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
 from dlm_tui.store.journal import Change as FileChange
@@ -65,10 +66,10 @@ class VersionFacts:
     """One version of one adapter.
 
     `kind` is how it was trained, in words (`pissa wanda r8 ±2`). `when` is naive UTC; `run_id` the training run it
-    came from and `training` the number that a person counts that training by, None for imports. Losses are of the end
-    of training (nats per token, or a preference loss); `effect` is what was measured on its own sections; `size` the
-    bytes that go with it: files shared with other versions are none of them. `exports` are the folders whose export
-    holds this version.
+    came from and `training` the number that a person counts that training by, None for imports. `train_losses` are of
+    the end of every phase of its training, in order; `val_loss` is in nats per token. `effect` is what was measured on
+    its own sections; `size` the bytes that go with it: files shared with other versions are none of them. `exports` are
+    the folders whose export holds this version.
     """
 
     name: str
@@ -82,12 +83,28 @@ class VersionFacts:
     parameterization: str
     kind: str
     rank: int | None
-    train_loss: float | None
+    train_losses: tuple[Loss, ...]
     val_loss: float | None
     effect: OwnEffect | None
     size: int
     exports: tuple[str, ...] = ()
     training: int | None = None
+
+    @property
+    def last_loss(self) -> Loss | None:
+        """The loss that its training ended with."""
+        return self.train_losses[-1] if self.train_losses else None
+
+    @property
+    def train_loss(self) -> float | None:
+        """The number of `last_loss`."""
+        return self.last_loss.value if self.last_loss else None
+
+    @property
+    def loss_words(self) -> list[str]:
+        """`loss 0.351 nats/token`, `dpo 0.006 nats/pair`, `val 0.923 nats/token`: those that are known."""
+        val = [] if self.val_loss is None else [f"val {self.val_loss:.3f} {short_unit_of(SFT)}"]
+        return [*(loss.short for loss in self.train_losses), *val]
 
 
 def version_history(store: Store, names: Sequence[str]) -> dict[str, list[VersionFacts]]:
@@ -349,6 +366,7 @@ def _facts(
     imported = _json_object(path / "tui_import.json")
     rank = config.get("r")
     parameterization = str(config.get("dlm_parameterization") or "lora")
+    record = read_training_record(path)
     return VersionFacts(
         name=name,
         version=number,
@@ -359,16 +377,23 @@ def _facts(
         run_id=run.run_id if run else None,
         origin=str(imported.get("source")) if imported else "trained" if run else "unknown",
         parameterization=parameterization,
-        kind=read_training_record(path).words
-        or (f"{parameterization} r{rank}" if isinstance(rank, int) else parameterization),
+        kind=record.words or (f"{parameterization} r{rank}" if isinstance(rank, int) else parameterization),
         rank=rank if isinstance(rank, int) else None,
-        train_loss=run.final_train_loss if run else None,
+        train_losses=_train_losses(run, record),
         val_loss=run.final_val_loss if run else None,
         effect=effect,
         size=freed_bytes([path]),
         exports=tuple(exports or ()),
         training=numbers.get(run.run_id) if run else None,
     )
+
+
+def _train_losses(run: TrainingRun | None, record: TrainingRecord) -> tuple[Loss, ...]:
+    """What the version's own record says of its losses; else the one of its run, of a kind that need not be known."""
+    if run is None or run.final_train_loss is None:
+        return ()
+    kind = run.final_train_loss_kind or ("signed" if record.kind.signed else None)  # signed pairs are the last phase
+    return tuple(record.losses) or (Loss.of(kind, run.final_train_loss),)
 
 
 def _exported_versions(store: Store) -> dict[tuple[str, int], list[str]]:

@@ -15,6 +15,7 @@ import msgspec
 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import write_atomic
+from dlm_tui.losses import Loss
 from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
@@ -68,12 +69,14 @@ class KindChoices(msgspec.Struct, frozen=True, kw_only=True):
 
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`tui_training.json`. `calibration` names the prompt set that a selection looked at, None for the own sections;
-    `tail_depth` is that of every layer (see `tail_words`), {} for LoRA."""
+    `tail_depth` is that of every layer (see `tail_words`), {} for LoRA; `losses` are those of the last step of every
+    phase, in order."""
 
     kind: AdapterKind = AdapterKind()
     words: str = ""
     calibration: str | None = None
     tail_depth: dict[str, float] = {}
+    losses: list[Loss] = []
 
     @property
     def mean_tail_depth(self) -> float | None:

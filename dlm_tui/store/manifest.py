@@ -32,6 +32,8 @@ Counter = Annotated[int, Field(ge=1, lt=2**62)]
 _LOCK_WAIT_SECONDS = 60.0
 REMEDY = " `dlm-tui doctor DOC --repair` mends it."
 """How the sentence of a file that is damaged in its store ends."""
+LOSS_KIND_KEY = "final_train_loss_kind"
+"""Of a run's `pinned_versions`, which is a free mapping: the format has no key for it, and refuses unknown ones."""
 _Record = TypeVar("_Record", bound="_Kept")
 
 
@@ -58,6 +60,12 @@ class TrainingRun(_Kept):
     summary_path: str | None = None
     adapter_name: str | None = None
     weight_distribution: dict[str, dict[str, int]] | None = None
+
+    @property
+    def final_train_loss_kind(self) -> str | None:
+        """What kind of loss `final_train_loss` is, a key of `losses.UNITS`; None where that was not recorded."""
+        kind = self.pinned_versions.get(LOSS_KIND_KEY)
+        return kind if isinstance(kind, str) else None
 
 
 class ExportRecord(_Kept):

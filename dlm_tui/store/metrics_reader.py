@@ -19,8 +19,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
+from dlm_tui.losses import SFT
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
+from dlm_tui.store.metrics_schema import LOSS_KINDS
 from dlm_tui.store.sqlite import Fingerprint, fingerprint, is_damage, problems_of, read_database
 from dlm_tui.system_errors import database_reason
 
@@ -99,18 +101,33 @@ class MetricsReader:
         since: str | None = None,
         run_id: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Newest runs first; `since` is a UTC text cutoff for `started_at`."""
+        """Newest runs first; `since` is a UTC text cutoff for `started_at`. A run is of the phase that it is recorded
+        under, its first, and of every kind of loss that it had."""
+        kinds = self.all_loss_kinds() if phase is not None else {}
+        also = [run for run, found in kinds.items() if phase in found]
         return self._rows(
-            f"SELECT {_RUN_COLUMNS} FROM runs WHERE (:phase IS NULL OR phase = :phase)"
+            f"SELECT {_RUN_COLUMNS} FROM runs"
+            " WHERE (:phase IS NULL OR phase = :phase OR run_id IN (SELECT value FROM json_each(:also)))"
             " AND (:since IS NULL OR started_at >= :since) AND (:run_id IS NULL OR run_id = :run_id)"
             " ORDER BY run_id DESC LIMIT :limit",
-            {"phase": phase, "since": since, "run_id": run_id, "limit": _limit(limit)},
+            {"phase": phase, "also": json.dumps(also), "since": since, "run_id": run_id, "limit": _limit(limit)},
         )
 
     def phases(self) -> list[str]:
-        """The phases that there are runs of, by name."""
-        rows = self._rows("SELECT DISTINCT phase FROM runs WHERE phase IS NOT NULL ORDER BY phase")
-        return [str(row["phase"]) for row in rows]
+        """The phases that there are runs of, by name, and the kinds of their losses."""
+        rows = self._rows("SELECT DISTINCT phase FROM runs WHERE phase IS NOT NULL")
+        kinds = {kind for found in self.all_loss_kinds().values() for kind in found}
+        return sorted({str(row["phase"]) for row in rows} | kinds)
+
+    def all_loss_kinds(self) -> dict[int, dict[str, int]]:
+        """Run -> kind of loss (a key of `losses.UNITS`) -> the step from which on it had it, in order; runs of which
+        that is not recorded are left out."""
+        rows = self._rows(
+            "SELECT t.run_id, t.details FROM tui_runs t"
+            " JOIN runs r ON r.run_id = t.run_id AND r.started_at = t.started_at"
+            f" WHERE t.details LIKE '%{LOSS_KINDS}%'"
+        )
+        return {row["run_id"]: found for row in rows if (found := _loss_kinds(_parsed(row["details"])))}
 
     def run(self, run_id: int) -> dict[str, Any] | None:
         """One row of `runs`, or None."""
@@ -154,12 +171,16 @@ class MetricsReader:
         return [(row["run_id"], row["pid"], row["host"]) for row in rows]
 
     def steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
-        """Steps of a run above `after_step`, in order."""
-        return self._rows(
+        """Steps of a run above `after_step`, in order; `loss_kind` is a key of `losses.UNITS`, None where it was not
+        recorded."""
+        rows = self._rows(
             "SELECT step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, at FROM steps"
             " WHERE run_id = :run_id AND (:after IS NULL OR step > :after) ORDER BY step",
             {"run_id": run_id, "after": after_step},
         )
+        extras = self.run_extras(run_id) if rows else {}
+        kinds = _loss_kinds(extras) if extras else {SFT: 0}  # others write runs of that phase alone
+        return [{**row, "loss_kind": _kind_at(kinds, row["step"])} for row in rows]
 
     def evals(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
         """Evaluations of a run above `after_step`, in order."""
@@ -363,6 +384,17 @@ def _gate_run(run_id: int, rows: list[dict[str, Any]], prompt_entropy: float | N
         prompt_entropy=prompt_entropy,
         normalised_prompt_entropy=prompt_share,
     )
+
+
+def _loss_kinds(details: Any) -> dict[str, int]:
+    """What the details of a run say of its kinds of loss, as far as they can be that, in the order of their steps."""
+    value = details.get(LOSS_KINDS) if isinstance(details, dict) else None
+    pairs = value.items() if isinstance(value, dict) else ()
+    return dict(sorted(((kind, step) for kind, step in pairs if isinstance(step, int)), key=lambda pair: pair[1]))
+
+
+def _kind_at(kinds: dict[str, int], step: int) -> str | None:
+    return next((kind for kind, first in reversed(kinds.items()) if first <= step), None)
 
 
 def _limit(limit: int | None) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LOSS_KINDS = "loss_kinds"
+"""A key of `tui_runs.details`: kind of loss -> the step from which on the run's losses are of it."""
+
 SHARED_TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
         run_id          INTEGER PRIMARY KEY,

@@ -15,6 +15,7 @@ from typing import Any
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_database import MetricsDatabase, Statement, run_all
+from dlm_tui.store.metrics_schema import LOSS_KINDS
 from dlm_tui.store.run_log import perplexity_of
 
 _RUN_TABLES = ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_gate_entropy", "tui_runs")
@@ -126,6 +127,10 @@ class MetricsWriter:
             ]
         )
 
+    def record_loss_kind(self, run_id: int, kind: str, step: int) -> None:
+        """From `step` on the losses of the run are of this kind, a key of `losses.UNITS`. Raises MetricsError."""
+        self.record_extra(run_id, **{LOSS_KINDS: {kind: step}})
+
     def record_step(
         self,
         run_id: int,
@@ -136,7 +141,7 @@ class MetricsWriter:
         tokens_per_sec: float | None = None,
         peak_vram_mb: int | None = None,
     ) -> None:
-        """One optimiser step: loss in nats per token."""
+        """One optimiser step: the loss is of the kind that `record_loss_kind` was told last."""
         self._drop_on_failure(
             "INSERT OR REPLACE INTO steps"
             " (run_id, step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, at)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -12,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.losses import SFT, Loss, unit_of
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store, utc_seconds
@@ -77,13 +79,17 @@ class RunLog:
         grad_norm: float | None = None,
         tokens_per_sec: float | None = None,
         val_loss: float | None = None,
+        *,
+        loss_kind: str = SFT,
         tokens: int | None = None,
     ) -> None:
-        """One optimiser step over so many tokens; losses in nats per token."""
+        """One optimiser step over so many tokens; `loss` is of a kind of `losses.UNITS`, `val_loss` nats per token."""
         self.event(
             "step",
             step=step,
             loss=loss,
+            loss_kind=loss_kind,
+            loss_unit=unit_of(loss_kind),
             lr=lr,
             grad_norm=grad_norm,
             tokens_per_sec=tokens_per_sec,
@@ -108,18 +114,27 @@ class RunLog:
         seed: int,
         steps: int,
         duration_seconds: float,
-        final_train_loss: float | None = None,
+        train_losses: Sequence[Loss] = (),
         final_val_loss: float | None = None,
         **fields: Any,
     ) -> Path:
-        """Write the summary file and return its path. Losses in nats per token, further keys as given."""
+        """Write the summary file and return its path.
+
+        `train_losses` are of the last step of every phase, in order: the last is the final one. `final_val_loss` is in
+        nats per token. Further keys as given.
+        """
+        final = train_losses[-1] if train_losses else None
         value = {
             "run_id": self.run_id,
             "adapter_version": adapter_version,
             "seed": seed,
             "steps": steps,
-            "final_train_loss": final_train_loss,
+            "final_train_loss": final.value if final else None,
+            "final_train_loss_kind": final.kind if final else None,
+            "final_train_loss_unit": final.unit if final else None,
+            "train_losses": msgspec.to_builtins(train_losses),
             "final_val_loss": final_val_loss,
+            "final_val_loss_unit": unit_of(SFT),
             "final_val_perplexity": perplexity_of(final_val_loss),
             "early_stopped": False,
             "duration_seconds": duration_seconds,

@@ -317,7 +317,9 @@ def _on_node(
 
     def on_step(step: Step) -> None:
         steps.append(step)
-        teller.tell(Progress(step.phase, step.step, scope=label, loss=step.loss, look=step.look))
+        teller.tell(
+            Progress(step.phase, step.step, scope=label, loss=step.loss, look=step.look, loss_kind=step.loss_kind)
+        )
 
     try:
         base = base_here(shipped, lambda ref: ray.get(ref))

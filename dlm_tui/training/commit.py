@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import json_bytes, sync_tree, write_atomic
+from dlm_tui.losses import Loss
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store import (
     AdapterVersion,
@@ -33,11 +35,12 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.manifest import LOSS_KIND_KEY
 from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.system_errors import cause, naming
 from dlm_tui.training.phases import Finetuned
-from dlm_tui.training.plan import AdapterPlan
+from dlm_tui.training.plan import AdapterPlan, TrainingPlan
 
 if TYPE_CHECKING:
     from dlm_tui.training.request import TrainRequest
@@ -54,13 +57,14 @@ class NotInForce(DlmTuiError):
 
 @dataclass(kw_only=True)
 class FinishedRun:
-    """An adapter between being trained and being committed."""
+    """An adapter between being trained and being committed; `losses` are those of `last_losses`."""
 
     plan: AdapterPlan
     run_id: int
     version: AdapterVersion
     started_at: str
     result: Finetuned
+    losses: list[Loss]
     summary: str
     looks: list[EarlyLook]
 
@@ -157,6 +161,14 @@ def record_tail_depth(metrics: MetricsWriter, run_id: int, tail_depth: Mapping[s
         _log.warning("%s", error)
 
 
+def record_loss_kind(metrics: MetricsWriter, run_id: int, kind: str, step: int) -> None:
+    """Keep with its run from which step on the losses are of a kind; refused as in `finish_run`."""
+    try:
+        metrics.record_loss_kind(run_id, kind, step)
+    except StoreError as error:
+        _log.warning("%s", error)
+
+
 def _kept_sentence(runs: list[FinishedRun], error: Exception) -> str:
     kept = ", ".join(f"{run.name} version {run.version.version}" for run in runs)
     uses = "; ".join(f"`dlm-tui adapter use DOC {run.name} --version {run.version.version}`" for run in runs)
@@ -181,20 +193,25 @@ def _training_run(request: TrainRequest, run: FinishedRun, ended: str) -> Traini
         base_model_revision=request.base.identity.revision,
         seed=seed_in_range(request.document.training.seed),
         steps=sum(run.result.steps.values()),
-        final_train_loss=last_loss(run.result),
+        final_train_loss=run.losses[-1].value if run.losses else None,
         final_val_loss=run.result.val_loss,
         status="completed",
-        # The format has no key for the kind and refuses unknown ones; this one is a free mapping, per run.
-        pinned_versions={**pinned_versions(), _KIND_KEY: run.plan.words},
+        # The format has no key for the kinds and refuses unknown ones; this one is a free mapping, per run.
+        pinned_versions={**pinned_versions(), _KIND_KEY: run.plan.words, **_final_kind(run.losses)},
         summary_path=run.summary,
         adapter_name=None if run.name == "default" else run.name,
         weight_distribution=run.plan.rows.weight_distribution,
     )
 
 
-def last_loss(result: Finetuned) -> float | None:
-    """Loss of the last step of the last phase, nats per token."""
-    return list(result.train_loss.values())[-1] if result.train_loss else None
+def last_losses(plan: TrainingPlan, result: Finetuned) -> list[Loss]:
+    """The loss of the last step of every phase, in order."""
+    return [Loss.of(plan.loss_kind(phase), value) for phase, value in result.train_loss.items() if math.isfinite(value)]
+
+
+def _final_kind(losses: Sequence[Loss]) -> dict[str, str | None]:
+    """Of which kind the run's `final_train_loss` is."""
+    return {LOSS_KIND_KEY: losses[-1].kind} if losses else {}
 
 
 def pinned_versions() -> dict[str, str | None]:

@@ -41,8 +41,9 @@ class Diverged(DlmTuiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimiser step, one validation pass or one look (`loss`, `val_loss` in nats per token).
+    """One optimiser step, one validation pass or one look.
 
+    `loss` is in the unit of its `loss_kind` (a key of `losses.UNITS`), `val_loss` in nats per token.
     `tokens` are those of the batches that the step computed, without padding and of pairs those of both sides, and
     `tokens_per_second` is by its own time: what is done between two steps is not in it.
     """
@@ -50,6 +51,7 @@ class Step:
     phase: str
     step: int
     loss: float | None = None
+    loss_kind: str | None = None
     val_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
@@ -104,6 +106,7 @@ class _Watch(TrainerCallback):
     def __init__(
         self,
         phase: str,
+        loss_kind: str,
         on_step: OnStep,
         timer: CheckpointTimer | None = None,
         *,
@@ -111,7 +114,7 @@ class _Watch(TrainerCallback):
         clock: Callable[[], float] = time.monotonic,
     ):
         self.phase, self._on_step, self._timer, self._is_first = phase, on_step, timer, first
-        self._clock = clock
+        self._loss_kind, self._clock = loss_kind, clock
         self._tokens, self._since = 0, clock()
         self.steps, self.last_loss = 0, math.nan
         self.val_loss: float | None = None
@@ -149,6 +152,7 @@ class _Watch(TrainerCallback):
                     phase=self.phase,
                     step=state.global_step,
                     loss=self.last_loss,
+                    loss_kind=self._loss_kind,
                     learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
                     grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
                     tokens=self._tokens,
@@ -222,7 +226,7 @@ def run_phases(
         timer = None
         if checkpoints is not None:
             timer = CheckpointTimer(checkpoints.every)
-        watch = _Watch(phase.name, on_step, timer, first=not result.steps)
+        watch = _Watch(phase.name, plan.loss_kind(phase.name), on_step, timer, first=not result.steps)
         start = checkpoints.begin(phase.name, model) if checkpoints is not None else None
         if start is not None:
             watch.steps, watch.last_loss, watch.val_loss = last_loss(start)

@@ -14,6 +14,7 @@ from dlm_tui.document import sources
 from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
+from dlm_tui.losses import SFT
 from dlm_tui.progress import EarlyLook, Eta, Progress, Report, note, run_to_end, warn
 from dlm_tui.store import (
     MetricsWriter,
@@ -40,8 +41,9 @@ from dlm_tui.training.commit import (
     commit_runs,
     finish_run,
     keep_runs,
-    last_loss,
+    last_losses,
     pinned_versions,
+    record_loss_kind,
     record_tail_depth,
     write_version,
 )
@@ -163,7 +165,8 @@ def _trained_elsewhere(
             report(msgspec.structs.replace(step, done=0))
         elif step.done > furthest.get((step.scope, step.stage), 0):
             furthest[step.scope, step.stage] = step.done
-            count.tick(step.scope or "", Step(phase=step.stage, step=int(step.done), loss=step.loss))
+            done = Step(phase=step.stage, step=int(step.done), loss=step.loss, loss_kind=step.loss_kind)
+            count.tick(step.scope or "", done)
         else:  # what was lost with a node is done again, and counted once
             report(Progress(step.stage, scope=step.scope))
 
@@ -213,7 +216,9 @@ class _Count:
             return
         self._done += 1
         eta = self._eta.left("adapters", self._done, self._total)
-        self._report(Progress(step.phase, self._done, self._total, scope=name, loss=step.loss, eta=eta))
+        self._report(
+            Progress(step.phase, self._done, self._total, scope=name, loss=step.loss, eta=eta, loss_kind=step.loss_kind)
+        )
 
 
 def _train_one(
@@ -258,6 +263,7 @@ def _train_one(
         )
         offset = 0
         looks: list[EarlyLook] = []
+        kinds: set[str] = set()
 
         def keep(step: Step) -> None:
             nonlocal offset
@@ -271,6 +277,9 @@ def _train_one(
             if step.val_loss is not None:
                 metrics.record_eval(run_id, number, step.val_loss)
             elif step.look is None:
+                if step.loss_kind is not None and step.loss_kind not in kinds:
+                    kinds.add(step.loss_kind)
+                    record_loss_kind(metrics, run_id, step.loss_kind, number)
                 metrics.record_step(
                     run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
                 )
@@ -280,6 +289,7 @@ def _train_one(
                     step.learning_rate,
                     step.grad_norm,
                     step.tokens_per_second,
+                    loss_kind=step.loss_kind or SFT,
                     tokens=step.tokens,
                 )
 
@@ -308,11 +318,13 @@ def _train_one(
                 count.skip(sum(result.steps.values()))
             if result.tail_depth:
                 record_tail_depth(metrics, run_id, result.tail_depth)
+            losses = last_losses(plan, result)
             record = TrainingRecord(
                 kind=adapter.kind,
                 words=adapter.words,
                 calibration=_calibrated_on(adapter, request),
                 tail_depth=result.tail_depth,
+                losses=losses,
             )
             write_version(request, target, result, record)
         except BaseException as error:
@@ -331,7 +343,7 @@ def _train_one(
             seed=plan.seed,
             steps=steps,
             duration_seconds=time.monotonic() - began,
-            final_train_loss=last_loss(result),
+            train_losses=losses,
             final_val_loss=result.val_loss,
             adapter_name=name,
             source_directives=[sources.describe_short(counts) for counts in request.scan.counts]
@@ -344,6 +356,7 @@ def _train_one(
             version=target,
             started_at=started,
             result=result,
+            losses=losses,
             summary=log.summary_relative,
             looks=looks,
         )
@@ -472,11 +485,15 @@ def _in_force(outcome: TrainOutcome) -> str:
 
 
 def _adapter_outcome(run: FinishedRun) -> AdapterOutcome:
+    last = run.losses[-1] if run.losses else None
     return AdapterOutcome(
         run_id=run.run_id,
         version=run.version.version,
         steps=sum(run.result.steps.values()),
-        train_loss=last_loss(run.result),
+        train_loss=last.value if last else None,
+        train_loss_kind=last.kind if last else None,
+        train_loss_unit=last.unit if last else None,
+        train_losses=run.losses,
         val_loss=run.result.val_loss,
         kind=run.plan.words,
         selection=run.plan.selection,

@@ -23,6 +23,7 @@ from dlm_tui.document import (
 )
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.losses import loss_kind
 from dlm_tui.meant import meant
 from dlm_tui.store.adapter_kind import (
     PAIR_SELECTION,
@@ -148,6 +149,10 @@ class TrainingPlan:
     def total_steps(self) -> int:
         """Optimiser updates of all adapters."""
         return sum(self.steps(one.phase_rows(phase), phase) for one in self.adapters for phase in one.phases)
+
+    def loss_kind(self, phase: str) -> str:
+        """What kind of loss a phase has, a key of `losses.UNITS`."""
+        return loss_kind(phase, self.preference.loss_type)
 
     def within(self, micro_batch: int) -> TrainingPlan:
         """The same rows a step with at most `micro_batch` of them at once, where the document leaves that to us."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dlm_tui.document.seeds import seed_in_range
+from dlm_tui.losses import GATE, SFT, UNITS, Loss
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store.effects import OwnEffect
 
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 
 class AdapterOutcome(msgspec.Struct, kw_only=True):
-    """A trained adapter: its run, committed version, steps and losses (nats per token); its kind in words (`pissa wanda
-    r8 ±2`), and per layer how far down the spectrum a selection lies (0: the largest singular values).
+    """A trained adapter: its run, committed version, steps and losses; its kind in words (`pissa wanda r8 ±2`), and per
+    layer how far down the spectrum a selection lies (0: the largest singular values).
 
+    `train_losses` are those of the last step of every phase, in order; `train_loss` is the last of them, of whatever
+    kind that is, `val_loss` one in nats per token.
     `early_answers` are the looks that were taken on the way. `effect` on its own sections is None where it was not
     measured; `warning` says that it learned next to nothing.
     """
@@ -29,6 +32,10 @@ class AdapterOutcome(msgspec.Struct, kw_only=True):
     steps: int
     train_loss: float | None
     val_loss: float | None
+    train_loss_kind: str | None = None
+    train_loss_unit: str | None = None
+    val_loss_unit: str = UNITS[SFT]
+    train_losses: list[Loss] = []
     kind: str = ""
     selection: str | None = None
     tail_depth: dict[str, float] = {}
@@ -54,7 +61,7 @@ class TrainOutcome:
 
 
 class TrainedGate(msgspec.Struct, kw_only=True):
-    """The gate after its training: `mode` is trained, uniform or diverged; loss and entropy in nats."""
+    """The gate after its training: `mode` is trained, uniform or diverged; loss in nats per prompt, entropy in nats."""
 
     mode: str
     reason: str
@@ -63,6 +70,8 @@ class TrainedGate(msgspec.Struct, kw_only=True):
     entropy: float | None
     mean_weights: dict[str, float]
     warning: str = ""
+    loss_kind: str = GATE
+    loss_unit: str = UNITS[GATE]
 
 
 class TrainReport(msgspec.Struct, kw_only=True):

@@ -123,7 +123,7 @@ def one_after_another(base: Base, works: list[FoldWork], report: Report, done: D
     for number, work in enumerate(works):
 
         def on_step(step: Step, number: int = number, name: str = work.name) -> None:
-            report(Progress("trial", number, len(works), scope=name, loss=step.loss))
+            report(Progress("trial", number, len(works), scope=name, loss=step.loss, loss_kind=step.loss_kind))
 
         report(Progress("trial", number, len(works), scope=work.name))
         try:

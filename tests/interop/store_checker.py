@@ -62,6 +62,14 @@ RUN = {
     "adapter_name": (str, NONE),
     "weight_distribution": (dict, NONE),
 }
+LOSS_UNITS = {
+    "sft": "nats per token",
+    "dpo": "nats per pair",
+    "dpo-hinge": "margin per pair",
+    "dpo-ipo": "nats² per pair",
+    "orpo": "nats per pair",
+    "signed": "nats per token",
+}
 EXPORT = {
     "exported_at": TEXT,
     "target": TEXT,
@@ -158,6 +166,7 @@ def _manifest(root: Path, trimmed: bool) -> dict[str, Any]:
             _that(run["started_at"] <= run["ended_at"], path, f"run {run['run_id']} ended before it started")
         if run["summary_path"] is not None and not trimmed:
             _that((root / run["summary_path"]).is_file(), root / run["summary_path"], "is missing")
+            _same_losses(path, run, _json(root / run["summary_path"]))
     for export in value["exports"]:
         _shape(path, export, EXPORT, "exports")
         for entry in export["adapter_mix"] or []:
@@ -166,6 +175,20 @@ def _manifest(root: Path, trimmed: bool) -> dict[str, Any]:
     for key, same in value["content_hashes"].items():
         _that(key == same and re.fullmatch(r"[0-9a-f]{16}", key) is not None, path, f"content hash {key!r}")
     return value
+
+
+def _same_losses(path: Path, run: dict[str, Any], summary: dict[str, Any]) -> None:
+    """A run's losses in the manifest and in its summary, where somebody recorded of what kind they are."""
+    for key in ("final_train_loss", "final_val_loss"):
+        _that(run[key] == summary[key], path, f"run {run['run_id']}: {key} is not that of its summary")
+    kind = run["pinned_versions"].get("final_train_loss_kind")
+    if kind is None:
+        return
+    _that(kind in LOSS_UNITS and kind == summary["final_train_loss_kind"], path, f"a loss of kind {kind!r}")
+    _that(summary["final_train_loss_unit"] == LOSS_UNITS[kind], path, f"{kind} in {summary['final_train_loss_unit']!r}")
+    for loss in summary["train_losses"]:
+        _that(loss["unit"] == LOSS_UNITS[loss["kind"]], path, f"{loss['kind']} in {loss['unit']!r}")
+    _that(summary["train_losses"][-1]["value"] == run["final_train_loss"], path, "the last loss is not the final one")
 
 
 def _lock_record(root: Path) -> None:
@@ -358,6 +381,9 @@ def _logs(folder: Path) -> None:
                 step = {"step", "loss", "lr", "grad_norm", "tokens_per_sec", "val_loss", "timestamp"}
                 _that(step <= set(line), path, f"step lacks {sorted(step - set(line))}")
                 _that(bool(SECONDS.match(line["timestamp"])), path, line["timestamp"])
+                if "loss_kind" in line:
+                    same = LOSS_UNITS.get(line["loss_kind"]) == line["loss_unit"]
+                    _that(same, path, f"{line['loss_kind']} in {line['loss_unit']!r}")
 
 
 def _replay(folder: Path) -> None:

@@ -227,6 +227,7 @@ class RecordedEngine:
                         done=step,
                         total=3,
                         loss=1.0 / step,
+                        loss_kind="gate",
                         entropy=0.9 - 0.1 * step,
                         eta=12.0 / step,
                     )
@@ -417,12 +418,14 @@ class RecordedJob:
         scopes = [*NAMES, "gate"] if isinstance(self.request, TrainJob) else ["weights", "manifest"]
         for index, scope in enumerate(scopes):
             loss = 2.0 - 0.4 * index if isinstance(self.request, TrainJob) else None
+            kind = "gate" if scope == "gate" else "sft"
             yield Progress(
                 stage="train" if loss else "write",
                 scope=scope,
                 done=index + 1,
                 total=len(scopes),
                 loss=loss,
+                loss_kind=kind,
                 eta=4.0 - index,
             )
             for look in self.world.looks if isinstance(self.request, TrainJob) and index == 0 else ():

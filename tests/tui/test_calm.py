@@ -61,7 +61,9 @@ async def train(bench: Bench, steps: int) -> None:
 
     async def events() -> AsyncIterator[Event]:
         for step in range(1, steps + 1):
-            yield Progress(stage="train", scope="tone", done=step, total=steps, loss=2.0 - step / steps)
+            yield Progress(
+                stage="train", scope="tone", done=step, total=steps, loss=2.0 - step / steps, loss_kind="sft"
+            )
             if step % 20 == 0:
                 await asyncio.sleep(0)
         yield Trained(report=train_report())

@@ -111,6 +111,23 @@ async def test_losses_that_are_not_there_are_a_sentence(workbench: Opener) -> No
         assert "knowledge 2.00" in legend and "style 1.20" in legend and "gate" not in legend, "which is per prompt"
 
 
+@pytest.mark.parametrize(("height", "room"), [(40, 2), (20, 1)])
+async def test_preference_losses_have_a_chart_of_their_own(workbench: Opener, height: int, room: int) -> None:
+    async with workbench(size=(100, height)) as bench:
+        bench.screen.runs.action_toggle_chart()
+        bench.panes.show_page("runs")
+        for step in range(1, 9):
+            kind = "sft" if step < 6 else "dpo"
+            bench.screen.runs.add_loss("style", kind, step, 3.0 / step if kind == "sft" else 0.69)
+        bench.screen.runs.add_loss("gate", "gate", 1.0, 0.5)
+        await bench.until(lambda: "dpo loss nats/pair" in bench.text and "style 0.69" in bench.text, "apart")
+        lines = [line for line in bench.text.splitlines() if "loss nats/" in line]
+        assert len(lines) == room and "gate" not in "".join(lines)
+        assert room == 1 or ("loss nats/token" in lines[0] and "style 0.60" in lines[0])
+        bench.screen.runs.add_loss("tone", "sft", 9, 2.5)
+        await bench.until(lambda: "loss nats/token" in bench.text and "tone 2.50" in bench.text, "the one of late")
+
+
 async def test_the_loss_of_a_gate_alone_is_per_prompt(workbench: Opener) -> None:
     async with workbench(size=(100, 34)) as bench:
         bench.screen.runs.action_toggle_chart()

@@ -7,6 +7,7 @@ from syrupy.assertion import SnapshotAssertion
 from textual.widgets import Input
 
 from dlm_tui.app.screens.run_overlay import RunOverlayScreen
+from dlm_tui.store import MetricsWriter
 from dlm_widgets.adapter_palette import GLYPHS, LIGHT, Mark
 from tests.tui.conftest import Bench, Opener
 from tests.tui.overlaid import overlay, overlaying, saved
@@ -86,6 +87,24 @@ async def test_values_settings_filter_pins_and_curves(workbench: Opener) -> None
         await bench.until(lambda: saved(bench, "runs.csv").is_file() and saved(bench, "runs.svg").is_file(), "saved")
         assert saved(bench, "runs.csv").read_text().startswith("run_id,adapter,metric,step,value\n")
         assert "<polyline" in saved(bench, "runs.svg").read_text()
+
+
+async def test_a_preference_loss_is_no_part_of_the_loss(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await overlaying(bench)
+        with MetricsWriter(bench.context.store) as writer:
+            writer.record_loss_kind(3, "sft", 1)
+            writer.record_loss_kind(3, "dpo", 21)
+        await bench.press("escape")
+        bench.screen.runs.action_overlay_runs()
+        await bench.until(
+            lambda: isinstance(bench.app.screen, RunOverlayScreen) and bench.app.screen.is_mounted, "again"
+        )
+        dialog = overlay(bench)
+        assert [len(line.points) for line in dialog._series("loss")] == [20, 30]
+        await bench.press("m", "m")
+        await bench.until(lambda: "dpo loss, nats per pair" in bench.text, "a curve to choose")
+        assert [len(line.points) for line in dialog._series(dialog.metric)] == [10]
 
 
 async def test_without_runs_it_says_so(workbench: Opener) -> None:

@@ -72,5 +72,5 @@ async def test_each_training_of_the_gate_has_a_loss_curve_of_its_own(workbench: 
         for _ in range(2):
             await bench.press("f5")
             await bench.idle()
-            counts.append(len(bench.screen.runs._losses["gate"]))
+            counts.append(len(bench.screen.runs._losses["gate"]["gate"]))
         assert counts[0] == counts[1] > 0

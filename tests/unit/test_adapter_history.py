@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.errors import UsageError
-from dlm_tui.store import Store, current_version
+from dlm_tui.losses import Loss
+from dlm_tui.store import AdapterKind, Manifest, Store, current_version, update_manifest
 from dlm_tui.store.adapter_history import (
     HISTORY,
     before_last_training,
@@ -24,6 +25,8 @@ from dlm_tui.store.adapter_history import (
     use_versions,
     version_history,
 )
+from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.manifest import LOSS_KIND_KEY
 from dlm_tui.store.versions import all_versions, discard_version
 from tests.adapter_versions import finished_training
 
@@ -47,6 +50,32 @@ def test_every_version_says_where_it_came_from(store: Store) -> None:
     assert (first.version, first.run_id, first.in_force, first.train_loss, first.rank) == (1, 1, False, 1.0, 8)
     assert (second.version, second.run_id, second.in_force, second.when) == (2, 3, True, "2026-01-03T01:00:00")
     assert second.size > first.size
+
+
+def test_a_loss_is_told_with_its_unit_where_its_kind_is_known(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    (facts,) = version_history(store, ["tone"])["tone"]
+    assert facts.loss_words == ["loss 1.000"], "nobody has recorded what it is"
+
+    def judged(manifest: Manifest) -> None:
+        manifest.training_runs[0].final_val_loss = 0.923
+        manifest.training_runs[0].pinned_versions = {LOSS_KIND_KEY: "dpo"}
+
+    update_manifest(store, judged, base_model="pocket")
+    (facts,) = version_history(store, ["tone"])["tone"]
+    assert facts.loss_words == ["dpo 1.000 nats/pair", "val 0.923 nats/token"] and facts.train_loss == 1.0
+    both = [Loss.of("sft", 0.351), Loss.of("dpo", 1.0)]
+    write_training_record(facts.path, TrainingRecord(losses=both))
+    (facts,) = version_history(store, ["tone"])["tone"]
+    assert facts.loss_words == ["loss 0.351 nats/token", "dpo 1.000 nats/pair", "val 0.923 nats/token"]
+
+
+def test_the_last_loss_of_signed_pairs_is_theirs_also_where_nobody_wrote_so(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    (facts,) = version_history(store, ["tone"])["tone"]
+    write_training_record(facts.path, TrainingRecord(kind=AdapterKind(signed=True)))
+    (facts,) = version_history(store, ["tone"])["tone"]
+    assert facts.loss_words == ["signed 1.000 nats/token"]
 
 
 def test_back_is_to_what_was_in_force_before_the_last_training(store: Store) -> None:

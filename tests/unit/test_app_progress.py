@@ -19,7 +19,11 @@ CASES = [
     ),
     (Progress(stage="dpo", scope="tone", done=1, total=4), "preferences of tone \u00b7 25%"),
     (
-        Progress(stage="gate", done=1, total=2, loss=0.25, entropy=0.5),
+        Progress(stage="dpo", scope="tone", done=1, total=4, loss=0.693, loss_kind="dpo"),
+        "preferences of tone \u00b7 25% \u00b7 dpo loss 0.693",
+    ),
+    (
+        Progress(stage="gate", done=1, total=2, loss=0.25, entropy=0.5, loss_kind="gate"),
         "gate training \u00b7 50% \u00b7 loss 0.250 \u00b7 entropy 0.50 nats",
     ),
     (Progress(stage="embed", done=3, total=9, eta=2.0), "embedding prompts \u00b7 33% \u00b7 2 s left"),

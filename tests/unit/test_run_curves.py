@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from dlm_tui.app.run_curves import (
+    METRICS,
     RunCurves,
     as_csv,
     as_svg,
     differing,
     logarithmic,
+    metrics_of,
     read_runs,
     smoothed,
     value_at,
@@ -54,6 +56,20 @@ def test_the_newest_runs_with_curves_are_read(store: Store) -> None:
     assert differing([first, second]) == {"learning_rate": [0.01, 0.02]}
     assert differing([first, gate])["lora_r"] == [8, None] and differing([first]) == {}
     assert first.matches("FACTS learning_rate=0.01") and not first.matches("facts 0.02") and second.matches("")
+
+
+def test_preference_losses_have_curves_of_their_own(store: Store) -> None:
+    before = read_runs(store)
+    assert "dpo" not in metrics_of(before) and metrics_of(before)[:2] == ["loss", "val_loss"]
+    with MetricsWriter(store) as writer:
+        writer.record_loss_kind(2, "sft", 1)
+        writer.record_loss_kind(2, "dpo", 3)
+    runs = read_runs(store)
+    found = next(run for run in runs if run.run_id == 2)
+    assert [x for x, _ in found.curves["loss"]] == [1.0, 2.0] and [x for x, _ in found.curves["dpo"]] == [3.0, 4.0]
+    assert set(metrics_of(runs)) - set(metrics_of(before)) == {"dpo"} and METRICS["dpo"] == "dpo loss, nats per pair"
+    rows = list(csv.DictReader(io.StringIO(as_csv(runs))))
+    assert [row["step"] for row in rows if (row["run_id"], row["metric"]) == ("2", "dpo")] == ["3", "4"]
 
 
 def test_smoothing_is_the_debiased_mean_of_what_came_before() -> None:

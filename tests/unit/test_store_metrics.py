@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import sqlite3
@@ -87,6 +88,27 @@ def test_a_run_from_start_to_end(store: Store) -> None:
     assert run["status"] == "ok"
     assert run["started_at"] <= run["ended_at"]
     assert not Path(f"{store.metrics_path}-wal").exists()
+
+
+def test_steps_know_the_kind_of_their_loss(store: Store) -> None:
+    with MetricsWriter(store) as writer:
+        for run in (1, 2, 3, 4):
+            writer.start_run(run, "sft", 42, adapter_name="tone")
+            for step in (1, 2, 3):
+                writer.record_step(run, step, 1.0, 1e-3)
+        writer.record_loss_kind(1, "dpo", 3)
+        writer.record_loss_kind(1, "sft", 1)
+        writer.record_extra(4, loss_kinds="what is this")
+    with contextlib.closing(sqlite3.connect(store.metrics_path)) as connection, connection:
+        connection.execute("DELETE FROM tui_runs WHERE run_id = 3")
+    reader = MetricsReader(store)
+    kinds = {run: [row["loss_kind"] for row in reader.steps(run)] for run in (1, 2, 3, 4)}
+    assert kinds[1] == ["sft", "sft", "dpo"] and reader.steps(1, after_step=2)[0]["loss_kind"] == "dpo"
+    assert kinds[2] == kinds[4] == [None] * 3, "nobody recorded it"
+    assert kinds[3] == ["sft"] * 3, "another tool's: of that phase alone"
+    assert reader.all_loss_kinds() == {1: {"sft": 1, "dpo": 3}} and list(reader.all_loss_kinds()[1]) == ["sft", "dpo"]
+    assert [row["run_id"] for row in reader.runs(phase="dpo")] == [1] and reader.phases() == ["dpo", "sft"]
+    assert [row["run_id"] for row in reader.runs(2, "sft")] == [4, 3]
 
 
 def test_filters_and_limits(store: Store) -> None:

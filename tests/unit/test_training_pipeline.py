@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.app.run_curves import read_runs
+from dlm_tui.cli.main import main
+from dlm_tui.document import load
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.model import Base, load_base, resolve_base
 from dlm_tui.progress import Progress, run_to_end
@@ -30,7 +33,7 @@ from dlm_tui.training.phases import Diverged
 from tests.interop.peer_fixture import peer_root
 from tests.interop.store_checker import check_store
 from tests.tiny_models import tiny_base
-from tests.training_samples import sample
+from tests.training_samples import sample, write_document
 
 PREFERENCE = """
 ::preference#manners::
@@ -158,6 +161,62 @@ def test_preferences_train_after_the_answers(base: Base, tmp_path: Path) -> None
     assert weights[0] and weights[1]
     name = "adapter_model.safetensors"
     assert digests(weights[0].path)[name] != digests(weights[1].path)[name], "the preference phase changed the weights"
+
+
+def test_every_loss_carries_its_kind(base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_document(tmp_path, extra=PREFERENCE, epochs=1)
+    store = Store(tmp_path / "home", load(path).dlm_id)
+
+    def call(command: str, *words: str) -> tuple[str, str]:
+        assert main([command, *words, "--home", str(tmp_path / "home")]) == 0
+        output = capsys.readouterr()
+        return output.out, output.err
+
+    out, err = call("train", str(path), "--base", str(base.source.path), "--json")
+    report = json.loads(out)
+    facts, manners = report["adapters"]["facts"], report["adapters"]["manners"]
+    assert (facts["train_loss_kind"], facts["train_loss_unit"]) == ("sft", "nats per token")
+    assert (manners["train_loss_kind"], manners["train_loss_unit"]) == ("dpo", "nats per pair")
+    assert [loss["kind"] for loss in manners["train_losses"]] == ["sft", "dpo"]
+    answers, pairs = (loss["value"] for loss in manners["train_losses"])
+    assert manners["train_loss"] == pairs and report["gate"]["loss_unit"] == "nats per prompt"
+    words = f", loss {answers:.3f} nats per token, dpo loss {pairs:.3f} nats per pair, "
+    assert words in next(line for line in err.splitlines() if line.startswith("manners: version"))
+    assert "preferences of manners" in err and "dpo loss" in err and "gate training" in err
+
+    steps = manners["steps"]
+    kinds = ["sft"] * (steps - 1) + ["dpo"]
+    (log,) = store.logs_dir.glob(f"train-{manners['run_id']:06d}-*.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["loss_kind"] for line in lines if line["type"] == "step"] == kinds
+    manifest = read_manifest(store)
+    assert manifest is not None
+    assert [run.final_train_loss_kind for run in manifest.training_runs] == ["sft", "dpo"]
+    check_store(store.root, ["facts", "manners"])
+
+    reader = MetricsReader(store)
+    assert [row["loss_kind"] for row in reader.steps(manners["run_id"])] == kinds
+    (curves,) = (run.curves for run in read_runs(store) if run.run_id == manners["run_id"])
+    assert [x for x, _ in curves["dpo"]] == [float(steps)] and len(curves["loss"]) == steps - 1
+    told = json.loads(call("metrics", str(path), "--json")[0])["loss_kinds"]
+    assert told == {"1": {"sft": 1}, "2": {"sft": 1, "dpo": steps}}
+    assert "sft+dpo" in call("metrics", str(path))[0]
+    assert [row["run_id"] for row in json.loads(call("metrics", str(path), "--json", "--phase", "dpo")[0])["runs"]] == [
+        2
+    ]
+    one = call("metrics", str(path), "--run-id", "2")[0]
+    assert (
+        one.startswith("run 2: sft+dpo, ok")
+        and f"dpo loss {pairs:.6g} nats per pair" in one
+        and "nats per token" in one
+        and "loss_kinds" not in one
+    )
+
+    listed = call("adapter", "list", str(path), "manners")[0]
+    assert f"  loss {answers:.3f} nats/token  dpo {pairs:.3f} nats/pair  " in listed
+    (version,) = json.loads(call("adapter", "list", str(path), "manners", "--json")[0])["manners"]
+    assert version["train_losses"] == manners["train_losses"] and version["train_loss"] == pairs
+    assert (version["train_loss_kind"], version["train_loss_unit"]) == ("dpo", "nats per pair")
 
 
 def test_what_cannot_be_trained_is_refused_in_a_sentence(base: Base, tmp_path: Path) -> None:

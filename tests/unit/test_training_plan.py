@@ -11,6 +11,7 @@ import pytest
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.losses import unit_of
 from dlm_tui.training.plan import TrainingPlan, plan_training, planned_rows, refuse_impossible
 
 HEAD = """---
@@ -67,6 +68,16 @@ def test_what_no_row_reaches_is_left_out_and_said(tmp_path: Path) -> None:
     off = plan(tmp_path, BODY + PREFERENCE, more="  preference: {enabled: false}\n")
     assert off.notes[-1] == "manners: 1 preference rows are not used, preference.enabled is false"
     assert [phase.name for phase in off.adapters[1].phases] == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "kind"), [("sigmoid", "dpo"), ("hinge", "dpo-hinge"), ("ipo", "dpo-ipo"), (None, "orpo")]
+)
+def test_every_phase_has_a_kind_of_loss_with_a_unit(tmp_path: Path, loss_type: str | None, kind: str) -> None:
+    keys = f"loss_type: {loss_type}" if loss_type else "method: orpo"
+    found = plan(tmp_path, BODY + PREFERENCE, more=f"  preference: {{enabled: true, {keys}}}\n")
+    kinds = [found.loss_kind(phase.name) for phase in found.adapters[1].phases]
+    assert kinds == ["sft", kind] and all(map(unit_of, kinds))
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_every_step_counts_the_tokens_that_it_computes(base: Base, tmp_path: Pat
 
 def test_the_rate_is_of_the_time_of_the_step_alone() -> None:
     now, told = [0.0], list[Step]()
-    watch = _Watch("sft", told.append, clock=lambda: now[0])
+    watch = _Watch("sft", "sft", told.append, clock=lambda: now[0])
     for number, (before, seconds) in enumerate(((9.0, 2.0), (50.0, 4.0)), 1):
         now[0] += before  # a look, a checkpoint, the validation rows
         state = SimpleNamespace(global_step=number)

@@ -53,7 +53,7 @@ def details_of(facts: VersionFacts, mark: Mark | None) -> list[Content]:
         (f"{mark.glyph if mark else ' '} {facts.name}@{facts.version}", f"bold {mark.color}" if mark else "bold"),
         f" {facts.kind}",
         (f" \u00b7 training {facts.training}" if facts.training is not None else f" \u00b7 {facts.origin}", "dim"),
-        (f" \u00b7 loss {facts.train_loss:.3f}" if facts.train_loss is not None else "", "dim"),
+        ("".join(f" \u00b7 {words}" for words in facts.loss_words), "dim"),
     )
     rows = [head]
     if record.calibration:

@@ -231,7 +231,7 @@ class Training:
     def job_changed(self, record: JobRecord, event: Event | None) -> None:
         """Keep the losses of a training, for the chart."""
         if isinstance(event, Progress) and event.loss is not None and record.kind in {"train", "gate"}:
-            self._runs.add_loss(event.scope or "gate", event.done, event.loss)
+            self._runs.add_loss(event.scope or "gate", event.loss_kind, event.done, event.loss)
 
 
 def _reads(record: JobRecord, document: Document) -> bool:

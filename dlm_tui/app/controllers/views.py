@@ -199,8 +199,8 @@ class RunsView(Protocol):
     def begin_losses(self, scope: str | None = None) -> None:
         """A training begins, of `scope` alone if that is given: what was drawn of it goes."""
 
-    def add_loss(self, scope: str, step: float, loss: float) -> None:
-        """One step of the current run, nats per token of an adapter, per prompt of the gate."""
+    def add_loss(self, scope: str, kind: str | None, step: float, loss: float) -> None:
+        """One step of the current run; the loss is of a kind of `losses.UNITS`."""
 
 
 class OutlineView(Protocol):

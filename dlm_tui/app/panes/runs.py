@@ -16,6 +16,7 @@ from textual.widget import Widget
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.counting import counted
+from dlm_tui.losses import GATE, loss_name, short_unit_of
 from dlm_tui.store import GateRun
 from dlm_tui.store.collapse import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
 from dlm_widgets.adapter_palette import Mark
@@ -26,6 +27,7 @@ from dlm_widgets.throttled import Throttled
 if TYPE_CHECKING:
     from dlm_widgets.history_chart import HistoryChart
 
+_LOSS_CHARTS = ("loss-chart", "loss-chart-2", "loss-chart-3")
 _MODE_GLYPHS = {"uniform": ("\u25cb", "ansi_yellow"), "diverged": ("\u2716", "ansi_red")}
 
 
@@ -50,7 +52,8 @@ class RunsPane(Pane, Throttled):
     def __init__(self) -> None:
         super().__init__(id="runs")
         self._history: tuple[GateRun, ...] = ()
-        self._losses: dict[str, list[tuple[float, float]]] = {}
+        self._losses: dict[str | None, dict[str, list[tuple[float, float]]]] = {}
+        self._latest_kinds: list[str | None] = []  # of the losses, the one of the last step at the end
         self._marks: dict[str, Mark] = {}
         self._names: tuple[str, ...] = ()
         self._traffic: dict[int, float] = {}
@@ -89,12 +92,17 @@ class RunsPane(Pane, Throttled):
 
     def begin_losses(self, scope: str | None = None) -> None:
         """A training run begins, of `scope` alone if that is given."""
-        self._losses = {name: points for name, points in self._losses.items() if scope not in (None, name)}
+        kept = {
+            kind: {name: points for name, points in curves.items() if scope not in (None, name)}
+            for kind, curves in self._losses.items()
+        }
+        self._losses = {kind: curves for kind, curves in kept.items() if curves}
         self.ask()
 
-    def add_loss(self, scope: str, step: float, loss: float) -> None:
+    def add_loss(self, scope: str, kind: str | None, step: float, loss: float) -> None:
         """One step of the current run; `scope` is an adapter or "gate"."""
-        self._losses.setdefault(scope, []).append((step, loss))
+        self._losses.setdefault(kind, {}).setdefault(scope, []).append((step, loss))
+        self._latest_kinds = [known for known in self._latest_kinds if known != kind] + [kind]
         if self.showing_loss:
             self.ask()
 
@@ -131,31 +139,38 @@ class RunsPane(Pane, Throttled):
         """The summary and the charts."""
         self._summarise()
         area = self.query_one(ChartArea)
+        shown = 0
         if self.showing_loss and self._losses:
-            self._draw_losses(area)
+            shown = self._draw_losses(area)
         elif self._history:
             self._draw_history(area)
         for chart_id, visible in (
-            ("loss-chart", self.showing_loss and bool(self._losses)),
+            *((name, self.showing_loss and number < shown) for number, name in enumerate(_LOSS_CHARTS)),
             ("entropy-chart", not self.showing_loss and bool(self._history)),
-            ("weights-chart", not self.showing_loss and bool(self._history) and area.size.height >= 11),
+            ("weights-chart", not self.showing_loss and bool(self._history) and _room(area) > 1),
         ):
             for chart in area.query(f"#{chart_id}"):
                 chart.display = visible
 
-    def _draw_losses(self, area: ChartArea) -> None:
-        """The adapters' losses, in nats per token; the gate's, per prompt, has no place on their axis."""
+    def _draw_losses(self, area: ChartArea) -> int:
+        """The adapters' losses, a chart for each kind, as kinds have no axis in common; where there is no room for all,
+        those of the last steps. The gate's is drawn where there is no other. Returns how many charts there are."""
         from dlm_widgets.history_chart import Series
 
-        losses = {scope: points for scope, points in self._losses.items() if scope != "gate" or scope in self._names}
-        chart = self._chart(area, "loss-chart", "", None)
-        chart.retitle("loss nats/token" if losses else "gate loss nats/prompt")
-        chart.show(
-            [
-                Series(scope, self._color(scope), tuple(points), self._glyph(scope))
-                for scope, points in (losses or self._losses).items()
-            ]
-        )
+        room = min(len(_LOSS_CHARTS), _room(area))
+        of_adapters = [kind for kind in self._latest_kinds if kind in self._losses and kind != GATE]
+        latest = (of_adapters or [GATE])[-room:]
+        kinds = [kind for kind in self._losses if kind in latest]
+        for name, kind in zip(_LOSS_CHARTS, kinds, strict=False):
+            chart = self._chart(area, name, "", None)
+            chart.retitle(f"{loss_name(kind)} {short_unit_of(kind)}".rstrip())
+            chart.show(
+                [
+                    Series(scope, self._color(scope), tuple(points), self._glyph(scope))
+                    for scope, points in self._losses[kind].items()
+                ]
+            )
+        return len(kinds)
 
     def _draw_history(self, area: ChartArea) -> None:
         from dlm_widgets.history_chart import Event, Series
@@ -243,6 +258,11 @@ class RunsPane(Pane, Throttled):
         """History or loss."""
         self.showing_loss = not self.showing_loss
         self.ask()
+
+
+def _room(area: Widget) -> int:
+    """For how many charts there is room below one another: eleven rows are two."""
+    return max(1, (area.size.height + 1) // 6)
 
 
 def entropy_of(run: GateRun) -> float | None:

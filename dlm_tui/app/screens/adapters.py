@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.counting import counted
+from dlm_tui.losses import SFT
 from dlm_tui.moments import local_time
 from dlm_tui.store.adapter_history import VersionFacts
 from dlm_tui.store.former_gates import GateFacts
@@ -121,12 +122,12 @@ class AdaptersScreen(Dialog[None]):
         mark, name = self._marks.get(facts.name), f"{facts.name}@{facts.version}"
         signs = ("*" if facts.in_force else " ") + ("k" if facts.kept else " ")
         desk = "\u25a0" if name in self._on_desk else " "
-        word, loss = ("loss", facts.train_loss) if facts.val_loss is None else ("val", facts.val_loss)
+        told_by_one = facts.last_loss is None or facts.last_loss.kind in (None, SFT)
         details = [
             local_time(facts.when or "", "%m-%d %H:%M"),
             f"training {facts.training}" if facts.training is not None else facts.origin[:24],
             facts.kind.removeprefix("lora "),
-            f"{word} {loss:.3f}" if loss is not None else "",
+            *(facts.loss_words[-1:] if told_by_one else facts.loss_words),
             f"effect {facts.effect.kl:.3g} nats a token{' (!)' if facts.effect.nothing else ''}"
             if facts.effect
             else "",

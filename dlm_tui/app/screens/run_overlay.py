@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.run_curves import (
     METRICS,
+    PREFERENCES,
     SMOOTHINGS,
     Metric,
     Points,
@@ -22,6 +23,7 @@ from dlm_tui.app.run_curves import (
     as_svg,
     differing,
     logarithmic,
+    metrics_of,
     smoothed,
     value_at,
     value_text,
@@ -49,6 +51,7 @@ _TWO_CHARTS = 30  # rows of the terminal
 _SECOND: dict[Metric, Metric] = {
     "loss": "val_loss",
     "val_loss": "loss",
+    **dict.fromkeys(PREFERENCES, "loss"),
     "gate_loss": "gate_entropy",
     "gate_entropy": "gate_loss",
     "weights": "gate_entropy",
@@ -190,8 +193,8 @@ class RunOverlayScreen(Dialog[None]):
     # ---- the charts ------------------------------------------------------------------------------------------------
 
     def action_next_curve(self) -> None:
-        """Loss, validation loss, gate loss, entropy, mean weights."""
-        names = list(METRICS)
+        """Loss, validation loss, preference losses that there are, gate loss, entropy, mean weights."""
+        names = metrics_of(self._runs)
         self.metric = names[(names.index(self.metric) + 1) % len(names)]
         self.cursor = None
         self._draw()
