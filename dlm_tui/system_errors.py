@@ -37,6 +37,7 @@ SCRATCH_ENDING = r"\.tmp\.(?P<pid>[0-9]+)\.[0-9a-f]{8}"
 _SCRATCH = re.compile(SCRATCH_ENDING + r"(?=/|$)")
 _ROOM = 1 << 20
 """Bytes that a database needs on its disk for a moment, at the least."""
+_MOST_SHOWN = 300
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _ALLOCATION = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
 
@@ -60,7 +61,9 @@ def system_sentence(error: BaseException) -> str | None:
     if isinstance(error, sqlite3.Error):
         return f"the metrics database cannot be used: {first_line(error)}; `dlm-tui doctor DOC` looks at it"
     if isinstance(error, UnicodeEncodeError):
-        return "a text holds bytes that are not UTF-8 and cannot be written; rename the file or mend the text"
+        return (
+            f"{_around(error)!r} holds bytes that are not UTF-8 and cannot be written; rename the file or mend the text"
+        )
     if isinstance(error, UnicodeDecodeError):
         return f"a text is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); convert it"
     if name == "SafetensorError":
@@ -118,6 +121,12 @@ def first_line(error: BaseException) -> str:
 def error_line(error: BaseException) -> str:
     """The name of any other error and its first line."""
     return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+
+
+def _around(error: UnicodeEncodeError) -> str:
+    """The text that cannot be written, or what stands before and behind the bytes in a long one."""
+    text = error.object
+    return text if len(text) <= _MOST_SHOWN else text[max(0, error.start - 40) : error.start + 40]
 
 
 def _errno(error: BaseException) -> int | None:

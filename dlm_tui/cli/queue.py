@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import UsageError
+from dlm_tui.input import is_utf8
 from dlm_tui.output import emit, say, shown
 
 if TYPE_CHECKING:
@@ -131,6 +132,9 @@ def result_words(entry: Entry) -> str:
 def _add(args: argparse.Namespace, queue: QueueFile) -> None:
     if len(args.words) != 1 or args.words[0] not in JOBS:
         raise UsageError(f"usage: dlm-tui {ACTIONS['add'].partition(':')[0]}")
+    for given in (args.document, args.base, args.out):
+        if given and not is_utf8(str(Path(given).absolute())):
+            raise UsageError(f"a job in line needs paths that are UTF-8 text, which {given} is not: rename it")
     request, title = _job(args, args.words[0], queue)
     entry = queue.add(request, title)
     say(f"job {entry.number}: {title}")

@@ -59,6 +59,8 @@ def document_lock(target: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None
         lock.acquire()
     except Timeout:
         raise DocumentBusy(f"{target} is being changed by another process; try again") from None
+    except OSError as error:  # of a file that nobody chose; it is as good as the one that it is beside
+        raise OSError(error.errno, error.strerror, str(target)) from error
     try:
         clear_scratch_of(target)
         yield

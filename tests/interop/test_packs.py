@@ -313,6 +313,52 @@ def test_nothing_that_is_there_is_overwritten(tmp_path: Path, capsys: pytest.Cap
     assert [entry.name for entry in (tmp_path / "home/store").iterdir()] == [found.store.dlm_id]
 
 
+@pytest.mark.parametrize("name", ["a\u202eb.dlm", "a\x1b[31m.dlm", "a\rb.dlm", "a\u200bb.dlm", "a\u200db.dlm"])
+def test_a_document_whose_name_hides_something_is_neither_unpacked_nor_packed(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    document = _renamed(path, name)
+    assert main(["verify", str(path)]) == 1
+    assert "holds characters that cannot be seen" in capsys.readouterr().err
+    with pytest.raises(PackLayoutError, match="cannot be seen"):
+        unpack(path, tmp_path / "home")
+    (tmp_path / name).write_bytes(document)
+    with pytest.raises(PackLayoutError, match="its name holds characters that cannot be seen; rename it"):
+        write_pack(tmp_path / name, Store(tmp_path / "home", load(tmp_path / name).dlm_id))
+
+
+@pytest.mark.parametrize(
+    "name", ["\U0001f468\u200d\U0001f469.dlm", "\u0645\u06cc\u200c\u062e\u0648.dlm", "a\u3000b\xa0\u2014.dlm"]
+)
+def test_a_name_that_a_person_may_have_is_unpacked(name: str, tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    _renamed(path, name)
+    assert check_pack(path).document_name == name
+
+
+def _renamed(path: Path, name: str) -> bytes:
+    """Give the document in a pack another name; returns it."""
+    found: list[bytes] = []
+
+    def change(members: dict[str, Any]) -> None:
+        (before,) = (member for member in members if member.startswith("dlm/") and member.endswith(".dlm"))
+        found.append(members.pop(before))
+        members[f"dlm/{name}"] = found[0]
+        _relist(members)
+
+    _rebuild(path, change)
+    return found[0]
+
+
+def test_a_name_without_room_for_the_ending_names_the_document(tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    document = tmp_path / f"{'n' * 251}.dlm"
+    document.write_bytes(_renamed(path, "a.dlm"))
+    with pytest.raises(PackError, match=f"{document.name} has too long a name for .pack behind it; name the pack with"):
+        write_pack(document, Store(tmp_path / "home", load(document).dlm_id))
+
+
 def test_our_pack_carries_store_document_and_companions(tmp_path: Path) -> None:
     copy_peer(tmp_path / "peer")
     document = next((tmp_path / "peer").glob("routed.dlm"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.cli.main import main
 from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.export.atomic_folder import check_destination
@@ -38,3 +39,21 @@ def test_a_name_that_is_not_utf8_loses_no_training(tmp_path: Path) -> None:
     assert current_version(store, "facts") is not None
     manifest = read_manifest(store)
     assert manifest is not None and manifest.source_path == f"{tmp_path}/caf\\udce9.dlm"
+
+
+def test_what_cannot_take_such_a_name_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.dlm"))
+    try:
+        path.write_bytes(write_document(tmp_path).read_bytes())
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    assert main(["queue", str(path), "add", "train", "--home", str(tmp_path / "home")]) == 2
+    assert "caf\\udce9.dlm is not: rename it" in capsys.readouterr().err
+    assert main(["pack", str(path), "--home", str(tmp_path / "home")]) == 1
+    assert "caf\\udce9.dlm cannot be packed: its name is not UTF-8 text; rename it" in capsys.readouterr().err
+
+
+def test_a_name_without_room_for_a_lock_names_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_document(tmp_path).rename(tmp_path / f"{'n' * 251}.dlm")
+    assert main(["section", str(path), "add", "--type", "prose", "--text", "a"]) == 1
+    assert f"{path}: its name is too long; choose a shorter one" in capsys.readouterr().err

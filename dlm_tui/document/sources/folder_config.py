@@ -78,8 +78,8 @@ def make_config(
     rules = () if ignore is None else tuple(_read_ignore(ignore, anchor, warn))
     if _cost(rules) > _MOST_COSTLY:
         warn(
-            f"{printable(anchor)}/{CONFIG_FOLDER}/{IGNORE_NAME} is not used: it has more than {_MOST_COSTLY} rules"
-            " with * or ?, or changes between rules and exceptions; make it shorter"
+            f"{printable(anchor)}/{CONFIG_FOLDER}/{IGNORE_NAME} is not used: it has more than {_MOST_COSTLY} rules "
+            "with * or ?, or changes between rules and exceptions; make it shorter"
         )
         rules = ()
     includes = compile_any(config.include) if config and config.include else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import msgspec
 from dlm_tui.document.errors import printable, shortened
 from dlm_tui.document.prompt_sets import PromptSets
 from dlm_tui.document.side_file import side_file_path
+from dlm_tui.input import is_utf8
 from dlm_tui.store.errors import StoreError
 
 FORMAT_VERSION = 1
@@ -34,6 +36,8 @@ MAX_MEMBERS = 1_000_000
 # What disks take: more of a name could be checked, and never be unpacked.
 MAX_NAME_BYTES, MAX_PART_BYTES = 4000, 255
 
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_JOINERS = "\u200c\u200d"
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 _checksum_line = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
 
@@ -86,6 +90,18 @@ def companions(document_name: str) -> tuple[str, str]:
 def stays_behind(inner: str) -> bool:
     """Whether a path below the store's folder is never packed or installed; in any case, as some disks ignore it."""
     return inner.partition("/")[0].casefold() in LOCK_NAMES | JOB_NAMES
+
+
+def why_not_named(document: str) -> str | None:
+    """Why a document of this name is not packed or unpacked, as the end of a sentence; None where it is."""
+    if not is_utf8(document):
+        return "is not UTF-8 text"
+    for before, character, behind in zip(" " + document, document, document[1:] + " ", strict=False):
+        # Two signs join letters of some scripts, and several emoji to one.
+        joins = character in _JOINERS and not before.isascii() and not behind.isascii()
+        if unicodedata.category(character) in _UNSEEN and not joins:
+            return "holds characters that cannot be seen"
+    return None
 
 
 def named(name: str) -> str:

@@ -45,6 +45,7 @@ from dlm_tui.store.packs.layout import (
     parse_checksums,
     parse_header,
     parse_manifest,
+    why_not_named,
 )
 from dlm_tui.system_errors import cause
 
@@ -234,6 +235,8 @@ class _Guard:
             raise PackLayoutError(f"the member name {shown} is too long for a disk")
         if parts[0] == STORE_FOLDER and not name.isprintable():
             raise PackLayoutError(f"the member name {shown} holds characters that cannot be seen")
+        if parts[0] == DOCUMENT_FOLDER and (why := why_not_named("/".join(parts[1:]))) is not None:
+            raise PackLayoutError(f"the member name {shown} {why}")
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or info.issparse():
             raise PackLayoutError(f"the member {shown} is neither a file nor a folder")
         if name in self._seen or (name in self._parents and info.isfile()):

@@ -29,6 +29,7 @@ from dlm_tui.store.packs.layout import (
     FORMAT_VERSION,
     HEADER,
     MANIFEST,
+    MAX_PART_BYTES,
     STORE_FOLDER,
     SUFFIX,
     Header,
@@ -41,6 +42,7 @@ from dlm_tui.store.packs.layout import (
     named,
     record_bytes,
     stays_behind,
+    why_not_named,
 )
 from dlm_tui.store.packs.reading import OnProgress
 from dlm_tui.store.sqlite import read_database
@@ -103,7 +105,12 @@ def write_pack(
     PackError if the target exists, if the store was never trained, or if a link leads out of it; LockHeld, LockStale;
     OSError if the disk refuses. The target then is what it was before.
     """
-    target = target or document_path.with_name(document_path.name + SUFFIX)
+    if (why := why_not_named(document_path.name)) is not None:
+        raise PackLayoutError(f"{document_path} cannot be packed: its name {why}; rename it")
+    if target is None:
+        target = document_path.with_name(document_path.name + SUFFIX)
+        if len(os.fsencode(scratch_sibling(target).name)) > MAX_PART_BYTES:
+            raise PackError(f"{document_path} has too long a name for {SUFFIX} behind it; name the pack with --out")
     if target.exists() and not overwrite:
         raise PackError(f"{target} exists already; nothing was overwritten")
     data = read_document_bytes(document_path)
