@@ -74,7 +74,13 @@ def require_regular(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path | str, flags: int = 0) -> Iterator[tuple[io.FileIO, os.stat_result]]:
-    descriptor = os.open(path, _OPEN | flags)
+    try:
+        descriptor = os.open(path, _OPEN | flags)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        # A file beside a document of a long name: no disk can have it.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
     try:
         info = os.fstat(descriptor)
         if stat.S_ISDIR(info.st_mode):

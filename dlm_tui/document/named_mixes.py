@@ -35,7 +35,7 @@ class NamedMixes:
     """The file: one JSON object, name → mix string."""
 
     def __init__(self, document: Path) -> None:
-        self.path = document.with_name(f"{document.stem}.mixes.json")
+        self._document, self.path = document, document.with_name(f"{document.stem}.mixes.json")
 
     def load(self) -> dict[str, dict[str, float]]:
         """Name → mix, in order; a missing file has none. Raises NamedMixesError."""
@@ -54,7 +54,7 @@ class NamedMixes:
 
     def update(self, change: Callable[[dict[str, dict[str, float]]], object]) -> dict[str, dict[str, float]]:
         """Change the mixes as they are in the file now; returns them. Raises NamedMixesError, DocumentBusy, OSError."""
-        return update_beside(self.path, self.load, change, self.save)
+        return update_beside(self._document, self.path, self.load, change, self.save)
 
     def save(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
         """Write all mixes. Raises OSError."""

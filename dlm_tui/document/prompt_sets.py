@@ -50,7 +50,7 @@ class PromptSets:
     """
 
     def __init__(self, document: Path) -> None:
-        self.path = document.with_name(f"{document.stem}.prompts.json")
+        self._document, self.path = document, document.with_name(f"{document.stem}.prompts.json")
 
     def cases(self) -> dict[str, list[PromptCase]]:
         """Name → prompts in order with what is expected; a missing file has none. Raises PromptSetsError."""
@@ -67,7 +67,7 @@ class PromptSets:
 
     def update(self, change: Callable[[Sets], None]) -> Sets:
         """Change the sets as they are in the file now; returns them. Raises PromptSetsError, DocumentBusy, OSError."""
-        return update_beside(self.path, self.cases, change, self.save)
+        return update_beside(self._document, self.path, self.cases, change, self.save)
 
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -71,15 +72,22 @@ def document_lock(target: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None
         lock.release()
 
 
-def update_beside(path: Path, read: Callable[[], T], change: Callable[[T], object], write: Callable[[T], None]) -> T:
-    """Change a small file beside a document as it is now, whoever wrote it last; returns what was written.
+def update_beside(
+    document: Path, path: Path, read: Callable[[], T], change: Callable[[T], object], write: Callable[[T], None]
+) -> T:
+    """Change the small file at `path` beside a document as it is now, whoever wrote it last; returns what was written.
 
-    Raises DocumentBusy, OSError, and what `read` raises.
+    Raises DocumentBusy, OSError, and what `read` raises; the document is named where its name leaves no room.
     """
-    with document_lock(path, _BESIDE_SECONDS):
-        found = read()
-        change(found)
-        write(found)
+    try:
+        with document_lock(path, _BESIDE_SECONDS):
+            found = read()
+            change(found)
+            write(found)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise OSError(error.errno, error.strerror, str(document)) from error
     return found
 
 

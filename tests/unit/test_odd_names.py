@@ -57,3 +57,7 @@ def test_a_name_without_room_for_a_lock_names_the_document(tmp_path: Path, capsy
     path = write_document(tmp_path).rename(tmp_path / f"{'n' * 251}.dlm")
     assert main(["section", str(path), "add", "--type", "prose", "--text", "a"]) == 1
     assert f"{path}: its name is too long; choose a shorter one" in capsys.readouterr().err
+    (tmp_path / "a.jsonl").write_text('{"prompt": "hi"}\n')
+    assert main(["sets", str(path), "import", str(tmp_path / "a.jsonl"), "--set", "a"]) == 1
+    assert f"{path}: its name is too long; choose a shorter one" in capsys.readouterr().err
+    assert main(["show", str(path), "--home", str(tmp_path / "home")]) == 0

@@ -15,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from dlm_tui.document.side_file import SideFileError, set_side_value
 from dlm_tui.files import scratch_sibling, write_atomic
+from dlm_tui.store import Store, StoreError, new_version, store_lock
 from dlm_tui.system_errors import database_reason, error_line, naming, system_sentence
 
 _Usage = namedtuple("_Usage", "total used free")
@@ -100,3 +102,44 @@ def test_a_database_on_a_full_disk_says_which_disk_is_full(tmp_path: Path, monke
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, used=used: _Usage(*used[folder]))
         assert database_reason(error, database).startswith(f"no space is left on the disk of {full};")
     assert database_reason(sqlite3.DatabaseError("malformed"), database) == "malformed"
+
+
+_WITHOUT_REMEDY = {
+    # the home itself; errors that are raised anew; a missing document, whose nearest one is named; sources, which are
+    # skipped; ports
+    "dlm_tui/system_errors.py",
+    "dlm_tui/small_files.py",
+    "dlm_tui/document/replacing.py",
+    "dlm_tui/output.py",
+    "dlm_tui/training/cluster_node.py",
+    "dlm_tui/document/document.py",
+    "dlm_tui/document/sources/reading.py",
+    "dlm_tui/document/sources/roots.py",
+    "dlm_tui/document/sources/scan.py",
+    "dlm_tui/document/sources/walk.py",
+    "dlm_tui/serving/server.py",
+    "dlm_tui/app/web.py",
+}
+
+
+def test_every_error_of_the_system_is_said_with_its_remedy() -> None:
+    program = Path(__file__).resolve().parents[2] / "dlm_tui"
+    bare = {path for path in program.rglob("*.py") if "strerror" in path.read_text(encoding="utf-8")}
+    assert {path.relative_to(program.parent).as_posix() for path in bare} - _WITHOUT_REMEDY == set()
+
+
+def test_a_full_disk_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = Store(tmp_path, "01J9ZK4M2N6P8Q0R1S3T5V7W9X").create()
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(StoreError, match=r"A new version cannot be created .* free some and do it again"):
+        new_version(store, "default")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(StoreError, match=r"\.lock cannot be created: .* free some and do it again"), store_lock(store):
+        pass
+    monkeypatch.setattr("dlm_tui.document.side_file.write_atomic", full)
+    with pytest.raises(SideFileError, match=r"cannot write .*/n\.dlm\.tui\.toml: .* free some and do it again"):
+        set_side_value(tmp_path / "n.dlm.tui.toml", "quantize", "nf4")
