@@ -64,6 +64,17 @@ async def test_before_the_first_step_there_is_no_now(workbench: Opener) -> None:
         assert "(one in ten is:" in bench.text and "now  " not in bench.text
 
 
+async def test_a_long_answer_goes_on_below_its_beginning(workbench: Opener) -> None:
+    world = World()
+    world.looks = [look(12, 3.25, "Under the third pot " * 8, "", "")]
+    async with workbench(world=world, size=(80, 60)) as bench:
+        await training(bench)
+        await bench.until(lambda: "now     Under" in bench.text, "a look")
+        lines = [line for line in bench.text.splitlines() if "third pot" in line]
+        first = lines[0].index("Under")
+        assert len(lines) > 1 and all(len(line) - len(line.lstrip()) == first for line in lines[1:])
+
+
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)], ids=str)
 async def test_screens(workbench: Opener, screens: SnapshotAssertion, size: tuple[int, int]) -> None:
     world = World()

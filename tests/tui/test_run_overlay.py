@@ -6,6 +6,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from textual.widgets import Input
 
+from dlm_tui.app.run_curves import RunCurves
 from dlm_tui.app.screens.run_overlay import RunOverlayScreen
 from dlm_tui.store import MetricsWriter
 from dlm_widgets.adapter_palette import GLYPHS, LIGHT, Mark
@@ -105,6 +106,20 @@ async def test_a_preference_loss_is_no_part_of_the_loss(workbench: Opener) -> No
         await bench.press("m", "m")
         await bench.until(lambda: "dpo loss, nats per pair" in bench.text, "a curve to choose")
         assert [len(line.points) for line in dialog._series(dialog.metric)] == [10]
+
+
+async def test_a_curve_of_the_gate_is_nobody_elses(workbench: Opener) -> None:
+    steps = {"gate_loss": ((1.0, 0.7), (2.0, 0.1))}
+    runs = [
+        RunCurves(7, "gate", "ok", "", "gate", training=3, curves={"gate_loss": ((1.0, 0.9),)}),
+        RunCurves(3, "sft", "ok", "", "style", training=1, curves={"loss": ((1.0, 2.0),), **steps}),
+        RunCurves(2, "sft", "ok", "", "tone", training=1, curves={"loss": ((1.0, 2.0),)}),
+    ]
+    async with workbench(size=(120, 40)) as bench:
+        dialog = RunOverlayScreen(runs, bench.context.marks)
+        await bench.app.push_screen(dialog)
+        assert [line.label for line in dialog._series("loss")] == ["1 style", "1 tone"]
+        assert [line.label for line in dialog._series("gate_loss")] == ["3 gate", "1 gate"]
 
 
 async def test_without_runs_it_says_so(workbench: Opener) -> None:

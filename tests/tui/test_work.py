@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from textual.widgets import Checkbox
 
+from dlm_tui.app.panes.outline import first_words
 from dlm_tui.app.screens.named_mixes import NamedMixesScreen
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets
@@ -17,6 +19,7 @@ from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.export.report import DriftFigures, FrozenCost, ParityFigures
 from dlm_widgets.pick_list import PickList
 from tests.tui.conftest import Bench, Opener
+from tests.tui.document import write_document
 from tests.tui.recorded import World, train_report
 
 
@@ -258,6 +261,34 @@ async def test_a_format_is_chosen_from_what_each_costs(workbench: Opener) -> Non
         assert isinstance(chosen, ExportJob)
         assert (chosen.target, chosen.quant, chosen.compare) == ("ollama", "q4_k_m", False)
         assert chosen.comparison == world.comparison
+
+
+async def test_without_a_gate_nothing_of_it_is_counted_or_exported(workbench: Opener, tmp_path: Path) -> None:
+    path = write_document(tmp_path, sections=1)
+    path.write_text(path.read_text().replace("enabled: true", "enabled: false"))
+    async with workbench(size=(100, 34)) as bench:
+        bench.panes.show_page("outline")
+        await bench.until(lambda: "1 tagged section" in bench.text, "the outline")
+        assert "needs" not in bench.text
+        await bench.press("f8")
+        await bench.until(lambda: any("no gate to freeze: E chooses a mix" in toast for toast in bench.toasts), "said")
+        assert bench.jobs == []
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "Number format" in bench.text, "dialog")
+        assert "static mean" not in bench.text and "best fixed" not in bench.text
+        await bench.press("ctrl+g")
+        await bench.until(lambda: len(bench.jobs) == 1, "exported")
+        request = bench.jobs[0].request
+        assert isinstance(request, ExportJob) and request.mix == "uniform"
+        await bench.idle()
+
+
+def test_a_title_is_cut_by_cells_and_says_so() -> None:
+    assert first_words("word " * 30) == "word " * 15 + "word\u2026"
+    marked = "e\u0301\u0302" * 60 + " behind"
+    assert first_words(f"### Q\n{marked}\n") == marked, "67 cells"
+    assert cell_len(first_words("\u6f6e" * 60)) == 79 and first_words("\u6f6e" * 60).endswith("\u2026")
 
 
 async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> None:

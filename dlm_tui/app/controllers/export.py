@@ -48,6 +48,7 @@ class Export:
             context.trained_names or context.names,
             last,
             shutil.which("ollama"),
+            has_gate=context.document.gate_enabled,
         )
         dialog.on_copy = lambda command: self._copying.copy(command, "the command of the last export")
         context.ui.open_dialog(dialog, self._chosen)
@@ -72,6 +73,11 @@ class Export:
         settings = settings or context.state.export
         if context.board.line is None and context.board.running("export"):
             context.ui.say("An export is already running; it is in the jobs pane.", warning=True)
+            return
+        needs_choice = not context.document.gate_enabled and len(context.names) > 1
+        if needs_choice and settings.mix in (None, "best"):
+            chooses = f"{context.key('export.dialog')} chooses a mix"
+            context.ui.say(f"The document has no gate to freeze: {chooses}.", warning=True)
             return
         request = ExportJob(
             document=str(context.setup.path),

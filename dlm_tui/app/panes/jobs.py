@@ -22,7 +22,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.progress import progress_line
 from dlm_tui.progress_words import NO_ANSWER, look_words
 from dlm_widgets.literal_static import LiteralStatic
-from dlm_widgets.sanitize import assemble, literal, sanitize
+from dlm_widgets.sanitize import assemble, literal
 from dlm_widgets.throttled import Throttled
 
 _GLYPHS = {"waiting": "\u00b7", "running": "\u25b8", "done": "\u2713", "failed": "\u2717", "cancelled": "\u2013"}
@@ -117,8 +117,7 @@ class JobsPane(Pane, Throttled):
         if not records:
             log.show("")
             return
-        width = max(20, self.content_size.width - 1)
-        rows = [job_line(record, width) for record in records]
+        rows = [job_line(record, self._text_width) for record in records]
         self._keep_mark()  # a key may have moved it since, and its message not be here yet
         self._records = []  # what is highlighted while the rows change was not chosen by anybody
         listing.set_options([Option(row) for row in rows])
@@ -126,6 +125,11 @@ class JobsPane(Pane, Throttled):
         listing.highlighted = records.index(marked) if marked is not None else 0
         self._records = records
         self._show_log()
+
+    @property
+    def _text_width(self) -> int:
+        """Cells of a line beside the scrollbar."""
+        return max(20, self.content_size.width - 1)
 
     def _hold_focus(self, listing: JobList) -> None:
         """The list takes the focus; while there is none the log does, so that one can come here at all."""
@@ -139,7 +143,7 @@ class JobsPane(Pane, Throttled):
         at_end = scroll.scroll_offset.y >= scroll.max_scroll_y - 1
         log = literal("\n".join(record.log) if record else "", "dim")
         if record is not None and record.looks:
-            log += Content("\n") + looks_text(record)
+            log += Content("\n") + looks_text(record, self._text_width)
         self.query_one("#job-log", LiteralStatic).show(log)
         if at_end:
             scroll.scroll_end(animate=False)
@@ -189,23 +193,32 @@ class JobsPane(Pane, Throttled):
         self.post_message(self.ResultPressed(self.marked))
 
 
-def looks_text(record: JobRecord) -> Content:
-    """The answers of the last look, before and now; of a job that is over those of every adapter, with the losses."""
+def looks_text(record: JobRecord, width: int) -> Content:
+    """The answers of the last look, before and now; of a job that is over those of every adapter, with the losses.
+
+    The answers are in lines of at most `width` cells.
+    """
     running = record.state == "running"
     lines: list[Content] = []
     for name, look in list(record.looks.items())[-1 if running else 0 :]:
         if not running:
             lines.append(literal(look_words(name, look), "bold", one_line=True))
         for answer in look.answers:
-            lines.append(assemble(f"  {sanitize(answer.prompt, one_line=True)}"))
-            lines.append(_labelled("before", answer.before))
+            lines.append(_hanging(Content("  "), answer.prompt, width))
+            lines.append(_labelled("before", answer.before, width))
             if look.step:
-                lines.append(_labelled("now", answer.now))
+                lines.append(_labelled("now", answer.now, width))
     return Content("\n").join(lines)
 
 
-def _labelled(label: str, answer: str) -> Content:
-    return assemble((f"    {label:<6}  ", "dim"), sanitize(answer, one_line=True) or NO_ANSWER)
+def _labelled(label: str, answer: str, width: int) -> Content:
+    return _hanging(Content.styled(f"    {label:<6}  ", "dim"), answer or NO_ANSWER, width)
+
+
+def _hanging(lead: Content, text: str, width: int) -> Content:
+    """`lead` and the text in lines of at most `width` cells, each of which begins below the beginning of the text."""
+    at = lead.cell_length
+    return lead + Content("\n" + " " * at).join(literal(text, one_line=True).wrap(max(8, width - at)))
 
 
 def job_line(record: JobRecord, width: int) -> Content:
@@ -221,5 +234,5 @@ def job_line(record: JobRecord, width: int) -> Content:
     room = width - cell_len(record.detail()) - 5
     line = assemble(lead, "\n  ") + progress_line(record.progress, min(40, room) if room >= 6 else 0)
     for name, look in list(record.looks.items())[-1:]:
-        line += assemble("\n  ", sanitize(look_words(name, look), one_line=True))
+        line += Content("\n") + _hanging(Content("  "), look_words(name, look), width)
     return line

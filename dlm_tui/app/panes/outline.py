@@ -22,7 +22,7 @@ from dlm_tui.document.sources import SourceCounts, Survey
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
-from dlm_widgets.sanitize import assemble, sanitize
+from dlm_widgets.sanitize import assemble, fit, sanitize
 
 # More files than this of one folder are counted, not listed.
 _FILES_SHOWN = 40
@@ -120,7 +120,7 @@ class OutlinePane(Pane):
         """Rebuild the rows; the highlighted row stays where it was."""
         rows = [_problem_row(problem) for problem in problems]
         counts = gate_samples(document)
-        floor = document.training.gate.cold_start_floor
+        floor = document.training.gate.cold_start_floor if document.gate_enabled else 0
         for name in document.routing_names:
             sections = _section_rows(document, name, trained_sections)
             fresh = sum(
@@ -193,7 +193,10 @@ def _problem_row(problem: Problem) -> Row:
 
 
 def _count_of(sections: int, files: int, floor: int) -> tuple[str, str]:
-    """How many tagged sections, and files of bound folders, the gate learns an adapter from, and the style of that."""
+    """How many tagged sections, and files of bound folders, the gate learns an adapter from, and the style of that.
+
+    `floor` is how many it needs, 0 where the document has no gate.
+    """
     count = sections + files
     words = f"{counted(count, 'tagged section')}" + (" and files" if files else "")
     return (words, "dim") if count >= floor else (f"{words} (needs {floor})", "bold $warning")
@@ -271,9 +274,10 @@ def _skipped_words(counts: SourceCounts) -> str:
 
 
 def first_words(content: str, limit: int = 80) -> str:
-    """The first line that says something, headers left out."""
+    """The first line that says something, headers left out, in at most `limit` cells."""
+    most = 8 * limit  # marks take no cells of their own, and a line may be a book
     for line in content.splitlines():
         text = line.strip()
         if text and not text.startswith("###"):
-            return sanitize(text[:limit], one_line=True)
+            return fit(text if len(text) <= most else text[:most] + "\u2026", limit).rstrip()
     return "(empty)"

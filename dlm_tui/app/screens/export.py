@@ -25,6 +25,8 @@ from dlm_widgets.tick_box import TickBox
 
 _OWN = "the document's"
 """For a merged folder: the base's own type."""
+GATE_MIXES = (None, "best")
+"""Mixes that are made from the gate, where there is one."""
 _NOTHING_YET = "Nothing has been exported since the start."
 
 
@@ -47,23 +49,30 @@ class ExportScreen(Dialog[ExportSettings]):
         names: Sequence[str],
         result: ExportReport | None = None,
         ollama: str | None = None,
+        *,
+        has_gate: bool = True,
     ) -> None:
-        """`saved` are named mixes; `ollama` is the program that is installed here, None if there is none."""
+        """`saved` are named mixes; `ollama` is the program that is installed here, None if there is none.
+
+        Without a gate no mix is offered that is made from one.
+        """
         super().__init__()
         self._ollama = ollama
         self._settings, self._last, self._names = settings, last, list(names)
         self._result = result
         self._costs = list(result.comparison) if result is not None else []
         self.on_copy: Callable[[str], None] = lambda command: None
-        self._mixes: list[tuple[str | None, str]] = [
-            (None, "the gate's static mean"),
-            ("uniform", "uniform"),
-            ("best", "best fixed mix"),
-        ]
+        self._mixes: list[tuple[str | None, str]] = (
+            [(None, "the gate's static mean"), ("uniform", "uniform"), ("best", "best fixed mix")]
+            if has_gate
+            else [(None, "the adapter alone")]
+            if len(names) == 1
+            else [("uniform", "uniform")]
+        )
         if hand_mix:
             self._mixes.append((hand_mix, f"the desk's: {hand_mix}"))
         self._mixes += [(name, f"{name}: {mix}") for name, mix in saved.items()]
-        if settings.mix not in {mix for mix, _ in self._mixes}:
+        if settings.mix not in {mix for mix, _ in self._mixes} and (has_gate or settings.mix not in GATE_MIXES):
             self._mixes.append((settings.mix, f"as last time: {settings.mix}"))
 
     def compose_body(self) -> ComposeResult:
@@ -108,7 +117,8 @@ class ExportScreen(Dialog[ExportSettings]):
         target, quant = self._settings.target, self._settings.quant
         self._lists["target"].highlighted = TARGETS.index(target) if target in TARGETS else 0
         self._lists["quant"].highlighted = QUANTS.index(quant) + 1 if quant in QUANTS else 0
-        self._lists["mix"].highlighted = [mix for mix, _ in self._mixes].index(self._settings.mix)
+        mixes = [mix for mix, _ in self._mixes]
+        self._lists["mix"].highlighted = mixes.index(self._settings.mix) if self._settings.mix in mixes else 0
         self._lists["target"].focus()
 
     @property

@@ -230,7 +230,8 @@ class RunOverlayScreen(Dialog[None]):
         """The lines of a chart, by label, as they are drawn but for the logarithm."""
         strength = SMOOTHINGS[self.smoothing]
         if metric != "weights":
-            found = {run.label: smoothed(run.curves.get(metric, ()), strength) for run in self.shown}
+            by_label = _by_label(self.shown, metric)
+            found = {label: smoothed(run.curves.get(metric, ()), strength) for label, run in by_label.items()}
         else:
             over = [run for run in reversed(self.shown) if run.weights and run.training is not None]
             names = dict.fromkeys(name for run in over for name in run.weights)
@@ -241,7 +242,7 @@ class RunOverlayScreen(Dialog[None]):
         return {label: points for label, points in found.items() if points}
 
     def _series(self, metric: Metric) -> list[Series]:
-        by_label = {run.label: run for run in self.shown}
+        by_label = _by_label(self.shown, metric)
         found = []
         for number, (label, points) in enumerate(self._curves(metric).items()):
             if metric == "weights":
@@ -312,6 +313,19 @@ class RunOverlayScreen(Dialog[None]):
         on_paper |= {mark: light[name].color for name, mark in self._marks.items()}
         colors = {line.label: on_paper[Mark(line.glyph, line.color)] for line in series}
         self.on_save("runs.svg", as_svg(self._title(self.metric), curves, colors))
+
+
+def _by_label(runs: Sequence[RunCurves], metric: Metric) -> dict[str, RunCurves]:
+    """What the runs' lines are called: a curve of the gate is the gate's, whichever adapter's run it was recorded with.
+
+    Where a training has several of them they keep the names of their runs.
+    """
+    found: dict[str, RunCurves] = {}
+    for run in runs:
+        gate = f"{run.number} gate"
+        own = metric in ("gate_loss", "gate_entropy") and run.curves.get(metric) and gate not in found
+        found[gate if own else run.label] = run
+    return found
 
 
 def _marked(points: Points) -> tuple[float, float]:
