@@ -74,9 +74,10 @@ def _run_on_store(args: argparse.Namespace) -> int:
     if args.json:
         listed = [{"severity": one.severity, "text": one.text, "mendable": one.mend is not None} for one in findings]
         targets, _ = _suitability(args, document)
+        forward, _ = _forward(args, document)
         composed = [{"adapter": one.adapter, "text": one.text, **_figures(one)} for one in rounds]
         report = {"ok": not damaged, "store": str(store.root), "mended": mended, "findings": listed}
-        emit({**report, "rounds": composed, "exports": targets})
+        emit({**report, "rounds": composed, "exports": targets, "forward": forward})
         return 1 if damaged else 0
     lines = [f"mended      {text}" for text in mended]
     lines += [f"{one.severity:<11} {one.text}{_hint(one, args.repair)}" for one in findings]
@@ -86,6 +87,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
     elif not damaged:
         lines.append(f"sound       {store.root}")
     lines.append(f"exports     {_suitability(args, document)[1]}")
+    lines.append(f"forward     {_forward(args, document)[1]}")
     sys.stdout.write("".join(shown(copyable(line, args.document)) + "\n" for line in lines))
     return 1 if damaged else 0
 
@@ -155,14 +157,23 @@ def _suitability(args: argparse.Namespace, document: Document) -> tuple[list[str
     from dlm_tui.errors import DlmTuiError
     from dlm_tui.export.suitability import suitability
     from dlm_tui.model import base_of
-    from dlm_tui.model.registry import read_json
 
     try:
-        source = base_of(document, args.base)
+        return suitability(base_of(document, args.base))
     except DlmTuiError as error:
         return [], f"not known: {error}"
-    stored = source.path is not None and "quantization_config" in read_json(source.path / "config.json")
-    return suitability(source.path, quantised=stored or source.quantize is not None)
+
+
+def _forward(args: argparse.Namespace, document: Document) -> tuple[str | None, str]:
+    """Which forward the document's base will get."""
+    from dlm_tui.errors import DlmTuiError
+    from dlm_tui.model import base_of
+    from dlm_tui.model.foreseen import foreseen_forward
+
+    try:
+        return foreseen_forward(base_of(document, args.base))
+    except DlmTuiError as error:
+        return None, f"not known: {error}"
 
 
 def _hint(finding: Finding, repaired: bool) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlm_tui.counting import counted
 from dlm_tui.document.templates import TEMPLATES, compose, folders_to_learn, write_new
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import with_home
 from dlm_tui.output import emit, say
+
+if TYPE_CHECKING:
+    from dlm_tui.model.registry import BaseSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         folders=folders_to_learn(args.folders, names) if args.folders else (),
     )
     write_new(new)
+    targets, exports = _exports(base)
     floor = new.document.training.gate.cold_start_floor
     if args.json:
         emit(
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 "adapters": list(new.document.routing_names),
                 "sources": [source.path for source in new.document.training.sources or ()],
                 "source_adapters": new.side.source_adapters,
+                "exports": targets,
             }
         )
     else:
@@ -66,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         for folder in new.folders:
             few = f"; a gate needs {floor}" if folder.file_count < floor else ""
             say(f"  {folder.adapter} learns from {folder.folder}: {counted(folder.file_count, 'file')}{few}")
+        say(f"exports: {exports}")
     if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not args.json:
             say(f"`dlm-tui {path}` opens it, `dlm-tui train {path}` trains it")
@@ -73,3 +81,13 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.launch import launch
 
     return launch(path, args, train_if_untrained=base.path is not None)
+
+
+def _exports(base: BaseSource) -> tuple[list[str], str]:
+    """What the base can be exported to, in the words of `doctor`: the document is written whatever comes of it."""
+    from dlm_tui.export.suitability import suitability
+
+    try:
+        return suitability(base)
+    except DlmTuiError as error:
+        return [], f"not known: {error}"

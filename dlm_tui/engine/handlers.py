@@ -84,6 +84,8 @@ class Handlers:
         return self._opened(warnings)
 
     def _opened(self, warnings: Sequence[str]) -> p.Opened:
+        from dlm_tui.export.suitability import obstacles
+
         session = self.session
         status = session.gate_status
         return p.Opened(
@@ -99,6 +101,7 @@ class Handlers:
             warning="\n".join(warnings),
             kept="on disk" if session.base.is_offloaded else session.base.quantisation or "",
             dtype=_decoding_dtype(session),
+            no_exports=obstacles(session.base),
         )
 
     def _route(self, request: p.Route) -> Work:

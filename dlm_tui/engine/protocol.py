@@ -280,7 +280,8 @@ class Log(Message, tag="log"):
 class Opened(Message, tag="opened"):
     """The document is resident. `gate` as GateState.mode or "stale"; versions per adapter; `warning` tells what went
     wrong on the way without keeping the document from being used, else empty; `kept` how the base's weights are where
-    that is not as usual: nf4, int8, …, "on disk"; `dtype` what answers are decoded in, as in Status."""
+    that is not as usual: nf4, int8, …, "on disk"; `dtype` what answers are decoded in, as in Status;
+    `no_exports` the targets that this base cannot be exported to, each with the reason."""
 
     adapters: list[str]
     versions: dict[str, int]
@@ -294,6 +295,7 @@ class Opened(Message, tag="opened"):
     warning: str = ""
     kept: str = ""
     dtype: str = ""
+    no_exports: dict[str, str] = {}
 
 
 class TokenAttribution(msgspec.Struct, kw_only=True):

@@ -56,12 +56,51 @@ def _pre_tokenizer(node: dict[str, Any] | None) -> str | None:
     return None
 
 
-def _is_sentencepiece(state: dict[str, Any]) -> bool:
-    """BPE over `▁`-marked text with byte fallback, as converted from Llama 2 and Mistral models."""
-    model = state["model"]
-    return bool(model.get("byte_fallback")) and "▁" in json.dumps(
-        [state.get("normalizer"), state.get("pre_tokenizer")], ensure_ascii=False
-    )
+@dataclass(frozen=True)
+class TokenizerKind:
+    """How a tokenizer splits text: `pre` is llama.cpp's name of it, "default" for the sentencepiece kind, whose `marks`
+    say where blanks become `▁`.
+    """
+
+    pre: str
+    marks: str
+    is_sentencepiece: bool
+
+
+def tokenizer_kind(tokenizer: Any) -> TokenizerKind:
+    """The kind of a fast transformers tokenizer, without a look at its vocabulary.
+
+    Raises ExportRefused when it is one whose splitting llama.cpp is not known to reproduce.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ExportRefused("the base's tokenizer is no fast tokenizer, so it cannot be written into a GGUF")
+    model = backend.model
+    if type(model).__name__ != "BPE":
+        kind = type(model).__name__
+        raise ExportRefused(f"a {kind} tokenizer cannot be written as GGUF here (only BPE tokenizers can)")
+    normalizer, splitter = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    marks = json.dumps([normalizer, splitter], ensure_ascii=False)
+    if model.byte_fallback and "▁" in marks:  # as converted from Llama 2 and Mistral models
+        return TokenizerKind("default", marks, is_sentencepiece=True)
+    # the normaliser NFC of the Qwen tokenizers is one that llama.cpp leaves out: only text in other forms differs
+    pre = _pre_tokenizer(splitter)
+    merges_skipped = bool(model.ignore_merges) and pre != "llama-bpe"
+    if pre is None or merges_skipped or normalizer not in (None, {"type": "NFC"}):
+        raise ExportRefused(
+            "the base's tokenizer splits text in a way that llama.cpp is not known to reproduce, so a GGUF would "
+            "answer differently; the targets peft, vllm and merged work"
+        )
+    return TokenizerKind(pre, marks, is_sentencepiece=False)
+
+
+def _state(part: Any) -> dict[str, Any] | None:
+    """A normaliser or splitter as tokenizer.json has it. Raises ExportRefused for one that is a program."""
+    try:
+        found: dict[str, Any] | None = None if part is None else json.loads(part.__getstate__())
+    except Exception as error:  # the library has no type of its own for it
+        raise ExportRefused("a part of the base's tokenizer is a program, which no GGUF can hold") from error
+    return found
 
 
 def _merge_text(merge: Any) -> str:
@@ -107,15 +146,10 @@ def read_tokenizer(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
 
     Raises ExportRefused when it is of a kind whose splitting llama.cpp is not known to reproduce.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ExportRefused("the base's tokenizer is no fast tokenizer, so it cannot be written into a GGUF")
-    state = json.loads(backend.to_str())
-    model = state["model"]
-    if model["type"] != "BPE":
-        raise ExportRefused(f"a {model['type']} tokenizer cannot be written as GGUF here (only BPE tokenizers can)")
+    kind = tokenizer_kind(tokenizer)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens, types = _table(state, vocab_size)
-    merges = [_merge_text(merge) for merge in model["merges"]]
+    merges = [_merge_text(merge) for merge in state["model"]["merges"]]
     special = _special_ids(tokenizer)
     probe = list(tokenizer("a").input_ids)
     common: dict[str, Any] = {
@@ -124,21 +158,13 @@ def read_tokenizer(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
         "add_eos": len(probe) > 1 and special.get("eos") == probe[-1],
         "chat_template": _chat_template(tokenizer),
     }
-    if _is_sentencepiece(state):
-        return _sentencepiece(state, tokens, types, merges, common)
-    # the normaliser NFC of the Qwen tokenizers is one that llama.cpp leaves out: only text in other forms differs
-    pre = _pre_tokenizer(state.get("pre_tokenizer"))
-    merges_skipped = bool(model.get("ignore_merges")) and pre != "llama-bpe"
-    if pre is None or merges_skipped or state.get("normalizer") not in (None, {"type": "NFC"}):
-        raise ExportRefused(
-            "the base's tokenizer splits text in a way that llama.cpp is not known to reproduce, so a GGUF would "
-            "answer differently; the targets peft, vllm and merged work"
-        )
-    return GgufTokenizer(model="gpt2", pre=pre, tokens=tokens, types=types, merges=merges, **common)
+    if kind.is_sentencepiece:
+        return _sentencepiece(kind, tokens, types, merges, common)
+    return GgufTokenizer(model="gpt2", pre=kind.pre, tokens=tokens, types=types, merges=merges, **common)
 
 
 def _sentencepiece(
-    state: dict[str, Any], tokens: list[str], types: list[int], merges: list[str], common: dict[str, Any]
+    kind: TokenizerKind, tokens: list[str], types: list[int], merges: list[str], common: dict[str, Any]
 ) -> GgufTokenizer:
     """llama.cpp merges by the score of the result, so the score of a token is minus the rank of the merge making it."""
     rank = {merge.replace(" ", "", 1): order for order, merge in reversed(list(enumerate(merges)))}
@@ -149,10 +175,10 @@ def _sentencepiece(
     unknown = common["special"].get("unk")
     if unknown is not None:
         types[unknown] = _UNKNOWN
-    marks = json.dumps([state.get("normalizer"), state.get("pre_tokenizer")])
+    marks = kind.marks
     return GgufTokenizer(
         model="llama",
-        pre="default",
+        pre=kind.pre,
         tokens=tokens,
         types=types,
         scores=scores,

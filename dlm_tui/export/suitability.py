@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.export.choices import GGUF_TARGETS, TARGETS
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model.registry import BaseSource, read_json
 from dlm_tui.system_errors import first_line
 
+if TYPE_CHECKING:
+    from dlm_tui.model import Base
 
-def gguf_obstacle(folder: Path) -> str | None:
-    """Why a base in `folder` cannot become GGUF here, None when it can. No weights are read."""
-    from transformers import AutoConfig, AutoTokenizer
+_EVERY = "every target"
+_QUANTISED = ("peft",)
+"""The targets that hold no weights of the base, which a quantised one no longer has as they were."""
 
+
+def gguf_obstacle(config: Any, tokenizer: Any) -> str | None:
+    """Why a base of this configuration (of its decoder) and tokenizer cannot become GGUF here, None when it can."""
     from dlm_tui.export.architectures import read_architecture
-    from dlm_tui.export.gguf_tokenizer import read_tokenizer
+    from dlm_tui.export.gguf_tokenizer import tokenizer_kind
 
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        architecture = read_architecture(config.get_text_config(decoder=True).to_dict())
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        read_tokenizer(tokenizer, architecture.vocab)
+        rows = read_architecture(config.to_dict()).vocab
+        tokenizer_kind(tokenizer)
     except ExportRefused as error:
         return str(error)
-    except Exception as error:  # the library raises many types for a broken folder
-        return first_line(error)
+    tokens = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+    if tokens > rows:
+        return f"the tokenizer has {tokens} tokens and the base only {rows} embeddings: they do not belong together"
     return None
 
 
-def suitability(folder: Path | None, quantised: bool = False) -> tuple[list[str], str]:
-    """The targets that work for a base, and a sentence about it."""
+def obstacles(base: Base) -> dict[str, str]:
+    """The targets that the loaded base cannot be exported to, each with the reason."""
+    if base.quantisation is not None:
+        reason = f"the base is quantised as {base.quantisation}, and it would hold other weights"
+        return dict.fromkeys((target for target in TARGETS if target not in _QUANTISED), reason)
+    obstacle = gguf_obstacle(base.config, base.tokenizer)
+    return {} if obstacle is None else dict.fromkeys(GGUF_TARGETS, obstacle)
+
+
+def suitability(source: BaseSource) -> tuple[list[str], str]:
+    """The targets that work for a base, and a sentence about it. No weights are read.
+
+    Raises BaseUnavailable for a folder whose configuration cannot be read.
+    """
+    if source.kind == "embedded" and source.quantize is None:
+        return list(TARGETS), _EVERY
+    folder = source.path
+    if folder is None and source.gguf is not None:
+        return [], f"not known yet: {source.gguf.name} is unpacked when it is first used"
     if folder is None:
         return [], "not known: the base is not on this machine yet"
-    if quantised:
-        return ["peft"], "peft; nothing else from a quantised base"
-    obstacle = gguf_obstacle(folder)
+    if source.quantize is not None or "quantization_config" in read_json(folder / "config.json"):
+        return list(_QUANTISED), f"{', '.join(_QUANTISED)}; nothing else from a quantised base"
+    obstacle = _obstacle_of(folder)
     if obstacle is None:
-        return list(TARGETS), "every target"
+        return list(TARGETS), _EVERY
     works = [target for target in TARGETS if target not in GGUF_TARGETS]
     return works, f"{', '.join(works)}; no GGUF: {obstacle}"
+
+
+def _obstacle_of(folder: Path) -> str | None:
+    """Why the base in `folder` cannot become GGUF here, None when it can."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return gguf_obstacle(config.get_text_config(decoder=True), tokenizer)
+    except Exception as error:  # the library raises many types for a broken folder
+        return first_line(error)

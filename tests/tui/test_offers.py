@@ -8,10 +8,13 @@ import pytest
 from textual.widgets import Checkbox
 
 from dlm_tui.app.engine_facts import bytes_text
+from dlm_tui.app.screens.export import ExportScreen
 from dlm_tui.engine.protocol import ExportJob
+from dlm_tui.export.choices import GGUF_TARGETS
 from dlm_widgets.answer_card import heat_style
 from dlm_widgets.tick_box import TickBox
 from tests.tui.conftest import Bench, Opener
+from tests.tui.recorded import World
 
 
 async def open_export(bench: Bench) -> Checkbox:
@@ -47,6 +50,32 @@ async def test_without_an_export_there_is_no_command_to_copy(workbench: Opener) 
         await open_export(bench)
         await bench.press("f8")
         await bench.until(lambda: "since the start: there is no command to copy." in bench.text, "said")
+
+
+async def test_a_target_that_the_base_cannot_have_is_marked_with_the_reason(
+    workbench: Opener,
+) -> None:
+    world = World()
+    world.no_exports = dict.fromkeys(GGUF_TARGETS, "the architecture 'gpt2' cannot be written as GGUF here")
+    async with workbench(size=(100, 40), world=world) as bench:
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "ollama (not here)" in bench.text, "marked")
+        assert "llama-server (not here)" in bench.text and "peft (not here)" not in bench.text
+        await bench.press("home", "down")
+        reason = "not from this base: the architecture 'gpt2' cannot be written as GGUF here"
+        await bench.until(lambda: f"ollama: {reason}" in plain(bench), "the reason")
+        await bench.press("ctrl+g")
+        await bench.until(lambda: f"No ollama {reason.removeprefix('not ')}" in plain(bench), "refused")
+        assert isinstance(bench.app.screen, ExportScreen) and not bench.jobs
+        await bench.press("home", "ctrl+g")
+        await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")
+        assert last_export(bench).target == "peft"
+
+
+def plain(bench: Bench) -> str:
+    """What is on the screen, line breaks and frames as single blanks."""
+    return " ".join(bench.text.replace("\u2502", " ").split())
 
 
 async def test_without_ollama_the_dialog_says_so(

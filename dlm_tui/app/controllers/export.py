@@ -49,6 +49,7 @@ class Export:
             last,
             shutil.which("ollama"),
             has_gate=context.document.gate_enabled,
+            no_exports=context.opened.no_exports if context.opened else {},
         )
         dialog.on_copy = lambda command: self._copying.copy(command, "the command of the last export")
         context.ui.open_dialog(dialog, self._chosen)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widgets import Input
 from textual.widgets.option_list import Option
 
@@ -51,13 +53,15 @@ class ExportScreen(Dialog[ExportSettings]):
         ollama: str | None = None,
         *,
         has_gate: bool = True,
+        no_exports: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`saved` are named mixes; `ollama` is the program that is installed here, None if there is none.
+        """`saved` are named mixes; `ollama` is the program that is installed here, None if there is none; `no_exports`
+        are the targets that this base cannot have, each with the reason.
 
         Without a gate no mix is offered that is made from one.
         """
         super().__init__()
-        self._ollama = ollama
+        self._ollama, self._no_exports = ollama, no_exports
         self._settings, self._last, self._names = settings, last, list(names)
         self._result = result
         self._costs = list(result.comparison) if result is not None else []
@@ -81,7 +85,7 @@ class ExportScreen(Dialog[ExportSettings]):
             with Vertical():
                 yield LiteralStatic("Target", classes="field")
                 yield PickList(
-                    *[Option(literal(target)) for target in TARGETS],
+                    *[Option(self._named(target)) for target in TARGETS],
                     id="export-target",
                     markup=False,
                 )
@@ -121,6 +125,9 @@ class ExportScreen(Dialog[ExportSettings]):
         self._lists["mix"].highlighted = mixes.index(self._settings.mix) if self._settings.mix in mixes else 0
         self._lists["target"].focus()
 
+    def _named(self, target: str) -> Content:
+        return literal(f"{target} (not here)", "dim") if target in self._no_exports else literal(target)
+
     @property
     def _lists(self) -> dict[str, PickList]:
         return {name: self.query_one(f"#export-{name}", PickList) for name in ("target", "quant", "mix")}
@@ -132,7 +139,10 @@ class ExportScreen(Dialog[ExportSettings]):
             target = TARGETS[chosen]
             absent = target == "ollama" and self._ollama is None
             more = "; no ollama is installed here, so the command after it is for you to run" if absent else ""
-            self.query_one("#export-note", LiteralStatic).show(f"{target}: {TARGET_TEXTS[target]}{more}")
+            text = f"{TARGET_TEXTS[target]}{more}"
+            if reason := self._no_exports.get(target):
+                text = f"not from this base: {reason}"
+            self.query_one("#export-note", LiteralStatic).show(f"{target}: {text}")
             self.query_one("#export-register", TickBox).display = target == "ollama" and self._ollama is not None
 
     @property
@@ -156,6 +166,12 @@ class ExportScreen(Dialog[ExportSettings]):
     def action_accept(self) -> None:
         """Export with what is chosen."""
         lists = self._lists
+        target = TARGETS[lists["target"].highlighted or 0]
+        if reason := self._no_exports.get(target):
+            self.query_one("#export-last", LiteralStatic).show(
+                literal(f"No {target} from this base: {reason}", "$error")
+            )
+            return
         mix = self._mixes[lists["mix"].highlighted or 0][0]
         if mix is not None and ":" in mix:
             try:
@@ -166,7 +182,7 @@ class ExportScreen(Dialog[ExportSettings]):
         register = self.query_one("#export-register", TickBox)
         self.dismiss(
             ExportSettings(
-                target=TARGETS[lists["target"].highlighted or 0],
+                target=target,
                 register=register.display and register.value,
                 quant=self._quant,
                 compare=self.query_one("#export-compare", TickBox).value,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dlm_tui.model.architectures.spec import DecoderSpec
+from typing import Any
+
+from dlm_tui.model.architectures.spec import DecoderSpec, why_not
 
 _LLAMA = DecoderSpec()
 _GEMMA2 = DecoderSpec(
@@ -45,3 +47,10 @@ FAMILIES: dict[str, DecoderSpec] = {
     "MixtralForCausalLM": DecoderSpec(window="all", experts=True),
     "Qwen3MoeForCausalLM": DecoderSpec(window="all", qk_norm="head", experts=True),
 }
+
+
+def why_not_fused(family: str, config: Any) -> str | None:
+    """Why the fused forward cannot run a base of the class `family` with this configuration, as a clause."""
+    if family not in FAMILIES:
+        return f"no description of {family} is there yet"
+    return why_not(FAMILIES[family], config)

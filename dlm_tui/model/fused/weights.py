@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlm_tui.model.architectures.families import FAMILIES
+from dlm_tui.model.architectures.families import FAMILIES, why_not_fused
 from dlm_tui.model.architectures.spec import (
     DecoderSpec,
     LayerSpec,
@@ -22,7 +22,6 @@ from dlm_tui.model.architectures.spec import (
     embedding_scale,
     layer_specs,
     rope_types,
-    why_not,
 )
 from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
@@ -245,15 +244,14 @@ def eligible(base: Base) -> str | None:
         return f"its weights are quantised as {base.quantisation}"
     if base.is_offloaded:
         return "its weights are read from the disk"
-    family = type(base.model).__name__
-    if family not in FAMILIES:
-        return f"no description of {family} is there yet"
+    if (reason := why_not_fused(type(base.model).__name__, base.config)) is not None:
+        return reason
     if base.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"its weights are {str(base.dtype).removeprefix('torch.')}"
     kinds = {(parameter.device, parameter.dtype) for parameter in base.model.parameters()}
     if len(kinds) != 1 and not base.is_as_stored:
         return "its weights are spread over several devices or number formats"
-    return why_not(FAMILIES[family], base.config)
+    return None
 
 
 def _layer(layer: Any, name: str, spec: DecoderSpec, facts: LayerSpec, config: Any) -> FusedLayer:
