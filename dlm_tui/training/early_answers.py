@@ -154,18 +154,24 @@ class Looker:
         )
 
     def _loss(self) -> float | None:
-        """The mean loss that the Trainer reports after an epoch: over batches in order, weighted by their rows."""
-        rows, size, filler = self._rows.validation, self._plan.micro_batch, filler_id(self._base)
-        total = 0.0
-        for start in range(0, len(rows), size):
-            batch = collate_sequences(rows[start : start + size], filler)
-            inputs = {name: tensor.to(self._base.device) for name, tensor in batch.items()}
-            total += float(self._model(**inputs).loss) * len(batch["input_ids"])
-        return total / len(rows) if rows and math.isfinite(total) else None
+        return held_out_loss(self._model, self._base, self._plan, self._rows)
 
     def _answers(self) -> list[str]:
         prompts = [prompt.ids for prompt in self._asked]
         return greedy_answers(self._base, prompts, self._tokens) if prompts else []
+
+
+def held_out_loss(model: Any, base: Base, plan: TrainingPlan, rows: AdapterRows) -> float | None:
+    """The loss on the validation rows, nats per token, as the Trainer reports it after an epoch: the mean over batches
+    in order, weighted by their rows. None without such rows, or where it is not finite."""
+    held, size, filler = rows.validation, plan.micro_batch, filler_id(base)
+    total = 0.0
+    with _untouched(model):
+        for start in range(0, len(held), size):
+            batch = collate_sequences(held[start : start + size], filler)
+            inputs = {name: tensor.to(base.device) for name, tensor in batch.items()}
+            total += float(model(**inputs).loss) * len(batch["input_ids"])
+    return total / len(held) if held and math.isfinite(total) else None
 
 
 def greedy_answers(base: Base, prompts: Sequence[Sequence[int]], most: int) -> list[str]:

@@ -20,7 +20,7 @@ from dlm_tui.progress import EarlyLook
 from dlm_tui.store.checkpoints import PhaseResult
 from dlm_tui.training.adapter_trainer import AdapterTrainer
 from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointedTrainer, CheckpointTimer, last_loss
-from dlm_tui.training.early_answers import EarlyPrompt, Looker
+from dlm_tui.training.early_answers import EarlyPrompt, Looker, held_out_loss
 from dlm_tui.training.embeddings import EmbeddingWarmup
 from dlm_tui.training.packing import collate_cheaper, packs_exactly
 from dlm_tui.training.plan import AdapterPlan, Phase, TrainingPlan
@@ -74,20 +74,25 @@ class Finetuned:
     tail_depth: dict[str, float] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     train_loss: dict[str, float] = field(default_factory=dict)
-    val_loss: float | None = None
+    val_losses: dict[str, float | None] = field(default_factory=dict)
 
     def add(self, phase: PhaseResult) -> None:
         """A phase is over."""
         self.steps[phase.name] = phase.steps
         self.train_loss[phase.name] = phase.loss
-        self.val_loss = self.val_loss if phase.val_loss is None else phase.val_loss
+        self.val_losses[phase.name] = phase.val_loss
+
+    @property
+    def val_loss(self) -> float | None:
+        """The loss on the validation rows behind the last phase, nats per token: that of the weights there are."""
+        return next(reversed(self.val_losses.values()), None)
 
     @property
     def phases(self) -> list[PhaseResult]:
-        """What `add` was told; only the first phase is judged on validation rows."""
+        """What `add` was told."""
         return [
-            PhaseResult(name=name, steps=steps, loss=self.train_loss[name], val_loss=self.val_loss if not at else None)
-            for at, (name, steps) in enumerate(self.steps.items())
+            PhaseResult(name=name, steps=steps, loss=self.train_loss[name], val_loss=self.val_losses[name])
+            for name, steps in self.steps.items()
         ]
 
 
@@ -118,6 +123,12 @@ class _Watch(TrainerCallback):
         self._tokens, self._since = 0, clock()
         self.steps, self.last_loss = 0, math.nan
         self.val_loss: float | None = None
+
+    def judged(self, val_loss: float | None) -> None:
+        """The loss on the validation rows behind a phase whose own loss is of another kind."""
+        self.val_loss = val_loss
+        if val_loss is not None:
+            self.on_step(Step(phase=self.phase, step=self.steps, val_loss=val_loss))
 
     def count(self, tokens: int) -> None:
         """A batch of so many tokens is computed in this step."""
@@ -250,6 +261,8 @@ def run_phases(
                 trainer.train_from(start)
         if timer is not None and timer.stopped is not None:
             raise timer.stopped
+        if phase.name != "sft":
+            watch.judged(held_out_loss(model, base, plan, rows))
         over = PhaseResult(name=phase.name, steps=watch.steps, loss=watch.last_loss, val_loss=watch.val_loss)
         result.add(over)
         if checkpoints is not None:

@@ -116,6 +116,7 @@ def test_the_losses_are_those_of_a_float64_reference_and_of_the_epochs(base: Bas
     outcome = train(path, base, looks)
     facts = [look for name, look in looks if name == "facts"]
     assert looks[-1][0] == "manners" and looks[-1][1].held_out == pytest.approx(outcome.adapters["manners"].val_loss)
+    assert facts[-1].held_out == pytest.approx(outcome.adapters["facts"].val_loss), "of the weights that are in force"
     document = load(path)
     plan = plan_training(document, base_modules=base.source.target_modules)
     planned = next(adapter for adapter in plan.adapters if adapter.name == "facts")
