@@ -72,6 +72,11 @@ def require_regular(path: Path | str) -> None:
     _refuse_irregular(path, Path(path).stat())
 
 
+def is_no_file(error: OSError) -> bool:
+    """Whether something else has the place of the file that could not be read: that is damage, whoever reads."""
+    return error.errno in (errno.EISDIR, errno.EINVAL, errno.ELOOP)
+
+
 @contextlib.contextmanager
 def _opened(path: Path | str, flags: int = 0) -> Iterator[tuple[io.FileIO, os.stat_result]]:
     try:

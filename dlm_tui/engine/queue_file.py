@@ -8,7 +8,6 @@ read what it missed. What was running when everything was killed still says so: 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -21,13 +20,12 @@ import msgspec
 from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, SweepJob, Swept, Trained, TrainJob
 from dlm_tui.errors import UsageError
 from dlm_tui.files import remove, set_aside, write_atomic
-from dlm_tui.small_files import read_file, read_head
+from dlm_tui.small_files import is_no_file, read_file, read_head
 from dlm_tui.store import LockHeld, Store, utc_seconds
 from dlm_tui.store.locks import named_lock
 
 _LOCK_SECONDS = 10.0
 _KEEP = 30
-_NOT_A_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP)
 _NUMBER = re.compile(rb'"(number|next)"\s*:\s*([0-9]{1,6})\b')
 _JOB = re.compile(r"job-([0-9]{4,6})[-.].*")
 _MOST_READ = 4 << 20
@@ -145,7 +143,7 @@ class QueueFile:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         except OSError as error:
-            if error.errno in _NOT_A_FILE:
+            if is_no_file(error):
                 return None
             raise
 

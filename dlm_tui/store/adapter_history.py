@@ -16,7 +16,7 @@ import msgspec
 from dlm_tui.errors import UsageError
 from dlm_tui.files import json_bytes, set_aside, write_atomic
 from dlm_tui.losses import SFT, Loss, short_unit_of
-from dlm_tui.small_files import read_file
+from dlm_tui.small_files import is_no_file, read_file
 from dlm_tui.store.adapter_kind import TrainingRecord, read_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.errors import PointerError, StoreError
@@ -332,6 +332,8 @@ def _decoded(store: Store) -> _History | None:
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return None
     except OSError as error:
+        if is_no_file(error):
+            return None
         raise StoreError(f"{path} cannot be read: {cause(error)}.") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -304,7 +305,7 @@ def _aside(path: Path) -> None:
 
 def _new_manifest(store: Store, names: Sequence[str], base_model: str | None) -> None:
     """Set the damaged one aside and write what pointers and metrics know."""
-    if store.manifest_path.exists():
+    if os.path.lexists(store.manifest_path):
         _aside(store.manifest_path)
     reader = MetricsReader(store)
 

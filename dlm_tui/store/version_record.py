@@ -6,7 +6,6 @@ An addition of this program: versions without it are as valid as before, only no
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.platform import process_lives
-from dlm_tui.small_files import read_file, regular_file
+from dlm_tui.small_files import is_no_file, read_file, regular_file
 from dlm_tui.store.errors import StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
@@ -26,8 +25,6 @@ FORMAT = 1
 # What an adapter is made of when it is applied; a tokenizer beside it is for other tools.
 _APPLIED = ("adapter_model.safetensors", "adapter_config.json")
 _LIMIT = 1 << 20
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
-"""What a system says of a place where there is no file: that is damage, whoever reads."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +202,10 @@ def _refuse_malformed(weights: Path, settings: dict[str, Any]) -> None:
 def _refuse_unreadable(path: Path) -> None:
     """Raises StoreError for a file that is there and that this process may not, or cannot, read."""
     try:
-        with contextlib.suppress(FileNotFoundError), regular_file(path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), regular_file(path):
             pass
     except OSError as error:
-        if error.errno not in _NO_FILE:
+        if not is_no_file(error):
             raise _unreadable(path, error) from error
 
 
@@ -223,8 +220,10 @@ def _matches(path: Path, wanted: Any) -> bool:
             and path.stat().st_size == wanted.get("size")
             and sha256_file(path) == wanted.get("sha256")
         )
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
-        if error.errno in _NO_FILE:
+        if is_no_file(error):
             return False
         raise _unreadable(path, error) from error
 

@@ -80,7 +80,7 @@ def adapter_versions(store: Store, names: Iterable[str]) -> dict[str, AdapterVer
 
 def trained_without_manifest(store: Store) -> str | None:
     """A sentence where adapters are in force and the manifest that every training writes is gone."""
-    if store.manifest_path.exists() or pending(store):
+    if os.path.lexists(store.manifest_path) or pending(store):
         return None
     for name in (FLAT, *stored_adapters(store)):
         with contextlib.suppress(PointerError):

@@ -376,6 +376,19 @@ def test_a_damaged_history_is_kept_when_the_next_mark_is_written(
     assert json.loads(path.read_bytes())["kept"] == {"style": [1]}
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to(path), os.mkfifo])
+@pytest.mark.parametrize("name", ["manifest.json", "dlm.lock", "adapter/tui_history.json"])
+def test_what_is_no_file_in_the_place_of_one_is_never_waited_for_and_set_aside(
+    small: SmallStore, name: str, make: Callable[[Path], None]
+) -> None:
+    place = small.store.root / name
+    place.unlink(missing_ok=True)
+    make(place)
+    assert any(str(place) in one.text and one.mend for one in examine(small.store, NAMES, "tiny"))
+    repair(small.store, NAMES, "tiny")
+    assert not [one for one in examine(small.store, NAMES, "tiny") if one.severity == "damage"]
+
+
 @pytest.mark.parametrize("file", ["gate.safetensors", "gate_config.json", "tui_gate.json"])
 def test_a_damaged_former_gate_is_noted(small: SmallStore, file: str) -> None:
     small.gate("third", str)
