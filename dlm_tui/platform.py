@@ -95,6 +95,30 @@ def on_read_only_medium(path: Path) -> bool:
         return False
 
 
+def lock_is_held(path: Path) -> bool | None:
+    """Whether a process holds the kernel's lock on a lock file, asked without making or writing it; None where this
+    system, or this user, has no way to ask."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def keep_owner(source: Path, target: Path) -> None:
     """Give `target` the owner, group, mode bits and extended attributes (labels, access lists) of `source`, as far as
     this process may."""

@@ -21,11 +21,12 @@ from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, 
 from dlm_tui.errors import UsageError
 from dlm_tui.files import remove, set_aside, write_atomic
 from dlm_tui.small_files import is_no_file, read_file, read_head
-from dlm_tui.store import LockHeld, Store, utc_seconds
-from dlm_tui.store.locks import named_lock
+from dlm_tui.store import Store, utc_seconds
+from dlm_tui.store.locks import is_locked, named_lock
 
 _LOCK_SECONDS = 10.0
 _KEEP = 30
+_RUNNER = "queue-runner"
 _NUMBER = re.compile(rb'"(number|next)"\s*:\s*([0-9]{1,6})\b')
 _JOB = re.compile(r"job-([0-9]{4,6})[-.].*")
 _MOST_READ = 4 << 20
@@ -171,18 +172,12 @@ class QueueFile:
     @contextlib.contextmanager
     def working(self, seconds: float = 0.0) -> Iterator[None]:
         """Be the one who works the line off. Raises LockHeld when somebody else does."""
-        with named_lock(self.store, "queue-runner", seconds, lambda store: f"the line of {store.root} is worked off"):
+        with named_lock(self.store, _RUNNER, seconds, lambda store: f"the line of {store.root} is worked off"):
             yield
 
     def is_worked_off(self) -> bool:
-        """Whether a runner lives."""
-        if not self.path.exists():
-            return False
-        try:
-            with self.working():
-                return False
-        except LockHeld:
-            return True
+        """Whether a runner lives; asks without writing anything. Raises StoreError."""
+        return self.path.exists() and is_locked(self.store, _RUNNER)
 
     # ---- what a person does with it ----
 

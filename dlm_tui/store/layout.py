@@ -129,7 +129,7 @@ class Store:
         return self.manifest_path.is_file() or self.metrics_path.is_file() or self.adapters_dir.is_dir()
 
     def refuse_unwritable(self) -> None:
-        """For work that changes something else first. Raises StoreError."""
+        """For work that changes something else first, and for what could not be written. Raises StoreError."""
         if (why := why_not_written(self.root)) is not None:
             raise StoreError(f"The store {self.root} cannot be written: {why}; choose another home (--home, DLM_HOME).")
 
@@ -139,6 +139,7 @@ class Store:
             (self.adapters_dir / "versions").mkdir(parents=True, exist_ok=True)
             self.logs_dir.mkdir(exist_ok=True)
         except OSError as error:
+            self.refuse_unwritable()
             raise StoreError(f"The store {self.root} cannot be created: {cause(error)}.") from error
         return self
 

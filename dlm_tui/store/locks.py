@@ -21,6 +21,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Literal
 
+from dlm_tui.platform import lock_is_held
 from dlm_tui.small_files import UnfitFile, read_head
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
 from dlm_tui.store.journal import recover
@@ -48,6 +49,7 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
     try:
         store.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        store.refuse_unwritable()
         raise StoreError(f"The store {store.root} cannot be created: {cause(error)}.") from error
     key = store.root.resolve()
     thread = threading.get_ident()
@@ -85,19 +87,41 @@ def named_lock(
 ) -> Iterator[None]:
     """A kernel lock of ours on `cache/tui_locks/<name>.lock`; waits at most `timeout` seconds.
 
-    Raises LockHeld with `sentence(store)`, StoreError when the lock file cannot be made.
+    Raises LockHeld with `sentence(store)`, StoreError where nothing can be written in the store, or when the lock file
+    cannot be made.
     """
-    with file_lock(
-        store.cache_dir / "tui_locks" / f"{name}.lock", timeout, (lambda: sentence(store)) if sentence else None
-    ):
+    held = (lambda: sentence(store)) if sentence else None
+    with file_lock(_path_of(store, name), timeout, held, store.refuse_unwritable):
         yield
 
 
+def is_locked(store: Store, name: str) -> bool:
+    """Whether somebody holds `named_lock(store, name)`. Nothing is written for it but where a lock file can be made and
+    the system has no other way to ask."""
+    held = lock_is_held(_path_of(store, name))
+    if held is not None:
+        return held
+    try:
+        with named_lock(store, name, 0.0):
+            return False
+    except LockHeld:
+        return True
+
+
+def _path_of(store: Store, name: str) -> Path:
+    return store.cache_dir / "tui_locks" / f"{name}.lock"
+
+
 @contextlib.contextmanager
-def file_lock(path: Path, timeout: float, sentence: Callable[[], str] | None = None) -> Iterator[None]:
+def file_lock(
+    path: Path,
+    timeout: float,
+    sentence: Callable[[], str] | None = None,
+    refuse: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """A kernel lock of ours on the file `path`, which is made where it is not; waits at most `timeout` seconds.
 
-    Raises LockHeld with `sentence()`, StoreError when the lock file cannot be made.
+    Raises LockHeld with `sentence()`, StoreError when the lock file cannot be made, or what `refuse()` raises then.
     """
     from filelock import FileLock, Timeout
 
@@ -108,7 +132,8 @@ def file_lock(path: Path, timeout: float, sentence: Callable[[], str] | None = N
     except Timeout:
         raise LockHeld(sentence() if sentence else f"{path} is held by another process; try again.") from None
     except OSError as error:
-        raise StoreError(f"{path} cannot be locked: {cause(error)}.") from error
+        refuse()
+        raise StoreError(f"{path} cannot be locked: {cause(error)}; look after its owner.") from error
     try:
         yield
     finally:

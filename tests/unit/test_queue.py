@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -326,6 +327,19 @@ def test_the_log_is_read_as_it_grows(queue: QueueFile, tmp_path: Path) -> None:
     with path.open("ab") as handle:
         handle.write(b'g","text":"two"}\nnot an event\n')
     assert [event.text for event in log.more() if isinstance(event, Log)] == ["two"]
+
+
+def test_whether_somebody_works_is_asked_without_writing(queue: QueueFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.add(train(), "one")
+    locks = queue.store.cache_dir / "tui_locks"
+    shutil.rmtree(locks)
+    assert not queue.is_worked_off() and not locks.exists()
+    with queue.working():
+        assert queue.is_worked_off()
+    monkeypatch.setattr("dlm_tui.store.locks.lock_is_held", lambda path: None)  # a system that cannot tell
+    assert not queue.is_worked_off()
+    with queue.working():
+        assert queue.is_worked_off()
 
 
 def test_a_damaged_line_is_set_aside(queue: QueueFile) -> None:

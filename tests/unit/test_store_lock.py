@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -148,6 +150,19 @@ def test_what_is_no_file_in_the_place_of_the_lock_is_said_at_once_and_set_aside(
     assert any(words in text for text in repair(store, ["tone"], "tiny"))
     assert os.path.lexists(store.root / ".lock.damaged")
     with store_lock(store):
+        pass
+
+
+def test_a_store_that_cannot_be_written_is_named_with_the_remedy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(StoreError, match=r"store\.lock cannot be locked: Permission denied"), store_lock(store):
+        pass
+    monkeypatch.setattr("dlm_tui.store.layout.why_not_written", lambda folder: "nothing can be written there")
+    said = rf"The store {re.escape(str(store.root))} cannot be written: nothing can be written there; .*--home"
+    with pytest.raises(StoreError, match=said), store_lock(store):
         pass
 
 
