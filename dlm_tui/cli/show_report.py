@@ -20,11 +20,11 @@ from dlm_tui.document.probes import PROSE_PROBE_CHARS
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import training_records
-from dlm_tui.store.errors import GateFileError, MetricsError, PointerError, StoreError
+from dlm_tui.store.errors import REMEDY, GateFileError, MetricsError, PointerError, StoreError
 from dlm_tui.store.gate_files import read_gate_record
 from dlm_tui.store.gate_state import GateState, GateStatus, gate_state, gate_status
 from dlm_tui.store.layout import FLAT, Store
-from dlm_tui.store.manifest import REMEDY, Manifest, read_manifest
+from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.owner import other_owner
 from dlm_tui.store.training_numbers import training_numbers

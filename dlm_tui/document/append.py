@@ -18,6 +18,7 @@ from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen, save_document
 from dlm_tui.document.sections import Section, section_id
+from dlm_tui.document.text import lf_only
 from dlm_tui.errors import UsageError
 from dlm_tui.meant import meant
 
@@ -47,7 +48,7 @@ def append_section(
 
     All other sections keep their text, and but for the last one their id; the file keeps having or lacking a final line
     end. The content gets the blank lines that the document's other sections begin with.
-    `marker` is a line of provenance below the fence.
+    `marker` is a line of provenance below the fence. A byte-order mark that the content begins with is no part of it.
     `expected_sha256` is the file that the caller saw: where somebody saved since, the section is added to what is there
     now, and `previous_sha256` of the result says so. Raises UsageError or BodyError if the content would not read back
     as it was given, DocumentError if the document does not parse, ReadOnlyDocument, OSError if the disk refuses.
@@ -105,7 +106,7 @@ def _compose(
         known = ", ".join(before.routing_names)
         near = meant(adapter, before.routing_names)
         raise UsageError(f"the document has no adapter {adapter!r}; it has {known}{near}")
-    content = content.replace("\r\n", "\n").replace("\r", "\n")
+    content = lf_only(content)
     line_end = dominant_line_end(data)
     ended = data.endswith((b"\n", b"\r"))
     fence = f"::{section_type}#{adapter}::" if adapter else f"::{section_type}::"

@@ -42,6 +42,8 @@ class Edit:
 def edit_section(path: Path, expected_sha256: str, index: int, content: str) -> Edit:
     """Give the section at `index` another content; fence, markers and the blank lines around the text stay.
 
+    A byte-order mark that the content begins with is no part of it.
+
     Raises FileChanged if the file is not the one with `expected_sha256`, UsageError or BodyError if the content would
     not read back as it was given, OSError if the disk refuses.
     """
@@ -66,6 +68,10 @@ def _content_change(content: str) -> tuple[_Change, _Check]:
     def check(section: Section, before: Section) -> None:
         if section.content != _within_margins(before.content, lf_only(content)):
             raise UsageError("the section would not read back as it was given: it starts with a marker or fence line")
+        if section.type == "instruction":
+            instruction_pairs(section)
+        if section.type == "preference":
+            preference_triples(section)
 
     return change, check
 
@@ -73,7 +79,7 @@ def _content_change(content: str) -> tuple[_Change, _Check]:
 def retag_section(path: Path, expected_sha256: str, index: int, adapter: str | None) -> Edit:
     """Give the section at `index` to another adapter, or with None to all of them; only its fence line changes.
 
-    Raises what `edit_section` raises.
+    Raises what `edit_section` raises, but for BodyError: a text that gives no rows yet keeps what it has.
     """
 
     def change(place: _Place) -> tuple[int, int, bytes]:
@@ -158,10 +164,6 @@ def _compose(data: bytes, path: Path | None, index: int, change: _Change, check:
     if check is not None:
         section = after.sections[index]
         check(section, place.section)
-        if section.type == "instruction":
-            instruction_pairs(section)
-        if section.type == "preference":
-            preference_triples(section)
     return Edit(
         offset=start,
         removed=data[start:end],

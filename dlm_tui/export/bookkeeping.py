@@ -7,6 +7,7 @@ from typing import Any
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import Session
+from dlm_tui.system_errors import system_sentence
 
 LOCK_WAIT_SECONDS = 10.0
 """How long the store's manifest is waited for. The export itself is complete by then."""
@@ -46,7 +47,7 @@ def _into_manifest(session: Session, manifest: dict[str, Any]) -> list[str]:
     try:
         update_manifest(session.store, add, base_model=session.document.base_model, timeout=LOCK_WAIT_SECONDS)
     except (DlmTuiError, OSError) as error:
-        return [f"the export is complete, but the store's manifest does not list it: {error}"]
+        return [f"the export is complete, but the store's manifest does not list it: {system_sentence(error) or error}"]
     return []
 
 
@@ -68,5 +69,5 @@ def _into_metrics(session: Session, manifest: dict[str, Any], folder: Path, seco
                 folder=str(folder),
             )
     except (DlmTuiError, OSError) as error:
-        return [f"the export is complete, but the metrics do not list it: {error}"]
+        return [f"the export is complete, but the metrics do not list it: {system_sentence(error) or error}"]
     return []

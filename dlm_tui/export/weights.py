@@ -15,6 +15,7 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.offloaded import fetched
 from dlm_tui.model.pages import PageBudget
 from dlm_tui.small_files import read_file, require_regular
+from dlm_tui.system_errors import cause
 
 BLOCK_ELEMENTS = 1 << 20
 """Numbers handled at once: 4 MiB of float32, of which about six copies live while they are merged and rounded."""
@@ -49,7 +50,7 @@ class FolderWeights:
                 for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
                     self._where[name] = handle
             except (SafetensorError, OSError) as error:
-                raise ExportRefused(f"{shard} cannot be read as safetensors: {error}") from error
+                raise ExportRefused(f"{shard} cannot be read as safetensors: {cause(error)}") from error
 
     def names(self) -> list[str]:
         return list(self._where)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dlm_tui.errors import DlmTuiError
 
+REMEDY = " `dlm-tui doctor DOC --repair` mends it."
+"""How the sentence of a file that is damaged in its store ends."""
+
 
 class StoreError(DlmTuiError):
     """A store, or one file of it, cannot be used."""

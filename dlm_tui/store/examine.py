@@ -14,14 +14,14 @@ from dlm_tui.files import remove, scratch_pid
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.platform import process_lives
 from dlm_tui.store.adapter_history import HISTORY, history_damage, use_versions
-from dlm_tui.store.errors import ManifestError, StoreError
+from dlm_tui.store.errors import REMEDY, ManifestError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
 from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
 from dlm_tui.store.locks import lock_holder, odd_lock, store_lock
-from dlm_tui.store.manifest import REMEDY, Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
+from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.run_lock import run_lock
@@ -35,6 +35,7 @@ from dlm_tui.store.versions import (
     stored_adapters,
     trained_without_manifest,
 )
+from dlm_tui.system_errors import system_sentence
 
 Severity = Literal["damage", "litter", "note"]
 
@@ -85,7 +86,7 @@ def repair(store: Store, names: Sequence[str], base_model: str | None = None) ->
                 try:
                     finding.mend()  # type: ignore[misc]
                 except (StoreError, OSError) as error:
-                    done.append(f"{finding.text} (not mended: {error})")
+                    done.append(f"{finding.text} (not mended: {system_sentence(error) or error})")
                 else:
                     done.append(finding.text)
             if not mendable:
@@ -149,7 +150,7 @@ def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Fin
             if good is None:
                 yield Finding(severity="damage", text=f"{error} No version of {name!r} is sound: train it again.")
             else:
-                yield Finding(severity="damage", text=str(error), mend=_user(store, name, good))
+                yield Finding(severity="damage", text=_said(error), mend=_user(store, name, good))
             continue
         if version is None:
             continue

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dlm_tui.files import json_bytes
 from dlm_tui.small_files import read_file
-from dlm_tui.store.errors import ManifestError
+from dlm_tui.store.errors import REMEDY, ManifestError
 from dlm_tui.store.journal import Change, change
 from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
@@ -30,8 +30,6 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 # SQLite keeps these, and the next number must fit, too
 Counter = Annotated[int, Field(ge=1, lt=2**62)]
 _LOCK_WAIT_SECONDS = 60.0
-REMEDY = " `dlm-tui doctor DOC --repair` mends it."
-"""How the sentence of a file that is damaged in its store ends."""
 LOSS_KIND_KEY = "final_train_loss_kind"
 """Of a run's `pinned_versions`, which is a free mapping: the format has no key for it, and refuses unknown ones."""
 _Record = TypeVar("_Record", bound="_Kept")

@@ -11,7 +11,7 @@ from pathlib import Path
 from dlm_tui.files import remove, sync_tree
 from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import read_head
-from dlm_tui.store.errors import PointerError, StoreError
+from dlm_tui.store.errors import REMEDY, PointerError, StoreError
 from dlm_tui.store.journal import Change, change, pending
 from dlm_tui.store.layout import ADAPTER_NAME, FLAT, Store
 from dlm_tui.store.locks import store_lock
@@ -100,7 +100,7 @@ def _refuse_wrong_pointer(store: Store, name: str, version: AdapterVersion | Non
         problem = f"names version {version.version} of {name!r}, the manifest says {recorded}"
     else:
         return
-    raise PointerError(f"{pointer} {problem}; `dlm-tui doctor DOC --repair` mends it.")
+    raise PointerError(f"{pointer} {problem}.{REMEDY}")
 
 
 def stored_adapters(store: Store) -> list[str]:

@@ -14,6 +14,7 @@ from dlm_tui.cli.main import main
 from dlm_tui.document import (
     BodyError,
     FileChanged,
+    append_section,
     delete_section,
     edit_section,
     load,
@@ -105,6 +106,22 @@ def test_retagging_changes_the_fence_line_alone(tmp_path: Path) -> None:
     assert load(path).sections[4].adapter is None
     with pytest.raises(UsageError, match="no adapter 'nobody'"):
         retag_section(path, edit.sha256, 1, "nobody")
+
+
+def test_a_section_that_gives_no_rows_yet_can_be_given_away(tmp_path: Path) -> None:
+    path, _ = _write(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"### Q", b"### Question"))
+    digest = load(path).sha256
+    retag_section(path, digest, 1, "facts")
+    assert load(path).sections[1].adapter == "facts"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_given_text(tmp_path: Path) -> None:
+    path, digest = _write(tmp_path)
+    edit = edit_section(path, digest, 0, "\ufeffOther words.")
+    assert load(path).sections[0].content.startswith("Other words.")
+    append_section(path, edit.sha256, type="prose", adapter=None, content="\ufeffAdded.")
+    assert load(path).sections[-1].content.strip() == "Added."
 
 
 @pytest.mark.parametrize("index", range(5))

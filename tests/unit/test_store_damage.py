@@ -349,6 +349,18 @@ def test_doctor_looks_through_a_store_and_mends_it(small: SmallStore, capsys: py
     assert main(["doctor", "--repair"]) == 2
 
 
+def test_what_is_mended_no_longer_says_what_would_mend_it(
+    small: SmallStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["doctor", str(small.document), "--home", str(small.store.home)]
+    (small.store.adapters_dir / "tone/current.txt").write_text("adapter/tone/versions/v0001\n")
+    with pytest.raises(PointerError, match=r"`dlm-tui doctor DOC --repair` mends it\.$"):
+        adapter_versions(small.store, NAMES)
+    assert main([*command, "--repair"]) == 0
+    out = capsys.readouterr().out
+    assert "mended" in out and "the manifest says 2." in out and "--repair" not in out
+
+
 @pytest.mark.parametrize("file", ["adapter/tui_history.json", "queue/queue.json"])
 def test_what_only_a_person_wrote_is_looked_at_and_set_aside(
     small: SmallStore, file: str, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.document.change_log import ChangeLog, DocumentChange, NothingToUndo
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import cause
 
 
 class Changes:
@@ -31,7 +32,7 @@ class Changes:
             try:
                 await asyncio.to_thread(self._log.add, change)
             except (DlmTuiError, OSError) as error:
-                self._context.ui.say(f"The way back cannot be kept: {error}", warning=True)
+                self._context.ui.say(f"The way back cannot be kept: {cause(error)}", warning=True)
 
     def undo(self) -> None:
         """Take the newest change back."""

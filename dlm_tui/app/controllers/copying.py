@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlm_tui.app.clipboard import copy_with_tool
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.views import AnswersView, Pages
+from dlm_tui.system_errors import cause
 
 
 class Copying:
@@ -39,6 +40,6 @@ class Copying:
         try:
             path = self._context.ui.save_screenshot(str(self._context.setup.screenshot_folder))
         except OSError as error:
-            self._context.ui.say(f"The screenshot cannot be saved: {error}", error=True)
+            self._context.ui.say(f"The screenshot cannot be saved: {cause(error)}", error=True)
             return
         self._context.ui.say(f"Saved {path}")
