@@ -126,6 +126,7 @@ class StateFile:
         """The answers given to the document's prompts, in a database beside it."""
         self.set_runs = SetRuns(self.path.with_name(f"{name}.sets.sqlite"))
         """The runs of its prompt sets, likewise."""
+        self._newer: dict[str, msgspec.Raw] = {}  # keys of a newer version of this program, which are kept
         self._given = b""  # what was to be written last; the file may hold more
         self._encoded = self._newest = 0
         self._lock = threading.Lock()
@@ -135,18 +136,20 @@ class StateFile:
         try:
             data = read_file(self.path)
             state = msgspec.json.decode(data, type=State)
+            every = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         except FileNotFoundError:
             return State()
         except (OSError, *_DAMAGE):
             set_aside(self.path)
             return State()
+        self._newer = {key: value for key, value in every.items() if key not in State.__struct_fields__}
         self._given = data
         return state
 
     def encode(self, state: State) -> Snapshot:
         """What to write; on the event loop, so that nothing changes under the encoder."""
         self._encoded += 1
-        return Snapshot(self._encoded, msgspec.json.encode(state))
+        return Snapshot(self._encoded, self._bytes(state))
 
     def write(self, snapshot: Snapshot) -> None:
         """Write if anything changed and nothing newer was written; call it in a thread.
@@ -175,7 +178,11 @@ class StateFile:
         if not added:
             return data
         state.history = sorted([*state.history, *added], key=lambda entry: entry.at, reverse=True)[:_HISTORY]
-        return msgspec.json.encode(state)
+        return self._bytes(state)
+
+    def _bytes(self, state: State) -> bytes:
+        data = msgspec.json.encode(state)
+        return data[:-1] + b"," + msgspec.json.encode(self._newer)[1:] if self._newer else data
 
 
 def now() -> str:

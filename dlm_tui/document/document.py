@@ -108,7 +108,7 @@ def parse_bytes(data: bytes, path: Path | None = None) -> Document:
     from dlm_tui.document.yaml_profile import read_mapping
 
     frame = split_frame(decode(data, path), path)
-    frontmatter = validate(migrate(read_mapping(frame.frontmatter, path), path), path)
+    frontmatter = validate(migrate(read_mapping(frame.frontmatter, path), path), path, frame.frontmatter)
     sections = read_body(frame.body_lines, frame.body_start, path)
     return Document(path, frontmatter, sections, hashlib.sha256(data).hexdigest())
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from dlm_tui.document.errors import SchemaValidationError, printable, shortened
 from dlm_tui.document.names import ADAPTER_NAME, ADAPTER_NAME_RULE, DLM_ID, fresh_dlm_id
+from dlm_tui.document.yaml_profile import key_as_written
 from dlm_tui.meant import meant
 
 _SHOWN_PROBLEMS = 40
@@ -178,24 +180,45 @@ class Frontmatter(Block):
     system_prompt: str | None = None
 
 
-def validate(mapping: dict[Any, Any], path: Path | None = None) -> Frontmatter:
-    """The typed frontmatter of a migrated mapping.
+def validate(mapping: dict[Any, Any], path: Path | None = None, text: str = "") -> Frontmatter:
+    """The typed frontmatter of a migrated mapping; `text` is the YAML that it was read from, for what is said of it.
 
     Raises SchemaValidationError that lists every problem of the document at once.
     """
     try:
         return Frontmatter.model_validate(mapping)
     except ValidationError as error:
-        problems = [
-            (_field_path(problem["loc"]), _reason(problem["type"], problem["loc"], problem["msg"]))
-            for problem in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-    text = "; ".join(f"{shortened(field, 200)}: {reason}" for field, reason in problems[:_SHOWN_PROBLEMS])
+        problems = error.errors(include_url=False, include_context=False)
+    fields = [_field_path(problem["loc"]) for problem in problems]
+    said = "; ".join(_sentence(problem, text) for problem in problems[:_SHOWN_PROBLEMS])
     if len(problems) > _SHOWN_PROBLEMS:
-        text += f"; and {len(problems) - _SHOWN_PROBLEMS} more"
-    if any(field == "dlm_id" for field, _ in problems):
-        text += f"; one that is free: dlm_id: {fresh_dlm_id()}"
-    raise SchemaValidationError(text, fields=tuple(dict.fromkeys(field for field, _ in problems)), path=path)
+        said += f"; and {len(problems) - _SHOWN_PROBLEMS} more"
+    if "dlm_id" in fields:
+        said += f"; one that is free: dlm_id: {fresh_dlm_id()}"
+    raise SchemaValidationError(said, fields=tuple(dict.fromkeys(fields)), path=path)
+
+
+def _sentence(problem: ErrorDetails, text: str) -> str:
+    field, reason = _unquoted(text, problem["type"], problem["loc"], problem["input"]) or (
+        _field_path(problem["loc"]),
+        _reason(problem["type"], problem["loc"], problem["msg"]),
+    )
+    return f"{shortened(field, 200)}: {reason}"
+
+
+def _unquoted(text: str, kind: str, location: tuple[int | str, ...], key: Any) -> tuple[str, str] | None:
+    """The path and the reason for a key that YAML reads as something else than text; None for any other problem."""
+    if kind == "string_type" and location[-1] == "[key]":
+        above = location[:-2]
+    elif kind == "invalid_key":
+        above = location[:-1]
+    else:
+        return None
+    written = key_as_written(text, above, key)
+    if written is None:
+        return None
+    read = str(key).lower() if isinstance(key, bool) else "a number" if isinstance(key, int | float) else "no text"
+    return _field_path((*above, written)), f'YAML reads this key as {read}; write it in quotes: "{written}"'
 
 
 def _reason(kind: str, location: tuple[int | str, ...], message: str) -> str:

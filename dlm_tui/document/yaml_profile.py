@@ -5,6 +5,7 @@ The pure Python scanner is used on purpose: the C scanner accepts other texts an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,28 @@ def read_value(text: str, path: Path | None = None, *, first_line: int = 1) -> A
         raise FrontmatterError(f"invalid YAML: {reason}", path=path) from None
     except _RAW_ERRORS as error:
         raise FrontmatterError(f"invalid YAML: not a legal value ({error})", path=path) from None
+
+
+def key_as_written(text: str, above: Sequence[int | str], key: Any) -> str | None:
+    """How a key that YAML does not read as text (`on`, `2024`) is written below the keys `above`; None if it is not."""
+    loader = BoundedLoader(text)
+    try:
+        node = loader.get_single_node()
+        for part in above:
+            node = next((value for name, value in _pairs(node) if getattr(name, "value", None) == part), None)
+        for name in (name for name, _ in _pairs(node) if isinstance(name, yaml.ScalarNode)):
+            read = loader.construct_object(name)
+            if type(read) is type(key) and read == key:
+                return str(name.value)
+    except yaml.YAMLError:
+        return None
+    finally:
+        loader.dispose()
+    return None
+
+
+def _pairs(node: Any) -> list[tuple[Any, Any]]:
+    return node.value if isinstance(node, yaml.MappingNode) else []
 
 
 def _construct(text: str) -> Any:

@@ -98,6 +98,25 @@ def test_a_bad_adapter_name_says_what_a_name_is() -> None:
         document(training="{adapters: {Tone: {}, facts: {}}}")
 
 
+@pytest.mark.parametrize(
+    ("frontmatter", "field", "said"),
+    [
+        (
+            "training:\n  adapters: {on: {}}\n",
+            "training.adapters.on",
+            'reads this key as true; write it in quotes: "on"',
+        ),
+        ("training:\n  adapters: {2024: {}}\n", "training.adapters.2024", 'as a number; write it in quotes: "2024"'),
+        ("training:\n  No: 1\n", "training.No", 'as false; write it in quotes: "No"'),
+        ("yes: 1\n", "yes", 'as true; write it in quotes: "yes"'),
+    ],
+)
+def test_a_key_that_yaml_does_not_read_as_text_is_named_as_written(frontmatter: str, field: str, said: str) -> None:
+    text = f"---\n{frontmatter}dlm_id: 01J8ZQ5M3V0000000000000001\nbase_model: pocket\n---\n"
+    with pytest.raises(SchemaValidationError, match=f": {field}: .*{said}"):
+        parse_bytes(text.encode())
+
+
 def test_union_labels_do_not_hide_adapter_names() -> None:
     with pytest.raises(SchemaValidationError) as caught:
         document(training="{adapters: {target_modules: {lora_r: 0, target_modules: 3}, int: {lora_r: 0}}}")

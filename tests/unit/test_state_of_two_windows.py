@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_what_either_window_asked_stays(tmp_path: Path) -> None:
     one.write(one.encode(first))
     again = StateFile(tmp_path / "a.dlm", tmp_path).load()
     assert again.prompt == "typed" and len(again.history) == 3
+
+
+def test_what_a_newer_version_remembers_is_kept(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "a.dlm", tmp_path)
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(b'{"prompt": "typed", "later": {"a": [1]}}')
+    state = file.load()
+    asked(file, state, "alpha", "2026-01-01T00:00:01Z")
+    other = StateFile(tmp_path / "a.dlm", tmp_path)
+    asked(other, other.load(), "beta", "2026-01-01T00:00:02Z")
+    asked(file, state, "gamma", "2026-01-01T00:00:03Z")
+    kept = json.loads(file.path.read_bytes())
+    assert (kept["prompt"], kept["later"], len(kept["history"])) == ("typed", {"a": [1]}, 3)
 
 
 def test_a_file_that_another_process_damaged_does_not_keep_us_from_saving(tmp_path: Path) -> None:
