@@ -123,6 +123,11 @@ def progress_words(step: Step) -> str:
     Work that has reached its count has no time left, and work without a count says only what it is. The work's own
     words are passed on as they are: a front end makes them safe to show.
     """
+    return " \u00b7 ".join(progress_parts(step))
+
+
+def progress_parts(step: Step) -> list[str]:
+    """The pieces of `progress_words`, the weightiest first."""
     parts = [stage_words(step)]
     share = share_of(step)
     if share is not None:
@@ -133,7 +138,7 @@ def progress_words(step: Step) -> str:
         parts.append(f"{loss_name(step.loss_kind if step.loss_kind != GATE else None)} {step.loss:.3f}")
     if step.entropy is not None:
         parts.append(f"entropy {step.entropy:.2f} nats")
-    return " \u00b7 ".join(parts)
+    return parts
 
 
 def look_words(name: str, look: EarlyLook) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -23,6 +23,7 @@ from dlm_tui.app.terminal_app import TerminalApp
 from dlm_tui.errors import DlmTuiError
 
 if TYPE_CHECKING:
+    from textual.app import App
     from textual.command import Provider
 
     from dlm_tui.app.commands import Command
@@ -131,6 +132,14 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
         import dlm_tui.app.workbench  # noqa: F401
 
         return setup
+
+    def action_command_palette(self) -> None:
+        """All commands; what is typed finds some, and how to leave stands where it is typed."""
+        from textual.command import CommandPalette
+
+        if not CommandPalette.is_open(cast("App[object]", self)):
+            palette = CommandPalette(placeholder="Search for commands\u2026 (Esc closes)", id="--command-palette")
+            self.push_screen(palette)
 
     def action_help_quit(self) -> None:
         """Ctrl+C where nothing is selected to be copied: whoever presses it wants to leave."""

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from dlm_tui.app.progress import progress_words, share_of, stage_words, time_text
+from dlm_tui.app.progress import progress_parts, progress_words, share_of, stage_words, time_text
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     EarlyLook,
@@ -103,6 +103,10 @@ class JobRecord:
     def detail(self) -> str:
         """What it is at, how far and the time left, in one line."""
         return progress_words(self.progress) if self.progress else self.note or "starting"
+
+    def details(self) -> list[str]:
+        """The pieces of `detail`, the weightiest first."""
+        return progress_parts(self.progress) if self.progress else [self.detail()]
 
     def take(self, event: Event) -> None:
         """Note an event."""

@@ -58,7 +58,9 @@ class Workbench(Screen[None]):
         self.runs = RunsPane()
         self.jobs_pane = JobsPane(context.board.listed, lambda: self.controllers.queue.words(), lambda: context.labels)
         self.outline = OutlinePane()
-        self.status_line = ThrottledStatic(lambda: self.controllers.status.words(), id="status")
+        self.status_line = ThrottledStatic(
+            lambda: self.controllers.status.words(self.status_line.size.width), id="status"
+        )
         self.footer, self.leave_key = KeyBar(id="footer"), KeyBar(id="leave")
         self.controllers = Controllers(
             context,

@@ -230,6 +230,7 @@ async def test_the_palette_finds_by_word(workbench: Opener) -> None:
         ):
             await bench.press("ctrl+p")
             await bench.until(lambda: CommandPalette.is_open(bench.app), "palette")
+            await bench.until(lambda: "(Esc closes)" in bench.text, "how to leave")
             bench.app.screen.query_one(Input).value = query
             await bench.until(lambda name=name: name in bench.text, name)  # type: ignore[misc]
             await bench.press("escape", "escape")

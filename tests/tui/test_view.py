@@ -13,6 +13,7 @@ from dlm_tui.app.keys import KEYS, WHERE_TEXT, keys_of
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.help import help_content, help_width
 from dlm_tui.app.screens.jump import JumpScreen
+from dlm_tui.engine.protocol import Progress, Stopped
 from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.page_tabs import PageTabs
 from dlm_widgets.splitter import Splitter
@@ -61,6 +62,33 @@ async def test_jump_reaches_every_pane(workbench: Opener) -> None:
             await bench.until(lambda pane=pane: bench.panes.focused_pane == pane, pane)  # type: ignore[misc]
         await bench.press("f2", "escape")
         assert bench.app.screen is bench.screen
+
+
+async def test_the_page_turns_also_from_a_zoom(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("f3")
+        assert visible(bench) == {"prompt"}
+        page = bench.context.state.page
+        await bench.press("f4")
+        assert bench.panes.zoom is None and bench.context.state.page != page
+        assert {"prompt", bench.context.state.page} <= visible(bench)
+
+
+async def test_the_first_line_leaves_out_whole_pieces(workbench: Opener) -> None:
+    async with workbench() as bench:
+        record = bench.context.board.begin("train", "train 3 adapters and the gate")
+        step = Progress(stage="sft", scope="knowledge", done=5, total=10, eta=75.0, loss=1.5, entropy=0.5)
+        bench.context.board.note(record, step)
+        words = bench.controllers.status.words
+        whole = words(200).plain
+        assert whole.endswith("\u25b8 training knowledge \u00b7 50% \u00b7 75 s left \u00b7 loss 1.500 "
+                              "\u00b7 entropy 0.50 nats")  # fmt: skip
+        for width in range(60, len(whole)):
+            shown = words(width).plain
+            assert len(shown) <= width and set(shown.split()) <= set(whole.split()), "no word is cut"
+            assert "training knowledge \u00b7 50%" in shown and shown.startswith(" harbour.dlm")
+        assert "75 s left" in words(70).plain and "loss" not in words(70).plain
+        bench.context.board.note(record, Stopped(reason="cancelled"))
 
 
 async def test_zoom_and_sizes_are_remembered(workbench: Opener) -> None:

@@ -63,8 +63,11 @@ def test_marks_are_distinct_and_stable() -> None:
     for palette in (DARK, LIGHT, ANSI):
         marks = marks_for(names, palette)
         assert len({mark.color for mark in marks.values()}) == 8 == len({mark.glyph for mark in marks.values()})
-    twelve = marks_for([f"a{index}" for index in range(12)])
-    assert len({(mark.glyph, mark.color) for mark in twelve.values()}) == 12
+    sixteen = marks_for([f"a{index}" for index in range(16)])
+    assert len({mark.glyph for mark in sixteen.values()}) == 16, "told apart without colour"
+    assert all(cell_len(mark.glyph) == 1 for mark in sixteen.values())
+    many = marks_for([f"a{index}" for index in range(100)])
+    assert len({(mark.glyph, mark.color) for mark in many.values()}) == 100
     assert rich_color("ansi_red") == "red" and rich_color("#123456") == "#123456"
 
 

@@ -65,6 +65,10 @@ class ThrottledStatic(LiteralStatic, Throttled):
         super().__init__(id=id, classes=classes)
         self._words = words
 
+    def on_resize(self) -> None:
+        """The words may follow the width."""
+        self.ask()
+
     def draw(self) -> None:
         """Show the words as they are now."""
         self.show(self._words())

@@ -152,9 +152,10 @@ class Layout:
         self._screen.call_after_refresh(self.focus_pane, pane_id)
 
     def turn_page(self, step: int) -> None:
-        """Next or previous page."""
+        """Next or previous page; a zoom ends."""
         here = self.arrangement
-        if here and here.zoom is None:
+        if here:
+            self.zoom = None
             page = here.tabs[(here.tabs.index(here.page) + step) % len(here.tabs)]
             inside = self.focused_pane == here.page
             page = self.front(page)

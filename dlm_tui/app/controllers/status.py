@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from rich.cells import cell_len
 from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
@@ -31,6 +34,14 @@ _KIND_WORDS: dict[Kind, str] = {
 }
 
 
+@dataclass(eq=False)
+class _Piece:
+    """Words that are shown as a whole or not at all, with their styles; the highest rank goes first, 0 stays."""
+
+    parts: list[tuple[str, str]]
+    rank: int = 0
+
+
 class StatusLines:
     """Words for both lines."""
 
@@ -48,32 +59,45 @@ class StatusLines:
         self._footer.show(*footer_hints(self._pages.focused_pane, keys, self._context.labels))
         self._leave.show([], [hint("app.quit", keys)])
 
-    def words(self) -> Content:
-        """Document, base, engine, running job."""
+    def words(self, width: int) -> Content:
+        """Document, base, engine, running job; what has no room in `width` cells is left out, a piece at a time."""
         self._pages.draw_tabs()
         self.show_keys()
+        pieces = self._pieces()
+        for piece in sorted((piece for piece in pieces if piece.rank), key=lambda piece: -piece.rank):
+            if sum(cell_len(text) for piece in pieces for text, _ in piece.parts) <= width:
+                break
+            pieces.remove(piece)
+        return assemble(*(part for piece in pieces for part in piece.parts))
+
+    def _pieces(self) -> list[_Piece]:
         context = self._context
         state, opened = context.link.state, context.opened
         glyph, style = _ENGINE_GLYPH[state.phase]
-        parts: list[str | tuple[str, str]] = [(f" {context.setup.path.name}", "bold")]
+        pieces = [_Piece([(f" {context.setup.path.name}", "bold")])]
         if context.document_error:
-            parts += ["  ", (f"\u2717 {context.document_error}", "bold $error")]
+            pieces.append(_Piece([(f"  \u2717 {context.document_error}", "bold $error")]))
         else:
-            parts += ["  ", (context.document.base_model, "$foreground 65%")]
+            pieces.append(_Piece([(f"  {context.document.base_model}", "$foreground 65%")], 3))
             if opened and opened.parameters:
-                parts.append((f" {_count(opened.parameters)}{opened.kept and f' {opened.kept}'}", "$foreground 45%"))
-        parts += ["  ", (f"{glyph} ", style), (_engine_words(state), "$foreground 65%")]
+                count = f" {_count(opened.parameters)}{opened.kept and f' {opened.kept}'}"
+                pieces.append(_Piece([(count, "$foreground 45%")], 4))
+        pieces.append(_Piece([(f"  {glyph} ", style), (_engine_words(state), "$foreground 65%")]))
         if context.news:
-            parts += ["  ", (f"\u2191 {context.news}", "bold $warning")]
+            pieces.append(_Piece([(f"  \u2191 {context.news}", "bold $warning")]))
         record = context.board.running()
         if record:
             title = f"{record.title} \u00b7 " if record.kind not in ("train", "gate") else ""
-            waiting = len(context.board.waiting())
-            behind = f" \u00b7 {waiting} more" if waiting else ""
-            parts += ["  ", (f"\u25b8 {title}{record.detail()}{behind}", "$primary")]
+            first, *more = record.details()
+            pieces.append(_Piece([(f"  \u25b8 {title}{first}", "$primary")]))
+            # the share stays, and the time left goes last of all; the losses go before the base
+            for rank, text in zip((0, 1, 5, 6), more, strict=False):
+                pieces.append(_Piece([(f" \u00b7 {text}", "$primary")], rank))
+            if waiting := len(context.board.waiting()):
+                pieces.append(_Piece([(f" \u00b7 {waiting} more", "$primary")], 2))
         elif failure := context.board.failure:
-            parts += ["  ", (f"\u2717 {_KIND_WORDS[failure.kind]} failed, see Jobs", "bold $error")]
-        return assemble(*parts)
+            pieces.append(_Piece([(f"  \u2717 {_KIND_WORDS[failure.kind]} failed, see Jobs", "bold $error")]))
+        return pieces
 
 
 def _engine_words(state: LinkState) -> str:

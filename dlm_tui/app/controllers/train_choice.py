@@ -98,10 +98,11 @@ class TrainChoice:
         color = mark.color if mark else ""
         steps = {phase.name: plan.steps(adapter.phase_rows(phase), phase) for phase in adapter.phases}
         phases = ", ".join(f"{name} {count}" for name, count in steps.items())
+        unit = "step" if list(steps.values()) == [1] else "steps"
         return assemble(
             (f"{mark.glyph + ' ' if mark else ''}{fit(adapter.name, min(width, 24))} ", color),
             (bar_text(sum(steps.values()) / total, _BAR_CELLS), color),
-            f" {adapter.words}: {phases} steps",
+            f" {adapter.words}: {phases} {unit}",
         )
 
     def _chosen(self, order: TrainOrder | None) -> None:
