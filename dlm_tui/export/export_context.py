@@ -100,6 +100,10 @@ class Target(Protocol):
         """How many tokens of prompt and answer the trial may use."""
 
     @property
+    def reach(self) -> int | None:
+        """How many tokens the export can hold, None for as many as the base."""
+
+    @property
     def says_system(self) -> bool:
         """Whether whoever asks the export is given the document's system prompt without sending it."""
 
@@ -127,6 +131,7 @@ class Common:
     figures: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     window: int = 128
+    reach: int | None = None
     says_system: bool = False
 
 

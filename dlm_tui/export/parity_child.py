@@ -67,6 +67,8 @@ def _answer(job: dict[str, Any], out: IO[str]) -> None:
         say(logprobs=base64.b64encode(np.ascontiguousarray(vector.astype("<f4")).tobytes()).decode())
     for answer in runtime.greedy(job["greedy"], int(job["tokens"])):
         say(greedy=answer)
+    for ids, said in job["follow"]:
+        say(followed=runtime.followed(ids, said))
     for text in job["texts"]:
         say(tokens=runtime.tokenize(text))
     say(done=True, tokens_per_second=runtime.tokens_per_second)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Any
 
 from dlm_tui.errors import DlmTuiError
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 COUNT = 16
+LONGEST = 1500
+"""How long a prompt of a trial may be so that something of the base begins within it."""
+BEYOND = 32
+"""How many tokens such a prompt goes on behind that place."""
 _HELD_OUT = 6
 
 SENTENCES = (
@@ -56,3 +61,27 @@ def parity_prompts(document: Document, base: Base, longest: int, count: int = CO
     texts = SENTENCES * (count // len(SENTENCES) + 1)
     asked += [base.encode_raw(text, limit=longest) for text in texts[: count - len(asked)]]
     return [ids[-longest:] for ids in asked if ids]
+
+
+def long_length(config: Any, tried: int, room: int) -> int | None:
+    """How long a prompt has to be to reach beyond the window, or into the long rope factors, of a base with `config`.
+
+    None where nothing of the kind begins behind `tried` tokens and within `LONGEST` and `room`, the context.
+    """
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    begins = [getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None]
+    if rope.get("rope_type") == "longrope":
+        begins.append(rope.get("original_max_position_embeddings"))
+    lengths = [int(place) + BEYOND for place in begins if place]
+    return max((length for length in lengths if tried < length <= min(LONGEST, room)), default=None)
+
+
+def long_prompt(base: Base, length: int) -> list[int]:
+    """`length` token ids: the words of the sentences in ever another order, so that no part repeats an earlier one."""
+    words, shuffling = " ".join(SENTENCES).split(), random.Random(0)
+    text: list[str] = []
+    ids: list[int] = []
+    while len(ids) < length:
+        text += shuffling.sample(words, len(words))
+        ids = base.encode_raw(" ".join(text), limit=length)
+    return ids

@@ -42,6 +42,10 @@ class Reference:
         """The `tokens` likeliest tokens one after another behind each prompt."""
         return iter(self._model.greedy(prompts, tokens))
 
+    def followed(self, prompt: Sequence[int], said: Sequence[int]) -> list[int]:
+        """It is what others follow."""
+        raise NotImplementedError
+
     def tokenize(self, text: str) -> list[int] | None:
         """It has none of its own."""
         return None

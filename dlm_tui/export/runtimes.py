@@ -47,6 +47,9 @@ class Runtime(Protocol):
     def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
         """The `tokens` likeliest tokens one after another behind each prompt, past any end-of-text token."""
 
+    def followed(self, prompt: Sequence[int], said: Sequence[int]) -> list[int]:
+        """The likeliest token at every step of the continuation `said` of a prompt."""
+
     def tokenize(self, text: str) -> list[int] | None:
         """Token ids of raw text by the runtime's own tokenizer, None when it has none of its own."""
 
@@ -125,6 +128,15 @@ class LlamaCpp:
             said.extend(int(token) for token in more)
         return said[:tokens]
 
+    def followed(self, prompt: Sequence[int], said: Sequence[int]) -> list[int]:
+        return [self._next([*prompt, *said[:step]]) for step in range(len(said))]
+
+    def _next(self, ids: Sequence[int]) -> int:
+        # the prompt grows by a token from question to question, so that only this one is computed
+        body = {"prompt": list(ids), "n_predict": 1, "temperature": 0.0, "cache_prompt": True, "return_tokens": True}
+        tokens = json.loads(self._post("/completion", body))["tokens"]
+        return int(tokens[0]) if tokens else -1
+
     def tokenize(self, text: str) -> list[int] | None:
         answer = json.loads(self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True}))
         return [int(token) for token in answer["tokens"]]
@@ -166,6 +178,14 @@ class Transformers:
             for _ in range(tokens):
                 said.append(int(self._last([*ids, *said]).argmax()))
             yield said
+
+    def followed(self, prompt: Sequence[int], said: Sequence[int]) -> list[int]:
+        torch = self._torch
+        # what comes behind the last step is not asked for
+        ids = torch.tensor([[*prompt, *said[:-1]]])
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids, logits_to_keep=len(said)).logits[0]
+            return [int(token) for token in logits.argmax(dim=-1)]
 
     def tokenize(self, text: str) -> list[int] | None:
         return None

@@ -123,6 +123,8 @@ class StreamedModel:
 
     def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         """The `tokens` likeliest tokens one after another behind each prompt."""
+        if not prompts:
+            return []
         steps, said = self._steps(prompts), []
         for _ in range(tokens):
             said.append(next(steps).argmax(dim=-1))

@@ -75,7 +75,8 @@ class _Gguf(Common):
         given = context.request.imatrix
         self._weighing = open_source(given, context.session.document, base) if given is not None else None
         self.importance = self._weighing.matrix if self._weighing is not None else None
-        self.window = min(self.window, self.architecture.context_length)
+        self.reach = self.architecture.context_length
+        self.window = min(self.window, self.reach)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
     def trial(self, model: Path, prompts: list[list[int]], loras: list[tuple[Path, float]]) -> Trial:

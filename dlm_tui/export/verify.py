@@ -26,7 +26,7 @@ from dlm_tui.export.parity import (
     runtime_installed,
     workbench_answers,
 )
-from dlm_tui.export.prompts import parity_prompts
+from dlm_tui.export.prompts import long_length, long_prompt, parity_prompts
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights_check import check_mix
 from dlm_tui.files import temporary_folder
@@ -71,9 +71,12 @@ def verify(
         blocks = []
         drop_weight_pages()  # the trials are other processes, with weights of their own
         give_back_freed()
-        runtimes = _Runtimes(trials)
+        long = _long_trial(target, context, folder, workspace, max(map(len, prompts)))
+        runtimes = _Runtimes([*trials, *([long] if long is not None else [])])
         for trial in trials:
             blocks.append((yield from _try(trial, ours, context, runtimes)))
+        if long is not None:
+            blocks[0][0]["long_prompt"] = yield from _try_long(long, context, runtimes)
     parity, cost = blocks[0]
     if weights is not None:
         parity["weights"] = weights
@@ -95,7 +98,8 @@ class _Runtimes:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         jobs = [job for trial in trials for job in (trial.export, trial.stored, trial.as_read) if job is not None]
-        self._done, self._total = 0, sum(job.steps for job in jobs)
+        followed = sum(min(trial.export.greedy, len(trial.export.prompts)) for trial in trials)
+        self._done, self._total = 0, sum(job.steps for job in jobs) + followed
 
     def ask(self, job: ParityJob) -> Generator[Progress, None, Answers]:
         """What the runtime of `job` answers. Raises ExportRefused as `runtime_answers` does."""
@@ -109,18 +113,44 @@ class _Runtimes:
         return answers
 
 
+def _long_trial(target: Target, context: ExportContext, folder: Path, workspace: Path, shorter: int) -> Trial | None:
+    """The first way to load the export, asked one prompt that reaches beyond the base's window or into its long rope
+    factors; None where neither begins soon behind `shorter` tokens."""
+    base = context.session.base
+    length = long_length(base.config, shorter, min(target.reach or base.context_length, base.context_length))
+    if length is None:
+        return None
+    trial = target.trials(folder, workspace, [long_prompt(base, length)])[0]
+    stored = replace(trial.stored, greedy=0, texts=()) if trial.stored is not None else None
+    return Trial(replace(trial.export, greedy=0, texts=()), stored, None)
+
+
+def _try_long(trial: Trial, context: ExportContext, runtimes: _Runtimes) -> Generator[Progress, None, dict[str, Any]]:
+    """The parity of that one prompt."""
+    if trial.stored is not None:
+        meant = yield from runtimes.ask(trial.stored)
+    else:
+        coefficients = context.session.model.coefficients(context.mix.mapping())
+        meant = yield from workbench_answers(context.session.model.backbone, coefficients, trial.export)
+    found = compare(meant, (yield from runtimes.ask(trial.export)), trial.export.dtype)
+    found["against"] = STORED if trial.stored is not None else WORKBENCH
+    tokens = len(trial.export.prompts[0])
+    judge(found, trial.export.dtype, f" over a prompt of {tokens} tokens")
+    return {"tokens": tokens, **{key: found[key] for key in ("max_abs_logprob_diff", "mean_kl")}}
+
+
 def _try(
     trial: Trial, ours: Answers, context: ExportContext, runtimes: _Runtimes
 ) -> Generator[Progress, None, tuple[dict[str, Any], dict[str, Any]]]:
     """The parity and the cost block of one way to load the export."""
-    export = yield from runtimes.ask(trial.export)
+    stored = (yield from runtimes.ask(trial.stored)) if trial.stored is not None else ours
+    export = yield from runtimes.ask(replace(trial.export, follow=stored.greedy))
     _check_texts(trial.export, context, export.tokenized)
     label = context.request.quant or trial.export.dtype if trial.export.runtime == "llama.cpp" else trial.export.dtype
-    stored = (yield from runtimes.ask(trial.stored)) if trial.stored is not None else ours
     parity = compare(stored, export, label)
     parity["against"] = STORED if trial.stored is not None else WORKBENCH
     judge(parity, trial.export.dtype)
-    read, dtype = export, label
+    read, dtype = replace(export, followed=[]), label
     if trial.as_read is not None:
         read, dtype = (yield from runtimes.ask(trial.as_read)), trial.as_read.dtype
     cost = compare(ours, read, dtype)

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from dlm_tui.export import architectures, gguf_model, merged_folder, targets_gguf, targets_hf
 from dlm_tui.export.architectures import Architecture
-from dlm_tui.export.parity import Answers, compare
+from dlm_tui.export.parity import Answers, compare, judge
+from dlm_tui.export.prompts import long_length
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
@@ -128,11 +130,12 @@ def double(value: float) -> float:
 
 
 LONGROPE = {
+    "max_position_embeddings": 512,
     "rope_parameters": {
-        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 128,
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 256,
         "short_factor": [1.0, 1.1, 1.3, 1.9], "long_factor": [1.0, 2.0, 3.0, 5.0],
     },
-    "original_max_position_embeddings": 128,
+    "original_max_position_embeddings": 256,
 }  # fmt: skip
 STRETCHED = {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}}
 SAID: dict[str, tuple[str, dict[str, Any], list[tuple[str, Any]]]] = {
@@ -261,6 +264,29 @@ def test_short_factors_written_as_long_ones_are_seen(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Architecture, "rope_factors", short)
     with pytest.raises(ExportRefused, match=f"{UNSAID}: rope_factors_long.weight"):
         export(session, target="ollama", quant="q8_0")
+    blind(monkeypatch)
+    for quant in ("f32", "q8_0"):
+        with pytest.raises(ExportRefused, match=WRONG) as caught:
+            export(session, target="ollama", quant=quant)
+        assert "over a prompt of 288 tokens" in str(caught.value)
+
+
+WINDOW = {"sliding_window": 256, "max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(("target", "quant"), [("ollama", "f32"), ("ollama", "q8_0"), ("merged", "f32")])
+def test_another_window_than_the_short_prompts_fill_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, quant: str
+) -> None:
+    session = open_tiny(tmp_path, "gemma3_text", **WINDOW)
+    long = export(session, target=target, quant=quant).manifest["parity"]["long_prompt"]
+    assert long["tokens"] == 288
+    blind(monkeypatch)
+    monkeypatch.setattr(targets_hf, "check_configuration", lambda *given: None)
+    saying("attention.sliding_window", 192)(monkeypatch)
+    configured(sliding_window=192)(monkeypatch)
+    with pytest.raises(ExportRefused, match="over a prompt of 288 tokens"):
+        export(session, target=target, quant=quant)
 
 
 def through_float16(patch: pytest.MonkeyPatch) -> None:
@@ -472,6 +498,43 @@ def test_answers_that_cannot_be_right_are_refused() -> None:
         compare(plain, answers([[-0.7, -0.7]], [[2, 2, 2]]), "f16")
     same = answers([[-0.7, -0.7]], [[2, 2, 2]])
     assert compare(same, same, "f16")["greedy_agree"] == 1.0
+
+
+def test_what_a_runtime_would_say_itself_is_compared_step_by_step() -> None:
+    plain = answers([[-0.7, -0.7]], [[0, 1, 1, 0]])
+    strayed = answers([[-0.7, -0.7]], [[0, 0, 0, 1]])
+    assert compare(plain, strayed, "q8_0")["greedy_agree"] == 0.25
+    assert compare(plain, replace(strayed, followed=[[0, 1, 1, 1]]), "q8_0")["greedy_agree"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("figures", "dtype", "words"),
+    [
+        ({"greedy_agree": 0.53}, "q8_0", "53% of the likeliest tokens are the same, and q8_0 leaves at least 85%"),
+        ({"mean_kl": 0.02}, "q4_0", "the mean divergence is 0.02 nats"),
+        ({"mean_kl": 0.002}, "bf16", "the mean divergence is 0.002 nats"),
+        ({"max_abs_logprob_diff": 0.1}, "f16", "log-probabilities differ by 0.1 nats"),
+        ({"mean_kl": float("nan")}, "q8_0", "the mean divergence is nan nats"),
+    ],
+)
+def test_figures_that_a_type_does_not_explain_are_refused(figures: dict[str, float], dtype: str, words: str) -> None:
+    against = {"against": "the weights as stored", "runtime": "llama.cpp"}
+    right = {**against, "max_abs_logprob_diff": 0.0, "mean_kl": 0.0, "greedy_agree": 1.0}
+    judge(right, dtype)
+    with pytest.raises(ExportRefused, match="does not answer as the weights as stored do") as caught:
+        judge({**right, **figures}, dtype)
+    assert words in str(caught.value)
+    with pytest.raises(ExportRefused, match="as the workbench does over three prompts:"):
+        judge({**right, **figures, "against": "the workbench"}, dtype, " over three prompts")
+
+
+def test_a_long_prompt_begins_where_nothing_short_has_been() -> None:
+    config = AutoConfig.for_model("gemma3_text", sliding_window=512)
+    assert long_length(config, 100, 4096) == 544
+    assert long_length(config, 100, 512) is None
+    assert long_length(config, 600, 4096) is None
+    assert long_length(AutoConfig.for_model("gemma3_text", sliding_window=4096), 100, 8192) is None
+    assert long_length(AutoConfig.for_model("llama"), 100, 4096) is None
 
 
 def test_vllm_gets_the_context_of_the_base_and_its_type(tmp_path: Path) -> None:
