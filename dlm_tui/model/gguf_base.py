@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -25,7 +26,7 @@ from dlm_tui.files import (
     write_atomic,
 )
 from dlm_tui.model.memory import available_memory, free_disk, gigabytes, weights_text
-from dlm_tui.model.registry import BaseSource, BaseUnavailable, source_of_folder, unpacked_folder
+from dlm_tui.model.registry import BaseSource, BaseUnavailable, read_json, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
 from dlm_tui.small_files import read_file
@@ -152,6 +153,7 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(scratch))
         tokenizer.save_pretrained(str(scratch))
+        _drop_invented(scratch, file, int(model.get_input_embeddings().num_embeddings))
         sync_tree(scratch)
         put_in_place(scratch, folder)
     except OSError as error:
@@ -174,6 +176,29 @@ def _without_bar() -> Iterator[None]:
         yield
     finally:
         reader.tqdm = bar
+
+
+def _drop_invented(folder: Path, file: Path, rows: int) -> None:
+    """Take out of the tokenizer in `folder` what transformers adds of its own.
+
+    These are tokens behind the `rows` of the embedding that `file` does not name: with them, tokenizer and base would
+    not belong together.
+    """
+    from dlm_tui.model.gguf_tensors import TensorReader
+
+    path, settings_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    state = read_json(path)
+    beyond = {token["content"] for token in state.get("added_tokens", ()) if token["id"] >= rows}
+    if not beyond:
+        return
+    tokens = cast("Any", TensorReader(file)).values().get("tokenizer.ggml.tokens", [])
+    invented = beyond - set(tokens)
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in invented]
+    path.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
+    settings = read_json(settings_path)
+    kept = {name: value for name, value in settings.items() if not (isinstance(value, str) and value in invented)}
+    if kept != settings:
+        settings_path.write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _no_gguf(file: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from dlm_tui.cli.main import main
 from dlm_tui.document import SideFile, load, read_side_file, write_side_file
 from dlm_tui.document.side_file import side_file_path
+from dlm_tui.export.choices import TARGETS
+from dlm_tui.export.suitability import suitability
 from dlm_tui.files import sha256_file
 from dlm_tui.model import base_of, gguf_base, load_base
 from dlm_tui.model.base import Base
@@ -93,6 +96,19 @@ def test_it_is_unpacked_without_a_bar_of_the_librarys_and_whatever_the_case_of_i
     assert cost is not None and cost.startswith("UP.GGUF, 52 thousand weights, takes 0.4 MB of memory")
 
 
+def test_it_can_become_a_gguf_again(made: tuple[Session, Path], tmp_path: Path) -> None:
+    """transformers adds <|endoftext|> behind the last embedding to whatever it reads."""
+    session, folder = made
+    base = loaded(folder / "q8_0" / "tiny.gguf")
+    assert len(base.tokenizer) == base.vocab_size == len(session.base.tokenizer)
+    assert base.source.path is not None
+    assert suitability(base.source) == (list(TARGETS), "every target")
+    copy = shutil.copytree(base.source.path, tmp_path / "copy")
+    gguf_base._drop_invented(copy, folder / "q8_0" / "tiny.gguf", 1)
+    added = [token["content"] for token in json.loads((copy / "tokenizer.json").read_bytes())["added_tokens"]]
+    assert added == ["<|im_start|>", "<|im_end|>", "<|pad|>"]  # what the file names stays, whatever has a row
+
+
 def test_what_was_unpacked_of_a_file_that_is_gone_goes_with_the_next(
     made: tuple[Session, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +150,7 @@ def test_the_side_file_and_new_remember_it(
     assert session.base.source.gguf == tmp_path / "beside.gguf"
     capsys.readouterr()
     assert main(["doctor", str(path), "--home", str(tmp_path / "home")]) == 0
-    assert "peft" in capsys.readouterr().out
+    assert "every target" in capsys.readouterr().out
 
 
 def refusal(place: Path) -> str:
