@@ -105,6 +105,92 @@ def check_unequal_rows(backbone: Backbone, mix: Tensor, wanted: Tensor) -> None:
     near(backbone.forward(IDS[:, 6:10], cache, mix), wanted[:, 6:10])
 
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.05, 1.1, 1.3],
+    "long_factor": [1.5, 2.0, 3.0, 4.0],
+    "original_max_position_embeddings": 32,
+}
+TEXT = torch.randint(3, 300, (2, 70), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def switching(tmp_path_factory: pytest.TempPathFactory) -> MixedModel:
+    """A tiny Phi 3 that reads up to 32 tokens with short factors and longer texts with long ones."""
+    folder = tmp_path_factory.mktemp("longrope")
+    sizes = {"max_position_embeddings": 128, "original_max_position_embeddings": 32}
+    return mixed_model(folder, "phi3", rope_parameters=LONGROPE, **sizes)
+
+
+def backbones(model: MixedModel) -> dict[str, FusedBackbone]:
+    """With the compiled step and without it."""
+    assert isinstance(model.backbone, FusedBackbone) and model.backbone.weights.compiled
+    return {"compiled": model.backbone, "plain": FusedBackbone(model.base, model.backbone.weights, model.mixer)}
+
+
+def whole(model: MixedModel, mix: Tensor, row: int, length: int) -> Tensor:
+    """Hidden states of the first tokens of a text, which the library reads at once."""
+    return model.reference.forward(TEXT[row : row + 1, :length], None, mix[row : row + 1])[0]
+
+
+@pytest.mark.parametrize("step", ["compiled", "plain"])
+def test_longrope_on_both_sides_of_its_boundary_and_across(switching: MixedModel, step: str) -> None:
+    backbone = backbones(switching)[step]
+    mix = torch.stack([switching.coefficients({"x": 0.4}), switching.coefficients({"x": 1.0, "y": -0.5})])
+    assert float((whole(switching, mix, 0, 33)[:32] - whole(switching, mix, 0, 32)).abs().max()) > 1e-2
+    for length in (5, 31, 32, 33, 70):
+        for row in (0, 1):
+            found = backbone.forward(TEXT[row : row + 1, :length], None, mix[row : row + 1])[0]
+            near(found, whole(switching, mix, row, length))
+    cache = backbone.new_cache(2, 8)
+    lengths = [29, 19]  # the second row crosses ten tokens behind the first
+    backbone.forward(TEXT[:, :29], cache, mix, lengths=lengths)
+    for _ in range(16):
+        ids = torch.stack([TEXT[row, held : held + 1] for row, held in enumerate(lengths)])
+        found = backbone.forward(ids, cache, mix)
+        lengths = [held + 1 for held in lengths]
+        for row, length in enumerate(lengths):
+            near(found[row, -1], whole(switching, mix, row, length)[-1])
+    assert list(cache.lengths) == [45, 35] and cache.far == [True, True]
+    both = cache.select([1]).joined([cache.select([0])])
+    found = backbone.forward(torch.stack([TEXT[1, 35:36], TEXT[0, 45:46]]), both, mix[[1, 0]])
+    near(found[:, -1], torch.stack([whole(switching, mix, 1, 36)[-1], whole(switching, mix, 0, 46)[-1]]))
+    cache.crop(20)  # back on the near side
+    near(backbone.forward(TEXT[:, 20:24], cache, mix)[1], whole(switching, mix, 1, 24)[20:])
+    # one row stays, the other crosses with many tokens at once
+    cache.crop(22)
+    found = backbone.forward(TEXT[:, 22:50], cache, mix, lengths=[28, 5])
+    near(found[0], whole(switching, mix, 0, 50)[22:])
+    near(found[1, :5], whole(switching, mix, 1, 27)[22:])
+
+
+def test_what_was_read_as_part_of_a_long_text_is_read_anew_in_a_short_one(switching: MixedModel) -> None:
+    mix = switching.coefficients({"x": 0.4})[None].repeat(2, 1)
+    for backbone in backbones(switching).values():
+        long = backbone.new_cache(1, 8)
+        backbone.forward(TEXT[:1, :40], long, mix[:1])
+        for length, more in ((12, 3), (12, 40), (32, 1), (40, 2)):
+            adopted = backbone.new_cache(2, 4)
+            adopted.adopt(long, length)
+            found = backbone.forward(TEXT[:1, length : length + more].repeat(2, 1), adopted, mix)
+            wanted = whole(switching, mix, 0, length + more)[length:]
+            near(found, wanted.repeat(2, 1, 1))
+        assert list(long.lengths) == [40]
+
+
+def test_both_tables_of_longrope_are_proved_at_load(switching: MixedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (backbone, _), reference = backbones(switching).values(), switching.reference
+    stated = dict(switching.base.config.rope_parameters)
+    assert agrees(backbone, reference)
+    cos, sin = backbone.weights.rope(64, far=True)
+    monkeypatch.setitem(backbone.weights._tables, True, (cos * 1.01, sin))
+    assert not agrees(backbone, reference)
+    monkeypatch.undo()
+    assert agrees(backbone, reference)
+    assert dict(switching.base.config.rope_parameters) == stated and backbone.weights.switch == 32
+
+
 @pytest.fixture(scope="module", params=["llama", "mistral"])
 def walked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MixedModel:
     return mixed_model(tmp_path_factory.mktemp("walk"), request.param)

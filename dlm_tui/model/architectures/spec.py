@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotary tables of these kinds depend only on the position, not on how long the text is."""
+_SWITCHING = "longrope"
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -92,9 +93,7 @@ def why_not(spec: DecoderSpec, config: Any) -> str | None:
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in [rope[kind] for kind in rope_types(spec, config)] if spec.rope_by_type else [rope]:
         kind = str((parameters or {}).get("rope_type", "default"))
-        if kind == "longrope" and int(config.max_position_embeddings) == _original_positions(config):
-            continue
-        if kind not in FIXED_ROPE:
+        if kind not in FIXED_ROPE and (kind != _SWITCHING or spec.rope_by_type):
             return f"its rotary embedding is of the kind {kind}, which changes with the length of the text"
     return None
 
@@ -108,7 +107,11 @@ def _activation_name(config: Any) -> str:
     return str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", ""))
 
 
-def _original_positions(config: Any) -> int:
+def switch_length(config: Any) -> int | None:
+    """The longest text, in tokens, that is read with the short factors of longrope; all of a longer one is read with
+    the long ones. None where the rotary table is the same for every length."""
     rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != _SWITCHING:
+        return None
     own = getattr(config, "original_max_position_embeddings", None)
     return int(rope.get("original_max_position_embeddings") or own or config.max_position_embeddings)

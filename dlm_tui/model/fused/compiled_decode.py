@@ -86,13 +86,20 @@ class CompiledDecode:
         self._none = np.empty((0, 0), dtype=np.float32)
 
     def run(
-        self, hidden: Tensor, rows: Tensor, positions: Tensor, cache: FusedKVCache, coefficients: Tensor | None
+        self,
+        hidden: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+        cache: FusedKVCache,
+        coefficients: Tensor | None,
+        far: bool = False,
     ) -> Tensor:
         """`hidden` [R, H] float32 through all layers, in place; token r stands at `positions[r]` of row `rows[r]`.
 
         Both are [R] (long); the cache must have room. `coefficients` [B, N] mixes the adapters, None leaves them out.
+        `far` chooses the rotary table.
         """
-        cos, sin = self._weights.rope(cache.capacity)
+        cos, sin = self._weights.rope(cache.capacity, far)
         mix = self._none if coefficients is None else coefficients.to(torch.float32).contiguous().numpy()
         space = (numbers[: count * len(hidden)] for count, numbers in self._space)
         together(

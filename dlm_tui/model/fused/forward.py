@@ -23,6 +23,8 @@ from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.pages import release_pages
 from dlm_tui.model.stored import widened_product
 
+_ALL_NEAR = (False,)
+
 
 class FusedBackbone:
     """Hidden states of a base under per-row mixes; no gradients.
@@ -61,7 +63,8 @@ class FusedBackbone:
         """What a weight is read as for a few tokens; everything else is in the weights' own dtype."""
         self._step = CompiledDecode(weights, self._additions, uses_bf16_weights=uses_bf16_weights) if compiled else None
         # one token at a time a GPU mostly waits for the host to launch some thousand kernels; recorded, they are one
-        self.graphs = DecodeGraphs(self, record=True) if weights.device.type == "cuda" else None
+        recorded = weights.device.type == "cuda" and weights.switch is None  # a recorded step has one rotary table
+        self.graphs = DecodeGraphs(self, record=True) if recorded else None
 
     @property
     def device(self) -> torch.device:
@@ -90,20 +93,56 @@ class FusedBackbone:
         if not isinstance(kv, FusedKVCache):
             raise TypeError("this cache belongs to another tier")
         plan = kv.plan(count, batch, lengths)
-        if self._step is not None and batch * count <= MOST_TOKENS:
-            hidden = self._forward_decode(self._step, ids, kv, plan, coefficients)
-            hidden = self._norm(hidden, self.weights.norm)
-        elif self.graphs is not None and count == 1:
-            hidden = self.graphs.step(ids, kv, self.mixer.expand(coefficients))
+        if self.weights.switch is None:
+            hidden = self._pass(ids, kv, plan, coefficients)
         else:
-            hidden = self.run(ids, kv, plan, self.mixer.expand(coefficients))
+            far = self._turned(kv, plan, coefficients, self.weights.switch)
+            hidden = self._pass(ids, kv, plan, coefficients, far)
+            kv.note(ids, plan)
         kv.advance(plan)
         return hidden
 
-    def run(self, ids: Tensor, cache: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
-        """Hidden states [B, T, H] of `ids` [B, T], product by product; `ranks` as the mixer expands coefficients."""
-        hidden = self._forward_prefill(self._embed(ids, ranks), cache, plan, ranks)
+    def _pass(
+        self,
+        ids: Tensor,
+        kv: FusedKVCache,
+        plan: Plan,
+        coefficients: Tensor | None,
+        far: Sequence[bool] = _ALL_NEAR,
+    ) -> Tensor:
+        batch, count = ids.shape
+        if self._step is not None and batch * count <= MOST_TOKENS:
+            hidden = self._forward_decode(self._step, ids, kv, plan, coefficients, far)
+            return self._norm(hidden, self.weights.norm)
+        if self.graphs is not None and count == 1:
+            return self.graphs.step(ids, kv, self.mixer.expand(coefficients))
+        return self.run(ids, kv, plan, self.mixer.expand(coefficients), far)
+
+    def run(
+        self,
+        ids: Tensor,
+        cache: FusedKVCache,
+        plan: Plan,
+        ranks: list[Tensor] | None,
+        far: Sequence[bool] = _ALL_NEAR,
+    ) -> Tensor:
+        """Hidden states [B, T, H] of `ids` [B, T], product by product; `ranks` as the mixer expands coefficients, `far`
+        [B or 1] which rows are longer than the weights' switch."""
+        hidden = self._forward_prefill(self._embed(ids, ranks), cache, plan, ranks, far)
         return self._norm(hidden, self.weights.norm)
+
+    def _turned(self, kv: FusedKVCache, plan: Plan, coefficients: Tensor | None, switch: int) -> list[bool]:
+        """Which rows are longer than `switch` with their new tokens. What is held of a row that comes to the other side
+        of it is run again: its keys were turned by the other table, and all that follows from them is another."""
+        wanted = [held + more > switch for held, more in zip(kv.lengths, plan.new, strict=True)]
+        for row, far in enumerate(wanted):
+            if (held := kv.lengths[row]) and kv.far[row] != far:
+                own = coefficients[row : row + 1] if coefficients is not None else None
+                fresh = self.new_cache(1, held)
+                self._pass(torch.tensor([kv.tokens[row]]), fresh, fresh.plan(held, 1, None), own, [far])
+                kv.kv[:, :, row, :, :held] = fresh.kv[:, :, 0, :, :held]
+            kv.far[row] = far
+        return wanted
 
     def _embed(self, ids: Tensor, ranks: list[Tensor] | None) -> Tensor:
         ids = ids.to(self.device)
@@ -114,7 +153,13 @@ class FusedBackbone:
         return hidden if scale == 1.0 else hidden * torch.tensor(scale, dtype=hidden.dtype, device=hidden.device)
 
     def _forward_decode(
-        self, step: CompiledDecode, ids: Tensor, cache: FusedKVCache, plan: Plan, coefficients: Tensor | None
+        self,
+        step: CompiledDecode,
+        ids: Tensor,
+        cache: FusedKVCache,
+        plan: Plan,
+        coefficients: Tensor | None,
+        far: Sequence[bool],
     ) -> Tensor:
         """All layers for few tokens, compiled. Padding takes part, too: what it leaves behind is overwritten."""
         ranks = self.mixer.expand(coefficients)
@@ -123,13 +168,29 @@ class FusedBackbone:
         mix = coefficients if ranks is not None else None
         rows = torch.arange(batch).repeat_interleave(count)
         positions = plan.positions.expand(batch, count).reshape(-1)
-        return step.run(hidden.reshape(-1, width), rows, positions, cache, mix).view(batch, count, width)
+        hidden = hidden.reshape(-1, width)
+        if len(set(far)) == 1:
+            return step.run(hidden, rows, positions, cache, mix, far[0]).view(batch, count, width)
+        for side in (False, True):
+            own = torch.tensor(far)[rows] == side
+            hidden[own] = step.run(hidden[own], rows[own], positions[own], cache, mix, side)
+        return hidden.view(batch, count, width)
 
-    def _forward_prefill(self, hidden: Tensor, kv: FusedKVCache, plan: Plan, ranks: list[Tensor] | None) -> Tensor:
+    def _rotation(self, plan: Plan, far: Sequence[bool]) -> tuple[Tensor, Tensor]:
+        """cos and sin [tables, B or 1, T, 1, R], so that one table row serves all heads of a token."""
+        if len(set(far)) == 1:
+            cos, sin = (part[:, plan.positions].unsqueeze(3) for part in self.weights.rope(plan.longest, far[0]))
+            return cos, sin
+        near, behind = self._rotation(plan, [False]), self._rotation(plan, [True])
+        which = torch.tensor(far, device=self.device)[:, None, None, None]
+        return torch.where(which, behind[0], near[0]), torch.where(which, behind[1], near[1])
+
+    def _forward_prefill(
+        self, hidden: Tensor, kv: FusedKVCache, plan: Plan, ranks: list[Tensor] | None, far: Sequence[bool]
+    ) -> Tensor:
         """All layers for many tokens, product by product."""
         weights = self.weights
-        # [tables, B or 1, T, 1, R], so that one table row serves all heads of a token
-        cos, sin = (part[:, plan.positions].unsqueeze(3) for part in weights.rope(plan.longest))
+        cos, sin = self._rotation(plan, far)
         for number, layer in enumerate(weights.layers):
             added = self._additions[number]
             x = self._norm(hidden, layer.attention_norm)

@@ -49,6 +49,8 @@ class FusedKVCache:
     """Keys and values as one tensor `kv` [layers, 2, B, kv heads, capacity, head dim], grown by half when full.
 
     A token of a row stands at its position; what padding wrote behind a row's end is overwritten by its next token.
+    Where the rotary table depends on a row's length, `tokens` are the row's own, and `far` says by which its keys were
+    turned (see `FusedWeights.rope`).
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class FusedKVCache:
     ) -> None:
         self.batch = batch
         self.lengths = [0] * batch
+        self.tokens: list[list[int]] = [[] for _ in range(batch)]
+        self.far = [False] * batch
         self._shape = shape
         layers, heads, width = shape
         size = -(-max(capacity, 1) // _STEP) * _STEP
@@ -107,9 +111,15 @@ class FusedKVCache:
         """Count the tokens of a finished pass."""
         self.lengths = [kv + more for kv, more in zip(self.lengths, plan.new, strict=True)]
 
+    def note(self, ids: Tensor, plan: Plan) -> None:
+        """Remember the tokens `ids` [B, T] of a finished pass, before they are counted."""
+        for held, new, more in zip(self.tokens, ids.tolist(), plan.new, strict=True):
+            held.extend(new[:more])
+
     def crop(self, length: int) -> None:
         """Keep at most the first `length` tokens of every row; costs nothing."""
         self.lengths = [min(kv, length) for kv in self.lengths]
+        self.tokens = [held[:length] for held in self.tokens]
 
     def repeat(self, batch: int) -> FusedKVCache:
         """A new cache of `batch` rows, each a copy of this cache's only row."""
@@ -121,6 +131,7 @@ class FusedKVCache:
         """A new cache of the given rows, in that order, with the same capacity."""
         other = FusedKVCache(len(rows), self.capacity, self._shape, self.kv.dtype, self.kv.device)
         other.lengths = [self.lengths[row] for row in rows]
+        other.tokens, other.far = [list(self.tokens[row]) for row in rows], [self.far[row] for row in rows]
         used = max(other.lengths, default=0)
         other.kv[..., :used, :] = self.kv[:, :, list(rows), :, :used]
         return other
@@ -132,6 +143,8 @@ class FusedKVCache:
         capacity = max(part.capacity for part in parts)
         other = FusedKVCache(len(lengths), capacity, self._shape, self.kv.dtype, self.kv.device)
         other.lengths = lengths
+        other.tokens = [list(held) for part in parts for held in part.tokens]
+        other.far = [far for part in parts for far in part.far]
         first = 0
         for part in parts:
             used = max(part.lengths, default=0)
@@ -148,6 +161,8 @@ class FusedKVCache:
         self._reserve(length)
         self.kv[..., :length, :] = source.kv[..., :length, :]
         self.lengths = [length] * self.batch
+        self.tokens = [source.tokens[0][:length] for _ in range(self.batch)]
+        self.far = [source.far[0]] * self.batch
 
     def _reserve(self, length: int) -> None:
         if length <= self.capacity:

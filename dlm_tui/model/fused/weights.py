@@ -22,6 +22,7 @@ from dlm_tui.model.architectures.spec import (
     embedding_scale,
     layer_specs,
     rope_types,
+    switch_length,
 )
 from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
@@ -164,15 +165,16 @@ class FusedWeights:
         self.norm = _norm(decoder.norm, spec)
         output = cast("Any", base.model).get_output_embeddings()
         self.head, self.head_bias = cast("Tensor", output.weight), cast("Tensor | None", output.bias)
-        self._rotary, self._rope_types = decoder.rotary_emb, rope_types(spec, config)
+        self.rotary, self._rope_types = decoder.rotary_emb, rope_types(spec, config)
+        self.switch = switch_length(config)
+        """The longest text that is near, see `rope`; None where all are."""
         prefix = next(name for name, module in base.model.named_modules() if module is base.decoder)
         self.embedding_name = f"{prefix}.embed_tokens"
         self.layers = [
             _layer(layer, f"{prefix}.layers.{number}", spec, facts, config)
             for number, (layer, facts) in enumerate(zip(decoder.layers, layer_specs(spec, config), strict=True))
         ]
-        self._cos = torch.empty(len(self._rope_types), 0, self.head_dim, dtype=self.dtype, device=self.device)
-        self._sin = self._cos
+        self._tables: dict[bool, tuple[Tensor, Tensor]] = {}
 
     @property
     def matrices(self) -> list[tuple[tuple[Tensor, ...], ...]]:
@@ -220,22 +222,31 @@ class FusedWeights:
         other.head = other.embedding if tied else self.head.to(dtype)
         other.head_bias = self.head_bias.to(dtype) if self.head_bias is not None else None
         other.layers = [layer.converted(dtype) for layer in self.layers]
-        other._cos = other._sin = torch.empty(len(self._rope_types), 0, self.head_dim, dtype=dtype, device=self.device)
+        other._tables = {}
         return other
 
-    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+    def rope(self, length: int, far: bool = False) -> tuple[Tensor, Tensor]:
         """cos and sign-folded sin [tables, ≥ length, R]: x·cos + swap(x)·sin, where swap exchanges the halves of the
-        first R values of a head; the others are not rotated."""
-        if self._cos.shape[1] < length:
+        first R values of a head; the others are not rotated.
+
+        `far`: those of a text that is longer than `switch`. In the others what lies behind that length stands only for
+        padding.
+        """
+        found = self._tables.get(far)
+        if found is None or found[0].shape[1] < length:
             size = -(-length // _ROPE_STEP) * _ROPE_STEP
+            if far and self.switch is not None:
+                size = max(size, self.switch + 1)  # the library goes by the last of the positions
             positions = torch.arange(size, device=self.device)[None]
+            if not far and self.switch is not None:
+                positions = positions.clamp(max=self.switch - 1)
             with torch.no_grad():
-                pairs = [self._rotary(self.norm, positions, *([kind] if kind else [])) for kind in self._rope_types]
+                pairs = [self.rotary(self.norm, positions, *([kind] if kind else [])) for kind in self._rope_types]
             cos, sin = (torch.stack([pair[part][0] for pair in pairs]) for part in (0, 1))
             half = sin.shape[2] // 2
-            self._cos = cos.to(self.dtype).contiguous()
-            self._sin = torch.cat([-sin[:, :, :half], sin[:, :, half:]], dim=2).to(self.dtype).contiguous()
-        return self._cos, self._sin
+            folded = torch.cat([-sin[:, :, :half], sin[:, :, half:]], dim=2)
+            found = self._tables[far] = cos.to(self.dtype).contiguous(), folded.to(self.dtype).contiguous()
+        return found
 
 
 def eligible(base: Base) -> str | None:
