@@ -2,7 +2,8 @@
 
 Layers that attend to everything or to a sliding window keep all their keys and values, so that cropping is a slice;
 the window is then only a matter of the mask. Architectures with running states (linear attention and its like) cannot
-go back: their cache remembers the tokens and runs them again.
+go back: their cache remembers the tokens and runs them again. So does that of a base whose rotary table depends on the
+length of the text, where the longest row comes to another table: like the library it reads a batch by its longest row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+from dlm_tui.model.architectures.spec import switch_length
 
 _CROPPABLE = {"full_attention", "sliding_attention"}
 
@@ -28,6 +31,8 @@ class ReferenceCache:
         window = getattr(config, "sliding_window", None)
         self._window = int(window) if window else None
         self.recomputes = stateful or not kinds <= _CROPPABLE
+        self._switch = switch_length(config)
+        self._far: bool | None = False  # whether the keys were turned as those behind the switch; None: some of them
         self._cache: Any = DynamicCache()
         self._valid: Tensor | None = None  # [B, slots] bool; None: no gaps
         self._ids: list[list[int]] = [[] for _ in range(batch)]
@@ -53,10 +58,19 @@ class ReferenceCache:
             raise ValueError(f"lengths {new} do not fit ids of shape {tuple(ids.shape)}")
         for row, row_ids in enumerate(ids.tolist()):
             self._ids[row] += row_ids[: new[row]]
+        if self._switch is not None:
+            far = max(map(len, self._ids)) > self._switch
+            turned, self._far = far != self._far and any(self.lengths), far
+            if turned and not self.recomputes:
+                return self._run_anew(ids, new, run)
         gaps = self._valid is not None or min(new) != max(new)
         if self.recomputes or (gaps and self._window is not None and self.slots + count > self._window):
             return self._recompute(ids, new, run)
-        positions = torch.tensor(self.lengths, device=ids.device)[:, None] + torch.arange(count, device=ids.device)
+        held = torch.tensor(self.lengths, device=ids.device)[:, None]
+        positions = held + torch.arange(count, device=ids.device)
+        if self._switch is not None:
+            # padding stands where its row ends: the library takes the last position for the length of the text
+            positions = torch.minimum(positions, held + torch.tensor(new, device=ids.device).clamp(min=1)[:, None] - 1)
         mask = None
         if self._valid is not None:
             # the new tokens count as real here: padding stands after them, where causal attention does not look
@@ -65,7 +79,7 @@ class ReferenceCache:
         hidden = run(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions if self._valid is not None else positions[:1],
+            position_ids=positions if mask is not None or (gaps and self._switch is not None) else positions[:1],
             past_key_values=self._cache,
             use_cache=True,
         )
@@ -102,7 +116,7 @@ class ReferenceCache:
         """A new cache of the given rows, in that order."""
         other = ReferenceCache(len(rows), self._config)
         other.recomputes = self.recomputes
-        other.lengths = [self.lengths[row] for row in rows]
+        other.lengths, other._far = [self.lengths[row] for row in rows], self._far
         other._ids = [list(self._ids[row]) for row in rows]
         other._valid = self._valid[list(rows)] if self._valid is not None else None
         for index, layer in enumerate(self._cache.layers):
@@ -117,6 +131,7 @@ class ReferenceCache:
         parts = [self, *others]
         other = ReferenceCache(sum(part.batch for part in parts), self._config)
         other.recomputes = any(part.recomputes for part in parts)
+        other._far = self._far if all(part._far == self._far for part in parts) else None
         other.lengths = [length for part in parts for length in part.lengths]
         other._ids = [list(row) for part in parts for row in part._ids]
         if other.recomputes:
@@ -151,7 +166,7 @@ class ReferenceCache:
         copies = source.select([0] * self.batch)
         copies.crop(length)
         self.lengths, self.recomputes = copies.lengths, copies.recomputes
-        self._ids, self._cache, self._valid = copies._ids, copies._cache, copies._valid
+        self._ids, self._cache, self._valid, self._far = copies._ids, copies._cache, copies._valid, copies._far
 
     def _close_gaps(self) -> None:
         """Move every row's tokens together, dropping what `lengths` no longer counts."""
@@ -185,8 +200,20 @@ class ReferenceCache:
         longest = max(self.lengths)
         padded = [row + [0] * (longest - len(row)) for row in self._ids]
         hidden = run(input_ids=torch.tensor(padded, device=ids.device), use_cache=False)
+        return self._new_ones(hidden, ids, new)
+
+    def _run_anew(self, ids: Tensor, new: list[int], run: Callable[..., Tensor]) -> Tensor:
+        """The same, and keep the keys and values of it."""
+        rows, self._ids = self._ids, [[] for _ in range(self.batch)]
+        self._cache, self._valid, self.lengths = DynamicCache(), None, [0] * self.batch
+        longest = max(map(len, rows))
+        padded = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=ids.device)
+        return self._new_ones(self.extend(padded, [len(row) for row in rows], run), ids, new)
+
+    def _new_ones(self, hidden: Tensor, ids: Tensor, new: list[int]) -> Tensor:
+        """Of the hidden states of whole rows those of their last `new` tokens, shaped as `ids` [B, T]."""
         starts = torch.tensor(
             [length - more for length, more in zip(self.lengths, new, strict=True)], device=ids.device
         )
-        index = (starts[:, None] + torch.arange(ids.shape[1], device=ids.device)).clamp(max=longest - 1)
+        index = (starts[:, None] + torch.arange(ids.shape[1], device=ids.device)).clamp(max=hidden.shape[1] - 1)
         return hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))

@@ -179,6 +179,26 @@ def test_what_was_read_as_part_of_a_long_text_is_read_anew_in_a_short_one(switch
         assert list(long.lengths) == [40]
 
 
+def test_the_librarys_own_forward_runs_a_text_again_where_longrope_changes(switching: MixedModel) -> None:
+    backbone = switching.reference
+    mix = switching.coefficients({"x": 0.4})[None].repeat(2, 1)
+    cache = backbone.new_cache(2, 8)
+    for first, last in ((0, 30), (30, 31), (31, 34), (34, 35), (35, 40)):
+        found = backbone.forward(TEXT[:, first:last], cache, mix)
+        for row in (0, 1):
+            near(found[row], whole(switching, mix, row, last)[first:])
+    cache.crop(20)
+    near(backbone.forward(TEXT[:, 20:24], cache, mix)[1], whole(switching, mix, 1, 24)[20:])
+    near(backbone.forward(TEXT[:, 24:26], cache, mix, lengths=[2, 1])[1, :1], whole(switching, mix, 1, 25)[24:])
+    # padding does not make a text longer
+    ids = torch.stack([TEXT[0, 26:36], TEXT[1, 25:35]])
+    near(backbone.forward(ids, cache, mix, lengths=[1, 5])[1, :5], whole(switching, mix, 1, 30)[25:])
+    far = cache.select([0])
+    near(backbone.forward(TEXT[:1, 27:40], far, mix[:1])[0], whole(switching, mix, 0, 40)[27:])
+    both = far.joined([far.select([0])])
+    near(backbone.forward(TEXT[:1, 40:42].repeat(2, 1), both, mix)[1], whole(switching, mix, 0, 42)[40:])
+
+
 def test_both_tables_of_longrope_are_proved_at_load(switching: MixedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     (backbone, _), reference = backbones(switching).values(), switching.reference
     stated = dict(switching.base.config.rope_parameters)
