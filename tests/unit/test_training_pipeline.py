@@ -349,7 +349,7 @@ def test_adapters_come_into_force_together_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(commit, "stage_manifest", full)
-    with pytest.raises(commit.NotInForce, match=r"kept, but not in force: .*No space") as caught:
+    with pytest.raises(commit.NotInForce, match=r"kept, but not in force: .*; no space is left") as caught:
         train_document(request, quiet)
     assert adapter_versions(store, ["facts", "manners"]) == before
     statuses = {run["run_id"]: run["status"] for run in MetricsReader(store).runs()}
