@@ -173,7 +173,7 @@ def _kept_sentence(runs: list[FinishedRun], error: Exception) -> str:
     kept = ", ".join(f"{run.name} version {run.version.version}" for run in runs)
     uses = "; ".join(f"`dlm-tui adapter use DOC {run.name} --version {run.version.version}`" for run in runs)
     why = cause(error) if isinstance(error, OSError) else str(error)
-    return f"trained and kept, but not in force: {kept}. {why.rstrip('.')}. Afterwards: {uses}."
+    return f"trained and kept, but not in force: {kept}; {why.rstrip('.')}. Afterwards: {uses}."
 
 
 def _trained_sections(request: TrainRequest, runs: list[FinishedRun], before: dict[str, str]) -> list[str]:
