@@ -67,14 +67,14 @@ def read_file_or_pipe(path: Path | str, limit: int) -> bytes:
         return (begun or b"") + _whole(handle, path, info.st_size, limit)
 
 
+def is_no_file(error: OSError) -> bool:
+    """Whether something else has the place of the file that could not be read: a folder, a pipe, a link to itself."""
+    return error.errno in (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
+
+
 def require_regular(path: Path | str) -> None:
     """For a file that a library opens by its name. Raises OSError where there is none, or no regular one."""
     _refuse_irregular(path, Path(path).stat())
-
-
-def is_no_file(error: OSError) -> bool:
-    """Whether something else has the place of the file that could not be read: that is damage, whoever reads."""
-    return error.errno in (errno.EISDIR, errno.EINVAL, errno.ELOOP)
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def _check_form(store: Store, config: GateConfig) -> None:
     except FileNotFoundError:
         raise GateFileError(f"{path} is missing{AGAIN}") from None
     except OSError as error:
-        raise GateFileError(f"{path} cannot be read: {error.strerror}.") from error
+        raise GateFileError(f"{path} cannot be read: {cause(error)}.") from error
 
 
 def check_novelty_file(store: Store) -> None:

@@ -66,7 +66,7 @@ class Tally:
             self.add("hangs", case, f"{ended.seconds:.1f} s")
         if ended.code == 1:
             self.refused += 1
-            sentence = ended.error.startswith(_SENTENCES) or (full and "no space is left" in ended.error)
+            sentence = ended.error.startswith(_SENTENCES) or (full and "no space" in ended.error.lower())
             if not sentence:
                 self.add("raw", case, ended.error)
 
