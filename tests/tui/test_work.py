@@ -233,6 +233,22 @@ async def test_export_by_one_key_and_by_the_dialog(workbench: Opener) -> None:
         assert any("OSC 52" in toast for toast in bench.toasts)
 
 
+async def test_what_is_said_over_a_dialog_leaves_its_result_and_keys_in_view(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("f8")
+        await bench.until(lambda: any("Exported" in toast for toast in bench.toasts), "exported")
+        await bench.leave_prompt()
+        await bench.press("E")
+        await bench.until(lambda: "Last export" in bench.text, "dialog")
+        await bench.press("f8")
+        await bench.until(lambda: any("OSC 52" in toast for toast in bench.toasts), "copied")
+        bench.context.ui.say("A sentence that is so long that it takes several lines of a toast.", title="A title")
+        shown = await bench.settled()
+        assert "A title" in shown
+        for words in ("vllm serve base --lora-modules mix=exports/peft", "F8 Copy command", "esc Cancel"):
+            assert words in shown
+
+
 async def test_a_format_is_chosen_from_what_each_costs(workbench: Opener) -> None:
     world = World()
     figures = {"size": 3_000_000, "bits": 5.07, "mean_kl": 0.036, "max_kl": 0.12, "changed_answers": 0.6, "prompts": 25}
