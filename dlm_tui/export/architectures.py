@@ -382,6 +382,9 @@ def _rope(config: Config, kind: str, family: Family) -> dict[str, Any]:
     rope["rope_theta"] = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     if rope_type not in family.rope_types:
         raise ExportRefused(what_works(f"a {kind} base with rope scaling of the type {rope_type!r}"))
+    if rope_type == "longrope":
+        original = float(rope["original_max_position_embeddings"])
+        rope["factor"] = float(rope.get("factor") or config["max_position_embeddings"] / original)
     if float(rope.get("partial_rotary_factor") or 1.0) != 1.0 and not family.partial_rope:
         raise ExportRefused(what_works("a base that rotates only a part of each head"))
     return rope

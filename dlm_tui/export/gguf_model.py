@@ -161,7 +161,7 @@ def _add_rope_scaling(writer: gguf.GGUFWriter, architecture: Architecture) -> No
         writer.add_rope_scaling_factor(float(rope["factor"]))
     elif rope["rope_type"] == "longrope":
         original = int(rope["original_max_position_embeddings"])
-        stretch = architecture.context_length / original
+        stretch = float(rope["factor"])
         attention = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         writer.add_rope_scaling_orig_ctx_len(original)
         writer.add_rope_scaling_attn_factors(float(rope.get("attention_factor") or attention))

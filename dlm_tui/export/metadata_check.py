@@ -96,9 +96,9 @@ def _shape(config: Any, kind: str) -> dict[str, Value]:
 
 
 def _rope_settings(config: Any) -> dict[str, Any]:
-    """Those of the layers that attend to everything."""
-    rope = dict(config.rope_parameters)
-    return dict(rope.get("full_attention") or rope)
+    """Those of the layers that attend to everything, with `rope_type` and `rope_theta`."""
+    rope = dict(config.rope_parameters or {})
+    return {"rope_type": "default", "rope_theta": 10000.0, **(rope.get("full_attention") or rope)}
 
 
 def _rope(config: Any) -> dict[str, Value]:
@@ -110,7 +110,7 @@ def _rope(config: Any) -> dict[str, Value]:
         "rope.freq_base": float(rope["rope_theta"]),
         "rope.dimension_count": int(head * (rope.get("partial_rotary_factor") or 1.0)),
     }
-    if local := config.rope_parameters.get("sliding_attention"):
+    if local := (config.rope_parameters or {}).get("sliding_attention"):
         found["rope.freq_base_swa"] = float(local["rope_theta"])
     if rope["rope_type"] == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
@@ -174,7 +174,8 @@ def _splitting(tokenizer: Any, found: Values) -> dict[str, Value]:
     for number, token in tokenizer.added_tokens_decoder.items():
         kinds[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
     if not pieces:
-        return {**expected, "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.merges": merges}
+        expected["tokenizer.ggml.token_type"] = kinds
+        return {**expected, "tokenizer.ggml.merges": merges} if merges else expected
     for byte in range(256):
         number = state["vocab"].get(f"<0x{byte:02X}>")
         if number is not None and kinds[number] == int(TokenType.NORMAL):

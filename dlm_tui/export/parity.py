@@ -39,22 +39,23 @@ to it. Of quantised files it says nothing: Gemma measures 0.83 in q8_0, somewher
 """
 
 MAX_MEAN_KL = {"f32": 1e-5, "f16": 1e-4, "bf16": 1e-3}
-MAX_MEAN_KL_QUANTISED = 0.01
+MAX_MEAN_KL_QUANTISED = 0.02
 """Largest accepted mean KL(stored weights ‖ export) in nats.
 
 Right exports measure 3e-7, 3e-7 and 2e-5; quantised ones, with llama.cpp's own rounding of inputs in the reference,
-1e-5 to 2e-4 for small random models and 2.5e-3 for Gemma 3 270M in q8_0; one forgotten scale of Granite is 3e-2.
+1e-5 to 2e-4 for small random models, and for Gemma 3 270M 2.5e-3 in q8_0 and 6.3e-3 in q4_k_m. One forgotten scale of a
+small Granite is 3e-2.
 """
 
 MIN_AGREE = 0.85
 """Least accepted share of greedy tokens that are the same, step by step along the reference's own answers.
 
-Right exports measure 0.98 to 1, Gemma 3 270M in q8_0 0.97. Left to go on by themselves they share 0.86 there, and a
-half after an early tie: that figure tells nothing.
+Right exports measure 0.98 to 1, Gemma 3 270M in q8_0 and q4_k_m 0.97. Left to go on by themselves they share 0.86
+there, and a half after an early tie: that figure tells nothing.
 
 None of these figures sees a wrong rope base, a soft cap left out or another epsilon for certain: Gemma's rope base
-doubled is 3.6e-3 nats beside 2.5e-3 of rounding, a small Gemma 2 without a soft cap 3.1e-4 beside 1.8e-4, its epsilon
-times 100 nothing. `metadata_check` decides those.
+doubled is 3.6e-3 nats beside 2.5e-3 of rounding and 0.94 of tokens, a small Gemma 2 without a soft cap 3.1e-4 beside
+1.8e-4, its epsilon times 100 nothing. `metadata_check` decides those.
 """
 
 ODD_TEXTS = (

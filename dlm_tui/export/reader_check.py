@@ -6,6 +6,7 @@ program to the same weights, with the same adapters, is looked at here, by parsi
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,11 @@ def _wrong(file: str | Path, what: str) -> ExportRefused:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 70 else f"{text[:60]}…"
+
+
+def _as_json(value: object) -> str:
+    """Equal for what a file cannot tell apart: the order of keys, numbers and texts as keys, tuples and lists."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def check_tokenizer_files(folder: Path, tokenizer: Any) -> None:
@@ -67,7 +73,7 @@ def check_configuration(folder: Path, config: Any, generation: Any, changed: Map
             raise _wrong(file, f"cannot be read ({first_line(error)})") from error
         expected = {**meant.to_dict(), **instead}
         for key in sorted((set(expected) | set(found)) - _OF_THE_LIBRARY):
-            if str(found.get(key)) != str(expected.get(key)):
+            if _as_json(found.get(key)) != _as_json(expected.get(key)):
                 theirs, ours = _shown(found.get(key)), _shown(expected.get(key))
                 raise _wrong(file, f"says {key} {theirs}, and the base {ours}")
 

@@ -156,6 +156,7 @@ def check_merged(
     handles = {path: safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))}
     where = {name: handle for handle in handles.values() for name in handle.keys()}  # noqa: SIM118 - no mapping
     names, worst = source.names(), 0.0
+    _no_more(set(where), set(names), folder)
     for done, name in enumerate(names):
         if name not in where:
             raise ExportRefused(f"the written folder lacks {name!r}")

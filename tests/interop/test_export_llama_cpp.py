@@ -84,6 +84,10 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, short window": ("phi3", {"sliding_window": 64}),
     "phi3, half of each head rotates": ("phi3-partial", {"sliding_window": None}),
     "phi3, longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, **LONG}),
+    "phi3, longrope, a window within the context": (
+        "phi3",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "sliding_window": 384, **LONG},
+    ),
     "olmo2": ("olmo2", PLAIN),
     "granite": ("granite", {}),
     "granite, tied, biases": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
