@@ -221,6 +221,9 @@ def test_a_forgotten_alpha_is_seen(session: Session, monkeypatch: pytest.MonkeyP
 
 def test_forgotten_rope_factors_are_seen(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Architecture, "rope_factors", lambda self: {})
+    with pytest.raises(ExportRefused, match=r"rope_freqs\.weight is missing"):
+        export(session, target="ollama", quant="f32")
+    monkeypatch.setattr(targets_gguf, "check_metadata", lambda *given: None)
     with pytest.raises(ExportRefused, match=WRONG):
         export(session, target="ollama", quant="f32")
 
