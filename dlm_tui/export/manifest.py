@@ -16,6 +16,7 @@ from dlm_tui.export.mix import ResolvedMix
 from dlm_tui.export.requests import ExportRequest, Session
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.progress import Progress
+from dlm_tui.small_files import regular_file
 from dlm_tui.store import current_version
 
 _TOOLS = ("torch", "transformers", "peft", "safetensors", "gguf", "xllamacpp")
@@ -41,7 +42,7 @@ def artifacts(folder: Path) -> Generator[Progress, None, list[dict[str, Any]]]:
         if not path.is_file() or name == MANIFEST:
             continue
         digest, size = hashlib.sha256(), path.stat().st_size
-        with path.open("rb") as handle:
+        with regular_file(path) as (handle, _):
             while piece := handle.read(_PIECE):
                 digest.update(piece)
                 yield Progress("hash", handle.tell(), size, name)

@@ -18,6 +18,7 @@ from dlm_tui.model.adapter_import import WEIGHTS, Candidate, read_candidate
 from dlm_tui.model.adapters import save_peft_adapter
 from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
+from dlm_tui.small_files import regular_file
 from dlm_tui.store import (
     AdapterVersion,
     Store,
@@ -104,7 +105,7 @@ def _write_version(store: Store, name: str, candidate: Candidate, source: str, b
 
 def _hash(path: Path) -> str:
     """SHA-256 of the weights that were read."""
-    with (path if path.is_file() else path / WEIGHTS).open("rb") as handle:
+    with regular_file(path if path.is_file() else path / WEIGHTS) as (handle, _):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -156,7 +156,8 @@ def test_a_pipe_as_line_of_jobs_is_damage(small: SmallStore) -> None:
 
 
 _OWN_FILES = {
-    # read where nobody else writes: the system's own files, the program's, and what was just written
+    # Read where nobody else writes (the system's own files, the program's, what was just written), or behind a look
+    # at what it is.
     "dlm_tui/cli/demo.py",
     "dlm_tui/cli/doctor.py",
     "dlm_tui/document/replacing.py",
@@ -165,10 +166,13 @@ _OWN_FILES = {
     "dlm_tui/export/live.py",
     "dlm_tui/export/reader_check.py",
     "dlm_tui/export/targets_gguf.py",
+    "dlm_tui/files.py",
+    "dlm_tui/model/identity.py",
     "dlm_tui/model/memory.py",
     "dlm_tui/model/pages.py",
     "dlm_tui/platform.py",
     "dlm_tui/store/journal.py",
+    "dlm_tui/store/packs/writing.py",
     "dlm_tui/training/checkpoints.py",
 }
 
@@ -176,7 +180,17 @@ _OWN_FILES = {
 def test_every_other_file_is_read_through_one_door() -> None:
     found = set()
     for path in _PROGRAM.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Attribute) and node.attr in ("read_bytes", "read_text"):
-                found.add(path.relative_to(_PROGRAM.parent).as_posix())
-    assert found - _OWN_FILES == set()
+        if any(map(_reads, ast.walk(ast.parse(path.read_bytes())))):
+            found.add(path.relative_to(_PROGRAM.parent).as_posix())
+    assert found == _OWN_FILES
+
+
+def _reads(node: ast.AST) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr in ("read_bytes", "read_text"):
+        return True
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "open"
+        and any(isinstance(given, ast.Constant) and given.value in ("r", "rb") for given in node.args)
+    )

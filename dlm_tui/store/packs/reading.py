@@ -16,6 +16,7 @@ import zstandard
 from dlm_tui.document import Document, is_dlm_id, parse_bytes
 from dlm_tui.document.document import MAX_FILE_BYTES
 from dlm_tui.document.errors import DocumentError
+from dlm_tui.small_files import regular_file
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.manifest import Manifest
 from dlm_tui.store.manifest import parse_manifest as parse_store_manifest
@@ -155,19 +156,19 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
     with _told(path):
         if path.exists() and not path.is_file():  # opening a pipe may wait for ever, and it is read only once
             raise PackError(f"{path} is not a file: a pack is read twice, so save what comes through a pipe first")
-    with _told(path), path.open("rb") as raw:
-        size = path.stat().st_size
+    with _told(path), regular_file(path) as (raw, info):
+        size = info.st_size
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         with (
             decompressor.stream_reader(raw, read_across_frames=True) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_BoundedInfo) as archive,
         ):
             guard = _Guard(size)
-            for info in archive:
-                guard.admit(info)
-                handle = None if info.isdir() else archive.extractfile(info)
-                size_inside = 0 if info.isdir() else info.size
-                yield Member(path, info.name.rstrip("/"), size_inside, info.isdir(), handle)
+            for inside in archive:
+                guard.admit(inside)
+                handle = None if inside.isdir() else archive.extractfile(inside)
+                size_inside = 0 if inside.isdir() else inside.size
+                yield Member(path, inside.name.rstrip("/"), size_inside, inside.isdir(), handle)
                 if on_progress is not None:
                     on_progress(raw.tell(), size)
             # The end of the frame carries its checksum, and a pack that was cut there is not whole.
