@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import Literal
 
 from dlm_tui.platform import lock_is_held
-from dlm_tui.small_files import UnfitFile, read_head
+from dlm_tui.small_files import read_head
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
 from dlm_tui.store.journal import recover
 from dlm_tui.store.layout import Store
@@ -32,7 +32,6 @@ from dlm_tui.system_errors import cause
 
 _POLL_SECONDS = 0.05
 _UNJUDGED_SECONDS = 3.0
-_NO_FILE = b"no file\n"
 _held: dict[Path, tuple[int, int]] = {}
 _held_guard = threading.Lock()
 
@@ -133,7 +132,7 @@ def file_lock(
         raise LockHeld(sentence() if sentence else f"{path} is held by another process; try again.") from None
     except OSError as error:
         refuse()
-        raise StoreError(f"{path} cannot be locked: {cause(error)}; look after its owner.") from error
+        raise StoreError(f"{path} cannot be locked: {cause(error)}.") from error
     try:
         yield
     finally:
@@ -263,8 +262,6 @@ def _remove_leftover(path: Path, judged: bytes) -> None:
 def _content(path: Path) -> bytes | None:
     try:
         return read_head(path, 1024)
-    except (IsADirectoryError, UnfitFile):
-        return _NO_FILE  # it names nobody, and will not go away by itself
     except OSError:
         return None
 
