@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST_BYTES = 64 << 20
+MOVE_AWAY = "; move it away"
+"""What to do about something else in the place of a file."""
 _PIECE = 1 << 16
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = (
@@ -101,7 +103,7 @@ def _refuse_irregular(path: Path | str, info: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(info.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(info.st_mode)), "something else")
-        raise UnfitFile(errno.EINVAL, f"it is {kind}, not a file; move it away", str(path))
+        raise UnfitFile(errno.EINVAL, f"it is {kind}, not a file{MOVE_AWAY}", str(path))
 
 
 def _whole(handle: io.FileIO, path: Path | str, size: int, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from typing import Literal
 from dlm_tui.files import remove, scratch_pid
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.platform import process_lives
+from dlm_tui.small_files import MOVE_AWAY
 from dlm_tui.store.adapter_history import HISTORY, history_damage, use_versions
 from dlm_tui.store.errors import REMEDY, ManifestError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
@@ -64,8 +65,8 @@ def examine(store: Store, names: Sequence[str], base_model: str | None = None) -
         try:
             found += look(store, tuple(names) or (FLAT,), base_model)
         except (StoreError, OSError) as error:
-            if (text := _said(error)) not in {finding.text for finding in found}:
-                found.append(Finding(severity="damage", text=text))
+            if _said(error) not in {finding.text for finding in found}:
+                found.append(Finding(severity="damage", text=str(error).removesuffix(REMEDY)))
     return found
 
 
@@ -95,8 +96,9 @@ def repair(store: Store, names: Sequence[str], base_model: str | None = None) ->
 
 
 def _said(error: Exception) -> str:
-    """The error without its remedy, which is this module."""
-    return str(error).removesuffix(REMEDY)
+    """The error without its remedy, which is this module, also where a person could do it."""
+    text = str(error).removesuffix(REMEDY)
+    return text.replace(f"{MOVE_AWAY}.", ".") if text.endswith(f"{MOVE_AWAY}.") else text
 
 
 def _lock(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:

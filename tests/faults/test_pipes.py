@@ -144,6 +144,16 @@ def test_what_the_screen_remembers_is_not_waited_for(tmp_path: Path) -> None:
         NamedMixes(pipe(tmp_path / "a.mixes.json").with_name("a.dlm")).load()
 
 
+def test_a_pipe_as_manifest_is_mended(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DLM_HOME", str(small.store.home))
+    pipe(small.store.manifest_path)
+    assert run(small, "doctor DOC --repair") == 0
+    assert "manifest.json cannot be read: it is a pipe, not a file.\n" in capsys.readouterr().out
+    assert run(small, "show DOC") == 0
+
+
 def test_a_pipe_as_lock_is_left_to_a_person(small: SmallStore) -> None:
     pipe(small.store.lock_path)
     with pytest.raises(StoreError, match="nobody can hold the store"), store_lock(small.store, 0.1):
