@@ -141,6 +141,10 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
             palette = CommandPalette(placeholder="Search for commands\u2026 (Esc closes)", id="--command-palette")
             self.push_screen(palette)
 
+    def action_help(self) -> None:
+        """All keys, those of dialogs first: for dialogs, as the workbench has its own."""
+        self.workbench.controllers.settings.show_keys("dialog")
+
     def action_help_quit(self) -> None:
         """Ctrl+C where nothing is selected to be copied: whoever presses it wants to leave."""
         self.notify(f"{hint('app.quit', self.config.keys).key} leaves the program.", markup=False)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from textual.binding import BindingType
 
-from dlm_tui.app.config import Config, load_config
+from dlm_tui.app.config import Config, config_path, load_config
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.welcome import WelcomeScreen
 from dlm_tui.app.terminal_app import TerminalApp
@@ -28,6 +28,12 @@ class WelcomeApp(TerminalApp[Start], inherit_bindings=False):
     def on_mount(self) -> None:
         """Ask."""
         self._ask()
+
+    def action_help(self) -> None:
+        """All keys, those of dialogs first."""
+        from dlm_tui.app.screens.help import HelpScreen
+
+        self.push_screen(HelpScreen(self.config.keys, str(config_path()), "dialog"))
 
     def _ask(self) -> None:
         self.push_screen(WelcomeScreen(), self._chosen)

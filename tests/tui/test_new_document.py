@@ -7,6 +7,7 @@ from pathlib import Path
 from textual.widgets import Input, OptionList
 
 from dlm_tui.app.config import Config
+from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.open_document import OpenDocumentScreen
 from dlm_tui.app.screens.welcome import WelcomeScreen
@@ -41,6 +42,21 @@ async def test_a_person_without_a_document_starts_one_from_a_folder(tmp_path: Pa
         await pilot.pause()
     assert app.return_value == tmp_path / "mine.dlm"
     assert load(tmp_path / "mine.dlm").adapter_names == ("birds", "boats")
+
+
+async def test_help_is_there_from_the_first_dialog_on(tmp_path: Path) -> None:
+    app = WelcomeApp(Config(), tmp_path)
+    async with app.run_test(size=(80, 24)) as pilot:
+        for expected in (WelcomeScreen, NewDocumentScreen):
+            await pilot.pause()
+            assert isinstance(app.screen, expected)
+            await pilot.press("f1")
+            await pilot.pause()
+            assert isinstance(app.screen, HelpScreen)
+            await pilot.press("escape")
+            await pilot.pause()
+            assert isinstance(app.screen, expected)
+            await pilot.press("enter")
 
 
 async def test_or_looks_at_the_demo_or_leaves(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,3 +251,13 @@ async def test_a_plan_that_comes_when_the_dialog_was_left(
         left.set()
         await bench.idle()
         assert bench.screen.failures == []
+
+
+@pytest.mark.parametrize(("steps", "words"), [({"sft": 1}, "sft 1 step"), ({"sft": 1, "dpo": 1}, "sft 1, dpo 1 steps")])
+async def test_one_step_is_one(workbench: Opener, steps: dict[str, int], words: str) -> None:
+    phases = [SimpleNamespace(name=name) for name in steps]
+    adapter = SimpleNamespace(name="tone", words="lora r4", phases=phases, phase_rows=lambda phase: phase)
+    plan = SimpleNamespace(steps=lambda rows, phase: steps[phase.name])
+    async with workbench() as bench:
+        row = bench.controllers.train_choice._row(plan, adapter, 4, 4)  # type: ignore[arg-type]
+        assert row.plain.endswith(f"lora r4: {words}")

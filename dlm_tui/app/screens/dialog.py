@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
 from textual.await_complete import AwaitComplete
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 
@@ -17,6 +18,10 @@ from dlm_widgets.key_bar import KeyBar, KeyHint
 from dlm_widgets.literal_static import LiteralStatic
 
 Result = TypeVar("Result")
+HELP: tuple[Binding, ...] = tuple(
+    replace(binding, action="app.help") for binding in bindings_for("app") if binding.id == "app.help"
+)
+"""The keys of the help, for dialogs in which somebody begins."""
 
 
 class Dialog(ModalScreen[Result]):

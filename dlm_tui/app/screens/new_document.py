@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.widgets import Input, OptionList
 
-from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.app.screens.dialog import HELP, Dialog
 from dlm_tui.document.templates import TEMPLATES, NewDocument, compose, folders_to_learn, write_new
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import with_home
@@ -23,6 +24,7 @@ class NewDocumentScreen(Dialog[Path]):
     """Writes the document and gives its path. Nothing that is there is overwritten."""
 
     TITLE_TEXT = "A new document"
+    BINDINGS: ClassVar[list[BindingType]] = list(HELP)
     HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.accept", "Write and open"), ("dialog.close", "Cancel"))
 
     def __init__(self, folder: Path) -> None:

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.widgets import OptionList
 
-from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.app.screens.dialog import HELP, Dialog
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 
@@ -22,6 +23,7 @@ class WelcomeScreen(Dialog[str]):
     """The two ways to begin."""
 
     TITLE_TEXT = "dlm-tui"
+    BINDINGS: ClassVar[list[BindingType]] = list(HELP)
     HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.accept", "Go on"), ("dialog.close", "Leave"))
 
     def compose_body(self) -> ComposeResult:
