@@ -374,6 +374,11 @@ def what_works(kind: str) -> str:
     )
 
 
+def _one(kind: str) -> str:
+    """`a llama`, `an olmo2`."""
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+
+
 def _rope(config: Config, kind: str, family: Family) -> dict[str, Any]:
     """Rope settings of the layers that attend to everything, with `rope_type` and `rope_theta`."""
     found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
@@ -381,7 +386,7 @@ def _rope(config: Config, kind: str, family: Family) -> dict[str, Any]:
     rope["rope_type"] = rope_type = rope.get("rope_type") or rope.get("type") or "default"
     rope["rope_theta"] = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     if rope_type not in family.rope_types:
-        raise ExportRefused(what_works(f"a {kind} base with rope scaling of the type {rope_type!r}"))
+        raise ExportRefused(what_works(f"{_one(kind)} base with rope scaling of the type {rope_type!r}"))
     if rope_type == "longrope":
         original = float(rope["original_max_position_embeddings"])
         rope["factor"] = float(rope.get("factor") or config["max_position_embeddings"] / original)
@@ -401,15 +406,15 @@ def read_architecture(config: Config) -> Architecture:
         raise ExportRefused(what_works(f"the architecture {kind!r}"))
     activation = config.get("hidden_activation") or config.get("hidden_act")
     if activation != family.activation:
-        raise ExportRefused(what_works(f"a {kind} base with the activation {activation!r}"))
+        raise ExportRefused(what_works(f"{_one(kind)} base with the activation {activation!r}"))
     if config.get("quantization_config"):
         raise ExportRefused(what_works("a quantised checkpoint"))
     if biased := [switch for switch in family.unloaded if config.get(switch)]:
         raise ExportRefused(
-            what_works(f"a {kind} base with {biased[0]}, which llama.cpp does not load in this family,")
+            what_works(f"{_one(kind)} base with {biased[0]}, which llama.cpp does not load in this family,")
         )
     if obstacle := family.obstacle(config):
-        raise ExportRefused(what_works(f"a {kind} base {obstacle}"))
+        raise ExportRefused(what_works(f"{_one(kind)} base {obstacle}"))
     rope = _rope(config, kind, family)
     context_length = int(config["max_position_embeddings"])
     window = config.get("sliding_window")

@@ -277,7 +277,7 @@ def test_rope_factors_are_those_of_transformers() -> None:
             for changes in ({"model_type": "qwen3"}, {"model_type": "smollm3"}, {"model_type": "olmo2"}, GEMMA)
         ),
         ({"model_type": "smollm3", "mlp_bias": True}, "with mlp_bias, which llama.cpp does not load"),
-        ({"model_type": "olmo2", "tie_word_embeddings": True}, "tied output"),
+        ({"model_type": "olmo2", "tie_word_embeddings": True}, "an olmo2 base with a tied output"),
     ],
 )
 def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any], words: str) -> None:

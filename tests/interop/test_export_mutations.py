@@ -15,15 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-from dlm_tui.export import architectures, gguf_model, merged_folder, targets_gguf, targets_hf
-from dlm_tui.export.architectures import Architecture
+from dlm_tui.export import architectures, gguf_model, merged_folder, metadata_check, targets_gguf, targets_hf
+from dlm_tui.export.architectures import FAMILIES, Architecture
 from dlm_tui.export.parity import Answers, compare, judge
 from dlm_tui.export.prompts import long_length
 from dlm_tui.export.reader_check import check_configuration
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
+from tests.tiny_models import ARCHITECTURES as TINY
 from tests.tiny_models import write_tiny_base
 
 pytestmark = pytest.mark.skipif(
@@ -217,6 +219,24 @@ def test_a_key_that_says_something_else_is_refused_by_its_name(told: tuple[Sessi
                 export(session, target="ollama", quant="q8_0", out=str(tmp_path / "out"))
             assert key in str(caught.value)
             assert ("is missing and should be" in str(caught.value)) == (value is None)
+
+
+@pytest.mark.parametrize("kind", sorted(set(FAMILIES) & set(TINY)))
+def test_what_keys_should_say_is_what_transformers_reads_in_them(kind: str) -> None:
+    gguf_kind = {"gemma3_text": "gemma3", "mixtral": "llama"}.get(kind, kind)
+    mapping = GGUF_CONFIG_MAPPING.get(gguf_kind)
+    if mapping is None:
+        pytest.skip(f"transformers reads no {kind} GGUF")
+    config = AutoConfig.for_model(kind, **{**TINY[kind], "sliding_window": None})
+    expected = {**metadata_check._shape(config, kind), **metadata_check._rope(config)}
+    rope = dict(config.rope_parameters)
+    read = {
+        "rope_theta": (rope.get("full_attention") or rope)["rope_theta"],
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+    }
+    for key, attribute in mapping.items():
+        if attribute is not None:
+            assert expected[key] == read.get(attribute, getattr(config, attribute, None)), key
 
 
 def test_a_key_that_nothing_asked_for_is_refused(told: tuple[Session, list[Any]], tmp_path: Path) -> None:
