@@ -92,6 +92,7 @@ class World:
         self.trained = trained
         self.sharpness = 12.0
         self.words = 6
+        self.dtype = ""  # what answers are decoded in
         self.no_exports: dict[str, str] = {}  # targets that the base cannot have
         self.open_marks = False  # only a route that settles it says that a prompt is unlike the others
         self.holds_at: int | None = None  # the word before which `hold` is cleared, once
@@ -276,6 +277,7 @@ class RecordedEngine:
             warning=self.world.open_warning,
             kept=self.world.kept,
             no_exports=self.world.no_exports,
+            dtype=self.world.dtype,
         )
 
     def _routed(self, request: Route) -> Routed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from dlm_tui.app.config import Config
+from dlm_tui.app.config import Generate as Answering
 from dlm_tui.engine.protocol import Generate
 from tests.tui.recorded import World
 from tests.unit.app_controllers import running
@@ -28,6 +30,16 @@ async def test_comparing_asks_every_view_at_once(tmp_path: Path) -> None:
         bench.controllers.generation.compare()
         await bench.ui.settled()
         assert list(bench.answers.cards) == ["base", "gated", "knowledge", "tone", "style", "custom"]
+
+
+async def test_an_answer_is_kept_with_the_type_that_it_was_decoded_in(tmp_path: Path) -> None:
+    world = World()
+    world.dtype = "float32"  # the base cannot be read as bfloat16
+    async with running(tmp_path, world=world, config=Config(generate=Answering(dtype="bfloat16"))) as bench:
+        await bench.type("what is")
+        bench.controllers.generation.answer()
+        await bench.ui.settled()
+        assert [answer.dtype for answer in bench.context.archive.of_prompt("what is")] == ["float32"]
 
 
 async def test_what_cannot_be_answered_is_said(tmp_path: Path) -> None:
