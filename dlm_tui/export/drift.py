@@ -10,7 +10,7 @@ import msgspec
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.requests import Session
 from dlm_tui.progress import Progress, map_steps
-from dlm_tui.progress_words import STAGES, stage_words
+from dlm_tui.progress_words import stage_words
 
 _TOP = ("kl", "kl_max", "changed_answers")
 _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept", "verdict")
@@ -45,4 +45,4 @@ def measure_drift(
 
 def _named(step: Progress) -> Progress:
     """A stage of the measurement under its own name, as a part of what the export does."""
-    return msgspec.structs.replace(step, text=f"{STAGES['drift']}: {stage_words(step)}")
+    return msgspec.structs.replace(step, text=f"measuring what freezing costs: {stage_words(step)}")
