@@ -25,7 +25,7 @@ class Throttled(Widget):
     DRAWS_PER_SECOND: ClassVar[float] = 15.0
     _asked = False
     _due = False
-    _had_place = False  # before its first layout there is no size to draw in
+    _has_place = False  # as of the last layout: before the next one its size is of no use
     _drawn = -math.inf
 
     def draw(self) -> None:
@@ -51,7 +51,7 @@ class Throttled(Widget):
     @property
     def is_behind(self) -> bool:
         """Whether a draw is still to come without anything else happening."""
-        return self._asked and self._had_place and self.is_attached and is_displayed(self)
+        return self._asked and self._has_place and self.is_attached and is_displayed(self)
 
     def _draw_asked(self) -> None:
         self._due = False
@@ -69,7 +69,7 @@ class Throttled(Widget):
 
     def _look_again(self, _: object = None) -> None:
         """It was laid out: draw at once what was asked for while it had no place."""
-        self._had_place = self._had_place or is_displayed(self)
+        self._has_place = is_displayed(self)
         if self.is_behind and not self._due:
             self._due = self.call_later(self._draw_asked)
 
