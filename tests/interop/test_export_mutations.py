@@ -17,8 +17,18 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
-from dlm_tui.export import architectures, gguf_model, merged_folder, metadata_check, targets_gguf, targets_hf
+from dlm_tui.export import (
+    architectures,
+    gguf_adapter,
+    gguf_model,
+    merged_folder,
+    metadata_check,
+    targets_gguf,
+    targets_hf,
+)
 from dlm_tui.export.architectures import FAMILIES, Architecture
+from dlm_tui.export.gguf_file import PlannedTensor
+from dlm_tui.export.live import LiveTarget
 from dlm_tui.export.parity import Answers, compare, judge
 from dlm_tui.export.prompts import long_length
 from dlm_tui.export.reader_check import check_configuration
@@ -458,6 +468,53 @@ def test_a_file_that_would_mislead_its_reader_is_refused(
     with pytest.raises(ExportRefused, match=UNFIT) as caught:
         export(session, target=target, quant=quant)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base_gguf": "nowhere.gguf"}, "live.json names 'nowhere.gguf' under base_gguf, and there is no such file"),
+        ({"adapters": []}, "live.json names nothing under adapters"),
+        ({"gate": "nowhere"}, "live.json names 'nowhere' under gate, and there is no such file"),
+        ({"static_mix": {"tone": 1.0}}, "live.json has the mix {'tone': 1.0}"),
+    ],
+)
+def test_settings_of_a_live_export_that_would_mislead_its_server_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    telling = LiveTarget._settings
+    monkeypatch.setattr(LiveTarget, "_settings", lambda self: {**telling(self), **changes})
+    with pytest.raises(ExportRefused, match=UNFIT) as caught:
+        export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0", gate="live")
+    assert words in str(caught.value)
+
+
+def test_a_gate_that_numbers_adapters_otherwise_than_they_load_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = targets_gguf.write_gate
+
+    def write(folder: Path, gate: Any, identity: Any, numbers: dict[str, int], static: Any) -> None:
+        writing(folder, gate, identity, dict(zip(numbers, reversed(numbers.values()), strict=True)), static)
+
+    monkeypatch.setattr(targets_gguf, "write_gate", write)
+    with pytest.raises(ExportRefused, match=r"gate\.json numbers the adapters"):
+        export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0")
+
+
+def test_a_tensor_that_the_base_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp would take an output layer that is in the file for that of a tied base."""
+    session = open_tiny(tmp_path, "llama")
+    planning, one = gguf_model.plan_model, torch.ones(384, 32)
+    extra = PlannedTensor("output.weight", (384, 32), gguf.GGMLQuantizationType.F32, lambda: iter((one,)))
+    monkeypatch.setattr(gguf_model, "plan_model", lambda *given: [*planning(*given), extra])
+    with pytest.raises(ExportRefused, match=r"not meant to be there: output\.weight"):
+        export(session, target="ollama", quant="q8_0")
+    monkeypatch.undo()
+    adapting, other = gguf_adapter.plan_adapter, PlannedTensor("blk.0.x.lora_a", extra.shape, extra.kind, extra.blocks)
+    monkeypatch.setattr(gguf_adapter, "plan_adapter", lambda *given: [*adapting(*given), other])
+    with pytest.raises(ExportRefused, match=r"mix\.gguf holds .* not meant to be there: blk\.0\.x\.lora_a"):
+        export(session, target="llama-server", quant="q8_0")
 
 
 def test_the_order_of_keys_is_no_difference(tmp_path: Path) -> None:
