@@ -305,7 +305,7 @@ def test_short_factors_written_as_long_ones_are_seen(tmp_path: Path, monkeypatch
 WINDOW = {"sliding_window": 256, "max_position_embeddings": 512}
 
 
-@pytest.mark.parametrize(("target", "quant"), [("ollama", "f32"), ("ollama", "q8_0"), ("merged", "f32")])
+@pytest.mark.parametrize(("target", "quant"), [("ollama", "f32"), ("ollama", "bf16"), ("merged", "f32")])
 def test_another_window_than_the_short_prompts_fill_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, quant: str
 ) -> None:
@@ -314,8 +314,8 @@ def test_another_window_than_the_short_prompts_fill_is_seen(
     assert long["tokens"] == 288
     blind(monkeypatch)
     monkeypatch.setattr(targets_hf, "check_configuration", lambda *given: None)
-    saying("attention.sliding_window", 192)(monkeypatch)
-    configured(sliding_window=192)(monkeypatch)
+    saying("attention.sliding_window", 128)(monkeypatch)
+    configured(sliding_window=128)(monkeypatch)
     with pytest.raises(ExportRefused, match="over a prompt of 288 tokens"):
         export(session, target=target, quant=quant)
 
