@@ -66,8 +66,10 @@ def test_the_screen_wants_a_name_it_can_send(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 def test_a_full_stdout_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "x.prompts.json").write_text(json.dumps({"s": [f"{number} " + "x" * 999 for number in range(99)]}))
-    for command in ("--help", f"sets {tmp_path}/x.dlm export --set s"):  # less than a buffer, and more
+    document = write_document(tmp_path)
+    sets = {"s": [f"{number} " + "x" * 999 for number in range(99)]}
+    document.with_suffix(".prompts.json").write_text(json.dumps(sets))
+    for command in ("--help", f"sets {document} export --set s"):  # less than a buffer, and more
         done = shell(f"d {command} > /dev/full")
         assert done.returncode == 1
         assert done.stderr == b"dlm-tui: standard output: no space is left on its disk; free some and do it again\n"
@@ -85,9 +87,9 @@ def test_an_encoding_without_a_character_loses_no_output(tmp_path: Path, environ
     done = shell(f"{environment} d export --help")
     assert done.returncode == 0 and clean(done.stderr)
     assert b"--target" in done.stdout and "Q,Q,…".encode(encoding, "backslashreplace") in done.stdout
-    prompts = tmp_path / "x.prompts.json"
-    prompts.write_text('{"s": ["Gr\u00fc\u00dfe – \u2192"]}', encoding="utf-8")
-    done = shell(f'{environment} d sets "$1" export --set s', str(tmp_path / "x.dlm"))
+    document = write_document(tmp_path)
+    document.with_suffix(".prompts.json").write_text('{"s": ["Gr\u00fc\u00dfe – \u2192"]}', encoding="utf-8")
+    done = shell(f'{environment} d sets "$1" export --set s', str(document))
     assert done.returncode == 0 and clean(done.stderr)
     assert "Grüße – →".encode(encoding, "backslashreplace") in done.stdout
 

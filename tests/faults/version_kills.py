@@ -17,7 +17,7 @@ from dlm_tui.store import Store, current_version, new_version, read_manifest, se
 from dlm_tui.store.adapter_history import drop_version, keep_version, use_versions, version_history
 from dlm_tui.store.litter import clear_dead_versions
 from dlm_tui.store.shared_files import write_shared
-from dlm_tui.store.version_record import damaged_files, mark_kept, verify_version
+from dlm_tui.store.version_record import damage, mark_kept, verify_version
 from dlm_tui.store.versions import all_versions
 from tests.adapter_versions import finished_training
 
@@ -115,7 +115,8 @@ def main(folder: Path) -> dict[str, int]:
         """No file of the version that had the words is touched, and what was begun beside it is litter."""
         assert in_force(store) == {"tone": 3, "facts": 3}
         clear_dead_versions(store)
-        assert not any(damaged_files(version, all_files=True) for version in all_versions(store, "facts"))
+        begun = [version for version in all_versions(store, "facts") if any(version.path.iterdir())]
+        assert not any(damage(version, all_files=True) for version in begun)
         assert (all_versions(store, "facts")[2].path / WORDS).read_bytes() == b"words"
         assert not list(store.adapters_dir.rglob("*.tmp.*"))
 

@@ -17,7 +17,7 @@ from dlm_tui.store.adapter_history import drop_version, version_history
 from dlm_tui.store.examine import examine
 from dlm_tui.store.packs import unpack, write_pack
 from dlm_tui.store.shared_files import freed_bytes, write_shared
-from dlm_tui.store.version_record import damaged_files
+from dlm_tui.store.version_record import damage
 from dlm_tui.store.versions import adapter_versions, all_versions
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.import_adapter import import_adapter
@@ -73,17 +73,17 @@ def test_a_version_links_what_another_has_and_goes_alone(store: Store) -> None:
     assert inode(first, "templates/chat.jinja") == inode(second, "templates/chat.jinja")
     assert inode(first, "adapter_config.json") != inode(second, "adapter_config.json")
     assert not list(store.root.rglob("*.tmp.*"))
-    assert not any(damaged_files(version, all_files=True) for version in (first, second, other))
+    assert not any(damage(version, all_files=True) for version in (first, second, other))
     drop_version(store, "facts", 1)
     assert (second.path / "tokenizer.json").read_bytes() == TOKENIZER
-    assert damaged_files(second, all_files=True) == []
+    assert damage(second, all_files=True) == {}
 
 
 def test_a_damaged_file_is_linked_by_nobody(store: Store) -> None:
     first = made(store, "facts")
     (first.path / "tokenizer.json").write_bytes(TOKENIZER[::-1])
     second = made(store, "manners")
-    assert inode(first) != inode(second) and damaged_files(second, all_files=True) == []
+    assert inode(first) != inode(second) and damage(second, all_files=True) == {}
 
 
 def test_nothing_outside_the_store_is_linked(store: Store, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_nothing_outside_the_store_is_linked(store: Store, tmp_path: Path) -> No
 def test_without_links_every_version_has_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     no_links(monkeypatch)
     first, second = made(store, "facts"), made(store, "manners")
-    assert inode(first) != inode(second) and damaged_files(second, all_files=True) == []
+    assert inode(first) != inode(second) and damage(second, all_files=True) == {}
     assert not list(store.root.rglob("*.tmp.*"))
 
 
@@ -153,7 +153,7 @@ def test_training_importing_and_unpacking_keep_one_tokenizer(
     assert set(map(len, tokenizers(theirs).values())) == {1}
     assert tokenizers(theirs).keys() == tokenizers(store).keys()
     for version in adapter_versions(theirs, NAMES).values():
-        assert damaged_files(version, all_files=True) == []
+        assert damage(version, all_files=True) == {}
     assert theirs.total_size() < store.total_size() + 100_000
 
     capsys.readouterr()
@@ -161,7 +161,7 @@ def test_training_importing_and_unpacking_keep_one_tokenizer(
     assert main(["adapter", "drop", str(path), "manners", "--version", "1", "--home", str(store.home)]) == 0
     said = float(capsys.readouterr().err.split("deleted, ")[1].split(" MB")[0])
     assert said * 1e6 < shared
-    assert damaged_files(all_versions(store, "facts")[0], all_files=True) == []
+    assert damage(all_versions(store, "facts")[0], all_files=True) == {}
 
 
 def test_training_works_where_nothing_can_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,4 +169,4 @@ def test_training_works_where_nothing_can_be_linked(tmp_path: Path, monkeypatch:
     _, store, _ = trained(tmp_path)
     assert set(map(len, tokenizers(store).values())) == {2}
     for version in adapter_versions(store, NAMES).values():
-        assert damaged_files(version, all_files=True) == []
+        assert damage(version, all_files=True) == {}
