@@ -286,6 +286,8 @@ async def test_without_a_gate_nothing_of_it_is_counted_or_exported(workbench: Op
         bench.panes.show_page("outline")
         await bench.until(lambda: "1 tagged section" in bench.text, "the outline")
         assert "needs" not in bench.text
+        bench.panes.show_page("runs")
+        await bench.until(lambda: "The document has no gate to train" in " ".join(bench.text.split()), "the runs")
         await bench.press("f8")
         await bench.until(lambda: any("no gate to freeze: E chooses a mix" in toast for toast in bench.toasts), "said")
         assert bench.jobs == []

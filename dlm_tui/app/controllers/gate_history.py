@@ -49,7 +49,9 @@ class GateHistory:
         self._version = version
         if history:
             self._context.gate_run = history[-1].run_id
-        self._runs.show_history(history, self._context.names, self._context.marks, traffic)
+        context = self._context
+        has_gate = context.document.gate_enabled
+        self._runs.show_history(history, context.names, context.marks, traffic, has_gate=has_gate)
         self._runs.show_kinds({name: _words(record) for name, record in records.items() if record.words})
 
 

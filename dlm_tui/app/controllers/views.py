@@ -190,6 +190,8 @@ class RunsView(Protocol):
         names: Sequence[str],
         marks: Mapping[str, Mark],
         traffic: Mapping[int, float],
+        *,
+        has_gate: bool,
     ) -> None:
         """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats."""
 

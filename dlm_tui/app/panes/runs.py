@@ -16,6 +16,7 @@ from textual.widget import Widget
 from dlm_tui.app.keys import bindings_for
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.counting import counted
+from dlm_tui.document.probes import NO_GATE
 from dlm_tui.losses import GATE, loss_name, short_unit_of
 from dlm_tui.store import GateRun
 from dlm_tui.store.collapse import COLLAPSED_ENTROPY, COLLAPSED_WEIGHT
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dlm_widgets.history_chart import HistoryChart
 
 _LOSS_CHARTS = ("loss-chart", "loss-chart-2", "loss-chart-3")
+_NOT_TRAINED = "No gate has been trained yet; the chart begins with the first training."
 _MODE_GLYPHS = {"uniform": ("\u25cb", "ansi_yellow"), "diverged": ("\u2716", "ansi_red")}
 
 
@@ -58,6 +60,7 @@ class RunsPane(Pane, Throttled):
         self._names: tuple[str, ...] = ()
         self._traffic: dict[int, float] = {}
         self._kinds: dict[str, str] = {}
+        self._has_gate = True
         self.showing_loss = False
 
     def compose(self) -> ComposeResult:
@@ -79,8 +82,12 @@ class RunsPane(Pane, Throttled):
         names: Sequence[str],
         marks: Mapping[str, Mark],
         traffic: Mapping[int, float],
+        *,
+        has_gate: bool = True,
     ) -> None:
-        """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats."""
+        """Runs with gate events, oldest first; run → mean entropy of the requests served under its gate, nats; whether
+        the document has a gate at all."""
+        self._has_gate = has_gate
         self._history, self._names, self._marks = tuple(history), tuple(names), dict(marks)
         self._traffic = dict(traffic)
         self.ask()
@@ -106,11 +113,6 @@ class RunsPane(Pane, Throttled):
         if self.showing_loss:
             self.ask()
 
-    @property
-    def has_losses(self) -> bool:
-        """Whether a training run was seen since the start."""
-        return bool(self._losses)
-
     def _summarise(self) -> None:
         line = self.query_one("#runs-summary", LiteralStatic)
         kinds = self.query_one("#runs-kinds", LiteralStatic)
@@ -123,7 +125,7 @@ class RunsPane(Pane, Throttled):
             )
             return
         if not self._history and not self.showing_loss:
-            line.show(Content.styled("No gate has been trained yet; the chart begins with the first training.", "dim"))
+            line.show(Content.styled(_NOT_TRAINED if self._has_gate else NO_GATE, "dim"))
             return
         if not self._history:
             line.show("")
