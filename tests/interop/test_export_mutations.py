@@ -589,6 +589,17 @@ def test_answers_that_cannot_be_right_are_refused() -> None:
     assert compare(same, same, "f16")["greedy_agree"] == 1.0
 
 
+def test_the_divergence_over_a_large_vocabulary_is_that_of_float64() -> None:
+    chance = np.random.default_rng(0)
+    logits = chance.normal(0, 3, (2, 1 << 18)) * [[1.0], [1e-3]]
+    ours, theirs = (row - np.log(np.exp(row).sum()) for row in (logits[0], logits.sum(axis=0)))
+    wanted = float((np.exp(ours) * (ours - theirs)).sum())
+    # what a sum of float32 numbers leaves is more than the divergence itself
+    told = [Answers([row.astype(np.float32)], [[0]], label="a runtime") for row in (ours, theirs + 1e-5)]
+    assert 1e-7 < wanted < 1e-5
+    assert compare(*told, "bf16")["mean_kl"] == pytest.approx(wanted, rel=1e-3)
+
+
 def test_what_a_runtime_would_say_itself_is_compared_step_by_step() -> None:
     plain = answers([[-0.7, -0.7]], [[0, 1, 1, 0]])
     strayed = answers([[-0.7, -0.7]], [[0, 0, 0, 1]])
