@@ -83,6 +83,6 @@ def test_a_base_of_ones_own_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(real_bases, "SIZE", real_bases.SIZE | small)
     folder = real_bases.random_folder("qwen3")
     found = real_bases.rows("qwen3", folder, rounds=1)
-    assert len(found) == 12
+    assert len(found) == 13
     unmeasured = [row.name for row in found if row.ours is None]
     assert unmeasured == ([] if importlib.util.find_spec("xllamacpp") else [real_bases.IN_LLAMA_CPP])
