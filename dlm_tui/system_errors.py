@@ -73,6 +73,11 @@ def system_sentence(error: BaseException) -> str | None:
     return None
 
 
+def sentence_of(error: Exception) -> str:
+    """What a person is told of an error: one of the system with its place and remedy, one of ours as it is."""
+    return system_sentence(error) or str(error)
+
+
 def cause(error: BaseException) -> str:
     """What happened and what to do about it, for a sentence that names the place itself."""
     number = _errno(error)

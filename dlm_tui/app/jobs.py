@@ -35,6 +35,7 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.engine.queue_file import TAKEN_OUT
 from dlm_tui.engine.queue_results import result_words
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import sentence_of
 
 
 class Stoppable(Protocol):
@@ -245,7 +246,7 @@ class JobBoard:
         try:
             job = await self._starter(request)
         except (DlmTuiError, OSError) as error:
-            self._note(record, Failed(kind=type(error).__name__, text=str(error)))
+            self._note(record, Failed(kind=type(error).__name__, text=sentence_of(error)))
             return record
         self._jobs[id(record)] = job
         try:

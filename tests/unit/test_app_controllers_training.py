@@ -196,6 +196,28 @@ async def opening_again(bench: Bench) -> None:
             await asyncio.sleep(0)
 
 
+async def test_what_keeps_an_export_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path, world=World(trained=False)) as bench:
+        bench.world.hold.clear()
+        bench.controllers.training.start()
+        while bench.context.board.running("train") is None:
+            await asyncio.sleep(0)
+        bench.controllers.export.start()
+        while not any("nothing to export" in text for text in bench.ui.said):
+            await asyncio.sleep(0)
+        assert "There is nothing to export yet: the adapters are in training." in bench.ui.said[-1]
+        bench.world.hold.set()
+        await bench.ui.settled()
+
+        async def denied(_: object) -> tuple[str, ...]:
+            raise PermissionError(13, "Permission denied", str(tmp_path))
+
+        monkeypatch.setattr(type(bench.context), "names_in_force", denied)
+        bench.controllers.export.start()
+        await bench.ui.settled()
+        assert str(tmp_path) in bench.ui.said[-1] and "Errno" not in bench.ui.said[-1]
+
+
 async def test_while_the_engine_opens_the_store_says_what_can_be_exported(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         await opening_again(bench)

@@ -23,6 +23,7 @@ from dlm_tui.store.adapter_history import (
     version_history,
 )
 from dlm_tui.store.former_gates import gate_history
+from dlm_tui.system_errors import sentence_of
 
 if TYPE_CHECKING:
     from dlm_tui.app.screens.adapters import AdaptersScreen
@@ -46,7 +47,7 @@ class Adapters:
             facts = await self._read()
             gates = await asyncio.to_thread(gate_history, context.store)
         except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True)
+            context.ui.say(sentence_of(error), error=True)
             return
         if not facts:
             context.ui.say(f"No adapter has a version yet. {context.key('train.all')} trains them.", warning=True)
@@ -106,7 +107,7 @@ class Adapters:
         try:
             said = await asyncio.to_thread(change)
         except (DlmTuiError, OSError) as error:
-            (dialog if dialog.is_open else self._context.ui).say(str(error), error=True)
+            (dialog if dialog.is_open else self._context.ui).say(sentence_of(error), error=True)
             return
         facts = await self._read()
         if dialog.is_open:

@@ -8,7 +8,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.document.change_log import ChangeLog, DocumentChange, NothingToUndo
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.system_errors import cause
+from dlm_tui.system_errors import cause, sentence_of
 
 
 class Changes:
@@ -48,6 +48,6 @@ class Changes:
                 context.ui.say(f"{text[:1].upper()}{text[1:]}.".replace("..", "."), warning=True)
                 return
             except (DlmTuiError, OSError) as error:
-                context.ui.say(str(error), error=True, title="The change stays")
+                context.ui.say(sentence_of(error), error=True, title="The change stays")
                 return
         self.taken_back.emit(change)

@@ -8,7 +8,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.document.document import read_document_bytes
 from dlm_tui.document.replacing import refuse_unwritable
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.system_errors import system_sentence
+from dlm_tui.system_errors import sentence_of
 
 Item = TypeVar("Item")
 
@@ -44,5 +44,5 @@ def bytes_to_change(context: Context) -> bytes | None:
 
 def sentence(error: Exception) -> str:
     """The error in one sentence with a capital."""
-    text = system_sentence(error) or str(error)
+    text = sentence_of(error)
     return f"{text[:1].upper()}{text[1:]}"

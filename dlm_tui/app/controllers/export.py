@@ -18,6 +18,7 @@ from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError
 from dlm_tui.engine.protocol import ExportJob, ExportReport
 from dlm_tui.export.cost_table import FormatCost
 from dlm_tui.store import StoreError
+from dlm_tui.system_errors import sentence_of
 
 _SHORT = 200  # characters of a command that a toast shows
 
@@ -107,11 +108,12 @@ class Export:
         try:
             is_trained = bool(await context.names_in_force())
         except (StoreError, OSError) as error:
-            context.ui.say(str(error), error=True, title="Nothing was exported")
+            context.ui.say(sentence_of(error), error=True, title="Nothing was exported")
             return
         if not is_trained:
             trains = f"{context.key('train.all')} trains the adapters"
-            context.ui.say(f"There is nothing to export yet: {trains}.", warning=True)
+            why = "the adapters are in training" if context.board.running("train") is not None else trains
+            context.ui.say(f"There is nothing to export yet: {why}.", warning=True)
             return
         await self.follow(await self._context.board.run(request, "export", title))
 

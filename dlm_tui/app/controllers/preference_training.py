@@ -23,6 +23,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.views import GATED, View, solo
 from dlm_tui.store import StoreError
 from dlm_tui.store.set_runs import SetRun
+from dlm_tui.system_errors import sentence_of
 
 SETTINGS = "settings"
 
@@ -73,7 +74,7 @@ class PreferenceTraining:
         try:
             change = await asyncio.to_thread(_write_settings, path, settings)
         except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True, title="Nothing was written")
+            context.ui.say(sentence_of(error), error=True, title="Nothing was written")
             return
         await self._changes.note(change)
         await self._train(adapters)

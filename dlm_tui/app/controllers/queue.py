@@ -18,6 +18,7 @@ from dlm_tui.engine.protocol import TrainJob
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.checkpoints import Interrupted, interrupted
 from dlm_tui.store.run_lock import may_train
+from dlm_tui.system_errors import sentence_of
 
 
 class Queue:
@@ -161,7 +162,7 @@ class Queue:
                 if line is not None:
                     await line.look()
             except (DlmTuiError, OSError) as error:
-                self._context.ui.say(str(error), error=True)
+                self._context.ui.say(sentence_of(error), error=True)
             self._pane.ask()
             self.changed.emit()
 
@@ -196,4 +197,4 @@ class Queue:
             try:
                 self.line.leave(stays=stays)
             except (DlmTuiError, OSError) as error:
-                self._context.ui.say(str(error), error=True)
+                self._context.ui.say(sentence_of(error), error=True)

@@ -11,6 +11,7 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import read_training_record
 from dlm_tui.store.adapter_history import VersionFacts, version_history
 from dlm_tui.store.adapter_kind import tail_lines, tail_words
+from dlm_tui.system_errors import sentence_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.sanitize import assemble
 
@@ -32,7 +33,7 @@ class RunDetails:
         try:
             rows = await asyncio.to_thread(self._rows)
         except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True)
+            context.ui.say(sentence_of(error), error=True)
             return
         if not rows:
             context.ui.say(f"No adapter is trained yet. {context.key('train.all')} trains them.", warning=True)

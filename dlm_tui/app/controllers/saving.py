@@ -8,7 +8,7 @@ import contextlib
 from dlm_tui.app.controllers.ui import Ui
 from dlm_tui.app.state import State, StateFile
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.system_errors import system_sentence
+from dlm_tui.system_errors import sentence_of
 
 _AFTER = 0.25  # seconds; many changes in a row make one write
 _AGAIN = 3.0  # seconds until the disk may have room again
@@ -44,7 +44,7 @@ class StateSaver:
                 await asyncio.to_thread(self._file.write, data)
             except (DlmTuiError, OSError) as error:
                 if not self._failing:
-                    text = system_sentence(error) or str(error)
+                    text = sentence_of(error)
                     self._ui.say(f"What you type cannot be saved: {text.rstrip('.')}. It is tried again.", error=True)
                 self._failing = True
                 self.soon(_AGAIN)

@@ -19,6 +19,7 @@ from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import Failed, Stopped
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store.traffic import TrafficRow, traffic_rows
+from dlm_tui.system_errors import sentence_of
 
 _KEPT = 200
 _RATE_SECONDS = 10.0
@@ -77,8 +78,8 @@ class Serving:
             context.board.note(record, Stopped(reason="cancelled", text="before it took requests"))
             return
         except (DlmTuiError, OSError) as error:
-            context.board.note(record, Failed(kind=type(error).__name__, text=str(error)))
-            context.ui.say(str(error), error=True, title="Not serving")
+            context.board.note(record, Failed(kind=type(error).__name__, text=sentence_of(error)))
+            context.ui.say(sentence_of(error), error=True, title="Not serving")
             return
         context.board.attach(record, process)
         record.title = f"Serving {process.address}/v1"

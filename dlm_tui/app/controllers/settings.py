@@ -11,6 +11,7 @@ from dlm_tui.app.controllers.documents import Documents
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.screens.help import HelpScreen
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import sentence_of
 
 
 class Settings:
@@ -36,7 +37,7 @@ class Settings:
             path = configuration.ensure_config_file()
             self._documents.edit(path)
         except (DlmTuiError, OSError) as error:
-            self._context.ui.say(str(error), error=True, title="The configuration is not used")
+            self._context.ui.say(sentence_of(error), error=True, title="The configuration is not used")
             return
         self._use(path)
 

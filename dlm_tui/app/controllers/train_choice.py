@@ -16,6 +16,7 @@ from dlm_tui.document import Document, sources
 from dlm_tui.document.prompt_sets import PromptSets
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import AdapterKind, training_records
+from dlm_tui.system_errors import sentence_of
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan, plan_training
 from dlm_widgets.bars import bar_text
 from dlm_widgets.sanitize import assemble, fit, sanitize
@@ -45,7 +46,7 @@ class TrainChoice:
         try:
             document, weights = await asyncio.to_thread(_with_sources, context.document)
         except (DlmTuiError, OSError) as error:
-            context.ui.say(str(error), error=True)
+            context.ui.say(sentence_of(error), error=True)
             return
         records = await asyncio.to_thread(training_records, context.store, context.names)
         before = {name: record.kind for name, record in records.items()}
@@ -78,7 +79,7 @@ class TrainChoice:
         try:
             found = await asyncio.to_thread(plan, order)
         except (DlmTuiError, OSError) as error:
-            dialog.show_problem(str(error))
+            dialog.show_problem(sentence_of(error))
             return
         dialog.show_plan(self._rows(found))
 

@@ -16,6 +16,7 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError, check_mix_name
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside
+from dlm_tui.system_errors import sentence_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.literal_static import LiteralStatic
@@ -165,7 +166,7 @@ class NamedMixesScreen(Dialog[MixChoice]):
         try:
             self._mixes = self._file.update(change)
         except (DlmTuiError, OSError) as error:
-            self._say(str(error), wrong=True)
+            self._say(sentence_of(error), wrong=True)
             return
         self._say(done)
         self._show()

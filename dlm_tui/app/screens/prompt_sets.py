@@ -19,6 +19,7 @@ from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl
 from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError, Sets
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside
+from dlm_tui.system_errors import sentence_of
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal, sanitize
@@ -193,7 +194,7 @@ class PromptSetsScreen(Dialog[str]):
         try:
             self._sets = self._file.update(change)
         except (DlmTuiError, OSError) as error:
-            self.query_one("#set-note", LiteralStatic).show(literal(str(error), "$error"))
+            self.query_one("#set-note", LiteralStatic).show(literal(sentence_of(error), "$error"))
             return False
         self._note(done)
         self._show()
