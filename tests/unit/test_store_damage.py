@@ -155,6 +155,23 @@ def test_a_file_that_cannot_be_read_is_not_called_another(
     assert f"{file} cannot be read (Permission denied)" in found
 
 
+def test_a_record_that_cannot_be_read_says_nothing_of_the_files(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, opened = adapter_versions(small.store, NAMES)["tone"], os.open
+    record = version.path / "tui_version.json"
+
+    def refuse(path: str | Path, *rest: int) -> int:
+        if Path(path) == record:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match=r"tui_version\.json cannot be read \(Permission denied\)") as caught:
+        verify_version(small.store, version)
+    assert not isinstance(caught.value, VersionDamaged)
+
+
 def spoil_pointer(text: str) -> Callable[[SmallStore], None]:
     return lambda small: (small.store.adapter_dir("tone") / "current.txt").write_text(text) and None
 
