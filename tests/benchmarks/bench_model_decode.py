@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from dlm_tui.engine.priority import ENGINE, JOB
 from dlm_tui.model.base import Base
 from dlm_tui.model.generation import Generated, generate
 from dlm_tui.model.mixed import MixedModel
@@ -42,7 +47,7 @@ def rows(quick: bool) -> list[Row]:
     peft = peers.peft_model(adapters(8))
     found = [set_mix(peft, 2 if quick else 3), against_peft(peft, rounds), eight_rows(peft, tokens, batches)]
     del peft
-    found += [against_merged(rounds), *against_routers(rounds), half_precision(rounds)]
+    found += [against_merged(rounds), *against_routers(rounds), half_precision(rounds), beside_jobs(rounds)]
     pocket = peers.peft_model(adapters(8, kind="pocket"), "pocket")
     # the goals are for the larger shape; on the small one Python itself is most of the time, on either side
     others = [
@@ -110,6 +115,35 @@ def set_mix(peft: Any, rounds: int) -> Row:
     quick, slow = (statistics.median(pair[side] for pair in times) for side in (0, 1))
     timing = Timing(quick, slow, ratio, rounds)
     return faster("set a new mix, N = 8", timing, 'PEFT add_weighted_adapter("cat")', 5000, exact)
+
+
+def beside_jobs(rounds: int) -> Row:
+    """A token while every core has a process that is as busy and as nice as a training job, against the same alone."""
+    ours = OurDecoder(model(8), mix_of(8))
+    ours.step()
+    alone = [seconds(ours.step, 4) for _ in range(rounds)]
+    with busy_jobs(torch.get_num_threads()):
+        beside = [seconds(ours.step, 4) for _ in range(rounds)]
+    slow, quick = statistics.median(beside), statistics.median(alone)
+    timing = Timing(slow, quick, quick / slow, rounds)
+    return at_most("decode with N = 8 mixed, one row, beside jobs", timing, "the same alone", 2.5, "one job per core")
+
+
+@contextlib.contextmanager
+def busy_jobs(count: int) -> Iterator[None]:
+    """Processes that compute without end, nicer than this one as a job is nicer than the engine."""
+    work = "import os, sys; os.nice(int(sys.argv[1])); print(flush=True)\nwhile True: pass"
+    line = [sys.executable, "-c", work, str(JOB - ENGINE)]
+    jobs = [subprocess.Popen(line, stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for job in jobs:
+            assert job.stdout is not None
+            job.stdout.readline()
+        yield
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
 
 
 def against_peft(peft: Any, rounds: int, kind: str = "smol") -> Row:
