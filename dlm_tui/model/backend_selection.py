@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -18,12 +20,23 @@ from dlm_tui.model.fused.weights import FusedWeights, eligible
 from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.onednn import OneDnnBackbone
+from dlm_tui.model.pages import give_back_freed
 from dlm_tui.model.registry import BaseUnavailable
+from dlm_tui.system_errors import first_line
 
 LOGITS_TOLERANCE = 1e-4
 HIDDEN_TOLERANCE = 1e-5
 _PROBE = 24
+_NARROW = 12
+"""A window, in tokens, that the probe is longer than."""
+_BEHIND = (_PROBE, 100, 511)
+"""Positions that the probe does not come to."""
+_DOES_NOT_FIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _NOT_COMPILED = "the compiled step cannot be built here, or gave other numbers"
+
+
+class _Refused(Exception):
+    """Why the fused forward is not taken, as a clause."""
 
 
 def fastest(base: Base, mixer: Mixer) -> Backbone:
@@ -36,6 +49,7 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
         if isinstance(fused, str):  # the self-check passes with finite numbers only
             _refuse_not_finite(base)
         base.fused = fused
+        give_back_freed()
     if isinstance(base.fused, FusedWeights):
         return FusedBackbone(
             base, base.fused, mixer, compiled=base.fused.compiled, uses_bf16_weights=base.fused.uses_bf16_weights
@@ -59,31 +73,72 @@ def _admit(base: Base) -> FusedWeights | str:
 
     Only the compiled step is quick with weights that are kept as stored: for all others they are widened.
     """
-    if (reason := eligible(base)) is not None:
-        if base.is_as_stored:
-            base.widen()
-        return reason
-    reference = ReferenceBackbone(base)
+    if (reason := eligible(base)) is None:
+        try:
+            return _proven(base)
+        except _Refused as refusal:
+            reason = str(refusal)
+        except _DOES_NOT_FIT as error:  # whatever a module that is built differently leads to
+            reason = f"its architecture's description does not fit it: {first_line(error)}"
+    if base.is_as_stored:
+        base.widen()
+    return reason
+
+
+def _proven(base: Base) -> FusedWeights:
+    """The fused weights, on the quickest step that agrees with the reference. Raises _Refused where none does."""
     weights = FusedWeights(base)
-    probes = 2 if weights.spec.experts else 1
+    compiled = fits(weights) and compiles()
     if weights.is_as_stored:
-        if fits(weights) and compiles():
-            step = FusedBackbone(base, weights, reference.mixer, compiled=True, uses_bf16_weights=True)
-            weights.compiled = weights.uses_bf16_weights = agrees(step, reference, probes)
+        weights.compiled = compiled and _is_right(base, weights, compiled=True, uses_bf16_weights=True)
+        weights.uses_bf16_weights = weights.compiled
         if weights.compiled:
             return weights
         base.widen()
         if base.is_as_stored:
-            return "its weights have no room as float32"
-        weights = FusedWeights(base)
-    if fits(weights) and compiles():
-        weights.compiled = agrees(FusedBackbone(base, weights, reference.mixer, compiled=True), reference, probes)
-        weights.uses_bf16_weights = (
-            weights.compiled and _has_memory_for_bf16_copy(weights) and weights.is_exact_in_bf16()
-        )
-    if weights.compiled or agrees(FusedBackbone(base, weights, reference.mixer), reference, probes):
+            raise _Refused("its weights have no room as float32")
+        return _proven(base)
+    weights.compiled = compiled and _is_right(base, weights, compiled=True)
+    weights.uses_bf16_weights = weights.compiled and _has_memory_for_bf16_copy(weights) and weights.is_exact_in_bf16()
+    if weights.compiled or _is_right(base, weights):
         return weights
-    return "the fused forward gave other numbers than transformers"
+    raise _Refused("the fused forward gave other numbers than transformers")
+
+
+def _is_right(base: Base, weights: FusedWeights, *, compiled: bool = False, uses_bf16_weights: bool = False) -> bool:
+    """Whether these weights on that step agree with the reference, also where a window slides and behind the probe."""
+    reference = ReferenceBackbone(base)
+    with _narrow_windows(base, weights):
+        step = FusedBackbone(base, weights, reference.mixer, compiled=compiled, uses_bf16_weights=uses_bf16_weights)
+        return agrees(step, reference, 2 if weights.spec.experts else 1) and _turns_alike(weights)
+
+
+@contextlib.contextmanager
+def _narrow_windows(base: Base, weights: FusedWeights) -> Iterator[None]:
+    """Windows shorter than the probe in place of the true ones, here and in the library, which are longer."""
+    window, layers = getattr(base.config, "sliding_window", None), weights.layers
+    if not window:
+        yield
+        return
+    base.config.sliding_window = narrow = min(window, _NARROW)
+    weights.layers = [
+        replace(layer, spec=replace(layer.spec, window=narrow)) if layer.spec.window else layer for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        base.config.sliding_window, weights.layers = window, layers
+
+
+def _turns_alike(weights: FusedWeights) -> bool:
+    """Whether the rotary tables hold behind the probe what the library says of each position alone."""
+    tables = weights.rope(max(_BEHIND) + 1)
+    alone = [weights.rotation(torch.tensor([position], device=weights.device)) for position in _BEHIND]
+    return all(
+        close(table[:, position], wanted[:, 0], HIDDEN_TOLERANCE)
+        for position, pair in zip(_BEHIND, alone, strict=True)
+        for table, wanted in zip(tables, pair, strict=True)
+    )
 
 
 def _refuse_not_finite(base: Base) -> None:
@@ -157,17 +212,21 @@ def _agrees(candidate: Backbone, reference: Backbone, seed: int) -> bool:
     single = torch.cat([candidate.forward(ids[:1, a:b], alone) for a, b in pairwise(ends)], dim=1)
     expected = torch.stack([wanted[0, count // 2 :], wanted[1, count // 3 : count // 3 + count - count // 2]])
     hidden_limit, logits_limit = (HIDDEN_TOLERANCE, LOGITS_TOLERANCE) if exact else (5e-2, 5e-2)
-    return (
+    alike = (
         close(candidate.forward(ids), wanted, hidden_limit)
         and close(first[0], wanted[0, : count // 2], hidden_limit)
         and close(pieces, expected, hidden_limit)
         and close(single, wanted[:1, : ends[-1]], hidden_limit)
-        and close(candidate.logits(wanted[:, -1]), reference.logits(wanted[:, -1]), logits_limit)
     )
+    give_back_freed()  # before the vocabulary's pages come, which may be most of the base
+    return alike and close(candidate.logits(wanted[:, -1]), reference.logits(wanted[:, -1]), logits_limit)
 
 
 def close(found: Tensor, wanted: Tensor, limit: float) -> bool:
     """Largest difference at most `limit` times the largest wanted magnitude (or 1)."""
-    largest = max(1.0, float(wanted.abs().max()))
-    difference = float((found.float() - wanted.float()).abs().max())
-    return difference <= limit * largest
+    largest = max(1.0, _largest(wanted.float()))
+    return _largest(found.float() - wanted.float()) <= limit * largest
+
+
+def _largest(numbers: Tensor) -> float:
+    return float(torch.linalg.vector_norm(numbers, math.inf))

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dlm_tui.model import backend_selection, linear
+from dlm_tui.model.architectures.families import FAMILIES
+from dlm_tui.model.architectures.spec import DecoderSpec
 from dlm_tui.model.backbone import Backbone, ReferenceBackbone
 from dlm_tui.model.backend_selection import agrees
 from dlm_tui.model.base import Base
 from dlm_tui.model.fused.forward import FusedBackbone
+from dlm_tui.model.fused.weights import FusedWeights
 from dlm_tui.model.linear import onednn_works
 from dlm_tui.model.mixed import MixedModel
-from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, tiny_base
+from tests.tiny_models import ARCHITECTURES, SMALL, random_adapter, target_names, tiny_base
 
 FUSED = set(ARCHITECTURES) - {"gpt2", "stablelm"}
 IDS = torch.randint(3, 300, (2, 30), generator=torch.Generator().manual_seed(3))
@@ -259,6 +262,43 @@ def test_a_fused_forward_that_disagrees_is_not_used(tmp_path: Path, monkeypatch:
     assert "other numbers" in backend_selection.why_slower(base)
     monkeypatch.setattr(backend_selection, "onednn_works", lambda dtype: False)
     assert MixedModel(base, {}).backbone.tier == "reference"
+
+
+def test_a_window_that_is_not_described_is_seen_though_the_probe_is_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = tiny_base(tmp_path / "m", "mistral", sliding_window=40)
+    assert MixedModel(described, {}).backbone.tier == "fused"
+    assert described.config.sliding_window == 40
+    assert {layer.spec.window for layer in described.fused.layers} == {40}
+    monkeypatch.setitem(FAMILIES, "MistralForCausalLM", DecoderSpec())
+    base = tiny_base(tmp_path / "m", "mistral")
+    assert MixedModel(base, {}).backbone.tier == "onednn"
+    assert "other numbers" in backend_selection.why_slower(base)
+
+
+def test_rotary_tables_are_looked_at_behind_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = FusedWeights.rope
+
+    def broken(self: FusedWeights, length: int, far: bool = False) -> tuple[Tensor, Tensor]:
+        cos, sin = original(self, length, far)
+        return torch.cat([cos[:, :30], torch.zeros_like(cos[:, 30:])], dim=1), sin
+
+    monkeypatch.setattr(FusedWeights, "rope", broken)
+    assert MixedModel(tiny_base(tmp_path / "m"), {}).backbone.tier == "onednn"
+
+
+@pytest.mark.parametrize(("family", "name"), [("cohere", "CohereForCausalLM"), ("starcoder2", "Starcoder2ForCausalLM")])
+def test_a_description_that_does_not_fit_costs_speed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, name: str
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, family, SMALL)
+    monkeypatch.setitem(FAMILIES, name, DecoderSpec())
+    model = mixed_model(tmp_path / "m", family)
+    assert model.backbone.tier != "fused"
+    assert "does not fit" in backend_selection.why_slower(model.base)
+    mix = model.coefficients({"x": 1.0})[None].repeat(2, 1)
+    near(model.backbone.forward(IDS, None, mix), model.reference.forward(IDS, None, mix))
 
 
 @pytest.mark.parametrize(

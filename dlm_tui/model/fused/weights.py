@@ -7,7 +7,6 @@ them, so nothing is stored twice. Weights that are kept as stored stay where the
 from __future__ import annotations
 
 import copy
-import threading
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -28,7 +27,7 @@ from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
 from dlm_tui.model.stored import StoredLinear
 
-_ROPE_STEP = 2048
+_ROPE_STEP = 512
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,6 @@ class FusedWeights:
         """Whether the compiled step reads them as bfloat16, since they lose nothing by it."""
         self._rounded: tuple[list[tuple[tuple[Tensor, ...], ...]], Tensor] | None = None
         self.is_as_stored = base.is_as_stored
-        self._room = threading.local()
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads)
         self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
@@ -180,19 +178,6 @@ class FusedWeights:
     def matrices(self) -> list[tuple[tuple[Tensor, ...], ...]]:
         """The weights of every layer's fused groups and experts."""
         return [layer.matrices for layer in self.layers]
-
-    def wide(self, group: FusedLinear) -> Tensor:
-        """The group's matrix in `dtype`; one that is not there is made anew, and valid until this thread asks again."""
-        if not self.is_as_stored:
-            return group.weights[0]
-        rows, columns = group.shape
-        room: Tensor | None = getattr(self._room, "numbers", None)
-        if room is None or room.numel() < rows * columns:
-            room = self._room.numbers = torch.empty(rows * columns, dtype=self.dtype)
-        matrix = room[: rows * columns].view(rows, columns)
-        for part, weight in zip(matrix.split(list(group.widths)), group.weights, strict=True):
-            part.copy_(weight)
-        return matrix
 
     def bf16_weights(self) -> tuple[list[tuple[tuple[Tensor, ...], ...]], Tensor]:
         """The matrices and the head as bfloat16: as they are stored, else rounded, at the first call, half the memory
@@ -237,16 +222,19 @@ class FusedWeights:
             size = -(-length // _ROPE_STEP) * _ROPE_STEP
             if far and self.switch is not None:
                 size = max(size, self.switch + 1)  # the library goes by the last of the positions
-            positions = torch.arange(size, device=self.device)[None]
-            if not far and self.switch is not None:
-                positions = positions.clamp(max=self.switch - 1)
-            with torch.no_grad():
-                pairs = [self.rotary(self.norm, positions, *([kind] if kind else [])) for kind in self._rope_types]
-            cos, sin = (torch.stack([pair[part][0] for pair in pairs]) for part in (0, 1))
-            half = sin.shape[2] // 2
-            folded = torch.cat([-sin[:, :, :half], sin[:, :, half:]], dim=2)
-            found = self._tables[far] = cos.to(self.dtype).contiguous(), folded.to(self.dtype).contiguous()
+            found = self._tables[far] = self.rotation(torch.arange(size, device=self.device), far)
         return found
+
+    def rotation(self, positions: Tensor, far: bool = False) -> tuple[Tensor, Tensor]:
+        """`rope` of these positions [P] alone, by the library's own module."""
+        if not far and self.switch is not None:
+            positions = positions.clamp(max=self.switch - 1)
+        with torch.no_grad():
+            pairs = [self.rotary(self.norm, positions[None], *([kind] if kind else [])) for kind in self._rope_types]
+        cos, sin = (torch.stack([pair[part][0] for pair in pairs]) for part in (0, 1))
+        half = sin.shape[2] // 2
+        folded = torch.cat([-sin[:, :, :half], sin[:, :, half:]], dim=2)
+        return cos.to(self.dtype).contiguous(), folded.to(self.dtype).contiguous()
 
 
 def eligible(base: Base) -> str | None:
