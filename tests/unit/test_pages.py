@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dlm_tui.model.pages import PageBudget, drop_weight_pages
+from dlm_tui.model.pages import PageBudget, drop_weight_pages, read_ahead
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
 
@@ -68,3 +72,29 @@ def test_reading_on_and_on_keeps_a_part(weights: Path) -> None:
         budget.read(piece.nbytes)
         most = max(most, resident(weights))
     assert most < 8 << 20
+
+
+def test_what_was_read_ahead_is_in_the_cache_and_not_in_this_process(weights: Path) -> None:
+    with weights.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = cached(weights)
+    read_ahead([weights]).join()
+    assert resident(weights) == 0
+    assert cached(weights) == 1.0 >= before
+    assert torch.equal(mapped(weights), torch.arange(NUMBERS, dtype=torch.float32))
+
+
+def test_a_file_that_cannot_be_read_ahead_is_left_to_whoever_needs_it(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    read_ahead([tmp_path / "absent", tmp_path, tmp_path / "empty"]).join()
+
+
+def cached(path: Path) -> float:
+    """Which share of a file's pages the system holds."""
+    size = path.stat().st_size
+    found = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as view:
+        place = ctypes.c_void_p(np.frombuffer(view, np.uint8).ctypes.data)
+        assert ctypes.CDLL(None).mincore(place, ctypes.c_size_t(size), found) == 0
+    return sum(page & 1 for page in found) / len(found)
