@@ -1,4 +1,5 @@
-"""Matrix products for few rows, where the library's default neither threads nor packs.
+"""Matrix products by oneDNN: for few rows the library's default neither threads nor packs, and for many it is slow on
+processors of another maker than its own.
 
 oneDNN's linear reads the weight at close to the speed of memory, on the plain weight as it is: nothing is copied.
 It is a private operator of torch, so it is tried out once; without it, `F.linear` does the same work.
@@ -18,7 +19,7 @@ LinearFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] times weight [out, in] transposed, plus bias; CPU, no gradients."""
+    """x [..., in] times weight [out, in] transposed, plus bias; CPU, no gradients. A transposed view will do, too."""
     pointwise = cast("Any", torch.ops.mkldnn)._linear_pointwise
     return cast("Tensor", pointwise(x, weight, bias, "none", [], ""))
 
@@ -35,11 +36,16 @@ def onednn_works(dtype: torch.dtype) -> bool:
     try:
         with torch.no_grad():
             found = onednn_linear(x, weight, bias)
+            back = onednn_linear(found, weight.T)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     wanted = functional.linear(x.double(), weight.double(), bias.double())
     tolerance = 1e-4 if dtype == torch.float32 else 0.2
-    return found.shape == wanted.shape and bool((found.double() - wanted).abs().max() < tolerance)
+    return (
+        found.shape == wanted.shape
+        and bool((found.double() - wanted).abs().max() < tolerance)
+        and bool((back.double() - found.double() @ weight.double()).abs().max() < 10 * tolerance)
+    )
 
 
 def linear_for(device: torch.device, dtype: torch.dtype) -> LinearFunction:
@@ -49,10 +55,27 @@ def linear_for(device: torch.device, dtype: torch.dtype) -> LinearFunction:
     return functional.linear
 
 
+class _FrozenProduct(torch.autograd.Function):
+    """x times a frozen weight, both ways by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return onednn_linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return onednn_linear(gradients[0], weight.T), None, None
+
+
 class OneDnnLinear(nn.Linear):
-    """An nn.Linear that runs through oneDNN whenever no gradient is asked for. Same parameters, same state dict."""
+    """An nn.Linear that runs through oneDNN unless its own weight is learned. Same parameters, same state dict."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
+        learned = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if torch.is_grad_enabled() and learned:
             return functional.linear(input, self.weight, self.bias)
+        if torch.is_grad_enabled() and input.requires_grad:
+            return cast("Tensor", cast("Any", _FrozenProduct).apply(input, self.weight, self.bias))
         return onednn_linear(input, self.weight, self.bias)

@@ -16,21 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BLOCK_ELEMENTS = 1 << 20
+from dlm_tui.model.linear import LinearFunction, onednn_linear
+
+_BLOCK_ELEMENTS = 1 << 21
+"""Weights that are widened at a time: they are multiplied while they lie in the processor's caches."""
 _originals: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def widened_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., in] float32 times weight [out, in] bfloat16 transposed, plus bias: the float32 weight's result."""
+def widened_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, linear: LinearFunction = functional.linear
+) -> Tensor:
+    """x [..., in] float32 times weight [out, in] bfloat16 transposed, plus bias: what `linear` gives of the float32
+    weight. No gradients."""
     rows = max(1, _BLOCK_ELEMENTS // weight.shape[1])
     if weight.shape[0] <= rows:
-        return functional.linear(x, weight.to(x.dtype), bias)
+        return linear(x, weight.to(x.dtype), bias)
     y = x.new_empty(*x.shape[:-1], weight.shape[0])
     wide = x.new_empty(rows, weight.shape[1])
     for start in range(0, weight.shape[0], rows):
         block = slice(start, min(start + rows, weight.shape[0]))
         widened = wide[: block.stop - start].copy_(weight[block])
-        y[..., block] = functional.linear(x, widened, bias[block] if bias is not None else None)
+        y[..., block] = linear(x, widened, bias[block] if bias is not None else None)
     return y
 
 
@@ -38,17 +44,19 @@ class _Product(torch.autograd.Function):
     """`widened_product` that keeps the narrow weight for the way back, not the wide one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, linear: LinearFunction) -> Tensor:
         ctx.save_for_backward(weight)
-        return widened_product(x, weight, bias)
+        ctx.linear = linear
+        return widened_product(x, weight, bias, linear=linear)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
         (gradient,) = gradients
         rows = max(1, _BLOCK_ELEMENTS // weight.shape[1])
         blocks = zip(gradient.split(rows, dim=-1), weight.split(rows), strict=True)
-        return cast("Tensor", sum(part @ block.to(part.dtype) for part, block in blocks)), None, None
+        parts = (ctx.linear(part, block.to(part.dtype).T, None) for part, block in blocks)
+        return cast("Tensor", sum(parts)), None, None, None
 
 
 class StoredLinear(nn.Linear):
@@ -58,11 +66,20 @@ class StoredLinear(nn.Linear):
         return _product(input, self.weight, self.bias)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+class OneDnnStoredLinear(StoredLinear):
+    """The same through oneDNN, which rounds otherwise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _product(input, self.weight, self.bias, onednn_linear)
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, linear: LinearFunction = functional.linear
+) -> Tensor:
     """`widened_product`, with a gradient for x where one is asked for."""
     if torch.is_grad_enabled() and x.requires_grad:
-        return cast("Tensor", cast("Any", _Product).apply(x, weight, bias))
-    return widened_product(x, weight, bias)
+        return cast("Tensor", cast("Any", _Product).apply(x, weight, bias, linear))
+    return widened_product(x, weight, bias, linear=linear)
 
 
 def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:

@@ -16,6 +16,8 @@ from transformers.trainer_callback import PrinterCallback
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import temporary_folder
+from dlm_tui.model.linear import onednn_works
+from dlm_tui.model.onednn import frozen_linears, through_onednn
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store.checkpoints import PhaseResult
 from dlm_tui.training.adapter_trainer import AdapterTrainer
@@ -257,7 +259,7 @@ def run_phases(
                 trainer.add_callback(timer)
             if looker is not None:
                 trainer.add_callback(_Looks(looker, watch, sum(result.steps.values()), timer))
-            with warmup.in_force():
+            with warmup.in_force(), _quick_base(base):
                 trainer.train_from(start)
         if timer is not None and timer.stopped is not None:
             raise timer.stopped
@@ -268,6 +270,12 @@ def run_phases(
         if checkpoints is not None:
             checkpoints.end(over)
     return result
+
+
+def _quick_base(base: Base) -> contextlib.AbstractContextManager[None]:
+    """The frozen layers through oneDNN, where that is right on this machine."""
+    quick = base.device.type == "cpu" and onednn_works(base.dtype)
+    return through_onednn(frozen_linears(base.model) if quick else [])
 
 
 def _causal(

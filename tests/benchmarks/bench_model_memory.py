@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from dlm_tui.model.sampling import Sampling
 from dlm_tui.progress import run_to_end
 from tests.benchmarks import peers
 from tests.benchmarks.harness import Row, adapters, scratch, skipped, smol_base, smol_folder
+from tests.tiny_models import write_tiny_base
 
 PROMPT = list(range(5, 69))
 TOKENS = 8
@@ -74,18 +76,20 @@ print(json.dumps([before, status("VmHWM"), said]))
 _ON_ITS_FILE = (
     _STATUS
     + """
+import gc
 import accelerate, torch
 from dlm_tui.model.base import load_base
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.progress import run_to_end
 from dlm_tui.model.registry import resolve_base
-from dlm_tui.model.fused.compiled_decode import compiles
-from dlm_tui.model.fused import decode_kernel
+from dlm_tui.model.pages import give_back_freed
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-compiles()
-x = torch.ones(1, 1, 32, 64)
-torch.nn.functional.scaled_dot_product_attention(x, x, x) @ x.mT  # code that is read when it is first used
+tiny = run_to_end(load_base(resolve_base("hf:bench/tiny", Path(adapters[0])), device="cpu", as_stored=True))
+MixedModel(tiny, {}).backbone.forward(torch.tensor([prompt]))  # code that is read when it is first used
+del tiny
+gc.collect()
+give_back_freed()
 before = status("VmRSS")
 base = run_to_end(load_base(resolve_base("hf:bench/smol", Path(folder)), device="cpu", as_stored=True))
 model = MixedModel(base, {})
@@ -110,24 +114,37 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _smol_on_its_file() -> list[Row]:
-    folder = scratch() / "bfloat16"
-    shutil.copytree(smol_folder(), folder)
-    file = folder / "model.safetensors"
-    save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    folder = _as_bfloat16(smol_folder(), scratch() / "bfloat16")
     found = on_its_file(folder)
     shutil.rmtree(folder)
     return found
 
 
+@functools.cache
+def _tiny_on_its_file() -> Path:
+    """A bfloat16 checkpoint of a few kilobytes."""
+    return _as_bfloat16(write_tiny_base(scratch() / "tiny"), scratch() / "tiny-bfloat16")
+
+
+def _as_bfloat16(folder: Path, copy: Path) -> Path:
+    shutil.copytree(folder, copy)
+    file = copy / "model.safetensors"
+    save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    return copy
+
+
 def on_its_file(folder: Path) -> list[Row]:
-    """Opening a bfloat16 checkpoint in two processes at once: the peak of the first, and what both share."""
+    """Opening a bfloat16 checkpoint in two processes at once: the peak of the first, and what both share.
+
+    What libraries take is not counted: it is there after a tiny one was opened.
+    """
     names = ("peak memory: open a bfloat16 checkpoint", "two processes on one base: pages of its file shared")
     goals = ("≤ 1.25×", "≥ 0.9×")
     if not Path("/proc/self/smaps").is_file():
         return [skipped(name, "its file", goal, "no /proc here") for name, goal in zip(names, goals, strict=True)]
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     load: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    job = json.dumps([str(folder), PROMPT, TOKENS])
+    job = json.dumps([str(folder), PROMPT, TOKENS, str(_tiny_on_its_file())])
     children = [subprocess.Popen([sys.executable, "-c", _ON_ITS_FILE, job], **load) for _ in range(2)]
     try:
         first, second = [json.loads(child.stdout.readline()) for child in children]
@@ -141,7 +158,7 @@ def on_its_file(folder: Path) -> list[Row]:
     if first[2] != second[2]:
         raise AssertionError("two processes on one base computed different numbers")
     peak = first[1] - first[0]
-    exact = "resident memory above the libraries' own; numbers compared with float32 weights in the unit tests"
+    exact = "resident above a process that has opened a tiny one; numbers compared in the unit tests"
     met = (peak <= 1.25 * size, shared >= 0.9 * size)
     return [
         Row(names[0], peak / 1e6, size / 1e6, "its file", peak / size, goals[0], met[0], exact, "MB"),

@@ -226,12 +226,11 @@ class FusedBackbone:
         if experts.normalised:
             shares = shares / shares.sum(dim=-1, keepdim=True)
         shares = shares.to(tokens.dtype)
-        product = widened_product if self.weights.is_as_stored else self._linear
         result = torch.zeros_like(tokens)
         for expert in chosen.unique().tolist():
             token, place = torch.where(chosen == expert)
-            inner = self._gated(product(tokens[token], experts.gate_up[expert], None))
-            outer = product(inner, experts.down_proj[expert], None)
+            inner = self._gated(self._product(tokens[token], experts.gate_up[expert]))
+            outer = self._product(inner, experts.down_proj[expert])
             result.index_add_(0, token, outer * shares[token, place, None])
         return result.view(x.shape)
 
@@ -247,17 +246,31 @@ class FusedBackbone:
         rows = hidden.reshape(-1, hidden.shape[-1])
         if self._step is not None and self.weights.head_bias is None and len(rows) <= MOST_TOKENS:
             return project(rows, self._step.head).view(*hidden.shape[:-1], -1)
-        product = widened_product if self.weights.is_as_stored else self._linear
-        return product(hidden, self.weights.head, self.weights.head_bias)
+        return self._product(hidden, self.weights.head, self.weights.head_bias)
 
     def _project(self, x: Tensor, group: FusedLinear, addition: Addition | None, ranks: list[Tensor] | None) -> Tensor:
-        y = self._linear(x, self.weights.wide(group), group.bias)
+        y = self._base_product(x, group)
         if addition is None or ranks is None:
             return y
         inner = self._linear(x, addition.lora_A, None).mul_(ranks[addition.layout])
         for lora_B, (start, end, low, high) in zip(addition.lora_Bs, addition.blocks, strict=True):
             y[..., start:end] += self._linear(inner[..., low:high], lora_B.T, None)
         return y
+
+    def _base_product(self, x: Tensor, group: FusedLinear) -> Tensor:
+        """x [..., in] times the group's weights, each of which may lie in a place of its own where they are narrow."""
+        if len(group.weights) == 1:
+            return self._product(x, group.weights[0], group.bias)
+        y = x.new_empty(*x.shape[:-1], sum(group.widths))
+        for part, weight in zip(y.split(list(group.widths), dim=-1), group.weights, strict=True):
+            part.copy_(self._product(x, weight))
+        return y if group.bias is None else y.add_(group.bias)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [..., in] times a weight of the base, transposed, plus bias."""
+        if self.weights.is_as_stored:
+            return widened_product(x, weight, bias, linear=self._linear)
+        return self._linear(x, weight, bias)
 
     def _heads(self, qkv: Tensor, layer: FusedLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both rotated) and values [B, T, heads, D] from the fused projection."""
