@@ -233,8 +233,7 @@ def load_base(
     asked = source.quantize if quantisation is None else None
     if kind := quantisation or asked:
         require_library(kind)
-    if sum(file.stat().st_size for file in files) <= available_memory():
-        read_ahead(files)  # beside the tokenizer
+    ahead = read_ahead(files if sum(file.stat().st_size for file in files) <= available_memory() else [])
     tokenizer = yield from in_thread(
         lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
     )
@@ -261,6 +260,8 @@ def load_base(
         ),
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
     )
+    # what is asked for before it is there comes in small pages
+    yield from in_thread(ahead.join, lambda: step(2, "reading the base's weights"))
     if narrow:
         keep_as_stored(model, float32_skeleton(model))
         if stacked:

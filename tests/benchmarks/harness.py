@@ -243,7 +243,19 @@ def smol_folder() -> Path:
     model.save_pretrained(folder)
     pocket = resolve_base("pocket").path
     PreTrainedTokenizerFast.from_pretrained(str(pocket)).save_pretrained(folder)
+    leave_cache(folder)
     return folder
+
+
+def leave_cache(folder: Path) -> None:
+    """Take weight files out of the system's cache, as after a start of the machine: pages that a writer left there are
+    small, those that the program reads in itself are huge where the system can."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def load_smol() -> Base:

@@ -1,6 +1,6 @@
 """What a base of one's own costs here and elsewhere: `python -m tests.benchmarks.real_bases FOLDER|FAMILY …`.
 
-FOLDER holds a checkpoint in safetensors; FAMILY is one of the names in `FAMILIES`, for which a random one of some 60
+FOLDER holds a checkpoint in safetensors; FAMILY is one of the names in `FAMILIES`, for which a random one of some 180
 million parameters is made. Every number of ours is compared with the baseline's before it is timed.
 """
 
@@ -49,6 +49,7 @@ from tests.benchmarks.harness import (
     at_most,
     faster,
     layer_weights,
+    leave_cache,
     machine,
     paired,
     plain_read,
@@ -61,11 +62,11 @@ from tests.benchmarks.run import table
 from tests.export_sessions import add_gate, fill_store
 
 SIZE: dict[str, Any] = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
     "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
     "head_dim": 64,
     "vocab_size": 32768,
     "max_position_embeddings": 4096,
@@ -86,8 +87,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "smollm3": {},
     "granite": {"attention_multiplier": 0.125, "logits_scaling": 4.0},
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 768, "sliding_window": None},
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 768, "norm_topk_prob": True},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 1536, "sliding_window": None},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 1536, "norm_topk_prob": True},
 }
 NAMES = ("a0", "a1", "a2")
 MIX = {"a0": 0.5, "a1": 0.4, "a2": 0.3}
@@ -138,6 +139,7 @@ def subject(name: str, folder: Path) -> Subject:
 
 def rows(name: str, folder: Path, rounds: int) -> list[Row]:
     """All rows of one base; memory and time to open in processes of their own, before anything is loaded here."""
+    leave_cache(folder)
     found = [*opening(name, folder, rounds), *on_its_file(folder)]
     case = subject(name, folder)
     found += [row for length in (20, 200) for row in keys(case, length, rounds)]
