@@ -30,6 +30,8 @@ from dlm_tui.store.shared_files import freed_bytes
 from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.version_record import (
     AdapterVersion,
+    claim_of,
+    end_claim,
     filled_by_others,
     held_by_others,
     is_kept,
@@ -129,7 +131,7 @@ def version_history(store: Store, names: Sequence[str]) -> dict[str, list[Versio
                 numbers,
             )
             for number in sorted(existing_versions(store, name))
-            if _is_whole(store, manifest, name, number)
+            if _is_whole(_folder(store, name, number))
         ]
     return found
 
@@ -140,7 +142,7 @@ def find_version(store: Store, name: str, number: int) -> AdapterVersion:
     if path.is_symlink() or not (path / "adapter_config.json").is_file():
         there = ", ".join(str(one) for one in sorted(existing_versions(store, name))) or "none"
         raise UsageError(f"adapter {name!r} has no version {number}; there are: {there}")
-    if not _is_whole(store, read_manifest(store), name, number):
+    if not _is_whole(path):
         raise UsageError(f"{name}@{number} is being trained: it can be used once its training has ended")
     return AdapterVersion(name, number, path)
 
@@ -149,19 +151,12 @@ def _folder(store: Store, name: str, number: int) -> Path:
     return store.adapter_dir(name) / "versions" / f"v{number:04d}"
 
 
-def _is_whole(store: Store, manifest: Manifest | None, name: str, number: int) -> bool:
-    """Whether a version is finished, and the training that it belongs to as well: that may still take it back."""
-    path = _folder(store, name, number)
-    record = read_record(path)
-    if not (path / "adapter_config.json").is_file() or filled_by_others(record):
+def _is_whole(folder: Path) -> bool:
+    """Whether a version is finished, and no training that runs has a claim on it: that may still take it back."""
+    record = read_record(folder)
+    if not (folder / "adapter_config.json").is_file() or filled_by_others(record):
         return False
-    of_training = record is not None and record["state"] == "trained" and held_by_others(record)
-    if not of_training or number in _runs_of(manifest, name) or (path / "tui_import.json").is_file():
-        return True
-    with contextlib.suppress(PointerError):
-        in_force = current_version(store, name)
-        return in_force is not None and in_force.version == number
-    return False
+    return record is None or record["state"] == "kept" or claim_of(record) is None or not held_by_others(record)
 
 
 def use_versions(store: Store, wanted: Mapping[str, int], reason: str = "use") -> dict[str, tuple[int | None, int]]:
@@ -229,14 +224,16 @@ def before_last_training(store: Store, names: Sequence[str]) -> dict[str, int]:
 
 def keep_version(store: Store, name: str, number: int, kept: bool = True) -> None:
     """Mark a version so that `prune` leaves it (or take the mark away)."""
-    find_version(store, name, number)
+    version = find_version(store, name, number)
     with store_lock(store, _LOCK_SECONDS):
+        if kept:
+            end_claim(version)
         history = _history_to_change(store)
         marked = set(history.kept.get(name, ()))
         history.kept[name] = sorted(marked | {number} if kept else marked - {number})
         _write_history(store, history)
-        if not kept and is_kept(find_version(store, name, number).path):
-            mark_kept(find_version(store, name, number), kept=False)
+        if not kept and is_kept(version.path):
+            mark_kept(version, kept=False)
 
 
 def record_effects(store: Store, effects: Mapping[str, tuple[int, OwnEffect]]) -> None:

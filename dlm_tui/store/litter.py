@@ -11,10 +11,10 @@ from dlm_tui.platform import process_lives
 from dlm_tui.store.checkpoints import FINISHED, checkpoint_folder, latest, read_state
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import FLAT, Store
-from dlm_tui.store.manifest import Manifest, read_manifest
+from dlm_tui.store.manifest import read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_writer import MetricsWriter
-from dlm_tui.store.version_record import RECORD_NAME, AdapterVersion, read_record, writer_is_dead
+from dlm_tui.store.version_record import RECORD_NAME, AdapterVersion, claim_of, read_record, writer_is_dead
 from dlm_tui.store.versions import all_versions, current_version, stored_adapters
 
 _log = logging.getLogger(__name__)
@@ -37,31 +37,27 @@ def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
     """
     folder = checkpoint_folder(store, name)
     states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
-    run_id = next((state.run_id for state in states if state is not None and state.fingerprint == fingerprint), None)
-    if run_id is None or (run := MetricsReader(store).run(run_id)) is None:
+    if not any(state is not None and state.fingerprint == fingerprint for state in states):
         return
     try:
-        current, manifest = current_version(store, name), read_manifest(store)
+        current = current_version(store, name)
     except StoreError:
         return  # nothing can be proved
     for version in all_versions(store, name):
         record = read_record(version.path)
         in_force = current is not None and version.version == current.version
-        if version.version != run["adapter_version"] or in_force or _recorded(manifest, version) or record is None:
+        if record is None or in_force or claim_of(record) != fingerprint:
             continue
-        if record["state"] == "kept" or (record["state"] == "trained" and writer_is_dead(record)):
+        if record["state"] == "kept" or writer_is_dead(record):
             remove(version.path)
 
 
 def dead_versions(store: Store) -> Iterator[AdapterVersion]:
-    """Versions that a dead process of ours left unfinished, or finished and overtaken without being put in force.
+    """Versions whose own record says that they are the remains of a training: a dead process was filling them, or its
+    claim on them stands (`version_record`) and a newer version is in force.
 
-    A finished one that is newer than the version in force stays, and so does one that is marked as kept.
+    What was in force once, imported, or kept has no such record.
     """
-    try:
-        manifest = read_manifest(store)
-    except StoreError:
-        return  # nothing can be proved
     for name in (FLAT, *stored_adapters(store)):
         try:
             current = current_version(store, name)
@@ -74,8 +70,8 @@ def dead_versions(store: Store) -> Iterator[AdapterVersion]:
             if record is None or (current is not None and version.version == current.version):
                 continue
             overtaken = current is not None and version.version < current.version
-            unfinished = record["state"] == "filling" or (record["state"] == "trained" and overtaken)
-            if unfinished and writer_is_dead(record) and not _recorded(manifest, version):
+            given_up = record["state"] == "trained" and claim_of(record) is not None and overtaken
+            if (record["state"] == "filling" or given_up) and writer_is_dead(record):
                 yield version
 
 
@@ -108,10 +104,3 @@ def _never_begun(version: AdapterVersion) -> bool:
         return False
     pids = [scratch_pid(name) for name in names if name.startswith(f"{RECORD_NAME}.tmp.")]
     return bool(pids) and len(pids) == len(names) and not any(pid is None or process_lives(pid) for pid in pids)
-
-
-def _recorded(manifest: Manifest | None, version: AdapterVersion) -> bool:
-    name = None if version.name == FLAT else version.name
-    return manifest is not None and any(
-        run.adapter_name == name and run.adapter_version == version.version for run in manifest.training_runs
-    )

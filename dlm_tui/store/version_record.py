@@ -1,6 +1,10 @@
 """`tui_version.json` in a version folder: who is filling it, and what its files were when it was finished.
 
 An addition of this program: versions without it are as valid as before, only no more than their form can be checked.
+
+`claim` in it names the training that has finished the version and not put it in force, by what decides its result: as
+long as it stands, the version is that training's to make again or leave. Putting it in force and keeping it take the
+claim away for good.
 """
 
 from __future__ import annotations
@@ -41,16 +45,31 @@ def begin_record(version: AdapterVersion) -> None:
     _write(version, "filling", {})
 
 
-def seal_version(version: AdapterVersion) -> None:
-    """Write down the hash and size of every file of a folder that was being filled. Raises OSError."""
+def seal_version(version: AdapterVersion, claim: str | None = None) -> None:
+    """Write down the hash and size of every file of a folder that was being filled; `claim` is of the training that is
+    going to put it in force. Raises OSError."""
     record = read_record(version.path)
     if record is not None and record["state"] == "filling":
-        _write(version, "trained", _files(version.path))
+        _write(version, "trained", _files(version.path), claim)
 
 
-def mark_kept(version: AdapterVersion, kept: bool = True) -> None:
-    """Say that this version was trained, is not in force, and is only a person's to remove. Raises OSError."""
-    _write(version, "kept" if kept else "trained", _files(version.path))
+def mark_kept(version: AdapterVersion, kept: bool = True, claim: str | None = None) -> None:
+    """Say that this version was trained, is not in force, and is only a person's to remove, or that of the training
+    whose `claim` it is, to make it again. Raises OSError."""
+    _write(version, "kept" if kept else "trained", _files(version.path), claim)
+
+
+def end_claim(version: AdapterVersion) -> None:
+    """From now on the version is no training's to make again, whatever becomes of it. Raises OSError."""
+    record = read_record(version.path)
+    if record is not None and claim_of(record) is not None:
+        _write(version, record["state"], record.get("files", {}))
+
+
+def claim_of(record: dict[str, Any]) -> str | None:
+    """The training that finished the version and has not put it in force."""
+    claim = record.get("claim")
+    return claim if isinstance(claim, str) else None
 
 
 def is_kept(folder: Path) -> bool:
@@ -236,7 +255,7 @@ def _files(folder: Path) -> dict[str, Any]:
     }
 
 
-def _write(version: AdapterVersion, state: str, files: dict[str, Any]) -> None:
+def _write(version: AdapterVersion, state: str, files: dict[str, Any], claim: str | None = None) -> None:
     value = {
         "format": FORMAT,
         "adapter": version.name,
@@ -245,5 +264,6 @@ def _write(version: AdapterVersion, state: str, files: dict[str, Any]) -> None:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "files": files,
+        **({"claim": claim} if claim is not None else {}),
     }
     write_atomic(version.path / RECORD_NAME, json_bytes(value))

@@ -20,6 +20,7 @@ from dlm_tui.store.version_record import (
     RECORD_NAME,
     AdapterVersion,
     begin_record,
+    end_claim,
     read_record,
     seal_version,
 )
@@ -175,6 +176,7 @@ def put_in_force(store: Store, version: AdapterVersion, together: Change) -> Non
     if not any(path.name != RECORD_NAME for path in version.path.iterdir()):
         raise StoreError(f"{version.path} is empty and was not committed.")
     seal_version(version)
+    end_claim(version)
     sync_tree(version.path)
     sync_directory(version.path.parent)
     line = version.path.relative_to(store.root).as_posix() + "\n"

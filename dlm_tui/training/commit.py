@@ -57,9 +57,11 @@ class NotInForce(DlmTuiError):
 
 @dataclass(kw_only=True)
 class FinishedRun:
-    """An adapter between being trained and being committed; `losses` are those of `last_losses`."""
+    """An adapter between being trained and being committed; `losses` are those of `last_losses`, `fingerprint` is of
+    all that decided the result."""
 
     plan: AdapterPlan
+    fingerprint: str
     run_id: int
     version: AdapterVersion
     started_at: str
@@ -74,8 +76,10 @@ class FinishedRun:
         return self.plan.name
 
 
-def write_version(request: TrainRequest, target: AdapterVersion, result: Finetuned, record: TrainingRecord) -> None:
-    """Fill a version directory; nothing points to it yet."""
+def write_version(
+    request: TrainRequest, target: AdapterVersion, result: Finetuned, record: TrainingRecord, claim: str
+) -> None:
+    """Fill a version directory; nothing points to it yet, and until something does its training has a claim on it."""
     folder = target.path
     with naming(folder):
         # `save_file` would make a file that nobody but its owner can read, in a store that others may share.
@@ -87,7 +91,7 @@ def write_version(request: TrainRequest, target: AdapterVersion, result: Finetun
     write_training_record(folder, record)
     write_version_base(folder, request.base.identity)
     sync_tree(folder)
-    seal_version(target)
+    seal_version(target, claim)
 
 
 def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
@@ -139,7 +143,7 @@ def keep_runs(metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
     """Mark trained versions that could not be put in force, so that nothing removes them."""
     for run in runs:
         try:
-            mark_kept(run.version)
+            mark_kept(run.version, claim=run.fingerprint)
         except OSError as error:
             _log.warning("%s cannot be marked as kept: %s", run.version.path, error)
         finish_run(metrics, run.run_id, "failed")

@@ -237,8 +237,9 @@ def _train_one(
     for others."""
     document, store, name = request.document, request.store, adapter.name
     started = utc_seconds()
+    deciding = _fingerprint(request, plan, adapter, rows)
     if request.resume:
-        clear_earlier_try(store, name, _fingerprint(request, plan, adapter, rows))
+        clear_earlier_try(store, name, deciding)
     target = new_version(store, name)
     run_id = metrics.begin_run(
         adapter.phases[0].name,
@@ -326,7 +327,7 @@ def _train_one(
                 tail_depth=result.tail_depth,
                 losses=losses,
             )
-            write_version(request, target, result, record)
+            write_version(request, target, result, record, deciding)
         except BaseException as error:
             finish_run(metrics, run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
             if isinstance(error, Diverged):
@@ -352,6 +353,7 @@ def _train_one(
         )
         return FinishedRun(
             plan=adapter,
+            fingerprint=deciding,
             run_id=run_id,
             version=target,
             started_at=started,

@@ -95,7 +95,7 @@ class SmallStore:
                     log.step(1, 1.0, 0.1)
                 write_atomic(version.path / "adapter_model.safetensors", token.encode() * 64)
                 write_atomic(version.path / "adapter_config.json", json_bytes({"r": 1, "token": token}))
-                seal_version(version)
+                seal_version(version, token)
                 done.append((run_id, version))
 
             def record(manifest: Manifest) -> None:

@@ -138,7 +138,7 @@ def test_a_version_that_another_process_is_making_cannot_be_used(store: Store) -
     finished_training(store, "tone", run=1)
     path = store.adapter_dir("tone") / "versions" / "v0002"
     shutil.copytree(path.with_name("v0001"), path)
-    record = {"format": 1, "pid": os.getpid(), "host": socket.gethostname(), "files": {}}
+    record = {"format": 1, "pid": os.getpid(), "host": socket.gethostname(), "files": {}, "claim": "its training"}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         for state in ("filling", "trained"):
             (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": state}))

@@ -44,8 +44,10 @@ from dlm_tui.store import (
     update_manifest,
     verify_version,
 )
-from dlm_tui.store.adapter_history import keep_version
+from dlm_tui.store.adapter_history import keep_version, use_versions
+from dlm_tui.store.checkpoints import FINISHED, CheckpointState, checkpoint_folder, new_checkpoint
 from dlm_tui.store.examine import examine, repair
+from dlm_tui.store.litter import clear_earlier_try
 from dlm_tui.store.version_record import AdapterVersion, mark_kept
 from tests.faults.small_store import NAMES, SmallStore
 from tests.faults.stepping import KILLED, run_child
@@ -306,10 +308,9 @@ def test_what_may_be_wanted_is_not_cleared(small: SmallStore) -> None:
     newer = new_version(small.store, "style")
     for version in (kept, newer):
         (version.path / "adapter_config.json").write_text("{}")
-        seal_version(version)
-        record = json.loads((version.path / "tui_version.json").read_bytes())
-        (version.path / "tui_version.json").write_text(json.dumps({**record, "pid": dead_pid()}))
-    mark_kept(kept)
+        seal_version(version, "this")
+        of_a_dead_process(version)
+    mark_kept(kept, claim="this")
     foreign = small.store.adapters_dir / "tone" / "versions" / "v0009"
     foreign.mkdir()
     (foreign / "adapter_model.safetensors").write_bytes(b"another tool is training")
@@ -319,6 +320,63 @@ def test_what_may_be_wanted_is_not_cleared(small: SmallStore) -> None:
     assert not newer.path.exists()  # overtaken by a later training of the same adapter
     texts = [one.text for one in examine(small.store, NAMES, "tiny") if one.severity == "note"]
     assert any("v0003 was trained and is not in force" in text for text in texts)
+
+
+def of_a_dead_process(version: AdapterVersion) -> None:
+    path = version.path / "tui_version.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "pid": dead_pid()}))
+
+
+def finished(small: SmallStore, claim: str | None = None) -> AdapterVersion:
+    """A version of `tone` that nothing points to: a training's with a claim, else one from elsewhere."""
+    version = new_version(small.store, "tone")
+    (version.path / "adapter_config.json").write_text("{}")
+    (version.path / "adapter_model.safetensors").write_bytes(tensor_bytes(PAIR))
+    seal_version(version, claim)
+    return version
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_versions_that_no_training_made_stay_when_they_are_overtaken(small: SmallStore, back: bool) -> None:
+    """An import leaves no training in the manifest."""
+    imported = finished(small)
+    use_versions(small.store, {"tone": imported.version}, "import")
+    if back:
+        use_versions(small.store, {"tone": 2}, "back")
+    of_a_dead_process(imported)
+    for _ in range(2):
+        small.train("later", str, random.Random(0))
+    assert not [one for one in examine(small.store, NAMES, "tiny") if str(imported.path) in one.text]
+    repair(small.store, NAMES, "tiny")
+    assert imported.path.is_dir()
+
+
+@pytest.mark.parametrize("want", ["use", "keep"])
+def test_what_a_killed_training_finished_is_a_persons_once_it_was_wanted(small: SmallStore, want: str) -> None:
+    made = finished(small, "this")
+    of_a_dead_process(made)
+    if want == "use":
+        use_versions(small.store, {"tone": made.version})
+        use_versions(small.store, {"tone": 2})
+    else:
+        keep_version(small.store, "tone", made.version)
+    of_a_dead_process(made)
+    for _ in range(2):
+        small.train("later", str, random.Random(0))
+    assert made.path.is_dir()
+
+
+@pytest.mark.parametrize(("claim", "stays"), [("this", False), ("other", True), (None, True)])
+def test_a_training_that_goes_on_makes_only_its_own_version_again(
+    small: SmallStore, claim: str | None, stays: bool
+) -> None:
+    made = finished(small, claim)
+    of_a_dead_process(made)
+    state = CheckpointState(fingerprint="this", run_id=9, phase="sft", step=1, total=1, at="")
+    with new_checkpoint(checkpoint_folder(small.store, "tone"), FINISHED, state):
+        pass
+    clear_earlier_try(small.store, "tone", "this")
+    assert made.path.is_dir() is stays
 
 
 def test_one_training_at_a_time(small: SmallStore) -> None:
