@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from dlm_tui.losses import SFT, Loss, short_unit_of
 from dlm_tui.small_files import is_no_file, read_file
 from dlm_tui.store.adapter_kind import TrainingRecord, read_training_record
 from dlm_tui.store.effects import OwnEffect
-from dlm_tui.store.errors import PointerError, StoreError
+from dlm_tui.store.errors import REMEDY, PointerError, StoreError
 from dlm_tui.store.journal import Change as FileChange
 from dlm_tui.store.journal import change
 from dlm_tui.store.layout import Store, utc_seconds
@@ -39,7 +39,13 @@ from dlm_tui.store.version_record import (
     read_record,
     verify_version,
 )
-from dlm_tui.store.versions import current_version, existing_versions, put_in_force, reject_version
+from dlm_tui.store.versions import (
+    current_version,
+    existing_versions,
+    put_in_force,
+    reject_version,
+    trained_without_manifest,
+)
 from dlm_tui.system_errors import cause
 
 HISTORY = "tui_history.json"
@@ -248,9 +254,11 @@ def record_effects(store: Store, effects: Mapping[str, tuple[int, OwnEffect]]) -
 
 
 def drop_version(store: Store, name: str, number: int) -> int:
-    """Delete a version; returns the bytes freed. Raises UsageError for one in force or held by an export."""
+    """Delete a version; returns the bytes freed. Raises UsageError for one in force or held by an export, StoreError
+    where it cannot be told what exports hold."""
     target = find_version(store, name, number)
     with store_lock(store, _LOCK_SECONDS):
+        _refuse_unknown_exports(store)
         in_force = current_version(store, name)
         if in_force is not None and in_force.version == number:
             raise UsageError(f"{name}@{number} is in force; put another version in force first")
@@ -268,7 +276,12 @@ def drop_version(store: Store, name: str, number: int) -> int:
 
 
 def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
-    """Versions that nothing needs: neither in force, nor kept, nor part of an export, nor the one to go back to."""
+    """Versions that nothing needs: neither in force, nor kept, nor part of an export, nor the one to go back to.
+
+    Raises StoreError where a file that says so is damaged or gone: reading goes on without it, deleting does not.
+    """
+    _refuse_unknown_marks(store)
+    _refuse_unknown_exports(store)
     back = before_last_training(store, names)
     return [
         facts
@@ -276,6 +289,30 @@ def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
         for facts in versions
         if not (facts.in_force or facts.kept or facts.exports or back.get(facts.name) == facts.version)
     ]
+
+
+def _refuse_unknown_marks(store: Store) -> None:
+    if damage := history_damage(store):
+        raise StoreError(
+            f"{damage} Which versions are kept is in it, so none is deleted; `dlm-tui doctor DOC --repair` sets it "
+            "aside, and `dlm-tui adapter keep` marks anew what is to stay."
+        )
+    if missing := trained_without_manifest(store):
+        raise StoreError(f"{missing}{REMEDY}")
+
+
+def _refuse_unknown_exports(store: Store) -> None:
+    if MetricsReader(store).problems():
+        raise StoreError(
+            f"{store.metrics_path} is damaged, and where exports are is in it, so no version is deleted.{REMEDY}"
+        )
+    for folder in _export_folders(store):
+        path = folder / _EXPORT_MANIFEST
+        if os.path.lexists(path) and not _json_object(path):
+            raise StoreError(
+                f"{path} cannot be read, and which versions the export holds is in it, so none is deleted; delete that "
+                "folder or export again."
+            )
 
 
 def stage_note(
@@ -397,18 +434,22 @@ def _train_losses(run: TrainingRun | None, record: TrainingRecord) -> tuple[Loss
 
 def _exported_versions(store: Store) -> dict[tuple[str, int], list[str]]:
     """(adapter, version) → folders of exports that still exist and name it in their manifest."""
-    folders = (
-        {path.parent for path in store.exports_dir.rglob(_EXPORT_MANIFEST)} if store.exports_dir.is_dir() else set()
-    )
-    folders |= {Path(str(row["folder"])) for row in MetricsReader(store).exports(None) if row.get("folder")}
     found: dict[tuple[str, int], list[str]] = {}
-    for folder in sorted(folders):
+    for folder in _export_folders(store):
         adapters = _json_object(folder / _EXPORT_MANIFEST).get("adapters")
         for name, facts in adapters.items() if isinstance(adapters, dict) else ():
             version = facts.get("version") if isinstance(facts, dict) else None
             if isinstance(version, int):
                 found.setdefault((str(name), version), []).append(str(folder))
     return found
+
+
+def _export_folders(store: Store) -> list[Path]:
+    folders = (
+        {path.parent for path in store.exports_dir.rglob(_EXPORT_MANIFEST)} if store.exports_dir.is_dir() else set()
+    )
+    folders |= {Path(str(row["folder"])) for row in MetricsReader(store).exports(None) if row.get("folder")}
+    return sorted(folders)
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from dlm_tui.errors import UsageError
 from dlm_tui.losses import Loss
-from dlm_tui.store import AdapterKind, Manifest, Store, current_version, update_manifest
+from dlm_tui.store import AdapterKind, Manifest, Store, StoreError, current_version, update_manifest
 from dlm_tui.store.adapter_history import (
     HISTORY,
     before_last_training,
@@ -162,3 +162,36 @@ def test_what_was_trained_in_vain_goes_unless_somebody_put_it_in_force(store: St
     discard_version(store, first)
     assert [version.version for version in all_versions(store, "tone")] == [2]
     assert in_force(store)["tone"] == 2
+
+
+@pytest.fixture
+def pruned(store: Store) -> Store:
+    """Four versions of `tone`, of which `prune` would delete two."""
+    for run in (1, 2, 3, 4):
+        finished_training(store, "tone", run=run)
+    assert [facts.version for facts in prunable(store, NAMES)] == [1, 2]
+    return store
+
+
+@pytest.mark.parametrize("marks", [b'{"kept": {"tone": [1]}, "chan', b"", b"\xff"])
+def test_prune_deletes_nothing_where_the_marks_cannot_be_read(pruned: Store, marks: bytes) -> None:
+    (pruned.adapters_dir / HISTORY).write_bytes(marks)
+    with pytest.raises(StoreError, match=rf"{HISTORY} is not what was written\. .*none is deleted; .*doctor DOC"):
+        prunable(pruned, NAMES)
+
+
+def test_prune_deletes_nothing_where_the_manifest_is_gone(pruned: Store) -> None:
+    pruned.manifest_path.unlink()
+    with pytest.raises(StoreError, match=r"manifest\.json is missing.*doctor DOC --repair"):
+        prunable(pruned, NAMES)
+
+
+@pytest.mark.parametrize("what", ["export", "metrics"])
+def test_nothing_is_deleted_where_it_cannot_be_told_what_exports_hold(pruned: Store, what: str) -> None:
+    path = pruned.exports_dir / "peft" / "export_manifest.json" if what == "export" else pruned.metrics_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'{"adapters": {"tone": {"version": 1')
+    for delete in (lambda: prunable(pruned, NAMES), lambda: drop_version(pruned, "tone", 1)):
+        with pytest.raises(StoreError, match=f"{path}.* deleted"):
+            delete()
+    assert len(version_history(pruned, ["tone"])["tone"]) == 4, "reading goes on"
