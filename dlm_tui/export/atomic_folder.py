@@ -63,13 +63,16 @@ def _not_exported(folder: Path, manifest: dict[str, Any]) -> list[str]:
     return [name for name in found if name not in named | {MANIFEST}]
 
 
-def check_space(target: Path, needed: int) -> None:
-    """Raises ExportRefused when the file system of `target` has fewer than `needed` bytes left."""
+def check_space(target: Path, needed: int, spare: int) -> None:
+    """Raises ExportRefused when the file system of `target` has fewer than `needed` bytes left, and `spare` for what is
+    small or in passing."""
     existing = next(folder for folder in (target, *target.parents) if folder.exists())
     total, _, free = shutil.disk_usage(existing)
-    if total > 0 and free < needed:  # a file system without a size cannot say: writing will
+    if total > 0 and free < needed + spare:  # a file system without a size cannot say: writing will
+        room = f", and {gigabytes(spare)} have to stay free" if free >= needed else ""
         raise ExportRefused(
-            f"the disk of {target} is too full: the export takes about {gigabytes(needed)}, {gigabytes(free)} are free"
+            f"the disk of {target} is too full: the export takes about {gigabytes(needed)}, {gigabytes(free)} are "
+            f"free{room}"
         )
 
 

@@ -121,7 +121,7 @@ class FormatComparison:
         model.unlink(missing_ok=True)  # of a line that was refused
         pairs = target.context.pairs
         plan = plan_model(target.source, target.architecture, quant, pairs if merged else None)
-        check_space(scratch, sum(tensor.nbytes for tensor in plan) + _SPARE_BYTES)
+        check_space(scratch, sum(tensor.nbytes for tensor in plan), _SPARE_BYTES)
 
         def named(step: Progress) -> Progress:
             return msgspec.structs.replace(step, text=f"{quant}, adapters {form}: {stage_words(step)}")

@@ -26,7 +26,8 @@ from dlm_tui.input import with_home
 from dlm_tui.progress import Progress
 from dlm_tui.system_errors import cause
 
-_SPARE_BYTES = 16 << 20
+_SPARE_BYTES = 4 << 20
+_BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 _TARGETS: dict[str, Callable[[ExportContext], Target]] = {
     "ollama": OllamaTarget,
     "llama-server": LlamaServerTarget,
@@ -51,6 +52,12 @@ def destination(request: ExportRequest, session: Session) -> Path:
     return session.store.exports_dir / f"{names.get(request.target, request.target)}{mix}"
 
 
+def _bytes_beside(base: Path | None) -> int:
+    """Of a base's files that lie beside its weights: tokenizer and configuration, which exports repeat."""
+    found = (path for pattern in _BESIDE for path in base.glob(pattern)) if base is not None else ()
+    return sum(path.stat().st_size for path in found if path.is_file())
+
+
 def export_document(request: ExportRequest, session: Session) -> Generator[Progress, None, ExportResult]:
     """Export the document's adapters under one frozen mix.
 
@@ -67,7 +74,7 @@ def export_document(request: ExportRequest, session: Session) -> Generator[Progr
         yield Progress("mix")
         mix = yield from resolve_mix(request, session)
         target = _prepare(request, session, mix)
-        check_space(folder, target.nbytes + _SPARE_BYTES)
+        check_space(folder, target.nbytes + _bytes_beside(session.base.source.path), _SPARE_BYTES)
         drift = (yield from _drift(request, session, mix)) if request.drift else None
         notes = [*mix.notes, *target.notes]
         if session.document.system_prompt is not None and not target.says_system:

@@ -143,9 +143,11 @@ def test_leftovers_of_killed_exports_are_cleared_and_halved_swaps_undone(tmp_pat
 
 
 def test_a_disk_without_room_is_refused_first(tmp_path: Path) -> None:
-    with pytest.raises(ExportRefused, match="too full"):
-        check_space(tmp_path / "a" / "b", 1 << 60)
-    check_space(tmp_path / "a" / "b", 1)
+    with pytest.raises(ExportRefused, match=r"too full: the export takes about 1152921504\.6 GB, .* are free$"):
+        check_space(tmp_path / "a" / "b", 1 << 60, 1)
+    with pytest.raises(ExportRefused, match=r"about 0\.6 MB, .* are free, and 1152921504\.6 GB have to stay free$"):
+        check_space(tmp_path / "a" / "b", 600_000, 1 << 60)
+    check_space(tmp_path / "a" / "b", 1, 1)
 
 
 def test_a_file_that_no_export_wrote_is_not_swept_away(tmp_path: Path) -> None:
