@@ -33,6 +33,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.adapter_history import find_version
 from dlm_tui.store.trained_on import trained_elsewhere
+from dlm_tui.store.version_record import damaged_notes
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -261,6 +262,8 @@ def _read_adapters(
     for name, version in versions.items():
         yield Progress("adapters", len(found), len(versions), f"reading adapter {name}")
         verify_version(store, version)
+        for text in damaged_notes(version):
+            yield Progress(WARNING, text=text)
         found[name] = load_peft_adapter(version.path, name, base)
     if versions:
         yield Progress("adapters", len(versions), len(versions), "the adapters are read")

@@ -28,6 +28,7 @@ from dlm_tui.store.manifest import Manifest, read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.owner import other_owner
 from dlm_tui.store.training_numbers import training_numbers
+from dlm_tui.store.version_record import damaged_notes
 from dlm_tui.store.versions import (
     adapter_versions,
     current_version,
@@ -282,7 +283,13 @@ def _current(store: Store, name: str, problems: list[str]) -> int | None:
     except PointerError as error:
         problems.append(str(error))
         return None
-    return version.version if version is not None else None
+    if version is None:
+        return None
+    try:
+        problems += damaged_notes(version)
+    except StoreError as error:
+        problems.append(str(error))
+    return version.version
 
 
 def _base(store: Store, manifest: Manifest | None, problems: list[str]) -> dict[str, Any] | None:

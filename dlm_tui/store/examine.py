@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dlm_tui.counting import counted
 from dlm_tui.files import remove, scratch_pid
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.platform import process_lives
 from dlm_tui.small_files import MOVE_AWAY
 from dlm_tui.store.adapter_history import HISTORY, history_damage, use_versions
-from dlm_tui.store.errors import REMEDY, ManifestError, StoreError
+from dlm_tui.store.errors import REMEDY, ManifestError, MetricsError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
 from dlm_tui.store.journal import pending
@@ -25,10 +26,11 @@ from dlm_tui.store.locks import lock_holder, odd_lock, store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
+from dlm_tui.store.metrics_writer import MetricsWriter
 from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
-from dlm_tui.store.version_record import AdapterVersion, damage, is_kept, last_good_version, read_record
+from dlm_tui.store.version_record import AdapterVersion, damage, forget_file, is_kept, last_good_version, read_record
 from dlm_tui.store.versions import (
     adapter_versions,
     all_versions,
@@ -80,7 +82,7 @@ def repair(store: Store, names: Sequence[str], base_model: str | None = None) ->
         if finding.mend is not None and finding.text.startswith(str(store.lock_path)):
             finding.mend()
             done.append(finding.text)
-    with run_lock(store):
+    with run_lock(store, clear=False):
         for _ in range(3):  # a mended manifest shows what is wrong with a pointer
             mendable = [finding for finding in examine(store, names, base_model) if finding.mend is not None]
             for finding in mendable:
@@ -164,7 +166,8 @@ def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Fin
         for file, text in damaged.items():
             good = last_good_version(store, name, below=version.version)
             if file not in applied:
-                yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")
+                text = f"{text}; it is not used when the adapter is applied."
+                yield Finding(severity="damage", text=text, mend=_forgetter(version, file))
             elif good is None:
                 yield Finding(severity="damage", text=f"{text}; no older version is sound: train {name!r} again.")
             else:
@@ -203,7 +206,7 @@ def _is_filled(folder: Path) -> bool:
 
 def _damage_words(version: AdapterVersion) -> str | None:
     try:
-        return next(iter(damage(version).values()), None)
+        return next(iter(damage(version, all_files=True).values()), None)
     except StoreError as error:
         return str(error).removesuffix(".")
 
@@ -219,16 +222,10 @@ def _gate(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
         config = read_gate_config(store)
         if config is not None:
             check_gate_files(store, config)
+        check_novelty_file(store)
     except StoreError as error:
         again = "" if "train the gate again" in str(error) else " Train the gate again (train --gate-only)."
         yield Finding(severity="damage", text=f"{error}{again}")
-
-
-def _novelty(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
-    try:
-        check_novelty_file(store)
-    except StoreError as error:
-        yield Finding(severity="damage", text=str(error))
 
 
 def _former_gates(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
@@ -239,12 +236,17 @@ def _former_gates(store: Store, _: Sequence[str], __: str | None) -> Iterator[Fi
 def _metrics(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     problems = MetricsReader(store).problems()
     if problems:
-        text = f"{store.metrics_path} is damaged: {problems[0]}"
+        text = f"{store.metrics_path} is damaged: {problems[0].removesuffix(MOVE_AWAY)}"
         yield Finding(severity="damage", text=text, mend=lambda: _salvage(store.metrics_path))
+    elif lost := _lost_runs(store):
+        numbers = ", ".join(str(run.run_id) for run in lost)
+        text = f"{store.metrics_path} has lost {counted(len(lost), 'run')} of {store.manifest_path.name}: {numbers}."
+        yield Finding(severity="damage", text=text, mend=lambda: _record_again(store, lost))
 
 
 def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
-    for folder in (store.root, store.adapters_dir, store.queue_dir):
+    versions = (version.path for name in (FLAT, *stored_adapters(store)) for version in all_versions(store, name))
+    for folder in (store.root, store.adapters_dir, store.queue_dir, *versions):
         for aside in sorted(folder.glob("*.damaged*")):
             yield Finding(severity="note", text=f"{aside} was damaged and set aside; nothing reads it.")
 
@@ -257,7 +259,10 @@ def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]
     for version in dead_versions(store):
         text = f"{version.path} is left of a training that was killed."
         yield Finding(severity="litter", text=text, mend=_remover(version.path))
-    if runs := dead_runs(store):
+    runs: list[int] = []
+    with contextlib.suppress(MetricsError):  # said already
+        runs = dead_runs(store)
+    if runs:
         listed = ", ".join(str(run) for run in runs)
         text = f'Runs {listed} say "running", and their process has ended.'
         yield Finding(severity="litter", text=text, mend=lambda: end_dead_runs(store))
@@ -271,7 +276,6 @@ _LOOKS = (
     _other_versions,
     _history,
     _gate,
-    _novelty,
     _former_gates,
     _metrics,
     _litter,
@@ -295,6 +299,18 @@ def _user(store: Store, name: str, number: int) -> Callable[[], None]:
         use_versions(store, {name: number}, "repair")
 
     return use
+
+
+def _forgetter(version: AdapterVersion, name: str) -> Callable[[], None]:
+    """What can be missing is set aside, and the version is what is left of it."""
+
+    def forget() -> None:
+        path = version.path / name
+        if os.path.lexists(path):
+            _aside(path)
+        forget_file(version, name)
+
+    return forget
 
 
 def _remover(path: Path) -> Callable[[], None]:
@@ -337,6 +353,23 @@ def _new_manifest(store: Store, names: Sequence[str], base_model: str | None) ->
                 )
 
     update_manifest(store, record, base_model=base_model)
+
+
+def _lost_runs(store: Store) -> list[TrainingRun]:
+    """Runs of the manifest that the database does not know; [] where the manifest cannot be read, which is said."""
+    try:
+        manifest = read_manifest(store)
+    except ManifestError:
+        return []
+    known = {row["run_id"] for row in MetricsReader(store).runs(limit=None)}
+    return [run for run in (manifest.training_runs if manifest else ()) if run.run_id not in known]
+
+
+def _record_again(store: Store, runs: Sequence[TrainingRun]) -> None:
+    """A row for each of the runs, from the manifest: their curves are gone."""
+    with MetricsWriter(store) as metrics:
+        for run in runs:
+            metrics.restore_run(run)
 
 
 def _salvage(path: Path) -> None:

@@ -10,13 +10,17 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dlm_tui.losses import SFT
 from dlm_tui.store.errors import MetricsError
-from dlm_tui.store.layout import Store
+from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.metrics_database import MetricsDatabase, Statement, run_all
 from dlm_tui.store.metrics_schema import LOSS_KINDS
 from dlm_tui.store.run_log import perplexity_of
+
+if TYPE_CHECKING:
+    from dlm_tui.store.manifest import TrainingRun
 
 _RUN_TABLES = ("steps", "evals", "gate_events", "tokenization", "tui_gate_steps", "tui_gate_entropy", "tui_runs")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
@@ -293,6 +297,25 @@ class MetricsWriter:
         if status not in ("ok", "failed", "cancelled"):
             raise MetricsError(f"{status!r} is not a run status.")
         self._write([("UPDATE runs SET ended_at = ?, status = ? WHERE run_id = ?", (_now(), status, run_id))])
+
+    def restore_run(self, run: TrainingRun) -> None:
+        """Insert what the manifest knows of a run; its steps are not in there. Raises MetricsError."""
+        began, ended = (f"{moment.removesuffix('Z')}Z" if moment else None for moment in (run.started_at, run.ended_at))
+        status = "ok" if run.status == "completed" else run.status
+        phase = run.final_train_loss_kind or SFT
+        self._write(
+            [
+                (
+                    "INSERT OR IGNORE INTO runs (run_id, started_at, ended_at, adapter_version, phase, seed, status)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (run.run_id, began, ended, run.adapter_version, phase, _int64(run.seed), status),
+                ),
+                (
+                    "INSERT OR IGNORE INTO tui_runs (run_id, started_at, adapter_name, details) VALUES (?, ?, ?, '{}')",
+                    (run.run_id, began, run.adapter_name or FLAT),
+                ),
+            ]
+        )
 
     def close(self) -> None:
         """Close the database; its WAL is folded in. Safe to call twice."""

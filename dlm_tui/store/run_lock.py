@@ -19,8 +19,10 @@ _HOLDER = "train.holder"
 
 
 @contextlib.contextmanager
-def run_lock(store: Store) -> Iterator[None]:
+def run_lock(store: Store, *, clear: bool = True) -> Iterator[None]:
     """Hold the right to train while the block runs; it dies with its holder. Raises LockHeld at once if another has it.
+
+    `clear` away what killed trainings left, unless the block does so itself.
 
     What stands in the way of the commit at the end is said now: raises LockHeld or LockStale for a store lock that
     cannot be had.
@@ -28,7 +30,8 @@ def run_lock(store: Store) -> Iterator[None]:
     with named_lock(store, "train", 0.0, _held_sentence):
         _note_holder(store)
         with store_lock(store, _PROBE_SECONDS):
-            clear_dead_versions(store)
+            if clear:
+                clear_dead_versions(store)
         yield
 
 

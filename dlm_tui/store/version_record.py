@@ -28,6 +28,8 @@ RECORD_NAME = "tui_version.json"
 FORMAT = 1
 # What an adapter is made of when it is applied; a tokenizer beside it is for other tools.
 _APPLIED = ("adapter_model.safetensors", "adapter_config.json")
+# What is known of its base and its training.
+_NOTES = ("tui_base.json", "tui_training.json", "training_run.json", "pinned_versions.json")
 _LIMIT = 1 << 20
 
 
@@ -64,6 +66,14 @@ def end_claim(version: AdapterVersion) -> None:
     record = read_record(version.path)
     if record is not None and claim_of(record) is not None:
         _write(version, record["state"], record.get("files", {}))
+
+
+def forget_file(version: AdapterVersion, name: str) -> None:
+    """From now on the version is one without this file. Raises OSError."""
+    record = read_record(version.path)
+    if record is not None and isinstance(record.get("files"), dict):
+        files = {other: known for other, known in record["files"].items() if other != name}
+        _write(version, record["state"], files, claim_of(record))
 
 
 def claim_of(record: dict[str, Any]) -> str | None:
@@ -131,6 +141,18 @@ def damage(version: AdapterVersion, *, all_files: bool = False) -> dict[str, str
         for name in names
         if not _matches(version.path / name, files[name])
     }
+
+
+def damaged_notes(version: AdapterVersion) -> list[str]:
+    """A sentence for each small file about the version that is not what was written: it is applied without it, and
+    what the file says of it is not known. Raises StoreError for a file that cannot be read."""
+    record = read_record(version.path)
+    files = record.get("files") if record is not None else None
+    return [
+        f"{version.path / name} is not the file that was written (its hash differs); `dlm-tui doctor DOC` tells more"
+        for name in _NOTES
+        if isinstance(files, dict) and name in files and not _matches(version.path / name, files[name])
+    ]
 
 
 def verify_version(store: Store, version: AdapterVersion) -> None:

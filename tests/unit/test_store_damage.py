@@ -509,3 +509,75 @@ def test_folders_of_killed_processes_in_the_temporary_directory_go(
         (folder / "checkpoint").write_text("x")
         assert not old.exists() and young.exists()
     assert not folder.exists()
+
+
+def damages(small: SmallStore) -> list[str]:
+    return [one.text for one in examine(small.store, NAMES, "tiny") if one.severity == "damage"]
+
+
+def test_a_database_that_has_lost_what_the_manifest_lists_is_damage(small: SmallStore) -> None:
+    before = {row["run_id"]: row["adapter_version"] for row in MetricsReader(small.store).runs(None)}
+    small.store.metrics_path.write_bytes(b"")
+    assert damages(small) == [f"{small.store.metrics_path} has lost 4 runs of manifest.json: 1, 2, 3, 4."]
+    repair(small.store, NAMES, "tiny")
+    assert damages(small) == []
+    rows = {row["run_id"]: row["adapter_version"] for row in MetricsReader(small.store).runs(None)}
+    assert rows == {run: before[run] for run in (1, 2, 3, 4)}
+    assert MetricsReader(small.store).run_extras(2)["adapter_name"] == "style"
+
+
+def in_a_circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+SPOILT: list[Callable[[Path], object]] = [flip, lambda path: path.write_bytes(b""), in_a_circle, Path.unlink]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_file_that_applying_does_not_need_is_damage_and_can_be_done_without(
+    small: SmallStore, spoil: Callable[[Path], object]
+) -> None:
+    version = new_version(small.store, "tone")
+    (version.path / "adapter_config.json").write_text("{}")
+    (version.path / "adapter_model.safetensors").write_bytes(tensor_bytes(PAIR))
+    (version.path / "tui_base.json").write_text('{"base_id": "tiny"}')
+    use_versions(small.store, {"tone": version.version})
+    spoil(version.path / "tui_base.json")
+    (found,) = damages(small)
+    assert found.startswith(str(version.path / "tui_base.json")) and found.endswith(
+        "is not used when the adapter is applied."
+    )
+    repair(small.store, NAMES, "tiny")
+    assert damages(small) == []
+    now = current_version(small.store, "tone")
+    assert now is not None and now.version == version.version, "nothing else of it is damaged"
+
+
+def as_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(("name", "mendable"), [("metrics.sqlite", True), ("adapter/_gate/tui_gate.json", False)])
+def test_one_damage_is_said_once(
+    small: SmallStore, name: str, mendable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = small.store.root / name
+    as_a_folder(path)
+    (said,) = damages(small)
+    assert said.startswith(str(path))
+    if mendable:
+        mended = repair(small.store, NAMES, "tiny")
+        assert mended[0].startswith(str(path)) and "move it away" not in "".join(mended)
+        assert damages(small) == [] and caplog.text == ""
+
+
+def test_show_says_what_of_a_version_cannot_be_told(small: SmallStore, capsys: pytest.CaptureFixture[str]) -> None:
+    version = finished(small)
+    (version.path / "tui_training.json").write_text("{}")
+    mark_kept(version, kept=False)
+    use_versions(small.store, {"tone": version.version})
+    (version.path / "tui_training.json").write_bytes(b"")
+    assert main(["show", str(small.document), "--home", str(small.store.home)]) == 0
+    assert re.search(r"problem: .*tui_training\.json is not the file that was written", capsys.readouterr().out)
