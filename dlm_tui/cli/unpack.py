@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> int:
         raise DlmTuiError(f"the pack cannot be unpacked: {system_sentence(error) or error}") from error
     if args.json:
         told = {"document": str(found.document), "store": str(found.store.root), "dlm_id": found.store.dlm_id}
-        emit({**told, "left_out": found.left_out})
+        emit({**told, "left_out": found.left_out, "damage": list(found.damage)})
     else:
         say(f"{found.document}, with its store in {found.store.root}")
+        if found.damage:
+            say(f"it was damaged when it was packed: {found.damage[0]} `dlm-tui doctor {found.document}` tells more")
         if found.left_out:
             say(f"not unpacked: {counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks")
     if args.open:

@@ -19,7 +19,7 @@ import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
-from dlm_tui.files import temporary_folder
+from dlm_tui.files import remove, temporary_folder
 from dlm_tui.store import (
     GateFileError,
     LockHeld,
@@ -48,6 +48,7 @@ from dlm_tui.store.adapter_history import keep_version, use_versions
 from dlm_tui.store.checkpoints import FINISHED, CheckpointState, checkpoint_folder, new_checkpoint
 from dlm_tui.store.examine import examine, repair
 from dlm_tui.store.litter import clear_earlier_try
+from dlm_tui.store.packs import PackError, write_pack
 from dlm_tui.store.version_record import AdapterVersion, mark_kept
 from tests.faults.small_store import NAMES, SmallStore
 from tests.faults.stepping import KILLED, run_child
@@ -557,6 +558,52 @@ def test_a_file_that_applying_does_not_need_is_damage_and_can_be_done_without(
 def as_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("adapter/tone/versions/v0002/adapter_model.safetensors", flip),
+        ("adapter/_gate/gate.safetensors", flip),
+        ("metrics.sqlite", lambda path: path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)),
+        ("metrics.sqlite", lambda path: path.write_bytes(b"")),
+        ("metrics.sqlite", as_a_folder),
+        ("metrics.sqlite", lambda path: (path.unlink(), os.mkfifo(path))),
+    ],
+)
+def test_a_damaged_store_takes_no_good_packs_place(
+    small: SmallStore, name: str, spoil: Callable[[Path], object]
+) -> None:
+    good = write_pack(small.document, small.store).path
+    before = good.read_bytes()
+    spoil(small.store.root / name)
+    with pytest.raises(PackError, match=rf"nothing was packed: .*{name} .*`dlm-tui doctor DOC`"):
+        write_pack(small.document, small.store, overwrite=True)
+    assert good.read_bytes() == before and list(small.root.glob("*.pack*")) == [good]
+
+
+def test_a_store_where_nobody_can_write_is_packed_all_the_same(small: SmallStore) -> None:
+    remove(small.store.cache_dir)
+    home = (small.store.root, small.store.root.parent)
+    for folder in home:
+        folder.chmod(0o555)
+    try:
+        packed = write_pack(small.document, small.store)
+    finally:
+        for folder in home:
+            folder.chmod(0o755)
+    assert packed.path.is_file() and not small.store.cache_dir.exists(), "no lock was made"
+
+
+def test_unpacking_says_what_was_damaged_when_it_was_packed(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As earlier versions packed it."""
+    flip(small.store.gate_dir / "gate.safetensors")
+    monkeypatch.setattr("dlm_tui.store.packs.writing.examine", lambda *_: [])
+    pack = write_pack(small.document, small.store).path
+    assert main(["unpack", str(pack), "--home", str(small.root / "other"), "--out", str(small.root / "out")]) == 0
+    assert re.search(r"damaged when it was packed: .*gate\.safetensors .*doctor", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("name", "mendable"), [("metrics.sqlite", True), ("adapter/_gate/tui_gate.json", False)])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_tui.files import put_in_place, scratch_sibling, sha256_file, sync_tree, write_atomic
+from dlm_tui.store.examine import examine
 from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import manifest_bytes
@@ -31,12 +32,14 @@ _SPARE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Where a pack went; `left_out` are files of jobs and locks, which belong where they were made."""
+    """Where a pack went; `left_out` are files of jobs and locks, which belong where they were made. `damage` is what
+    was wrong with the store when it was packed, a sentence each."""
 
     document: Path
     store: Store
     pack: CheckedPack
     left_out: int
+    damage: tuple[str, ...]
 
 
 def unpack(
@@ -92,7 +95,9 @@ def unpack(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     left_out = sum(stays_behind(name.removeprefix(f"{STORE_FOLDER}/")) for name in pack.checksums)
-    return Unpacked(folder / pack.document_name, store, pack, left_out)
+    findings = examine(store, pack.document.adapter_names, pack.document.base_model)
+    damage = tuple(finding.text for finding in findings if finding.severity == "damage")
+    return Unpacked(folder / pack.document_name, store, pack, left_out, damage)
 
 
 def _is_taken(root: Path) -> bool:

@@ -16,10 +16,12 @@ from typing import IO
 import zstandard
 
 from dlm_tui import __version__
-from dlm_tui.document import parse_bytes, read_document_bytes
+from dlm_tui.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.files import scratch_sibling, temporary_folder
-from dlm_tui.platform import sync_directory
+from dlm_tui.platform import on_read_only_medium, sync_directory
 from dlm_tui.store.errors import ManifestError
+from dlm_tui.store.examine import examine
+from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, read_lock_record, read_manifest
@@ -101,9 +103,9 @@ def write_pack(
 ) -> Packed:
     """Pack a document with its store, into `<document>.pack` unless `target` is another file.
 
-    The store is held meanwhile. `on_progress` is called with the content bytes written so far and all of them. Raises
-    PackError if the target exists, if the store was never trained, or if a link leads out of it; LockHeld, LockStale;
-    OSError if the disk refuses. The target then is what it was before.
+    The store is held meanwhile, where anybody can write it. `on_progress` is called with the content bytes written so
+    far and all of them. Raises PackError if the target exists, if the store was never trained or is damaged, or if a
+    link leads out of it; LockHeld, LockStale; OSError if the disk refuses. The target then is what it was before.
     """
     if (why := why_not_named(document_path.name)) is not None:
         raise PackLayoutError(f"{document_path} cannot be packed: its name {why}; rename it")
@@ -119,10 +121,11 @@ def write_pack(
         raise PackError(f"{document_path} has the id {document.dlm_id}, the store {store.dlm_id}")
     if not store.manifest_path.is_file():
         raise ManifestError(f"{store.manifest_path} does not exist: train {document_path} once before packing it.")
-    with store_lock(store), temporary_folder("pack") as scratch:
+    with _held(store), temporary_folder("pack") as scratch:
         manifest = read_manifest(store)
         if manifest is None:
             raise ManifestError(f"{store.manifest_path} does not exist.")
+        _refuse_damaged(store, document)
         name = document_path.name if document_path.name.endswith(".dlm") else f"{document_path.name}.dlm"
         files = {f"{DOCUMENT_FOLDER}/{name}": _File(data)}
         for own, packed in zip(companions(document_path.name), companions(name), strict=True):
@@ -132,6 +135,27 @@ def write_pack(
         _add_store(store, contents or PackContents(), files, folders, scratch)
         header = _header(store, contents or PackContents())
         return _write(target, header, _manifest(document.dlm_id, manifest), files, folders, on_progress)
+
+
+@contextmanager
+def _held(store: Store) -> Iterator[None]:
+    """Nobody changes the store meanwhile: it is held, or lies where nobody can write, and no lock can be made."""
+    if not on_read_only_medium(store.root):
+        with store_lock(store):
+            yield
+    elif pending(store):
+        raise PackError(
+            f"{store.root} is read-only, and a change of it was cut short; pack it where it can be finished"
+        )
+    else:
+        yield
+
+
+def _refuse_damaged(store: Store, document: Document) -> None:
+    """A pack of a damaged store would be sound by its own lists, and could have the place of a good one."""
+    for finding in examine(store, document.adapter_names, document.base_model):
+        if finding.severity == "damage":
+            raise PackError(f"nothing was packed: {finding.text} `dlm-tui doctor DOC` tells more.")
 
 
 def _header(store: Store, contents: PackContents) -> Header:
