@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dlm_tui.assets import asset
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import clear_scratch_of, write_atomic
 from dlm_tui.output import emit, say
 from dlm_tui.system_errors import cause
 
@@ -42,6 +42,7 @@ def place_demo(folder: Path) -> Path:
     if target.exists():
         return target
     data = with_dlm_id((asset("demo") / _NAME).read_bytes(), fresh_dlm_id())
+    clear_scratch_of(target)
     try:
         write_atomic(target, data)
     except OSError as error:

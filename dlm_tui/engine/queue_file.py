@@ -19,7 +19,7 @@ import msgspec
 
 from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, SweepJob, Swept, Trained, TrainJob
 from dlm_tui.errors import UsageError
-from dlm_tui.files import remove, set_aside, write_atomic
+from dlm_tui.files import clear_scratch_of, remove, set_aside, write_atomic
 from dlm_tui.small_files import is_no_file, read_file, read_head
 from dlm_tui.store import Store, utc_seconds
 from dlm_tui.store.locks import is_locked, named_lock
@@ -164,6 +164,7 @@ class QueueFile:
     def change(self) -> Iterator[Line]:
         """The line to change; it is written when the block ends well. Raises LockHeld, StoreError, OSError."""
         with named_lock(self.store, "queue", _LOCK_SECONDS):
+            clear_scratch_of(self.path)
             line = self.read()
             yield line
             self._forget_old(line)

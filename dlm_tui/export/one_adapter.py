@@ -9,7 +9,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.concatenate import folded
 from dlm_tui.export.gguf_adapter import write_adapter
-from dlm_tui.files import scratch_sibling, sync_tree
+from dlm_tui.files import clear_scratch_of, scratch_sibling, sync_tree
 from dlm_tui.model.adapters import Adapter, load_peft_adapter, save_peft_adapter
 from dlm_tui.model.base import Base
 from dlm_tui.model.modulated.convert import lora_from_adapter, pissa_from_adapter
@@ -33,6 +33,7 @@ def export_adapter(store: Store, name: str, number: int | None, base: Base, form
         raise UsageError(f"{out} exists already; choose another --out")
     adapter = load_peft_adapter(version.path, name, base, version.version)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    clear_scratch_of(out.absolute())
     scratch = scratch_sibling(out.absolute())
     try:
         _write(adapter, base, form, scratch)

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from dlm_tui.errors import UsageError
-from dlm_tui.files import json_bytes, set_aside, write_atomic
+from dlm_tui.files import json_bytes, scratch_sibling, set_aside, write_atomic
 from dlm_tui.losses import SFT, Loss, short_unit_of
+from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import is_no_file, read_file
 from dlm_tui.store.adapter_kind import TrainingRecord, read_training_record
 from dlm_tui.store.effects import OwnEffect
@@ -43,7 +44,6 @@ from dlm_tui.store.versions import (
     current_version,
     existing_versions,
     put_in_force,
-    reject_version,
     trained_without_manifest,
 )
 from dlm_tui.system_errors import cause
@@ -266,8 +266,11 @@ def drop_version(store: Store, name: str, number: int) -> int:
         if exports:
             raise UsageError(f"{name}@{number} is part of the export in {exports[0]}; delete that export first")
         size = freed_bytes([target.path])
-        # Renamed first: a kill in the middle of the deletion leaves no version that looks whole.
-        shutil.rmtree(reject_version(store, target))
+        # Renamed first: a kill in the middle leaves no version that looks whole, but scratch, which is cleared.
+        gone = scratch_sibling(target.path)
+        target.path.rename(gone)
+        sync_directory(gone.parent)
+        shutil.rmtree(gone)
         history = _history_to_change(store)
         history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
         history.effects.get(name, {}).pop(number, None)

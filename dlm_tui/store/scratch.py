@@ -24,6 +24,10 @@ def clear_scratch(store: Store) -> None:
 
 def dead_scratch(store: Store) -> Iterator[Path]:
     """Scratch files and folders without a living writer; the caller holds the store."""
+    # A store that was being unpacked here, or the one that had its place.
+    for path in _scratch_in(store.root.parent):
+        if path.name.startswith(f"{store.root.name}.tmp.") and not process_lives(scratch_pid(path.name) or 0):
+            yield path
     waiting = staged_files(store)
     for folder in _under_the_lock(store):
         # These are written only while the store is held, so whoever wrote them and does not hold it now is dead.
@@ -40,7 +44,9 @@ def _under_the_lock(store: Store) -> Iterator[Path]:
     yield store.adapters_dir
     for parent in (store.adapters_dir, store.former_gates_dir):
         with contextlib.suppress(OSError):
-            yield from (path for path in parent.iterdir() if path.name != "versions" and _is_folder(path))
+            yield from (path for path in parent.iterdir() if _is_folder(path))
+    with contextlib.suppress(OSError):  # what was being dropped
+        yield from (path / "versions" for path in store.adapters_dir.iterdir() if _is_folder(path / "versions"))
 
 
 def _scratch_in(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ import pytest
 
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
+from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.files import remove, temporary_folder
 from dlm_tui.store import (
     GateFileError,
@@ -378,6 +379,36 @@ def test_a_training_that_goes_on_makes_only_its_own_version_again(
         pass
     clear_earlier_try(small.store, "tone", "this")
     assert made.path.is_dir() is stays
+
+
+def test_what_killed_commands_leave_is_said_and_cleared(small: SmallStore) -> None:
+    """A version that was being dropped, and a store that was being unpacked; that of another store is not looked at."""
+    dropped = small.store.adapters_dir / f"tone/versions/v0001.tmp.{dead_pid()}.0123abcd"
+    own = small.store.root.name
+    unpacked, living, other = (
+        small.store.root.with_name(f"{name}.tmp.{pid}.0123abcd")
+        for name, pid in ((own, dead_pid()), (own, os.getpid()), ("01X", dead_pid()))
+    )
+    for folder in (dropped, unpacked, living, other):
+        folder.mkdir()
+    said = {one.text for one in examine(small.store, NAMES, "tiny") if one.severity == "litter"}
+    assert said == {f"{path} is left of a process that ended." for path in (dropped, unpacked)}
+    with store_lock(small.store):
+        pass
+    assert [path.exists() for path in (dropped, unpacked, living, other)] == [False, False, True, True]
+
+
+def test_scratch_of_the_line_and_of_packs_is_cleared_by_the_next_that_writes_them(small: SmallStore) -> None:
+    pack = small.document.with_name("d.dlm.pack")
+    queue = QueueFile(small.store)
+    queue.path.parent.mkdir()
+    left = [path.with_name(f"{path.name}.tmp.{dead_pid()}.0123abcd") for path in (queue.path, pack)]
+    for path in left:
+        path.touch()
+    with queue.change():
+        pass
+    write_pack(small.document, small.store)
+    assert [path.exists() for path in left] == [False, False]
 
 
 def test_one_training_at_a_time(small: SmallStore) -> None:

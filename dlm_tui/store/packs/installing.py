@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm_tui.files import put_in_place, scratch_sibling, sha256_file, sync_tree, write_atomic
+from dlm_tui.files import clear_scratch_of, put_in_place, scratch_sibling, sha256_file, sync_tree, write_atomic
 from dlm_tui.store.examine import examine
 from dlm_tui.store.layout import Store
 from dlm_tui.store.locks import store_lock
@@ -69,6 +69,7 @@ def unpack(
             raise PackError(f"{target} exists already and is another file; name another folder with --out")
     _check_space(home, pack)
     store.root.parent.mkdir(parents=True, exist_ok=True)
+    clear_scratch_of(store.root)
     scratch = scratch_sibling(store.root)
     scratch.mkdir()
     created: list[Path] = []

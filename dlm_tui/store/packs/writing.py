@@ -17,7 +17,7 @@ import zstandard
 
 from dlm_tui import __version__
 from dlm_tui.document import Document, parse_bytes, read_document_bytes
-from dlm_tui.files import scratch_sibling, temporary_folder
+from dlm_tui.files import clear_scratch_of, scratch_sibling, temporary_folder
 from dlm_tui.platform import on_read_only_medium, sync_directory
 from dlm_tui.store.errors import ManifestError
 from dlm_tui.store.examine import examine
@@ -321,6 +321,7 @@ def _hash(file: _File) -> tuple[str, int]:
 @contextmanager
 def _new_file(target: Path) -> Iterator[IO[bytes]]:
     """A file beside `target` that takes its name once it is written and flushed, and vanishes otherwise."""
+    clear_scratch_of(target)
     scratch = scratch_sibling(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
