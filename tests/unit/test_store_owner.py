@@ -15,6 +15,7 @@ from dlm_tui.document import load, with_dlm_id
 from dlm_tui.session import Session
 from dlm_tui.store import (
     Manifest,
+    MetricsWriter,
     OwnedElsewhere,
     Store,
     adopt,
@@ -188,6 +189,11 @@ def test_adopting_before_anything_was_trained_makes_nothing(tmp_path: Path) -> N
 
 
 def test_an_unpacked_document_owns_its_store(trained: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(store_of(tmp_path))
+    assert manifest is not None
+    with MetricsWriter(store_of(tmp_path)) as metrics:
+        for run in manifest.training_runs:
+            metrics.restore_run(run)
     pack = tmp_path / "carried.pack"
     assert main(["pack", str(trained), "--home", str(tmp_path / "home"), "--out", str(pack)]) == 0
     made = unpack(pack, tmp_path / "second", tmp_path / "there")
