@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -23,7 +23,6 @@ from dlm_tui.app.terminal_app import TerminalApp
 from dlm_tui.errors import DlmTuiError
 
 if TYPE_CHECKING:
-    from textual.app import App
     from textual.command import Provider
 
     from dlm_tui.app.commands import Command
@@ -134,12 +133,11 @@ class WorkbenchApp(TerminalApp[int], inherit_bindings=False):
         return setup
 
     def action_command_palette(self) -> None:
-        """All commands; what is typed finds some, and how to leave stands where it is typed."""
-        from textual.command import CommandPalette
+        """All commands, once there is a workbench for them: nothing may be in front when that one comes."""
+        from dlm_tui.app.command_palette import Palette
 
-        if not CommandPalette.is_open(cast("App[object]", self)):
-            palette = CommandPalette(placeholder="Search for commands\u2026 (Esc closes)", id="--command-palette")
-            self.push_screen(palette)
+        if self.is_open and not any(isinstance(screen, Palette) for screen in self.screen_stack):
+            self.push_screen(Palette())
 
     def action_help(self) -> None:
         """All keys, those of dialogs first: for dialogs, as the workbench has its own."""

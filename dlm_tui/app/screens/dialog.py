@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 
 from dlm_tui.app.hints import hint
 from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.screens.closing import closed_once
 from dlm_widgets.key_bar import KeyBar, KeyHint
 from dlm_widgets.literal_static import LiteralStatic
 
@@ -153,7 +154,10 @@ class Dialog(ModalScreen[Result]):
         return self.is_mounted and self in self.app.screen_stack
 
     def dismiss(self, result: Result | None = None) -> AwaitComplete:
-        """Leave with a result; who works for this dialog is told while its widgets are still there."""
+        """Leave with a result, once; who works for this dialog is told while its widgets are still there."""
+        return closed_once(self, lambda: self._leave(result))
+
+    def _leave(self, result: Result | None) -> AwaitComplete:
         self._tell_closed()
         return super().dismiss(result)
 

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import ModalScreen
 
 from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.screens.closing import closed_once
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble
 
@@ -45,6 +47,10 @@ class JumpScreen(ModalScreen[str]):
         if hidden:
             with Horizontal(classes="jump-hidden"):
                 yield from hidden
+
+    def dismiss(self, result: str | None = None) -> AwaitComplete:
+        """Leave, once."""
+        return closed_once(self, lambda: super(JumpScreen, self).dismiss(result))
 
     def on_key(self, event: events.Key) -> None:
         """A letter goes there."""
