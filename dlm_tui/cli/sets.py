@@ -14,10 +14,10 @@ from dlm_tui.cli.path_option import given_path
 from dlm_tui.cli.set_running import add_run_arguments, chosen_set, document_runs, run_set
 from dlm_tui.counting import counted
 from dlm_tui.document import load
-from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases
+from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl, read_cases, write_cases
 from dlm_tui.document.prompt_sets import PromptSets, Sets
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.files import write_atomic
+from dlm_tui.given_files import NameTaken
 from dlm_tui.input import read_text_file
 from dlm_tui.output import emit, put, say, shown
 from dlm_tui.store.set_run_files import results_csv, results_jsonl
@@ -43,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=given_path, help="of import, export and results: .csv or .jsonl"
     )
-    parser.add_argument("--replace", action="store_true", help="of import: instead of adding to a set that is there")
+    parser.add_argument(
+        "--replace", action="store_true", help="the set, instead of adding to it (import); the file (export, results)"
+    )
     parser.add_argument("--sort", choices=SORTS, default="order", help="of run and compare: what moved most first")
     add_run_arguments(parser)
-    owners = {"file": "import export results", "replace": "import", "sort": "run compare"}
+    owners = {"file": "import export results", "replace": "import export results", "sort": "run compare"}
     owners |= {"set_name": "import export results run compare"}
     owners |= dict.fromkeys(("views", "max_tokens", "temperature", "top_p", "seed"), "run")
     belong(parser, lambda args: str(args.verb), owners)
@@ -120,7 +122,10 @@ def _write(args: argparse.Namespace, forms: dict[str, _Make]) -> int:
     if args.file is None:
         put(text, end="")
         return 0
-    write_atomic(Path(args.file), text.encode())
+    try:
+        write_cases(Path(args.file), text, replace=args.replace)
+    except NameTaken as taken:
+        raise UsageError(f"{taken}, or replace it with --replace") from taken
     if args.json:
         emit({"written": args.file})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,21 @@ from pathlib import Path
 import msgspec
 
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_atomic
+from dlm_tui.given_files import write_given
 from dlm_tui.input import with_home
 from dlm_tui.store import KeptAnswer
 from dlm_tui.system_errors import cause
 
-FORMS = (".json", ".jsonl", ".md")
 STOPPED = " [cancelled]"
 """What the `dlm` tool puts behind an answer that was stopped (formats-2 §4)."""
+_FIRST_SECTION = b"## 1\n\n> "
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an array of role and content consists of."""
+
+    role: str
+    content: str
 
 
 def messages_of(turns: Sequence[KeptAnswer]) -> list[dict[str, str]]:
@@ -28,23 +36,31 @@ def messages_of(turns: Sequence[KeptAnswer]) -> list[dict[str, str]]:
     return messages
 
 
-def save_conversation(name: str, turns: Sequence[KeptAnswer]) -> Path:
+def save_conversation(name: str, turns: Sequence[KeptAnswer], *, replace: bool = False) -> Path:
     """Write the turns to the file called `name` and return its path; folders that are missing are made.
 
     `.md` is a text to read, with the mix of each turn; `.jsonl` has one line per turn with everything that is known of
-    it; every other name is a JSON array of role and content. Raises UsageError.
+    it; every other name is a JSON array of role and content. Another conversation that stands there is replaced with
+    `replace`, what is no saved conversation never. Raises UsageError, NameTaken among them.
     """
     try:
         path = with_home(name)
-        if path.suffix.lower() not in FORMS and path.exists():
-            raise UsageError(f"{path} exists and is not a saved conversation; choose another name, such as talk.json")
-        write_atomic(path, _bytes(path.suffix.lower(), turns))
+        write_given(path, _bytes(path.suffix.lower(), turns), "saved conversation", _is_saved, replace=replace)
     except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
         why = cause(error) if isinstance(error, OSError) else str(error)
         raise UsageError(f"{name} cannot be written: {why}") from error
     return path
+
+
+def _is_saved(data: bytes) -> bool:
+    """Whether the bytes of a file are a conversation in one of the forms, also as the `dlm` tool saves it."""
+    if data.startswith(_FIRST_SECTION):
+        return True
+    with contextlib.suppress(msgspec.DecodeError, ValueError):
+        return bool(msgspec.json.decode(data, type=list[_Message]))
+    with contextlib.suppress(msgspec.DecodeError, ValueError):
+        return bool(msgspec.json.Decoder(KeptAnswer).decode_lines(data))
+    return False
 
 
 def _bytes(form: str, turns: Sequence[KeptAnswer]) -> bytes:

@@ -6,6 +6,7 @@ a file is ever run: no templates, no scripts.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import msgspec
 from dlm_tui.document.expectations import Expectation, expectation, read_expectation
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.given_files import write_given
 
 PROMPT_FIELDS = ("prompt", "question", "input", "query", "instruction", "text")
 ANSWER_FIELDS = ("expected", "target", "answer", "output")
@@ -42,6 +44,20 @@ def read_cases(text: str, name: str) -> list[PromptCase]:
     if not cases:
         raise UsageError(f"{name} holds no prompt")
     return cases
+
+
+def write_cases(path: Path, text: str, *, replace: bool = False) -> None:
+    """Write a file of prompts, or of the results of one, to a name that a person gave.
+
+    Another such file there is replaced with `replace`. Raises NameTaken, UsageError for anything else there, OSError.
+    """
+
+    def is_one(data: bytes) -> bool:
+        with contextlib.suppress(DlmTuiError, ValueError):
+            return bool(read_cases(data.decode("utf-8-sig"), path.name))
+        return False
+
+    write_given(path, text.encode(), "list of prompts", is_one, replace=replace)
 
 
 def cases_csv(cases: Sequence[PromptCase]) -> str:

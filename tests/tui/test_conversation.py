@@ -6,8 +6,10 @@ import json
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
+from textual.widgets import Input
 
 from dlm_tui.app.keys import BY_ID
+from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.conversations import ConversationsScreen
 from dlm_tui.engine.protocol import Failed, Generate
 from dlm_tui.store import Turn
@@ -285,6 +287,33 @@ async def test_conversations_are_saved_and_forgotten(workbench: Opener) -> None:
         await bench.until(lambda: prompts(bench) == [], "forgotten, also where it is shown")
         assert bench.context.archive.conversations() == []
         await bench.press("escape")
+
+
+async def test_another_conversation_under_the_offered_name(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await three_turns(bench)
+        target = bench.path.with_name("harbour.conversation.json")
+        target.write_text('[{"role": "user", "content": "precious"}]')
+        await bench.press("alt+c")
+        await bench.until(lambda: isinstance(bench.app.screen, ConversationsScreen), "conversations")
+        dialog = bench.app.screen
+        await bench.press("f3")
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "asked")
+        await bench.press("escape")
+        assert bench.app.screen is dialog and "harbour.conversation-2.json is free" in bench.text
+        assert "precious" in target.read_text()
+        await bench.press("f3")
+        free = bench.path.with_name("harbour.conversation-2.json")
+        await bench.until(free.exists, "saved under the free name")
+        dialog.query_one(Input).value = target.name
+        await bench.press("f3")
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "asked")
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "precious" not in target.read_text(), "replaced, as asked")
+        assert json.loads(target.read_text()) == json.loads(free.read_text())
+        dialog.query_one(Input).value = "harbour.dlm"
+        await bench.press("f3")
+        await bench.until(lambda: "is not a saved" in bench.text, "refused")
 
 
 async def test_what_is_said_is_never_markup_or_control(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from syrupy.assertion import SnapshotAssertion
 from textual.widgets import Input, TextArea
 
+from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.prompt_sets import PromptSetsScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
@@ -137,6 +138,33 @@ async def test_expectations_are_written_and_files_read_and_written(workbench: Op
         await bench.press("ctrl+g")
         await bench.until(lambda: "1 prompt read into smoke" in bench.text, "read")
         assert [case.prompt for case in PromptSets(bench.path).cases()["smoke"]][-1] == "new one"
+
+
+async def test_a_file_that_is_there_is_replaced_only_when_asked(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await actions.at_a_saved_prompt(bench)
+        await bench.press("f7")
+        await bench.until(lambda: actions.showing(bench, SetFileScreen), "file")
+        dialog = bench.app.screen
+        foreign = bench.path.with_name("budget.csv")
+        foreign.write_text("month,euros\nMay,12\n")
+        dialog.query_one(Input).value = foreign.name
+        await bench.press("f6")
+        await bench.until(lambda: "is not a list of" in bench.text, "refused")
+        assert foreign.read_text() == "month,euros\nMay,12\n"
+        mine = bench.path.with_name("mine.csv")
+        mine.write_text("prompt\nprecious\n")
+        dialog.query_one(Input).value = mine.name
+        await bench.press("f6")
+        await bench.until(lambda: actions.showing(bench, ConfirmScreen), "asked")
+        await bench.press("escape")
+        assert bench.app.screen is dialog and dialog.query_one(Input).value == str(mine.with_name("mine-2.csv"))
+        dialog.query_one(Input).value = mine.name
+        await bench.press("f6")
+        await bench.until(lambda: actions.showing(bench, ConfirmScreen), "asked")
+        assert "precious" in mine.read_text()
+        await bench.press("ctrl+g")
+        await bench.until(lambda: "precious" not in mine.read_text(), "written, as asked")
 
 
 async def test_dialogs_fit_every_size(workbench: Opener, screens: SnapshotAssertion) -> None:

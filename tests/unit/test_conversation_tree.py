@@ -10,6 +10,7 @@ import pytest
 
 from dlm_tui.conversation import Conversation, load_conversation, messages_of, new_conversation, save_conversation
 from dlm_tui.errors import UsageError
+from dlm_tui.given_files import NameTaken
 from dlm_tui.store import KeptAnswer, KeptAnswers, Turn
 
 
@@ -153,3 +154,51 @@ def test_other_forms_and_refusals(talk: Talk, tmp_path: Path) -> None:
         save_conversation(str(tmp_path / "file" / "talk.json"), turns)
     with pytest.raises(UsageError, match="there is no user 'nobody-here'"):
         save_conversation("~nobody-here/talk.json", turns)
+
+
+FORMS = (".json", ".jsonl", ".md")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_conversation_that_went_on_takes_its_own_place(talk: Talk, tmp_path: Path, form: str) -> None:
+    talk.say("one", "1")
+    path = save_conversation(str(tmp_path / f"talk{form}"), talk.conversation.all_turns)
+    talk.say("two", "2")
+    longer = save_conversation(str(path), talk.conversation.all_turns).read_text()
+    assert "one" in longer and "two" in longer
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_conversation_is_replaced_only_when_asked(talk: Talk, tmp_path: Path, form: str) -> None:
+    _, _, three, other = forked(talk)
+    tree = talk.conversation
+    path = save_conversation(str(tmp_path / f"talk{form}"), tree.path(three.answer_id))
+    before = path.read_bytes()
+    for turns in (tree.path(other.answer_id), tree.path(three.answer_id)[:2], [answer("else", "?")]):
+        with pytest.raises(NameTaken, match=f"such as talk-2{form}$"):
+            save_conversation(str(path), turns)
+        assert path.read_bytes() == before
+    save_conversation(str(path), [answer("else", "?")], replace=True)
+    assert b"three" not in path.read_bytes() and b"else" in path.read_bytes()
+
+
+FOREIGN = (
+    b'{"calm": "tone:1"}\n',
+    b"[]\n",
+    b'[{"role": "user", "content": "x", "name": "y"}]',
+    b"# Readme\n",
+    b"\xff\x00",
+    b"{}\n",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_is_no_conversation_is_never_replaced(talk: Talk, tmp_path: Path, form: str, foreign: bytes) -> None:
+    talk.say("one", "1")
+    path = tmp_path / f"notes{form}"
+    path.write_bytes(foreign)
+    for replace in (False, True):
+        with pytest.raises(UsageError, match=f"not a saved conversation; choose another name, such as notes-2{form}"):
+            save_conversation(str(path), talk.conversation.all_turns, replace=replace)
+    assert path.read_bytes() == foreign

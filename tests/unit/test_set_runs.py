@@ -258,3 +258,21 @@ def test_sets_are_run_compared_and_exported(session: Session, capsys: pytest.Cap
     capsys.readouterr()
     assert main(["sets", str(path), "export", "--set", "one"]) == 0
     assert capsys.readouterr().out == "prompt\r\nWhy?\r\n'=How?\r\n"
+
+
+def test_a_file_that_is_there_is_replaced_only_when_asked(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    path = session.path
+    PromptSets(path).save({"one": ["Why?"]})
+    out = path.with_name("out.csv")
+    export = ["sets", str(path), "export", str(out), "--set", "one"]
+    assert main(export) == 0 and main(export) == 0, "the same once more loses nothing"
+    PromptSets(path).save({"one": ["How?"]})
+    capsys.readouterr()
+    assert main(export) == 2
+    assert "holds another list of prompts; choose another name, such as out-2.csv, or replace it with --replace" in (
+        capsys.readouterr().err
+    )
+    assert "Why?" in out.read_text()
+    assert main([*export, "--replace"]) == 0 and "Why?" not in out.read_text()
+    out.write_text("month,euros\n")
+    assert main([*export, "--replace"]) == 2 and out.read_text() == "month,euros\n"

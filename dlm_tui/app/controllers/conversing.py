@@ -22,12 +22,14 @@ from dlm_tui.app.controllers.shown_answers import ShownAnswers, end_words
 from dlm_tui.app.controllers.transcript import Transcript
 from dlm_tui.app.controllers.views import Pages, PromptView, TalkView
 from dlm_tui.app.progress import progress_words
+from dlm_tui.app.screens.confirm import replacing
 from dlm_tui.conversation import Conversation, load_conversation, new_conversation, save_conversation
 from dlm_tui.conversation.tree import Place
 from dlm_tui.counting import counted
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.given_files import NameTaken
 from dlm_tui.model.views import View, custom
 from dlm_tui.store import AnswersError, ConversationSummary, KeptAnswer, answer_time
 from dlm_widgets.sanitize import literal, sanitize
@@ -379,17 +381,30 @@ class Conversing:
     def _save(self, dialog: ConversationsScreen, summary: ConversationSummary, name: str) -> None:
         self._context.ui.run(partial(self._save_named, dialog, summary.name, name), "talk-save", "conversation")
 
-    async def _save_named(self, dialog: ConversationsScreen, name: str, path: str) -> None:
+    async def _save_named(self, dialog: ConversationsScreen, name: str, path: str, *, replace: bool = False) -> None:
         talk = self.conversation
         async with self._ready:
             found = talk if talk is not None and talk.name == name else await self._load(name)
         if found is None:
             return
         try:
-            saved = await asyncio.to_thread(save_conversation, self._beside(path), found.path(found.here))
+            turns = found.path(found.here)
+            saved = await asyncio.to_thread(save_conversation, self._beside(path), turns, replace=replace)
             dialog.note(f"Saved in {saved}.")
+        except NameTaken as taken:
+            self._context.ui.open_dialog(replacing(taken), partial(self._may_replace, dialog, name, path, taken))
         except DlmTuiError as error:
             dialog.note(str(error))
+
+    def _may_replace(
+        self, dialog: ConversationsScreen, name: str, path: str, taken: NameTaken, answer: bool | None
+    ) -> None:
+        if answer:
+            self._context.ui.run(
+                partial(self._save_named, dialog, name, path, replace=True), "talk-save", "conversation"
+            )
+        else:
+            dialog.offer(str(Path(path).with_name(taken.free.name)))
 
     def _beside(self, name: str) -> str:
         """A bare name stands beside the document."""

@@ -9,6 +9,7 @@ from textual.containers import Horizontal
 from textual.widgets import Button
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.given_files import NameTaken
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
@@ -46,3 +47,9 @@ class ConfirmScreen(Dialog[bool]):
     def action_accept(self) -> None:
         """Yes."""
         self.dismiss(True)
+
+
+def replacing(taken: NameTaken) -> ConfirmScreen:
+    """Whether a file is to be replaced by another one of its kind."""
+    question = f"{taken.path} holds another {taken.what}; {taken.free.name} is free."
+    return ConfirmScreen(question, "Replace it", "Keep it", title="The name is taken")

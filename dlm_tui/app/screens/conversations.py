@@ -69,6 +69,12 @@ class ConversationsScreen(Dialog[ConversationSummary]):
         if self.is_open:
             self.query_one("#conversation-note", LiteralStatic).show(text)
 
+    def offer(self, name: str) -> None:
+        """Another name to save to, if the dialog is still open."""
+        if self.is_open:
+            self.query_one(Input).value = name
+            self.note(f"Nothing is saved yet; {name} is free.")
+
     @on(OptionList.OptionSelected)
     def _taken(self) -> None:
         self.action_accept()

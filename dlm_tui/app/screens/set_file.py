@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,11 +12,12 @@ from textual import on
 from textual.app import ComposeResult
 from textual.widgets import Input
 
+from dlm_tui.app.screens.confirm import replacing
 from dlm_tui.app.screens.dialog import Dialog
-from dlm_tui.document.prompt_set_files import read_cases
+from dlm_tui.document.prompt_set_files import read_cases, write_cases
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.given_files import NameTaken
 from dlm_tui.input import read_text_file, with_home
 from dlm_tui.system_errors import cause
 from dlm_widgets.literal_static import LiteralStatic
@@ -87,13 +89,24 @@ class SetFileScreen(Dialog[list[PromptCase]]):
             return
         self.run_worker(self._write(path, make), exit_on_error=False)
 
-    async def _write(self, path: Path, make: Callable[[], str]) -> None:
+    async def _write(self, path: Path, make: Callable[[], str], *, replace: bool = False) -> None:
         try:
-            await asyncio.to_thread(lambda: write_atomic(path, make().encode()))
+            await asyncio.to_thread(lambda: write_cases(path, make(), replace=replace))
+        except NameTaken as taken:
+            self.app.push_screen(replacing(taken), partial(self._may_replace, path, make, taken))
+        except DlmTuiError as error:
+            self._problem(str(error))
         except OSError as error:
             self._problem(f"{path.name} cannot be written: {cause(error)}")
-            return
-        self.query_one("#file-note", LiteralStatic).show(literal(f"Written to {path}."))
+        else:
+            self.query_one("#file-note", LiteralStatic).show(literal(f"Written to {path}."))
+
+    def _may_replace(self, path: Path, make: Callable[[], str], taken: NameTaken, answer: bool | None) -> None:
+        if answer:
+            self.run_worker(self._write(path, make, replace=True), exit_on_error=False)
+        else:
+            self.query_one(Input).value = str(taken.free)
+            self.query_one("#file-note", LiteralStatic).show(literal(f"Nothing is written yet; {taken.free} is free."))
 
     def _problem(self, text: str) -> None:
         self.query_one("#file-note", LiteralStatic).show(literal(text, "$error"))
