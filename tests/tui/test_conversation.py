@@ -222,6 +222,24 @@ async def test_a_moved_mix_costs_another_run_and_holding_it_does_not(workbench: 
         assert bench.controllers.conversing.turns[-1].view == "gated"
 
 
+async def test_a_turn_keeps_the_names_that_it_was_asked_under(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await type_prompt(bench, ONE)
+        for name, value in (("knowledge", 1.0), ("tone", 0.0), ("style", 0.0)):
+            bench.controllers.mixing.move_fader(name, value)
+        await bench.press("alt+u")
+        await turn_is_kept(bench, 1)
+        (turn,) = bench.controllers.conversing.turns
+        assert turn.mix["knowledge"] == 1.0 and "1 custom \u25cf\u2588\u25c6\u2581\u25b2\u2581" in bench.text
+        bench.path.write_text(bench.path.read_text().replace("knowledge", "facts"))
+        gone = "\u25cf\u2581\u25c6\u2581\u25b2\u2581 \u25cb\u2588 knowledge"
+        await bench.until(lambda: f"1 custom {gone}" in bench.text, "renamed in the document")
+        assert "gone: knowledge" in bench.text
+        bench.panes.focus_pane("talk")
+        await bench.press("o")
+        await bench.until(lambda: f"Held: {gone}  gone: knowledge; o lets" in bench.text, "held")
+
+
 async def test_turns_that_no_longer_fit_are_said(workbench: Opener) -> None:
     async with workbench() as bench:
         await follow(bench, ONE, 1)

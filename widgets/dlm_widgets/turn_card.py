@@ -16,17 +16,30 @@ from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, literal
 
 _LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_UNKNOWN = Mark("\u25cb", "dim")
 
 
 def weight_strip(weights: Mapping[str, float], marks: Mapping[str, Mark]) -> Content:
     """A glyph and a bar of one cell for every adapter that has a mark, in their order; weights outside [0, 1] are
-    drawn as its ends."""
-    parts: list[str | tuple[str, str]] = []
-    for name, mark in marks.items():
-        weight = weights.get(name, 0.0)
-        weight = min(1.0, max(0.0, weight)) if weight == weight else 0.0
-        parts.append((f"{mark.glyph}{_LEVELS[round(weight * (len(_LEVELS) - 1))]}", mark.color))
+    drawn as its ends.
+
+    What else has a weight comes behind them: a version (`name@3`) with its adapter's glyph and its number, an adapter
+    that has no mark any more with a neutral one and its name.
+    """
+    parts: list[str | tuple[str, str]] = [
+        (f"{mark.glyph}{_bar(weights.get(name, 0.0))}", mark.color) for name, mark in marks.items()
+    ]
+    for name, weight in weights.items():
+        if weight and name not in marks:
+            adapter, at, number = name.partition("@")
+            mark, label = (marks[adapter], f"{at}{number}") if adapter in marks else (_UNKNOWN, f" {name}")
+            parts += [" ", (f"{mark.glyph}{_bar(weight)}{label}", mark.color)]
     return assemble(*parts)
+
+
+def _bar(weight: float) -> str:
+    weight = min(1.0, max(0.0, weight)) if weight == weight else 0.0
+    return _LEVELS[round(weight * (len(_LEVELS) - 1))]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dlm_tui.app.screens.confirm import replacing
 from dlm_tui.conversation import Conversation, load_conversation, new_conversation, save_conversation
 from dlm_tui.conversation.tree import Place
 from dlm_tui.counting import counted
+from dlm_tui.document.names import split_version
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
 from dlm_tui.errors import DlmTuiError
@@ -445,9 +446,15 @@ class Conversing:
             weights=turn.mix if turn.view else {},
             branch=branches.index(turn.answer_id) + 1,
             branches=len(branches),
-            note=turn_words(turn),
+            note=turn_words(turn, self._gone(turn.mix)),
         )
         return ShownTurn(turn.answer_id, turn.prompt, turn.text, head)
+
+    def _gone(self, mix: Mapping[str, float]) -> str:
+        """Which adapters of a mix the document has no more, in words."""
+        asked = dict.fromkeys(split_version(name)[0] for name, value in mix.items() if value)
+        gone = [name for name in asked if name not in self._context.names]
+        return f"gone: {', '.join(gone)}" if gone else ""
 
     def _pending(self, asking: _Asking) -> ShownTurn:
         request = asking.transcript.request
@@ -481,13 +488,15 @@ class Conversing:
         if held is None:
             words += self._view_words()
         else:
-            lets_go = literal(f"  {context.key('talk.hold')} lets the mix go.", "dim")
+            gone = f"{gone}; " if (gone := self._gone(held)) else ""
+            lets_go = literal(f"  {gone}{context.key('talk.hold')} lets the mix go.", "dim")
             words += literal("Held: ", "dim") + weight_strip(held, context.marks) + lets_go
         return words
 
 
-def turn_words(turn: KeptAnswer) -> str:
-    """What stands beside a turn: its tokens, what of the history was run for it, what no longer fitted."""
+def turn_words(turn: KeptAnswer, gone: str = "") -> str:
+    """What stands beside a turn: its tokens, what of the history was run for it, what no longer fitted, what is
+    `gone` of its mix."""
     if not turn.view:
         return "its words alone are kept"
     words = [end_words(len(turn.token_ids), turn.reason, turn.seed if turn.temperature else None)]
@@ -495,4 +504,4 @@ def turn_words(turn: KeptAnswer) -> str:
         words.append(f"{turn.run_tokens} of {turn.prompt_tokens} tokens run, {turn.prefill_seconds:.1f} s")
     if turn.dropped:
         words.append(f"oldest {turn.dropped} left out" if turn.dropped > 1 else "oldest turn left out")
-    return " \u00b7 ".join(words)
+    return " \u00b7 ".join([*words, gone] if gone else words)

@@ -168,7 +168,7 @@ class Controllers:
         self.export.finished.connect(status.redraw, self.jobs.redraw)
         self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 
-        self.documents.changed.connect(self.queue.document_changed)
+        self.documents.changed.connect(self.queue.document_changed, self.conversing.redraw)
         self.queue.found.connect(self._follow_found)
         self.queue.changed.connect(status.redraw)
         self.queue.resumed.connect(self.training.train)
