@@ -2,6 +2,7 @@
 
 * Bytes that are not UTF-8 (a key press in another encoding, a broken paste) become U+FFFD.
 * Mouse reports in the old X10 form, three raw bytes behind `ESC [ M`, become those that textual reads.
+* What is pasted is text: of what stands between the marks of a paste nothing acts, nor changes its place.
 * A hang-up, a plain kill or SIGQUIT leave through the door that restores the screen; so does a terminal that is gone.
 * The screen is drawn on the terminal itself, wherever stderr goes.
 """
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _X10 = re.compile(rb"\x1b\[M(...)", re.DOTALL)
 _X10_CUT = re.compile(rb"\x1b(\[(M.{0,2})?)?\Z", re.DOTALL)
+_PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
+_ACTING = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 HANG_UP = 128 + signal.SIGHUP
 """What the program returns when its terminal is gone."""
 _LEAVING = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
@@ -37,14 +40,48 @@ class TerminalText:
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._kept = b""
+        self._paste = _Paste()
 
     def feed(self, data: bytes, *, more: bool = False) -> str:
         """The text of `data`; the beginning of an X10 report is kept back while `more` is still to be read."""
-        data = self._kept + data
+        data = self._kept + self._paste.feed(data)
         self._kept = b""
         if more and (cut := _X10_CUT.search(data)):
             data, self._kept = data[: cut.start()], data[cut.start() :]
         return self._decode(_X10.sub(_as_sgr, data))
+
+
+class _Paste:
+    """Takes the control characters out of what is pasted: textual's parser reads sequences there, too, gives parts of
+    them out as keys, and those come before the text.
+
+    A mark of the end within the pasted text ends the paste: terminals send both alike.
+    """
+
+    def __init__(self) -> None:
+        self._within = False
+        self._before = b""  # the end of what went through, or what is kept back: a mark may arrive in pieces
+
+    def feed(self, data: bytes) -> bytes:
+        """What of `data` textual's parser may see."""
+        passed = b""
+        while data:
+            data, before = self._before + data, len(self._before)
+            if self._within:
+                pasted, end, data = data.partition(_PASTED)
+                kept = b"" if end else _begun(pasted, _PASTED)
+                passed += pasted[: len(pasted) - len(kept)].translate(None, _ACTING) + end
+                self._within, self._before = not end, kept
+            else:
+                typed, mark, rest = data.partition(_PASTE)
+                passed += (typed + mark)[before:]
+                self._within, self._before, data = bool(mark), b"" if mark else _begun(typed, _PASTE), rest
+        return passed
+
+
+def _begun(data: bytes, mark: bytes) -> bytes:
+    """The longest beginning of a mark at the end of `data`."""
+    return next((mark[:size] for size in range(len(mark) - 1, 0, -1) if data.endswith(mark[:size])), b"")
 
 
 def _as_sgr(report: re.Match[bytes]) -> bytes:
@@ -101,7 +138,8 @@ class TerminalDriver(LinuxDriver):
                     if not data:
                         self._gone()
                         return
-                    for event in parser.feed(text.feed(data, more=bool(selector.select(0)) or len(data) == 4096)):
+                    shown = text.feed(data, more=bool(selector.select(0)) or len(data) == 4096)
+                    for event in parser.feed(shown) if shown else ():  # nothing at all ends the parser
                         self.process_message(event)
                 for event in parser.tick():
                     self.process_message(event)

@@ -220,6 +220,20 @@ def test_stderr_may_go_into_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "errors").read_bytes() == b""
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 4096])
+def test_what_is_pasted_is_text_in_its_order(size: int) -> None:
+    """However it arrives; the keys around it are keys."""
+    pasted = b"one\x1bk two\x1b[31m three\x07\x1b[M !!\x1b[<0;3;3M\x1b[A \xc3\xbc\tend\r\n\x1b"
+    sent = b"a\x1b[A\x1b[200~" + pasted + b"\x1b[201~b\x1b[B\x1b[200~x\x1b[201~"
+    text, parser, seen = TerminalText(), XTermParser(), list[str]()
+    for at in range(0, len(sent), size):
+        shown = text.feed(sent[at : at + size], more=True)
+        for event in parser.feed(shown) if shown else ():
+            assert isinstance(event, events.Key | events.Paste)
+            seen.append(event.text if isinstance(event, events.Paste) else event.key)
+    assert seen == ["a", "up", "onek two[31m three[M !![<0;3;3M[A \u00fc\tend\r\n", "b", "down", "x"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_reports_are_whole_however_they_arrive(size: int) -> None:
     data = b"a\x1b[M" + bytes([32, 252, 255]) + b"\xff" + "é".encode() + b"\x1b[M" + bytes([96, 33, 33]) + b"\x1b"
