@@ -190,23 +190,30 @@ class KeptAnswers:
     def conversations(self, limit: int = 200) -> list[ConversationSummary]:
         """The conversations that have answers here, the one with the newest answer first."""
         sql = (
-            "SELECT conversation, COUNT(*) AS answers, MAX(answer_id) AS answer_id FROM answers"
-            " WHERE conversation IS NOT NULL GROUP BY conversation ORDER BY answer_id DESC LIMIT ?"
+            "SELECT conversation, COUNT(*) AS answers, MIN(answer_id) AS oldest, MAX(answer_id) AS answer_id"
+            " FROM answers WHERE conversation IS NOT NULL GROUP BY conversation ORDER BY answer_id DESC LIMIT ?"
         )
 
-        def query(connection: sqlite3.Connection) -> list[tuple[str, int, KeptAnswer | None]]:
-            rows = connection.execute(sql, [limit]).fetchall()
+        def query(connection: sqlite3.Connection) -> list[tuple[str, int, KeptAnswer | None, KeptAnswer | None]]:
             record = "SELECT answer_id, record FROM answers WHERE answer_id = ?"
-            newest = [connection.execute(record, [row["answer_id"]]).fetchone() for row in rows]
+
+            def answer(number: int) -> KeptAnswer | None:
+                return _answer(connection.execute(record, [number]).fetchone())
+
+            rows = connection.execute(sql, [limit]).fetchall()
             return [
-                (row["conversation"], row["answers"], _answer(last)) for row, last in zip(rows, newest, strict=True)
+                (row["conversation"], row["answers"], answer(row["oldest"]), answer(row["answer_id"])) for row in rows
             ]
 
         return [
             ConversationSummary(
-                name=name, title=newest.turns[0].prompt if newest.turns else newest.prompt, answers=count, at=newest.at
+                name=name,
+                title=newest.turns[0].prompt if newest.turns else newest.prompt,
+                # those before the oldest: the one that it began with, and what was evicted since
+                answers=count + (len(oldest.turns) if oldest else 0),
+                at=newest.at,
             )
-            for name, count, newest in self._read(query) or []
+            for name, count, oldest, newest in self._read(query) or []
             if newest is not None
         ]
 

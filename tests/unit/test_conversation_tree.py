@@ -101,6 +101,8 @@ def test_a_conversation_begins_with_an_answer_given_before(talk: Talk) -> None:
     talk.say("and then?", "so")
     again = load_conversation(talk.kept, talk.conversation.name)
     assert [(turn.prompt, turn.view) for turn in again.path(again.here)] == [("alone", "tone"), ("and then?", "gated")]
+    talk.say("and then?", "so")
+    assert [found.answers for found in talk.kept.conversations()] == [3], "the first one, too"
 
 
 def test_turns_that_are_kept_no_more_are_known_by_their_words(talk: Talk) -> None:
