@@ -57,8 +57,10 @@ class NamedMixes:
         return update_beside(self._document, self.path, self.load, change, self.save)
 
     def save(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
-        """Write all mixes. Raises OSError."""
+        """Write all mixes. Raises OSError, NamedMixesError for one that is empty, with which no mix could be read."""
         specs = {name: format_mix(mix) for name, mix in mixes.items()}
+        if empty := [name for name, spec in specs.items() if not spec]:
+            raise NamedMixesError(f"{empty[0]} holds no adapter; move a fader first.")
         write_atomic(self.path, msgspec.json.format(msgspec.json.encode(specs), indent=2) + b"\n")
 
 

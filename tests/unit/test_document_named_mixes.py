@@ -45,6 +45,15 @@ def test_another_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
         mixes.load()
 
 
+def test_an_empty_mix_is_not_written_where_no_mix_could_then_be_read(tmp_path: Path) -> None:
+    write_document(tmp_path)
+    mixes = NamedMixes(tmp_path / "harbour.dlm")
+    mixes.save({"loud": {"tone": 1.0}})
+    with pytest.raises(NamedMixesError, match="none holds no adapter"):
+        mixes.update(lambda there: there.update(none={}))
+    assert mixes.load() == {"loud": {"tone": 1.0}}
+
+
 def test_a_name_means_one_thing_only() -> None:
     for name in ("loud", "2nd", "a_b-c", "x" * 32):
         check_mix_name(name, ["tone"])
