@@ -158,7 +158,7 @@ class JobLine:
             since += self._poll
             if since >= _LOOK_SECONDS:
                 since = 0.0
-                self.lives = await asyncio.to_thread(self.queue.is_worked_off)
+                self.lives = await self._is_worked_off()
                 if self._wanted and self.stands and not self.line.paused:
                     await self._ensure_runner()
             await asyncio.sleep(self._poll)
@@ -172,7 +172,7 @@ class JobLine:
                 self.line = await asyncio.to_thread(self.queue.read, told.append)
                 for text in told:
                     self.tell(text)
-                self.lives = await asyncio.to_thread(self.queue.is_worked_off)
+                self.lives = await self._is_worked_off()
                 self._mark = mark  # only now: a look that is cancelled in the middle has seen nothing
             places = {entry.number: place for place, entry in enumerate(self.line.ahead)}
             for entry in self.line.entries:
@@ -237,6 +237,12 @@ class JobLine:
         elif not works and record.state == "running":
             record.wait_again(_cut_words(entry))
             self._board.tell(record)
+
+    async def _is_worked_off(self) -> bool:
+        """Whether somebody works the line off; a runner that this screen started is about to while it starts."""
+        if self._runner is not None and self._runner.poll() is None:
+            return True
+        return await asyncio.to_thread(self.queue.is_worked_off)
 
     async def _ensure_runner(self) -> None:
         if self._runner is not None and self._runner.poll() is None:

@@ -460,3 +460,25 @@ async def test_a_line_that_cannot_be_read_is_said(workbench: Opener, tmp_path: P
         await bench.until(lambda: any("is no line of jobs" in toast for toast in bench.toasts), "said")
         assert any("queue.damaged.json" in toast for toast in bench.toasts)
         await bench.idle()
+
+
+async def test_a_runner_that_starts_is_somebody_who_works(workbench: Opener) -> None:
+    """Between its start and its first look at the line nobody has the line's lock."""
+    started = asyncio.Event()
+
+    class Starting:
+        def poll(self) -> None:
+            return None
+
+    async def start(_: QueueFile) -> Starting:
+        started.set()
+        return Starting()
+
+    async with workbench(runner_starter=start) as bench:
+        await bench.press("ctrl+t")
+        await started.wait()
+        line = bench.controllers.queue.line
+        assert line is not None
+        await line.look()
+        assert line.line.ahead and not line.queue.is_worked_off()
+        assert bench.controllers.queue.words() == ""
