@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -35,24 +36,27 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def check_destination(target: Path) -> None:
     """Raises ExportRefused unless `target` is absent, an empty folder, or an export of this program."""
     if not is_utf8(str(target)):
-        raise ExportRefused(f"{target} is not UTF-8 text, which writing there needs; choose another --out")
+        raise ExportRefused(f"{target} is not UTF-8 text, which writing there needs; choose another folder")
     if not target.exists() and not target.is_symlink():
+        above = next(part for part in target.absolute().parents if os.path.lexists(part))
+        if not above.is_dir():
+            raise ExportRefused(f"{target} cannot be written: {above} is not a folder; choose another folder")
         return
     if not target.is_dir():
-        raise ExportRefused(f"{target} exists and is not a folder; choose another place with --out")
+        raise ExportRefused(f"{target} exists and is not a folder; choose another folder")
     if not any(target.iterdir()):
         return
     manifest = read_manifest(target)
     if manifest is None:
         raise ExportRefused(
             f"{target} is not empty and holds no export of this program, so nothing there is replaced; "
-            "choose another place with --out"
+            "choose another folder"
         )
     strange = _not_exported(target, manifest)
     if strange:
         raise ExportRefused(
             f"{target} also holds {strange[0]}, which no export wrote and which would be lost; "
-            "move it, or choose another place with --out"
+            "move it, or choose another folder"
         )
 
 

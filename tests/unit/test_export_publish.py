@@ -192,3 +192,10 @@ def test_exports_to_one_place_at_once_never_share_a_folder(tmp_path: Path) -> No
     assert [export.wait() for export in exports] == [0, 0, 0, 0]
     assert (target / "a").read_text() == (target / "b").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_in_a_file_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "sub", tmp_path / "file" / "sub" / "below"):
+        with pytest.raises(ExportRefused, match="file is not a folder; choose another folder"):
+            check_destination(target)
