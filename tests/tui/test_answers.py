@@ -11,6 +11,7 @@ from textual._xterm_parser import XTermParser
 from textual.widgets import Input
 
 from dlm_tui.app.config import SamplingSettings
+from dlm_tui.app.keys import BY_ID
 from dlm_tui.app.screens.answer_diff import AnswerDiffScreen
 from dlm_tui.app.screens.answers import AnswersScreen
 from dlm_tui.app.screens.named_mixes import NamedMixesScreen
@@ -359,3 +360,17 @@ async def test_another_window_sees_what_this_one_keeps(workbench: Opener) -> Non
         await answered(bench)
         other = KeptAnswers(bench.context.archive.path)
         assert [one.text for one in other.search()] == [bench.screen.answers.cards[0].text]
+
+
+async def test_finding_ends_from_wherever_the_focus_is(workbench: Opener) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        await bench.screen.run_key(BY_ID["answers.find"])
+        await bench.quiet()
+        assert bench.screen.answers.finding and not bench.screen.answers.cards
+        await bench.press("escape")
+        assert not bench.screen.answers.finding
+        await bench.screen.run_key(BY_ID["answers.find"])
+        await bench.quiet()
+        bench.panes.focus_pane("prompt")
+        await mouse.press_button(bench, "find_end")
+        assert not bench.screen.answers.finding

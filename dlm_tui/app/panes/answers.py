@@ -22,6 +22,7 @@ from dlm_tui.app.panes.pane import Pane
 from dlm_tui.model.views import adapter_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.answer_card import AnswerCard
+from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.throttled import Throttled
 
@@ -249,8 +250,8 @@ class AnswersPane(Pane, Throttled):
             self._shown = self.cards.index(event.widget)
 
     def focus_target(self) -> Widget | None:
-        """The current card."""
-        return self.current
+        """Where text is looked for, else the current card."""
+        return self.find_bar.field if self.finding else self.current
 
     def action_toggle_heat(self) -> None:
         """Tint tokens."""
@@ -323,6 +324,12 @@ class AnswersPane(Pane, Throttled):
     @on(FindBar.Ended)
     def _ended(self) -> None:
         self.action_find_end()
+
+    @on(KeyBar.Pressed)
+    async def _find_key(self, event: KeyBar.Pressed) -> None:
+        """Its keys act here, whatever has the focus."""
+        event.stop()
+        await self.run_action(event.action)
 
     def action_find_step(self, way: int) -> None:
         """Go to the next or the previous place; after the last comes the first."""
