@@ -334,6 +334,15 @@ async def test_another_conversation_under_the_offered_name(workbench: Opener) ->
         await bench.until(lambda: "is not a saved" in bench.text, "refused")
 
 
+async def test_without_conversations_the_list_says_so_and_offers_nothing(workbench: Opener) -> None:
+    async with workbench() as bench:
+        await bench.press("alt+c")
+        await bench.until(lambda: isinstance(bench.app.screen, ConversationsScreen), "conversations")
+        assert "No conversation is kept yet: a follow-up begins one." in bench.text
+        assert mouse.button(bench, "accept") is None and mouse.button(bench, "delete") is None
+        assert mouse.button(bench, "close") is not None
+
+
 async def test_what_is_said_is_never_markup_or_control(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     async with workbench() as bench:
         monkeypatch.setattr(bench.engines[-1], "word", lambda *_: "[red]\x1b[2J\u202e")

@@ -19,6 +19,8 @@ from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, sanitize
 
+_NOTHING = "No conversation is kept yet: a follow-up begins one."
+
 
 class ConversationsScreen(Dialog[ConversationSummary]):
     """Enter opens the marked conversation; it can be saved to the file that is named below the list."""
@@ -56,8 +58,13 @@ class ConversationsScreen(Dialog[ConversationSummary]):
         listing.display = bool(self._found)
         if self._found:
             listing.highlighted = 0
-        else:
-            self.note("No conversation is kept yet: a follow-up begins one.")
+        else:  # `note` is for what comes later: a dialog that is being mounted is not open yet
+            self.query_one("#conversation-note", LiteralStatic).show(_NOTHING)
+        self.show_keys()
+
+    def keys_now(self) -> Sequence[tuple[str, str]]:
+        """Without conversations there is nothing to do but to close."""
+        return self.HINTS if self._found else self.HINTS[-1:]
 
     @property
     def _chosen(self) -> ConversationSummary | None:

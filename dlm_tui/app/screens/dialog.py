@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
@@ -52,7 +52,15 @@ class Dialog(ModalScreen[Result]):
 
     def on_mount(self) -> None:
         """Show the keys."""
-        hints = [self.hint(key_id, label) for key_id, label in self.HINTS]
+        self.show_keys()
+
+    def keys_now(self) -> Sequence[tuple[str, str]]:
+        """The keys that mean something now, with their words; the last one always has its place."""
+        return self.HINTS
+
+    def show_keys(self) -> None:
+        """Show the keys that mean something now."""
+        hints = [self.hint(key_id, label) for key_id, label in self.keys_now()]
         self.query_one(".box > KeyBar", KeyBar).show(hints[:-1], hints[-1:])
 
     def hint(self, key_id: str, label: str) -> KeyHint:
