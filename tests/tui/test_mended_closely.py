@@ -12,6 +12,7 @@ import pytest
 from dlm_tui.app.config import Config, Live, config_path
 from dlm_tui.app.launch import make_app
 from dlm_tui.app.layout import PAGE_TITLES
+from dlm_tui.app.panes.desk import DeskPane
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.app.screens.jump import JumpScreen
 from dlm_tui.app.screens.label import LabelScreen
@@ -237,3 +238,26 @@ async def test_state_and_recents_are_where_dlm_home_says(tmp_path: Path, monkeyp
     assert str(path) in (here / "recent.json").read_text()
     assert any("what is the tide" in file.read_text() for file in here.rglob("*.json"))
     assert not (tmp_path / "state").exists() and not config_path().exists()
+
+
+# ---- rows that only move --------------------------------------------------------------------------------------------
+
+
+async def test_a_note_on_the_desk_leaves_no_row_unpainted(workbench: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with workbench(size=(80, 24)) as bench:
+        painted: list[str] = []
+        refresh = bench.screen.refresh
+
+        def seen(*regions: object, **how: bool) -> object:
+            painted.append("all" if not regions and not how.get("layout") else "part")
+            return refresh(*regions, **how)
+
+        monkeypatch.setattr(bench.screen, "refresh", seen)
+        desk = bench.screen.query_one(DeskPane)
+        before = desk.query_one("#desk-note").display
+        desk.note("" if before else "gate stale")
+        await bench.until(lambda: "all" in painted, "what moved is painted with all the rest")
+        painted.clear()
+        desk.note("" if before else "gate stale")
+        await bench.settled()
+        assert "all" not in painted

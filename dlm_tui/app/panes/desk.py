@@ -63,15 +63,19 @@ class DeskPane(Pane, Throttled):
 
     def note(self, content: str | Content) -> None:
         """The line under the strips; empty hides it."""
-        line = self.query_one("#desk-note", LiteralStatic)
-        line.show(content)
-        line.display = bool(line.text)
+        self._say("#desk-note", content)
 
     def turns(self, content: Content) -> None:
         """The mixes of a conversation's turns, in one line; empty hides it."""
-        line = self.query_one("#desk-turns", LiteralStatic)
+        self._say("#desk-turns", content)
+
+    def _say(self, name: str, content: str | Content) -> None:
+        line = self.query_one(name, LiteralStatic)
         line.show(content)
-        line.display = bool(line.text)
+        if line.display != bool(line.text):
+            line.display = bool(line.text)
+            # a row below that only moved was once left unpainted by the library
+            self.call_after_refresh(self.screen.refresh)
 
     def on_mount(self) -> None:
         """No conversation yet."""
