@@ -12,7 +12,9 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +94,8 @@ class Cluster:
             import ray
         except ImportError:
             raise UsageError("--cluster needs Ray: pip install 'dlm-tui[cluster]'") from None
-        _join(ray, address)
+        with _own_sigterm():
+            _join(ray, address)
         try:
             yield cls(ray, base)
         finally:
@@ -247,6 +250,17 @@ class Cluster:
 
     def _slots(self) -> int:
         return sum(int(node["Resources"].get("CPU", 0) // self.threads) for node in self._ray.nodes() if node["Alive"])
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """What this process does at SIGTERM stays: Ray's own answers abort it with a dump, or with another exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _join(ray: Any, address: str) -> None:

@@ -293,6 +293,25 @@ def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
     assert learned(killed) == learned(whole)
 
 
+@pytest.mark.slow
+def test_a_driver_that_is_asked_to_end_is_cancelled(shared: Shared, base: Base, tmp_path: Path) -> None:
+    """As by Ctrl+C, and as a training here: Ray would abort it with a dump of its own."""
+    path = new_document(tmp_path / "d", sections=7, epochs=150)
+    command = [sys.executable, "-m", "dlm_tui", "train", str(path), "--home", str(path.parent / "home")]
+    command += ["--base", str(base.source.path), "--cluster", shared.cluster.address]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert driver.stderr is not None
+    assert any("% · loss " in line or "left · loss " in line for line in driver.stderr), "it tells of a step"
+    busy = node_processes()
+    driver.terminate()
+    _, told = driver.communicate()
+    assert (driver.returncode, told.splitlines()[-1]) == (130, "dlm-tui: cancelled")
+    assert "SIGTERM" not in told
+    _, alive = psutil.wait_procs(busy, timeout=120)
+    assert not alive, "its tasks ended with it"
+
+
 def node_processes() -> list[psutil.Process]:
     """Those in which a task runs now."""
     found = []
