@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from dlm_tui.store import Store
     from dlm_tui.store.checkpoints import Asked
     from dlm_tui.training.cluster import Cluster
+
+
+_ADDRESS = re.compile(r"auto|(ray://)?([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +75,17 @@ def cluster_flag(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         nargs="?",
         const="auto",
+        type=_address,
         metavar="ADDRESS",
         help="on the nodes of a Ray cluster: ray://HOST:PORT, or auto for the one that this machine belongs to",
     )
+
+
+def _address(text: str) -> str:
+    """Ray would look for what is no address for a quarter of a minute."""
+    if not _ADDRESS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"it is auto, HOST:PORT or ray://HOST:PORT, not {text!r}")
+    return text
 
 
 def joined_cluster(args: argparse.Namespace, base: Base) -> AbstractContextManager[Cluster | None]:

@@ -446,6 +446,19 @@ def test_without_a_cluster_it_is_one_sentence(
     assert main([*command, "--checkpoint-steps", "2"]) == 2
 
 
+@pytest.mark.parametrize("address", ["", "ray://", "ray://head", "head", "http://head:1", "ray://:10001", "auto "])
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_what_is_no_address_is_refused_at_once(verb: str, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "no-such.dlm", "--cluster", address]) == 2
+    assert f"it is auto, HOST:PORT or ray://HOST:PORT, not {address!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["auto", "head:6379", "10.0.0.1:6379", "ray://head.lan:10001", "ray://[::1]:10001"])
+def test_what_is_an_address_is_taken(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "no-such.dlm", "--cluster", address]) != 2
+    assert "no-such.dlm" in capsys.readouterr().err
+
+
 class Head:
     """Stands in for Ray: fails as told, then answers."""
 
