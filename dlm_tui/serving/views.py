@@ -160,8 +160,22 @@ def fixed_decision(view: View, mix: Mapping[str, float]) -> Decision:
 def among(decision: Decision, adapters: Collection[str]) -> Decision:
     """The decision as it is applied: without adapters that the gate knows and that are not served."""
     mix = {name: weight for name, weight in decision.weights.items() if name in adapters}
-    if len(mix) == len(decision.weights):
-        return decision
+    return decision if len(mix) == len(decision.weights) else _with_weights(decision, mix)
+
+
+def rounded(decision: Decision, step: float) -> Decision:
+    """The decision in multiples of `step`, whose sum is the nearest to that of its weights: what rounding down leaves
+    over goes where the most was cut, so that a distribution stays one."""
+    exact = {name: weight / step for name, weight in decision.weights.items()}
+    whole = {name: math.floor(value) for name, value in exact.items()}
+    left = round(math.fsum(exact.values())) - sum(whole.values())
+    for name in sorted(exact, key=lambda name: whole[name] - exact[name])[:left]:
+        whole[name] += 1
+    return _with_weights(decision, {name: round(count * step, 9) for name, count in whole.items()})
+
+
+def _with_weights(decision: Decision, mix: dict[str, float]) -> Decision:
+    """Weights and their entropy are told together."""
     spread, share = entropy_of(mix)
     return msgspec.structs.replace(decision, weights=mix, entropy=spread, normalised_entropy=share)
 

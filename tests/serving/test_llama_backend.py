@@ -250,12 +250,18 @@ def test_a_grid_rounds_the_weights_and_tells_the_cost(live_folder: Path) -> None
     backend = LlamaBackend(LiveFolder(live_folder), threads=1, grid=0.25)
     with serving(backend) as running:
         answer = running.client().chat.completions.create(model="gated", messages=user(PROMPTS[0]), max_tokens=2)
-        weights = (answer.model_extra or {})["dlm"]["weights"]
+        told = (answer.model_extra or {})["dlm"]
+        weights = told["weights"]
         assert all(weight / 0.25 == round(weight / 0.25) for weight in weights.values())
+        assert sum(weights.values()) == 1
+        assert told["entropy"] == views.entropy_of(weights)[0], "of what was applied"
+        item = running.post("/v1/route", {"input": PROMPTS[0]})[2]["data"][0]
+        assert (item["weights"], item["entropy"]) == (weights, told["entropy"]), "the route is that of the answer"
         note = asyncio.run_coroutine_threadsafe(backend.notes(), running.loop).result(60)
         assert re.fullmatch(r"weights in steps of 0\.25 cost \S+ nats at the next token, on 6 of its prompts", note[0])
-    with pytest.raises(UsageError):
-        LlamaBackend(LiveFolder(live_folder), grid=0.7)
+    for grid in (0.7, 0.3, 0.0, -0.25, float("nan")):
+        with pytest.raises(UsageError, match="a whole part of 1"):
+            LlamaBackend(LiveFolder(live_folder), grid=grid)
 
 
 def test_the_numpy_gate_judges_unlike_prompts_as_torch_does(workbench: Session, tmp_path: Path) -> None:

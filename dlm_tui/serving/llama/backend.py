@@ -37,7 +37,7 @@ from dlm_tui.serving.backend import (
 from dlm_tui.serving.fair_queue import FairQueue
 from dlm_tui.serving.llama.folder import LiveFolder, LiveSettings
 from dlm_tui.serving.llama.instances import LIMIT, Instance, answerer, embedder
-from dlm_tui.serving.views import Decision, among, applicable, entropy_of, fixed_decision
+from dlm_tui.serving.views import Decision, among, applicable, entropy_of, fixed_decision, rounded
 
 ROWS = 4
 QUEUE = 64
@@ -85,9 +85,9 @@ class LlamaBackend:
         threads: int | None = None,
         context_length: int | None = None,
     ) -> None:
-        """Raises UsageError for a grid outside (0, 0.5]."""
-        if grid is not None and not 0 < grid <= 0.5:
-            raise UsageError(f"the grid is above 0 and at most 0.5, not {grid}")
+        """Raises UsageError for a grid whose steps do not make 1."""
+        if grid is not None and not (0 < grid <= 0.5 and math.isclose(round(1 / grid) * grid, 1.0, rel_tol=1e-6)):
+            raise UsageError(f"--grid is a whole part of 1, as 0.5, 0.25 or 0.05 are, not {grid:g}")
         self._folder, self._settings = folder, folder.settings
         self._rows, self._grid, self._threads = rows, grid, threads
         self._context_length = context_length or folder.settings.context_length
@@ -161,7 +161,7 @@ class LlamaBackend:
     def route(self, client: str, prompt: str) -> Stream:
         async def work(job: _Job) -> None:
             decision, tokens, truncated = await self._routed(prompt)
-            job.put(RoutedPrompt(among(decision, self.adapters), tokens, truncated))
+            job.put(RoutedPrompt(self._applied(decision), tokens, truncated))
 
         return self._submit(client, _Job(work, 0))
 
@@ -198,9 +198,10 @@ class LlamaBackend:
             return None
         costs = []
         for prompt in self._settings.probes:
-            exact = (await self._decided(prompt)).weights
+            decision, _, _ = await self._routed(prompt)
             ids = await self._chat_ids((Turn("user", prompt),))
-            first, second = [await self._distribution(ids, mix) for mix in (exact, self._rounded(exact))]
+            mixes = decision.weights, self._applied(decision).weights
+            first, second = [await self._distribution(ids, mix) for mix in mixes]
             costs.append(float((np.exp(first) * (first - second)).sum()))
         return math.fsum(costs) / len(costs)
 
@@ -314,11 +315,13 @@ class LlamaBackend:
         question = ask.question
         if isinstance(ask.prompt, tuple):
             question = str((await self._embedded().post("/detokenize", {"tokens": ids}))["content"])
-        decision = among(await self._decided(question), self.adapters)
-        return msgspec.structs.replace(decision, weights=self._rounded(decision.weights))
+        decision, _, _ = await self._routed(question)
+        return self._applied(decision)
 
-    async def _decided(self, prompt: str) -> Decision:
-        return (await self._routed(prompt))[0]
+    def _applied(self, decision: Decision) -> Decision:
+        """What the gate decided as it is answered with."""
+        served = among(decision, self.adapters)
+        return served if self._grid is None else rounded(served, self._grid)
 
     async def _routed(self, prompt: str) -> tuple[Decision, int, bool]:
         """The gate's decision with exact weights, tokens embedded, and whether any were cut off."""
@@ -407,12 +410,6 @@ class LlamaBackend:
         for entry in entries:
             found[entry["id"]] = entry["logprob"]
         return found
-
-    def _rounded(self, mix: dict[str, float]) -> dict[str, float]:
-        if self._grid is None:
-            return mix
-        step = self._grid
-        return {name: round(round(weight / step) * step, 9) for name, weight in mix.items()}
 
 
 def _told(item: dict[str, Any], count: int) -> TokenLogprob:
