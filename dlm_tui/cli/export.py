@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
+from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
 
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
-    from dlm_tui.errors import UsageError
     from dlm_tui.export import ExportRefused, ExportRequest, export_document, find_ollama
     from dlm_tui.progress import run_to_end
 
@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--ollama-create belongs to the target ollama")
     if args.ollama_create and find_ollama() is None:
         raise ExportRefused("ollama is not on the PATH: install it, or leave --ollama-create out")
+    if args.compare is not None and args.quant is None:
+        _refuse_without_export(args)
     session = open_session(args)
     if args.compare is not None:
         request = replace(request, comparison=_compared(args, request, session))
@@ -108,6 +110,19 @@ def run(args: argparse.Namespace) -> int:
     if request.target == "ollama":
         _offer_ollama(result, wanted=args.ollama_create)
     return 0
+
+
+def _refuse_without_export(args: argparse.Namespace) -> None:
+    """Raises UsageError for what would do nothing where formats are only compared."""
+    given = {
+        "--out": args.out is not None,
+        "--verify": args.verify is not None,
+        "--no-drift": args.no_drift,
+        "--ollama-create": args.ollama_create,
+        "--ollama-legacy-adapter": args.ollama_legacy_adapter,
+    }
+    if idle := [flag for flag, is_given in given.items() if is_given]:
+        raise UsageError(f"{idle[0]} is of an export, and --compare without --quant writes none")
 
 
 def _compared(args: argparse.Namespace, request: ExportRequest, session: Session) -> tuple[FormatCost, ...]:
