@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
 
 def refuse_two_mixes(args: argparse.Namespace) -> None:
     """Raises UsageError where two arguments say which adapters answer, or one belongs to a mix that is not given."""
-    given = [name for name, value in (("--adapter", args.adapter), ("--mix", args.mix)) if value]
+    given = [name for name, value in (("--adapter", args.adapter), ("--mix", args.mix)) if value is not None]
     given += ["--gate off"] if args.gate == "off" else []
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other")
-    if args.signed and not args.mix:
+    if args.signed and args.mix is None:
         raise UsageError("--signed belongs to --mix")
 
 
@@ -118,9 +118,9 @@ def chosen_view(args: argparse.Namespace, session: Session) -> View:
     from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, UNIFORM, solo
 
-    if args.mix:
+    if args.mix is not None:
         return mix_view(session, args.mix, signed=args.signed)
-    if args.adapter:
+    if args.adapter is not None:
         if split_version(args.adapter)[1] is not None:
             return solo(args.adapter)
         if args.adapter not in session.model.names:
