@@ -153,10 +153,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--gate-only leaves the adapters alone: it takes no kind of training")
     if args.gate_only and any(getattr(args, name) is not None for name in TrainerSettings.__struct_fields__):
         raise UsageError("--gate-only leaves the adapters alone: it takes no trainer settings")
+    checkpoints = [name for name in ("steps", "minutes") if getattr(args, f"checkpoint_{name}") is not None]
+    if args.gate_only and checkpoints:
+        raise UsageError("--gate-only leaves the adapters alone: it writes no checkpoints")
+    if args.cluster is not None and checkpoints:
+        raise UsageError(
+            f"--checkpoint-{checkpoints[0]} is for a training here: on a cluster an adapter that is lost begins again"
+        )
     if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
         raise UsageError("--checkpoint-steps must be at least 1")
-    if args.checkpoint_steps is not None and args.cluster is not None:
-        raise UsageError("--checkpoint-steps is for a training here: on a cluster an adapter that is lost begins again")
     if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:
         raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()
