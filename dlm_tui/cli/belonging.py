@@ -1,4 +1,4 @@
-"""Options that belong to some actions of a command: given with another action they are refused, not ignored."""
+"""Options that belong to some of the actions of a command: given with another action they are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ def belong(
     parser: argparse.ArgumentParser,
     action: Callable[[argparse.Namespace], str],
     owners: Mapping[str, str],
-    words: str = "{}",
+    words: Callable[[str], str] = str,
 ) -> None:
     """Let each option of the parser, by its `dest`, belong to the actions that `owners` names, a blank between them.
 
-    `action` is what was asked for, `words` how a message names one. An option with its default value was not given.
+    `action` is what was asked for, `words` how a message names one. While the command line is read the options have no
+    default, so that one which was given is told from one that was not; `refuse_idle_options` puts the defaults in.
     """
     flags = {
         one.dest: one.option_strings[0] if one.option_strings else one.metavar or one.dest for one in parser._actions
     }
     defaults = {dest: parser.get_default(dest) for dest in owners}
-    parser.set_defaults(**{_KEY: partial(_refuse, action, owners, flags, defaults, words)})
+    parser.set_defaults(**dict.fromkeys(owners), **{_KEY: partial(_refuse, action, owners, flags, defaults, words)})
 
 
 def refuse_idle_options(args: argparse.Namespace) -> None:
     """Raises UsageError for an option that would do nothing."""
+    if getattr(args, "csv", False) and args.json:
+        raise UsageError("--csv and --json exclude each other")
     check = getattr(args, _KEY, None)
     if check is not None:
         check(args)
@@ -40,11 +43,13 @@ def _refuse(
     owners: Mapping[str, str],
     flags: Mapping[str, object],
     defaults: Mapping[str, object],
-    words: str,
+    words: Callable[[str], str],
     args: argparse.Namespace,
 ) -> None:
     asked = action(args)
     for dest, owning in owners.items():
-        if asked not in owning.split() and getattr(args, dest) != defaults[dest]:
-            belongs = " and ".join(words.format(one) for one in owning.split())
-            raise UsageError(f"{flags[dest]} belongs to {belongs}, not to {words.format(asked)}")
+        if getattr(args, dest) is None:
+            setattr(args, dest, defaults[dest])
+        elif asked not in owning.split():
+            belongs = " and ".join(words(one) for one in owning.split())
+            raise UsageError(f"{flags[dest]} belongs to {belongs}, not to {words(asked)}")

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.losses import GATE, SFT, loss_name, unit_of
@@ -61,15 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="AGE", help="only runs started within AGE: an integer and s, m, h or d")
     parser.add_argument("--phase", help="only runs with this phase, for example sft, dpo or gate")
+    asked = {"one": "--run-id, which is one run", "list": "the list of runs"}
+    belong(
+        parser,
+        lambda args: "list" if args.run_id is None else "one",
+        dict.fromkeys(("limit", "since", "phase"), "list"),
+        asked.__getitem__,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.csv and args.json:
-        raise UsageError("Choose one of --json and --csv.")
     if args.limit < 1:
         raise UsageError("--limit must be at least 1.")
-    if args.run_id is not None and (args.limit != _NEWEST or args.since or args.phase):
-        raise UsageError("--run-id is one run: it takes no --limit, --since or --phase")
     cutoff = cutoff_text(args.since) if args.since is not None else None
     _, store = own_store(args)
     reader = MetricsReader(store)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.document.seeds import seed_in_range
@@ -63,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="perplexity of a held-out text under every view, without a prompt",
     )
     parser.add_argument("--max-tokens", type=int, metavar="N", help=f"of --sweep and --heat ({_MAX_TOKENS})")
+    belong(parser, _mode, {"null": "PROMPT --suite", "seed": "PROMPT --suite", "scale": "PROMPT --text"})
+
+
+def _mode(args: argparse.Namespace) -> str:
+    """What is scored; two at once are refused later."""
+    for flag in ("suite", "sweep", "text"):
+        if getattr(args, flag):
+            return f"--{flag}"
+    return "PROMPT"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--rank-scale belongs to --null-view")
     if args.max_tokens is not None and not (args.sweep or args.heat):
         raise UsageError("--max-tokens belongs to --sweep and --heat")
-    if (args.sweep or args.suite) and (args.null_view or args.scale != 1.0):
-        raise UsageError("--null-view and --lambda belong to views: leave --sweep and --suite out")
+    if (args.sweep or args.suite) and args.null_view:
+        raise UsageError("--null-view is one more view: leave --sweep and --suite out")
     if args.suite and (args.views or args.mix):
         raise UsageError("--suite scores every adapter: it takes no views and mixes")
     if args.rejected and not args.chosen:

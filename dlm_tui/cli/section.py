@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dlm_tui.cli.belonging import belong
 from dlm_tui.document import (
     BodyError,
     Document,
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=_TYPES, default="instruction", help="with add (default: instruction)")
     parser.add_argument("--adapter", metavar="NAME", help="with add and retag; without it the section is for all")
     parser.add_argument("--text", metavar="TEXT", help="with add and edit; without it the text is read from stdin")
+    owners = {"section": "edit delete retag", "type": "add", "adapter": "add retag", "text": "add edit"}
+    belong(parser, lambda args: str(args.verb), owners)
 
 
 def run(args: argparse.Namespace) -> int:

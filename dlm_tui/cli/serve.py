@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
     owners = {**dict.fromkeys(("quant", "grid", "threads"), "llama.cpp"), "dtype": "native"}
-    belong(parser, lambda args: str(args.backend), owners, "--backend {}")
+    belong(parser, lambda args: str(args.backend), owners, "--backend {}".format)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.train import cluster_flag, joined_cluster
-from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say, shown
 from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY
 
@@ -56,8 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.training.sweep import SweepRequest, one_after_another, sweep_document
     from dlm_tui.training.sweep_grid import parse_grid, trials_of
 
-    if args.csv and args.json:
-        raise UsageError("choose one of --json and --csv")
     grid = parse_grid(args.settings)
     _, store = own_store(args)
     path = Path(args.document)
