@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, rows: int) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="any address but the loopback needs a key")
     parser.add_argument("--port", type=int, default=8321, help="0 chooses a free one (default 8321)")
     parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send (default: ${KEY_VARIABLE})")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this server")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME[:PORT]", help="another name of this server"
+    )
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="a web page that may ask")
     parser.add_argument("--rows", type=int, default=rows, metavar="N", help=f"answers at once (default {rows})")
     parser.add_argument(
@@ -57,10 +59,10 @@ def run(
     if args.rows < 1 or args.queue < 1 or (args.context is not None and args.context < 1):
         raise UsageError("--rows, --queue and --context are at least 1")
     key = _key(args.api_key)
-    Policy(args.host, args.port, key)  # refuses an open address without a key before it is listened on
+    hosts, origins = tuple(args.allow_host), tuple(args.allow_origin)
+    Policy(args.host, args.port, key, hosts, origins)  # what it refuses is refused before it is listened on
     with listen(args.host, args.port) as bound:
-        hosts, origins = tuple(args.allow_host), tuple(args.allow_origin)
-        policy = Policy(args.host, bound.getsockname()[1], key, allow_hosts=hosts, origins=origins)
+        policy = Policy(args.host, bound.getsockname()[1], key, hosts, origins)
         backend = open_backend()
         url = address(args.host, bound)
 

@@ -25,12 +25,16 @@ BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
 ASKED_HEADERS = 64
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#@]+)/?")
+_SCHEME_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
 class Policy:
     """Who may ask. `key` None: nobody is asked for one. `hosts` are the names (with port) that this server answers
-    to; `origins` the web pages that may read it, none unless asked for."""
+    to, of `allow_hosts` NAME at its own port and NAME:PORT as it is; `origins` the web pages that may read it, none
+    unless asked for, kept as browsers write them."""
 
     host: str
     port: int
@@ -42,17 +46,19 @@ class Policy:
     hosts: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an address beyond this machine without a key."""
+        """Raises UsageError for an address beyond this machine without a key, and for what no client would send."""
         if not is_loopback(self.host) and not self.key:
             raise UsageError(
                 f"{self.host} can be reached from other machines: set a key with --api-key or DLM_TUI_API_KEY"
             )
-        names = {"127.0.0.1", "localhost", "[::1]", _bracketed(self.host), *self.allow_hosts}
+        names = {"127.0.0.1", "localhost", "[::1]", _bracketed(self.host).lower()}
         if not is_loopback(self.host):
             names.add(socket.gethostname().lower())
-        with_port = {f"{name.lower()}:{self.port}" for name in names}
+        places = {(name, self.port) for name in names} | {_allowed_host(text, self.port) for text in self.allow_hosts}
         # a client leaves out the port only where it is the scheme's own
-        object.__setattr__(self, "hosts", frozenset(with_port | ({*names} if self.port == 80 else set())))
+        bare = {name for name, port in places if port in _SCHEME_PORTS.values()}
+        object.__setattr__(self, "hosts", frozenset({f"{name}:{port}" for name, port in places} | bare))
+        object.__setattr__(self, "origins", tuple(_allowed_origin(text) for text in self.origins))
 
     def knows_host(self, host: str) -> bool:
         """Whether the Host header names this server. A page that points a name of its own at this address (DNS
@@ -145,6 +151,33 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _allowed_host(text: str, port: int) -> tuple[str, int]:
+    """Name and port of `--allow-host`, `port` where it names none. Raises UsageError."""
+    found = _PLACE.fullmatch(_bracketed(text) if _is_address(text) else text)
+    if found is None or not _is_port(found[2]):
+        raise UsageError(f"--allow-host is NAME or NAME:PORT, as box.lan or box.lan:443 are, not {text!r}")
+    return found[1].lower(), int(found[2] or port)
+
+
+def _allowed_origin(text: str) -> str:
+    """The origin of `--allow-origin` as a browser writes it: lower case, without its scheme's own port, no slash at
+    the end. Raises UsageError for what is none."""
+    found = _ORIGIN.fullmatch(text)
+    place = _PLACE.fullmatch(found[2]) if found else None
+    if found is None or place is None or not _is_port(place[2]):
+        raise UsageError(
+            f"--allow-origin is SCHEME://HOST or SCHEME://HOST:PORT, as https://notes.example is, not {text!r}"
+        )
+    scheme, port = found[1].lower(), place[2]
+    return f"{scheme}://{place[1].lower()}" + (
+        f":{int(port)}" if port and int(port) != _SCHEME_PORTS.get(scheme) else ""
+    )
+
+
+def _is_port(text: str | None) -> bool:
+    return text is None or 0 < int(text) < 65536
 
 
 def _bracketed(host: str) -> str:

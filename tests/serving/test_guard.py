@@ -285,3 +285,57 @@ def test_any_other_address_needs_a_key() -> None:
     assert open_to_all.knows_host("gpu.example:8321") and open_to_all.knows_host("10.0.0.7:8321")
     assert not open_to_all.knows_host("evil.example:8321")
     assert not Policy("127.0.0.1", 8321).knows_host("10.0.0.7:8321")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "known", "unknown"),
+    [
+        ("box.lan", ["box.lan:8321", "BOX.lan:8321"], ["box.lan", "box.lan:443"]),
+        ("Box.LAN:18322", ["box.lan:18322"], ["box.lan:8321", "box.lan:18322:8321"]),
+        ("box.lan:443", ["box.lan", "box.lan:443"], ["box.lan:8321"]),
+        ("box.lan:80", ["box.lan", "box.lan:80"], []),
+        ("fd00::7", ["[fd00::7]:8321"], ["fd00::7:8321"]),
+        ("[FD00::7]:99", ["[fd00::7]:99"], ["[fd00::7]:8321"]),
+        ("10.0.0.7", ["10.0.0.7:8321"], ["10.0.0.7"]),
+    ],
+)
+def test_another_name_of_the_server_with_and_without_a_port(allowed: str, known: list[str], unknown: list[str]) -> None:
+    policy = Policy("127.0.0.1", 8321, allow_hosts=(allowed,))
+    assert [host for host in known if not policy.knows_host(host)] == []
+    assert [host for host in unknown if policy.knows_host(host)] == []
+
+
+@pytest.mark.parametrize(
+    "allowed", ["", "*", "https://box.lan", "box.lan/", "box.lan:", "box.lan:0", "box.lan:70000", "a b", "a,b", "[::1"]
+)
+def test_what_is_no_name_of_a_server_is_refused(allowed: str) -> None:
+    with pytest.raises(UsageError, match=r"^--allow-host is NAME or NAME:PORT, as box\.lan or box\.lan:443 are, not "):
+        Policy("127.0.0.1", 8321, allow_hosts=(allowed,))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "kept"),
+    [
+        ("https://good.example/", "https://good.example"),
+        ("HTTPS://Good.Example", "https://good.example"),
+        ("https://good.example:443", "https://good.example"),
+        ("http://good.example:80/", "http://good.example"),
+        ("http://good.example:443", "http://good.example:443"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000/", "http://[::1]:3000"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("app://obsidian.md", "app://obsidian.md"),
+    ],
+)
+def test_an_allowed_page_is_kept_as_browsers_write_it(allowed: str, kept: str) -> None:
+    assert Policy("127.0.0.1", 8321, origins=(allowed,)).origins == (kept,)
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["", "*", "null", "good.example", "good.example:443", "https://", "https://good.example/page", "https://*.example",
+     "https://good.example?x", "https://me@good.example", "https://good.example:0", "https://good.example, https://b"],
+)  # fmt: skip
+def test_what_is_no_page_is_refused(allowed: str) -> None:
+    with pytest.raises(UsageError, match=r"^--allow-origin is SCHEME://HOST or SCHEME://HOST:PORT, as .* is, not "):
+        Policy("127.0.0.1", 8321, origins=(allowed,))

@@ -159,6 +159,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
     assert main(["serve", document, "--port", "99999"]) == 2
     assert "between 0 and 65535" in capsys.readouterr().err
     assert main(["serve", document, "--rows", "0"]) == 2
+    assert main(["serve", document, "--allow-host", "http://box.lan"]) == 2
+    assert "--allow-host is NAME or NAME:PORT" in capsys.readouterr().err
+    assert main(["serve", document, "--allow-origin", "*"]) == 2
+    assert "--allow-origin is SCHEME://HOST" in capsys.readouterr().err
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
