@@ -1,13 +1,15 @@
 """The requests of the OpenAI interface, checked field by field. No torch.
 
-Fields that only inform (`user`, `metadata`, `store`, …) are ignored, as other servers do; fields that would change the
-answer and are not supported are refused by name.
+A field is served, or only informs (`metadata`, `store`, …) and is ignored, or has a value that changes nothing; every
+other one is refused by name, as OpenAI's own server refuses what it does not know: an answer is never another one than
+was asked for. `null` is a field that was not given.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,10 +25,25 @@ DEFAULT_COMPLETION_TOKENS = 16
 MOST_STOPS = 16
 MOST_INPUTS = 64
 
+_INFORMING = {
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",
+    "request_id",
+    "cache_prompt",
+    "keep_alive",
+}
+"""Fields that no answer depends on."""
+
 _INERT: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
@@ -34,13 +51,41 @@ _INERT: dict[str, tuple[Any, ...]] = {
     "top_k": (0, -1),
     "min_p": (0, 0.0),
     "repetition_penalty": (1, 1.0),
+    "typical_p": (1, 1.0),
+    "length_penalty": (1, 1.0),
+    "use_beam_search": (False,),
     "best_of": (1,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "reasoning_effort": ("none", "medium"),
+    "verbosity": ("medium",),
     "echo": (False,),
     "suffix": ("",),
     "modalities": (["text"],),
 }
 """Fields that are not supported, with the values at which they change nothing."""
 
+_INFORMING_OF_TURN = {
+    "name",
+    "annotations",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "cache_control",
+    "tool_call_id",  # of a role that is refused with better words
+}
+"""Fields of a message that are no part of the conversation; former thoughts are left out of one."""
+
+_INERT_OF_TURN: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "refusal": ("",)}
+_INERT_OF_STREAM: dict[str, tuple[Any, ...]] = {
+    "include_obfuscation": (True, False),
+    "continuous_usage_stats": (False,),
+}
 
 _MISSING = re.compile(r"Object missing required field `([^`]+)`")
 
@@ -135,10 +180,13 @@ def decode(body: bytes, kind: type[Any]) -> Any:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise BadRequest("the body is not a JSON object")
-    for name, inert in _INERT.items():
-        value = raw.get(name)
-        if value is not None and value not in inert:
-            raise BadRequest(f"{name} is not supported here", name)
+    _refuse_unserved(raw, kind, _INFORMING, _INERT)
+    messages = raw.get("messages")
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        if isinstance(message, dict):
+            _refuse_unserved(message, _Message, _INFORMING_OF_TURN, _INERT_OF_TURN, f"messages[{number}].")
+    if isinstance(options := raw.get("stream_options"), dict):
+        _refuse_unserved(options, _StreamOptions, (), _INERT_OF_STREAM, "stream_options.")
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
@@ -148,6 +196,22 @@ def decode(body: bytes, kind: type[Any]) -> Any:
         above = place.rstrip("`").lstrip(".") if found else ""
         field = ".".join(part for part in (above, missing[1] if missing else "") if part)
         raise BadRequest(text, field or None) from None
+
+
+def _refuse_unserved(
+    given: Mapping[str, Any],
+    kind: type[Any],
+    informing: Collection[str],
+    inert: Mapping[str, tuple[Any, ...]],
+    place: str = "",
+) -> None:
+    """Raises BadRequest for a field that is none of `kind`'s, informs of nothing, and would change the answer."""
+    served = {field.encode_name for field in msgspec.structs.fields(kind)}
+    for name, value in given.items():
+        if value is None or name in served or name in informing or value in inert.get(name, ()):
+            continue
+        field = f"{place}{name[:80]}"
+        raise BadRequest(f"{field} is not supported here", field)
 
 
 def chat_wanted(request: ChatRequest, models: Models, client: str, rows: int) -> Wanted:
@@ -198,6 +262,8 @@ def _wanted(request: _Common, models: Models, client: str, rows: int, *, chat: b
     choices = request.n or 1
     if choices > rows:
         raise BadRequest(f"n is at most {rows} here", "n")
+    if request.stream_options is not None and not request.stream:
+        raise BadRequest("stream_options belong to stream: true", "stream_options")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stops) > MOST_STOPS or not all(0 < len(stop) <= 1000 for stop in stops):
         raise BadRequest(f"stop is up to {MOST_STOPS} texts of 1 to 1000 characters", "stop")

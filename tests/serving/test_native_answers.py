@@ -374,3 +374,23 @@ def test_saved_mixes_are_models_of_their_own(served_folder: Path, workbench: Ses
             client.chat.completions.create(model="mix:quiet", messages=user("x"))
         assert client.models.list().data[-1].id == "style", "all else is served on"
     mixes.path.unlink()
+
+
+def test_the_usual_calls_of_the_openai_package_are_answered(running: Running) -> None:
+    client = running.client()
+    first = client.chat.completions.create(
+        model="gated", messages=user(PROMPTS[0]), max_tokens=4, temperature=0, seed=3, n=1, top_p=1.0, stop=["\n\n\n"],
+        frequency_penalty=0, presence_penalty=0, user="kim", store=False, metadata={"a": "b"}, service_tier="auto",
+        parallel_tool_calls=False, tools=[], response_format={"type": "text"}, logprobs=True, top_logprobs=2,
+    )  # fmt: skip
+    turns: list[Any] = [*user(PROMPTS[0]), first.choices[0].message.model_dump(), *user(PROMPTS[1])]
+    events = client.chat.completions.create(
+        model="gated", messages=turns, max_tokens=4, stream=True, stream_options={"include_usage": True}
+    )
+    assert list(events)[-1].usage is not None
+    assert client.completions.create(model="base", prompt="x", max_tokens=2, echo=False, best_of=1, suffix="").usage
+    assert client.embeddings.create(model="base", input=["x"], encoding_format="float").data
+    with pytest.raises(openai.BadRequestError, match="guided_json is not supported here"):
+        client.chat.completions.create(
+            model="gated", messages=user(PROMPTS[0]), max_tokens=4, extra_body={"guided_json": {"type": "object"}}
+        )
