@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from dlm_tui.document.counts import checked_folds
 from dlm_tui.output import emit, say
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.gate import evaluate_gate, record_evaluation
     from dlm_tui.progress import run_to_end
 
+    checked_folds(args.folds)
     session = open_session(args, adapters=False)
     work = evaluate_gate(session.document, session.store, session.model, folds=args.folds)
     report = run_to_end(work, Narration(quiet=True))

@@ -10,6 +10,8 @@ from dlm_tui.input import with_home
 
 def given_path(text: str) -> str:
     """The `type` of such an option."""
+    if not text:  # a variable of a shell that is not set; the folder that one is in has a name of its own, `.`
+        raise argparse.ArgumentTypeError("the path is empty")
     try:
         return str(with_home(text))
     except UsageError as error:

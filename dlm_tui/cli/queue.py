@@ -141,12 +141,14 @@ def _add(args: argparse.Namespace, queue: QueueFile) -> None:
 
 
 def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequest, str]:
-    from dlm_tui.document import load
+    from dlm_tui.document import load, parse_bytes, read_document_bytes
+    from dlm_tui.document.counts import checked_checkpoint_steps, checked_folds
     from dlm_tui.document.probes import NO_GATE, NOTHING_BETWEEN
     from dlm_tui.engine.protocol import EvaluateJob, ExportJob, SweepJob, TrainJob
+    from dlm_tui.export.mix import written_mix
     from dlm_tui.export.requests import ExportRequest
     from dlm_tui.training.plan import refuse_undeclared
-    from dlm_tui.training.sweep_grid import parse_grid
+    from dlm_tui.training.sweep_grid import parse_grid, trials_of
 
     document, home = str(Path(args.document).resolve()), str(queue.store.home)
     base = str(Path(args.base).resolve()) if args.base else None
@@ -154,6 +156,7 @@ def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequ
         case "train":
             loaded = load(Path(args.document))
             refuse_undeclared(loaded, args.adapter)
+            checked_checkpoint_steps(args.checkpoint_steps)
             title = "train " + (", ".join(args.adapter) if args.adapter else loaded.training_words)
             return TrainJob(
                 document=document, home=home, base=base, adapters=args.adapter, checkpoint_steps=args.checkpoint_steps
@@ -165,16 +168,21 @@ def _job(args: argparse.Namespace, what: str, queue: QueueFile) -> tuple[JobRequ
         case "eval":
             if len(load(Path(args.document)).adapter_names) < 2:
                 raise UsageError(NOTHING_BETWEEN)
+            checked_folds(args.folds)
             return EvaluateJob(document=document, home=home, base=base, folds=args.folds), "judge the gate"
         case "sweep":
-            parse_grid(args.settings)
+            path, grid = Path(args.document), parse_grid(args.settings)
+            checked_folds(args.folds)
+            data = read_document_bytes(path)
+            trials_of(parse_bytes(data, path), data, grid)
             wanted = SweepJob(
                 document=document, home=home, base=base, settings=args.settings, folds=args.folds, write=args.write_best
             )
             return wanted, f"sweep {' '.join(args.settings)}"
     out = str(Path(args.out).resolve()) if args.out else None
     signed = bool(args.mix and "-" in args.mix)
-    ExportRequest(target=args.target, quant=args.quant, mix=args.mix, signed=signed).checked()
+    request = ExportRequest(target=args.target, quant=args.quant, mix=args.mix, signed=signed).checked()
+    written_mix(request, load(Path(args.document)))
     wanted_export = ExportJob(
         document=document,
         home=home,

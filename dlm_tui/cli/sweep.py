@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.train import cluster_flag, joined_cluster
+from dlm_tui.document.counts import checked_folds
 from dlm_tui.output import emit, say, shown
 from dlm_tui.training.sweep_report import FIGURES, JUDGED_BY
 
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.training.sweep_grid import parse_grid, trials_of
 
     grid = parse_grid(args.settings)
+    checked_folds(args.folds)
     _, store = own_store(args)
     path = Path(args.document)
     data = read_document_bytes(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
+from dlm_tui.document.counts import checked_checkpoint_steps
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKind, KindChoices
@@ -160,8 +161,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--checkpoint-{checkpoints[0]} is for a training here: on a cluster an adapter that is lost begins again"
         )
-    if args.checkpoint_steps is not None and args.checkpoint_steps < 1:
-        raise UsageError("--checkpoint-steps must be at least 1")
+    checked_checkpoint_steps(args.checkpoint_steps)
     if args.checkpoint_minutes is not None and not args.checkpoint_minutes > 0:
         raise UsageError("--checkpoint-minutes must be more than 0")
     narration = Narration()

@@ -36,26 +36,34 @@ def resolve_mix(request: ExportRequest, session: Session) -> Generator[Progress,
     Raises UsageError for unknown names and bad specs, ExportRefused for a gate that is missing, diverged or damaged and
     for adapters without a trained version, ForeignGate for a gate of another base.
     """
-    names = list(session.document.routing_names)
-    if request.adapter is not None:
-        if request.adapter not in names:
-            near = meant(request.adapter, names)
-            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)}){near}")
-        mix = ResolvedMix([(request.adapter, 1.0)], "single")
-    elif request.mix == "uniform":
-        mix = ResolvedMix([(name, 1.0 / len(names)) for name in names], "uniform")
+    if (written := written_mix(request, session.document)) is not None:
+        mix = written
     elif request.mix == "best":
         mix = yield from _best(session)
-    elif request.mix is not None:
-        mix = ResolvedMix(_hand_picked(request.mix, session.document, request.signed), "hand_picked")
-    elif len(names) == 1:
-        mix = ResolvedMix([(names[0], 1.0)], "single")
     else:
         mix = yield from _frozen_gate(session)
     if request.gate == "live":
         mix = _live(mix, session)
     _check_trained(mix, session)
     return mix
+
+
+def written_mix(request: ExportRequest, document: Document) -> ResolvedMix | None:
+    """The mix where request and document say it without a base; None where it is to be found out.
+
+    Raises UsageError for unknown names and bad specs.
+    """
+    names = list(document.routing_names)
+    if request.adapter is not None:
+        if request.adapter not in names:
+            near = meant(request.adapter, names)
+            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)}){near}")
+        return ResolvedMix([(request.adapter, 1.0)], "single")
+    if request.mix == "uniform":
+        return ResolvedMix([(name, 1.0 / len(names)) for name in names], "uniform")
+    if request.mix is not None and request.mix != "best":
+        return ResolvedMix(_hand_picked(request.mix, document, request.signed), "hand_picked")
+    return ResolvedMix([(names[0], 1.0)], "single") if request.mix is None and len(names) == 1 else None
 
 
 def _live(frozen: ResolvedMix, session: Session) -> ResolvedMix:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_tui.document import gate_samples, lacking_samples
+from dlm_tui.document.counts import checked_folds
 from dlm_tui.document.probes import NOTHING_BETWEEN
 from dlm_tui.document.seeds import seed_in_range
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -50,8 +51,7 @@ def evaluate_gate(
     names = document.adapter_names
     if len(names) < 2:
         raise UsageError(NOTHING_BETWEEN)
-    if folds < 2:
-        raise UsageError(f"--folds must be at least 2, not {folds}.")
+    checked_folds(folds)
     chosen = seed_in_range(document.training.seed if seed is None else seed)
     probes = trained_probes(document)
     counts = gate_samples(document)

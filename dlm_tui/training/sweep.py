@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dlm_tui.document import probes_digest, write_settings
+from dlm_tui.document.counts import checked_folds
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.progress import Progress, Report, note, run_to_end
@@ -71,8 +72,7 @@ def sweep_document(request: SweepRequest, report: Report, execute: Execute | Non
     UsageError for a grid that is none, Cancelled, DlmTuiError.
     """
     began = time.monotonic()
-    if request.folds < 2:
-        raise UsageError(f"--folds must be at least 2, not {request.folds}")
+    checked_folds(request.folds)
     refuse_foreign_base(request.store, request.document)
     seed = seed_in_range(request.document.training.seed)
     request.store.create()

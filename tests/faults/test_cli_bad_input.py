@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,37 @@ def test_options_that_make_no_sense_together(
     assert main([str(document) if word == "DOC" else word for word in words.split()]) == 2
     assert said in capsys.readouterr().err
     assert not document.with_name(f"{document.name}.tui.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("queue DOC add eval --folds 1", "--folds is 2 to 1000, not 1"),
+        ("queue DOC add sweep --set lora_r=1 --folds 0", "--folds is 2 to 1000, not 0"),
+        (f"queue DOC add eval --folds {2**70}", "--folds is 2 to 1000, not "),
+        ("eval DOC --folds -1", "--folds is 2 to 1000, not -1"),
+        ("sweep DOC --set lora_r=1 --folds 1", "--folds is 2 to 1000, not 1"),
+        ("queue DOC add train --checkpoint-steps 0", "--checkpoint-steps is 1 to 2147483647, not 0"),
+        (f"queue DOC add train --checkpoint-steps {2**70}", "--checkpoint-steps is 1 to 2147483647, not "),
+        ("train DOC --checkpoint-steps -1", "--checkpoint-steps is 1 to 2147483647, not -1"),
+        ("queue DOC add sweep --set gate.entropy_lamda=0,1", "did you mean entropy_lambda?"),
+        ("queue DOC add export --mix nope", "nope"),
+        ("queue DOC add export --mix nope:1", "nope"),
+        ("queue DOC add export --mix=", "the mix has an empty entry"),
+        ("queue DOC add export --mix=\x1b[31mx", "mix"),
+        ("queue DOC add export --out=", "the path is empty"),
+        ("export DOC --out=", "the path is empty"),
+        ("show DOC --home=", "the path is empty"),
+    ],
+)
+def test_what_a_command_refuses_is_not_put_in_line_either(
+    capsys: pytest.CaptureFixture[str], document: Path, words: str, said: str
+) -> None:
+    assert main([str(document) if word == "DOC" else word for word in words.split()]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and "\x1b" not in told.err
+    assert main(["queue", str(document), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"] == []
 
 
 @pytest.mark.parametrize(
