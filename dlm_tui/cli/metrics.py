@@ -14,7 +14,7 @@ from typing import Any
 from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.own_store import own_store
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.losses import GATE, SFT, loss_name, unit_of
+from dlm_tui.losses import GATE, SFT, UNITS, loss_name, unit_of
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, say, shown
 from dlm_tui.store import GateRun, MetricsReader
@@ -86,13 +86,14 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print_run(one)
         return 0
+    if args.phase is not None:
+        _check_phase(args.phase, reader.phases())
     runs = reader.runs(args.limit, args.phase, since=cutoff)
     if args.phase is None:
         history = [entry for entry in reader.gate_history(args.limit) if cutoff is None or entry.at >= cutoff]
     else:  # what the runs that are listed did
         listed_ids = {row["run_id"] for row in runs}
         history = [entry for entry in reader.gate_history(None) if entry.run_id in listed_ids]
-        _tell_of_phases(args.phase, reader.phases())
     every = reader.all_loss_kinds()
     kinds = {row["run_id"]: every[row["run_id"]] for row in runs if row["run_id"] in every}
     if args.json:
@@ -105,10 +106,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_of_phases(wanted: str, phases: list[str]) -> None:
-    """Which phases there are, where none is the wanted one: an empty table says nothing of a slip."""
-    if phases and wanted not in phases:
-        say(f"no run has the phase {wanted!r}; there is {', '.join(phases)}{meant(wanted, phases)}")
+def _check_phase(wanted: str, phases: list[str]) -> None:
+    """Tells which phases there are where no run has the wanted one, for an empty table says nothing of a slip. Raises
+    UsageError for one that none ever has."""
+    if wanted in phases:
+        return
+    known = phases or list(UNITS)
+    told = f"no run has the phase {wanted!r}; there is {', '.join(known)}{meant(wanted, known)}"
+    if wanted not in UNITS:
+        raise UsageError(told)
+    if phases:
+        say(told)
 
 
 def cutoff_text(age: str, now: datetime | None = None) -> str:

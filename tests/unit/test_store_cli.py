@@ -88,10 +88,15 @@ def test_metrics_json_and_csv_have_the_same_numbers(capsys: pytest.CaptureFixtur
 
 
 def test_metrics_of_a_phase_name_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("metrics", *peer_words("routed"), "--phase", "stf") == 0
+    assert call("metrics", *peer_words("routed"), "--phase", "dpo") == 0
     output = capsys.readouterr()
-    assert output.err == "no run has the phase 'stf'; there is sft: did you mean sft?\n"
+    assert output.err == "no run has the phase 'dpo'; there is sft\n"
     assert "knowledge" not in output.out and "no runs yet" not in output.out
+    for phase, near in (("stf", ": did you mean sft?"), ("", "")):
+        assert call("metrics", *peer_words("routed"), "--phase", phase) == 2
+        output = capsys.readouterr()
+        assert output.err == f"dlm-tui: no run has the phase {phase!r}; there is sft{near}\n"
+        assert output.out == ""
     assert call("metrics", *peer_words("routed"), "--phase", "sft") == 0
     assert capsys.readouterr().err == ""
     call("metrics", *peer_words("routed"), "--json")
