@@ -18,7 +18,7 @@ import torch
 
 from dlm_tui import session as session_module
 from dlm_tui.document.mix import format_mix
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model import save_peft_adapter
 from dlm_tui.model.prefix_reuse import PrefilledBatch, family
 from dlm_tui.serving.backend import QueueFull
@@ -339,5 +339,7 @@ def test_the_context_is_bounded_as_it_was_asked(served_folder: Path) -> None:
         assert any(choice.text for choice in answer.choices)
         assert {choice.finish_reason for choice in answer.choices} <= {"stop", "length"}
         assert answer.usage.completion_tokens <= 8 * (64 - answer.usage.prompt_tokens)
+        with pytest.raises(UsageError, match="--context is at most 2048, what the base reads"):
+            NativeBackend(open_again(served_folder), context_length=2049)
         with pytest.raises(openai.BadRequestError, match="64 are read here at most"):
             running.client().completions.create(model="base", prompt="Tide. " * 40)

@@ -101,8 +101,10 @@ class Scheduler:
     ) -> None:
         """`context_length` bounds prompt and answer together, in tokens: every row keeps keys and values for that many
         (default: what the base reads, at most `CONTEXT`). `flush` is called after every round, once what it sent may be
-        handed on."""
-        self.context_length = min(session.base.context_length, context_length or CONTEXT)
+        handed on. Raises UsageError for more than the base reads."""
+        if context_length is not None and context_length > session.base.context_length:
+            raise UsageError(f"--context is at most {session.base.context_length}, what the base reads")
+        self.context_length = context_length or min(session.base.context_length, CONTEXT)
         self.session = session
         self.seats = rows
         self._flush = flush
