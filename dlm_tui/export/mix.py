@@ -70,7 +70,8 @@ def _live(frozen: ResolvedMix, session: Session) -> ResolvedMix:
     """The gate itself, with the mix it would be frozen to beside it."""
     if session.gate is None or session.gate.network is None:
         raise ExportRefused("the document has no trained gate to take along: train it, or leave out --gate live")
-    return replace(frozen, gate_mode="live")
+    which = "that is for llama-server_launch.sh; serve.py asks the gate for every prompt"
+    return replace(frozen, gate_mode="live", notes=[*frozen.notes, which])
 
 
 def _hand_picked(spec: str, document: Document, signed: bool) -> list[tuple[str, float]]:

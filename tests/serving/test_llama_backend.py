@@ -26,7 +26,7 @@ pytest.importorskip("xllamacpp", reason="the llama extra is not installed")
 
 from dlm_tui.cli.main import main
 from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.export import ExportRefused
+from dlm_tui.export import ExportRefused, resolve_mix
 from dlm_tui.export.live import runtime_modules
 from dlm_tui.export.pipeline import destination
 from dlm_tui.export.requests import ExportRequest
@@ -71,6 +71,10 @@ async def test_a_request_that_is_dropped_before_its_first_step_gives_its_seats_b
 def test_the_manifest_says_live_and_names_every_file(live_folder: Path, workbench: Session) -> None:
     manifest = json.loads((live_folder / "export_manifest.json").read_text())
     assert manifest["gate_mode"] == "live"
+    *_, frozen, which = run_to_end(resolve_mix(ExportRequest(target="llama-server", gate="live"), workbench)).notes
+    assert frozen.startswith("gate frozen to a static mix")
+    assert which == "that is for llama-server_launch.sh; serve.py asks the gate for every prompt"
+    assert (live_folder / "llama-server_launch.sh").is_file()
     assert [name for name, _ in manifest["mix"]] == list(workbench.model.names)
     named = {item["path"] for item in manifest["artifacts"]}
     assert {"serve.py", "requirements.txt", "live.json", "gate.safetensors", "runtime/dlm_tui/serving/api.py"} <= named
