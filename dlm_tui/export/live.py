@@ -126,6 +126,7 @@ class LiveTarget(LlamaServerTarget):
             "system_prompt": document.system_prompt,
             "static_mix": self.context.mix.mapping(),
             "probes": self._probes(),
+            "base_context": base.context_length,
             "document_sha256": document.sha256,
             "versions": self._versions(),
         }

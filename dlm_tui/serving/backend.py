@@ -235,6 +235,12 @@ def check_ids(ids: Sequence[int], vocab_size: int) -> list[int]:
     return list(ids)
 
 
+def check_context(asked: int | None, base: int) -> None:
+    """Raises UsageError for a context of more tokens than the base reads."""
+    if asked is not None and asked > base:
+        raise UsageError(f"--context is at most {base}, what the base reads")
+
+
 def check_room(prompt_tokens: int, context_length: int) -> int:
     """How many tokens an answer may have. Raises UsageError for an empty prompt and one that leaves no room."""
     if not prompt_tokens:

@@ -263,6 +263,8 @@ def test_a_grid_rounds_the_weights_and_tells_the_cost(live_folder: Path) -> None
         assert (item["weights"], item["entropy"]) == (weights, told["entropy"]), "the route is that of the answer"
         note = asyncio.run_coroutine_threadsafe(backend.notes(), running.loop).result(60)
         assert re.fullmatch(r"weights in steps of 0\.25 cost \S+ nats at the next token, on 6 of its prompts", note[0])
+    with pytest.raises(UsageError, match="--context is at most 2048, what the base reads"):
+        LlamaBackend(LiveFolder(live_folder), context_length=2**40)
     for grid in (0.7, 0.3, 0.0, -0.25, float("nan")):
         with pytest.raises(UsageError, match="a whole part of 1"):
             LlamaBackend(LiveFolder(live_folder), grid=grid)

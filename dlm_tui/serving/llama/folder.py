@@ -22,8 +22,9 @@ class LiveAdapter(msgspec.Struct, frozen=True):
 
 
 class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`live.json`. File names are relative to the folder; `context_length` in tokens; `probes` are prompts of the
-    document with which the cost of a grid is measured. `flat`: the document declares no adapters by name.
+    """`live.json`. File names are relative to the folder; `context_length` and `base_context`, the most that the base
+    reads, in tokens; `probes` are prompts of the document with which the cost of a grid is measured. `flat`: the
+    document declares no adapters by name.
     """
 
     base: str
@@ -46,6 +47,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True):
     probes: list[str] = msgspec.field(default_factory=list)
     document_sha256: str = ""
     versions: dict[str, int] = msgspec.field(default_factory=dict)
+    base_context: int | None = None
     format: int = FORMAT
 
 

@@ -35,6 +35,7 @@ from dlm_tui.serving.backend import (
     Piece,
     RoutedPrompt,
     Turn,
+    check_context,
     check_ids,
     check_room,
 )
@@ -102,8 +103,7 @@ class Scheduler:
         """`context_length` bounds prompt and answer together, in tokens: every row keeps keys and values for that many
         (default: what the base reads, at most `CONTEXT`). `flush` is called after every round, once what it sent may be
         handed on. Raises UsageError for more than the base reads."""
-        if context_length is not None and context_length > session.base.context_length:
-            raise UsageError(f"--context is at most {session.base.context_length}, what the base reads")
+        check_context(context_length, session.base.context_length)
         self.context_length = context_length or min(session.base.context_length, CONTEXT)
         self.session = session
         self.seats = rows
