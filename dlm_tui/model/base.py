@@ -36,6 +36,7 @@ from dlm_tui.model.quantised import (
 )
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
 from dlm_tui.model.stored import StoredLinear, float32_skeleton, keep_as_stored, widen, widen_beside
+from dlm_tui.model.tensor_facts import Hashing
 from dlm_tui.progress import WARNING, Progress, in_thread
 from dlm_tui.system_errors import first_line
 
@@ -274,10 +275,9 @@ def load_base(
         model = model.to(place)
     else:
         name_places(model)
-    form = _form_of(model, unread)
+    form, hashing = _form_of(model, unread), Hashing(files)
     identity = yield from in_thread(
-        lambda: identify(source.hf_id, source.revision, folder, files, form),
-        lambda: step(3, "hashing the base"),
+        lambda: identify(source.hf_id, source.revision, folder, files, form, hashing), lambda: step(3, hashing.text)
     )
     if asked:
         identity = quantised_identity(identity, asked)

@@ -8,27 +8,22 @@ tensors without the model's prefix, or has what no forward reads, is the same ba
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import get_args
 
 import msgspec
-import numpy as np
 
 from dlm_tui.document.side_file import Quantisation
 from dlm_tui.files import sha256_file
 from dlm_tui.model.remembered import remembered
+from dlm_tui.model.tensor_facts import Hashing, TensorFacts, tensor_facts
 
 WHOLE_FILE_LIMIT = 100 * 1024 * 1024
-WHOLE_TENSOR_LIMIT = 16 * 1024 * 1024
 SAMPLES = 256
 _BLOCK = 64 * 1024
 _BLOCKS = 64
-_HEADER_LIMIT = 100_000_000
-_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 # half a unit in the last place, and the smallest number that is not rounded away
 _ROUNDING = {"F64": (2.0**-53, 0.0), "F32": (2.0**-24, 2.0**-149), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
 # a quantised base keeps the sample of what it was made from, which may have been of any of these types
@@ -41,15 +36,6 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-
-
-class TensorFacts(msgspec.Struct, frozen=True):
-    """A stored tensor: its type as safetensors names it, its shape, the hash of its bytes, and eight of its values."""
-
-    dtype: str
-    shape: list[int]
-    sha256: str
-    values: list[float]
 
 
 class WeightSample(msgspec.Struct, frozen=True):
@@ -125,9 +111,9 @@ class CheckpointForm(msgspec.Struct, frozen=True):
 class BaseIdentity(msgspec.Struct, frozen=True):
     """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
 
-    `sample` knows the same weights in another type; `files` are those that the hash before 0.2 was over.
-    `stored_sha256` and `stored_sample` are of the tensors as the files name them, which was recorded before the model's
-    own names were.
+    `sample` knows the same weights in another type. What was recorded before: `files` are those that the hash before
+    0.2 was over; `former_sha256` are hashes over the tensors as the files name them, then as the model does, large
+    ones in parts; `stored_sample` is of the files' names, too.
     """
 
     id: str
@@ -136,7 +122,7 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     tokenizer_sha256: str
     sample: WeightSample | None = None
     files: tuple[Path, ...] = ()
-    stored_sha256: str = ""
+    former_sha256: tuple[str, ...] = ()
     stored_sample: WeightSample | None = None
 
     @property
@@ -157,13 +143,18 @@ class BaseIdentity(msgspec.Struct, frozen=True):
 
 
 def identify(
-    hf_id: str, revision: str | None, folder: Path, files: Sequence[Path], form: CheckpointForm | None = None
+    hf_id: str,
+    revision: str | None,
+    folder: Path,
+    files: Sequence[Path],
+    form: CheckpointForm | None = None,
+    hashing: Hashing | None = None,
 ) -> BaseIdentity:
     """The identity of the base in `folder` whose weights are in the safetensors `files`, read in `form`; without one
-    the tensors are taken as they are stored."""
+    the tensors are taken as they are stored. `hashing` hears how far it is."""
     tensors: dict[str, TensorFacts] = {}
     for file in files:
-        tensors |= remembered("tensors", file, _tensor_facts, dict[str, TensorFacts])
+        tensors |= remembered("tensors", file, lambda path: tensor_facts(path, hashing), dict[str, TensorFacts])
     read = tensors if form is None else form.tensors(tensors)
     return BaseIdentity(
         hf_id,
@@ -172,7 +163,7 @@ def identify(
         tokenizer_hash(folder),
         weight_sample(read),
         tuple(files),
-        weights_hash(tensors),
+        (_sampled_hash(tensors), _sampled_hash(read)),
         weight_sample(tensors),
     )
 
@@ -191,7 +182,7 @@ def quantised_identity(identity: BaseIdentity, quantisation: str) -> BaseIdentit
         weights_sha256=digest(identity.weights_sha256),
         sample=narrowed(identity.sample),
         files=(),
-        stored_sha256=digest(identity.stored_sha256),
+        former_sha256=tuple(map(digest, identity.former_sha256)),
         stored_sample=narrowed(identity.stored_sample),
     )
 
@@ -202,6 +193,10 @@ def weights_hash(tensors: dict[str, TensorFacts]) -> str:
     for name, facts in sorted(tensors.items()):
         digest.update(f"{name}\0{facts.dtype}\0{facts.shape}\0{facts.sha256}\0".encode())
     return digest.hexdigest()
+
+
+def _sampled_hash(tensors: Mapping[str, TensorFacts]) -> str:
+    return weights_hash({n: msgspec.structs.replace(f, sha256=f.sampled_sha256) for n, f in tensors.items()})
 
 
 def weight_sample(tensors: dict[str, TensorFacts]) -> WeightSample:
@@ -231,50 +226,6 @@ def tokenizer_hash(folder: Path) -> str:
         if (folder / name).is_file():
             digest.update(f"{name}\0{remembered('files', folder / name, sha256_file, str)}\0".encode())
     return digest.hexdigest()
-
-
-def _tensor_facts(file: Path) -> dict[str, TensorFacts]:
-    """The facts of every tensor of a safetensors file, whose header has been read before.
-
-    Tensors up to 16 MB are hashed whole; of larger ones 64 evenly spaced blocks of 64 KiB, which still changes whenever
-    a training step has touched the weights.
-    """
-    # read, not mapped: pages that the weights are mapped from anyway would count twice
-    with file.open("rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(min(length, _HEADER_LIMIT)))
-        return {
-            name: _facts(entry["dtype"], entry["shape"], handle, *(8 + length + at for at in entry["data_offsets"]))
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-
-
-def _facts(dtype: str, shape: list[int], handle: BinaryIO, start: int, end: int) -> TensorFacts:
-    digest = hashlib.sha256()
-    size = end - start
-    whole = size <= WHOLE_TENSOR_LIMIT
-    for block in range(-(-size // _BLOCK) if whole else _BLOCKS):
-        at = start + (block * _BLOCK if whole else (size - _BLOCK) * block // (_BLOCKS - 1))
-        handle.seek(at)
-        digest.update(handle.read(min(_BLOCK, end - at)))
-    return TensorFacts(dtype, shape, digest.hexdigest(), _values(dtype, handle, start, end))
-
-
-def _values(dtype: str, handle: BinaryIO, start: int, end: int) -> list[float]:
-    if dtype not in _FLOATS:
-        return []
-    kind = np.dtype(_FLOATS[dtype])
-    count = (end - start) // kind.itemsize
-    read = bytearray()
-    for part in range(8 if count else 0):
-        handle.seek(start + count * part // 8 * kind.itemsize)
-        read += handle.read(kind.itemsize)
-    numbers = np.frombuffer(read, dtype=kind)
-    if dtype == "BF16":
-        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-    values = [float(number) for number in numbers]
-    return values if np.isfinite(values).all() else []
 
 
 def _sampled_file(file: Path, size: int) -> str:

@@ -37,8 +37,8 @@ class Identity(Protocol):
         ...
 
     @property
-    def stored_sha256(self) -> str:
-        """What was recorded as `weights_sha256` while the names of the files were taken as they are."""
+    def former_sha256(self) -> tuple[str, ...]:
+        """What was recorded as `weights_sha256` while names were the files', or large tensors hashed in parts."""
         ...
 
     @property
@@ -72,7 +72,8 @@ def base_record(identity: Identity) -> dict[str, object]:
 def other_base(record: Mapping[str, object], identity: Identity) -> OtherBase | None:
     """How the base of the record differs from this one; None for the same, as far as is known."""
     known, dtypes = record.get("weights_sha256"), None
-    if known not in (None, identity.weights_sha256, identity.stored_sha256) and known != identity.files_sha256:
+    same = (None, identity.weights_sha256, *identity.former_sha256)
+    if known not in same and known != identity.files_sha256:
         dtypes = identity.other_dtype(record.get("weights_sample"))
         if dtypes is None:
             return OtherBase("weights")

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -17,10 +16,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GemmaTokenizer, Qwen2Tokenizer, TokenizersBackend
 
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model import identity as identities
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.download import fetch
-from dlm_tui.model.identity import identify
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import run_to_end
 from tests.tiny_models import tiny_base, tiny_tokenizer, write_tiny_base
@@ -36,17 +33,6 @@ def test_a_base_is_frozen_and_knows_itself(tmp_path: Path) -> None:
     other = tiny_base(tmp_path / "other", seed=1)
     assert other.identity.weights_sha256 != base.identity.weights_sha256
     assert other.identity.tokenizer_sha256 == base.identity.tokenizer_sha256
-
-
-def test_large_weights_are_sampled_and_still_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identities, "WHOLE_TENSOR_LIMIT", 1000)
-    file = tmp_path / "model.safetensors"
-    weights = {"w": torch.randn(3000, 1000)}
-    save_file(weights, file)
-    first = identify("x", None, tmp_path, [file])
-    assert identify("x", None, tmp_path, [file]) == first
-    save_file({"w": weights["w"] * 1.0001}, file)
-    assert identify("x", None, tmp_path, [file]).weights_sha256 != first.weights_sha256
 
 
 def test_chat_renders_the_template_and_raw_prompts_do_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from dlm_tui.document import SideFile, load, write_side_file
 from dlm_tui.document.side_file import side_file_path
 from dlm_tui.model import identity as identities
 from dlm_tui.model import remembered as notes
-from dlm_tui.model.identity import BaseIdentity, TensorFacts, files_hash
+from dlm_tui.model import tensor_facts as tensor_files
+from dlm_tui.model.identity import BaseIdentity, files_hash
 from dlm_tui.model.remembered import cache_folder, remembered
+from dlm_tui.model.tensor_facts import Hashing, TensorFacts, tensor_facts
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import Store, gate_status, read_gate_record
@@ -134,9 +137,10 @@ def test_the_same_weights_in_another_form_are_the_same_base(tmp_path: Path, form
     architecture, change = SAME_BASE[form]
     one = loaded_identity(tmp_path / "a", dict, architecture)
     other = loaded_identity(tmp_path / "b", change, architecture)
-    assert one.stored_sha256 == one.weights_sha256 == other.weights_sha256 != other.stored_sha256
+    as_stored, _ = other.former_sha256
+    assert set(one.former_sha256) == {one.weights_sha256} == {other.weights_sha256} != {as_stored}
     # what was recorded before is the same base, too, and another type of it a near relative
-    before = {"weights_sha256": other.stored_sha256, "weights_sample": msgspec.to_builtins(other.stored_sample)}
+    before = {"weights_sha256": as_stored, "weights_sample": msgspec.to_builtins(other.stored_sample)}
     assert other_base(before, other) is None
     narrow = loaded_identity(
         tmp_path / "c", lambda w: {name: v.bfloat16() for name, v in change(w).items()}, architecture
@@ -214,9 +218,39 @@ def test_values_are_read_as_the_file_has_them(tmp_path: Path) -> None:
     for name, dtype in (("F32", torch.float32), ("BF16", torch.bfloat16), ("F16", torch.float16)):
         file = tmp_path / f"{name}.safetensors"
         save_file({"w": numbers.to(dtype), "i": torch.arange(3)}, file)
-        facts = identities._tensor_facts(file)
+        facts = tensor_facts(file)
         assert facts["w"].values == numbers.to(dtype).double().flatten()[::8].tolist()
         assert (facts["w"].dtype, facts["w"].shape, facts["i"].values) == (name, [4, 16], [])
+
+
+def test_every_byte_of_a_large_tensor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_files, "WHOLE_TENSOR_LIMIT", 1000)
+    file, weights = tmp_path / "model.safetensors", {"w": torch.ones(20_000_000, dtype=torch.int8), "v": torch.zeros(9)}
+    save_file(weights, file)
+    one = tiny_identity(tmp_path)
+    weights["w"][:] = 1
+    weights["w"][100_000:200_000] = 0  # between two of the 64 blocks that were hashed before
+    save_file(weights, file)
+    os.utime(file, ns=(0, 5))
+    other = tiny_identity(tmp_path)
+    assert one.former_sha256 == other.former_sha256 and one.weights_sha256 != other.weights_sha256
+    # what was recorded so is known, and what is recorded now says more
+    former = {**base_record(one), "weights_sha256": one.former_sha256[1]}
+    assert other_base(former, one) is None
+    assert other_base(base_record(one), one) is None
+    assert other_base(base_record(one), other) == OtherBase("weights")
+    assert base_record(one)["weights_sha256"] == one.weights_sha256 not in one.former_sha256
+
+
+def test_who_waits_for_a_hash_hears_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"w": torch.ones(3_000_000), "v": torch.zeros(9)}, file)
+    hashing = Hashing([file])
+    facts = tensor_facts(file, hashing)
+    assert hashing.text == "hashing the base"
+    monkeypatch.setattr(tensor_files, "_PATIENCE", -1)
+    assert hashing.text == "hashing the base, 12 MB of 12 MB"
+    assert facts["w"].sha256 == hashlib.sha256(torch.ones(3_000_000).numpy().tobytes()).hexdigest()
 
 
 def test_a_hash_is_computed_once_per_state_of_a_file(tmp_path: Path) -> None:
@@ -225,7 +259,7 @@ def test_a_hash_is_computed_once_per_state_of_a_file(tmp_path: Path) -> None:
 
     def compute(path: Path) -> dict[str, TensorFacts]:
         asked.append(path)
-        return {"w": TensorFacts("F32", [1], path.read_text(), [0.5])}
+        return {"w": TensorFacts("F32", [1], path.read_text(), [0.5], "")}
 
     def ask() -> str:
         return remembered("test", file, compute, dict[str, TensorFacts])["w"].sha256
