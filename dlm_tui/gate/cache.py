@@ -27,13 +27,8 @@ def text_key(prompt: str) -> bytes:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()[:_KEY]
 
 
-def base_key(weights_sha256: str, tokenizer_sha256: str) -> str:
-    """The string under which embeddings of a base are kept, of the hashes of its weights and tokenizer."""
-    return f"{weights_sha256}:{tokenizer_sha256}"
-
-
 class EmbeddingCache:
-    """Embeddings of one base (weights and tokenizer), one folder of immutable shards in the store's cache.
+    """Embeddings of one base (weights, tokenizer and settings), one folder of immutable shards in the store's cache.
 
     A shard is a safetensors file: `keys` [n, 16] bytes, `rows` [n, H] float32, `sums` [n] CRC-32 of each row. A shard
     that cannot be read is dropped, a row whose sum is wrong is not found: the prompt is embedded again. Without write
@@ -41,7 +36,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, fingerprint: str, hidden_size: int, max_bytes: int = MAX_BYTES) -> None:
-        """`folder` is the store's cache_dir, `fingerprint` names base weights and tokenizer."""
+        """`folder` is the store's cache_dir, `fingerprint` is the base's key."""
         name = hashlib.sha256(f"{fingerprint}\n{hidden_size}".encode()).hexdigest()[:24]
         self.folder = folder / _FOLDER / name
         self.hidden_size = hidden_size

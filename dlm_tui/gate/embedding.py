@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from dlm_tui.gate.cache import EmbeddingCache, base_key
+from dlm_tui.gate.cache import EmbeddingCache
 from dlm_tui.progress import Progress, map_steps
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def cached_embeddings(
 ) -> Generator[Progress, None, tuple[Tensor, int]]:
     """Embeddings float32 [n, H] of the prompts and how many had to be computed; the new ones are kept in the store."""
     base = model.base
-    key = base_key(base.identity.weights_sha256, base.identity.tokenizer_sha256)
-    cache = EmbeddingCache(store.cache_dir, key, base.hidden_size)
+    cache = EmbeddingCache(store.cache_dir, base.identity.key, base.hidden_size)
     found = cache.find(prompts)
     fresh = list(dict.fromkeys(prompt for prompt, row in zip(prompts, found, strict=True) if row is None))
     computed: dict[str, Tensor] = {}

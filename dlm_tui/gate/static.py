@@ -122,9 +122,10 @@ def _ordered(weights: dict[str, float], names: Sequence[str]) -> Mix | None:
 
 def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | None:
     from dlm_tui.errors import DlmTuiError
-    from dlm_tui.gate.cache import EmbeddingCache, base_key
+    from dlm_tui.gate.cache import EmbeddingCache
     from dlm_tui.gate.gate import load_gate
     from dlm_tui.gate.probes import trained_probes
+    from dlm_tui.store.trained_on import recorded_key
 
     try:
         gate = load_gate(store)
@@ -133,8 +134,7 @@ def _recomputed(store: Store, parsed: Document, config: GateConfig) -> Mix | Non
     record = gate.record if gate is not None else None
     if gate is None or record is None or not record.get("weights_sha256"):
         return None
-    key = base_key(str(record["weights_sha256"]), str(record.get("tokenizer_sha256")))
-    cache = EmbeddingCache(store.cache_dir, key, config.input_dim)
+    cache = EmbeddingCache(store.cache_dir, recorded_key(record), config.input_dim)
     found = cache.find([probe.prompt for probe in trained_probes(parsed)])
     rows = [row for row in found if row is not None]
     if not rows or len(rows) < len(found):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dlm_tui.gate.cache import EmbeddingCache, base_key
+from dlm_tui.gate.cache import EmbeddingCache
 from dlm_tui.gate.embedding import LIMIT, HiddenBackbone, RawEncoder, map_states
 from dlm_tui.model.prefix_reuse import common_prefix
 from dlm_tui.progress import Progress
@@ -116,8 +116,7 @@ def cached_surprises(
     base, backbone = model.base, model.backbone
     if not is_affordable(backbone):
         return None
-    key = base_key(base.identity.weights_sha256, base.identity.tokenizer_sha256)
-    cache = EmbeddingCache(store.cache_dir, f"{key}:surprise", _COLUMNS)
+    cache = EmbeddingCache(store.cache_dir, f"{base.identity.key}:surprise", _COLUMNS)
     found = dict(zip(prompts, cache.find(prompts), strict=True))
     fresh = [prompt for prompt, row in found.items() if row is None]
     if fresh:

@@ -12,6 +12,7 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
+from dlm_tui.model.computing_settings import computing_settings
 from dlm_tui.model.config_check import (
     check_config,
     largest_bytes,
@@ -276,8 +277,10 @@ def load_base(
     else:
         name_places(model)
     form, hashing = _form_of(model, unread), Hashing(files)
+    settings = computing_settings(cast("Any", model).config.get_text_config(decoder=True))
     identity = yield from in_thread(
-        lambda: identify(source.hf_id, source.revision, folder, files, form, hashing), lambda: step(3, hashing.text)
+        lambda: identify(source.hf_id, source.revision, folder, files, form, settings, hashing),
+        lambda: step(3, hashing.text),
     )
     if asked:
         identity = quantised_identity(identity, asked)

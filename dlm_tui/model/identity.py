@@ -1,6 +1,7 @@
 """What a base is, tensor by tensor, so that a gate or an adapter can tell when the base under it has changed. No torch.
 
-A base is its tensors, not its files: the same tensors in other files, in another order, are the same base. Which
+A base is its tensors, not its files: the same tensors in other files, in another order, are the same base, as long as
+the configuration computes the same with them. Which
 tensors a file means is the model's to say (`CheckpointForm`): one that stores a tied output layer once more, names its
 tensors without the model's prefix, or has what no forward reads, is the same base as one that does not.
 """
@@ -17,8 +18,10 @@ import msgspec
 
 from dlm_tui.document.side_file import Quantisation
 from dlm_tui.files import sha256_file
+from dlm_tui.model.computing_settings import Setting
 from dlm_tui.model.remembered import remembered
 from dlm_tui.model.tensor_facts import Hashing, TensorFacts, tensor_facts
+from dlm_tui.store.trained_on import base_key
 
 WHOLE_FILE_LIMIT = 100 * 1024 * 1024
 SAMPLES = 256
@@ -111,7 +114,8 @@ class CheckpointForm(msgspec.Struct, frozen=True):
 class BaseIdentity(msgspec.Struct, frozen=True):
     """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
 
-    `sample` knows the same weights in another type. What was recorded before: `files` are those that the hash before
+    `sample` knows the same weights in another type; `settings` are those of the configuration that the numbers depend
+    on, too. What was recorded before: `files` are those that the hash before
     0.2 was over; `former_sha256` are hashes over the tensors as the files name them, then as the model does, large
     ones in parts; `stored_sample` is of the files' names, too.
     """
@@ -124,6 +128,12 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     files: tuple[Path, ...] = ()
     former_sha256: tuple[str, ...] = ()
     stored_sample: WeightSample | None = None
+    settings: Mapping[str, Setting] = {}
+
+    @property
+    def key(self) -> str:
+        """One string for all that its numbers depend on."""
+        return base_key(self.weights_sha256, self.tokenizer_sha256, self.settings)
 
     @property
     def files_sha256(self) -> str:
@@ -148,10 +158,12 @@ def identify(
     folder: Path,
     files: Sequence[Path],
     form: CheckpointForm | None = None,
+    settings: Mapping[str, Setting] | None = None,
     hashing: Hashing | None = None,
 ) -> BaseIdentity:
-    """The identity of the base in `folder` whose weights are in the safetensors `files`, read in `form`; without one
-    the tensors are taken as they are stored. `hashing` hears how far it is."""
+    """The identity of the base in `folder` whose weights are in the safetensors `files`, read in `form`, with the
+    `settings` of its configuration; without a form the tensors are taken as they are stored. `hashing` hears how far
+    it is."""
     tensors: dict[str, TensorFacts] = {}
     for file in files:
         tensors |= remembered("tensors", file, lambda path: tensor_facts(path, hashing), dict[str, TensorFacts])
@@ -165,6 +177,7 @@ def identify(
         tuple(files),
         (_sampled_hash(tensors), _sampled_hash(read)),
         weight_sample(tensors),
+        settings or {},
     )
 
 

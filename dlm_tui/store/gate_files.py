@@ -30,6 +30,7 @@ RECORD_KEYS = frozenset(
         "base_model",
         "base_id",
         "base_revision",
+        "base_settings",
         "weights_sha256",
         "weights_sample",
         "tokenizer_sha256",

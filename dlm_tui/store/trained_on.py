@@ -6,6 +6,7 @@ tools do not look at.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from dlm_tui.small_files import read_file
 
 FILE = "tui_base.json"
 _MOST_BYTES = 1 << 20
+_NAMED = 3
 
 
 class Identity(Protocol):
@@ -31,6 +33,11 @@ class Identity(Protocol):
     def weights_sha256(self) -> str: ...
     @property
     def tokenizer_sha256(self) -> str: ...
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What of its configuration its numbers depend on."""
+        ...
+
     @property
     def sample(self) -> object:
         """Values by which the same weights are known in another type."""
@@ -52,7 +59,8 @@ class Identity(Protocol):
 
 
 class OtherBase(msgspec.Struct, frozen=True):
-    """What differs, `weights` or `tokenizer`; `dtypes` are the recorded and present type of the same weights."""
+    """What differs: `weights`, `tokenizer`, or settings, by their names; `dtypes` are the recorded and present type of
+    the same weights."""
 
     what: str
     dtypes: tuple[str, str] | None = None
@@ -66,7 +74,19 @@ def base_record(identity: Identity) -> dict[str, object]:
         "weights_sha256": identity.weights_sha256,
         "weights_sample": msgspec.to_builtins(identity.sample),
         "tokenizer_sha256": identity.tokenizer_sha256,
+        "base_settings": dict(identity.settings),
     }
+
+
+def base_key(weights_sha256: str, tokenizer_sha256: str, settings: object) -> str:
+    """One string for all that a base's numbers depend on, to find again what was computed with it."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16] if settings else ""
+    return ":".join(filter(None, (weights_sha256, tokenizer_sha256, digest)))
+
+
+def recorded_key(record: Mapping[str, object]) -> str:
+    """`base_key` of a base that was written down."""
+    return base_key(str(record.get("weights_sha256")), str(record.get("tokenizer_sha256")), record.get("base_settings"))
 
 
 def other_base(record: Mapping[str, object], identity: Identity) -> OtherBase | None:
@@ -79,7 +99,20 @@ def other_base(record: Mapping[str, object], identity: Identity) -> OtherBase | 
             return OtherBase("weights")
     if record.get("tokenizer_sha256") not in (None, identity.tokenizer_sha256):
         return OtherBase("tokenizer")
+    if names := _other_settings(record.get("base_settings"), identity.settings):
+        further = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return OtherBase(f"settings in config.json ({', '.join(names[:_NAMED])}{further})")
     return OtherBase("weights", dtypes) if dtypes is not None else None
+
+
+def _other_settings(recorded: object, present: Mapping[str, object]) -> list[str]:
+    """The names that differ. A setting that only one of the two has belongs to another release of the library, and says
+    nothing; nor does a record from before there were any."""
+    if not isinstance(recorded, Mapping):
+        return []
+    known = {name.partition(".")[0] for name in recorded} & {name.partition(".")[0] for name in present}
+    every = sorted(name for name in {*recorded, *present} if name.partition(".")[0] in known)
+    return [name for name in every if recorded.get(name) != present.get(name)]
 
 
 def write_version_base(folder: Path, identity: Identity) -> None:

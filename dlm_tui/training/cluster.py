@@ -27,6 +27,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.embedding import length_batches, prompt_tokens
 from dlm_tui.model.base import DTYPES
 from dlm_tui.progress import WARNING, Progress, Report, warn
+from dlm_tui.store.trained_on import base_record
 from dlm_tui.system_errors import system_sentence
 from dlm_tui.training.adapter_work import AdapterWork, Trained
 from dlm_tui.training.checkpoints import fingerprint
@@ -80,7 +81,7 @@ class Cluster:
         dtype = next(name for name, kind in DTYPES.items() if kind == base.dtype)
         source = msgspec.structs.replace(base.source, path=None, gguf=None)
         files = {name: ray.put(data) for name, data in shipped_files(base).items()}
-        self._shipped = Shipped(source, base.identity.weights_sha256, base.identity.tokenizer_sha256, dtype, files)
+        self._shipped = Shipped(source, base_record(base.identity), dtype, files)
         self._rows: dict[str, Any] = {}
         self._gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from filelock import FileLock
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import remove, scratch_sibling
 from dlm_tui.progress import run_to_end
+from dlm_tui.store.trained_on import other_base, recorded_key
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
 from dlm_tui.training.held_out import FoldResult, FoldWork, JudgedRow, train_and_judge
 from dlm_tui.training.phases import Diverged, Finetuned, OnStep
@@ -34,18 +36,17 @@ _loaded: dict[str, Base] = {}
 
 @dataclass(frozen=True)
 class Shipped:
-    """A base on its way: where it came from, the hashes that it is known by, and references to its files' bytes."""
+    """A base on its way: where it came from, what it is known by, and references to its files' bytes."""
 
     source: BaseSource
-    weights_sha256: str
-    tokenizer_sha256: str
+    record: Mapping[str, object]
     dtype: str
     files: Mapping[str, Any]
 
     @property
     def key(self) -> str:
         """Names the base on a node's disk and in a process."""
-        return f"{self.weights_sha256[:24]}-{self.tokenizer_sha256[:12]}-{self.dtype}"
+        return f"{hashlib.sha256(recorded_key(self.record).encode()).hexdigest()[:36]}-{self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def base_here(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]])
         folder = _folder(shipped, fetch)
         source = msgspec.structs.replace(shipped.source, path=folder)
         base = run_to_end(load_base(source, dtype=shipped.dtype))
-        found = base.identity.weights_sha256, base.identity.tokenizer_sha256
-        if found != (shipped.weights_sha256, shipped.tokenizer_sha256):
+        if other_base(shipped.record, base.identity) is not None:
             remove(folder)
             raise DlmTuiError(f"the base in {folder} is damaged; it was removed, try again")
         _loaded[shipped.key] = base

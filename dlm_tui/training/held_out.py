@@ -102,7 +102,7 @@ def fold_works(
                 settings,
                 vars(rows),
                 [(row.ids, row.asked) for row in judged],
-                base.identity.weights_sha256,
+                base.identity.key,
                 pinned_versions(),
             )
             work = AdapterWork(plan=alone, adapter=own, rows=rows)

@@ -431,8 +431,7 @@ def _fingerprint(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan
     """Of all that decides what the adapter becomes."""
     own = {key: value for key, value in vars(adapter).items() if key != "rows"}
     prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
-    weights = request.base.identity.weights_sha256
-    return fingerprint(plan.deciding(), own, vars(rows), prompts, weights, pinned_versions())
+    return fingerprint(plan.deciding(), own, vars(rows), prompts, request.base.identity.key, pinned_versions())
 
 
 def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:

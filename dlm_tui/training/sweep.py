@@ -212,7 +212,7 @@ def _judged_gate(request: SweepRequest, document: Document) -> Generator[Progres
 def _gate_key(document: Document, base: Base, folds: int) -> str:
     settings = document.training.gate.model_dump()
     own = (settings, document.adapter_names, probes_digest(document), folds, document.training.seed)
-    return fingerprint("gate", *own, base.identity.weights_sha256, base.identity.tokenizer_sha256, pinned_versions())
+    return fingerprint("gate", *own, base.identity.key, pinned_versions())
 
 
 def _pair(text: str) -> tuple[float, float] | None:

@@ -26,6 +26,7 @@ from dlm_tui.model.base import Base
 from dlm_tui.progress import WARNING, Progress, Report, run_to_end
 from dlm_tui.store import MetricsReader, Store, current_version
 from dlm_tui.store.checkpoints import interrupted
+from dlm_tui.store.trained_on import base_record
 from dlm_tui.training import TrainRequest, train_document
 from dlm_tui.training.cluster import Cluster, ClusterError, _join, _shards
 from dlm_tui.training.cluster_board import Board, Teller
@@ -356,7 +357,7 @@ def test_a_base_travels_once_to_a_node(base: Base, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(PLACE, str(tmp_path))
     files, fetched = shipped_files(base), list[str]()
     identity = base.identity
-    shipped = Shipped(base.source, identity.weights_sha256, identity.tokenizer_sha256, "float32", {n: n for n in files})
+    shipped = Shipped(base.source, base_record(identity), "float32", {n: n for n in files})
 
     def fetch(name: str) -> Any:
         fetched.append(name)

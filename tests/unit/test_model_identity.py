@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +222,70 @@ def test_values_are_read_as_the_file_has_them(tmp_path: Path) -> None:
         facts = tensor_facts(file)
         assert facts["w"].values == numbers.to(dtype).double().flatten()[::8].tolist()
         assert (facts["w"].dtype, facts["w"].shape, facts["i"].values) == (name, [4, 16], [])
+
+
+def reconfigured(folder: Path, **changes: object) -> BaseIdentity:
+    """The identity of a tiny base whose config.json says `changes`, None for what it leaves out."""
+    file = write_tiny_base(folder, "llama") / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+    return tiny_base(folder, "llama").identity
+
+
+OTHER_CONFIG = {
+    "rms_norm_eps": ({"rms_norm_eps": 0.5}, "rms_norm_eps"),
+    "rope base": ({"rope_theta": 500.0, "rope_parameters": None}, "rope_parameters.rope_theta"),
+    "rope scaling": (
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+        "rope_parameters.factor, rope_parameters.rope_type",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_CONFIG)
+def test_the_same_tensors_under_another_configuration_are_another_base(tmp_path: Path, kind: str) -> None:
+    changes, names = OTHER_CONFIG[kind]
+    one, other = reconfigured(tmp_path / "a"), reconfigured(tmp_path / "b", **changes)
+    assert one.weights_sha256 == other.weights_sha256 and one.key != other.key
+    assert other_base(base_record(one), other) == OtherBase(f"settings in config.json ({names})")
+    assert other_base({**base_record(one), "base_settings": None}, other) is None, "recorded before there were any"
+    quantised = identities.quantised_identity(other, "nf4")
+    assert other_base(base_record(one), quantised) == OtherBase(f"settings in config.json ({names})")
+
+
+def test_a_configuration_that_says_the_same_otherwise_is_the_same_base(tmp_path: Path) -> None:
+    one = reconfigured(tmp_path / "a")
+    other = reconfigured(
+        tmp_path / "b",
+        rope_parameters=None,
+        rope_theta=10000,
+        rms_norm_eps=struct.unpack("<f", struct.pack("<f", 1e-6))[0],  # as a GGUF file has it
+        attention_bias=None,
+        max_position_embeddings=128,
+        use_cache=False,
+        pad_token_id=3,
+        attention_dropout=0.5,
+        transformers_version="4.0",
+        torch_dtype="float32",
+        unsloth_version="2025.1",
+    )
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["rms_norm_eps"] == 1e-6
+    assert one.settings == other.settings and one.key == other.key
+    # a release of the library that knows one setting more, or one less, changes nothing
+    assert other_base({"base_settings": {**one.settings, "new.part": 7}}, other) is None
+    assert other_base({"base_settings": {"rms_norm_eps": one.settings["rms_norm_eps"]}}, other) is None
+    many = OtherBase("settings in config.json (head_dim, hidden_act, hidden_size and 3 more)")
+    assert other_base({"base_settings": {**dict.fromkeys(sorted(one.settings)[1:7], "?")}}, other) == many
+
+
+def test_a_gate_says_which_setting_of_its_base_changed(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path)
+    adopt_record(session)
+    file = tmp_path / "base" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rms_norm_eps": 0.5}))
+    again = run_to_end(Session.open(session.path, tmp_path / "home", tmp_path / "base"))
+    assert again.gate is None
+    assert "with other settings in config.json (rms_norm_eps) than the base" in again.gate_status.reason
 
 
 def test_every_byte_of_a_large_tensor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
