@@ -24,10 +24,11 @@ _PLAIN = (
     '{{{{- range .Messages }}}}{{{{ .Content }}}}{{{{ if eq .Role "assistant" }}}}{end}'
     '{{{{ else if eq .Role "system" }}}}\n\n{{{{ else }}}}\n{{{{ end }}}}{{{{ end }}}}'
 )
+# with blanks around a text, which some templates take off
 CONVERSATION = (
-    {"role": "user", "content": "one"},
+    {"role": "user", "content": " one\n"},
     {"role": "assistant", "content": "two"},
-    {"role": "user", "content": "three"},
+    {"role": "user", "content": "three "},
 )
 WITH_SYSTEM = ({"role": "system", "content": "zero"}, *CONVERSATION)
 _BLOCK = re.compile(r'^(SYSTEM|TEMPLATE) """(.*?)"""$', re.DOTALL | re.MULTILINE)

@@ -107,6 +107,7 @@ def _refuse_unsuitable(request: ExportRequest, session: Session) -> None:
 
 def _prepare(request: ExportRequest, session: Session, mix: ResolvedMix) -> Target:
     pairs = concatenate(session.model.adapters, mix.weights)
+    session.base.renderer.fold_for_others()
     context = ExportContext(request, session, mix, pairs)
     return LiveTarget(context) if request.gate == "live" else _TARGETS[request.target](context)
 

@@ -114,11 +114,13 @@ def check_llama_server_script(
 
 
 def check_vllm_files(
-    script: Path, base: str, revision: str | None, adapter: str, dtype: str, context_length: int
+    script: Path, base: str, revision: str | None, adapter: str, dtype: str, context_length: int, template: str | None
 ) -> None:
     """Raises ExportRefused unless vLLM's start script and settings name the base, the adapter and the base's context,
-    and take the adapter's rank."""
+    and take the adapter's rank; the script names the `template` that stands in for the base's own."""
     words, options = _words(script), _options(script)
+    if options.get("--chat-template") != template or not (script.parent / (template or "")).exists():
+        raise _wrong(script, f"names the chat template {options.get('--chat-template')!r}, and it is {template!r}")
     settings = _json(script.with_name("vllm_config.json"))
     modules = [module["path"] for module in settings.get("lora_modules", ())]
     told = {

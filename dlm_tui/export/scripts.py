@@ -33,13 +33,23 @@ def llama_server_script(
 
 
 def vllm_words(
-    base: str, revision: str | None, adapter: str, rank: int, context_length: int, served: str, dtype: str = "auto"
+    base: str,
+    revision: str | None,
+    adapter: str,
+    rank: int,
+    context_length: int,
+    served: str,
+    dtype: str = "auto",
+    template: str | None = None,
 ) -> list[str]:
-    """`vllm serve …` for one adapter folder, without it being quoted yet."""
+    """`vllm serve …` for one adapter folder, without it being quoted yet; `template` is the file of a chat template to
+    use instead of the one that the base's folder has."""
     words = ["vllm", "serve", base]
     if revision:
         words += ["--revision", revision]
     words += ["--host", "127.0.0.1", "--dtype", dtype, "--max-model-len", str(context_length)]
+    if template is not None:
+        words += ["--chat-template", template]
     return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
 from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
-from dlm_tui.model.chat import ChatTemplateError, chat_messages
+from dlm_tui.model.chat import ChatTemplateError, Message, chat_messages, rendered_plainly
+from dlm_tui.model.gguf_tensors import TensorReader
 from dlm_tui.progress import Progress
 
 _METADATA_BYTES = 100
@@ -188,7 +189,7 @@ class OllamaTarget(_Gguf):
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """How the Modelfile asks, then the model with the mix in it, or the base and the adapter file."""
-        self._check_modelfile((folder / "Modelfile").read_bytes().decode())
+        self._check_modelfile(folder)
         if self.legacy:
             check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
         return (yield from self.check_model(folder / self.weights, {} if self.legacy else self.merged))
@@ -242,24 +243,51 @@ class OllamaTarget(_Gguf):
         front = "".join(base.tokenizer.convert_ids_to_tokens(base.renderer.prefix))
         return {"front": front, "end": base.tokenizer.eos_token or ""}
 
-    def _check_modelfile(self, text: str) -> None:
-        """Raises ExportRefused where SYSTEM and TEMPLATE together ask otherwise than the workbench."""
-        renderer, blocks = self.context.session.base.renderer, written_blocks(text)
+    def _check_modelfile(self, folder: Path) -> None:
+        """Raises ExportRefused where SYSTEM and TEMPLATE, or the template in the GGUF, ask otherwise than the
+        workbench."""
+        renderer = self.context.session.base.renderer
+        blocks = written_blocks((folder / "Modelfile").read_bytes().decode())
         question = CONVERSATION[0]["content"]
         messages = chat_messages((), question, blocks.get("SYSTEM"))
         meant = chat_messages((), question, broken_up(self.context.session.document.system_prompt or ""))
         try:
-            if (template := blocks.get("TEMPLATE")) is not None:
-                asked = by_template(template, messages, **self._ends())
-            else:
-                asked = renderer.text(messages, generate=True)
             wanted = renderer.text(meant, generate=True)
         except ChatTemplateError:
             return  # nobody can be asked by it
+        try:
+            if (template := blocks.get("TEMPLATE")) is not None:
+                asked = by_template(template, messages, **self._ends())
+            else:
+                asked = by_embedded(folder / self.weights, messages)
         except ValueError as error:
             raise ExportRefused(f"the Modelfile is not what was written: its TEMPLATE is {error}") from error
+        except ChatTemplateError as error:
+            raise ExportRefused(
+                f"the chat template in {self.weights} takes nothing that the Modelfile says: {error}; mend the base's"
+                " chat_template"
+            ) from error
         if asked != wanted:
-            raise ExportRefused("the Modelfile does not ask as the workbench does: its SYSTEM or TEMPLATE is another")
+            raise ExportRefused(
+                "the Modelfile does not ask as the workbench does: its SYSTEM or TEMPLATE, or the chat template in"
+                f" {self.weights}, is another"
+            )
+
+
+def by_embedded(path: Path, messages: Sequence[Message]) -> str:
+    """What a runtime makes of a question by the template in a GGUF, which knows no more than that file.
+
+    Raises ChatTemplateError where that cannot be.
+    """
+    values = TensorReader(path).values()
+    tokens = values["tokenizer.ggml.tokens"]
+    ids = {name: values.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    variables = {
+        f"{name}_token": str(tokens[number])
+        for name, number in ids.items()
+        if isinstance(number, int) and isinstance(tokens, list)
+    }
+    return rendered_plainly(str(values.get("tokenizer.chat_template", "")), messages, variables)
 
 
 class LlamaServerTarget(_Gguf):

@@ -33,6 +33,9 @@ from dlm_tui.system_errors import naming
 VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """vLLM's own choice ("auto") would read a float32 base as float16."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Where transformers writes a tokenizer's chat template."""
+
 _ASK = (
     "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
     "m, t = M.from_pretrained(sys.argv[1]{how}), T.from_pretrained(sys.argv[1]); "
@@ -175,7 +178,13 @@ class VllmTarget(PeftTarget):
             context.session.base.context_length,
             "mixed",
             VLLM_DTYPES[self.dtype],
+            self._template(adapter),
         )
+
+    def _template(self, adapter: str) -> str | None:
+        """The chat template beside the adapter, where vLLM would else read another one, or none, with the base."""
+        own = self.context.session.base.renderer.has_own_template
+        return None if own else f"{adapter}/{CHAT_TEMPLATE}"
 
     def write(self, folder: Path) -> Generator[Progress, None, None]:
         """Adapter and tokenizer, then settings and script."""
@@ -206,7 +215,7 @@ class VllmTarget(PeftTarget):
         context = self.context
         check_vllm_files(
             folder / self.script, context.loadable_base, context.loadable_revision, self.adapter,
-            VLLM_DTYPES[self.dtype], context.session.base.context_length,
+            VLLM_DTYPES[self.dtype], context.session.base.context_length, self._template(self.adapter),
         )  # fmt: skip
 
     def command(self, folder: Path) -> str:

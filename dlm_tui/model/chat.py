@@ -49,6 +49,32 @@ def newest_question(messages: Sequence[Message]) -> str:
     return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
 
 
+# What `alternating` does, in the language of the templates; it stands before a template that takes no system role.
+_FOLDING = r"""{%- set fold = namespace(found=false, system='', turns=[]) -%}
+{%- for message in messages if message['role'] == 'system' -%}
+{%- set fold.system = fold.system ~ ('\n\n' if fold.found else '') ~ (message['content'] | trim) -%}
+{%- set fold.found = true -%}
+{%- endfor -%}
+{%- if fold.found -%}
+{%- for message in messages if message['role'] != 'system' -%}
+{%- if fold.turns and fold.turns[-1]['role'] == message['role'] -%}
+{%- set both = fold.turns[-1]['content'] ~ '\n\n' ~ message['content'] -%}
+{%- set fold.turns = fold.turns[:-1] + [{'role': message['role'], 'content': both}] -%}
+{%- else -%}
+{%- set fold.turns = fold.turns + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if fold.system and fold.turns and fold.turns[0]['role'] == 'user' -%}
+{%- set both = fold.system ~ '\n\n' ~ fold.turns[0]['content'] -%}
+{%- set fold.turns = [{'role': 'user', 'content': both}] + fold.turns[1:] -%}
+{%- elif fold.system -%}
+{%- set fold.turns = [{'role': 'user', 'content': fold.system}] + fold.turns -%}
+{%- endif -%}
+{%- set messages = fold.turns -%}
+{%- endif -%}{{ '' }}"""
+_WITH_SYSTEM: tuple[Message, ...] = ({"role": "system", "content": "zero"}, {"role": "user", "content": "one"})
+
+
 class ChatTemplateError(DlmTuiError):
     """A chat template that cannot render a conversation."""
 
@@ -156,6 +182,17 @@ class TemplateWorker:
 _worker = TemplateWorker()
 
 
+def rendered_plainly(template: str, messages: Sequence[Message], variables: Mapping[str, str]) -> str:
+    """A question as somebody renders it who does nothing but that, `variables` beside the messages.
+
+    Raises ChatTemplateError, also where the template refuses.
+    """
+    try:
+        return _worker.render(template, messages, generate=True, variables=variables)
+    except _Refused as error:
+        raise ChatTemplateError(str(error)) from error
+
+
 class ChatRenderer:
     """Renders conversations for one tokenizer.
 
@@ -168,7 +205,8 @@ class ChatRenderer:
         self.prefix = leading_tokens(tokenizer)
         self._tokenizer = tokenizer
         self._worker = worker or _worker
-        if not getattr(tokenizer, "chat_template", None):
+        self._own = getattr(tokenizer, "chat_template", None)
+        if not self._own:
             tokenizer.chat_template = plain_template(tokenizer, self.prefix)
 
     @property
@@ -178,6 +216,35 @@ class ChatRenderer:
         if isinstance(template, dict):
             template = template.get("default") or template[min(template)]
         return str(template)
+
+    @property
+    def has_own_template(self) -> bool:
+        """Whether the tokenizer's template is still the one that the base's folder has."""
+        return bool(self._tokenizer.chat_template == self._own)
+
+    def fold_for_others(self) -> None:
+        """Let the tokenizer's template itself do with a system role that it refuses, or drops, what `text` does: who
+        reads an export renders the template and does nothing else."""
+        with contextlib.suppress(ChatTemplateError):
+            meant = self.text(_WITH_SYSTEM, generate=True)
+            if meant != self._plainly(self.template):
+                folding = _FOLDING + self.template
+                if meant == self._plainly(folding):
+                    self._put(folding)
+
+    def _plainly(self, template: str) -> str | None:
+        try:
+            return self._worker.render(template, _WITH_SYSTEM, generate=True, variables=self._variables)
+        except _Refused:
+            return None
+
+    def _put(self, template: str) -> None:
+        several = self._tokenizer.chat_template
+        if isinstance(several, dict):
+            name = next(name for name in ("default", *sorted(several)) if several.get(name))
+            self._tokenizer.chat_template = {**several, name: template}
+        else:
+            self._tokenizer.chat_template = template
 
     def text(self, messages: Sequence[Message], *, generate: bool = False) -> str:
         """The conversation as text, with `generate` up to where the answer begins.
@@ -202,9 +269,12 @@ class ChatRenderer:
         raise ChatTemplateError(f"the chat template of {self.base} cannot be used: {first}; mend its chat_template")
 
     def _render(self, messages: Sequence[Message], generate: bool) -> str:
+        return self._worker.render(self.template, messages, generate=generate, variables=self._variables)
+
+    @property
+    def _variables(self) -> dict[str, Any]:
         names = self._tokenizer.special_tokens_map
-        variables = {name: [*map(str, v)] if isinstance(v, (list, tuple)) else str(v) for name, v in names.items()}
-        return self._worker.render(self.template, messages, generate=generate, variables=variables)
+        return {name: [*map(str, v)] if isinstance(v, (list, tuple)) else str(v) for name, v in names.items()}
 
 
 def alternating(messages: Sequence[Message]) -> list[dict[str, str]]:

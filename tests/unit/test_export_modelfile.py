@@ -76,19 +76,19 @@ def test_a_template_is_written_only_where_it_was_seen_to_be_the_same() -> None:
     prompt = "<|im_start|>assistant\n"
     own_turn, in_the_first = (
         shape.replace("<", "<|im_start|>system\nzero<|im_end|>\n<", 1),
-        shape.replace("o", "zero\n\no"),
+        shape.replace(" one", "zero\n\n one"),
     )
     assert go_template(shape + prompt, own_turn + prompt) == go_template(shape + prompt)
     assert go_template(shape + prompt, in_the_first + prompt) is None
 
 
 def test_a_base_without_a_template_is_asked_by_ollama_as_here() -> None:
-    written = go_template("<s>one\ntwo</s>three\n", front="<s>", end="</s>")
+    written = go_template("<s> one\n\ntwo</s>three \n", front="<s>", end="</s>")
     assert written == (
         '{{- range .Messages }}{{ .Content }}{{ if eq .Role "assistant" }}</s>'
         '{{ else if eq .Role "system" }}\n\n{{ else }}\n{{ end }}{{ end }}'
     )
-    assert go_template("<s>one\ntwo</s>three", front="<s>", end="</s>") is None
+    assert go_template("<s> one\n\ntwo</s>three ", front="<s>", end="</s>") is None
 
 
 def run_script(binaries: Path, folder: Path, program: str, script: str, *arguments: str) -> tuple[str, list[str]]:
