@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +15,14 @@ from dlm_tui.model.computing_settings import computing_settings
 from dlm_tui.model.config_check import (
     check_config,
     largest_bytes,
+    mismatch,
     quantised_bytes,
     stacked_bytes,
     stored_elements,
     stored_types,
 )
 from dlm_tui.model.download import fetch
-from dlm_tui.model.environment import uncollected
+from dlm_tui.model.environment import uncollected, unreported
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
 from dlm_tui.model.memory import available_memory, gigabytes
@@ -384,30 +384,25 @@ def _load_model(
     With `offload` accelerate leaves in that folder, or in the checkpoint itself, what has no room.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as library_logging
 
-    library_logging.disable_progress_bar()
-    noisy = [logging.getLogger(name) for name in ("transformers", "accelerate")]
-    before = [logger.level for logger in noisy]
-    for logger in noisy:
-        logger.setLevel(logging.ERROR)
     try:
-        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            str(folder),
-            dtype=DTYPES.get(dtype, "auto"),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **({} if offload is None else _offloaded(offload)),
-            **({} if place is None else {"device_map": {"": place}}),
-            **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
-        )
+        with unreported():
+            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+                str(folder),
+                dtype=DTYPES.get(dtype, "auto"),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with the sizes
+                **({} if offload is None else _offloaded(offload)),
+                **({} if place is None else {"device_map": {"": place}}),
+                **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
+            )
     except Exception as error:  # the library raises many types for a broken folder
         raise BaseUnavailable(f"the base {source.title} cannot be loaded: {first_line(error)}") from error
-    finally:
-        for logger, level in zip(noisy, before, strict=True):
-            logger.setLevel(level)
+    if text := mismatch(report):
+        raise BaseUnavailable(f"the base {source.title} cannot be loaded: {text}")
     if missing := sorted(report.get("missing_keys") or ()):
         raise BaseUnavailable(
             f"the base {source.title} has no weights for {missing[0]} ({len(missing)} missing in all)"

@@ -51,15 +51,25 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
                 if depth > max(stacks.values()) or most < min(stacks.values()):
                     held = max(stacks.values())
                     raise BaseUnavailable(f"{place} says {key} {depth}, but the weights hold {held} layers")
-            _refuse_impossible(place, key, depth, capacity)
+            refuse_impossible(place, key, depth, capacity)
         for key in _SIZES:
-            _refuse_impossible(place, key, part.get(key), capacity)
+            refuse_impossible(place, key, part.get(key), capacity)
         for first, second in _MATRICES:
             if isinstance(part.get(first), int) and isinstance(part.get(second), int):
-                _refuse_impossible(place, f"{first} · {second}", part[first] * part[second], capacity)
+                refuse_impossible(place, f"{first} · {second}", part[first] * part[second], capacity)
 
 
-def _refuse_impossible(place: Path, key: str, value: object, capacity: int) -> None:
+def mismatch(report: Mapping[str, Any]) -> str:
+    """Where the library's loading `report` says that a weight has another shape than the configuration asks for, that
+    as a clause; else ""."""
+    for name, stored, asked in sorted(report.get("mismatched_keys") or ()):
+        sizes = " x ".join(map(str, stored)), " x ".join(map(str, asked))
+        return f"{name} is {sizes[0]} in its files, and {sizes[1]} by its configuration"
+    return ""
+
+
+def refuse_impossible(place: Path, key: str, value: object, capacity: int) -> None:
+    """Raise BaseUnavailable for a count that is none, is negative, or is above what the files behind `place` hold."""
     if isinstance(value, str):
         raise BaseUnavailable(f"{place} says {key} {shortened(value, 40)!r}, which is no whole number")
     if isinstance(value, bool) or not isinstance(value, int):

@@ -23,6 +23,24 @@ def quiet_libraries() -> None:
 
 
 @contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Without the tables that transformers and accelerate log of a model that they load, and without bars: what is
+    wrong with it is said here, in a sentence."""
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    noisy = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    before = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(noisy, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Without looking for garbage, for what makes millions of objects that stay or go by themselves."""
     was_on = gc.isenabled()

@@ -25,6 +25,8 @@ from dlm_tui.files import (
     sync_tree,
     write_atomic,
 )
+from dlm_tui.model.config_check import mismatch
+from dlm_tui.model.environment import unreported
 from dlm_tui.model.memory import available_memory, free_disk, gigabytes, weights_text
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, read_json, source_of_folder, unpacked_folder
 from dlm_tui.model.remembered import remembered
@@ -91,6 +93,7 @@ class _Contents(msgspec.Struct, frozen=True):
 
 def _contents(file: Path) -> _Contents:
     """What a GGUF file holds. Raises BaseUnavailable where that is no whole model."""
+    from dlm_tui.model.gguf_check import check_counts
     from dlm_tui.model.gguf_tensors import TensorReader
 
     if split := _SPLIT.search(file.name):
@@ -99,11 +102,13 @@ def _contents(file: Path) -> _Contents:
             f"llama-gguf-split --merge {_first(file.name)} {_SPLIT.sub('.gguf', file.name)}"
         )
     try:
-        tensors = cast("Any", TensorReader(file)).tensors
+        reader = TensorReader(file)
+        tensors = cast("Any", reader).tensors
     except Exception as error:  # the reader runs off the end of what is cut short
         raise BaseUnavailable(_no_gguf(file, error)) from error
     if not any(tensor.name == "token_embd.weight" for tensor in tensors):
         raise BaseUnavailable(f"{file} is no language model: it has no token embeddings")
+    check_counts(file, reader)
     kinds = {tensor.tensor_type.name for tensor in tensors}
     dtype = {("F32",): "float32", ("F16", "F32"): "float16"}.get(tuple(sorted(kinds)), "bfloat16")
     return _Contents(sum(int(tensor.n_elements) for tensor in tensors), dtype)
@@ -130,16 +135,13 @@ def _cost(file: Path, folder: Path, contents: _Contents) -> str:
 def _write(file: Path, folder: Path, dtype: str) -> None:
     """Unpack into a folder beside `folder`, which takes its name when it is complete."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging as library_logging
-
-    library_logging.disable_progress_bar()
 
     clear_scratch_of(folder)
     scratch = scratch_sibling(folder)
     place, name = str(file.parent), file.name
     try:
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
-        with _without_bar():
+        with unreported(), _without_bar():
+            tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
             model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
                 place,
                 gguf_file=name,
@@ -147,7 +149,10 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
                 quantization_config=GgufConfig(dequantize=True),
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with the sizes
             )
+        if text := mismatch(report):
+            raise ValueError(text)
         if missing := sorted(report.get("missing_keys") or ()):
             raise ValueError(f"it has no weights for {missing[0]}")
         folder.parent.mkdir(parents=True, exist_ok=True)

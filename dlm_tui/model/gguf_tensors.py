@@ -37,6 +37,11 @@ class TensorReader(gguf.GGUFReader):
         """Every key and what it says, lists whole. Raises UnicodeDecodeError for bytes that are no text."""
         return {key: self._value(field) for key, field in self.fields.items() if not key.startswith("GGUF.")}
 
+    def value(self, key: str) -> Value | None:
+        """What one key says, None where it is not there."""
+        field = self.fields.get(key)
+        return None if field is None else self._value(field)
+
     def _value(self, field: gguf.ReaderField) -> Value:
         if field.types[0] is not GGUFValueType.ARRAY or len(field.types) < 2 or field.data:
             return cast("Value", field.contents())

@@ -185,6 +185,46 @@ def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], 
     assert f"{folder / 'absent'} does not exist" in refusal(folder / "absent")
 
 
+def told(data: bytes, key: str, value: int) -> bytes:
+    """A GGUF file whose `key`, a number of 32 bits, says `value`."""
+    at = data.index(key.encode()) + len(key) + 4
+    return data[:at] + value.to_bytes(4, "little") + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("llama.block_count", 1, "says llama.block_count 1, but its weights hold 3 layers"),
+        ("llama.block_count", 4, "says llama.block_count 4, but its weights hold 3 layers"),
+        ("llama.block_count", 2_000_000_000, "says llama.block_count 2000000000, but its weights hold 3 layers"),
+        ("llama.embedding_length", 31, "says llama.embedding_length 31, but its token embeddings have 32 numbers each"),
+        ("llama.feed_forward_length", 1 << 14, "embedding_length · feed_forward_length 524288, which its weight"),
+        ("llama.vocab_size", 1 << 30, "says llama.vocab_size 1073741824, which its weight files cannot hold"),
+        ("llama.attention.head_count", 0, "says llama.attention.head_count 0, and its weights are of one"),
+        ("llama.attention.head_count_kv", 0, "says llama.attention.head_count_kv 0, and its weights are of one"),
+        ("llama.attention.head_count", 1 << 30, "says llama.attention.head_count 1073741824, which its weight"),
+        ("llama.feed_forward_length", 65, "32 x 64 in its files, and 32 x 65 by its configuration"),
+    ],
+)
+def test_what_it_says_of_itself_has_to_be_in_it(
+    made: tuple[Session, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], key: str, value: int, text: str
+) -> None:
+    file = tmp_path / "told.gguf"
+    file.write_bytes(told((made[1] / "f32" / "tiny.gguf").read_bytes(), key, value))
+    assert text in refusal(file)
+    assert capfd.readouterr() == ("", "")
+    assert not unpacked_folder(file, sha256_file(file)).exists()
+
+
+def test_nothing_but_the_sentence_is_said_of_a_weight_that_it_lacks(
+    made: tuple[Session, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lacks.gguf"
+    file.write_bytes((made[1] / "f32" / "tiny.gguf").read_bytes().replace(b"blk.1.attn_q.w", b"blk.1.attn_x.w", 1))
+    assert "it has no weights for model.layers.1.self_attn.q_proj.weight" in refusal(file)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_it_is_refused_with_figures_where_memory_or_disk_lacks(
     made: tuple[Session, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_scale_that_no_training_writes_is_refused(tmp_path: Path, alpha: str) 
         ({"model_type": ["llama"]}, "its model_type is no text"),
         ({"hidden_size": 10**9}, "hidden_size 1000000000"),
         ({"intermediate_size": 10**8}, "intermediate_size"),
+        ({"intermediate_size": 65}, "is 32 x 64 in its files, and 32 x 65 by its configuration"),
         ({"vocab_size": 10**9}, "vocab_size"),
         ({"head_dim": 10**10}, "head_dim"),
         ({"num_attention_heads": -4}, "num_attention_heads -4"),
@@ -119,7 +120,9 @@ def test_a_scale_that_no_training_writes_is_refused(tmp_path: Path, alpha: str) 
         ({"num_hidden_layers": "three"}, "num_hidden_layers 'three', which is no whole number"),
     ],
 )
-def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_configuration_is_held_against_the_weights(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
+) -> None:
     folder = write_tiny_base(tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -131,6 +134,7 @@ def test_a_configuration_is_held_against_the_weights(tmp_path: Path, changes: di
     else:
         assert not words
     assert time.process_time() - began < 5
+    assert not words or capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
