@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -28,14 +27,20 @@ from dlm_tui.files import (
 from dlm_tui.model.config_check import mismatch
 from dlm_tui.model.environment import unreported
 from dlm_tui.model.memory import available_memory, free_disk, gigabytes, weights_text
-from dlm_tui.model.registry import BaseSource, BaseUnavailable, read_json, source_of_folder, unpacked_folder
+from dlm_tui.model.registry import (
+    BaseSource,
+    BaseUnavailable,
+    read_json,
+    source_of_folder,
+    split_message,
+    unpacked_folder,
+)
 from dlm_tui.model.remembered import remembered
 from dlm_tui.progress import NOTE, Progress, in_thread
 from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause, first_line
 
 _NOTE = ".source"
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
@@ -96,11 +101,8 @@ def _contents(file: Path) -> _Contents:
     from dlm_tui.model.gguf_check import check_counts
     from dlm_tui.model.gguf_tensors import TensorReader
 
-    if split := _SPLIT.search(file.name):
-        raise BaseUnavailable(
-            f"{file.name} is part {int(split[1])} of {int(split[2])}; join them with: "
-            f"llama-gguf-split --merge {_first(file.name)} {_SPLIT.sub('.gguf', file.name)}"
-        )
+    if text := split_message(file):
+        raise BaseUnavailable(text)
     try:
         reader = TensorReader(file)
         tensors = cast("Any", reader).tensors
@@ -230,7 +232,3 @@ def _of_a_type(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     return first_line(error).rstrip(".")
-
-
-def _first(name: str) -> str:
-    return _SPLIT.sub(lambda match: f"-00001-of-{match[2]}.gguf", name)

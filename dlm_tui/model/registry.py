@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +124,7 @@ NOT_TEXT = {
     "qwen2-audio-7b-instruct": "audio",
 }
 
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _HF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -219,6 +221,16 @@ def weight_files(folder: Path) -> list[Path]:
     single = folder / "model.safetensors"
     if single.is_file():
         return [single]
+    if named := sorted(path.name for path in folder.glob("*.safetensors") if path.is_file()):
+        if len(named) == 1:
+            raise BaseUnavailable(
+                f"{folder} holds {named[0]}, which has to be called model.safetensors (or be named by a"
+                " model.safetensors.index.json): rename it"
+            )
+        raise BaseUnavailable(
+            f"{folder} holds {len(named)} safetensors files and no model.safetensors.index.json, which says what is in"
+            " which: fetch that, too"
+        )
     if next(folder.glob("*.bin"), None) or next(folder.glob("*.pt"), None):
         raise BaseUnavailable(
             f"{folder} has only pickled weights, which can run code when read; convert them to safetensors"
@@ -292,6 +304,11 @@ def _local_source(base_model: str, place: Path, named_by: str) -> BaseSource:
         folder = unpacked_folder(source.gguf, digest) if digest else None
         return source_of_folder(source, folder) if folder is not None and folder.is_dir() else source
     if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise BaseUnavailable(
+                f"{shown}, which {named_by} names, is an adapter, not a base: name the base that it was made for, and"
+                f" take the adapter into the document with: dlm-tui adapter import DOC NAME {shlex.quote(shown)}"
+            )
         raise BaseUnavailable(f"{shown}, which {named_by} names, is not a model folder: it has no config.json")
     return source_of_folder(source, path)
 
@@ -315,9 +332,25 @@ def _gguf_file(path: Path) -> Path | None:
     if not path.is_dir() or any(path.glob("*.safetensors")):
         return None
     found = sorted(filter(_is_gguf, path.glob("*")))
+    if found and (text := split_message(found[0])) and all(_whole(one) == _whole(found[0]) for one in found):
+        raise BaseUnavailable(text)
     if len(found) > 1:
         raise BaseUnavailable(f"{path} holds {len(found)} GGUF files; name one of them, for example {found[0]}")
     return found[0] if found else None
+
+
+def split_message(file: Path) -> str:
+    """What to do about a GGUF file that is a part of a split one, "" for a whole one."""
+    if (split := _SPLIT.search(file.name)) is None:
+        return ""
+    first = file.with_name(_SPLIT.sub(lambda match: f"-00001-of-{match[2]}.gguf", file.name))
+    command = f"llama-gguf-split --merge {shlex.quote(str(first))} {shlex.quote(str(_whole(file)))}"
+    return f"{file.name} is part {int(split[1])} of {int(split[2])}; join them with: {command}"
+
+
+def _whole(part: Path) -> Path:
+    """What the parts of a split file become when they are joined."""
+    return part.with_name(_SPLIT.sub(".gguf", part.name))
 
 
 def _is_gguf(path: Path) -> bool:

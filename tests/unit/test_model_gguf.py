@@ -179,7 +179,15 @@ def test_what_cannot_be_read_says_how_to_convert_it(made: tuple[Session, Path], 
     assert refusal(other).endswith("; give --base the model's safetensors folder") and "quantize" not in refusal(other)
     part = tmp_path / "m-00002-of-00003.gguf"
     part.write_bytes(data)
-    assert "llama-gguf-split --merge m-00001-of-00003.gguf m.gguf" in refusal(part)
+    parts = tmp_path / "in parts"
+    parts.mkdir()
+    for number in (1, 2):
+        shutil.copyfile(part, parts / f"m-0000{number}-of-00003.gguf")
+    merge = "llama-gguf-split --merge {0}m-00001-of-00003.gguf{1} {0}m.gguf{1}"
+    assert refusal(part).endswith(merge.format(f"{tmp_path}/", ""))
+    assert refusal(parts).endswith(merge.format(f"'{parts}/", "'"))
+    shutil.copyfile(part, parts / "other.gguf")
+    assert "holds 3 GGUF files" in refusal(parts)
     assert "neither a model folder nor a GGUF file" in refusal(made[0].path)
     assert "holds 3 GGUF files" in refusal(tmp_path)
     assert f"{folder / 'absent'} does not exist" in refusal(folder / "absent")

@@ -139,6 +139,26 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         weight_files(tmp_path)
 
 
+def test_weights_under_another_name_are_named_with_the_one_they_need(tmp_path: Path) -> None:
+    (tmp_path / "foo.safetensors").touch()
+    with pytest.raises(BaseUnavailable, match=r"holds foo\.safetensors, which has to be called model\.safetensors"):
+        weight_files(tmp_path)
+    (tmp_path / "bar.safetensors").touch()
+    with pytest.raises(BaseUnavailable, match=r"holds 2 safetensors files and no model\.safetensors\.index\.json"):
+        weight_files(tmp_path)
+
+
+def test_an_adapter_is_no_base_and_says_what_to_do_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "an adapter"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).touch()
+    with pytest.raises(BaseUnavailable) as caught:
+        resolve_base("pocket", folder)
+    assert str(caught.value).endswith(f"with: dlm-tui adapter import DOC NAME '{folder}'")
+    assert "which --base names, is an adapter, not a base" in str(caught.value)
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
     with pytest.raises(BaseUnavailable, match=r"one\.safetensors is missing"):
