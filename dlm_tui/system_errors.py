@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlm_tui.process_limits import narrow_limit
+
 _REMEDIES = {
     errno.ENOSPC: "no space is left on its disk; free some and do it again",
     errno.EDQUOT: "the disk quota is used up; free some and do it again",
@@ -39,7 +41,11 @@ _ROOM = 1 << 20
 """Bytes that a database needs on its disk for a moment, at the least."""
 _MOST_SHOWN = 300
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-_ALLOCATION = re.compile(r"can't allocate memory|out of memory|Unable to allocate", re.IGNORECASE)
+_ALLOCATION = re.compile(
+    # the last is what oneDNN says where it has no room for its code
+    r"can't allocate memory|out of memory|Unable to allocate|could not create a primitive$",
+    re.IGNORECASE,
+)
 
 
 def system_sentence(error: BaseException) -> str | None:
@@ -53,9 +59,9 @@ def system_sentence(error: BaseException) -> str | None:
         return f"{path or 'a file'}: {cause(error)}"
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return "there is not enough memory for this; close other programs or use a smaller base"
+        return _no_memory()
     if isinstance(error, RuntimeError) and _ALLOCATION.search(str(error)):
-        return "there is not enough memory for this; close other programs or use a smaller base"
+        return _no_memory()
     if isinstance(error, RecursionError):
         return "a file is nested too deeply to be read"
     if isinstance(error, sqlite3.Error):
@@ -71,6 +77,29 @@ def system_sentence(error: BaseException) -> str | None:
     if type(error).__module__.partition(".")[0] == "jinja2":
         return f"a chat template cannot be used: {first_line(error)}"
     return None
+
+
+def _no_memory() -> str:
+    limit = narrow_limit()
+    if limit is None:
+        return "there is not enough memory for this; close other programs or use a smaller base"
+    return (
+        f"there is not enough memory for this: the process may take {limit.limit / 1e9:.1f} GB ({limit.command}) and"
+        f" has {limit.taken / 1e9:.1f} GB; raise that limit, or use a smaller base"
+    )
+
+
+def unforeseen_sentence(error: Exception) -> str:
+    """What a person is told of an error that nothing here knows: under a narrow limit of memory a library that finds no
+    room fails in any way, while it is loaded, too."""
+    limit = narrow_limit()
+    under = (
+        ""
+        if limit is None
+        else f"; it may be the limit of {limit.limit / 1e9:.1f} GB of memory ({limit.command}), of which the process"
+        f" has {limit.taken / 1e9:.1f} GB: raise it"
+    )
+    return f"{error_line(error)}{under} (--debug shows more)"
 
 
 def sentence_of(error: Exception) -> str:

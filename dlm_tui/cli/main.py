@@ -23,7 +23,7 @@ from dlm_tui.input import with_home
 from dlm_tui.meant import nearest
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, collect_rarely, quiet_libraries
 from dlm_tui.output import STANDARD_OUTPUT, NarrationHandler, say, streams_are_there
-from dlm_tui.system_errors import error_line, system_sentence
+from dlm_tui.system_errors import system_sentence, unforeseen_sentence
 
 COMMANDS = {
     "open": "open the workbench on a document (the default; without DOC: the most recent, else a choice)",
@@ -188,7 +188,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
     except Exception as error:
         if args.debug or getattr(error, "filename", None) == STANDARD_OUTPUT:
             raise
-        sentence = system_sentence(error) or f"{error_line(error)} (--debug shows more)"
+        sentence = system_sentence(error) or unforeseen_sentence(error)
         say(f"dlm-tui: {copyable(sentence, getattr(args, 'document', None))}")
         return 1
     finally:

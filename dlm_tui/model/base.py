@@ -25,7 +25,7 @@ from dlm_tui.model.download import fetch
 from dlm_tui.model.environment import uncollected, unreported
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
-from dlm_tui.model.memory import available_memory, gigabytes
+from dlm_tui.model.memory import available_memory, gigabytes, refuse_narrow_limits
 from dlm_tui.model.offloaded import computing_device, name_places
 from dlm_tui.model.pages import drop_weight_pages, give_back_freed, read_ahead
 from dlm_tui.model.quantised import (
@@ -215,6 +215,7 @@ def load_base(
         return Progress("base", done, 4, text)
 
     yield step(0, "looking for the base")
+    refuse_narrow_limits()
     if source.gguf is not None:
         source = yield from unpack(source)
     elif source.path is None:

@@ -2,26 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
+from dlm_tui.model.registry import BaseUnavailable
+from dlm_tui.process_limits import memory_limits
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_LEAST = 350_000_000
+"""Bytes of addresses that what loads a base takes beside the base: libraries, vocabulary, threads."""
+
+
+class _Kind(NamedTuple):
+    """What a kind of control group calls its files, and the line of its statistics for pages that can be given back."""
+
+    limit: str
+    used: str
+    reclaimable: str
+
+
+_FIRST = _Kind("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_SECOND = _Kind("memory.max", "memory.current", "inactive_file")
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping: what the system says is free, within the limit of a container."""
-    free = int(psutil.virtual_memory().available)
+    """Bytes that can be taken without swapping: what the system says is free, within the limits of the groups that
+    this process is in and of its own (`ulimit -v`, `ulimit -d`)."""
+    own = [limit.limit - limit.taken for limit in memory_limits()]
+    return max(0, min([int(psutil.virtual_memory().available), *_rooms_of_groups(), *own]))
+
+
+def _rooms_of_groups() -> Iterator[int]:
+    """What each group that limits memory leaves: that of the process, and those above it."""
+    for folder, kind in _groups():
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max"; a group above may not be shown
+            limit = int((folder / kind.limit).read_text(encoding="ascii"))
+            used = int((folder / kind.used).read_text(encoding="ascii"))
+            lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            reclaimable = dict(line.split() for line in lines).get(kind.reclaimable, "0")
+            yield limit - used + int(reclaimable)
+
+
+def _groups() -> Iterator[tuple[Path, _Kind]]:
+    """The folders of the process's groups that may limit memory, by what /proc says; a container shows its own group as
+    the topmost."""
     try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        reclaimable = dict(
-            line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-        ).get("inactive_file", "0")
-        return min(free, int(limit) - used + int(reclaimable)) if limit.isdigit() else free
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return free
+        lines = ["0::/"]
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers == "":
+            roots, kind = [_GROUPS, _GROUPS / "unified"], _SECOND
+        elif "memory" in controllers.split(","):
+            roots, kind = [_GROUPS / "memory"], _FIRST
+        else:
+            continue
+        parts = [part for part in place.split("/") if part not in ("", "..")]
+        for root in roots:
+            yield from ((root.joinpath(*parts[:depth]), kind) for depth in range(len(parts), -1, -1))
+
+
+def refuse_narrow_limits() -> None:
+    """Raises BaseUnavailable where a limit of the shell leaves less than loading the smallest base takes: libraries
+    that find no room fail in any way, or end the process."""
+    for limit in memory_limits():
+        if limit.limit - limit.taken < _LEAST:
+            raise BaseUnavailable(
+                f"there is not enough memory for any base: the process may take {gigabytes(limit.limit)}"
+                f" ({limit.command}) and has {gigabytes(limit.taken)}; raise that limit to at least"
+                f" {gigabytes(limit.taken + _LEAST)}"
+            )
 
 
 def free_disk(folder: Path) -> int:
