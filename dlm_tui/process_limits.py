@@ -19,6 +19,11 @@ class MemoryLimit(NamedTuple):
     taken: int
     command: str
 
+    @property
+    def is_of_addresses(self) -> bool:
+        """Whether mapped files count, too."""
+        return self.command == "ulimit -v"
+
 
 def memory_limits() -> list[MemoryLimit]:
     """Those of the address space, which mapped files take, too, and of the data; none where nothing is limited, or

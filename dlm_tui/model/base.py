@@ -25,7 +25,7 @@ from dlm_tui.model.download import fetch
 from dlm_tui.model.environment import uncollected, unreported
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
-from dlm_tui.model.memory import available_memory, gigabytes, refuse_narrow_limits
+from dlm_tui.model.memory import address_room, available_memory, gigabytes, refuse_narrow_limits
 from dlm_tui.model.offloaded import computing_device, name_places
 from dlm_tui.model.pages import drop_weight_pages, give_back_freed, read_ahead
 from dlm_tui.model.quantised import (
@@ -257,6 +257,8 @@ def load_base(
     less = _less(asked, quantisation, four_bits_fit)
     if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
         yield Progress(WARNING, text=text)
+    if place == "cpu":
+        refuse_narrow_limits(0 if from_disk else needed, sum(file.stat().st_size for file in files))
     model, unread = yield from in_thread(
         lambda: _load_model(
             folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None, offload
@@ -396,7 +398,7 @@ def _load_model(
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, with the sizes
-                **({} if offload is None else _offloaded(offload)),
+                **({} if offload is None else _offloaded(offload, weight_files(folder))),
                 **({} if place is None else {"device_map": {"": place}}),
                 **({} if quantize is None else {"quantization_config": quantisation_config(quantize)}),
             )
@@ -427,9 +429,11 @@ def _form_of(model: nn.Module, unread: frozenset[str]) -> CheckpointForm:
     )
 
 
-def _offloaded(folder: Path) -> dict[str, Any]:
-    """The library's arguments for weights that lie in `folder`; a share of memory is left for what is computed."""
-    room = int(available_memory() * _OFFLOAD_SHARE)
+def _offloaded(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """The library's arguments for weights of `files` that lie in `folder`; a share of memory is left for what is
+    computed."""
+    mapped = sum(file.stat().st_size for file in files)
+    room = int(min(available_memory(), address_room(mapped)) * _OFFLOAD_SHARE)
     return {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": str(folder)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,16 +70,26 @@ def _groups() -> Iterator[tuple[Path, _Kind]]:
             yield from ((root.joinpath(*parts[:depth]), kind) for depth in range(len(parts), -1, -1))
 
 
-def refuse_narrow_limits() -> None:
-    """Raises BaseUnavailable where a limit of the shell leaves less than loading the smallest base takes: libraries
-    that find no room fail in any way, or end the process."""
+def refuse_narrow_limits(taken: int = 0, mapped: int = 0) -> None:
+    """Raises BaseUnavailable where a limit of the shell leaves less than loading a base takes, `taken` bytes for its
+    weights and `mapped` ones for its files, which are memory to `ulimit -v` alone.
+
+    Without this, libraries that find no room fail in any way, or end the process.
+    """
     for limit in memory_limits():
-        if limit.limit - limit.taken < _LEAST:
+        needed = _LEAST + taken + (mapped if limit.is_of_addresses else 0)
+        if limit.limit - limit.taken < needed:
             raise BaseUnavailable(
-                f"there is not enough memory for any base: the process may take {gigabytes(limit.limit)}"
-                f" ({limit.command}) and has {gigabytes(limit.taken)}; raise that limit to at least"
-                f" {gigabytes(limit.taken + _LEAST)}"
+                f"there is not enough memory for {'this' if taken or mapped else 'any'} base: the process may take"
+                f" {gigabytes(limit.limit)} ({limit.command}) and has {gigabytes(limit.taken)}; raise that limit to at"
+                f" least {gigabytes(limit.taken + needed)}"
             )
+
+
+def address_room(mapped: int) -> int:
+    """Bytes that `ulimit -v` leaves where so many bytes of files are mapped; without such a limit all there may be."""
+    rooms = [limit.limit - limit.taken - mapped - _LEAST for limit in memory_limits() if limit.is_of_addresses]
+    return max(0, min(rooms, default=sys.maxsize))
 
 
 def free_disk(folder: Path) -> int:

@@ -12,6 +12,8 @@ import pytest
 
 from dlm_tui import process_limits, system_errors
 from dlm_tui.model import memory
+from dlm_tui.model.memory import address_room, refuse_narrow_limits
+from dlm_tui.model.registry import BaseUnavailable
 from dlm_tui.process_limits import MemoryLimit
 from dlm_tui.system_errors import system_sentence, unforeseen_sentence
 from tests.tiny_models import write_tiny_base
@@ -81,6 +83,21 @@ def test_limits_of_the_shell_count(groups: Path, monkeypatch: pytest.MonkeyPatch
     limits = [MemoryLimit(9000, 2000, "ulimit -v"), MemoryLimit(9000, 4000, "ulimit -d")]
     monkeypatch.setattr(memory, "memory_limits", lambda: limits)
     assert memory.available_memory() == 5000
+
+
+def test_files_that_are_mapped_are_memory_to_one_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    least = memory._LEAST
+    limits = [MemoryLimit(5 * least, least, "ulimit -v"), MemoryLimit(3 * least, least, "ulimit -d")]
+    monkeypatch.setattr(memory, "memory_limits", lambda: limits)
+    refuse_narrow_limits(least, 2 * least)
+    assert address_room(2 * least) == least and address_room(9 * least) == 0
+    with pytest.raises(BaseUnavailable, match=r"for this base: .*1\.8 GB \(ulimit -v\).* at least 2\.1 GB"):
+        refuse_narrow_limits(least, 3 * least)
+    with pytest.raises(BaseUnavailable, match=r"1\.1 GB \(ulimit -d\).* at least 1\.4 GB"):
+        refuse_narrow_limits(2 * least)
+    monkeypatch.setattr(memory, "memory_limits", list)
+    refuse_narrow_limits(FREE, FREE)
+    assert address_room(FREE) > FREE
 
 
 def test_an_error_under_a_narrow_limit_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
