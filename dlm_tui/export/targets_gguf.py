@@ -17,6 +17,7 @@ from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
 from dlm_tui.export.metadata_check import check_metadata
+from dlm_tui.export.mix_check import MIX, Directions
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     FAMILY_TOP_P,
@@ -47,6 +48,11 @@ _METADATA_BYTES = 100
 """About what one token costs in the tokenizer's part of a GGUF."""
 
 
+def _as_stored(pairs: Mapping[str, LoraPair]) -> dict[str, LoraPair]:
+    """The additions the way round that the weights lie in the checkpoint."""
+    return {module: pair.turned if pair.tokens else pair for module, pair in pairs.items()}
+
+
 class _Gguf(Common):
     """What both targets read from the base."""
 
@@ -70,7 +76,7 @@ class _Gguf(Common):
         self.source = open_weights(base.source.path, base.model, needed)
         if untied:
             self.source = UntiedWeights(self.source, "model.embed_tokens.weight", "lm_head.weight")
-        self.merged = {module: pair.turned if pair.tokens else pair for module, pair in context.pairs.items()}
+        self.merged = _as_stored(context.pairs)
         assert context.request.quant is not None  # for_document saw to it
         self.quant = context.request.quant
         given = context.request.imatrix
@@ -140,7 +146,12 @@ class _Gguf(Common):
         """What the file says of itself, then its tensors: the base with `pairs` in it."""
         base = self.context.session.base
         check_metadata(path, base.config, base.tokenizer, self.quant)
-        return (yield from check_gguf(path, self.source, self.architecture, pairs))
+        return (yield from check_gguf(path, self.source, self.architecture, pairs, self._directions()))
+
+    def _directions(self) -> Directions:
+        """The mix and every adapter of the document: the file may be off along none of them."""
+        adapters = {name: folded(adapter) for name, adapter in self.context.session.model.adapters.items()}
+        return {MIX: self.merged, **{name: _as_stored(pairs) for name, pairs in adapters.items()}}
 
 
 class OllamaTarget(_Gguf):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from dlm_tui.export.export_context import ExportContext, Target, Trial
 from dlm_tui.export.parity import (
@@ -67,7 +68,9 @@ def verify(
             return {"parity": None, "cost": None}
         weights = yield from target.check_weights(folder)
         coefficients = context.session.model.coefficients(context.mix.mapping())
-        ours = yield from workbench_answers(context.session.model.backbone, coefficients, trials[0].export)
+        backbone, asked = context.session.model.backbone, trials[0].export
+        ours = yield from workbench_answers(backbone, coefficients, asked)
+        bare = yield from workbench_answers(backbone, torch.zeros_like(coefficients), replace(asked, greedy=0))
         blocks = []
         drop_weight_pages()  # the trials are other processes, with weights of their own
         give_back_freed()
@@ -81,6 +84,12 @@ def verify(
     if weights is not None:
         parity["weights"] = weights
     if len(blocks) > 1:
+    cost["mean_kl_without_mix"] = compare(replace(ours, greedy=[]), bare, cost["dtype"])["mean_kl"]
+    if cost["mean_kl"] > cost["mean_kl_without_mix"]:
+        notes.append(
+            f"as its reader loads it, the export is further from the workbench ({cost['mean_kl']:.2g} nats) than the"
+            f" base without any adapter is ({cost['mean_kl_without_mix']:.2g} nats): choose a finer --quant"
+        )
         keys = ("max_abs_logprob_diff", "mean_kl", "greedy_agree")
         parity["separate_adapters"] = {key: blocks[1][0][key] for key in keys}
     return {"parity": parity, "cost": cost}

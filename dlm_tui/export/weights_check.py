@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
-from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_model import merged_rows
+from dlm_tui.export.mix_check import Directions, Error, MixCheck, pairs_at
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.stored_weights import StoredWeights
 from dlm_tui.export.weights import WeightSource, blocks
@@ -39,23 +39,6 @@ A wrong row order, scale or shift leaves about 1.
 _PROBES = 4
 
 
-class _Distance:
-    """‖stored − meant‖ and ‖meant‖, summed over blocks."""
-
-    def __init__(self) -> None:
-        self._apart, self._size = 0.0, 0.0
-
-    def add(self, stored: Tensor, meant: Tensor) -> None:
-        self._apart += float((stored.double() - meant.double()).square().sum())
-        self._size += float(meant.double().square().sum())
-
-    @property
-    def relative(self) -> float:
-        """NaN counts as far away."""
-        ratio = (self._apart / self._size) ** 0.5 if self._size else self._apart**0.5
-        return ratio if ratio == ratio else float("inf")
-
-
 def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, LoraPair]) -> None:
     """Raises ExportRefused when the mix as one adapter adds anything else than the workbench's mixer does."""
     stacks = model.mixer.stacks  # stacking adds the layouts that `expand` goes by
@@ -75,7 +58,7 @@ def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, L
         meant = stack.add(nothing, x, ranks[stack.layout]).float().cpu()
         inner = pair.lora_A.T[x.cpu()] if pair.tokens else x.float().cpu() @ pair.lora_A.T
         found = inner @ pair.lora_B.T
-        distance = _Distance()
+        distance = Error({})
         distance.add(found, meant)
         # a workbench in bfloat16 adds with three digits
         if distance.relative > (1e-3 if stack.lora_A.dtype == torch.float32 else 5e-2):
@@ -83,14 +66,19 @@ def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, L
 
 
 def check_gguf(
-    path: Path, source: WeightSource, architecture: Architecture, pairs: Mapping[str, LoraPair]
+    path: Path,
+    source: WeightSource,
+    architecture: Architecture,
+    pairs: Mapping[str, LoraPair],
+    directions: Directions,
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Every tensor of a written model against base and `pairs` (module -> pair, merged in).
 
-    Returns how many were looked at and the largest relative error per type. Raises ExportRefused naming the first
-    tensor that is further away than its type explains, that is missing, or that the base does not have.
+    Returns how many were looked at, the largest relative error per type, and the largest error along the mix. Raises
+    ExportRefused naming the first tensor that is further away than its type explains, that is missing, that the base
+    does not have, or that is off along one of the `directions`.
     """
-    stored = StoredWeights(path, architecture)
+    stored, mix = StoredWeights(path, architecture), MixCheck()
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
     names = [name for name in source.names() if not (architecture.tied and name == "lm_head.weight")]
     meant = {place.tensor for name in names for place in architecture.places(name)}
@@ -100,25 +88,29 @@ def check_gguf(
     for done, name in enumerate(names):
         for place in architecture.places(name):
             try:
+            error = Error(pairs_at(directions, name))
                 kind = stored.kind(place.tensor)
-                distance = _distance(stored, source, name, place, merged.get(name), architecture)
-            except (KeyError, ValueError, IndexError) as error:
-                raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {error}") from error
-            _judge(place.tensor, distance, ROUNDING[kind], kind.name)
-            worst[kind.name] = max(worst.get(kind.name, 0.0), distance)
+                _add_errors(error, stored, source, name, place, merged.get(name), architecture)
+            except (KeyError, ValueError, IndexError) as failure:
+                raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {failure}") from failure
+            _judge(place.tensor, error.relative, ROUNDING[kind], kind.name)
+            mix.judge(place.tensor, error, kind.name)
+            worst[kind.name] = max(worst.get(kind.name, 0.0), error.relative)
         yield Progress("weights", done + 1, len(names))
-    return {"tensors": len(names), "relative_error": worst}
+    mix.judge_all(" and ".join(sorted(worst)))
+    return {"tensors": len(names), "relative_error": worst, "error_along_mix": mix.worst}
 
 
-def _distance(
+def _add_errors(
+    error: Error,
     stored: StoredWeights,
     source: WeightSource,
     name: str,
     place: Place,
     pair: LoraPair | None,
     architecture: Architecture,
-) -> float:
-    shape, distance = source.shape(name), _Distance()
+) -> None:
+    shape = source.shape(name)
     stacked = place.expert is not None and len(shape) == 3
     rows, columns = (shape[1] // place.parts, shape[2]) if stacked else (shape[0], shape[1] if len(shape) > 1 else 1)
     heads = architecture.permuted_heads(name)
@@ -129,8 +121,7 @@ def _distance(
             meant = source.rows(name, place.expert, place.expert + 1)[0, first + start : first + stop].float()
         else:
             meant = merged_rows(source, name, start, stop, pair)
-        distance.add(stored.rows(name, place, start, stop), meant)
-    return distance.relative
+        error.add(stored.rows(name, place, start, stop), meant, start)
 
 
 def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, LoraPair]) -> None:
@@ -143,7 +134,7 @@ def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, Lo
         if found is None:
             raise ExportRefused(f"{path.name} lacks the module {module!r}")
         for matrix, meant in zip(found, (pair.lora_A, pair.lora_B), strict=True):
-            distance = _Distance()
+            distance = Error({})
             distance.add(matrix, meant.float())
             _judge(f"{path.name}, {module}", distance.relative, ROUNDING[Type.F32], "F32")
 
@@ -160,7 +151,7 @@ def check_merged(
     for done, name in enumerate(names):
         if name not in where:
             raise ExportRefused(f"the written folder lacks {name!r}")
-        slice_, shape, distance = where[name].get_slice(name), source.shape(name), _Distance()
+        slice_, shape, distance = where[name].get_slice(name), source.shape(name), Error({})
         for start, stop in blocks(shape[0], shape[1] if len(shape) > 1 else 1):
             meant = merged_rows(source, name, start, stop, merged.get(name)).to(dtype)
             distance.add(slice_[start:stop], meant)

@@ -1,0 +1,135 @@
+"""A rounded file holds the mix, all of it and nothing else: adapters are less than the rounding of the weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dlm_tui.export import targets_gguf
+from dlm_tui.export.concatenate import LoraPair, concatenate
+from dlm_tui.export.mix_check import MIX, Error, MixCheck
+from dlm_tui.export.requests import ExportRefused
+from dlm_tui.session import Session
+from tests.export_sessions import NAMES, export, open_tiny
+from tests.tiny_models import random_adapter, target_names
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
+)
+Mix = dict[str, LoraPair]
+WEIGHTS = {"tone": 0.7, "facts": 0.5, "style": 0.0}
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def small_adapters(base: Any) -> dict[str, Any]:
+    """Three adapters, each a few per cent of what it changes: less than four bits leave."""
+    targets = target_names(base, *LAYERS)
+    return {
+        name: random_adapter(base, name, rank=4, seed=seed, targets=targets, size=0.02)
+        for seed, name in enumerate(NAMES, start=1)
+    }
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    folder = tmp_path_factory.mktemp("mix")
+    return open_tiny(folder, "llama", gate=False, adapters=small_adapters, hidden_size=256, intermediate_size=256)
+
+
+def negated(mix: Mix, session: Session) -> Mix:
+    return {module: replace(pair, lora_B=-pair.lora_B) for module, pair in mix.items()}
+
+
+def doubled(mix: Mix, session: Session) -> Mix:
+    return {module: replace(pair, lora_B=2 * pair.lora_B) for module, pair in mix.items()}
+
+
+def one_module_left_out(mix: Mix, session: Session) -> Mix:
+    return {module: pair for module, pair in mix.items() if module != "model.layers.1.self_attn.o_proj"}
+
+
+def another_adapter(mix: Mix, session: Session) -> Mix:
+    return concatenate(session.model.adapters, [("style", 0.7)])
+
+
+def one_more_adapter(mix: Mix, session: Session) -> Mix:
+    return concatenate(session.model.adapters, [*WEIGHTS.items(), ("style", 0.7)])
+
+
+def one_adapter_less(mix: Mix, session: Session) -> Mix:
+    return concatenate(session.model.adapters, [("tone", 0.7)])
+
+
+WRONG: dict[str, Callable[[Mix, Session], Mix | None]] = {
+    "left out": lambda mix, session: None,
+    "negated": negated,
+    "at twice its scale": doubled,
+    "in all modules but one": one_module_left_out,
+    "of another adapter": another_adapter,
+    "with one more adapter": one_more_adapter,
+    "with one adapter less": one_adapter_less,
+}
+
+
+def asked(session: Session, quant: str) -> Any:
+    mix = ",".join(f"{name}:{weight}" for name, weight in WEIGHTS.items())
+    return export(session, target="ollama", quant=quant, mix=mix, verify=True)
+
+
+@pytest.mark.parametrize("quant", ["q4_k_m", "q8_0", "bf16"])
+def test_a_file_with_another_mix_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch, quant: str) -> None:
+    writing = targets_gguf.write_model
+    for change in WRONG.values():
+
+        def write(*given: Any, mix: Mix, change: Any = change, **named: Any) -> Any:
+            return writing(*given, mix=change(mix, session), **named)
+
+        monkeypatch.setattr(targets_gguf, "write_model", write)
+        with pytest.raises(ExportRefused, match=r"does not hold the workbench's (mix|weights)"):
+            asked(session, quant)
+
+
+@pytest.mark.parametrize("quant", ["q4_k_m", "q8_0"])
+def test_the_right_mix_is_found_in_the_file(session: Session, quant: str) -> None:
+    parity = asked(session, quant).manifest["parity"]
+    assert parity["weights"]["error_along_mix"] < 0.5
+    assert parity["against"] == "the weights as stored"
+
+
+def test_a_base_that_has_the_mix_in_it_is_refused_where_the_mix_lies_beside(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, mix = targets_gguf.write_model, concatenate(session.model.adapters, [("tone", 0.5)])
+    monkeypatch.setattr(targets_gguf, "write_model", lambda *given, **named: writing(*given, **{**named, "mix": mix}))
+    with pytest.raises(ExportRefused, match=r"is off by .* times (the mix|the adapter 'tone')"):
+        export(session, target="llama-server", quant="q8_0", mix="tone:0.7", verify=True)
+
+
+def rounded(size: float, factor: float, tensors: int = 40) -> MixCheck:
+    """Tensors with `factor` of a mix of relative `size` in them, rounded coarsely; all judged but not together."""
+    chance, check = torch.Generator().manual_seed(0), MixCheck()
+    for number in range(tensors):
+        weights = torch.randn(64, 64, generator=chance)
+        pair = LoraPair(torch.randn(2, 64, generator=chance), torch.randn(64, 2, generator=chance) * size)
+        meant, stored = (weights + part * (pair.lora_B @ pair.lora_A) for part in (1.0, factor))
+        error = Error({MIX: pair})
+        error.add((stored / 0.3).round() * 0.3, meant)
+        check.judge(f"blk.{number}", error, "Q4_0")
+    return check
+
+
+def test_what_no_tensor_tells_alone_all_tell_together() -> None:
+    rounded(0.005, 1.0).judge_all("Q4_0")
+    for factor in (0.0, -1.0, 2.0):
+        with pytest.raises(ExportRefused, match=r"the file as a whole is off by .* times the mix"):
+            rounded(0.005, factor).judge_all("Q4_0")
+
+
+def test_a_mix_below_the_rounding_is_said_to_be_lost() -> None:
+    with pytest.raises(ExportRefused, match=r"the mix is lost in the rounding to Q4_0.*choose a finer --quant"):
+        rounded(0.0001, 1.0).judge_all("Q4_0")
