@@ -74,7 +74,8 @@ class ParityJob:
     `stored gguf` (`config` with the weights in `model` and `loras`) and `base and pairs`. `dtype` is the type whose
     rounding explains differences, `quantize` how the base of a PEFT export is quantised when it is loaded. `embed` asks
     llama.cpp for the mean of the final hidden states instead, and for nothing else. `follow` are continuations of the
-    first prompts along which the likeliest next tokens are asked for.
+    first prompts along which the likeliest next tokens are asked for. `as_read` leaves llama.cpp the cache and the
+    attention that it has where nobody says otherwise.
     """
 
     runtime: str
@@ -90,6 +91,7 @@ class ParityJob:
     texts: tuple[str, ...] = ()
     embed: list[list[int]] = field(default_factory=list)
     follow: list[list[int]] = field(default_factory=list)
+    as_read: bool = False
     greedy: int = 2
     tokens: int = ANSWER_TOKENS
 
@@ -174,6 +176,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         "quantize": job.quantize,
         "config": job.config,
         "embed": job.embed,
+        "as_read": job.as_read,
         "vocab": job.vocab,
         "context": max(64, (longest + 63) // 64 * 64),
     }
@@ -251,19 +254,21 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     return replace(answers, label=label, tokens_per_second=speed)
 
 
-def compare(ours: Answers, theirs: Answers, dtype: str) -> dict[str, Any]:
+def compare(
+    ours: Answers, theirs: Answers, dtype: str, remedy: str = "bf16 and f32 reach further than f16"
+) -> dict[str, Any]:
     """runtime, prompts, vocabulary, max_abs_logprob_diff, mean_kl and max_kl in nats, greedy_agree in [0, 1], dtype.
 
     Greedy tokens are compared step by step along our own answers where the other side followed them: one that went its
     own way differs from its first near tie on, which says nothing. Raises ExportRefused for probabilities that are not
-    finite and for answers that are one token over and over.
+    finite, with the `remedy`, and for answers that are one token over and over.
     """
     differences, divergences = [], []
     for mine, other in zip(ours.logprobs, theirs.logprobs, strict=True):
         if mine.shape != other.shape or not np.isfinite(other).all():
             raise ExportRefused(
                 f"{theirs.label} gives no finite probability for every token: the numbers overflow in {dtype}, "
-                "or the vocabulary is another one; bf16 and f32 reach further than f16"
+                f"or the vocabulary is another one; {remedy}"
             )
         # float32 leaves the sum of 262,144 probabilities off by more than a right export diverges: scaled again
         a, b = (torch.from_numpy(side.astype(np.float64)).log_softmax(-1) for side in (mine, other))

@@ -32,7 +32,10 @@ def _end_with_stdin() -> None:
 def _load(job: dict[str, Any], beat: Callable[[], None]) -> Runtime:
     if job["runtime"] == "llama.cpp":
         loras = [(str(path), float(scale)) for path, scale in job["loras"]]
-        return LlamaCpp(job["model"], loras, int(job["vocab"]), int(job["context"]), embeds=bool(job["embed"]))
+        return LlamaCpp(
+            job["model"], loras, int(job["vocab"]), int(job["context"]),
+            embeds=bool(job["embed"]), as_read=bool(job["as_read"]),
+        )  # fmt: skip
     if job["runtime"] == "stored gguf":
         from dlm_tui.export.reference_runtimes import stored_in_gguf
 

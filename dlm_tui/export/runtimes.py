@@ -55,14 +55,23 @@ class Runtime(Protocol):
 
 
 class LlamaCpp:
-    """A real llama-server on a free loopback port: float32 cache, no flash attention, no prompt cache, one thread."""
+    """A real llama-server on a free loopback port: no prompt cache, one thread. Unless it is to run `as_read`, that is
+    with its own cache type (float16) and attention, its cache is float32 and flash attention off, so that it computes
+    what the weights say and nothing else."""
 
     def __init__(
-        self, model: str, loras: Sequence[tuple[str, float]], vocab: int, context_length: int, *, embeds: bool = False
+        self,
+        model: str,
+        loras: Sequence[tuple[str, float]],
+        vocab: int,
+        context_length: int,
+        *,
+        embeds: bool = False,
+        as_read: bool = False,
     ) -> None:
         import xllamacpp
 
-        self.label = f"llama.cpp (xllamacpp {xllamacpp.__version__})"
+        self.label = f"llama.cpp (xllamacpp {xllamacpp.__version__}{', its own settings' if as_read else ''})"
         self._vocab = vocab
         params = xllamacpp.CommonParams()
         params.model.path = model
@@ -70,8 +79,9 @@ class LlamaCpp:
         params.n_ctx = context_length
         params.n_parallel = 1
         params.n_gpu_layers = 0
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if not as_read:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.fit_params = False
         params.cache_ram_mib = 0
         params.warmup = False

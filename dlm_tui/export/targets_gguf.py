@@ -97,9 +97,10 @@ class _Gguf(Common):
             loras=loras,
             texts=(*ODD_TEXTS, *SENTENCES),
         )
+        as_read = replace(export, as_read=True, texts=())  # start script and Modelfile set neither cache nor attention
         if effective_dtype(self.context, self.quant) == "f32":
-            return Trial(export)  # float32 is stored as it is: the workbench's own answers are the reference
-        return Trial(export, replace(export, runtime="stored gguf", config=self.config, texts=()))
+            return Trial(export, as_read=as_read)  # stored as it is: the workbench's own answers are the reference
+        return Trial(export, replace(export, runtime="stored gguf", config=self.config, texts=()), as_read)
 
     def _rounding(self) -> str:
         """llama.cpp looks GELU up in a table of float16, so families that use it are never nearer than that."""

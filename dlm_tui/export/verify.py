@@ -35,6 +35,9 @@ from dlm_tui.model.pages import drop_weight_pages, give_back_freed
 from dlm_tui.progress import Progress, map_steps
 
 WORKBENCH, STORED = "the workbench", "the weights as stored"
+_CACHE = "a float16 cache"
+"""What llama.cpp rounds to where nobody says otherwise; it may cost no more than quantised inputs do."""
+_NO_CACHE = "the targets merged and peft keep the type of the base"
 _COST = ("runtime", "dtype", "max_abs_logprob_diff", "mean_kl", "max_kl", "greedy_agree", "greedy_tokens")
 
 
@@ -81,15 +84,15 @@ def verify(
         if long is not None:
             blocks[0][0]["long_prompt"] = yield from _try_long(long, context, runtimes)
     parity, cost = blocks[0]
-    if weights is not None:
-        parity["weights"] = weights
-    if len(blocks) > 1:
     cost["mean_kl_without_mix"] = compare(replace(ours, greedy=[]), bare, cost["dtype"])["mean_kl"]
     if cost["mean_kl"] > cost["mean_kl_without_mix"]:
         notes.append(
             f"as its reader loads it, the export is further from the workbench ({cost['mean_kl']:.2g} nats) than the"
             f" base without any adapter is ({cost['mean_kl_without_mix']:.2g} nats): choose a finer --quant"
         )
+    if weights is not None:
+        parity["weights"] = weights
+    if len(blocks) > 1:
         keys = ("max_abs_logprob_diff", "mean_kl", "greedy_agree")
         parity["separate_adapters"] = {key: blocks[1][0][key] for key in keys}
     return {"parity": parity, "cost": cost}
@@ -107,7 +110,8 @@ class _Runtimes:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         jobs = [job for trial in trials for job in (trial.export, trial.stored, trial.as_read) if job is not None]
-        followed = sum(min(trial.export.greedy, len(trial.export.prompts)) for trial in trials)
+        following = [job for trial in trials for job in (trial.export, trial.as_read) if job is not None]
+        followed = sum(min(job.greedy, len(job.prompts)) for job in following)
         self._done, self._total = 0, sum(job.steps for job in jobs) + followed
 
     def ask(self, job: ParityJob) -> Generator[Progress, None, Answers]:
@@ -159,10 +163,14 @@ def _try(
     parity = compare(stored, export, label)
     parity["against"] = STORED if trial.stored is not None else WORKBENCH
     judge(parity, trial.export.dtype)
-    read, dtype = replace(export, followed=[]), label
+    read, dtype = export, label
     if trial.as_read is not None:
-        read, dtype = (yield from runtimes.ask(trial.as_read)), trial.as_read.dtype
-    cost = compare(ours, read, dtype)
+        read = yield from runtimes.ask(replace(trial.as_read, follow=stored.greedy))
+        if trial.as_read.as_read:
+            judge({**compare(stored, read, _CACHE, _NO_CACHE), "against": parity["against"]}, _CACHE)
+        else:
+            dtype = trial.as_read.dtype
+    cost = compare(ours, replace(read, followed=[]), dtype)
     return parity, {key: cost[key] for key in _COST}
 
 

@@ -34,9 +34,9 @@ from dlm_tui.export.prompts import long_length
 from dlm_tui.export.reader_check import check_configuration
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.session import Session
-from tests.export_sessions import export, open_tiny
+from tests.export_sessions import NAMES, export, open_tiny
 from tests.tiny_models import ARCHITECTURES as TINY
-from tests.tiny_models import write_tiny_base
+from tests.tiny_models import random_adapter, target_names, write_tiny_base
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
@@ -644,3 +644,21 @@ def test_vllm_gets_the_context_of_the_base_and_its_type(tmp_path: Path) -> None:
     config = json.loads((folder / "vllm_config.json").read_text())
     assert (config["max_model_len"], config["dtype"]) == (256, "float32")
     assert "--dtype float32 --max-model-len 256" in (folder / "vllm_launch.sh").read_text()
+@pytest.mark.parametrize("target", ["llama-server", "ollama"])
+def test_a_base_that_overflows_in_the_cache_of_its_reader_is_refused(tmp_path: Path, target: str) -> None:
+    """Nobody tells llama-server to keep another cache than its own, in float16."""
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        tensor *= 2.0**20 if "v_proj" in name else 2.0**-20 if "o_proj" in name else 1.0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    stored_as(folder, torch.bfloat16)
+    session = open_tiny(
+        tmp_path, "llama", adapters=lambda base: {
+            name: random_adapter(base, name, targets=target_names(base, "q_proj")) for name in NAMES
+        }
+    )  # fmt: skip
+    with pytest.raises(ExportRefused, match=r"its own settings.*the numbers overflow in a float16 cache"):
+        export(session, target=target, quant="bf16")
+
+
