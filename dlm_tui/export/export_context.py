@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +11,10 @@ from typing import Any, Protocol
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.mix import ResolvedMix
+from dlm_tui.export.modelfile import CONVERSATION, WITH_SYSTEM
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.progress import Progress
 from dlm_tui.system_errors import first_line
 
@@ -143,6 +146,15 @@ def save_tokenizer(context: ExportContext, folder: Path) -> None:
         raise
     except Exception as error:  # the tokenizer library raises bare exceptions, for a full disk too
         raise ExportRefused(f"the tokenizer cannot be written: {first_line(error)}") from error
+
+
+def chats(context: ExportContext) -> list[str]:
+    """Conversations as the base's chat template writes them, none where it fails on them."""
+    renderer, found = context.session.base.renderer, []
+    for conversation in (CONVERSATION, WITH_SYSTEM):
+        with suppress(ChatTemplateError):  # some templates know no system prompt
+            found.append(renderer.text(conversation, generate=True))
+    return found
 
 
 def effective_dtype(context: ExportContext, quant: str) -> str:

@@ -193,6 +193,10 @@ def _check_scores(scores: Value | None, merges: list[str], vocabulary: Mapping[s
     if not isinstance(scores, list) or len(scores) != size:
         raise _wrong(key, scores, f"{size} scores", "the written GGUF")
     made = list(dict.fromkeys(vocabulary[merge.replace(" ", "", 1)] for merge in merges))
+    least = min((float(scores[number]) for number in made), default=math.inf)
+    for number in sorted(set(range(size)) - set(made)):  # joined by no merge, so what is must come first
+        if not float(scores[number]) < least:
+            raise _wrong(f"{key}[{number}]", scores[number], f"less than {least}", "the written GGUF")
     for first, second in pairwise(made):
         if not float(scores[first]) > float(scores[second]):
             raise _wrong(f"{key}[{second}]", scores[second], f"less than {scores[first]}", "the written GGUF")

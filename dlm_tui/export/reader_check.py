@@ -21,8 +21,18 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.system_errors import first_line
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+_HABITS = ("model_max_length", "padding_side", "truncation_side", "chat_template")
 _OF_THE_LIBRARY = {"transformers_version", "torch_dtype", "_name_or_path", "_from_model_config"}
 """Keys of a configuration that say nothing of the model."""
+
+
+_BEFORE = ["set -euo pipefail", 'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"']
+"""What stands in a start script before it starts its program."""
+
+_VLLM_SETTINGS = {
+    "dtype", "environment", "host", "lora_modules", "max_lora_rank", "max_model_len", "model", "port", "revision",
+    "served_model_name", "target",
+}  # fmt: skip
 
 
 def _wrong(file: str | Path, what: str) -> ExportRefused:
@@ -39,8 +49,11 @@ def _as_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def check_tokenizer_files(folder: Path, tokenizer: Any) -> None:
-    """Raises ExportRefused unless the tokenizer in `folder` loads, splits texts, numbers and renders as the base's."""
+def check_tokenizer_files(folder: Path, tokenizer: Any, chats: Sequence[str]) -> None:
+    """Raises ExportRefused unless the tokenizer in `folder` loads, splits texts and says tokens as the base's does.
+
+    `chats` are conversations as the base's template writes them.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -49,13 +62,36 @@ def check_tokenizer_files(folder: Path, tokenizer: Any) -> None:
         raise ExportRefused(
             f"the export would not do for its reader: its tokenizer cannot be loaded ({first_line(error)})"
         ) from error
-    for name in (*_SPECIAL, "chat_template"):
+    for name in (*_SPECIAL, *_HABITS):
         ours, theirs = getattr(tokenizer, name, None), getattr(found, name, None)
         if ours != theirs:
             raise _wrong("tokenizer_config.json", f"says {name} {_shown(theirs)}, and the base {_shown(ours)}")
-    for text in (*ODD_TEXTS, *SENTENCES):
-        if list(found(text).input_ids) != list(tokenizer(text).input_ids):
-            raise _wrong("tokenizer.json", f"splits {text!r} otherwise than the base's tokenizer")
+    for text in (*ODD_TEXTS, *SENTENCES, *chats, _between_words(tokenizer)):
+        ids = list(tokenizer(text).input_ids)
+        if list(found(text).input_ids) != ids:
+            raise _wrong("tokenizer.json", f"splits {_shown(text)} otherwise than the base's tokenizer")
+        for bare in (False, True):
+            ours, theirs = (one.decode(ids, skip_special_tokens=bare) for one in (tokenizer, found))
+            if ours != theirs:
+                raise _wrong("tokenizer.json", f"says the tokens of {_shown(ours)} as {_shown(theirs)}")
+
+    _check_state(folder / "tokenizer.json", tokenizer)
+
+
+def _check_state(path: Path, tokenizer: Any) -> None:
+    """The file as other libraries read it: transformers sets part of it anew, from its own settings."""
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return
+    meant = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    found = _json(path)
+    for key in sorted(set(meant) | set(found)):
+        if found.get(key) != meant.get(key):
+            raise _wrong(path, f"has another {key} than the base's tokenizer")
+
+
+def _between_words(tokenizer: Any) -> str:
+    """Every added token with blanks around it, which it may swallow."""
+    return "a " + " a ".join(token.content for token in tokenizer.added_tokens_decoder.values()) + " a"
 
 
 def check_configuration(folder: Path, config: Any, generation: Any, changed: Mapping[str, Any]) -> None:
@@ -78,17 +114,36 @@ def check_configuration(folder: Path, config: Any, generation: Any, changed: Map
                 raise _wrong(file, f"says {key} {theirs}, and the base {ours}")
 
 
-def check_adapter_settings(folder: Path, base: str, revision: str | None) -> None:
-    """Raises ExportRefused unless the adapter folder names its base as other programs load it."""
+def check_adapter_settings(folder: Path, base: str, revision: str | None, rank: int, modules: Sequence[str]) -> None:
+    """Raises ExportRefused unless the adapter folder names its base as other programs load it, and says that it is a
+    plain LoRA of this rank, at scale 1, on the `modules` (last parts of names)."""
     path = folder / "adapter_config.json"
+    meant: dict[str, Any] = {
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": sorted(modules),
+        **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), False),
+        "alpha_pattern": {},
+        "rank_pattern": {},
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+    }
     settings = _json(path)
-    for key, meant in (("base_model_name_or_path", base), ("revision", revision)):
-        if settings.get(key) != meant:
-            raise _wrong(path, f"says {key} {settings.get(key)!r}, and the base is {meant!r}")
+    for key in sorted(set(meant) | set(settings)):
+        if settings.get(key) != meant.get(key):
+            raise _wrong(path, f"says {key} {_shown(settings.get(key))}, and it is {_shown(meant.get(key))}")
 
 
-def check_modelfile(path: Path, weights: str, adapter: str | None, context_length: int) -> None:
-    """Raises ExportRefused unless a Modelfile names the files that were tried, and the context."""
+def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: Mapping[str, Sequence[str]]) -> None:
+    """Raises ExportRefused unless a Modelfile names the files that were tried and sets the `parameters`, each at its
+    values, and nothing else. Its SYSTEM and TEMPLATE are not looked at."""
     try:
         commands = read_modelfile(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -96,60 +151,100 @@ def check_modelfile(path: Path, weights: str, adapter: str | None, context_lengt
     for command, meant in (("from", weights), ("adapter", adapter)):
         named = [value for name, value in commands if name == command]
         _check_files(path, command.upper(), named, [meant] if meant is not None else [])
-    contexts = [value.split()[1:] for name, value in commands if name == "parameter" and value.startswith("num_ctx")]
-    _check_number(path, "num_ctx", contexts[-1][0] if contexts and contexts[-1] else None, context_length)
+    if more := {name for name, _ in commands} - {"from", "adapter", "parameter", "system", "template"}:
+        raise _wrong(path, f"has the command {min(more).upper()}, which is not written here")
+    found: dict[str, list[str]] = {}
+    for name, value in commands:
+        if name == "parameter":
+            key, _, said = value.partition(" ")
+            found.setdefault(key, []).append(said.strip().strip('"'))
+    for key in [*parameters, *sorted(set(found) - set(parameters))]:
+        values, right = found.get(key, []), list(parameters.get(key, ()))
+        if values != right:
+            raise _wrong(path, f"sets {key} to {', '.join(values) or None}, and it is {', '.join(right) or 'not set'}")
+
+
+_LLAMA_SERVER = {"-m": True, "--lora-scaled": True, "--jinja": False, "--ctx-size": True}
+_VLLM = {
+    "--revision": True, "--dtype": True, "--max-model-len": True, "--enable-lora": False, "--max-lora-rank": True,
+    "--lora-modules": True, "--chat-template": True,
+}  # fmt: skip
+"""The options that start scripts have, and whether a value follows."""
 
 
 def check_llama_server_script(
     path: Path, weights: str, loras: Sequence[tuple[str, float]], context_length: int
 ) -> None:
-    """Raises ExportRefused unless a start script names the weights and every adapter in order, each at its scale."""
-    options = _options(path)
-    _check_files(path, "-m", [options.get("-m", "")], [weights])
-    pairs = [pair.rpartition(":") for pair in options.get("--lora-scaled", "").split(",") if pair]
+    """Raises ExportRefused unless a start script names the weights and every adapter in order, each at its scale, and
+    nothing else."""
+    _, options = _command(path, ["${LLAMA_SERVER:-llama-server}"], _LLAMA_SERVER)
+    _check_files(path, "-m", [options["-m"]], [weights])
+    pairs = [pair.rpartition(":") for pair in options["--lora-scaled"].split(",") if pair]
     _check_files(path, "--lora-scaled", [name for name, _, _ in pairs], [name for name, _ in loras])
     for (name, _, scale), (_, meant) in zip(pairs, loras, strict=True):
         _check_number(path, f"the scale of {name}", scale, meant)
-    _check_number(path, "--ctx-size", options.get("--ctx-size"), context_length)
+    _check_number(path, "--ctx-size", options["--ctx-size"], context_length)
 
 
 def check_vllm_files(
-    script: Path, base: str, revision: str | None, adapter: str, dtype: str, context_length: int, template: str | None
+    script: Path,
+    base: str,
+    revision: str | None,
+    adapter: str,
+    name: str,
+    dtype: str,
+    context_length: int,
+    template: str | None,
 ) -> None:
-    """Raises ExportRefused unless vLLM's start script and settings name the base, the adapter and the base's context,
-    and take the adapter's rank; the script names the `template` that stands in for the base's own."""
-    words, options = _words(script), _options(script)
-    if options.get("--chat-template") != template or not (script.parent / (template or "")).exists():
-        raise _wrong(script, f"names the chat template {options.get('--chat-template')!r}, and it is {template!r}")
-    settings = _json(script.with_name("vllm_config.json"))
-    modules = [module["path"] for module in settings.get("lora_modules", ())]
+    """Raises ExportRefused unless vLLM's start script and settings name the base, the adapter (served under `name`) and
+    the base's context, take the adapter's rank, and say nothing else; the script names the `template` that stands in
+    for the base's own."""
+    optional = {"--revision": revision, "--chat-template": template}
+    wanted = {option: value for option, value in _VLLM.items() if optional.get(option, "") is not None}
+    words, options = _command(script, ["vllm", "serve", ""], wanted)
+    if template is not None:
+        _check_files(script, "--chat-template", [options["--chat-template"]], [template])
+    path = script.with_name("vllm_config.json")
+    settings = _json(path)
+    served, _, lora = options["--lora-modules"].partition("=")
+    modules = settings.get("lora_modules", ())
+    module = modules[0] if len(modules) == 1 else {}
+    if more := set(settings) - _VLLM_SETTINGS:
+        raise _wrong(path, f"says {min(more)}, which is not written here")
     told = {
         script: (
-            words[words.index("serve") + 1] if "serve" in words[:-1] else None,
+            words[2],
             options.get("--revision"),
-            options.get("--lora-modules", "").partition("=")[2],
-            options.get("--dtype"),
-            options.get("--max-model-len"),
-            options.get("--max-lora-rank"),
+            served,
+            lora,
+            options["--dtype"],
+            options["--max-model-len"],
+            options["--max-lora-rank"],
         ),
-        script.with_name("vllm_config.json"): (
+        path: (
             settings.get("model"),
             settings.get("revision"),
-            modules[0] if len(modules) == 1 else None,
+            module.get("name"),
+            module.get("path"),
             settings.get("dtype"),
             settings.get("max_model_len"),
             settings.get("max_lora_rank"),
         ),
     }
-    for path, (model, commit, lora, kind, length, rank) in told.items():
-        for name, found, meant in (("base", model, base), ("revision", commit, revision), ("dtype", kind, dtype)):
+    for file, (model, commit, called, place, kind, length, rank) in told.items():
+        for what, found, meant in (
+            ("base", model, base),
+            ("revision", commit, revision),
+            ("adapter's name", called, name),
+            ("dtype", kind, dtype),
+        ):
             if found != meant:
-                raise _wrong(path, f"names the {name} {found!r}, and it is {meant!r}")
-        _check_files(path, "the adapter", [str(lora)], [adapter])
-        _check_number(path, "max-model-len", length, context_length)
+                raise _wrong(file, f"names the {what} {found!r}, and it is {meant!r}")
+        _check_files(file, "the adapter", [str(place)], [adapter])
+        _check_number(file, "max-model-len", length, context_length)
         needed = _json(script.parent / adapter / "adapter_config.json")["r"]
         if not str(rank).isdigit() or int(str(rank)) < needed:
-            raise _wrong(path, f"takes adapters of rank {rank}, and this one has {needed}")
+            raise _wrong(file, f"takes adapters of rank {rank}, and this one has {needed}")
 
 
 def check_live_settings(path: Path, weights: str, adapters: Mapping[str, str], mix: Mapping[str, float]) -> None:
@@ -176,18 +271,31 @@ def check_lora_ids(path: Path, loras: Sequence[str]) -> None:
         raise _wrong(path, f"numbers the adapters {numbered}, and llama-server loads them as {meant}")
 
 
-def _words(path: Path) -> list[str]:
-    """The command that a start script runs in the end."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("exec ")]
-    if len(lines) != 1:
-        raise _wrong(path, "does not start one program")
-    return shlex.split(lines[0])
+def _command(path: Path, program: Sequence[str], options: Mapping[str, bool]) -> tuple[list[str], dict[str, str]]:
+    """The words that a start script begins its program with, and the program's options.
 
-
-def _options(path: Path) -> dict[str, str]:
-    """Each option of that command, and the word behind it."""
-    words = _words(path)
-    return {word: words[at + 1] for at, word in enumerate(words[:-1]) if word.startswith("-")}
+    `program`: those words, "" for one that may be any. `options`: every option it has to have and no other may be
+    there, True for one with a value; host, port and what the caller adds come on top. Raises ExportRefused for
+    another script.
+    """
+    *before, line = path.read_text(encoding="utf-8").splitlines() or [""]
+    said = [text for text in before if not text.startswith("#")]
+    if said != _BEFORE or not line.startswith("exec "):
+        raise _wrong(path, "does more or less than to start one program")
+    first, rest = shlex.split(line)[1:][: len(program)], shlex.split(line)[1:][len(program) :]
+    if [word for word, meant in zip(first, program, strict=False) if meant not in ("", word)] or rest[-1:] != ["$@"]:
+        raise _wrong(path, f"starts {' '.join(first)} instead of {' '.join(program)}")
+    known, found, words = {**options, "--host": True, "--port": True}, {}, iter(rest[:-1])
+    for word in words:
+        if word not in known or word in found:
+            raise _wrong(path, f"has the option {word} {'twice' if word in found else 'that is not written here'}")
+        found[word] = next(words, "") if known[word] else ""
+    for option in known:
+        if option not in found:
+            raise _wrong(path, f"lacks the option {option}")
+    if found["--host"] != "127.0.0.1":
+        raise _wrong(path, f"listens at {found['--host']}, and it is 127.0.0.1")
+    return first, found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -192,7 +192,13 @@ class OllamaTarget(_Gguf):
     def check_files(self, folder: Path) -> None:
         """The Modelfile leads to the files that are tried."""
         adapter = "adapter.gguf" if self.legacy else None
-        check_modelfile(folder / "Modelfile", self.weights, adapter, self.context.context_length)
+        meant = self._parameters()
+        check_modelfile(folder / "Modelfile", self.weights, adapter, {
+            "stop": meant.stops,
+            "temperature": [repr(meant.temperature)],
+            "top_p": [repr(meant.top_p)],
+            "num_ctx": [str(meant.num_ctx)],
+        })  # fmt: skip
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The files that `FROM` and `ADAPTER` name."""
@@ -211,16 +217,18 @@ class OllamaTarget(_Gguf):
         name = self.context.served_name
         return f"{shell(['ollama', 'create', name, '-f', folder / 'Modelfile'])} && {shell(['ollama', 'run', name])}"
 
+    def _parameters(self) -> Parameters:
+        base, export = self.context.session.base, self.context.session.document.frontmatter.export
+        return Parameters(
+            temperature=export.default_temperature or (0.6 if base.source.reasoning else 0.7),
+            top_p=export.default_top_p or FAMILY_TOP_P.get(base.source.family, 0.9),
+            num_ctx=self.context.context_length,
+            stops=stop_words(base.source.family, list(base.tokenizer.all_special_tokens)),
+        )
+
     def _modelfile(self) -> str:
         session, mix = self.context.session, self.context.mix
-        document, source, export = session.document, session.base.source, session.document.frontmatter.export
-        tokenizer = session.base.tokenizer
-        parameters = Parameters(
-            temperature=export.default_temperature or (0.6 if source.reasoning else 0.7),
-            top_p=export.default_top_p or FAMILY_TOP_P.get(source.family, 0.9),
-            num_ctx=self.context.context_length,
-            stops=stop_words(source.family, list(tokenizer.all_special_tokens)),
-        )
+        document = session.document
         weights = ", ".join(f"{name} {weight!r}" for name, weight in mix.weights)
         comments = [
             "written by dlm-tui",
@@ -232,7 +240,7 @@ class OllamaTarget(_Gguf):
         return modelfile(
             comments,
             self.weights,
-            parameters,
+            self._parameters(),
             adapter="adapter.gguf" if self.legacy else None,
             template=self._template(),
             system=document.system_prompt,

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from dlm_tui.export.concatenate import LoraPair, change_embedding
-from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype, save_tokenizer
+from dlm_tui.export.export_context import Common, ExportContext, Trial, chats, effective_dtype, save_tokenizer
 from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
@@ -24,7 +24,7 @@ from dlm_tui.export.reader_check import (
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
-from dlm_tui.export.weights_check import check_merged
+from dlm_tui.export.weights_check import check_merged, check_peft
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.model.quantised import TORCHAO_INT8, library_of
 from dlm_tui.progress import Progress
@@ -35,6 +35,8 @@ VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 CHAT_TEMPLATE = "chat_template.jinja"
 """Where transformers writes a tokenizer's chat template."""
+SERVED = "mixed"
+"""The name by which vLLM is asked for the adapter."""
 
 _ASK = (
     "import sys; from {library} import {model} as M; from transformers import AutoTokenizer as T; "
@@ -118,8 +120,9 @@ class PeftTarget(Common):
     def check_files(self, folder: Path) -> None:
         """The tokenizer, and the base that the adapter asks for."""
         place, context = folder / self.adapter, self.context
-        check_tokenizer_files(place, context.session.base.tokenizer)
-        check_adapter_settings(place, context.loadable_base, context.loadable_revision)
+        modules = {module.rpartition(".")[2] for module in context.pairs}
+        check_tokenizer_files(place, context.session.base.tokenizer, chats(context))
+        check_adapter_settings(place, context.loadable_base, context.loadable_revision, context.rank, sorted(modules))
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The base as PEFT loads it from its folder, in float32 and in the type it is stored in."""
@@ -138,7 +141,8 @@ class PeftTarget(Common):
         return [Trial(export) if base.quantisation else _read_as_stored(export, self.dtype)]
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
-        """PEFT itself adds up what the folder holds, in float32: the trial sees any difference."""
+        """Every matrix of the adapter. PEFT itself adds up what the folder holds."""
+        check_peft(folder / self.adapter / "adapter_model.safetensors", self.context.pairs)
         yield from ()
         return None
 
@@ -176,7 +180,7 @@ class VllmTarget(PeftTarget):
             adapter,
             self.max_rank,
             context.session.base.context_length,
-            "mixed",
+            SERVED,
             VLLM_DTYPES[self.dtype],
             self._template(adapter),
         )
@@ -193,7 +197,7 @@ class VllmTarget(PeftTarget):
             "dtype": VLLM_DTYPES[self.dtype],
             "environment": {},
             "host": "127.0.0.1",
-            "lora_modules": [{"adapter_version": self.context.version, "name": "mixed", "path": self.adapter}],
+            "lora_modules": [{"adapter_version": self.context.version, "name": SERVED, "path": self.adapter}],
             "max_lora_rank": self.max_rank,
             "max_model_len": self.context.session.base.context_length,
             "model": self.context.loadable_base,
@@ -214,7 +218,7 @@ class VllmTarget(PeftTarget):
         super().check_files(folder)
         context = self.context
         check_vllm_files(
-            folder / self.script, context.loadable_base, context.loadable_revision, self.adapter,
+            folder / self.script, context.loadable_base, context.loadable_revision, self.adapter, SERVED,
             VLLM_DTYPES[self.dtype], context.session.base.context_length, self._template(self.adapter),
         )  # fmt: skip
 
@@ -265,7 +269,7 @@ class MergedTarget(Common):
             "dtype": str(DTYPES[self.quant][0]).removeprefix("torch."),
             "tie_word_embeddings": self.config.get("tie_word_embeddings"),
         }
-        check_tokenizer_files(folder, base.tokenizer)
+        check_tokenizer_files(folder, base.tokenizer, chats(self.context))
         check_configuration(folder, base.config, getattr(base.model, "generation_config", None), changed)
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:

@@ -22,6 +22,7 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.stored_weights import StoredWeights
 from dlm_tui.export.weights import WeightSource, blocks
 from dlm_tui.model import MixedModel
+from dlm_tui.model.adapters import pair_keys
 from dlm_tui.progress import Progress
 
 _FOUR_BITS, _FIVE_BITS = 0.5, 0.25
@@ -87,8 +88,8 @@ def check_gguf(
     worst: dict[str, float] = {}
     for done, name in enumerate(names):
         for place in architecture.places(name):
-            try:
             error = Error(pairs_at(directions, name))
+            try:
                 kind = stored.kind(place.tensor)
                 _add_errors(error, stored, source, name, place, merged.get(name), architecture)
             except (KeyError, ValueError, IndexError) as failure:
@@ -137,6 +138,25 @@ def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, Lo
             distance = Error({})
             distance.add(matrix, meant.float())
             _judge(f"{path.name}, {module}", distance.relative, ROUNDING[Type.F32], "F32")
+
+
+def check_peft(path: Path, pairs: Mapping[str, LoraPair]) -> None:
+    """Raises ExportRefused when a PEFT adapter's file does not hold `pairs`, filled up with zeros to one rank."""
+    meant = {
+        key: matrix
+        for module, pair in pairs.items()
+        for key, matrix in zip(pair_keys(module, pair.tokens), (pair.lora_A, pair.lora_B), strict=True)
+    }
+    with safe_open(path, framework="pt") as file:
+        if missing := set(meant) - set(file.keys()):
+            raise ExportRefused(f"{path.name} lacks {min(missing)!r}")
+        for key in file.keys():  # noqa: SIM118 - the handle is no mapping
+            found, error = file.get_tensor(key), Error({})
+            wanted = torch.zeros_like(found)
+            if (matrix := meant.get(key)) is not None:
+                wanted[: matrix.shape[0], : matrix.shape[1]] = matrix
+            error.add(found, wanted)
+            _judge(f"{path.name}, {key}", error.relative, ROUNDING[Type.F32], "F32")
 
 
 def check_merged(

@@ -428,7 +428,51 @@ def scripted(module: Any, name: str, *edits: tuple[str, str]) -> Patch:
     return patch_it
 
 
+def edited(file: str, change: Callable[[dict[str, Any]], Any]) -> Patch:
+    """Change a JSON file of the tokenizer after it was written."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        saving = targets_hf.save_tokenizer
+
+        def save(context: Any, folder: Path) -> None:
+            saving(context, folder)
+            state = json.loads((folder / file).read_text())
+            change(state)
+            (folder / file).write_text(json.dumps(state))
+
+        patch.setattr(targets_hf, "save_tokenizer", save)
+
+    return patch_it
+
+
+def tokenizer(**changes: Any) -> Patch:
+    return edited("tokenizer.json", lambda state: state.update(changes))
+
+
+def added_tokens(**changes: Any) -> Patch:
+    return edited("tokenizer.json", lambda state: [token.update(changes) for token in state["added_tokens"]])
+
+
+def adapter(**changes: Any) -> Patch:
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        writing = targets_hf.write_peft
+
+        def write(folder: Path, *given: Any) -> None:
+            writing(folder, *given)
+            path = folder / "adapter_config.json"
+            settings = {**json.loads(path.read_text()), **changes}
+            path.write_text(json.dumps({key: value for key, value in settings.items() if value != "left out"}))
+
+        patch.setattr(targets_hf, "write_peft", write)
+
+    return patch_it
+
+
+MODELFILE = (targets_gguf, "modelfile")
+VLLM = (targets_hf, "vllm_script")
 SCRIPT = (targets_gguf, "llama_server_script")
+YARN = "--chat-template chatml --rope-scaling yarn --rope-scale 8"
+CUT = {"direction": "Right", "max_length": 40, "strategy": "LongestFirst", "stride": 0}
 FILES: dict[str, tuple[str, str, Patch]] = {
     "merged without a tokenizer": ("merged", "its tokenizer cannot be loaded", no_tokenizer),
     "peft without a tokenizer": ("peft", "its tokenizer cannot be loaded", no_tokenizer),
@@ -451,6 +495,41 @@ FILES: dict[str, tuple[str, str, Patch]] = {
     "vllm with one token": (
         "vllm", "sets max-model-len to 1,", scripted(targets_hf, "vllm_script", ("len 256", "len 1"))
     ),
+    "no decoder": ("merged", "tokenizer.json says the tokens of", tokenizer(decoder=None)),
+    "a tokenizer that cuts": ("merged", "tokenizer.json has another truncation", tokenizer(truncation=CUT)),
+    "a longest text": (
+        "merged", "tokenizer_config.json says model_max_length 4",
+        edited("tokenizer_config.json", lambda settings: settings.update(model_max_length=4)),
+    ),
+    "added tokens that swallow blanks": ("merged", "tokenizer.json splits", added_tokens(lstrip=True, rstrip=True)),
+    "added tokens that are said": ("peft", "tokenizer.json has another added_tokens", added_tokens(special=False)),
+    "marks of turns that are no tokens": (
+        "peft", "tokenizer.json has another added_tokens",
+        edited("tokenizer.json", lambda state: state["added_tokens"].pop()),
+    ),
+    "an adapter for no task": ("peft", "adapter_config.json says task_type None", adapter(task_type="left out")),
+    "an adapter at another scale": ("peft", "adapter_config.json says lora_alpha 1,", adapter(lora_alpha=1)),
+    "rank-stabilised": ("peft", "adapter_config.json says use_rslora True", adapter(use_rslora=True)),
+    "with magnitudes": ("peft", "adapter_config.json says use_dora True", adapter(use_dora=True)),
+    "on fewer layers": ("peft", "adapter_config.json says target_modules", adapter(target_modules=["q_proj"])),
+    "with a setting more": ("vllm", "adapter_config.json says exclude_modules", adapter(exclude_modules=["v_proj"])),
+    "another template and rope": (
+        "llama-server", "has the option --chat-template", scripted(*SCRIPT, ("--jinja", YARN))
+    ),
+    "no template": ("llama-server", "lacks the option --jinja", scripted(*SCRIPT, (" --jinja", ""))),
+    "a rope base": ("llama-server", "has the option --rope-scale", scripted(*SCRIPT, ("-m", "--rope-scale 7 -m"))),
+    "a setting before the start": (
+        "llama-server", "does more or less", scripted(*SCRIPT, ("exec", "export LLAMA_ARG_ROPE_SCALE=8\nexec"))
+    ),
+    "open to all": ("llama-server", "listens at 0.0.0.0", scripted(*SCRIPT, ("127.0.0.1", "0.0.0.0"))),
+    "a Modelfile without ends": ("ollama", "sets stop to None", scripted(*MODELFILE, ("PARAMETER stop", "#"))),
+    "a Modelfile that is warm": ("ollama", "sets temperature to 9", scripted(*MODELFILE, ("ture 0.3", "ture 9"))),
+    "a Modelfile with more": ("ollama", "sets seed to 1", scripted(*MODELFILE, ("FROM", "PARAMETER seed 1\nFROM"))),
+    "vllm without adapters": ("vllm", "lacks the option --enable-lora", scripted(*VLLM, (" --enable-lora", ""))),
+    "vllm with another name": (
+        "vllm", "names the adapter's name 'other'", scripted(*VLLM, ("mixed=adapters", "other=adapters"))
+    ),
+    "vllm with more": ("vllm", "has the option --seed", scripted(*VLLM, (" --dtype", " --seed 1 --dtype"))),
     "vllm with another adapter": (
         "vllm", "no such file", scripted(targets_hf, "vllm_script", ("mixed=adapters/mixed", "mixed=adapters/other"))
     ),
@@ -468,6 +547,24 @@ def test_a_file_that_would_mislead_its_reader_is_refused(
     with pytest.raises(ExportRefused, match=UNFIT) as caught:
         export(session, target=target, quant=quant)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["left out", "zero"])
+def test_an_adapter_folder_with_one_matrix_less_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """However little it does: beside a base in bfloat16 the answers would not tell."""
+    key, writing = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight", targets_hf.write_peft
+
+    def write(folder: Path, *given: Any) -> None:
+        writing(folder, *given)
+        tensors = load_file(path := folder / "adapter_model.safetensors")
+        matrix = tensors.pop(key)
+        save_file(tensors if change == "left out" else {**tensors, key: torch.zeros_like(matrix)}, path)
+
+    monkeypatch.setattr(targets_hf, "write_peft", write)
+    with pytest.raises(ExportRefused, match=r"adapter_model.safetensors.*layers.1.self_attn.v_proj.lora_B"):
+        export(open_tiny(tmp_path, "llama"), target="peft")
 
 
 @pytest.mark.parametrize(
@@ -547,6 +644,24 @@ def overflowing(tmp_path: Path) -> Session:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     stored_as(folder, torch.bfloat16)
     return open_tiny(tmp_path, "gemma3_text")
+
+
+@pytest.mark.parametrize("target", ["llama-server", "ollama"])
+def test_a_base_that_overflows_in_the_cache_of_its_reader_is_refused(tmp_path: Path, target: str) -> None:
+    """Nobody tells llama-server to keep another cache than its own, in float16."""
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        tensor *= 2.0**20 if "v_proj" in name else 2.0**-20 if "o_proj" in name else 1.0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    stored_as(folder, torch.bfloat16)
+    session = open_tiny(
+        tmp_path, "llama", adapters=lambda base: {
+            name: random_adapter(base, name, targets=target_names(base, "q_proj")) for name in NAMES
+        }
+    )  # fmt: skip
+    with pytest.raises(ExportRefused, match=r"its own settings.*the numbers overflow in a float16 cache"):
+        export(session, target=target, quant="bf16")
 
 
 def test_a_base_that_overflows_in_float16_keeps_its_own_type(overflowing: Session) -> None:
@@ -644,21 +759,3 @@ def test_vllm_gets_the_context_of_the_base_and_its_type(tmp_path: Path) -> None:
     config = json.loads((folder / "vllm_config.json").read_text())
     assert (config["max_model_len"], config["dtype"]) == (256, "float32")
     assert "--dtype float32 --max-model-len 256" in (folder / "vllm_launch.sh").read_text()
-@pytest.mark.parametrize("target", ["llama-server", "ollama"])
-def test_a_base_that_overflows_in_the_cache_of_its_reader_is_refused(tmp_path: Path, target: str) -> None:
-    """Nobody tells llama-server to keep another cache than its own, in float16."""
-    folder = write_tiny_base(tmp_path / "base", "llama")
-    weights = load_file(folder / "model.safetensors")
-    for name, tensor in weights.items():
-        tensor *= 2.0**20 if "v_proj" in name else 2.0**-20 if "o_proj" in name else 1.0
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    stored_as(folder, torch.bfloat16)
-    session = open_tiny(
-        tmp_path, "llama", adapters=lambda base: {
-            name: random_adapter(base, name, targets=target_names(base, "q_proj")) for name in NAMES
-        }
-    )  # fmt: skip
-    with pytest.raises(ExportRefused, match=r"its own settings.*the numbers overflow in a float16 cache"):
-        export(session, target=target, quant="bf16")
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_llama_cpp_splits_text_the_same_way(tmp_path: Path, kind: str) -> None:
     job = ParityJob("llama.cpp", path, [[1, 2]], "f32", config.vocab_size, texts=TEXTS, greedy=0)
     answers = run_to_end(runtime_answers(job))
     check_tokenizer(TEXTS, [tokenizer(text)["input_ids"] for text in TEXTS], answers.tokenized)
+
+
+def test_a_token_that_no_merge_makes_may_not_be_joined_before_one_that_a_merge_makes(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = fast(sentencepiece())
+    config = AutoConfig.for_model("llama", **{**SMALL, "num_hidden_layers": 1, "vocab_size": len(tokenizer)})
+    model: Any = AutoModelForCausalLM.from_config(config)
+    written = read_tokenizer(tokenizer, config.vocab_size)
+    number, path = written.tokens.index("a"), tmp_path / "model.gguf"
+    scores = [0.0 if at == number else score for at, score in enumerate(written.scores)]
+    spoiled, source = replace(written, scores=scores), MemoryWeights(model.state_dict())
+    run_to_end(write_model(path, source, read_architecture(config.to_dict()), spoiled, "f32", name="x"))
+    with pytest.raises(ExportRefused, match=rf"tokenizer\.ggml\.scores\[{number}\] is 0\.0 and should be 'less than"):
+        check_metadata(path, config, tokenizer, "f32")
 
 
 def test_a_difference_is_named() -> None:
