@@ -84,6 +84,20 @@ _EXPERT_NAME = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.expe
 _EXPERTS_NAME = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up_proj|down_proj)")
 
 
+_TEXT = "model.language_model."
+"""Where the text model lies in a base that also takes images, as Gemma 3 from 4B on."""
+
+
+def text_name(name: str) -> str:
+    """The name that a weight or module of a base with images has in a model of its text alone; others stay."""
+    return f"model.{name.removeprefix(_TEXT)}" if name.startswith(_TEXT) else name
+
+
+def is_of_text(weight: str) -> bool:
+    """Whether a weight of a base with images belongs to its text model."""
+    return weight.startswith((_TEXT, "lm_head."))
+
+
 @dataclass(frozen=True)
 class Family:
     """A GGUF architecture by data.
@@ -291,7 +305,7 @@ class Architecture:
 
     def gguf_name(self, weight: str) -> str | None:
         """`model.layers.3.self_attn.q_proj.weight` -> `blk.3.attn_q.weight`; None when there is no such tensor."""
-        stem, _, kind = weight.rpartition(".")
+        stem, _, kind = text_name(weight).rpartition(".")
         if kind not in ("weight", "bias"):
             return None
         if stem in _TOP:
@@ -308,6 +322,7 @@ class Architecture:
 
         Experts lie apart in checkpoints and stacked in the loaded model, gate and up rows then one above the other.
         """
+        weight = text_name(weight)
         if not self.experts:
             name = self.gguf_name(weight)
             return [Place(name)] if name is not None else []

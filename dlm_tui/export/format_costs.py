@@ -119,7 +119,7 @@ class FormatComparison:
         model, adapter = scratch / "model.gguf", scratch / "mix.gguf"
         merged = form == "merged"
         model.unlink(missing_ok=True)  # of a line that was refused
-        pairs = target.context.pairs
+        pairs = target.pairs
         plan = plan_model(target.source, target.architecture, quant, pairs if merged else None)
         check_space(scratch, sum(tensor.nbytes for tensor in plan), _SPARE_BYTES)
 

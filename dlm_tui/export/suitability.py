@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm_tui.export.choices import GGUF_TARGETS, TARGETS
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model.foreseen import why_not_opened
 from dlm_tui.model.registry import BaseSource, read_json
 from dlm_tui.system_errors import first_line
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from dlm_tui.model import Base
 
 _EVERY = "every target"
+_TEXT_ALONE = "every target, a GGUF without what takes images"
 _QUANTISED = ("peft",)
 """The targets that hold no weights of the base, which a quantised one no longer has as they were."""
 
@@ -32,6 +34,12 @@ def gguf_obstacle(config: Any, tokenizer: Any) -> str | None:
     if tokens > rows:
         return f"the tokenizer has {tokens} tokens and the base only {rows} embeddings: they do not belong together"
     return None
+
+
+def takes_images(base: Base) -> bool:
+    """Whether the base's text model is one part of it beside others, whose settings the whole one holds."""
+    whole: Any = base.model
+    return whole.config is not base.config
 
 
 def obstacles(base: Base) -> dict[str, str]:
@@ -57,9 +65,14 @@ def suitability(source: BaseSource) -> tuple[list[str], str]:
         return [], "not known: the base is not on this machine yet"
     if source.quantize is not None or "quantization_config" in read_json(folder / "config.json"):
         return list(_QUANTISED), f"{', '.join(_QUANTISED)}; nothing else from a quantised base"
+    try:
+        if (reason := why_not_opened(folder)) is not None:
+            return [], f"none: {reason}"
+    except Exception as error:  # the library raises many types for a broken folder
+        return [], f"not known: {first_line(error)}"
     obstacle = _obstacle_of(folder)
     if obstacle is None:
-        return list(TARGETS), _EVERY
+        return list(TARGETS), _TEXT_ALONE if "text_config" in read_json(folder / "config.json") else _EVERY
     works = [target for target in TARGETS if target not in GGUF_TARGETS]
     return works, f"{', '.join(works)}; no GGUF: {obstacle}"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlm_tui.export.architectures import read_architecture
+from dlm_tui.export.architectures import is_of_text, read_architecture
 from dlm_tui.export.concatenate import LoraPair, change_embedding, check_finite, folded
 from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype
 from dlm_tui.export.gate_files import write_gate
@@ -37,9 +37,18 @@ from dlm_tui.export.quantisation.importance import collect, open_source
 from dlm_tui.export.reader_check import check_llama_server_script, check_lora_ids, check_modelfile
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
-from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
+from dlm_tui.export.suitability import takes_images
+from dlm_tui.export.weights import (
+    UNTIED_NOTE,
+    PartOfWeights,
+    UntiedWeights,
+    module_name,
+    open_weights,
+    ties_output,
+)
 from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
+from dlm_tui.model import Base
 from dlm_tui.model.chat import ChatTemplateError, Message, chat_messages, rendered_plainly
 from dlm_tui.model.gguf_tensors import TensorReader
 from dlm_tui.progress import Progress
@@ -53,6 +62,12 @@ def _as_stored(pairs: Mapping[str, LoraPair]) -> dict[str, LoraPair]:
     return {module: pair.turned if pair.tokens else pair for module, pair in pairs.items()}
 
 
+def _of_text(pairs: Mapping[str, LoraPair], base: Base) -> dict[str, LoraPair]:
+    """Those on the text model of a base that takes images, which alone becomes a GGUF; all of another base."""
+    every = not takes_images(base)
+    return {module: pair for module, pair in pairs.items() if every or is_of_text(f"{module}.weight")}
+
+
 class _Gguf(Common):
     """What both targets read from the base."""
 
@@ -62,21 +77,30 @@ class _Gguf(Common):
         self.context = context
         base = context.session.base
         self.config: dict[str, Any] = json.loads(base.config.to_json_string(use_diff=False))
+        model: Any = base.model
+        self.pairs = _of_text(context.pairs, base)
+        if takes_images(base):
+            # the configuration of the text alone need not know
+            self.config["tie_word_embeddings"] = ties_output(model)
+            self.notes.append("a GGUF holds the base's text model alone: it takes no images")
         # llama.cpp knows a tied output layer by the embedding's name, and would add the embedding's addition there, too
-        changed = any(change_embedding(pairs) for pairs in (context.pairs, *(apart or {}).values()))
+        changed = any(change_embedding(pairs) for pairs in (self.pairs, *(apart or {}).values()))
         untied = changed and bool(self.config.get("tie_word_embeddings"))
         if untied:
             self.config["tie_word_embeddings"] = False
             self.notes.append(UNTIED_NOTE)
         self.architecture = read_architecture(
-            base.config.to_dict() | ({"tie_word_embeddings": False} if untied else {})
+            base.config.to_dict() | {"tie_word_embeddings": self.config.get("tie_word_embeddings")}
         )
         self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab)
-        needed = {f"{module}.weight" for module in context.pairs} | {"model.embed_tokens.weight"}
-        self.source = open_weights(base.source.path, base.model, needed)
+        embedding = module_name(model, model.get_input_embeddings())
+        needed = {f"{module}.weight" for module in (*self.pairs, embedding)}
+        self.source = open_weights(base.source.path, model, needed)
+        if takes_images(base):
+            self.source = PartOfWeights(self.source, is_of_text)
         if untied:
-            self.source = UntiedWeights(self.source, "model.embed_tokens.weight", "lm_head.weight")
-        self.merged = _as_stored(context.pairs)
+            self.source = UntiedWeights(self.source, f"{embedding}.weight", "lm_head.weight")
+        self.merged = _as_stored(self.pairs)
         assert context.request.quant is not None  # for_document saw to it
         self.quant = context.request.quant
         given = context.request.imatrix
@@ -166,7 +190,7 @@ class OllamaTarget(_Gguf):
         mix = None if self.legacy else self.merged
         tensors = plan_model(self.source, self.architecture, self.quant, mix, self.importance)
         if self.legacy:
-            tensors += plan_adapter(context.pairs, self.architecture)
+            tensors += plan_adapter(self.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
         system = context.session.document.system_prompt or ""
         if broken_up(system) != system:
@@ -185,7 +209,7 @@ class OllamaTarget(_Gguf):
         yield from self.write_weights(folder / self.weights, merged=not self.legacy)
         if self.legacy:
             path = folder / "adapter.gguf"
-            yield from write_adapter(path, self.context.pairs, self.architecture, name=self.context.served_name)
+            yield from write_adapter(path, self.pairs, self.architecture, name=self.context.served_name)
         write_atomic(folder / "Modelfile", self._modelfile().encode())
         yield Progress("Modelfile", 1, 1)
 
@@ -209,7 +233,7 @@ class OllamaTarget(_Gguf):
         """How the Modelfile asks, then the model with the mix in it, or the base and the adapter file."""
         self._check_modelfile(folder)
         if self.legacy:
-            check_adapter(folder / "adapter.gguf", self.architecture, self.context.pairs)
+            check_adapter(folder / "adapter.gguf", self.architecture, self.pairs)
         return (yield from self.check_model(folder / self.weights, {} if self.legacy else self.merged))
 
     def command(self, folder: Path) -> str:
@@ -321,11 +345,11 @@ class LlamaServerTarget(_Gguf):
         self.adapters = {}
         for name in self.names:
             check_finite(name, model.adapters[name])
-            self.adapters[name] = folded(model.adapters[name])
+            self.adapters[name] = _of_text(folded(model.adapters[name]), context.session.base)
         super().__init__(context, self.adapters)
         self.weights = f"base.{self.quant}.gguf"
         tensors = plan_model(self.source, self.architecture, self.quant, None, self.importance)
-        for pairs in (context.pairs, *self.adapters.values()):
+        for pairs in (self.pairs, *self.adapters.values()):
             tensors += plan_adapter(pairs, self.architecture)
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
         self.figures = {"merged": False, "mix_rank": context.rank, "lora_ids": self._ids()}
@@ -341,7 +365,7 @@ class LlamaServerTarget(_Gguf):
         yield from self.weigh(folder)
         yield from self.write_weights(folder / self.weights, merged=False)
         served = self.context.served_name
-        yield from write_adapter(folder / "mix.gguf", self.context.pairs, self.architecture, name=served)
+        yield from write_adapter(folder / "mix.gguf", self.pairs, self.architecture, name=served)
         for name, pairs in self.adapters.items():
             yield from write_adapter(folder / f"adapter.{name}.gguf", pairs, self.architecture, name=name)
         session = self.context.session
@@ -364,7 +388,7 @@ class LlamaServerTarget(_Gguf):
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """The base, the mix and every adapter."""
-        check_adapter(folder / "mix.gguf", self.architecture, self.context.pairs)
+        check_adapter(folder / "mix.gguf", self.architecture, self.pairs)
         for name, pairs in self.adapters.items():
             check_adapter(folder / f"adapter.{name}.gguf", self.architecture, pairs)
         return (yield from self.check_model(folder / self.weights, {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Generator
 from dataclasses import replace
@@ -23,7 +24,8 @@ from dlm_tui.export.reader_check import (
 )
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell, vllm_script, vllm_words
-from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, open_weights
+from dlm_tui.export.suitability import takes_images
+from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, module_name, open_weights, ties_output
 from dlm_tui.export.weights_check import check_merged, check_peft
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.model.quantised import TORCHAO_INT8, library_of
@@ -35,6 +37,8 @@ VLLM_DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 CHAT_TEMPLATE = "chat_template.jinja"
 """Where transformers writes a tokenizer's chat template."""
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""What a base that takes images prepares them by."""
 SERVED = "mixed"
 """The name by which vLLM is asked for the adapter."""
 
@@ -68,13 +72,6 @@ def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
             weight: Any = module.weight
             found[name] = (int(weight.shape[1]), int(weight.shape[0]))
     return found
-
-
-def _output_weight(context: ExportContext) -> str:
-    """The name of the output layer's weight."""
-    model: Any = context.session.base.model
-    output = model.get_output_embeddings()
-    return next(f"{name}.weight" for name, module in model.named_modules() if module is output)
 
 
 def _read_as_stored(export: ParityJob, dtype: str) -> Trial:
@@ -234,14 +231,22 @@ class MergedTarget(Common):
         super().__init__()
         self.context = context
         base = context.session.base
-        self.config: dict[str, Any] = base.config.to_dict()
+        model: Any = base.model
+        self.config: dict[str, Any] = model.config.to_dict()
         if context.request.quant is not None:
             merged_dtype(context.request.quant)
         self.pairs = {module: self._oriented(module, pair) for module, pair in context.pairs.items()}
         self.source = open_weights(base.source.path, base.model, {f"{module}.weight" for module in self.pairs})
-        if change_embedding(context.pairs) and self.config.get("tie_word_embeddings"):
-            embedding = next(module for module, pair in context.pairs.items() if pair.tokens)
-            self.source = UntiedWeights(self.source, f"{embedding}.weight", _output_weight(context))
+        if change_embedding(context.pairs) and ties_output(model):
+            if takes_images(base):
+                raise ExportRefused(
+                    "the mix changes the token embedding of a base that takes images, which was never tried as a "
+                    "folder of its own: use the target peft"
+                )
+            embedding, output = (
+                module_name(model, one) for one in (model.get_input_embeddings(), model.get_output_embeddings())
+            )
+            self.source = UntiedWeights(self.source, f"{embedding}.weight", f"{output}.weight")
             self.config["tie_word_embeddings"] = False
             self.notes.append(UNTIED_NOTE)
         self.quant = context.request.quant or stored_dtype(self.source)
@@ -260,6 +265,10 @@ class MergedTarget(Common):
         if generation is not None:
             write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
         save_tokenizer(self.context, folder)
+        if (origin := self.context.session.base.source.path) is not None:
+            for name in _PROCESSORS:
+                if (origin / name).is_file():
+                    shutil.copyfile(origin / name, folder / name)
         yield Progress("tokenizer", 1, 1)
 
     def check_files(self, folder: Path) -> None:
@@ -270,7 +279,8 @@ class MergedTarget(Common):
             "tie_word_embeddings": self.config.get("tie_word_embeddings"),
         }
         check_tokenizer_files(folder, base.tokenizer, chats(self.context))
-        check_configuration(folder, base.config, getattr(base.model, "generation_config", None), changed)
+        model: Any = base.model
+        check_configuration(folder, model.config, getattr(base.model, "generation_config", None), changed)
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The folder in float32 and as it is stored; the base with the mix in it is the reference."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -131,6 +131,22 @@ class UntiedWeights:
         return self._source.rows(self._embedding if name == self._head else name, start, stop)
 
 
+class PartOfWeights:
+    """Those tensors of a source whose names `belong`."""
+
+    def __init__(self, source: WeightSource, belong: Callable[[str], bool]) -> None:
+        self._source, self._belong = source, belong
+
+    def names(self) -> list[str]:
+        return [name for name in self._source.names() if self._belong(name)]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self._source.rows(name, start, stop)
+
+
 def _shards(folder: Path) -> Iterator[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -144,6 +160,17 @@ def _shards(folder: Path) -> Iterator[Path]:
             raise ExportRefused(f"{index} cannot be read: {error}") from error
     elif (folder / "model.safetensors").is_file():
         yield folder / "model.safetensors"
+
+
+def module_name(model: torch.nn.Module, wanted: torch.nn.Module) -> str:
+    """What a module of the model is called in it."""
+    found: str = next(name for name, module in model.named_modules() if module is wanted)
+    return found
+
+
+def ties_output(model: Any) -> bool:
+    """Whether the output layer is the token embedding."""
+    return bool(model.get_output_embeddings().weight is model.get_input_embeddings().weight)
 
 
 def open_weights(folder: Path | None, model: torch.nn.Module, needed: Iterable[str]) -> WeightSource:

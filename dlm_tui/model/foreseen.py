@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 from dlm_tui.model.architectures.families import why_not_fused
@@ -24,12 +25,26 @@ def foreseen_forward(source: BaseSource) -> tuple[str | None, str]:
     if source.quantize is not None or "quantization_config" in config:
         return PLAIN, f"{PLAIN}' own: its weights are quantised"
     try:
+        if (reason := why_not_opened(folder)) is not None:
+            return None, f"none: {reason}"
         obstacle = _obstacle(str(folder))
     except Exception as error:  # the library raises many types for a broken folder
         return None, f"not known: {first_line(error)}"
     if obstacle is not None:
         return PLAIN, f"{PLAIN}' own: {obstacle}"
     return FUSED, f"{FUSED}, where its numbers agree with {PLAIN}' when it is loaded"
+
+
+def why_not_opened(folder: Path) -> str | None:
+    """Why transformers has no language model for the configuration in `folder`, None where it has one. Raises as the
+    library does for a configuration that cannot be read."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    if config.model_type in cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        return None
+    return f"transformers opens {config.model_type} as something else than a language model, so it cannot be used here"
 
 
 def _obstacle(folder: str) -> str | None:

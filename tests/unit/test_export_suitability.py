@@ -7,12 +7,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from transformers import AutoConfig
 
 from dlm_tui.cli.main import main
 from dlm_tui.engine.handlers import Handlers
 from dlm_tui.engine.protocol import Open, Opened
 from dlm_tui.export.choices import GGUF_TARGETS, TARGETS
 from dlm_tui.export.suitability import obstacles, suitability
+from dlm_tui.model.foreseen import foreseen_forward
 from dlm_tui.model.registry import BaseSource, resolve_base
 from dlm_tui.progress import run_to_end
 from tests.export_sessions import open_tiny, write_document
@@ -39,6 +41,14 @@ def test_every_target_or_the_reason_why_not(tmp_path: Path) -> None:
     assert suitability(resolve_base("hf:test/absent")) == ([], "not known: the base is not on this machine yet")
     (tmp_path / "gpt" / "tokenizer.json").write_text("{")
     assert "no GGUF" in suitability(local(tmp_path / "gpt"))[1]
+
+
+def test_a_base_that_cannot_be_opened_is_not_promised_to_any_target(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "base")
+    AutoConfig.for_model("llava", text_config={"model_type": "llama"}).save_pretrained(folder)
+    reason = "none: transformers opens llava as something else than a language model, so it cannot be used here"
+    assert suitability(local(folder)) == ([], reason)
+    assert foreseen_forward(local(folder)) == (None, reason)
 
 
 def test_a_loaded_base_says_the_same_as_its_folder(tmp_path: Path) -> None:
