@@ -17,7 +17,7 @@ from safetensors import safe_open
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_model import merged_rows
-from dlm_tui.export.mix_check import Directions, Error, MixCheck, pairs_at
+from dlm_tui.export.mix_check import MIX, Directions, Error, MixCheck, pairs_at
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.stored_weights import StoredWeights
 from dlm_tui.export.weights import WeightSource, blocks
@@ -166,19 +166,20 @@ def check_merged(
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
     handles = {path: safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))}
     where = {name: handle for handle in handles.values() for name in handle.keys()}  # noqa: SIM118 - no mapping
-    names, worst = source.names(), 0.0
+    names, worst, mix, kind = source.names(), 0.0, MixCheck(), str(dtype).removeprefix("torch.")
     _no_more(set(where), set(names), folder)
     for done, name in enumerate(names):
         if name not in where:
             raise ExportRefused(f"the written folder lacks {name!r}")
-        slice_, shape, distance = where[name].get_slice(name), source.shape(name), Error({})
+        slice_, shape, error = where[name].get_slice(name), source.shape(name), Error(pairs_at({MIX: pairs}, name))
         for start, stop in blocks(shape[0], shape[1] if len(shape) > 1 else 1):
             meant = merged_rows(source, name, start, stop, merged.get(name)).to(dtype)
-            distance.add(slice_[start:stop], meant)
-        _judge(name, distance.relative, 1e-3, str(dtype).removeprefix("torch."))
-        worst = max(worst, distance.relative)
+            error.add(slice_[start:stop], meant, start)
+        _judge(name, error.relative, 1e-3, kind)
+        mix.judge(name, error, kind)
+        worst = max(worst, error.relative)
         yield Progress("weights", done + 1, len(names))
-    return {"tensors": len(names), "relative_error": {str(dtype).removeprefix("torch."): worst}}
+    return {"tensors": len(names), "relative_error": {kind: worst}, "error_along_mix": mix.worst}
 
 
 def _no_more(found: set[str], allowed: set[str], path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from dlm_tui.export import targets_gguf
+from dlm_tui.export import targets_gguf, targets_hf
 from dlm_tui.export.concatenate import LoraPair, concatenate
 from dlm_tui.export.mix_check import MIX, Error, MixCheck
 from dlm_tui.export.requests import ExportRefused
@@ -108,6 +109,22 @@ def test_a_base_that_has_the_mix_in_it_is_refused_where_the_mix_lies_beside(
     monkeypatch.setattr(targets_gguf, "write_model", lambda *given, **named: writing(*given, **{**named, "mix": mix}))
     with pytest.raises(ExportRefused, match=r"is off by .* times (the mix|the adapter 'tone')"):
         export(session, target="llama-server", quant="q8_0", mix="tone:0.7", verify=True)
+
+
+def test_a_merged_folder_without_a_mix_that_answers_hardly_show_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(base: Any) -> dict[str, Any]:
+        return {name: random_adapter(base, name, size=0.0005) for name in NAMES}
+
+    session, writing = open_tiny(tmp_path, "llama", gate=False, adapters=tiny), targets_hf.write_merged
+    asked = {"target": "merged", "quant": "f32", "mix": "tone:0.7", "verify": True}
+    assert export(session, **asked).manifest["parity"]["weights"]["error_along_mix"] < 0.05
+    monkeypatch.setattr(
+        targets_hf, "write_merged", lambda folder, source, pairs, *rest: writing(folder, source, {}, *rest)
+    )
+    with pytest.raises(ExportRefused, match=r"is off by -1 times the mix"):
+        export(session, **asked)
 
 
 def rounded(size: float, factor: float, tensors: int = 40) -> MixCheck:
