@@ -85,6 +85,19 @@ def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str) -> None:
     _check_tensors(reader, config)
 
 
+def check_adapter_metadata(path: Path, config: Any) -> None:
+    """The same of an adapter's file: a LoRA for bases of this kind, whose scale is the one that it is loaded at."""
+    found, kind = TensorReader(path).values(), str(config.model_type)
+    expected: dict[str, Value] = {
+        "general.architecture": _NAMES.get(kind, kind),
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 0.0,
+    }
+    for key in [*expected, *sorted(set(found) - {*expected, *_FREE})]:
+        _compare(key, found.get(key), expected.get(key), path.name)
+
+
 def _shape(config: Any, kind: str) -> dict[str, Value]:
     own = _OWN.get(kind, {})
     head = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

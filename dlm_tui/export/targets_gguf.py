@@ -16,7 +16,7 @@ from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
-from dlm_tui.export.metadata_check import check_metadata
+from dlm_tui.export.metadata_check import check_adapter_metadata, check_metadata
 from dlm_tui.export.mix_check import MIX, Directions
 from dlm_tui.export.modelfile import (
     CONVERSATION,
@@ -173,6 +173,11 @@ class _Gguf(Common):
         check_metadata(path, base.config, base.tokenizer, self.quant)
         return (yield from check_gguf(path, self.source, self.architecture, pairs, self._directions()))
 
+    def check_adapter(self, path: Path, pairs: Mapping[str, LoraPair]) -> None:
+        """What an adapter's file says of itself, then its matrices."""
+        check_adapter_metadata(path, self.context.session.base.config)
+        check_adapter(path, self.architecture, pairs)
+
     def _directions(self) -> Directions:
         """The mix and every adapter of the document: the file may be off along none of them."""
         adapters = {name: folded(adapter) for name, adapter in self.context.session.model.adapters.items()}
@@ -233,7 +238,7 @@ class OllamaTarget(_Gguf):
         """How the Modelfile asks, then the model with the mix in it, or the base and the adapter file."""
         self._check_modelfile(folder)
         if self.legacy:
-            check_adapter(folder / "adapter.gguf", self.architecture, self.pairs)
+            self.check_adapter(folder / "adapter.gguf", self.pairs)
         return (yield from self.check_model(folder / self.weights, {} if self.legacy else self.merged))
 
     def command(self, folder: Path) -> str:
@@ -388,9 +393,9 @@ class LlamaServerTarget(_Gguf):
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """The base, the mix and every adapter."""
-        check_adapter(folder / "mix.gguf", self.architecture, self.pairs)
+        self.check_adapter(folder / "mix.gguf", self.pairs)
         for name, pairs in self.adapters.items():
-            check_adapter(folder / f"adapter.{name}.gguf", self.architecture, pairs)
+            self.check_adapter(folder / f"adapter.{name}.gguf", pairs)
         return (yield from self.check_model(folder / self.weights, {}))
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:

@@ -231,6 +231,26 @@ def test_a_key_that_says_something_else_is_refused_by_its_name(told: tuple[Sessi
             assert ("is missing and should be" in str(caught.value)) == (value is None)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("general.architecture", "qwen3"), ("adapter.type", "alora"), ("adapter.lora.alpha", 8.0), ("some.scale", 0.5)],
+)
+def test_an_adapter_file_that_says_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    """Adapters at scale 0 are in no trial, and the server that loads them would not start."""
+    writing = gguf_adapter.write_tensors
+
+    def write(writer: gguf.GGUFWriter, *given: Any) -> Any:
+        kind = gguf.GGUFValueType.STRING if isinstance(value, str) else gguf.GGUFValueType.FLOAT32
+        writer.add_key_value(key, value, kind)
+        return writing(writer, *given)
+
+    monkeypatch.setattr(gguf_adapter, "write_tensors", write)
+    with pytest.raises(ExportRefused, match=rf"mix\.gguf {UNSAID}: {key} is"):
+        export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0")
+
+
 @pytest.mark.parametrize("kind", sorted(set(FAMILIES) & set(TINY)))
 def test_what_keys_should_say_is_what_transformers_reads_in_them(kind: str) -> None:
     gguf_kind = {"gemma3_text": "gemma3", "mixtral": "llama"}.get(kind, kind)
