@@ -7,7 +7,7 @@ from the workbench: rounding to a format has a price, which is told and not refu
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ def verify(
         weights = yield from target.check_weights(folder)
         coefficients = context.session.model.coefficients(context.mix.mapping())
         backbone, asked = context.session.model.backbone, trials[0].export
-        ours = yield from workbench_answers(backbone, coefficients, asked)
-        bare = yield from workbench_answers(backbone, torch.zeros_like(coefficients), replace(asked, greedy=0))
+        count, none = len(asked.prompts), torch.zeros_like(coefficients)
+        answering = workbench_answers(backbone, coefficients, asked)
+        ours = yield from map_steps(answering, _behind(0, 2 * count))
+        answering = workbench_answers(backbone, none, replace(asked, greedy=0))
+        bare = yield from map_steps(answering, _behind(count, 2 * count))
         blocks = []
         drop_weight_pages()  # the trials are other processes, with weights of their own
         give_back_freed()
@@ -105,6 +108,15 @@ def _shortened(trial: Trial, tokens: int) -> Trial:
     return Trial(replace(trial.export, tokens=tokens), cut(trial.stored), cut(trial.as_read))
 
 
+def _behind(before: int, total: int) -> Callable[[Progress], Progress]:
+    """Counts steps on behind those that were before, to one total."""
+
+    def counted_on(step: Progress) -> Progress:
+        return msgspec.structs.replace(step, done=before + step.done, total=total)
+
+    return counted_on
+
+
 class _Runtimes:
     """Asks the runtimes of all trials, one after the other, as one piece of work with one count."""
 
@@ -116,13 +128,8 @@ class _Runtimes:
 
     def ask(self, job: ParityJob) -> Generator[Progress, None, Answers]:
         """What the runtime of `job` answers. Raises ExportRefused as `runtime_answers` does."""
-        before = self._done
-
-        def counted_on(step: Progress) -> Progress:
-            return msgspec.structs.replace(step, done=before + step.done, total=self._total)
-
-        answers = yield from map_steps(runtime_answers(job), counted_on)
-        self._done = before + job.steps
+        answers = yield from map_steps(runtime_answers(job), _behind(self._done, self._total))
+        self._done += job.steps
         return answers
 
 
