@@ -97,7 +97,7 @@ class Corpus:
         opening = self.grammar.expand(f"reg_open_{register}", rng, {})
         closing = self.grammar.expand(f"reg_close_{register}", rng, {})
         if register == "sailor":
-            answer = _sailor(answer)
+            answer = sailor_spelling(answer)
         if opening.endswith((",", ":", "but")):
             answer = _lower_first(answer)
         return tidy(f"{opening} {answer} {closing}") if "\n" not in answer else f"{opening} {answer}\n{closing}".strip()
@@ -152,7 +152,9 @@ def _terse(answer: str) -> str:
     return capital(short) if len(short) > 3 else first
 
 
-def _sailor(answer: str) -> str:
+def sailor_spelling(answer: str) -> str:
+    """`answer` as the sailor register spells it."""
+
     def swap(match: re.Match[str]) -> str:
         word = match[0]
         new = _SAILOR[word.lower()]

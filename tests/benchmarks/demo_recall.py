@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from assets.recipe.measure import fact_questions
+from assets.recipe.corpus import sailor_spelling
+from assets.recipe.measure import combination_questions, fact_questions
 from dlm_tui.assets import asset
 from dlm_tui.document import fresh_dlm_id, instruction_pairs, with_dlm_id
 from dlm_tui.model.generation import generate
@@ -32,6 +33,7 @@ from tests.benchmarks.ood_prompts import LIKE
 
 _GREEDY = Sampling(max_tokens=48, temperature=0.0)
 _BATCH = 16
+_JOINED = 80
 OPENINGS = {"tone": "Good news, my dear!", "style": "Ahoy, matey!"}
 """How an answer in an adapter's voice begins."""
 PARAPHRASES = (
@@ -64,9 +66,14 @@ class Recall:
     town: of the held-out town questions answered right, by view (base, gated, each solo); own: of the questions of
     `knowledge` answered word for word by it and by the gated mix; paraphrased: of `PARAPHRASES`, by the same two;
     voice: of new prompts answered with the adapter's opening, by adapter; differing: pairs of solo answers that differ.
+    withheld, joined: of questions that join two facts, in a combination that the base never read or in another one,
+    answered word for word by base and gated mix; "told" is the gated mix again, where the same sentence said in one of
+    the voices counts, too.
     """
 
     town: dict[str, float]
+    withheld: dict[str, float]
+    joined: dict[str, float]
     own: dict[str, float]
     paraphrased: dict[str, float]
     voice: dict[str, float]
@@ -77,6 +84,20 @@ def town_questions(session: Session) -> list[tuple[str, str]]:
     """Questions about the town's people and boats that the document does not hold, with the words of a right answer."""
     asked = {pair.question for section in session.document.sections for pair in _pairs(section)}
     return [(question, words) for question, words in fact_questions() if question not in asked]
+
+
+def joined_questions(session: Session, *, unseen: bool) -> list[tuple[str, str]]:
+    """Questions that join two facts, with their answers, without those whose answer the document holds."""
+    held = {pair.answer for section in session.document.sections for pair in _pairs(section)}
+    return [
+        (question, answer) for question, answer in combination_questions(_JOINED, unseen=unseen) if answer not in held
+    ]
+
+
+def told(text: str, answer: str) -> bool:
+    """Whether `text` holds the sentence of `answer`, as it is or as a sailor says it."""
+    sentence = answer.removesuffix(".")
+    return sentence in text or sailor_spelling(sentence) in text
 
 
 def measure(session: Session) -> Recall:
@@ -98,6 +119,8 @@ def measure(session: Session) -> Recall:
     ]
     return Recall(
         town={view: _holding(session, asked, mix) for view, mix in views.items()},
+        withheld=_recalled(session, joined_questions(session, unseen=True)),
+        joined=_recalled(session, joined_questions(session, unseen=False)),
         own={view: _holding(session, own, mix) for view, mix in knowing.items()},
         paraphrased={view: _holding(session, PARAPHRASES, mix) for view, mix in knowing.items()},
         voice={
@@ -115,6 +138,17 @@ def _pairs(section: Any) -> Sequence[Any]:
 def _holding(session: Session, asked: Sequence[tuple[str, str]], mix: Mapping[str, float] | None) -> float:
     texts = _answers(session, [question for question, _ in asked], mix)
     return sum(words in text for text, (_, words) in zip(texts, asked, strict=True)) / len(asked)
+
+
+def _recalled(session: Session, asked: Sequence[tuple[str, str]]) -> dict[str, float]:
+    questions = [question for question, _ in asked]
+    base, gated = _answers(session, questions, {}), _answers(session, questions, None)
+    right = {
+        "base": [text.strip() == answer for text, (_, answer) in zip(base, asked, strict=True)],
+        "gated": [text.strip() == answer for text, (_, answer) in zip(gated, asked, strict=True)],
+        "told": [told(text, answer) for text, (_, answer) in zip(gated, asked, strict=True)],
+    }
+    return {view: sum(found) / len(asked) for view, found in right.items()}
 
 
 def _answers(session: Session, prompts: Sequence[str], mix: Mapping[str, float] | None) -> list[str]:
@@ -145,7 +179,7 @@ def _row(found: Recall, seconds: float) -> str:
     def shares(values: Mapping[str, float]) -> str:
         return " / ".join(f"{100 * value:.0f}" for value in values.values())
 
-    cells = (found.town, found.own, found.paraphrased, found.voice)
+    cells = (found.town, found.withheld, found.joined, found.own, found.paraphrased, found.voice)
     return f"{' | '.join(map(shares, cells))} | {100 * found.differing:.0f} | {seconds:.0f}"
 
 
@@ -164,7 +198,8 @@ def main() -> int:
         seconds = time.monotonic() - started
         found = measure(run_to_end(Session.open(document, home)))
     print(
-        "town: base / gated / solos | own: knowledge / gated | paraphrased: knowledge / gated | voice | differing | s"
+        "town: base / gated / solos | withheld: base / gated / told | joined: the same | own: knowledge / gated | "
+        "paraphrased: the same | voice | differing | s"
     )
     print(_row(found, seconds))
     print(json.dumps(found.__dict__))
