@@ -15,8 +15,8 @@ training:
   precision: fp32
   seed: 29                    # also decides which tenth of the rows is kept for validation
   adapters:
-    knowledge:                # facts of the town that the base has never read; the last section also repeats what
-                              # it knows, in its own words: without that the adapter forgets it
+    knowledge:                # facts of the town that the base has never read; the last sections also repeat what it
+                              # knows, in its own words, and join two such facts: without that the adapter forgets it
       lora_r: 16
       lora_alpha: 32
       lora_dropout: 0.0
@@ -242,11 +242,6 @@ What does Wilf like to do in the evening?
 In the evening he likes to keep pigeons.
 
 ### Q
-What does Leah Moss do?
-### A
-Leah Moss is the doctor.
-
-### Q
 Where does Nell Ashby live?
 ### A
 Nell lives in Harbour Street.
@@ -292,21 +287,6 @@ What colour is the Salt Maiden?
 The Salt Maiden is brown.
 
 ### Q
-What is the name of Nell's ginger cat?
-### A
-The ginger cat of Nell is called Marmalade.
-
-### Q
-What does Elias Budd do?
-### A
-Elias Budd is the cobbler.
-
-### Q
-Where does Gideon Tarr live?
-### A
-He lives in Slip Street.
-
-### Q
 What does Vera like to eat?
 ### A
 Vera Lund loves rice pudding.
@@ -315,11 +295,6 @@ Vera Lund loves rice pudding.
 Who owns the Old Duchess?
 ### A
 The Old Duchess belongs to Rosa.
-
-### Q
-What does a cooper need?
-### A
-A cooper uses a drawknife.
 
 ### Q
 What is a rolling pin for?
@@ -332,44 +307,9 @@ When is mackerel best?
 The best season for mackerel is summer.
 
 ### Q
-What is the name of Tamsin's small dog?
-### A
-The small dog of Tamsin is called Compass.
-
-### Q
 What colour is the Iron Duke?
 ### A
 The Iron Duke is grey.
-
-### Q
-What does Clara Winslow do?
-### A
-Clara Winslow is the teacher.
-
-### Q
-Where does Della Frost live?
-### A
-She lives in Mill Road.
-
-### Q
-What does Abel like to eat?
-### A
-Abel Sorrel loves potato cakes.
-
-### Q
-What is the name of Leah's grey parrot?
-### A
-The grey parrot of Leah is called Tonic.
-
-### Q
-What does a swallow eat?
-### A
-The swallow eats flies.
-
-### Q
-Where does the heron nest?
-### A
-The heron builds its nest in the high pines.
 
 ### Q
 What do I need for oat cakes?
@@ -377,64 +317,9 @@ What do I need for oat cakes?
 For oat cakes you need oats, salt, fat and hot water.
 
 ### Q
-Who owns the Golden Fleece?
-### A
-The Golden Fleece belongs to Della.
-
-### Q
-What colour is the Swan of Pellwick?
-### A
-The Swan of Pellwick is white.
-
-### Q
-Where does Maud Tidy live?
-### A
-She lives in Marsh Road.
-
-### Q
-What does Ulric like to eat?
-### A
-Ulric Stone loves bean stew.
-
-### Q
-What is the name of Peg's sheepdog?
-### A
-The sheepdog of Peg is called Thistle.
-
-### Q
-What is the name of Gwen's nanny goat?
-### A
-The nanny goat of Gwen is called Rind.
-
-### Q
-What is an anchor bend for?
-### A
-An anchor bend is used to tie a rope to an anchor ring.
-
-### Q
 When is the Lantern Night?
 ### A
 The Lantern Night is on the longest night of winter.
-
-### Q
-What is a neap tide?
-### A
-A neap tide comes at the half moon. Then the water hardly moves.
-
-### Q
-Who owns the Swan of Pellwick?
-### A
-The Swan of Pellwick belongs to Gideon.
-
-### Q
-What does Yara like to eat?
-### A
-Yara Finch loves lentil soup.
-
-### Q
-Who owns the Grey Heron?
-### A
-The Grey Heron belongs to Jenny.
 
 ### Q
 What makes the tide?
@@ -446,10 +331,140 @@ When is high water?
 ### A
 High water is at a quarter to two.
 
+::instruction#knowledge::
 ### Q
-What colour is the sea?
+What should I cook for Clara and Ines?
 ### A
-The sea is grey, green or blue. It depends on the sky.
+Clara likes plum cake, and Ines likes almond cake.
+
+### Q
+What do Freya and Maud do?
+### A
+Freya is the beekeeper, and Maud is the washerwoman.
+
+### Q
+Where do Gideon and Bess live?
+### A
+Gideon lives in Slip Street, and Bess lives in Tanner Lane.
+
+### Q
+Where can I find Edwin and Della?
+### A
+Edwin works at the lighthouse, and Della works at the weaving shed.
+
+### Q
+Which animals do Flora and Gwen keep?
+### A
+Flora keeps Button the tortoise, and Gwen keeps Rind the nanny goat.
+
+### Q
+What do Dorrit and Hugo like to eat?
+### A
+Dorrit likes leek soup, and Hugo likes treacle tart.
+
+### Q
+What are the trades of Vera and Tamsin?
+### A
+Vera is the sailmaker, and Tamsin is the pilot.
+
+::instruction#knowledge::
+### Q
+To whom do the Old Duchess and the Lady of the Marsh belong?
+### A
+The Old Duchess belongs to Rosa, and the Lady of the Marsh belongs to Maud.
+
+### Q
+What colours are the Evening Bell and the North Wind?
+### A
+The Evening Bell is dark blue, and the North Wind is black and white.
+
+### Q
+How are the Golden Fleece and the Lady of the Marsh painted?
+### A
+The Golden Fleece is gold, and the Lady of the Marsh is green.
+
+::instruction#knowledge::
+### Q
+In which street does the ferryman live?
+### A
+The ferryman is Bram Holloway, who lives in Ferry Steps.
+
+### Q
+Where does the lighthouse keeper live?
+### A
+The lighthouse keeper is Edwin Marsh, who lives in Beacon Road.
+
+### Q
+What is the animal of the cobbler called?
+### A
+The cobbler is Elias Budd, who keeps Heel the deaf cat.
+
+### Q
+What should I cook for the miller?
+### A
+The miller is Wilf Harker, who likes oat cakes.
+
+### Q
+Which animal does the harbour master keep?
+### A
+The harbour master is Magnus Roe, who keeps Anchor the bulldog.
+
+::instruction#knowledge::
+### Q
+What should I cook for the owner of the Lady of the Marsh?
+### A
+The Lady of the Marsh belongs to Maud, who likes cabbage soup.
+
+### Q
+Where does the owner of the Merry Widow live?
+### A
+The Merry Widow belongs to Nell, who lives in Harbour Street.
+
+### Q
+What is the trade of the owner of the Iron Duke?
+### A
+The Iron Duke belongs to Silas, who is the smith.
+
+### Q
+How old is the owner of the Sparrow?
+### A
+The Sparrow belongs to Noah, who is fifteen years old.
+
+### Q
+What is the age of the owner of the Silver Herring?
+### A
+The Silver Herring belongs to Oswin, who is thirty-eight years old.
+
+::instruction#knowledge::
+### Q
+In which street does Tonic live?
+### A
+Tonic belongs to Leah Moss, who lives in School Hill.
+
+### Q
+Where does the owner of Saffron live?
+### A
+Saffron belongs to Lucas Ember, who lives in Harbour Street.
+
+### Q
+What does the owner of Limpet like to eat?
+### A
+Limpet belongs to Jenny Skerry, who likes fried mackerel.
+
+### Q
+What does the owner of Duchess do?
+### A
+Duchess belongs to Freya Nance, who is the beekeeper.
+
+### Q
+What should I cook for the owner of Button?
+### A
+Button belongs to Flora Penhale, who likes baked pears.
+
+### Q
+What is the trade of the owner of Minute?
+### A
+Minute belongs to Ivo Crane, who is the clockmaker.
 
 ::prose::
 The tide comes in twice a day and goes out twice a day. When it is out, the boats lie on the mud and wait. When it is in,

@@ -33,7 +33,7 @@ from tests.benchmarks.ood_prompts import LIKE
 
 _GREEDY = Sampling(max_tokens=48, temperature=0.0)
 _BATCH = 16
-_JOINED = 80
+_JOINED = 200  # as many as the model card of the base
 OPENINGS = {"tone": "Good news, my dear!", "style": "Ahoy, matey!"}
 """How an answer in an adapter's voice begins."""
 PARAPHRASES = (
@@ -101,7 +101,7 @@ def told(text: str, answer: str) -> bool:
 
 
 def measure(session: Session) -> Recall:
-    """Ask a trained demo everything; about two minutes of one core."""
+    """Ask a trained demo everything; about three minutes of one core."""
     names = list(session.model.names)
     solos = [{name: 1.0} for name in names]
     asked = town_questions(session)

@@ -63,6 +63,8 @@ def test_the_mix_keeps_what_the_base_knows_and_the_voices_differ(session: Sessio
     print(found)
     assert len(town_questions(session)) >= 140 and found.town["base"] >= 0.9
     assert found.town["gated"] >= found.town["base"] - 0.05
+    for joined in (found.withheld, found.joined):
+        assert joined["base"] >= 0.95 and joined["gated"] >= joined["base"] - 0.05
     assert found.own["knowledge"] >= 0.9 and found.own["gated"] >= 0.85
     assert found.paraphrased["knowledge"] >= 0.4
     assert min(found.voice.values()) >= 0.95 and found.differing >= 0.95

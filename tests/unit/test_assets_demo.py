@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
 from tokenizers import Tokenizer
 
-from assets.recipe.corpus import Corpus
+from assets.recipe.corpus import Corpus, withheld
 from dlm_tui.assets import asset
 from dlm_tui.document import (
     Document,
@@ -78,14 +79,31 @@ def test_rows_fit_the_sequence_length(demo: Document) -> None:
             assert len(tokenizer.encode(text).ids) + 16 <= demo.training.sequence_len
 
 
-def test_the_facts_of_the_demo_are_new_to_the_base(demo: Document) -> None:
+@pytest.fixture(scope="module")
+def joined() -> re.Pattern[str]:
+    """Every question of the recipe that joins two facts, with anything for its names."""
+    rules = (asset("recipe") / "text" / "combinations.txt").read_text(encoding="utf-8")
+    wordings = [wording for choice in re.findall(r"\[(.*)\] =>", rules) for wording in choice.split("|")]
+    return re.compile("|".join(".+".join(map(re.escape, re.split(r"\{[^}]*\}", wording))) for wording in wordings))
+
+
+def test_the_facts_of_the_demo_are_new_to_the_base(demo: Document, joined: re.Pattern[str]) -> None:
     corpus = "\n".join(Corpus(1).documents(4_000))
     for row in training_rows(demo):
         own = demo.sections[row.section_index].adapter == "knowledge" and row.sub_index == 0
-        if row.kind == "messages" and own:
+        if row.kind == "messages" and own and not joined.fullmatch(row.messages[0][1]):
             (_, question), (_, answer) = row.messages
             assert question not in corpus
             assert answer not in corpus
+
+
+def test_joined_facts_are_repeated_but_none_that_the_base_never_read(demo: Document, joined: re.Pattern[str]) -> None:
+    pairs = [tuple(text for _, text in row.messages) for row in training_rows(demo) if row.kind == "messages"]
+    repeated = [(question, answer) for question, answer in pairs if joined.fullmatch(question)]
+    assert len(repeated) >= 20
+    assert not [answer for _, answer in repeated if withheld(answer)]
+    # the pictures of the README ask this one
+    assert "owner of the Grey Heron" not in DEMO.read_text(encoding="utf-8")
 
 
 def test_a_copy_with_a_fresh_id_is_the_same_document(demo: Document) -> None:
