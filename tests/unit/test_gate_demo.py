@@ -108,12 +108,16 @@ def test_foreign_prompts_are_marked_and_new_ones_of_its_kinds_are_not(router: Pr
 
 
 def test_pulls_predict_what_dropping_a_token_does(router: PromptRouter, probes: list[GateProbe], gate: Gate) -> None:
+    agreed: dict[tuple[str, int], float] = {}
     for probe in probes:
         run_to_end(router.route(probe.prompt))
         predicted, measured = attribution_values(gate, router.states), dropped_changes(gate, router.states)
         for column in range(len(gate.names)):
             ranks = torch.stack([predicted[:, column], measured[:, column]]).argsort(dim=1).argsort(dim=1)
-            assert float(torch.corrcoef(ranks.double())[0, 1]) >= 0.9, (probe.prompt, column)
+            agreed[probe.prompt, column] = float(torch.corrcoef(ranks.double())[0, 1])
+    # tokens that change next to nothing may swap their places, which weighs much among eight
+    assert min(agreed.values()) >= 0.85, min(agreed, key=lambda which: agreed[which])
+    assert sum(agreed.values()) / len(agreed) >= 0.99
 
 
 def test_editing_one_section_embeds_one(
