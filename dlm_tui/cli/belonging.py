@@ -51,5 +51,6 @@ def _refuse(
         if getattr(args, dest) is None:
             setattr(args, dest, defaults[dest])
         elif asked not in owning.split():
-            belongs = " and ".join(words(one) for one in owning.split())
+            *others, last = [words(one) for one in owning.split()]
+            belongs = f"{', '.join(others)} and {last}" if others else last
             raise UsageError(f"{flags[dest]} belongs to {belongs}, not to {words(asked)}")

@@ -248,9 +248,9 @@ def _label() -> Row:
     store = Store(scratch() / "label", document.dlm_id)
     run_to_end(train_document_gate(document, store, model))
     document = load(path)
-    work = label_prompt(path, document, store, model, "Where do the gulls sleep?", "knowledge", saved=["Hello there."])
+    work = label_prompt(path, document, store, model, "Where do the gulls sleep?", "tone", saved=["Hello there."])
     taken, outcome = _timed(lambda: run_to_end(work))
-    rose = (outcome.before or {})["knowledge"], outcome.after["knowledge"]
+    rose = (outcome.before or {})["tone"], outcome.after["tone"]
     if rose[1] <= rose[0]:
         raise AssertionError(f"the label's weight went from {rose[0]} to {rose[1]}")
     return Row(

@@ -93,7 +93,7 @@ def test_the_chosen_line_is_exported_with_the_figures(
     session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", str(session.path), "--home", str(session.store.home), "--base", str(session.base_override)]
-    assert main([*words, "--target", "ollama", "--compare", "q8_0", "--json", "--no-drift"]) == 0
+    assert main([*words, "--target", "ollama", "--compare", "q8_0", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out)
     assert [line["quant"] for line in lines] == ["f32", "f32", "q8_0", "q8_0"]
     more = ["--quant", "q8_0", "--out", str(tmp_path / "out"), "--no-verify", "--no-drift"]

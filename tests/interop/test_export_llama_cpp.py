@@ -40,7 +40,7 @@ GEMMA: dict[str, Any] = {
     "layer_types": ["sliding_attention", "full_attention"],
     "tie_word_embeddings": True,
 }
-WRONG = "does not (answer as|hold|add what) the workbench"
+WRONG = "does not (answer as|hold|add what) the workbench|adapter.lora.alpha is 1.0"
 LONG = {"max_position_embeddings": 512}
 GELU = 2e-2
 """What llama.cpp's table of GELU in float16 leaves of float32."""

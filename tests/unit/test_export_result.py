@@ -95,7 +95,7 @@ def test_every_stage_of_an_export_counts_once_to_its_total(session: Session, mon
     names = [(steps[0].stage, steps[0].text) for steps in pieces]
     assert len(names) == len(set(names)) and {"runtime", "frozen", "search", "answers"} <= {name for name, _ in names}
     for steps in pieces:
-        assert len({step.total for step in steps}) == 1, steps[0]
+        assert len({step.total for step in steps[1:]} | {steps[0].total} - {0}) <= 1, steps[0]  # 0: not known yet
         assert [step.done for step in steps] == sorted(step.done for step in steps), steps[0]
 
 

@@ -408,7 +408,7 @@ def test_evaluation_has_the_promised_figures(store: Store, document: Document, m
     run_to_end(train_document_gate(document, store, model))
     again = run_to_end(evaluate_gate(document, store, model, folds=50))
     assert again.gate == "trained" and again.folds == 6
-    with pytest.raises(UsageError, match="at least 2"):
+    with pytest.raises(UsageError, match="2 to 1000, not 1"):
         run_to_end(evaluate_gate(document, store, model, folds=1))
 
 

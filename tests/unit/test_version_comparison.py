@@ -17,7 +17,7 @@ from dlm_tui.model.base import Base
 from dlm_tui.model.chat import Message
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
-from dlm_tui.store import GateConfig, Store, commit_version, new_version
+from dlm_tui.store import GateConfig, Store, commit_version, new_version, update_manifest
 from dlm_tui.store.adapter_history import version_history
 from dlm_tui.store.former_gates import KEPT, gate_history, prune_gates
 from tests.tiny_models import random_adapter, tiny_base
@@ -110,6 +110,7 @@ def test_any_two_versions_of_an_adapter(path: Path) -> None:
 
 def test_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--home", str(path.parent / "home"), "--base", str(path.parent / "base")]
+    update_manifest(opened(path).store, lambda manifest: None, base_model="pocket")
     assert main(["adapter", "list", str(path), *more]) == 0
     assert "gate@8  *" in capsys.readouterr().out
     assert main(["adapter", "compare", str(path), "gate@3", "gate", "--json", *more]) == 0
