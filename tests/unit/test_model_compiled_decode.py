@@ -236,7 +236,7 @@ def test_an_interrupt_leaves_no_thread_waiting(threads: int) -> None:
     def interrupted(thread: int, threads: int, counter: decode_kernel.Integers) -> None:
         if thread == 0:
             raise KeyboardInterrupt
-        decode_kernel._meet(counter, threads, 0)
+        decode_kernel._meet(counter, thread, threads, 0)
         ended.append(thread)
 
     with pytest.raises(KeyboardInterrupt):

@@ -125,7 +125,7 @@ def together(function: Callable[..., None], *arguments: Any) -> None:
     """
     threads = torch.get_num_threads()
     with _one_at_a_time:
-        counter = np.zeros(1, dtype=np.int64)
+        counter = np.zeros(1 + threads, dtype=np.int64)
         others: list[Future[None]] = []
         try:
             given = (threads, counter, *arguments)

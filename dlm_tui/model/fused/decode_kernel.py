@@ -10,6 +10,7 @@ All arrays are C-contiguous. `R` tokens, hidden width `H`; float32 throughout, s
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -24,11 +25,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 F = np.float32
-_SPINS = 4_000_000
-"""Looks at the barrier (about 20 ms) before the core is offered to somebody else.
-
-More than a slice of the scheduler: who yields earlier gives all of its slice away, also to what is nicer, at each of a
-hundred barriers per token. Beside a training job that made a token ten times as slow."""
+_SPINS = 4000
+"""Looks at the barrier (about 20 µs) before it is asked whether the others can arrive at all."""
+_MOST_SPINS = 1000 * _SPINS
+"""Looks (about 20 ms, more than a slice of the scheduler) before the core is offered whoever is late."""
 _FEATURES = get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
 """Float32 numbers in one of the processor's vector registers."""
@@ -38,6 +38,7 @@ HEIGHT = 4
 _LINE = 64
 """Bytes that come from memory together."""
 _yield = types.ExternalFunction("sched_yield", types.int32())
+_core: Callable[[], int]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -297,19 +298,44 @@ def _across(builder: Any, vectors: Any) -> Any:
     return builder.fadd(taken(ab, cd, (0, 1, 4, 5)), taken(ab, cd, (2, 3, 6, 7)))
 
 
+if sys.platform.startswith("linux"):
+    _core = types.ExternalFunction("sched_getcpu", types.int32())
+else:
+
+    @_compiled
+    def _core() -> int:
+        """Nobody tells: every thread may be on this core."""
+        return 0
+
+
 @_compiled
-def _meet(counter: Integers, threads: int, meetings: int) -> int:
-    """Wait until all threads have come; returns the number of meetings so far."""
+def _meet(counter: Integers, thread: int, threads: int, meetings: int) -> int:
+    """Wait until all threads have come; returns the number of meetings so far.
+
+    `counter` [1 + threads]: arrivals, then the core of each thread at its last one. The core is offered only where
+    another thread may need it: one that has not begun, or was on this core. Whoever yields besides gives all of its
+    slice away, also to what is nicer, at each of a hundred meetings per token: ten times as long beside a training job.
+    """
     meetings += 1
     if threads == 1:
         return meetings
+    counter[1 + thread] = _core()
     _arrive(counter)
     spins = 0
     while _arrived(counter) < meetings * threads:
         spins += 1
-        if spins > _SPINS:
+        if spins % _SPINS == 0 and (meetings == 1 or spins > _MOST_SPINS or _share_a_core(counter, thread, threads)):
             _yield()
     return meetings
+
+
+@_compiled
+def _share_a_core(counter: Integers, thread: int, threads: int) -> bool:
+    here = _core()
+    found = False
+    for other in range(threads):
+        found = found or (other != thread and counter[1 + other] == here)
+    return found
 
 
 @_compiled
@@ -569,17 +595,17 @@ def _mlp(
     _product(gate_up_part, x, gate_up, intermediate + first, intermediate + last)
     if _mixes(gate_up_part, coefficients):
         _inner(gate_up_part, coefficients, rows, x, inner, thread, threads)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
         _spread(gate_up_part, inner, gate_up, first, last)
         _spread(gate_up_part, inner, gate_up, intermediate + first, intermediate + last)
     _activate(gate_up, activation, active, first, last)
-    meetings = _meet(counter, threads, meetings)
+    meetings = _meet(counter, thread, threads, meetings)
 
     first, last = _share(added.shape[1], thread, threads)
     _product(down_part, active, added, first, last)
     if _mixes(down_part, coefficients):
         _inner(down_part, coefficients, rows, active, inner, thread, threads)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
         _spread(down_part, inner, added, first, last)
     return meetings
 
@@ -639,7 +665,7 @@ def _mix_experts(
     experts, top_k, narrow, intermediate = row[EXPERTS], row[TOP_K], row[EXPERTS_NARROW], active.shape[1]
     first, last = _share(experts, thread, threads)
     dots(carray(_pointer(row[ROUTER]), (experts, width), F), x, router, first, last, 0)
-    meetings = _meet(counter, threads, meetings)
+    meetings = _meet(counter, thread, threads, meetings)
 
     chosen, shares = np.empty((count, top_k), np.int64), np.empty((count, top_k), F)
     _choose(router.copy(), chosen, shares, row[NORMALISED] != 0)
@@ -671,7 +697,7 @@ def _mix_experts(
                 matrix, narrow, expert, 2 * intermediate, given, found, intermediate + first, intermediate + last
             )
     _activate(gate_up, activation, active, first, last)
-    meetings = _meet(counter, threads, meetings)
+    meetings = _meet(counter, thread, threads, meetings)
 
     first, last = _share(width, thread, threads)
     for expert in range(experts):
@@ -698,9 +724,9 @@ def decode(
     """Run `hidden` [R, H] through all layers in place; token r is `positions[r]` of row `rows[r]` of the cache `kv`.
 
     `table` [layers, WIDTH] addresses, `kv` [layers, 2, B, kv heads, capacity, D], `cos` and `sin` [tables, positions,
-    R], `coefficients` [B or 0, N], `counter` [1] zero; attention scores are multiplied by `scale` and capped by `cap`
-    (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in the last,
-    and two of experts, scores [R, E] and outputs [R·K, H] (with experts `gate_up` and `active` have R·K rows, too),
+    R], `coefficients` [B or 0, N], `counter` [1 + threads] zero; attention scores are multiplied by `scale` and capped
+    by `cap` (0: not), what a block adds is multiplied by `residual`; then six arrays [R, …] to work in, all ranks in
+    the last, and two of experts, scores [R, E] and outputs [R·K, H] (`gate_up` and `active` have R·K rows then, too),
     None for a base without: then nothing of experts is compiled. All threads must call it.
     """
     count, width = hidden.shape
@@ -719,14 +745,14 @@ def decode(
         _product(qkv_part, x, qkv, first, last)
         if _mixes(qkv_part, coefficients):
             _inner(qkv_part, coefficients, rows, x, inner, thread, threads)
-            meetings = _meet(counter, threads, meetings)
+            meetings = _meet(counter, thread, threads, meetings)
             _spread(qkv_part, inner, qkv, first, last)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
 
         if row[WHOLE_NORM] != 0:
             for r in range(thread, count, threads):
                 _norm_whole(qkv, row[QUERY_NORM], row[KEY_NORM], heads * head_dim, kv_heads * head_dim, eps, r)
-            meetings = _meet(counter, threads, meetings)
+            meetings = _meet(counter, thread, threads, meetings)
 
         each = heads + 2 * kv_heads
         for job in range(thread, count * each, threads):
@@ -736,7 +762,7 @@ def decode(
             if row[WHOLE_NORM] == 0:
                 norm = row[QUERY_NORM] if head < heads else row[KEY_NORM]
             _place(qkv, r, head, heads, kv_heads, norm, keys, values, b, spot, cos, sin, row[ROPE], eps)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
 
         for job in range(thread, count * heads, threads):
             r, head = job // heads, job % heads
@@ -746,20 +772,20 @@ def decode(
             length = positions[r] + 1
             start = max(0, length - row[WINDOW]) if row[WINDOW] > 0 else 0
             _attend(query, keys[b, kv_head], values[b, kv_head], start, length, scale, cap, result, scores, order)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
 
         _product(out_part, mixed, added, own, own_last)
         if _mixes(out_part, coefficients):
             _inner(out_part, coefficients, rows, mixed, inner, thread, threads)
-            meetings = _meet(counter, threads, meetings)
+            meetings = _meet(counter, thread, threads, meetings)
             _spread(out_part, inner, added, own, own_last)
         if row[ATTENTION_OUT_NORM] != 0:
-            meetings = _meet(counter, threads, meetings)
+            meetings = _meet(counter, thread, threads, meetings)
             _norm(added, row[ATTENTION_OUT_NORM], eps, x)
             _add(hidden, x, residual, own, own_last)
         else:
             _add(hidden, added, residual, own, own_last)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
 
         _norm(hidden, row[MLP_NORM], eps, x)
         if router is not None and outer is not None:
@@ -772,12 +798,12 @@ def decode(
                 inner,
             )  # fmt: skip
         if row[MLP_OUT_NORM] != 0:
-            meetings = _meet(counter, threads, meetings)
+            meetings = _meet(counter, thread, threads, meetings)
             _norm(added, row[MLP_OUT_NORM], eps, x)
             _add(hidden, x, residual, own, own_last)
         else:
             _add(hidden, added, residual, own, own_last)
-        meetings = _meet(counter, threads, meetings)
+        meetings = _meet(counter, thread, threads, meetings)
 
 
 @_compiled
