@@ -266,6 +266,23 @@ def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
     assert learned(there) == learned(here)
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def train_command(path: Path, base: Base, shared: Shared) -> list[str]:
+    """A training on the cluster by a process of its own."""
+    command = [sys.executable, "-m", "dlm_tui", "train", str(path), "--home", str(path.parent / "home")]
+    return [*command, "--base", str(base.source.path), "--cluster", shared.cluster.address]
+
+
+def driver_at_a_step(command: list[str]) -> subprocess.Popen[str]:
+    """That process, once it tells of a step."""
+    driver = subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    assert driver.stderr is not None
+    assert any("% · loss " in line or "left · loss " in line for line in driver.stderr), "it tells of a step"
+    return driver
+
+
 @pytest.mark.slow
 def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
     """Nothing in the store changes, the nodes are free again, and the same command gives the bytes of one that ran."""
@@ -275,12 +292,7 @@ def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
         path.write_text(path.read_text().replace("num_epochs: 3", "num_epochs: 150"))
     assert main(["train", str(whole), "--home", str(whole.parent / "home"), "--base", str(base.source.path)]) == 0
     before = in_force(killed)
-    command = [sys.executable, "-m", "dlm_tui", "train", str(killed), "--home", str(killed.parent / "home")]
-    command += ["--base", str(base.source.path), "--cluster", shared.cluster.address]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert driver.stderr is not None
-    assert any("% · loss " in line or "left · loss " in line for line in driver.stderr), "it tells of a step"
+    driver = driver_at_a_step(train_command(killed, base, shared))
     busy = node_processes()
     assert busy, "and a node works at this moment"
     driver.kill()
@@ -289,7 +301,7 @@ def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
     assert not alive, "its tasks ended with it"
     assert in_force(killed) == before
     assert store_files(killed) == {name for name in before if name.endswith(".safetensors")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(train_command(killed, base, shared), env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert learned(killed) == learned(whole)
 
@@ -298,12 +310,7 @@ def test_a_driver_is_killed(shared: Shared, base: Base, tmp_path: Path) -> None:
 def test_a_driver_that_is_asked_to_end_is_cancelled(shared: Shared, base: Base, tmp_path: Path) -> None:
     """As by Ctrl+C, and as a training here: Ray would abort it with a dump of its own."""
     path = new_document(tmp_path / "d", sections=7, epochs=150)
-    command = [sys.executable, "-m", "dlm_tui", "train", str(path), "--home", str(path.parent / "home")]
-    command += ["--base", str(base.source.path), "--cluster", shared.cluster.address]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert driver.stderr is not None
-    assert any("% · loss " in line or "left · loss " in line for line in driver.stderr), "it tells of a step"
+    driver = driver_at_a_step(train_command(path, base, shared))
     busy = node_processes()
     driver.terminate()
     _, told = driver.communicate()

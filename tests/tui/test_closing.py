@@ -27,12 +27,18 @@ async def palette_with(bench: Bench, words: str) -> CommandPalette:
     return palette
 
 
+async def facts_asked(bench: Bench) -> list[str]:
+    """The prompt is left; a line for every time the facts of the engine are asked for."""
+    await bench.leave_prompt()
+    runs: list[str] = []
+    bench.controllers.engine.show_facts = lambda: runs.append("facts")  # type: ignore[method-assign]
+    return runs
+
+
 @pytest.mark.parametrize("keys", [("enter", "enter"), ("enter", "enter", "enter", "escape")])
 async def test_the_palette_runs_one_command_and_leaves_the_workbench(workbench: Opener, keys: tuple[str, ...]) -> None:
     async with workbench() as bench:
-        await bench.leave_prompt()
-        runs: list[str] = []
-        bench.controllers.engine.show_facts = lambda: runs.append("facts")  # type: ignore[method-assign]
+        runs = await facts_asked(bench)
         await palette_with(bench, "about the engine")
         at_once(bench.app, *keys)
         await bench.until(lambda: runs, "the command")
@@ -42,9 +48,7 @@ async def test_the_palette_runs_one_command_and_leaves_the_workbench(workbench: 
 @pytest.mark.parametrize("keys", [("enter", "escape"), ("escape", "escape"), ("escape", "enter")])
 async def test_escape_at_once_closes_the_palette_alone(workbench: Opener, keys: tuple[str, ...]) -> None:
     async with workbench() as bench:
-        await bench.leave_prompt()
-        runs: list[str] = []
-        bench.controllers.engine.show_facts = lambda: runs.append("facts")  # type: ignore[method-assign]
+        runs = await facts_asked(bench)
         await palette_with(bench, "about the engine")
         at_once(bench.app, *keys)
         await bench.until(lambda: not CommandPalette.is_open(bench.app), "closed")
@@ -54,9 +58,7 @@ async def test_escape_at_once_closes_the_palette_alone(workbench: Opener, keys: 
 async def test_enter_acts_before_a_later_escape(workbench: Opener) -> None:
     """As far apart as a hand presses them: the palette is still being taken away."""
     async with workbench() as bench:
-        await bench.leave_prompt()
-        runs: list[str] = []
-        bench.controllers.engine.show_facts = lambda: runs.append("facts")  # type: ignore[method-assign]
+        runs = await facts_asked(bench)
         palette = await palette_with(bench, "about the engine")
         palette.query_one(CommandList).action_select()
         await bench.until(lambda: not palette.is_active, "being closed")

@@ -258,3 +258,17 @@ def test_a_step_that_disagrees_is_not_used(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(compiled_decode.CompiledDecode, "run", lambda *given: honest(*given) + 1e-3)
     model = mixed(tmp_path / "m", "llama")
     assert isinstance(model.base.fused, FusedWeights) and not model.base.fused.compiled
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be bound to a core here")
+def test_a_core_is_offered_only_to_a_thread_that_was_on_it() -> None:
+    """Whoever yields to nobody gives its slice to other programs, at each of a hundred meetings per token."""
+    allowed = os.sched_getaffinity(0)
+    here = min(allowed)
+    os.sched_setaffinity(0, {here})
+    try:
+        for others, shared in (([here + 1, here + 2], False), ([here + 1, here], True), ([here, here + 1], True)):
+            counter = np.array([0, *others[:1], here, *others[1:]])
+            assert decode_kernel._share_a_core(counter, 1, 3) is shared
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -3,6 +3,8 @@
 Weights are read once, as they lie in the checkpoint's pages, at close to the speed of memory; between two products the
 threads meet at a barrier of their own, as handing each product to a thread pool costs more than the product.
 Nothing here checks shapes: `step` does, and compares the whole with the reference before it is used.
+It is one file because what was compiled is kept by the state of its own file alone: a change of a function in another
+one would not be seen.
 
 All arrays are C-contiguous. `R` tokens, hidden width `H`; float32 throughout, sums in vector lanes of float32.
 """
