@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,6 @@ from dlm_tui.model.config_check import (
     largest_bytes,
     mismatch,
     quantised_bytes,
-    stacked_bytes,
     stored_elements,
     stored_types,
 )
@@ -27,7 +27,7 @@ from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
 from dlm_tui.model.memory import address_room, available_memory, gigabytes, refuse_narrow_limits
 from dlm_tui.model.offloaded import computing_device, name_places
-from dlm_tui.model.pages import drop_weight_pages, give_back_freed, read_ahead
+from dlm_tui.model.pages import give_back_freed, read_ahead
 from dlm_tui.model.quantised import (
     bits_of,
     compute_exactly,
@@ -36,6 +36,7 @@ from dlm_tui.model.quantised import (
     stored_quantisation,
 )
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
+from dlm_tui.model.stacked_experts import kept_apart, stay_in_pages
 from dlm_tui.model.stored import StoredLinear, float32_skeleton, keep_as_stored, widen, widen_beside
 from dlm_tui.model.tensor_facts import Hashing
 from dlm_tui.progress import WARNING, Progress, in_thread
@@ -247,9 +248,7 @@ def load_base(
         needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item) + largest_bytes(files, item)
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
-    narrow = narrow and (as_stored or needed > available_memory())
-    stacked = stacked_bytes(files, DTYPES["bfloat16"].itemsize) if narrow else 0
-    narrow = narrow and stacked <= available_memory()
+    narrow = narrow and (as_stored or needed > available_memory()) and stay_in_pages(folder, files)
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > available_memory() else None
     from_disk = narrow or offload is not None
@@ -260,17 +259,14 @@ def load_base(
     if place == "cpu":
         refuse_narrow_limits(0 if from_disk else needed, sum(file.stat().st_size for file in files))
     model, unread = yield from in_thread(
-        lambda: _load_model(
-            folder, source, "bfloat16" if narrow else dtype, asked, place if quantisation or asked else None, offload
-        ),
+        lambda: _load_model(folder, source, dtype, narrow, asked, place if quantisation or asked else None, offload),
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
     )
     # what is asked for before it is there comes in small pages
     yield from in_thread(ahead.join, lambda: step(2, "reading the base's weights"))
+    form = _form_of(model, unread)
     if narrow:
         keep_as_stored(model, float32_skeleton(model))
-        if stacked:
-            drop_weight_pages()  # what experts were stacked from is not read again
     if quantisation or asked:
         if quantisation and dtype == "float32":
             widen_beside(model, float32_skeleton(model))  # the library leaves it in the type that is stored
@@ -279,7 +275,7 @@ def load_base(
         model = model.to(place)
     else:
         name_places(model)
-    form, hashing = _form_of(model, unread), Hashing(files)
+    hashing = Hashing(files)
     settings = computing_settings(cast("Any", model).config.get_text_config(decoder=True))
     identity = yield from in_thread(
         lambda: identify(source.hf_id, source.revision, folder, files, form, settings, hashing),
@@ -376,11 +372,14 @@ def _load_model(
     folder: Path,
     source: BaseSource,
     dtype: str,
-    quantize: str | None = None,
-    place: str | None = None,
-    offload: Path | None = None,
+    as_stored: bool,
+    quantize: str | None,
+    place: str | None,
+    offload: Path | None,
 ) -> tuple[nn.Module, frozenset[str]]:
     """The library's module, and the names in its files that it left out.
+
+    `as_stored`: bfloat16 weights are left in the pages of their files.
 
     With `place` it is put there while it is read, as quantised layers cannot be moved.
 
@@ -389,10 +388,10 @@ def _load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        with unreported():
+        with unreported(), kept_apart(folder) if as_stored else contextlib.nullcontext():
             model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
                 str(folder),
-                dtype=DTYPES.get(dtype, "auto"),
+                dtype=torch.bfloat16 if as_stored else DTYPES.get(dtype, "auto"),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,

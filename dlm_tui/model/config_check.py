@@ -35,8 +35,7 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold, or for fewer
     layers than they do, which would run without the rest.
     """
-    for file in files:
-        _refuse_cut(file)
+    _refuse_unequal_experts({name: shape for file in files for name, shape in _shapes(file).items()})
     place = files[0].parent / "config.json"
     capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
     stacks: dict[str, int] = {}  # a model with an image tower has two
@@ -81,12 +80,25 @@ def refuse_impossible(place: Path, key: str, value: object, capacity: int) -> No
         raise BaseUnavailable(f"{said}, and no model has none")
 
 
-def _refuse_cut(file: Path) -> None:
-    """Raises BaseUnavailable for a file that does not hold what its header says of each tensor."""
+def _shapes(file: Path) -> Mapping[str, tuple[int, ...]]:
+    """The shapes by name. Raises BaseUnavailable for a file that does not hold what its header says of each tensor."""
     try:
-        stored_shapes(file)
+        return stored_shapes(file)
     except TensorFileDamaged as error:
         raise BaseUnavailable(f"{error}; {_AGAIN}") from error
+
+
+def _refuse_unequal_experts(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raises BaseUnavailable where an expert has another shape than the others of its layer."""
+    found: dict[str, Sequence[int]] = {}
+    for name, shape in shapes.items():
+        if (
+            _EXPERT.search(name)
+            and len(shape) == 2
+            and shape != (others := found.setdefault(_EXPERT.sub(".", name), shape))
+        ):
+            sizes = " x ".join(map(str, shape)), " x ".join(map(str, others))
+            raise BaseUnavailable(f"{name} is {sizes[0]} in its files, and {sizes[1]} for other experts; {_AGAIN}")
 
 
 def stored_types(files: Sequence[Path]) -> set[str]:
@@ -108,11 +120,9 @@ def largest_bytes(files: Sequence[Path], item: int) -> int:
     )
 
 
-def stacked_bytes(files: Sequence[Path], item: int) -> int:
-    """Bytes that the experts which `files` hold one by one take at `item` bytes a number: stacked, they are no longer
-    in the files' pages."""
-    entries = ((name, entry.get("shape")) for name, entry in _entries(files) if _EXPERT.search(name))
-    return item * sum(math.prod(int(size) for size in shape) for _, shape in entries if isinstance(shape, list))
+def experts_are_apart(files: Sequence[Path]) -> bool:
+    """Whether the safetensors `files` hold each expert in tensors of its own."""
+    return any(_EXPERT.search(name) for name in _names(files))
 
 
 def quantised_bytes(files: Sequence[Path], bits: int, item: int) -> int:

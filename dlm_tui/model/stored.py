@@ -1,7 +1,5 @@
 """Weights that stay in the bfloat16 pages of their file while everything is computed in float32.
 
-Experts that a checkpoint holds one by one are stacked when they are loaded, and so lie in memory of the process.
-
 A bfloat16 is a float32 with half its digits, so nothing is lost: a product widens the weights it reads, a block at a
 time. The file's pages are never written, so that all processes with the same base share them.
 """
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dlm_tui.model.linear import LinearFunction, onednn_linear
+from dlm_tui.model.stacked_experts import are_plain_experts, gate_up_of, stack, unstack
 
 _BLOCK_ELEMENTS = 1 << 21
 """Weights that are widened at a time: they are multiplied while they lie in the processor's caches."""
@@ -86,7 +85,7 @@ def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
     """Compute in float32 on the bfloat16 weights of `model`, exactly as if it had been loaded as float32.
 
     (Experts are added in their own order, where the library has one of its own: equal up to rounding.)
-    Linear layers, the token embedding and stacked experts keep bfloat16; norms, biases and the like are small.
+    Linear layers, the token embedding and plain experts keep bfloat16; norms, biases and the like are small.
     `skeleton` is the same model made as float32, on the meta device but for its buffers, some of which are computed in
     the model's type.
     """
@@ -99,7 +98,8 @@ def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
         elif module is embedding:
             module.__class__ = _stored_embedding(type(module))
             kept.add(id(cast("Any", module).weight))
-        elif _are_plain_experts(module):
+        elif are_plain_experts(module):
+            unstack(module)
             module.__class__ = _stored_experts(type(module))
             kept.update(id(parameter) for parameter in module.parameters())
     for parameter in model.parameters():
@@ -143,6 +143,8 @@ def widen(model: nn.Module) -> None:
             cast("Any", module).__class__ = nn.Linear
         elif type(module) in _originals:
             module.__class__ = _originals[type(module)]
+            if not isinstance(module, nn.Embedding):
+                stack(module)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
 
@@ -161,16 +163,6 @@ def _stored_embedding(kind: type[nn.Module]) -> type[nn.Module]:
     return _made(kind, forward)
 
 
-def _are_plain_experts(module: nn.Module) -> bool:
-    """Whether these are the library's stacked experts of `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] alone."""
-    facts = ("has_gate", "is_concatenated", "is_transposed", "has_bias", "has_post_expert_norm")
-    told = [getattr(module, fact, None) for fact in facts]
-    return told == [True, True, False, False, False] and {name for name, _ in module.named_parameters()} == {
-        "gate_up_proj",
-        "down_proj",
-    }
-
-
 def _stored_experts(kind: type[nn.Module]) -> type[nn.Module]:
     """The experts class `kind` with weights that are widened, an expert at a time, for the tokens that go to it."""
 
@@ -179,7 +171,8 @@ def _stored_experts(kind: type[nn.Module]) -> type[nn.Module]:
         result = torch.zeros_like(hidden_states)
         for expert in top_k_index.unique().tolist():
             token, place = torch.where(top_k_index == expert)
-            inner = self._apply_gate(_product(hidden_states[token], self.gate_up_proj[expert]))
+            given = hidden_states[token]
+            inner = self._apply_gate(torch.cat([_product(given, part) for part in gate_up_of(self, expert)], dim=-1))
             outer = _product(inner, self.down_proj[expert])
             result.index_add_(0, token, (outer * top_k_weights[token, place, None]).to(result.dtype))
         return result

@@ -172,12 +172,17 @@ PLAIN_READ = "one read of those weights, a plain loop in every thread"
 
 
 def layer_weights(base: Base) -> list[Tensor]:
-    """The matrices that every token reads whole: all but the token embedding, of which it reads a row, and as many of
-    the stacked experts as a token goes through."""
+    """The matrices that every token reads whole: all but the token embedding, of which it reads a row, and as many
+    experts, stacked or apart, as a token goes through."""
     embedding = cast("Any", base.model).get_input_embeddings().weight
     per_token = int(getattr(base.config, "num_experts_per_tok", None) or 0)
-    found = [weight for weight in base.decoder.parameters() if weight.dim() > 1 and weight is not embedding]
-    return [weight[:per_token] if weight.dim() == 3 else weight for weight in found]
+    found = []
+    for name, weight in base.decoder.named_parameters():
+        expert = name.rpartition(".")[2]
+        is_read = weight.dim() > 1 and weight is not embedding and not (expert.isdecimal() and int(expert) >= per_token)
+        if is_read:
+            found.append(weight[:per_token] if weight.dim() == 3 else weight)
+    return found
 
 
 def plain_read(weights: Sequence[Tensor]) -> Callable[[], None]:

@@ -9,16 +9,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
-from dlm_tui.model import backend_selection, stored
+from dlm_tui.model import backend_selection, stacked_experts, stored
 from dlm_tui.model import base as bases
 from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base, load_base
-from dlm_tui.model.config_check import stacked_bytes
 from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.memory import gigabytes
 from dlm_tui.model.mixed import MixedModel
-from dlm_tui.model.registry import BaseUnavailable, resolve_base, weight_files
+from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import WARNING, Progress, run_to_end
 from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, write_tiny_base
 
@@ -90,27 +90,55 @@ def mapping_of(tensor: torch.Tensor) -> str:
     raise AssertionError("the tensor is in no mapping")
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
-def test_experts_stay_as_they_are_stored(tmp_path: Path, architecture: str) -> None:
-    base = load(write_bf16(tmp_path / "m", architecture))
+def test_experts_stay_in_the_pages_of_the_file(tmp_path: Path, architecture: str, stacked: bool) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
+    if stacked:
+        stack_in_file(folder)
+    base = load(folder)
     model = mixed(base)
-    experts = [
-        part for module in base.model.modules() if "Experts" in type(module).__name__ for part in module.parameters()
-    ]
-    assert len(experts) == 2 * base.config.num_hidden_layers and {part.dtype for part in experts} == {torch.bfloat16}
-    assert isinstance(model.backbone, FusedBackbone)
+    modules = [module for module in base.model.modules() if "Experts" in type(module).__name__]
+    experts = [part for module in modules for part in module.parameters()]
+    per_layer = 2 if stacked else 3 * len(modules[0].down_proj)
+    assert len(experts) == per_layer * base.config.num_hidden_layers
+    assert {part.dtype for part in experts} == {torch.bfloat16}
+    assert isinstance(model.backbone, FusedBackbone) and model.backbone.weights.compiled
     read = {part.data_ptr() for layer in model.backbone.weights.matrices for parts in layer for part in parts}
     assert {part.data_ptr() for part in experts} <= read
+    for tensor in experts:
+        assert str(folder / "model.safetensors") in mapping_of(tensor)
+    wide = load(folder, as_stored=False)
+    assert base.parameters == wide.parameters and base.identity == wide.identity
+    near(base.model(IDS).logits, wide.model(IDS).logits)
 
 
-def test_stacked_experts_need_their_room_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stack_in_file(folder: Path) -> None:
+    """Write the weights as the library names them: the experts of a layer as two tensors."""
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.bfloat16)
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    assert any(name.endswith("experts.gate_up_proj") for name in weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_experts_of_unequal_shape_are_refused_by_name(tmp_path: Path) -> None:
     folder = write_bf16(tmp_path / "m", "mixtral")
-    stacked = stacked_bytes(weight_files(folder), 2)
-    experts = [w for name, w in load_file(folder / "model.safetensors").items() if ".experts." in name]
-    assert stacked == sum(weight.nbytes for weight in experts) > 0
-    monkeypatch.setattr(bases, "available_memory", lambda: stacked)
-    assert load(folder).is_as_stored
-    monkeypatch.setattr(bases, "available_memory", lambda: stacked - 1)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if ".experts.1." in name)
+    save_file({**weights, name: weights[name][:-1].contiguous()}, file, metadata={"format": "pt"})
+    with pytest.raises(
+        BaseUnavailable, match=r"experts\.1\.\w+\.weight is \d+ x \d+ in its files, and \d+ x \d+ for other"
+    ):
+        load(folder)
+
+
+def test_other_experts_are_stacked_and_need_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bf16(tmp_path / "m", "mixtral")
+    monkeypatch.setattr(stacked_experts, "are_plain_experts", lambda module: False)
+    assert not load(folder).is_as_stored
+    needed = 4 * load(folder).parameters
+    monkeypatch.setattr(bases, "available_memory", lambda: needed - 1)
     with pytest.raises(BaseUnavailable, match="are free"):
         load(folder)
 

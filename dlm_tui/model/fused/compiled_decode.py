@@ -65,9 +65,13 @@ class CompiledDecode:
         self._matrices, self.head = matrices, _numbers(head)
         # the table holds bare addresses: what they point to has to stay alive as long as this
         self._weights, self._additions = weights, additions
+        self._experts = [
+            _expert_table(parts[-1], len(layer.experts.gate_up)) if layer.experts is not None else None
+            for layer, parts in zip(weights.layers, matrices, strict=True)
+        ]
         rows = [
-            _layer_entry(layer, parts, added, uses_bf16_weights, weights.spec.qk_norm == "projection")
-            for layer, parts, added in zip(weights.layers, matrices, additions, strict=True)
+            _layer_entry(layer, parts, added, uses_bf16_weights, weights.spec.qk_norm == "projection", experts)
+            for layer, parts, added, experts in zip(weights.layers, matrices, additions, self._experts, strict=True)
         ]
         self._table = np.array(rows, dtype=np.int64)
         assert self._table.shape[1] == decode_kernel.WIDTH  # the kernel takes these numbers for addresses
@@ -192,18 +196,29 @@ def _layer_entry(
     additions: Sequence[Addition | None],
     narrow: bool,
     whole_norm: bool,
+    expert_table: NDArray[np.int64] | None,
 ) -> list[int]:
     """The numbers of one layer in the kernel's table, with `matrices` for its own."""
     row: list[int] = []
     for parts, group, addition in zip(matrices, layer.groups, additions, strict=False):
         row += [*_entry(parts, group, addition), int(narrow)]
-    experts = [0] * 7
-    if layer.experts is not None:
+    experts = [0] * 6
+    if layer.experts is not None and expert_table is not None:
         row += [0] * len(row)  # two groups are there, two are not
         router, top_k, normalised = layer.experts.router, layer.experts.top_k, layer.experts.normalised
-        addresses = [_address(part) for part in (router, *matrices[-1])]
-        experts = [len(router), top_k, int(normalised), *addresses, int(narrow)]
+        experts = [len(router), top_k, int(normalised), _address(router), expert_table.ctypes.data, int(narrow)]
     return [*row, *map(_address, layer.norms), layer.spec.window, layer.spec.rope, int(whole_norm), *experts]
+
+
+def _expert_table(weights: Sequence[Tensor], experts: int) -> NDArray[np.int64]:
+    """Addresses [E, 3] of each expert's gate, up and down; `weights` has gate and up of an expert together or apart."""
+    each = len(weights) // experts
+    table = np.empty((experts, 3), dtype=np.int64)
+    for expert in range(experts):
+        first, *others = weights[each * expert : each * (expert + 1)]
+        up = first[len(first) // 2 :] if each == 2 else others[0]
+        table[expert] = [_address(first), _address(up), _address(others[-1])]
+    return table
 
 
 def _entry(weights: Sequence[Tensor], group: FusedLinear, addition: Addition | None) -> list[int]:

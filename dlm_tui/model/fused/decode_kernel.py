@@ -69,10 +69,10 @@ ATTENTION_NORM, MLP_NORM, QUERY_NORM, KEY_NORM, ATTENTION_OUT_NORM, MLP_OUT_NORM
 # and keys is over the whole projection …
 WINDOW, ROPE, WHOLE_NORM = range(NORMS + 6, NORMS + 9)
 # … then, where experts stand in place of the last two groups, their number, how many of them a token gets,
-# and 1 where the shares of these add up to 1; the addresses of the router [E, H] in float32 and of the experts' gate
-# and up [E, 2I, H] and down [E, H, I]; and 1 where these two are bfloat16.
-EXPERTS, TOP_K, NORMALISED, ROUTER, EXPERTS_GATE_UP, EXPERTS_DOWN, EXPERTS_NARROW = range(NORMS + 9, NORMS + 16)
-WIDTH = NORMS + 16
+# and 1 where the shares of these add up to 1; the addresses of the router [E, H] in float32 and of the table [E, 3] of
+# addresses of each expert's gate and up [I, H] and down [H, I]; and 1 where these are bfloat16.
+EXPERTS, TOP_K, NORMALISED, ROUTER, EXPERT_WEIGHTS, EXPERTS_NARROW = range(NORMS + 9, NORMS + 15)
+WIDTH = NORMS + 15
 SILU, GELU_TANH = range(2)
 
 
@@ -641,16 +641,13 @@ def _choose(scores: Floats, chosen: Integers, shares: Floats, normalised: bool) 
 
 
 @_compiled
-def _of_expert(
-    address: int, narrow: int, expert: int, height: int, x: Floats, y: Floats, first: int, last: int
-) -> None:
-    """y[:, first:last] = x · weightᵀ with the expert's matrix [height, x's width] of those at `address`."""
+def _of_expert(address: int, narrow: int, height: int, x: Floats, y: Floats, first: int, last: int, start: int) -> None:
+    """y[:, start + i] = w[i] · x for first ≤ i < last, w an expert's matrix [height, x's width] at `address`."""
     shape = (height, x.shape[1])
-    skipped = expert * height * x.shape[1]
     if narrow != 0:
-        dots(carray(_pointer(address + 2 * skipped), shape, np.uint16), x, y, first, last, 0)
+        dots(carray(_pointer(address), shape, np.uint16), x, y, first, last, start)
     else:
-        dots(carray(_pointer(address + 4 * skipped), shape, F), x, y, first, last, 0)
+        dots(carray(_pointer(address), shape, F), x, y, first, last, start)
 
 
 @_compiled
@@ -665,6 +662,7 @@ def _mix_experts(
     """
     count, width = x.shape
     experts, top_k, narrow, intermediate = row[EXPERTS], row[TOP_K], row[EXPERTS_NARROW], active.shape[1]
+    weights = carray(_pointer(row[EXPERT_WEIGHTS]), (experts, 3), np.int64)
     first, last = _share(experts, thread, threads)
     dots(carray(_pointer(row[ROUTER]), (experts, width), F), x, router, first, last, 0)
     meetings = _meet(counter, thread, threads, meetings)
@@ -693,11 +691,9 @@ def _mix_experts(
     for expert in range(experts):
         start, end = starts[expert], starts[expert + 1]
         if start < end:
-            given, found, matrix = gathered[start:end], gate_up[start:end], row[EXPERTS_GATE_UP]
-            _of_expert(matrix, narrow, expert, 2 * intermediate, given, found, first, last)
-            _of_expert(
-                matrix, narrow, expert, 2 * intermediate, given, found, intermediate + first, intermediate + last
-            )
+            given, found = gathered[start:end], gate_up[start:end]
+            _of_expert(weights[expert, 0], narrow, intermediate, given, found, first, last, 0)
+            _of_expert(weights[expert, 1], narrow, intermediate, given, found, first, last, intermediate)
     _activate(gate_up, activation, active, first, last)
     meetings = _meet(counter, thread, threads, meetings)
 
@@ -705,7 +701,7 @@ def _mix_experts(
     for expert in range(experts):
         start, end = starts[expert], starts[expert + 1]
         if start < end:
-            _of_expert(row[EXPERTS_DOWN], narrow, expert, width, active[start:end], outer[start:end], first, last)
+            _of_expert(weights[expert, 2], narrow, width, active[start:end], outer[start:end], first, last, 0)
     for r in range(count):
         for i in range(first, last):
             added[r, i] = F(0)

@@ -229,8 +229,8 @@ class FusedBackbone:
         result = torch.zeros_like(tokens)
         for expert in chosen.unique().tolist():
             token, place = torch.where(chosen == expert)
-            inner = self._gated(self._product(tokens[token], experts.gate_up[expert]))
-            outer = self._product(inner, experts.down_proj[expert])
+            inner = self._gated(self._base_product(tokens[token], experts.gate_up[expert]))
+            outer = self._base_product(inner, experts.down_proj[expert])
             result.index_add_(0, token, outer * shares[token, place, None])
         return result.view(x.shape)
 

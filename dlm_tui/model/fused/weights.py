@@ -25,6 +25,7 @@ from dlm_tui.model.architectures.spec import (
 )
 from dlm_tui.model.base import Base
 from dlm_tui.model.pages import release_pages
+from dlm_tui.model.stacked_experts import gate_up_of
 from dlm_tui.model.stored import StoredLinear
 
 _ROPE_STEP = 512
@@ -55,24 +56,30 @@ class FusedLinear:
 
 @dataclass(frozen=True)
 class FusedExperts:
-    """The experts of one layer: a router [E, H] and stacked weights [E, 2I, H] and [E, H, I].
+    """The experts of one layer: a router [E, H], and of each expert gate and up [2I, H] and down [H, I].
 
     The `top_k` largest softmax probabilities weigh the experts' outputs, summing to 1 if `normalised`.
     """
 
     router: Tensor
-    gate_up: Tensor
-    down_proj: Tensor
+    gate_up: tuple[FusedLinear, ...]
+    down_proj: tuple[FusedLinear, ...]
     top_k: int
     normalised: bool
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Every expert's own, one expert behind the other."""
+        pairs = zip(self.gate_up, self.down_proj, strict=True)
+        return tuple(weight for pair in pairs for group in pair for weight in group.weights)
 
     def converted(self, dtype: torch.dtype) -> FusedExperts:
         """The same in another dtype."""
         return replace(
             self,
             router=self.router.to(dtype),
-            gate_up=self.gate_up.to(dtype),
-            down_proj=self.down_proj.to(dtype),
+            gate_up=tuple(group.converted(dtype) for group in self.gate_up),
+            down_proj=tuple(group.converted(dtype) for group in self.down_proj),
         )
 
 
@@ -102,14 +109,14 @@ class FusedLayer:
     @property
     def matrices(self) -> tuple[tuple[Tensor, ...], ...]:
         """The weights of the fused groups, then those of the experts."""
-        experts = () if self.experts is None else ((self.experts.gate_up, self.experts.down_proj),)
+        experts = () if self.experts is None else (self.experts.weights,)
         return (*(group.weights for group in self.groups), *experts)
 
     @property
     def intermediate(self) -> int:
         """Width of the MLP between its two products, or of one expert's."""
         if self.experts is not None:
-            return int(self.experts.down_proj.shape[-1])
+            return self.experts.down_proj[0].shape[1]
         assert self.down_proj is not None  # a layer has experts or this
         return self.down_proj.shape[1]
 
@@ -259,8 +266,8 @@ def _layer(layer: Any, name: str, spec: DecoderSpec, facts: LayerSpec, config: A
     if spec.experts:
         experts = FusedExperts(
             router=mlp.gate.weight.detach(),
-            gate_up=mlp.experts.gate_up_proj.detach(),
-            down_proj=mlp.experts.down_proj.detach(),
+            gate_up=tuple(_one_expert(gate_up_of(mlp.experts, each)) for each in range(len(mlp.experts.down_proj))),
+            down_proj=tuple(_one_expert((weight,)) for weight in mlp.experts.down_proj),
             top_k=int(config.num_experts_per_tok),
             normalised=bool(getattr(config, "norm_topk_prob", True)),
         )
@@ -281,6 +288,11 @@ def _layer(layer: Any, name: str, spec: DecoderSpec, facts: LayerSpec, config: A
         attention_out_norm=_named_norm(layer, spec.attention_out_norm, spec),
         mlp_out_norm=_named_norm(layer, spec.mlp_out_norm, spec),
     )
+
+
+def _one_expert(weights: tuple[Tensor, ...]) -> FusedLinear:
+    detached = tuple(weight.detach() for weight in weights)
+    return FusedLinear(detached, None, (), tuple(len(weight) for weight in detached))
 
 
 def _named_norm(layer: Any, name: str | None, spec: DecoderSpec) -> Tensor | None:
