@@ -11,6 +11,10 @@ CHILD_ENVIRONMENT = {
     # torch's threads otherwise spin while they wait for each other; beside a training job that made a step of 50 ms
     # take 500. Has to be set before the process starts.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN and torch's layer above it each keep what they compile for a shape, 1024 of them: with every prompt of a
+    # length of its own that grew to a gigabyte. Making one anew takes less than a product with it.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from dlm_tui.model import stored
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.model.linear import OneDnnLinear, onednn_works
 from dlm_tui.model.onednn import frozen_linears, through_onednn
 from dlm_tui.model.stored import OneDnnStoredLinear, StoredLinear
@@ -57,3 +63,32 @@ def test_layers_are_the_librarys_own_again_after_an_error() -> None:
     with pytest.raises(ValueError, match="halfway"), through_onednn([linear]):
         raise ValueError("halfway")
     assert type(linear) is nn.Linear
+
+
+_MANY_LENGTHS = """
+from pathlib import Path
+import torch
+from dlm_tui.model.linear import onednn_linear
+
+def own_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+weights = [torch.randn(1024, 256), torch.randn(256, 1024), torch.randn(768, 256), torch.randn(256, 512)]
+with torch.no_grad():
+    for length in range(2, 302):
+        if length == 10:
+            before = own_bytes()
+        for weight in weights:
+            onednn_linear(torch.randn(length, weight.shape[1]), weight)
+print((own_bytes() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc here")
+def test_prompts_of_many_lengths_take_no_more_memory_than_a_few() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in CHILD_ENVIRONMENT}
+    grown = subprocess.run(
+        [sys.executable, "-c", _MANY_LENGTHS], env=environment | CHILD_ENVIRONMENT, check=True, capture_output=True
+    )
+    assert int(grown.stdout) < 100  # MiB; it is 600 with both caches as they are by themselves, above 300 with either
