@@ -24,7 +24,7 @@ dlm_version: 15
 base_model: hf:test/{architecture}
 system_prompt: {system}
 training:
-  sequence_len: 128
+  sequence_len: {sequence_len}
   adapters:
     tone: {{}}
     facts: {{}}
@@ -47,7 +47,7 @@ QUESTIONS = {
 }
 
 
-def write_document(folder: Path, architecture: str, system: str = SYSTEM) -> Path:
+def write_document(folder: Path, architecture: str, system: str = SYSTEM, sequence_len: int = 128) -> Path:
     """A document with three adapters and two questions each."""
     sections = [
         SECTION.format(name=name, question=question, answer="So be it.")
@@ -55,7 +55,8 @@ def write_document(folder: Path, architecture: str, system: str = SYSTEM) -> Pat
         for question in questions
     ]
     path = folder / "doc.dlm"
-    path.write_text(HEAD.format(architecture=architecture, system=system) + "".join(sections), encoding="utf-8")
+    head = HEAD.format(architecture=architecture, system=system, sequence_len=sequence_len)
+    path.write_text(head + "".join(sections), encoding="utf-8")
     return path
 
 
@@ -100,11 +101,12 @@ def open_tiny(
     seed: int = 0,
     adapters: Callable[[Any], dict[str, Adapter]] = mixed_adapters,
     system: str = SYSTEM,
+    sequence_len: int = 128,
     **changes: Any,
 ) -> Session:
     """A session on a tiny base with three trained adapters and, unless told otherwise, a trained gate."""
     base = tiny_base(folder / "base", architecture, seed, **changes)
-    path = write_document(folder, architecture, system)
+    path = write_document(folder, architecture, system, sequence_len)
     store = Store(folder / "home", load(path).dlm_id)
     fill_store(store, adapters(base), base.identity.id)
     if gate:

@@ -14,6 +14,8 @@ from dlm_tui.export.mix import ResolvedMix
 from dlm_tui.export.modelfile import CONVERSATION, WITH_SYSTEM
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.model.architectures.spec import switch_length
+from dlm_tui.model.base import Base
 from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.progress import Progress
 from dlm_tui.system_errors import first_line
@@ -136,6 +138,27 @@ class Common:
     window: int = 128
     reach: int | None = None
     says_system: bool = False
+
+
+def read_alike(base: Base) -> int:
+    """Tokens of the longest text that llama.cpp and vLLM read as the workbench does.
+
+    Where the rotary table depends on a text's length (longrope) they choose by the length that they are started with,
+    for all texts: llama.cpp in `get_rope_factors`, vLLM in its `Phi3LongRoPEScaledRotaryEmbedding`.
+    """
+    near = switch_length(base.config)
+    return base.context_length if near is None else min(base.context_length, near)
+
+
+def alike_note(base: Base, reader: str) -> list[str]:
+    """What a person should know where that is less than the base can read."""
+    length = read_alike(base)
+    if length == base.context_length:
+        return []
+    return [
+        f"{reader} is started with {length} of {base.context_length} tokens: with more it would read short texts, too,"
+        " as this base reads long ones"
+    ]
 
 
 def save_tokenizer(context: ExportContext, folder: Path) -> None:

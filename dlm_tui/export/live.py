@@ -108,7 +108,7 @@ class LiveTarget(LlamaServerTarget):
             "base": base.identity.id,
             "base_gguf": self.weights,
             "hidden_size": base.hidden_size,
-            "context_length": min(base.context_length, max(self.context.context_length, LEAST_CONTEXT)),
+            "context_length": min(self.most_served, max(self.served, LEAST_CONTEXT)),
             "adapters": [{"name": name, "file": f"adapter.{name}.gguf"} for name in self.names],
             "gate": "gate.safetensors",
             "gate_names": list(gate.names),
@@ -126,7 +126,7 @@ class LiveTarget(LlamaServerTarget):
             "system_prompt": document.system_prompt,
             "static_mix": self.context.mix.mapping(),
             "probes": self._probes(),
-            "base_context": base.context_length,
+            "base_context": self.most_served,
             "document_sha256": document.sha256,
             "versions": self._versions(),
         }

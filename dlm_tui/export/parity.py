@@ -75,7 +75,8 @@ class ParityJob:
     rounding explains differences, `quantize` how the base of a PEFT export is quantised when it is loaded. `embed` asks
     llama.cpp for the mean of the final hidden states instead, and for nothing else. `follow` are continuations of the
     first prompts along which the likeliest next tokens are asked for. `as_read` leaves llama.cpp the cache and the
-    attention that it has where nobody says otherwise.
+    attention that it has where nobody says otherwise, and `context` is the number of tokens that it is started with
+    (None: as many as are asked for).
     """
 
     runtime: str
@@ -92,6 +93,7 @@ class ParityJob:
     embed: list[list[int]] = field(default_factory=list)
     follow: list[list[int]] = field(default_factory=list)
     as_read: bool = False
+    context: int | None = None
     greedy: int = 2
     tokens: int = ANSWER_TOKENS
 
@@ -178,7 +180,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
         "embed": job.embed,
         "as_read": job.as_read,
         "vocab": job.vocab,
-        "context": max(64, (longest + 63) // 64 * 64),
+        "context": max(64, (longest + 63) // 64 * 64, job.context or 0),
     }
     assert child.stdin is not None
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlm_tui.export.architectures import is_of_text, read_architecture
 from dlm_tui.export.concatenate import LoraPair, change_embedding, check_finite, folded
-from dlm_tui.export.export_context import Common, ExportContext, Trial, effective_dtype
+from dlm_tui.export.export_context import Common, ExportContext, Trial, alike_note, effective_dtype, read_alike
 from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
@@ -107,6 +107,9 @@ class _Gguf(Common):
         self._weighing = open_source(given, context.session.document, base) if given is not None else None
         self.importance = self._weighing.matrix if self._weighing is not None else None
         self.reach = self.architecture.context_length
+        self.most_served = min(self.reach, read_alike(base))
+        """Tokens of the longest context that it may be started with."""
+        self.notes += alike_note(base, "llama.cpp")
         self.window = min(self.window, self.reach)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
@@ -121,10 +124,16 @@ class _Gguf(Common):
             loras=loras,
             texts=(*ODD_TEXTS, *SENTENCES),
         )
-        as_read = replace(export, as_read=True, texts=())  # start script and Modelfile set neither cache nor attention
+        # start script and Modelfile set neither cache nor attention
+        as_read = replace(export, as_read=True, texts=(), context=self.served)
         if effective_dtype(self.context, self.quant) == "f32":
             return Trial(export, as_read=as_read)  # stored as it is: the workbench's own answers are the reference
         return Trial(export, replace(export, runtime="stored gguf", config=self.config, texts=()), as_read)
+
+    @property
+    def served(self) -> int:
+        """Tokens that it is started with: what the document was trained for, where that is possible."""
+        return min(self.context.context_length, self.most_served)
 
     def _rounding(self) -> str:
         """llama.cpp looks GELU up in a table of float16, so families that use it are never nearer than that."""
@@ -171,7 +180,8 @@ class _Gguf(Common):
         """What the file says of itself, then its tensors: the base with `pairs` in it."""
         base = self.context.session.base
         check_metadata(path, base.config, base.tokenizer, self.quant)
-        return (yield from check_gguf(path, self.source, self.architecture, pairs, self._directions()))
+        source, directions = self.source, self._directions()
+        return (yield from check_gguf(path, source, self.architecture, pairs, directions, weighed=self.weighed))
 
     def check_adapter(self, path: Path, pairs: Mapping[str, LoraPair]) -> None:
         """What an adapter's file says of itself, then its matrices."""
@@ -251,7 +261,7 @@ class OllamaTarget(_Gguf):
         return Parameters(
             temperature=export.default_temperature or (0.6 if base.source.reasoning else 0.7),
             top_p=export.default_top_p or FAMILY_TOP_P.get(base.source.family, 0.9),
-            num_ctx=self.context.context_length,
+            num_ctx=self.served,
             stops=stop_words(base.source.family, list(base.tokenizer.all_special_tokens)),
         )
 
@@ -380,7 +390,7 @@ class LlamaServerTarget(_Gguf):
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.names)]
         path = folder / self.script
         system = session.document.system_prompt is not None  # also where the live server beside the script says it
-        script = llama_server_script(self.weights, loras, self.context.context_length, system=system)
+        script = llama_server_script(self.weights, loras, self.served, system=system)
         write_atomic(path, script.encode())
         path.chmod(0o755)
         yield Progress(self.script, 1, 1)
@@ -388,7 +398,7 @@ class LlamaServerTarget(_Gguf):
     def check_files(self, folder: Path) -> None:
         """The start script, and the numbers that the gate's file has for what it loads."""
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.adapters)]
-        check_llama_server_script(folder / self.script, self.weights, loras, self.context.context_length)
+        check_llama_server_script(folder / self.script, self.weights, loras, self.served)
         check_lora_ids(folder / "gate.json", [name for name, _ in loras])
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:

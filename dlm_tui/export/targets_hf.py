@@ -12,7 +12,16 @@ from typing import Any
 from safetensors.torch import save_file
 
 from dlm_tui.export.concatenate import LoraPair, change_embedding
-from dlm_tui.export.export_context import Common, ExportContext, Trial, chats, effective_dtype, save_tokenizer
+from dlm_tui.export.export_context import (
+    Common,
+    ExportContext,
+    Trial,
+    alike_note,
+    chats,
+    effective_dtype,
+    read_alike,
+    save_tokenizer,
+)
 from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
@@ -164,6 +173,7 @@ class VllmTarget(PeftTarget):
         super().__init__(context)
         self.max_rank = vllm_rank(context.rank)
         self.figures = {**self.figures, "max_lora_rank": self.max_rank}
+        self.notes += alike_note(context.session.base, "vLLM")
 
     @property
     def adapter(self) -> str:
@@ -176,7 +186,7 @@ class VllmTarget(PeftTarget):
             context.loadable_revision,
             adapter,
             self.max_rank,
-            context.session.base.context_length,
+            read_alike(context.session.base),
             SERVED,
             VLLM_DTYPES[self.dtype],
             self._template(adapter),
@@ -196,7 +206,7 @@ class VllmTarget(PeftTarget):
             "host": "127.0.0.1",
             "lora_modules": [{"adapter_version": self.context.version, "name": SERVED, "path": self.adapter}],
             "max_lora_rank": self.max_rank,
-            "max_model_len": self.context.session.base.context_length,
+            "max_model_len": read_alike(self.context.session.base),
             "model": self.context.loadable_base,
             "port": 8000,
             "revision": self.context.loadable_revision,
@@ -216,7 +226,7 @@ class VllmTarget(PeftTarget):
         context = self.context
         check_vllm_files(
             folder / self.script, context.loadable_base, context.loadable_revision, self.adapter, SERVED,
-            VLLM_DTYPES[self.dtype], context.session.base.context_length, self._template(self.adapter),
+            VLLM_DTYPES[self.dtype], read_alike(context.session.base), self._template(self.adapter),
         )  # fmt: skip
 
     def command(self, folder: Path) -> str:

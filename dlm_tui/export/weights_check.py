@@ -6,19 +6,21 @@ rounding of each tensor's type; and (in `verify`) the runtime answers as these s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
+from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_model import merged_rows
 from dlm_tui.export.mix_check import MIX, Directions, Error, MixCheck, pairs_at
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.rounding_check import OF_DTYPE, RoundingCheck
 from dlm_tui.export.stored_weights import StoredWeights
 from dlm_tui.export.weights import WeightSource, blocks
 from dlm_tui.model import MixedModel
@@ -72,12 +74,14 @@ def check_gguf(
     architecture: Architecture,
     pairs: Mapping[str, LoraPair],
     directions: Directions,
+    *,
+    weighed: bool = False,
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Every tensor of a written model against base and `pairs` (module -> pair, merged in).
 
     Returns how many were looked at, the largest relative error per type, and the largest error along the mix. Raises
     ExportRefused naming the first tensor that is further away than its type explains, that is missing, that the base
-    does not have, or that is off along one of the `directions`.
+    does not have, or that is off along one of the `directions`; `weighed` tells that an importance matrix was used.
     """
     stored, mix = StoredWeights(path, architecture), MixCheck()
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
@@ -91,10 +95,14 @@ def check_gguf(
             error = Error(pairs_at(directions, name))
             try:
                 kind = stored.kind(place.tensor)
-                _add_errors(error, stored, source, name, place, merged.get(name), architecture)
+                rounding = RoundingCheck(kind, weighed=weighed)
+                for found, wanted, start in _pieces(stored, source, name, place, merged.get(name), architecture):
+                    error.add(found, wanted, start)
+                    rounding.add(found, wanted, start)
             except (KeyError, ValueError, IndexError) as failure:
                 raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {failure}") from failure
             _judge(place.tensor, error.relative, ROUNDING[kind], kind.name)
+            rounding.judge(place.tensor)
             mix.judge(place.tensor, error, kind.name)
             worst[kind.name] = max(worst.get(kind.name, 0.0), error.relative)
         yield Progress("weights", done + 1, len(names))
@@ -102,15 +110,15 @@ def check_gguf(
     return {"tensors": len(names), "relative_error": worst, "error_along_mix": mix.worst}
 
 
-def _add_errors(
-    error: Error,
+def _pieces(
     stored: StoredWeights,
     source: WeightSource,
     name: str,
     place: Place,
     pair: LoraPair | None,
     architecture: Architecture,
-) -> None:
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Rows as they are stored, as they were meant, and the number of the first."""
     shape = source.shape(name)
     stacked = place.expert is not None and len(shape) == 3
     rows, columns = (shape[1] // place.parts, shape[2]) if stacked else (shape[0], shape[1] if len(shape) > 1 else 1)
@@ -122,7 +130,7 @@ def _add_errors(
             meant = source.rows(name, place.expert, place.expert + 1)[0, first + start : first + stop].float()
         else:
             meant = merged_rows(source, name, start, stop, pair)
-        error.add(stored.rows(name, place, start, stop), meant, start)
+        yield stored.rows(name, place, start, stop), meant, start
 
 
 def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, LoraPair]) -> None:
@@ -135,9 +143,7 @@ def check_adapter(path: Path, architecture: Architecture, pairs: Mapping[str, Lo
         if found is None:
             raise ExportRefused(f"{path.name} lacks the module {module!r}")
         for matrix, meant in zip(found, (pair.lora_A, pair.lora_B), strict=True):
-            distance = Error({})
-            distance.add(matrix, meant.float())
-            _judge(f"{path.name}, {module}", distance.relative, ROUNDING[Type.F32], "F32")
+            _judge_exact(f"{path.name}, {module}", matrix, meant.float())
 
 
 def check_peft(path: Path, pairs: Mapping[str, LoraPair]) -> None:
@@ -151,12 +157,11 @@ def check_peft(path: Path, pairs: Mapping[str, LoraPair]) -> None:
         if missing := set(meant) - set(file.keys()):
             raise ExportRefused(f"{path.name} lacks {min(missing)!r}")
         for key in file.keys():  # noqa: SIM118 - the handle is no mapping
-            found, error = file.get_tensor(key), Error({})
+            found = file.get_tensor(key)
             wanted = torch.zeros_like(found)
             if (matrix := meant.get(key)) is not None:
                 wanted[: matrix.shape[0], : matrix.shape[1]] = matrix
-            error.add(found, wanted)
-            _judge(f"{path.name}, {key}", error.relative, ROUNDING[Type.F32], "F32")
+            _judge_exact(f"{path.name}, {key}", found, wanted)
 
 
 def check_merged(
@@ -172,10 +177,13 @@ def check_merged(
         if name not in where:
             raise ExportRefused(f"the written folder lacks {name!r}")
         slice_, shape, error = where[name].get_slice(name), source.shape(name), Error(pairs_at({MIX: pairs}, name))
+        rounding = RoundingCheck(OF_DTYPE[dtype])
         for start, stop in blocks(shape[0], shape[1] if len(shape) > 1 else 1):
-            meant = merged_rows(source, name, start, stop, merged.get(name)).to(dtype)
-            error.add(slice_[start:stop], meant, start)
+            meant, found = merged_rows(source, name, start, stop, merged.get(name)), slice_[start:stop]
+            rounding.add(found, meant, start)
+            error.add(found, meant.to(dtype), start)
         _judge(name, error.relative, 1e-3, kind)
+        rounding.judge(name)
         mix.judge(name, error, kind)
         worst = max(worst, error.relative)
         yield Progress("weights", done + 1, len(names))
@@ -185,6 +193,15 @@ def check_merged(
 def _no_more(found: set[str], allowed: set[str], path: Path) -> None:
     if extra := found - allowed:
         raise ExportRefused(f"{path.name} holds a tensor that was not meant to be there: {min(extra)}")
+
+
+def _judge_exact(name: str, found: Tensor, meant: Tensor) -> None:
+    """Raises ExportRefused where float32 numbers are not those that were meant."""
+    distance, rounding = Error({}), RoundingCheck(Type.F32)
+    distance.add(found, meant)
+    rounding.add(found, meant)
+    _judge(name, distance.relative, ROUNDING[Type.F32], "F32")
+    rounding.judge(name)
 
 
 def _judge(name: str, distance: float, limit: float, kind: str) -> None:

@@ -322,6 +322,32 @@ def test_short_factors_written_as_long_ones_are_seen(tmp_path: Path, monkeypatch
         assert "over a prompt of 288 tokens" in str(caught.value)
 
 
+@pytest.mark.parametrize("target", ["ollama", "llama-server", "live", "vllm"])
+def test_what_reads_all_texts_alike_is_started_with_no_more_than_short_ones_have(tmp_path: Path, target: str) -> None:
+    session = open_tiny(tmp_path, "phi3", sequence_len=512, **LONGROPE)
+    assert (session.base.context_length, session.document.training.sequence_len) == (512, 512)
+    request = {"target": "llama-server", "gate": "live"} if target == "live" else {"target": target}
+    found = export(session, **request, quant=None if target == "vllm" else "q8_0", verify=target != "vllm")
+    told = {
+        "ollama": ("Modelfile", "num_ctx 256"),
+        "llama-server": ("llama-server_launch.sh", "--ctx-size 256"),
+        "live": ("live.json", '"context_length": 256'),
+        "vllm": ("vllm_launch.sh", "--max-model-len 256"),
+    }
+    name, words = told[target]
+    assert words in (found.folder / name).read_text()
+    assert [note for note in found.notes if "started with 256 of 512 tokens" in note]
+
+
+def test_a_runtime_is_tried_with_the_context_that_it_is_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_tiny(tmp_path, "phi3", sequence_len=512, **LONGROPE)
+    monkeypatch.setattr(targets_gguf, "read_alike", lambda base: 512)
+    with pytest.raises(ExportRefused, match=WRONG):
+        export(session, target="ollama", quant="f32")
+
+
 WINDOW = {"sliding_window": 256, "max_position_embeddings": 512}
 
 
@@ -617,6 +643,28 @@ def test_a_gate_that_numbers_adapters_otherwise_than_they_load_is_refused(
     monkeypatch.setattr(targets_gguf, "write_gate", write)
     with pytest.raises(ExportRefused, match=r"gate\.json numbers the adapters"):
         export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0")
+
+
+@pytest.mark.parametrize(
+    ("quant", "ids"), [("f16", [1]), ("bf16", [66, 67]), ("q8_0", [66, 67]), ("q4_k_m", list(range(300, 330)))]
+)
+def test_tokens_that_are_wiped_out_or_swapped_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant: str, ids: list[int]
+) -> None:
+    session = open_tiny(tmp_path, "llama", vocab_size=8192)
+    merging = gguf_model.merged_rows
+
+    def merged(source: Any, name: str, start: int, stop: int, pair: Any) -> torch.Tensor:
+        rows = merging(source, name, start, stop, pair).clone()
+        if "embed_tokens" in name and len(ids) == 2:
+            rows[[index - start for index in ids]] = rows[[index - start for index in reversed(ids)]]
+        elif "embed_tokens" in name:
+            rows[[index - start for index in ids]] = 0
+        return rows
+
+    monkeypatch.setattr(gguf_model, "merged_rows", merged)
+    with pytest.raises(ExportRefused, match=WRONG):
+        export(session, target="ollama", quant=quant)
 
 
 def test_a_tensor_that_the_base_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
