@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dlm_tui.assets import asset
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import clear_scratch_of, write_atomic
 from dlm_tui.output import emit, say
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             emit({"document": str(document)})
         else:
-            say(f"the demo document is {document}; `dlm-tui {document}` opens it")
+            say(f"the demo document is {document}; {copyable('`dlm-tui DOC` opens it', str(document))}")
         return 0
     from dlm_tui.cli.launch import launch
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         emit(report)
     else:
         for line in _lines(report):
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(shown(line) + "\n")
     return 0 if report["ok"] else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
     if not is_utf8(str(document.absolute())):
         raise DlmTuiError(f"the screen needs a path that is UTF-8 text, which {document} is not: rename it")
     if document.name.endswith(".dlm.pack"):
-        raise UsageError(f"{document} is a pack: `dlm-tui unpack {document} --open` takes it apart and opens it")
+        unpack = f"dlm-tui unpack {shlex.quote(str(document))} --open"
+        raise UsageError(f"{document} is a pack: `{unpack}` takes it apart and opens it")
     need_terminal()
     from dlm_tui.app import run as run_app
     from dlm_tui.store import resolve_home

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.counting import counted
 from dlm_tui.document.templates import TEMPLATES, compose, folders_to_learn, write_new
 from dlm_tui.errors import DlmTuiError
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"exports: {exports}")
     if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not args.json:
-            say(f"`dlm-tui {path}` opens it, `dlm-tui train {path}` trains it")
+            say(copyable("`dlm-tui DOC` opens it, `dlm-tui train DOC` trains it", str(path)))
         return 0
     from dlm_tui.cli.launch import launch
 

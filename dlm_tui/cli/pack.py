@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from dlm_tui.cli.own_store import own_store
@@ -41,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         say(f"{packed.executables} of them will not be executable when unpacked")
     if document.training.sources:
         say("the folders of training.sources are not in it")
-    say(f"`dlm-tui unpack {packed.path.name}` takes it apart on another machine")
+    say(f"`dlm-tui unpack {shlex.quote(packed.path.name)}` takes it apart on another machine")
     return 0

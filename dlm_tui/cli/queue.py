@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.belonging import belong
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import UsageError
 from dlm_tui.input import is_utf8
@@ -107,9 +108,13 @@ def _list(args: argparse.Namespace, queue: QueueFile, *, begun: bool = False) ->
     if not line.entries:
         sys.stdout.write("nothing is in line\n")
     elif line.paused:
-        sys.stdout.write(f"paused; `dlm-tui queue {args.document} resume` goes on\n")
+        _tell(args, "paused; `dlm-tui queue DOC resume` goes on")
     elif line.ahead and not lives:
-        sys.stdout.write(f"nobody works it off now; `dlm-tui queue {args.document} run` does\n")
+        _tell(args, "nobody works it off now; `dlm-tui queue DOC run` does")
+
+
+def _tell(args: argparse.Namespace, text: str) -> None:
+    sys.stdout.write(shown(copyable(text, args.document)) + "\n")
 
 
 def entry_line(entry: Entry) -> str:

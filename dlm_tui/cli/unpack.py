@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"{found.document}, with its store in {found.store.root}")
         if found.damage:
-            say(f"it was damaged when it was packed: {found.damage[0]} `dlm-tui doctor {found.document}` tells more")
+            more = copyable("`dlm-tui doctor DOC` tells more", str(found.document))
+            say(f"it was damaged when it was packed: {found.damage[0]} {more}")
         if found.left_out:
             say(f"not unpacked: {counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks")
     if args.open:

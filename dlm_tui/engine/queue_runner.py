@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -219,7 +220,7 @@ def _refuse_other_store(store: Store, request: JobRequest) -> None:
     if root.resolve() != store.root.resolve():
         raise UsageError(
             f"the job is for {request.document} with its store {root}, the line is that of {store.root}; "
-            f"`dlm-tui queue {request.document} add` puts it into its own"
+            f"`dlm-tui queue {shlex.quote(request.document)} add` puts it into its own"
         )
 
 
