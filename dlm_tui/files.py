@@ -85,12 +85,15 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
-def write_scratch(target: Path, data: bytes) -> Path:
-    """A flushed file beside `target` with its owner and mode, ready to be renamed over it. Raises OSError."""
-    scratch = scratch_sibling(target)
+def write_scratch(target: Path, data: bytes, like: Path | None = None) -> Path:
+    """A flushed file beside `target` with its owner and mode, or those of `like`, ready to be renamed over it.
+
+    Raises OSError.
+    """
+    like, scratch = like or target, scratch_sibling(target)
     try:
-        with naming(target), open(scratch, "xb", opener=_private if target.exists() else None) as handle:
-            keep_owner(target, scratch)  # before anything is in it that others may not read
+        with naming(target), open(scratch, "xb", opener=_private if like.exists() else None) as handle:
+            keep_owner(like, scratch)  # before anything is in it that others may not read
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())

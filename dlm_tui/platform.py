@@ -8,7 +8,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,36 @@ def lock_is_held(path: Path) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+@contextlib.contextmanager
+def alone_with(descriptor: int, seconds: float) -> Iterator[None]:
+    """Hold an open file, whatever its name, against others that ask for it in this way, also on other descriptors of
+    this process. Where the system or the file system has no such lock, nothing is held.
+
+    Raises TimeoutError when it is held by another for longer than `seconds`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(0.02)
+        except OSError:
+            break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def keep_owner(source: Path, target: Path) -> None:

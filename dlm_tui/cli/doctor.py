@@ -67,7 +67,11 @@ def _run_on_store(args: argparse.Namespace) -> int:
     document = load(Path(args.document))
     store = Store(resolve_home(args.home), document.dlm_id)
     mended = _repair(store, document) if args.repair else []
-    findings = [*_owner(store, document), *examine_store(store, document.adapter_names, document.base_model)]
+    findings = [
+        *_cut_change(args),
+        *_owner(store, document),
+        *examine_store(store, document.adapter_names, document.base_model),
+    ]
     findings += _queue(store)
     rounds = kept_rounds(store, document.adapter_names or (FLAT,))
     damaged = any(one.severity == "damage" for one in findings) or any(one.damaged for one in rounds)
@@ -118,6 +122,15 @@ def _figures(one: KeptRounds) -> dict[str, Any]:
     found = one.found
     figures = {"largest_difference": found.difference, "largest_addition": found.addition}
     return {"exact": found.exact, "versions": found.rounds, "layers": found.layers, **figures}
+
+
+def _cut_change(args: argparse.Namespace) -> list[Finding]:
+    """Whether a change of the document was cut, and somebody has to look what is left of it."""
+    from dlm_tui.document.in_place import finish_cut_change
+    from dlm_tui.store.examine import Finding
+
+    left = finish_cut_change(Path(args.document))
+    return [Finding(severity="damage", text=left)] if left is not None else []
 
 
 def _owner(store: Store, document: Document) -> list[Finding]:

@@ -25,6 +25,9 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
         unpack = f"dlm-tui unpack {shlex.quote(str(document))} --open"
         raise UsageError(f"{document} is a pack: `{unpack}` takes it apart and opens it")
     need_terminal()
+    from dlm_tui.document.in_place import finish_cut_change
+
+    finish_cut_change(document)  # what it has to say stands in the terminal, and not under the screen
     from dlm_tui.app import run as run_app
     from dlm_tui.store import resolve_home
 

@@ -13,7 +13,8 @@ import msgspec
 from dlm_tui.document.append import AppendResult
 from dlm_tui.document.document import read_document_bytes
 from dlm_tui.document.edit import Edit, undo_edit
-from dlm_tui.document.replacing import document_lock, shared_start
+from dlm_tui.document.in_place import shared_start
+from dlm_tui.document.replacing import document_lock
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import set_aside, write_atomic
 from dlm_tui.small_files import read_file

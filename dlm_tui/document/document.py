@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.counting import counted
 from dlm_tui.document.body import read_body
+from dlm_tui.document.in_place import finish_cut_change
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -114,8 +115,12 @@ def parse_bytes(data: bytes, path: Path | None = None) -> Document:
 
 
 def read_document_bytes(path: Path) -> bytes:
-    """The raw bytes of a document file. DlmTuiError for anything but a readable regular file."""
+    """The raw bytes of a document file, in which a change that was cut is completed first.
+
+    DlmTuiError for anything but a readable regular file, CutChange for a change that cannot be completed.
+    """
     try:
+        finish_cut_change(path)
         return read_file(path, MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise DlmTuiError(f"cannot read {path}: {error.strerror}{meant_document(path)}") from None

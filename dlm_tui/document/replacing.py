@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dlm_tui.document.errors import FileChanged
+from dlm_tui.document.in_place import DocumentBusy, write_in_place
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import clear_scratch_of, remove, write_scratch
 from dlm_tui.platform import exchange_names, may_give_away, sync_directory
-from dlm_tui.system_errors import naming
 
 _LOCK_SECONDS = 30.0
 _BESIDE_SECONDS = 3.0
@@ -26,10 +24,6 @@ T = TypeVar("T")
 
 class ReadOnlyDocument(DlmTuiError):
     """A document that may not be written; nothing was changed."""
-
-
-class DocumentBusy(DlmTuiError):
-    """Another process of this program keeps the document locked; nothing was changed."""
 
 
 def refuse_unwritable(path: Path, target: Path) -> None:
@@ -105,10 +99,11 @@ def replace_seen(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None
     Where the system can swap two names, what was there is looked at once more after the swap, so that a save in the
     last moment is seen as well: it is then the caller's to put back or to build on. A file with several names (hard
     links) is written in place, so that all stay one file, and so is one of somebody else, which stays theirs. Raises
-    OSError; the file is then as it was.
+    OSError, DocumentBusy, CutChange; the file is then as it was.
     """
     if target.stat().st_nlink > 1 or not may_give_away(target):
-        return _write_in_place(target, seen, data)
+        there = write_in_place(target, seen, data)
+        return None if there is None else SomebodySaved(there, displaced=False)
     scratch = write_scratch(target, data)
     try:
         now = target.read_bytes()
@@ -138,33 +133,3 @@ def save_document(path: Path, seen: bytes, data: bytes) -> None:
             if other.displaced:
                 replace_seen(target, data, other.data)
             raise FileChanged(f"{path} was saved by somebody else meanwhile; nothing was written")
-
-
-def _write_in_place(target: Path, seen: bytes, data: bytes) -> SomebodySaved | None:
-    with naming(target), target.open("r+b", buffering=0) as handle:
-        now = handle.readall()
-        if now != seen:
-            return SomebodySaved(now, displaced=False)
-        same = shared_start(seen, data)
-        try:
-            _write_from(handle, same, data)
-        except OSError:
-            _write_from(handle, same, seen)  # over blocks that it has: that takes no room
-            raise
-    return None
-
-
-def shared_start(first: bytes, second: bytes) -> int:
-    """How many bytes at the beginning of both are the same."""
-    both = range(min(len(first), len(second)))
-    return bisect.bisect_left(both, True, key=lambda at: first[: at + 1] != second[: at + 1])
-
-
-def _write_from(handle: io.FileIO, at: int, data: bytes) -> None:
-    """Make the file `data`, whose first `at` bytes it holds already."""
-    handle.seek(at)
-    rest = memoryview(data)[at:]
-    while rest:
-        rest = rest[handle.write(rest) :]
-    handle.truncate()
-    os.fsync(handle.fileno())

@@ -110,6 +110,7 @@ _WITHOUT_REMEDY = {
     "dlm_tui/system_errors.py",
     "dlm_tui/small_files.py",
     "dlm_tui/document/replacing.py",
+    "dlm_tui/document/in_place.py",
     "dlm_tui/output.py",
     "dlm_tui/training/cluster_node.py",
     "dlm_tui/document/document.py",
