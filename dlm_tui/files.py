@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from secrets import token_hex
 from typing import Any
 
 from dlm_tui.platform import exchange_names, keep_owner, process_lives, sync_directory
-from dlm_tui.small_files import regular_file
+from dlm_tui.small_files import UnfitFile, regular_file
 from dlm_tui.system_errors import SCRATCH_ENDING, naming
 
 _CHUNK = 1 << 20
+_MOST_LINKS = 40
 _SCRATCH = re.compile(r".+" + SCRATCH_ENDING)
 
 
@@ -107,8 +109,44 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def behind_links(path: Path) -> Path:
+    """The file that a person's name stands for, where that is a link; the folder it lies in is looked at by the system.
+
+    Raises OSError: for links that lead to nothing (a disk that is not mounted would get a second file), for those that
+    lead round, and for one that a stranger put into a folder that everybody may write.
+    """
+    name = path
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            if path != name and not os.path.lexists(path):
+                text = f"it is a link to {path}, which does not exist; make that again, or remove the link"
+                raise UnfitFile(errno.EINVAL, text, str(name))
+            return path
+        _refuse_link_of_stranger(path)
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, "its links lead round in a circle", str(name))
+
+
+def _refuse_link_of_stranger(link: Path) -> None:
+    """The rule of Linux (protected_symlinks), which holds for opening a file and not for finding its name."""
+    folder = link.parent.stat()
+    if folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH:
+        owner = link.lstat().st_uid
+        if owner not in (os.geteuid(), folder.st_uid):
+            text = "it is a link that another user put into a folder of all; choose another name"
+            raise UnfitFile(errno.EINVAL, text, str(link))
+
+
+def write_through_links(path: Path, data: bytes) -> None:
+    """`write_atomic` for a file that a person may have linked to another place: the link stays, that file is replaced.
+
+    Not for the store: a link in it leads out of it, to where nothing of the store is to be written. Raises OSError.
+    """
+    write_atomic(behind_links(path), data)
+
+
 def write_atomic(target: Path, data: bytes) -> None:
-    """Replace `target` by `data`: written beside it, flushed to disk, renamed over it.
+    """Replace `target` by `data`: written beside it, flushed to disk, renamed over it, also where it is a link.
 
     Raises OSError (for example when the disk is full); `target` is then what it was before.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from dlm_tui.assets import asset
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import clear_scratch_of, write_atomic
+from dlm_tui.files import clear_scratch_of, write_through_links
 from dlm_tui.output import emit, say
 from dlm_tui.system_errors import cause
 
@@ -45,7 +45,7 @@ def place_demo(folder: Path) -> Path:
     data = with_dlm_id((asset("demo") / _NAME).read_bytes(), fresh_dlm_id())
     clear_scratch_of(target)
     try:
-        write_atomic(target, data)
+        write_through_links(target, data)
     except OSError as error:
         raise DlmTuiError(f"the demo cannot be written to {folder}: {cause(error)}") from error
     return target

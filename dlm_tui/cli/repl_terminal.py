@@ -13,7 +13,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.output import create_output
 
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.small_files import read_file
 
 _HISTORY_BYTES = 1 << 20
@@ -29,7 +29,7 @@ class LineHistory(FileHistory):
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.stat().st_size > _HISTORY_BYTES:
-                write_atomic(path, _newer_half(read_file(path)))
+                write_through_links(path, _newer_half(read_file(path)))
         super().__init__(str(path))
 
     def load_history_strings(self) -> Iterable[str]:

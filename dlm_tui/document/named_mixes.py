@@ -17,7 +17,7 @@ from dlm_tui.document.errors import InvalidMixSpecError, printable
 from dlm_tui.document.mix import format_mix, parse_mix
 from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.meant import meant
 from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
@@ -61,7 +61,7 @@ class NamedMixes:
         specs = {name: format_mix(mix) for name, mix in mixes.items()}
         if empty := [name for name, spec in specs.items() if not spec]:
             raise NamedMixesError(f"{empty[0]} holds no adapter; move a fader first.")
-        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(specs), indent=2) + b"\n")
+        write_through_links(self.path, msgspec.json.format(msgspec.json.encode(specs), indent=2) + b"\n")
 
 
 def check_mix_name(name: str, adapters: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from dlm_tui.document.errors import printable
 from dlm_tui.document.expectations import Expectation, read_expectation
 from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
 
@@ -63,7 +63,7 @@ class PromptSets:
     def save(self, sets: Mapping[str, Sequence[PromptCase | str]]) -> None:
         """Write all sets; prompts of which nothing is expected as strings, as ever. Raises OSError."""
         written = {name: [_entry(case) for case in cases] for name, cases in sets.items()}
-        write_atomic(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
+        write_through_links(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
 
     def update(self, change: Callable[[Sets], None]) -> Sets:
         """Change the sets as they are in the file now; returns them. Raises PromptSetsError, DocumentBusy, OSError."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from dlm_tui.document.errors import FileChanged
 from dlm_tui.document.in_place import DocumentBusy, write_in_place
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import clear_scratch_of, remove, write_scratch
+from dlm_tui.files import behind_links, clear_scratch_of, remove, write_scratch
 from dlm_tui.platform import exchange_names, may_give_away, sync_directory
 
 _LOCK_SECONDS = 30.0
@@ -66,6 +66,16 @@ def document_lock(target: Path, seconds: float = _LOCK_SECONDS) -> Iterator[None
         lock.release()
 
 
+@contextlib.contextmanager
+def beside_lock(path: Path) -> Iterator[None]:
+    """Hold a small file beside a document, by whatever link it is reached, while it is looked at and changed.
+
+    Raises DocumentBusy, OSError.
+    """
+    with document_lock(behind_links(path), _BESIDE_SECONDS):
+        yield
+
+
 def update_beside(
     document: Path, path: Path, read: Callable[[], T], change: Callable[[T], object], write: Callable[[T], None]
 ) -> T:
@@ -74,7 +84,7 @@ def update_beside(
     Raises DocumentBusy, OSError, and what `read` raises; the document is named where its name leaves no room.
     """
     try:
-        with document_lock(path, _BESIDE_SECONDS):
+        with beside_lock(path):
             found = read()
             change(found)
             write(found)

@@ -27,7 +27,7 @@ from dlm_tui.document.errors import printable
 from dlm_tui.document.toml_file import TomlFileError, parse_toml, read_toml, read_toml_text
 from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.system_errors import cause
 
 Quantisation = Literal["nf4", "fp4", "int8", "torchao-int8"]
@@ -107,7 +107,7 @@ def write_side_file(path: Path, content: SideFile) -> None:
     if changed := content.training.changed():
         lines += ["# How adapters are trained, beside the keys of the document.", "[training]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    write_through_links(path, ("\n".join(lines) + "\n").encode())
 
 
 def set_side_value(path: Path, key: str, value: str | None) -> None:
@@ -130,7 +130,7 @@ def set_side_value(path: Path, key: str, value: str | None) -> None:
         wanted = msgspec.structs.replace(before, **{key: value})
         if msgspec.convert(parse_toml(text, path), SideFile) != wanted:
             raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here; write {new} into it yourself")
-        write_atomic(path, text.encode())
+        write_through_links(path, text.encode())
     except (TomlFileError, msgspec.ValidationError) as error:
         raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here: {printable(str(error))}") from None
     except OSError as error:

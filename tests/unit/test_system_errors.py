@@ -145,6 +145,6 @@ def test_a_full_disk_is_said_with_its_remedy(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(StoreError, match=r"\.lock cannot be created: .* free some and do it again"), store_lock(store):
         pass
-    monkeypatch.setattr("dlm_tui.document.side_file.write_atomic", full)
+    monkeypatch.setattr("dlm_tui.document.side_file.write_through_links", full)
     with pytest.raises(SideFileError, match=r"cannot write .*/n\.dlm\.tui\.toml: .* free some and do it again"):
         set_side_value(tmp_path / "n.dlm.tui.toml", "quantize", "nf4")
