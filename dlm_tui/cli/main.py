@@ -201,6 +201,7 @@ def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None
     """`--quantize` and `--offload` in the side file, where whoever loads the base looks; taken back where the base
     cannot be opened so. Raises UsageError."""
     from dlm_tui.document import read_side_file, set_side_value, side_file_path
+    from dlm_tui.document.side_file import remove_empty_side_file
     from dlm_tui.model.registry import BaseUnavailable
 
     if not args.document or not Path(args.document).is_file():
@@ -218,7 +219,7 @@ def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None
         for flag in flags:
             set_side_value(path, flag, getattr(before, flag))
         if not was_there:
-            path.unlink(missing_ok=True)
+            remove_empty_side_file(path)  # another process may have put something in it since
         raise
 
 

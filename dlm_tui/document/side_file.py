@@ -24,6 +24,7 @@ import msgspec
 
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import printable
+from dlm_tui.document.replacing import beside_lock
 from dlm_tui.document.toml_file import TomlFileError, parse_toml, read_toml, read_toml_text
 from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
@@ -113,28 +114,48 @@ def write_side_file(path: Path, content: SideFile) -> None:
 def set_side_value(path: Path, key: str, value: str | None) -> None:
     """Write one of the file's own keys, or take it out, and leave every other line as it is.
 
-    Raises SideFileError for a file that cannot be used, or where the key cannot be written by its line alone.
+    Raises SideFileError for a file that cannot be used, or where the key cannot be written by its line alone, and
+    DocumentBusy.
     """
-    before = read_side_file(path)
-    if getattr(before, key) == value:
+    if getattr(read_side_file(path), key) == value:
         return
     try:
-        lines = read_toml_text(path).splitlines() if path.exists() else []
-        tables = next((at for at, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
-        while tables and (not lines[tables - 1].strip() or lines[tables - 1].lstrip().startswith("#")):
-            tables -= 1  # what stands before a table belongs to it
-        own = [at for at, line in enumerate(lines[:tables]) if line.partition("=")[0].strip() == key]
-        new = [] if value is None else [f"{key} = {_quoted(value)}"]
-        start, stop = (own[0], own[0] + 1) if own else (tables, tables)
-        text = "\n".join([*lines[:start], *new, *lines[stop:]]) + "\n"
-        wanted = msgspec.structs.replace(before, **{key: value})
-        if msgspec.convert(parse_toml(text, path), SideFile) != wanted:
-            raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here; write {new} into it yourself")
-        write_through_links(path, text.encode())
+        with beside_lock(path):  # another process may set another key
+            _set_value(path, key, value)
     except (TomlFileError, msgspec.ValidationError) as error:
         raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here: {printable(str(error))}") from None
     except OSError as error:
         raise SideFileError(f"cannot write {printable(str(path))}: {cause(error)}") from None
+
+
+def remove_empty_side_file(path: Path) -> None:
+    """Remove a side file in which no line says anything any more. Raises SideFileError, DocumentBusy."""
+    try:
+        with beside_lock(path):
+            if not read_toml_text(path).strip():
+                path.unlink()
+    except FileNotFoundError:
+        return
+    except TomlFileError as error:
+        raise SideFileError(str(error)) from None
+    except OSError as error:
+        raise SideFileError(f"cannot remove {printable(str(path))}: {cause(error)}") from None
+
+
+def _set_value(path: Path, key: str, value: str | None) -> None:
+    before = read_side_file(path)
+    lines = read_toml_text(path).splitlines() if path.exists() else []
+    tables = next((at for at, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+    while tables and (not lines[tables - 1].strip() or lines[tables - 1].lstrip().startswith("#")):
+        tables -= 1  # what stands before a table belongs to it
+    own = [at for at, line in enumerate(lines[:tables]) if line.partition("=")[0].strip() == key]
+    new = [] if value is None else [f"{key} = {_quoted(value)}"]
+    start, stop = (own[0], own[0] + 1) if own else (tables, tables)
+    text = "\n".join([*lines[:start], *new, *lines[stop:]]) + "\n"
+    wanted = msgspec.structs.replace(before, **{key: value})
+    if msgspec.convert(parse_toml(text, path), SideFile) != wanted:
+        raise SideFileError(f"{printable(str(path))}: {key} cannot be changed here; write {new} into it yourself")
+    write_through_links(path, text.encode())
 
 
 def _quoted(text: str) -> str:
