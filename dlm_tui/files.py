@@ -41,10 +41,15 @@ def clear_scratch_of(target: Path, older_than: float = 0.0) -> None:
     """Remove scratch that dead processes of this host left beside `target`, if untouched for `older_than` seconds."""
     prefix = f"{target.name}.tmp."
     with contextlib.suppress(OSError):
-        for path in target.parent.iterdir():
-            pid = scratch_pid(path.name) if path.name.startswith(prefix) else None
-            if pid is not None and not process_lives(pid) and time.time() - path.stat().st_mtime >= older_than:
+        for path in left_scratch(target.parent):
+            if path.name.startswith(prefix) and time.time() - path.stat().st_mtime >= older_than:
                 remove(path)
+
+
+def left_scratch(folder: Path) -> list[Path]:
+    """What dead processes of this host were writing into a folder when they ended. Raises OSError."""
+    found = [(path, scratch_pid(path.name)) for path in folder.iterdir()]
+    return sorted(path for path, pid in found if pid is not None and not process_lives(pid))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_through_links
+from dlm_tui.files import behind_links, clear_scratch_of, write_atomic
 from dlm_tui.small_files import UnfitFile, read_file
 
 _END_OF_ARRAY = b"\n]\n"
@@ -33,7 +33,9 @@ def write_given(path: Path, data: bytes, what: str, is_one: Callable[[bytes], bo
             raise UsageError(f"{path} exists and is not a {what}; choose another name, such as {free_name(path).name}")
         if not replace:
             raise NameTaken(path, what)
-    write_through_links(path, data)
+    target = behind_links(path)
+    clear_scratch_of(target)
+    write_atomic(target, data)
 
 
 def free_name(path: Path) -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +68,10 @@ def _run_on_store(args: argparse.Namespace) -> int:
 
     document = load(Path(args.document))
     store = Store(resolve_home(args.home), document.dlm_id)
-    mended = _repair(store, document) if args.repair else []
+    mended = [*_repair(store, document), *_mend(_beside(args))] if args.repair else []
     findings = [
         *_cut_change(args),
+        *_beside(args),
         *_owner(store, document),
         *examine_store(store, document.adapter_names, document.base_model),
     ]
@@ -105,13 +108,20 @@ def _repair(store: Store, document: Document) -> list[str]:
     with contextlib.suppress(ManifestError):
         refuse_other_document(store, document)
     mended = repair(store, document.adapter_names, document.base_model)
-    for finding in _queue(store):
-        if finding.mend is not None:
-            finding.mend()
-            mended.append(finding.text)
+    mended += _mend(_queue(store))
     if mended:
         with contextlib.suppress(ManifestError):  # it could not be mended, which is said
             adopt(store, document)
+    return mended
+
+
+def _mend(findings: Sequence[Finding]) -> list[str]:
+    """Mend what can be, and tell it."""
+    mended = []
+    for finding in findings:
+        if finding.mend is not None:
+            finding.mend()
+            mended.append(finding.text)
     return mended
 
 
@@ -131,6 +141,21 @@ def _cut_change(args: argparse.Namespace) -> list[Finding]:
 
     left = finish_cut_change(Path(args.document))
     return [Finding(severity="damage", text=left)] if left is not None else []
+
+
+def _beside(args: argparse.Namespace) -> list[Finding]:
+    """What killed processes were writing beside the document: sets, exported prompts, conversations."""
+    from dlm_tui.files import left_scratch, remove
+    from dlm_tui.store.examine import Finding
+
+    given = Path(args.document).absolute()
+    found: list[Finding] = []
+    for folder in sorted({given.parent, given.resolve().parent}):
+        with contextlib.suppress(OSError):  # one that lets nobody see what is in it
+            for path in left_scratch(folder):
+                text = f"{path} is left of a process that ended."
+                found.append(Finding(severity="litter", text=text, mend=functools.partial(remove, path)))
+    return found
 
 
 def _owner(store: Store, document: Document) -> list[Finding]:
