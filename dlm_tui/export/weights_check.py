@@ -102,8 +102,8 @@ def check_gguf(
             except (KeyError, ValueError, IndexError) as failure:
                 raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {failure}") from failure
             _judge(place.tensor, error.relative, ROUNDING[kind], kind.name)
+            mix.judge(place.tensor, error, kind.name)  # first, as it says what is wrong
             rounding.judge(place.tensor)
-            mix.judge(place.tensor, error, kind.name)
             worst[kind.name] = max(worst.get(kind.name, 0.0), error.relative)
         yield Progress("weights", done + 1, len(names))
     mix.judge_all(" and ".join(sorted(worst)))
@@ -183,8 +183,8 @@ def check_merged(
             rounding.add(found, meant, start)
             error.add(found, meant.to(dtype), start)
         _judge(name, error.relative, 1e-3, kind)
-        rounding.judge(name)
         mix.judge(name, error, kind)
+        rounding.judge(name)
         worst = max(worst, error.relative)
         yield Progress("weights", done + 1, len(names))
     return {"tensors": len(names), "relative_error": {kind: worst}, "error_along_mix": mix.worst}
