@@ -33,7 +33,8 @@ LAST_SECONDS = 1.0
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's connection, dropped when its request line and headers do not come, or its answer is not read."""
+    """uvicorn's connection, dropped when its request line and headers do not come, when what is left of a body that was
+    answered unread does not, or when its answer is not read."""
 
     header_seconds = HEADER_SECONDS
     unread_seconds = UNREAD_SECONDS
@@ -44,14 +45,20 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         # asyncio would say nothing of the last 64 KB, and an answer that ends there would wait for its reader for good
         transport.set_write_buffer_limits(high=0)
-        self._timer = self.loop.call_later(self.header_seconds, transport.abort)
+        self._arm()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self._is_answering:
             self._disarm()
-        elif self._timer is None:  # the beginning of another request on the same connection
-            self._timer = self.loop.call_later(self.header_seconds, self.transport.abort)
+        else:  # the beginning of another request, or of a body that nobody waits for: uvicorn has dropped its own timer
+            self._arm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        half_read = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
+        if half_read and not self._is_answering:
+            self._arm()  # and not closed at once: a client that is still sending would lose its answer
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -69,6 +76,15 @@ class PatientProtocol(H11Protocol):
         if self._unread is not None:
             self._unread.cancel()
         super().connection_lost(exc)
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request is at work; how long its body may take is the guard's to say."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _arm(self) -> None:
+        if self._timer is None:  # bytes that come one by one do not renew the patience
+            self._timer = self.loop.call_later(self.header_seconds, self.transport.abort)
 
     def _disarm(self) -> None:
         if self._timer is not None:

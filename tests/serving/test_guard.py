@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -159,6 +160,43 @@ def test_half_open_connections_are_dropped(guarded: Running) -> None:
     until(lambda: not guarded.built.server_state.connections)
 
 
+@pytest.mark.parametrize("rest", [b"", b"x", b"GET /health"])
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("GET /health HTTP/1.1\nContent-Length: 1000000", 200),
+        ("GET /health HTTP/1.1\nTransfer-Encoding: chunked", 200),
+        ("GET /health HTTP/1.1\nContent-Length: 1", 200),
+        ("GET /nowhere HTTP/1.1\nAuthorization: Bearer sesame\nContent-Length: 1000000", 404),
+        ("OPTIONS /health HTTP/1.1\nOrigin: https://notes.example\nContent-Length: 1000000", 204),
+    ],
+)
+def test_what_is_sent_behind_an_answer_holds_no_connection(
+    guarded: Running, asked: str, status: int, rest: bytes
+) -> None:
+    """A body that nobody waited for and that never ends, one that ends late, and half of a next request."""
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as held:
+        head = asked.replace("\n", "\r\n")
+        held.sendall(f"{head}\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n".encode())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n" if status == 204 else b"}"):
+            answer += held.recv(1 << 16)
+        assert int(answer.split()[1]) == status
+        if rest and "chunked" in asked:
+            held.sendall(b"%x\r\n" % (len(rest) + 1))
+        held.sendall(rest)
+        assert read_answer(held) == (0, {}, b""), "closed by the server, and nothing more was said"
+    until(lambda: not guarded.built.server_state.connections)
+
+
+def test_half_a_request_behind_one_that_is_answered_is_dropped(guarded: Running) -> None:
+    head = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as held:
+        held.sendall(f"{head}GET /health".encode())
+        status, _, body = read_answer(held)
+        assert (status, json.loads(body)["status"]) == (200, "ok")
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -166,7 +204,10 @@ def test_half_open_connections_are_dropped(guarded: Running) -> None:
         pytest.param({"max_tokens": 2, "temperature": 0}, id="ended before it was read"),
     ],
 )
-def test_a_client_that_reads_nothing_is_dropped_and_its_row_freed(guarded: Running, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sips", [1, 0])
+def test_a_client_that_hardly_reads_is_dropped_and_its_row_freed(
+    guarded: Running, asked: dict[str, Any], sips: int
+) -> None:
     answered = guarded.post("/v1/chat/completions", {**CHAT, **LARGE, "max_tokens": 2, "temperature": 0}, **KEY)[2]
     assert 20_000 < len(json.dumps(answered)) < 60_000, "more than the kernel takes, less than asyncio speaks of"
     until(lambda: not guarded.built.server_state.connections)
@@ -180,7 +221,13 @@ def test_a_client_that_reads_nothing_is_dropped_and_its_row_freed(guarded: Runni
         deaf.connect(("127.0.0.1", guarded.port))
         deaf.sendall(head.encode())
         until(lambda: guarded.backend.load.running > 0 or bool(guarded.built.server_state.connections))
-        until(lambda: guarded.backend.load.running == 0 and not guarded.built.server_state.connections)
+
+        def dropped() -> bool:
+            with contextlib.suppress(ConnectionError):
+                deaf.recv(sips)  # a byte now and then
+            return guarded.backend.load.running == 0 and not guarded.built.server_state.connections
+
+        until(dropped)
 
 
 @pytest.mark.parametrize(
