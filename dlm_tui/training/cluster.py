@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -95,12 +96,13 @@ class Cluster:
             import ray
         except ImportError:
             raise UsageError("--cluster needs Ray: pip install 'dlm-tui[cluster]'") from None
-        with _own_sigterm():
-            _join(ray, address)
-        try:
-            yield cls(ray, base)
-        finally:
-            ray.shutdown()
+        with _stdout_without_ray():
+            with _own_sigterm():
+                _join(ray, address)
+            try:
+                yield cls(ray, base)
+            finally:
+                ray.shutdown()
 
     def train(self, works: Sequence[AdapterWork], report: Report) -> Iterator[tuple[AdapterWork, Trained]]:
         """Every adapter as a task of its own, each as soon as it is trained.
@@ -224,7 +226,8 @@ class Cluster:
         if not news:  # the same again, which may still end the work
             report(self._heard)
         for step in news:
-            self._heard = Progress(step.stage, scope=step.scope)
+            if step.stage != WARNING:
+                self._heard = Progress(step.stage, scope=step.scope)
             report(step)
 
     def _memory(self, task: _Task) -> int:
@@ -251,6 +254,14 @@ class Cluster:
 
     def _slots(self) -> int:
         return sum(int(node["Resources"].get("CPU", 0) // self.threads) for node in self._ray.nodes() if node["Alive"])
+
+
+@contextlib.contextmanager
+def _stdout_without_ray() -> Iterator[None]:
+    """Ray prints on stdout whatever befalls a node, also without `log_to_driver`. What matters of it comes by the
+    board, and nothing of ours stands on stdout before the work is done."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 @contextlib.contextmanager
@@ -324,7 +335,9 @@ def _on_node(
 
     from dlm_tui.training.cluster_node import base_here
 
-    node = ray.get_runtime_context().get_node_id()
+    context = ray.get_runtime_context()
+    node = context.get_node_id()
+    board.begin.remote(run, context.get_task_id(), label)
     torch.set_num_threads(threads)
     began = time.monotonic()
     steps: list[Step] = []

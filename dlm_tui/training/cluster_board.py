@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dlm_tui.progress import Progress
+from dlm_tui.progress import WARNING, Progress
 
 _SECONDS = 0.25
 
@@ -15,6 +15,14 @@ class Board:
 
     def __init__(self) -> None:
         self._news: list[tuple[int, Progress]] = []
+        self._begun: set[str] = set()
+
+    def begin(self, run: int, task: str, label: str) -> None:
+        """A task of `run` begins. Its process was lost where it had begun before: only then Ray gives it out again."""
+        if task in self._begun:
+            text = f"{label}: the process that worked at it was lost; its work is done again"
+            self._news.append((run, Progress(WARNING, text=text)))
+        self._begun.add(task)
 
     def tell(self, run: int, steps: list[Progress]) -> None:
         """Steps of a task that was given out in this `run`."""

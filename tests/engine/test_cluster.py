@@ -237,6 +237,29 @@ def test_the_command_sweeps_on_a_cluster(
 
 
 @pytest.mark.slow
+def test_a_lost_process_is_told_on_stderr_and_stdout_is_the_data(shared: Shared, base: Base, tmp_path: Path) -> None:
+    path = new_document(tmp_path / "d", sections=5, epochs=40)
+    command = [sys.executable, "-m", "dlm_tui", "sweep", str(path), "--base", str(base.source.path), "--json"]
+    command += ["--set", "learning_rate=0.001,0.02", "--folds", "2", "--home", str(tmp_path / "home")]
+    driver = subprocess.Popen(
+        [*command, "--cluster", shared.cluster.address],
+        env=ONE_THREAD,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stderr is not None
+    assert any("loss" in line for line in driver.stderr), "it tells of a step"
+    node_processes()[0].kill()
+    out, told = driver.communicate()
+    assert driver.returncode == 0, told
+    assert json.loads(out)["works"] == 8
+    assert re.search(
+        "(?m)^warning: (facts|manners): the process that worked at it was lost; its work is done again$", told
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a full disk")
 def test_a_full_disk(shared: Shared, tmp_path: Path) -> None:
     """A base that no node has seen: on every node without room, then on one."""
@@ -421,6 +444,17 @@ def test_a_board_gives_a_run_its_own_news() -> None:
     board.tell(2, [Progress("sft", 1), Progress("sft", 2)])
     assert [step.done for step in board.take(2)] == [1, 2]
     assert board.take(1) == [], "what an earlier run told too late is gone"
+
+
+def test_a_board_tells_of_a_task_that_begins_again() -> None:
+    board = Board()
+    for run, task in ((1, "a"), (1, "b"), (2, "c")):
+        board.begin(run, task, f"trial {task}")
+    assert board.take(2) == []
+    board.begin(2, "c", "trial c")
+    assert board.take(2) == [
+        Progress(WARNING, text="trial c: the process that worked at it was lost; its work is done again")
+    ]
 
 
 def test_shards_are_cut_between_the_batches_of_the_whole(base: Base) -> None:
