@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,10 @@ if TYPE_CHECKING:
 
 _RETRIES = 3
 _POLL_SECONDS = 0.5
+_ANSWER_SECONDS = 5.0
+_SETTINGS = b"\x04"
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
+"""What a client of gRPC says first, and its settings, which are none; a server tells its own (RFC 9113, 3.4)."""
 
 
 class ClusterError(DlmTuiError):
@@ -96,9 +101,11 @@ class Cluster:
             import ray
         except ImportError:
             raise UsageError("--cluster needs Ray: pip install 'dlm-tui[cluster]'") from None
+        place = _place(address)
+        _knock(place)
         with _stdout_without_ray():
             with _own_sigterm():
-                _join(ray, address)
+                _join(ray, place)
             try:
                 yield cls(ray, base)
             finally:
@@ -275,6 +282,38 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def _place(address: str) -> str:
+    """HOST:PORT or ray://HOST:PORT; where Ray finds one, for `auto`. Raises ClusterError."""
+    if address != "auto":
+        return address
+    from ray._private import services
+
+    try:
+        return str(services.get_ray_address_from_environment(address, None))
+    except ConnectionError as error:
+        raise _nobody_answers(address, _reason(error)) from None
+
+
+def _knock(place: str) -> None:
+    """Raises ClusterError where no server of gRPC answers in time. Ray itself would go on trying, deaf to Ctrl+C: also
+    at the address that a killed head has left behind."""
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            connection.sendall(_HELLO)
+            kind = connection.recv(9)[3:4]
+    except (OSError, OverflowError, ValueError) as error:
+        raise _nobody_answers(place, getattr(error, "strerror", None) or str(error)) from None
+    if kind != _SETTINGS:
+        raise _nobody_answers(place, "what listens there is no Ray")
+
+
+def _nobody_answers(place: str, reason: str) -> ClusterError:
+    return ClusterError(f"no Ray cluster answers at {place} (`ray start --head` begins one): {reason}")
+
+
 def _join(ray: Any, address: str) -> None:
     """Connect this process. Raises UsageError, ClusterError.
 
@@ -283,7 +322,9 @@ def _join(ray: Any, address: str) -> None:
     """
     for tries_left in (2, 1, 0):
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with warnings.catch_warnings():  # of an address that does not answer, which is told here
+                warnings.simplefilter("ignore", UserWarning)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             return
         except ConnectionAbortedError as error:
             if tries_left == 0:
@@ -293,9 +334,7 @@ def _join(ray: Any, address: str) -> None:
         except ImportError:
             raise UsageError("--cluster ray://… needs Ray's client: pip install 'dlm-tui[cluster]'") from None
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise ClusterError(
-                f"no Ray cluster answers at {address} (`ray start --head` begins one): {_reason(error)}"
-            ) from None
+            raise _nobody_answers(address, _reason(error)) from None
 
 
 def _reason(error: Exception) -> str:

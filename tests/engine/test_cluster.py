@@ -7,8 +7,11 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -488,6 +491,42 @@ def test_without_a_cluster_it_is_one_sentence(
     assert main([*command, "--checkpoint-steps", "2"]) == 2
 
 
+def replying(reply: bytes | None) -> socket.socket:
+    """A port at which the first who comes is answered so, or not at all."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                assert reply is not None
+                connection.sendall(reply)
+                connection.recv(64)
+
+    if reply is not None:
+        threading.Thread(target=answer, daemon=True).start()
+    return listening
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there is no Ray"), (None, "timed out")],
+)
+def test_where_no_cluster_answers_ray_does_not_begin_to_try(
+    scheme: str, reply: bytes | None, reason: str, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("which takes minutes and hears no signal"))
+    monkeypatch.setattr("dlm_tui.training.cluster._ANSWER_SECONDS", 0.3)
+    with replying(reply) as listening:
+        place = f"{scheme}127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"^no Ray cluster answers at {place} .*: {reason}$"):
+            Cluster.connect(place, base).__enter__()
+    monkeypatch.setenv("RAY_ADDRESS", place)  # which `auto` finds, as it finds one that a killed head left behind
+    with pytest.raises(ClusterError, match=f"^no Ray cluster answers at {place} .*: Connection refused$"):
+        Cluster.connect("auto", base).__enter__()
+
+
 @pytest.mark.parametrize("address", ["", "ray://", "ray://head", "head", "http://head:1", "ray://:10001", "auto "])
 @pytest.mark.parametrize("verb", ["train", "sweep"])
 def test_what_is_no_address_is_refused_at_once(verb: str, address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -528,3 +567,15 @@ def test_a_client_whose_process_dies_as_it_starts_tries_again() -> None:
     assert head.tries == 1
     with pytest.raises(UsageError, match=r"pip install 'dlm-tui\[cluster\]'"):
         _join(Head(ImportError("grpc")), "ray://head:10001")
+
+
+def test_what_ray_warns_of_as_it_joins_is_told_by_the_error_alone() -> None:
+    class Loud(Head):
+        def init(self, **options: Any) -> None:
+            warnings.warn("connection timed out", stacklevel=1)
+            super().init(**options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ClusterError, match="nobody there"):
+            _join(Loud(ConnectionError("nobody there")), "ray://head:10001")
