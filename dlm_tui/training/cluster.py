@@ -275,11 +275,16 @@ def _stdout_without_ray() -> Iterator[None]:
 def _own_sigterm() -> Iterator[None]:
     """What this process does at SIGTERM stays: Ray's own answers abort it with a dump, or with another exit code."""
     before = signal.getsignal(signal.SIGTERM)
+    asked_to_end = False
     try:
         yield
+    except SystemExit:  # Ray's answer, which stands from the beginning of `ray.init`
+        asked_to_end = True
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+    if asked_to_end:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _place(address: str) -> str:

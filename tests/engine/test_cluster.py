@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from dlm_tui.store import MetricsReader, Store, current_version
 from dlm_tui.store.checkpoints import interrupted
 from dlm_tui.store.trained_on import base_record
 from dlm_tui.training import TrainRequest, train_document
-from dlm_tui.training.cluster import Cluster, ClusterError, _join, _shards
+from dlm_tui.training.cluster import Cluster, ClusterError, _join, _own_sigterm, _shards
 from dlm_tui.training.cluster_board import Board, Teller
 from dlm_tui.training.cluster_node import PLACE, Shipped, base_here, shipped_files
 from dlm_tui.training.sweep import SweepRequest, sweep_document
@@ -579,3 +580,21 @@ def test_what_ray_warns_of_as_it_joins_is_told_by_the_error_alone() -> None:
         warnings.simplefilter("error")
         with pytest.raises(ClusterError, match="nobody there"):
             _join(Loud(ConnectionError("nobody there")), "ray://head:10001")
+
+
+def test_a_signal_while_ray_joins_is_answered_as_ever() -> None:
+    class Interrupted(Head):
+        def init(self, **options: Any) -> None:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does first of all
+            signal.raise_signal(signal.SIGTERM)
+
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with _own_sigterm():
+            _join(Interrupted(), "ray://head:10001")
+        assert heard == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
