@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from dlm_tui import session as session_module
+from dlm_tui.cli.main import main
 from dlm_tui.document.mix import format_mix
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.gate.training import train_document_gate
 from dlm_tui.model import save_peft_adapter
 from dlm_tui.model.prefix_reuse import PrefilledBatch, family
 from dlm_tui.serving.backend import QueueFull
@@ -117,8 +119,8 @@ def test_stop_sequences_hold_back_only_what_may_be_their_beginning() -> None:
     assert other.push("xy") == "" and other.finish() == "xy"
 
 
-def retrain(folder: Path, seed: int) -> None:
-    """Commit another version of one adapter, as a training does."""
+def put_in_force(folder: Path, seed: int) -> None:
+    """Commit another version of one adapter."""
     session = open_again(folder)
     version = new_version(session.store, "facts")
     save_peft_adapter(
@@ -127,20 +129,54 @@ def retrain(folder: Path, seed: int) -> None:
     commit_version(session.store, version)
 
 
-def test_a_new_training_is_taken_in_and_running_rows_finish_under_the_old_one(own_folder: Path) -> None:
+def test_a_new_version_is_taken_in_and_running_rows_finish_under_the_old_one(own_folder: Path) -> None:
     asked: dict[str, Any] = {**LONG, "model": "facts", "max_tokens": 1500}
     with serving(NativeBackend(open_again(own_folder))) as running:
         before = running.client().chat.completions.create(**asked).choices[0].message.content
         stream = running.client().chat.completions.create(**asked, stream=True)
         pieces = [next(stream).choices[0].delta.content or "" for _ in range(3)]
-        retrain(own_folder, 77)
-        until(lambda: running.backend.load.reloads == 1)
+        generation = running.backend._scheduler._generation
+        put_in_force(own_folder, 77)
+        until(lambda: running.backend._scheduler._generation > generation)
         pieces += [event.choices[0].delta.content or "" for event in stream]
         assert "".join(pieces) == before
         after = running.client().chat.completions.create(**asked).choices[0].message.content
         assert after != before
     with serving(NativeBackend(open_again(own_folder))) as again:
         assert again.client().chat.completions.create(**asked).choices[0].message.content == after
+
+
+def test_a_training_is_taken_in_whole_and_counted_once(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its adapters are in force long before its gate; another version in force is no training."""
+    words = [str(own_folder / "doc.dlm"), "--home", str(own_folder / "home"), "--base", str(own_folder / "base")]
+    backend = NativeBackend(open_again(own_folder))
+    scheduler, modes = backend._scheduler, set[str]()
+    reload = scheduler.session.reload
+
+    def noted() -> Any:
+        yield from reload()
+        modes.add(scheduler.session.gate_status.mode)
+
+    monkeypatch.setattr(scheduler.session, "reload", noted)
+    trained = train_document_gate
+
+    def patient(*given: Any, **options: Any) -> Any:
+        generation, asked = scheduler._generation, scheduler._watch._asked
+        until(lambda: scheduler._watch._asked > asked + 1)  # it has looked meanwhile
+        assert scheduler._generation == generation, "adapters whose gate is still to come are not taken in"
+        return trained(*given, **options)
+
+    monkeypatch.setattr("dlm_tui.gate.training.train_document_gate", patient)
+    with serving(backend):
+        assert main(["train", *words]) == 0
+        until(lambda: backend.load.reloads == 1)
+        assert modes == {"trained"}
+        generations = [scheduler._generation]
+        for version in ("1", "2"):
+            assert main(["adapter", "use", *words, "facts", "--version", version]) == 0
+            until(lambda: scheduler._generation > generations[-1])
+            generations.append(scheduler._generation)
+    assert backend.load.reloads == 1
 
 
 def test_a_document_in_the_middle_of_an_edit_changes_nothing(own_folder: Path) -> None:

@@ -43,7 +43,7 @@ from dlm_tui.serving.fair_queue import FairQueue
 from dlm_tui.serving.native.batch import RunningBatch, ServedRow
 from dlm_tui.serving.native.notes import news, session_notes
 from dlm_tui.serving.native.prefix_store import PrefixStore
-from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch, gate_files
+from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch, last_training
 from dlm_tui.serving.views import Decision, among, applicable, fixed_decision
 from dlm_tui.session import Session
 from dlm_tui.system_errors import error_line, system_sentence
@@ -121,7 +121,7 @@ class Scheduler:
         self._step_seconds = 0.0
         self.steps = 0
         self.reloads = 0
-        self._taken_in = self._training()
+        self._taken_in = last_training(session.store)
         self.notes = session_notes(session)
         self._served = tuple(session.model.names)
         self._generation = 0
@@ -239,17 +239,13 @@ class Scheduler:
         try:
             next(self._reload)
         except StopIteration:
-            if (training := self._training()) != self._taken_in:
+            if (training := last_training(self.session.store)) != self._taken_in:
                 self._taken_in = training
                 self.reloads += 1
             self._read_again()
         except (DlmTuiError, OSError) as error:  # a document that is being edited: what was served before goes on
             say(f"dlm-tui serve: not taken in: {system_sentence(error) or error_line(error)}")
             self._read_again()
-
-    def _training(self) -> tuple[object, ...]:
-        """What tells one training from the next: a save of the document changes nothing of it."""
-        return dict(self.session.versions), gate_files(self.session.store)
 
     def _read_again(self) -> None:
         """The session is not what it was, also where reading it ended half-way: nothing made of it before is used."""
