@@ -26,13 +26,23 @@ class Metrics:
             "dlm_request_seconds", "From request to the end of its answer.", buckets=_SECONDS, registry=registry
         )
         self._weights = Counter(
-            "dlm_gate_weight", "Sum of the gate's weights of routed requests.", ("adapter",), registry=registry
+            "dlm_gate_weight",
+            "Sum of the gate's weights of answers under them.",
+            ("adapter",),
+            registry=registry,
         )
-        self._routed = Counter("dlm_routed", "Requests the gate decided on, by mode.", ("mode",), registry=registry)
-        self._ood = Counter("dlm_out_of_distribution", "Routed prompts unlike the training ones.", registry=registry)
+        self._routed = Counter(
+            "dlm_routed",
+            "Answers under the gate's weights, by its mode; what /v1/route tells is none.",
+            ("mode",),
+            registry=registry,
+        )
+        self._ood = Counter(
+            "dlm_out_of_distribution", "Such answers to prompts unlike the training ones.", registry=registry
+        )
         self._entropy = Histogram(
             "dlm_gate_normalised_entropy",
-            "Entropy of the weights over ln N.",
+            "Entropy of the gate's weights of an answer over ln N.",
             buckets=_SHARES,
             registry=registry,
         )
@@ -46,7 +56,7 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
 
     def decision(self, decision: Decision) -> None:
-        """Count what the gate decided; other views ask no gate."""
+        """Count what the gate decided for an answer, as `dlm-tui traffic` does; other views ask no gate."""
         if decision.view != "gated":
             return
         self._routed.labels(decision.mode).inc()

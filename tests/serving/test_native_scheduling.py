@@ -333,6 +333,11 @@ def test_the_metrics_count_what_was_served(running: Running) -> None:
     assert 'dlm_gate_weight_total{adapter="facts"}' in text
     assert "dlm_time_to_first_token_seconds_count" in text
     assert "Count the boats" not in text
+    told = [line for line in text.splitlines() if "dlm_gate" in line or "dlm_routed" in line or "dlm_out_of" in line]
+    assert any(line.endswith("what /v1/route tells is none.") for line in told)
+    running.post("/v1/route", {"input": "Hello"})
+    after = running.get("/metrics")[2].decode().splitlines()
+    assert [line for line in told if line not in after] == []
 
 
 def test_what_begins_alike_under_the_same_mix_is_not_run_again(served_folder: Path) -> None:
