@@ -81,8 +81,9 @@ class Policy:
 class Guard:
     """The outermost layer: refuses before any route sees the request, and bounds what a client may send or hold up."""
 
-    def __init__(self, app: App, policy: Policy) -> None:
-        self._app, self._policy = app, policy
+    def __init__(self, app: App, policy: Policy, crowded: Callable[[], bool] = lambda: False) -> None:
+        """`crowded`: whether more connections are open than may be."""
+        self._app, self._policy, self._crowded = app, policy, crowded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -106,6 +107,10 @@ class Guard:
         await self._app(scope, _bounded(receive, policy, headers), sender)
 
     def _refusal(self, policy: Policy, scope: Scope, headers: dict[str, str]) -> tuple[int, bytes] | None:
+        if self._crowded():
+            return 503, responses.error(
+                "too many connections are open; try again in a moment", "server_error", code="too_many_connections"
+            )
         if not policy.knows_host(headers.get("host", "")):
             return 403, responses.error("this server does not answer to that name", "permission_error", code="host")
         origin = headers.get("origin")

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.output import say
+from dlm_tui.serving import responses
 from dlm_tui.serving.api import Api, Recorder
 from dlm_tui.serving.backend import Backend
 from dlm_tui.serving.metrics import Metrics
@@ -59,6 +60,22 @@ class PatientProtocol(H11Protocol):
         half_read = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
         if half_read and not self._is_answering:
             self._arm()  # and not closed at once: a client that is still sending would lose its answer
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP ends the connection; uvicorn's own words are plain text, and fail behind an answer."""
+        if self._is_answering:
+            self.cycle.disconnected = True  # whose answer has no place any more
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = responses.error("this is no HTTP request", "invalid_request_error")
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            events = h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -173,8 +190,12 @@ def server(
     protocol: type[PatientProtocol] = PatientProtocol,
 ) -> uvicorn.Server:
     """A server that is ready to `serve(sockets=[…])`."""
-    app = Guard(Api(backend, Metrics(), recorder, mixes).application(), policy)
-    return EndingServer(
+
+    def crowded() -> bool:
+        return len(built.server_state.connections) > connections
+
+    app = Guard(Api(backend, Metrics(), recorder, mixes).application(), policy, crowded)
+    built = EndingServer(
         uvicorn.Config(
             app,
             http=protocol,
@@ -186,12 +207,12 @@ def server(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=connections,
             h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_keep_alive=IDLE_SECONDS,
         ),
         backend,
     )
+    return built
 
 
 def serve(built: uvicorn.Server, bound: socket.socket, backend: Backend, ready: Callable[[], Awaitable[None]]) -> None:

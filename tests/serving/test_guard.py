@@ -49,6 +49,16 @@ def guarded(served_folder: Path) -> Iterator[Running]:
         yield found
 
 
+def read_whole(connection: socket.socket) -> bytes:
+    """An answer behind which the connection stays open; its body is a JSON object, or there is none."""
+    answer = b""
+    while not answer.endswith(b"}") and not (answer.startswith(b"HTTP/1.1 204") and answer.endswith(b"\r\n\r\n")):
+        piece = connection.recv(1 << 16)
+        assert piece, answer
+        answer += piece
+    return answer
+
+
 LARGE = {"n": 8, "logprobs": True, "top_logprobs": 20}
 KEY = {"Authorization": "Bearer sesame"}
 
@@ -178,10 +188,7 @@ def test_what_is_sent_behind_an_answer_holds_no_connection(
     with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as held:
         head = asked.replace("\n", "\r\n")
         held.sendall(f"{head}\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n".encode())
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n" if status == 204 else b"}"):
-            answer += held.recv(1 << 16)
-        assert int(answer.split()[1]) == status
+        assert int(read_whole(held).split()[1]) == status
         if rest and "chunked" in asked:
             held.sendall(b"%x\r\n" % (len(rest) + 1))
         held.sendall(rest)
@@ -245,6 +252,51 @@ def test_a_client_that_hardly_reads_is_dropped_and_its_row_freed(
 def test_what_is_no_request_is_refused_and_the_server_goes_on(guarded: Running, head: str) -> None:
     status, _, _ = guarded.raw(head)
     assert status in (0, 400, 401, 403)
+    assert guarded.get("/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GARBAGE\n\n",
+        "GET /health HTTP/1.1\nHost: HOST\nTransfer-Encoding: chunked\n\nno chunk\n",
+        "POST /v1/route HTTP/1.1\nHost: HOST\nAuthorization: Bearer sesame\nContent-Type: application/json\n"
+        "Transfer-Encoding: chunked\n\nno chunk\n",
+    ],
+)
+def test_what_is_no_http_is_told_in_the_form_of_every_error(
+    guarded: Running, head: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, headers, answer = guarded.raw(head)
+    assert (status, json.loads(answer)["error"]["message"]) == (400, "this is no HTTP request")
+    assert headers["content-type"] == "application/json"
+    until(lambda: not guarded.built.server_state.connections and not guarded.built.server_state.tasks)
+    assert [record.message for record in caplog.records] == []
+
+
+def test_what_is_no_http_behind_an_answer_closes_without_a_word(
+    guarded: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as connection:
+        head = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head.encode())
+        assert read_whole(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"no chunk\r\n")
+        assert read_answer(connection) == (0, {}, b"")
+    assert [record.message for record in caplog.records] == []
+
+
+def test_more_connections_than_may_be_are_told_in_the_form_of_every_error(guarded: Running) -> None:
+    until(lambda: not guarded.built.server_state.connections)
+    with contextlib.ExitStack() as held:
+        for number in range(24):  # each of them answered, so that it is open for a while
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", guarded.port)))
+            connection.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n".encode())
+            assert read_whole(connection).startswith(b"HTTP/1.1 200"), number
+        status, headers, answer = guarded.get("/health", Origin="https://notes.example")
+    assert (status, json.loads(answer)["error"]["code"]) == (503, "too_many_connections")
+    assert headers["access-control-allow-origin"] == "https://notes.example"
+    until(lambda: not guarded.built.server_state.connections)
     assert guarded.get("/health")[0] == 200
 
 
