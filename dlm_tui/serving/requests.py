@@ -175,6 +175,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 def decode(body: bytes, kind: type[Any]) -> Any:
     """A request struct from JSON. Raises BadRequest saying which field is wrong."""
     try:
+        body.decode()  # of bytes deep in it msgspec would say where they stand in their string
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from None

@@ -36,6 +36,12 @@ def test_what_is_wrong_or_missing_is_named(body: bytes, param: str | None) -> No
     assert caught.value.param == param
 
 
+def test_bytes_that_are_no_text_are_told_with_their_place() -> None:
+    body = b'{"messages": [{"role": "user", "content": "caf\xe9"}]}'
+    with pytest.raises(BadRequest, match=rf"^the body is not JSON: .* 0xe9 in position {body.index(0xE9)}: "):
+        decode(body, ChatRequest)
+
+
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 
 
