@@ -58,13 +58,13 @@ def run(
         raise missing(error) from None
     if args.rows < 1 or args.queue < 1 or (args.context is not None and args.context < 1):
         raise UsageError("--rows, --queue and --context are at least 1")
-    key = _key(args.api_key)
+    host, key = _host(args.host), _key(args.api_key)
     hosts, origins = tuple(args.allow_host), tuple(args.allow_origin)
-    Policy(args.host, args.port, key, hosts, origins)  # what it refuses is refused before it is listened on
-    with listen(args.host, args.port) as bound:
-        policy = Policy(args.host, bound.getsockname()[1], key, hosts, origins)
+    Policy(host, args.port, key, hosts, origins)  # what it refuses is refused before it is listened on
+    with listen(host, args.port) as bound:
+        policy = Policy(host, bound.getsockname()[1], key, hosts, origins)
         backend = open_backend()
-        url = address(args.host, bound)
+        url = address(host, bound)
 
         async def ready() -> None:
             for note in await backend.notes():
@@ -83,6 +83,15 @@ def run(
         finally:
             if recorder is not None:
                 recorder.close()
+
+
+def _host(given: str) -> str:
+    """Where to listen, without the brackets that an address of IPv6 has in a URL. Raises UsageError for nothing, which
+    the system would take for every address."""
+    host = given.strip()
+    if not host:
+        raise UsageError("--host is empty; it is 127.0.0.1 where it is not given, and 0.0.0.0 is every address")
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _key(given: str | None) -> str | None:

@@ -156,6 +156,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
     document = str(served_folder / "doc.dlm")
     assert main(["serve", document, "--host", "0.0.0.0"]) == 2
     assert "--api-key" in capsys.readouterr().err
+    for nothing in ("", " "):
+        assert main(["serve", document, "--host", nothing, "--api-key", "k"]) == 2
+        assert "--host is empty" in capsys.readouterr().err
     assert main(["serve", document, "--port", "99999"]) == 2
     assert "between 0 and 65535" in capsys.readouterr().err
     assert main(["serve", document, "--rows", "0"]) == 2
@@ -178,3 +181,18 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
             assert main(["serve", document, "--port", str(port)]) == 2
             assert "DLM_TUI_API_KEY must be printable ASCII" in capsys.readouterr().err
         monkeypatch.delenv("DLM_TUI_API_KEY")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_of_ipv6_is_listened_on_with_and_without_brackets(
+    host: str, served_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        taken = listen("::1", 0)
+    except DlmTuiError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", str(served_folder / "doc.dlm"), "--host", host, "--port", str(port)]) == 1
+        assert capsys.readouterr().err == f"dlm-tui: cannot listen on ::1:{port}: Address already in use\n"
