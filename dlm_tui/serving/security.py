@@ -82,7 +82,7 @@ class Guard:
     """The outermost layer: refuses before any route sees the request, and bounds what a client may send or hold up."""
 
     def __init__(self, app: App, policy: Policy, crowded: Callable[[], bool] = lambda: False) -> None:
-        """`crowded`: whether more connections are open than may be."""
+        """`crowded`: whether more connections are at work than may be."""
         self._app, self._policy, self._crowded = app, policy, crowded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +109,7 @@ class Guard:
     def _refusal(self, policy: Policy, scope: Scope, headers: dict[str, str]) -> tuple[int, bytes] | None:
         if self._crowded():
             return 503, responses.error(
-                "too many connections are open; try again in a moment", "server_error", code="too_many_connections"
+                "too many connections are at work; try again in a moment", "server_error", code="too_many_connections"
             )
         if not policy.knows_host(headers.get("host", "")):
             return 403, responses.error("this server does not answer to that name", "permission_error", code="host")

@@ -41,9 +41,17 @@ class PatientProtocol(H11Protocol):
     unread_seconds = UNREAD_SECONDS
     _timer: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    idle_since = 0.0
+    """When it was made or its last answer ended, by the clock of the loop."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is at work, and all that was answered is on its way."""
+        return not self._is_answering and self._unread is None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.idle_since = self.loop.time()
         # asyncio would say nothing of the last 64 KB, and an answer that ends there would wait for its reader for good
         transport.set_write_buffer_limits(high=0)
         self._arm()
@@ -57,6 +65,7 @@ class PatientProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.idle_since = self.loop.time()
         half_read = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
         if half_read and not self._is_answering:
             self._arm()  # and not closed at once: a client that is still sending would lose its answer
@@ -192,7 +201,13 @@ def server(
     """A server that is ready to `serve(sockets=[…])`."""
 
     def crowded() -> bool:
-        return len(built.server_state.connections) > connections
+        """Idle connections give way to one that asks: nobody holds a place by asking nothing, or for health."""
+        standing = built.server_state.connections
+        idle = [one for one in standing if isinstance(one, PatientProtocol) and one.is_idle]
+        idle.sort(key=lambda one: one.idle_since)
+        for one in idle[: max(0, len(standing) - connections)]:
+            one.transport.abort()
+        return len(standing) - len(idle) > connections
 
     app = Guard(Api(backend, Metrics(), recorder, mixes).application(), policy, crowded)
     built = EndingServer(

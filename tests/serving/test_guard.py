@@ -286,18 +286,36 @@ def test_what_is_no_http_behind_an_answer_closes_without_a_word(
     assert [record.message for record in caplog.records] == []
 
 
-def test_more_connections_than_may_be_are_told_in_the_form_of_every_error(guarded: Running) -> None:
+def test_more_connections_at_work_than_may_be_are_told_in_the_form_of_every_error(served_folder: Path) -> None:
+    backend, page = NativeBackend(open_again(served_folder)), "https://notes.example"
+    with serving(backend, connections=1, origins=(page,)) as running:
+        long = {**CHAT, "max_tokens": 1900, "temperature": 0}
+        with running.client().chat.completions.create(**long, stream=True) as stream:
+            next(stream)
+            status, headers, answer = running.get("/health", Origin=page)
+            assert (status, json.loads(answer)["error"]["code"]) == (503, "too_many_connections")
+            assert headers["access-control-allow-origin"] == page
+        until(lambda: backend.load.running == 0)
+        assert running.get("/health")[0] == 200
+
+
+def test_idle_connections_give_way_to_one_that_asks(guarded: Running) -> None:
     until(lambda: not guarded.built.server_state.connections)
+    idle: list[socket.socket] = []
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n".encode())
+        assert read_whole(connection).startswith(b"HTTP/1.1 200")
+
     with contextlib.ExitStack() as held:
-        for number in range(24):  # each of them answered, so that it is open for a while
-            connection = held.enter_context(socket.create_connection(("127.0.0.1", guarded.port)))
-            connection.sendall(f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{guarded.port}\r\n\r\n".encode())
-            assert read_whole(connection).startswith(b"HTTP/1.1 200"), number
-        status, headers, answer = guarded.get("/health", Origin="https://notes.example")
-    assert (status, json.loads(answer)["error"]["code"]) == (503, "too_many_connections")
-    assert headers["access-control-allow-origin"] == "https://notes.example"
-    until(lambda: not guarded.built.server_state.connections)
-    assert guarded.get("/health")[0] == 200
+        for _ in range(24):
+            idle.append(held.enter_context(socket.create_connection(("127.0.0.1", guarded.port), timeout=10)))
+            ask(idle[-1])
+        ask(idle[0])  # so that the second is the one that is idle for longest
+        assert guarded.get("/health")[0] == 200
+        assert read_answer(idle[1]) == (0, {}, b"")
+        for connection in (idle[0], *idle[2:]):
+            ask(connection)
 
 
 def test_settings_that_change_nothing_are_taken(guarded: Running) -> None:
