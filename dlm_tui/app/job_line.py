@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,13 +29,30 @@ class Runner(Protocol):
     def poll(self) -> int | None:
         """None while it lives."""
 
+    def leave(self) -> None:
+        """Have it stop what runs, so that it can go on another time, and end."""
+
 
 RunnerStarter = Callable[[QueueFile], Awaitable[Runner]]
 
 
+class _RunnerBeside:
+    """A process, which the end of its standard input tells to leave."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def leave(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+
 async def start_runner_beside(queue: QueueFile) -> Runner:
     """A process that works the line off until this one ends, or longer if the line says so."""
-    return await asyncio.to_thread(start_runner, queue)
+    return _RunnerBeside(await asyncio.to_thread(start_runner, queue))
 
 
 @dataclass
@@ -64,8 +82,10 @@ class JobLine:
         self.queue = QueueFile(store)
         self._board, self._start_runner, self._poll = board, start_runner, poll
         self._followed: dict[int, _Followed] = {}
+        self._submitted: set[int] = set()
         self._runner: Runner | None = None
         self._wanted = False  # this screen wants the line to be worked off
+        self._is_left = False
         self._mark: object = None
         self._looking = asyncio.Lock()
         self.line = Line()
@@ -93,8 +113,9 @@ class JobLine:
                 entry = await asyncio.to_thread(self.queue.add, request, title)
             except (DlmTuiError, OSError):
                 return None
+            self._submitted.add(entry.number)
             record = self._take_in(entry)
-        if not self.line.paused:
+        if not self.line.paused and not self._is_left:
             await self.work()
         return record
 
@@ -131,13 +152,37 @@ class JobLine:
         """The screen ends; its work goes on, or stops to be continued another time. Raises StoreError, OSError."""
         self.queue.leave(stays=stays)
 
+    def let_go(self) -> list[JobRecord]:
+        """The document has another store: its jobs are no longer on the board, and a runner of this screen leaves.
+
+        Those that were not over; they stay in line and can go on another time.
+        """
+        self._is_left = True
+        records = [followed.record for followed in self._followed.values()]
+        ahead = [record for record in records if not record.over.is_set()]
+        for record in records:
+            self._board.drop(record)
+        if self.works_here and self._runner is not None:
+            self._runner.leave()
+        return sorted(ahead, key=lambda record: record.place)
+
+    @property
+    def works_here(self) -> bool:
+        """Whether a runner that this screen started works the line off."""
+        return self._runner is not None and self._runner.poll() is None
+
     # ---- following ----
 
     async def begin(self) -> Found:
-        """Look at the line for the first time; those who ended since somebody looked count as told from now on."""
+        """Look at the line for the first time; those who ended since somebody looked count as told from now on.
+
+        What this screen has put in line before that was not found.
+        """
         await self.look()
         found = Found()
         for entry in self.line.entries:
+            if entry.number in self._submitted:
+                continue
             record = self._followed[entry.number].record
             if entry.state in OVER:
                 found.ended += [record] if not entry.seen else []
@@ -147,7 +192,7 @@ class JobLine:
                 found.standing.append(record)
         if found.ended:
             await asyncio.to_thread(self.queue.mark_seen)
-        self._wanted = self.lives
+        self._wanted |= self.lives
         return found
 
     async def watch(self) -> None:
@@ -211,6 +256,8 @@ class JobLine:
         if entry.state in OVER:
             _end_at_once(record, entry)
         self._board.put(record)
+        if self._is_left:  # while it was put in line
+            self._board.drop(record)
         return record
 
     async def _follow(self, entry: Entry, followed: _Followed) -> None:
@@ -240,16 +287,18 @@ class JobLine:
 
     async def _is_worked_off(self) -> bool:
         """Whether somebody works the line off; a runner that this screen started is about to while it starts."""
-        if self._runner is not None and self._runner.poll() is None:
+        if self.works_here:
             return True
         return await asyncio.to_thread(self.queue.is_worked_off)
 
     async def _ensure_runner(self) -> None:
-        if self._runner is not None and self._runner.poll() is None:
+        if self.works_here:
             return
         if not await asyncio.to_thread(self.queue.is_worked_off):
             self._runner = await self._start_runner(self.queue)
             self.lives = True
+            if self._is_left:  # while it started
+                self._runner.leave()
 
 
 def _unread_until(entry: Entry) -> float | None:

@@ -86,6 +86,8 @@ class JobRecord:
     """A moment, in seconds since 1970, before which it has not read its document; None where that is not known."""
     place: int = 0
     """Among those that wait."""
+    left: bool = False
+    """It stands in the line of another store than the document has by now, and nobody follows it here any more."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when its turn has come, or it ended before."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -160,6 +162,12 @@ class JobRecord:
         if self.state == "waiting":
             self.state, self.started, self.note = "running", monotonic(), ""
         self.begun.set()
+
+    def let_go(self) -> None:
+        """Nobody follows it here any more."""
+        self.left = True
+        if not self.over.is_set():
+            self._end("cancelled", "left in its line")
 
     def wait_again(self, note: str) -> None:
         """It was stopped to go on later, and waits in line."""
@@ -279,6 +287,15 @@ class JobBoard:
         over = [one for one in self.records if one.state not in ("waiting", "running")]
         for one in over[_KEEP:]:
             self.records.remove(one)
+
+    def drop(self, record: JobRecord) -> None:
+        """Take a record off: the document has another store than the line that the job stands in."""
+        if record in self.records:
+            self.records.remove(record)
+        if self.failure is record:
+            self.failure = None
+        record.let_go()
+        self._changed(record, None)
 
     def tell(self, record: JobRecord) -> None:
         """A record was changed by who follows it."""

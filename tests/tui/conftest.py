@@ -223,6 +223,9 @@ class RunnerHere:
     def poll(self) -> int | None:
         return 0 if self.task.done() else None
 
+    def leave(self) -> None:
+        self.runner.leave()
+
 
 async def run_here(starter: JobStarter, queue: QueueFile) -> RunnerHere:
     """Stands in for the process that works off the line."""

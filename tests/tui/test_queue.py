@@ -259,6 +259,67 @@ async def test_a_document_with_another_id_has_another_line(workbench: Opener, tm
     assert [entry.state for entry in queue.read().entries] == ["done"]
 
 
+async def test_the_jobs_of_a_document_stay_in_its_line_when_its_id_changes(workbench: Opener, tmp_path: Path) -> None:
+    async with workbench(size=(120, 40), line=True) as bench:
+        await line_of_three(bench)
+        text, old_id, new_id = bench.path.read_text(), bench.context.document.dlm_id, fresh_dlm_id()
+        old, new = (QueueFile(Store(tmp_path / "home", dlm_id)) for dlm_id in (old_id, new_id))
+        bench.path.write_text(text.replace(old_id, new_id, 1))
+        await bench.until(lambda: bench.context.document.dlm_id == new_id, "read")
+        assert listed(bench) == []
+        told = next(toast for toast in bench.toasts if "another dlm_id" in toast)
+        assert f"{TRAIN} stays in the line of {old_id}, 2 jobs behind it. Nobody works on it now" in told
+        await until(lambda: not old.is_worked_off())
+        await bench.press("ctrl+t")
+        await bench.until(lambda: listed(bench) == [(TRAIN, "running")], "the new document's own")
+        bench.panes.go_to("jobs")
+        await bench.until(lambda: bench.panes.focused_pane == "jobs", "in the jobs")
+        await bench.press("x")
+        await bench.until(lambda: listed(bench) == [(TRAIN, "cancelled")], "stopped")
+        assert [entry.state for entry in new.read().entries] == ["cancelled"]
+        assert [(entry.state, entry.stop) for entry in old.read().entries] == [("waiting", False)] * 3
+        assert not any("In force now" in toast for toast in bench.toasts)
+        bench.path.write_text(text)
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "offered")
+        assert bench.context.board.waiting()[0].note == "interrupted, goes on from there"
+        bench.world.hold.set()
+        await bench.press("enter")
+        await bench.until(lambda: len(listed(bench)) == 3 and {s for _, s in listed(bench)} == {"done"}, "worked off")
+        await bench.idle()
+
+
+async def test_an_offer_to_continue_is_of_the_document_that_was_there(workbench: Opener, tmp_path: Path) -> None:
+    await interrupted_line(tmp_path)
+    async with workbench(size=(120, 40), line=True, wait=False) as bench:
+        await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "offered")
+        text, new_id = bench.path.read_text(), fresh_dlm_id()
+        bench.path.write_text(text.replace(bench.context.document.dlm_id, new_id, 1))
+        await bench.until(lambda: bench.context.document.dlm_id == new_id, "read")
+        await bench.press("enter")
+        await bench.until(lambda: any("the document has another by now" in toast for toast in bench.toasts), "said")
+        await bench.idle()
+        assert bench.jobs == []
+
+
+async def test_a_job_that_is_over_is_not_stopped_in_place_of_the_running_one(workbench: Opener) -> None:
+    async with workbench(size=(120, 40), line=True) as bench:
+        await bench.press("f8")
+        await bench.until(lambda: listed(bench) == [(EXPORT, "done")], "over")
+        bench.world.hold.clear()
+        await bench.press("ctrl+t")
+        await bench.until(lambda: bench.context.board.running("train"), "the training runs")
+        bench.panes.go_to("jobs")
+        await bench.until(lambda: bench.panes.focused_pane == "jobs", "in the jobs")
+        await bench.press("down")
+        await bench.until(lambda: marked(bench) == EXPORT, "marked")
+        await bench.press("x")
+        await bench.until(lambda: any("export peft: already over" in toast for toast in bench.toasts), "said")
+        assert bench.context.board.running("train")
+        bench.world.hold.set()
+        await bench.idle()
+        assert listed(bench)[0] == (TRAIN, "done")
+
+
 # ---- leaving and coming back ---------------------------------------------------------------------------------------
 
 
@@ -468,6 +529,9 @@ async def test_a_runner_that_starts_is_somebody_who_works(workbench: Opener) -> 
 
     class Starting:
         def poll(self) -> None:
+            return None
+
+        def leave(self) -> None:
             return None
 
     async def start(_: QueueFile) -> Starting:

@@ -30,8 +30,14 @@ TITLES = ["first", "second", "third", "fourth"]
 class Idle:
     """A runner that has not begun yet."""
 
+    def __init__(self) -> None:
+        self.left = False
+
     def poll(self) -> int | None:
         return None
+
+    def leave(self) -> None:
+        self.left = True
 
 
 async def start_idle(queue: QueueFile) -> Runner:
@@ -71,6 +77,60 @@ async def test_jobs_stand_in_their_order_before_the_file_was_looked_at_again(lin
     assert listed(board) == TITLES == filed(line)
     await line.look()
     assert listed(board) == TITLES
+
+
+async def test_what_is_put_in_line_before_the_first_look_was_not_found_there(tmp_path: Path, board: JobBoard) -> None:
+    """A training that begins with the screen: its runner starts while the line is looked at."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def start_slowly(queue: QueueFile) -> Runner:
+        begun.set()
+        await go_on.wait()
+        return Idle()
+
+    line = JobLine(Store(tmp_path / "home", "01J9ZK4M2N6P8Q0R1S3T5V7W9X"), board, start_slowly)
+    placed = asyncio.ensure_future(submit(line))
+    await begun.wait()
+    found = await line.begin()
+    go_on.set()
+    await placed
+    assert (found.standing, found.live, found.ended) == ([], [], [])
+
+
+async def test_a_line_that_is_let_go_has_nothing_on_the_board_and_its_runner_leaves(
+    tmp_path: Path, board: JobBoard
+) -> None:
+    runner = Idle()
+
+    async def start(queue: QueueFile) -> Runner:
+        return runner
+
+    line = JobLine(Store(tmp_path / "home", "01J9ZK4M2N6P8Q0R1S3T5V7W9X"), board, start)
+    records = await submit(line)
+    assert line.let_go() == records and runner.left
+    assert not board.records and all(record.left and record.over.is_set() for record in records)
+    assert filed(line) == TITLES, "it is still in line"
+    assert [await board.cancel(record) for record in records] == ["already over"] * 4
+    assert filed(line) == TITLES
+
+
+async def test_a_line_that_is_let_go_while_its_runner_starts_has_nobody_who_works(
+    tmp_path: Path, board: JobBoard
+) -> None:
+    runner, begun, go_on = Idle(), asyncio.Event(), asyncio.Event()
+
+    async def start_slowly(queue: QueueFile) -> Runner:
+        begun.set()
+        await go_on.wait()
+        return runner
+
+    line = JobLine(Store(tmp_path / "home", "01J9ZK4M2N6P8Q0R1S3T5V7W9X"), board, start_slowly)
+    placed = asyncio.ensure_future(submit(line))
+    await begun.wait()
+    line.let_go()
+    go_on.set()
+    await placed
+    assert runner.left and not board.records
 
 
 async def test_moves_that_overtake_a_look_all_count(line: JobLine, board: JobBoard) -> None:

@@ -34,11 +34,12 @@ class Jobs:
         self._pane.ask()
 
     def cancel_running(self, marked: JobRecord | None = None) -> None:
-        """Stop the marked job, or take it out of the line; where it is over, stop the newest running one."""
-        live = marked is not None and marked.state in ("waiting", "running")
-        record = marked if live else self._context.board.running()
+        """Stop the marked job, or take it out of the line; without one the newest running one."""
+        record = marked or self._context.board.running()
         if record is None:
             self._context.ui.say("No job is running.")
+        elif record.over.is_set():
+            self._context.ui.say(f"{record.title}: already over.")
         else:
             self._cancel(record)
 

@@ -14,8 +14,10 @@ from dlm_tui.app.controllers.views import Pages, Redrawn
 from dlm_tui.app.job_line import Found, JobLine
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.confirm import ConfirmScreen
+from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import TrainJob
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.store import Store
 from dlm_tui.store.checkpoints import Interrupted, interrupted
 from dlm_tui.store.run_lock import may_train
 from dlm_tui.system_errors import sentence_of
@@ -45,12 +47,25 @@ class Queue:
             self._context.ui.run(self._follow, "queue", "line of jobs", exclusive=True)
 
     def document_changed(self) -> None:
-        """A document with another id has another store, and another line."""
+        """A document with another id has another store, and another line: the jobs of the one before stay in it."""
         context, line = self._context, self.line
         starter = context.setup.runner_starter
-        if line is not None and starter is not None and line.queue.store.root != context.store.root:
-            context.board.line = JobLine(context.store, context.board, starter)
-            self.start()
+        if line is None or starter is None or line.queue.store.root == context.store.root:
+            return
+        goes_on = line.lives and not line.works_here
+        if left := line.let_go():
+            self._say_left(left, line, goes_on=goes_on)
+        context.board.line = JobLine(context.store, context.board, starter)
+        self.start()
+
+    def _say_left(self, left: list[JobRecord], line: JobLine, *, goes_on: bool) -> None:
+        first, others = left[0], len(left) - 1
+        more = f", {counted(others, 'job')} behind it" if others else ""
+        where = f"in the line of {line.queue.store.dlm_id}{more}"
+        text = f"{first.title} stays {where}. Nobody works on it now; a document with that dlm_id goes on with it."
+        if goes_on:
+            text = f"{first.title} goes on {where}, where another runner works."
+        self._context.ui.say(text, title="The document has another dlm_id", warning=True, lasting=True)
 
     async def _follow(self) -> None:
         line = self.line
@@ -82,12 +97,12 @@ class Queue:
     # ---- going on --------------------------------------------------------------------------------------------------
 
     def _offer(self, found: Found) -> None:
-        first, others = found.standing[0], len(found.standing) - 1
-        cut = self.line is not None and self.line.line.find(first.number or 0).tries > 0
+        first, others, line, store = found.standing[0], len(found.standing) - 1, self.line, self._context.store
+        cut = line is not None and line.line.find(first.number or 0).tries > 0
         more = f" {others} more {'waits' if others == 1 else 'wait'} behind it." if others else ""
         question = f"{first.title} {'was interrupted' if cut else 'waits in line'}.{more} Nobody works on it now."
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
-        self._context.ui.open_dialog(dialog, lambda yes: self._go_on() if yes else self._hold())
+        self._context.ui.open_dialog(dialog, lambda yes: self._go_on(store) if yes else self._hold())
 
     def continue_training(self) -> None:
         """Offer to go on with what a training outside of the line left, also where it was declined before."""
@@ -104,11 +119,12 @@ class Queue:
             self._offer_training(cut)
 
     def _offer_training(self, cut: Interrupted) -> None:
+        store = self._context.store
         at = cut.words if cut.adapter else "before it was put in force"
         question = f"A training was interrupted: {at}."
         dialog = ConfirmScreen(question, "Continue", "Not now", title="Continue?", safe=True)
         self._context.ui.open_dialog(
-            dialog, lambda yes: self._resume_training(cut) if yes else self._decline_training(cut)
+            dialog, lambda yes: self._resume_training(cut, store) if yes else self._decline_training(cut)
         )
 
     def _decline_training(self, cut: Interrupted) -> None:
@@ -117,7 +133,9 @@ class Queue:
         self._context.saver.soon()
         self._context.ui.say('"train: continue interrupted" in the command palette goes on with it.')
 
-    def _resume_training(self, cut: Interrupted) -> None:
+    def _resume_training(self, cut: Interrupted, store: Store) -> None:
+        if not self._is_still(store):
+            return
         setup = self._context.setup
         request = TrainJob(document=str(setup.path), home=str(setup.home), base=setup.base, resume=True)
         if (asked := cut.asked) is not None:
@@ -132,9 +150,17 @@ class Queue:
             )
         self.resumed.emit(request, "continue the training")
 
-    def _go_on(self) -> None:
-        self._work()
-        self._pages.show_page("jobs")
+    def _go_on(self, store: Store) -> None:
+        if self._is_still(store):
+            self._work()
+            self._pages.show_page("jobs")
+
+    def _is_still(self, store: Store) -> bool:
+        """Whether the document has the store that was asked about; where it has not, that is said."""
+        is_still = self._context.store.root == store.root
+        if not is_still:
+            self._context.ui.say(f"That was for dlm_id {store.dlm_id}; the document has another by now.", warning=True)
+        return is_still
 
     def _hold(self) -> None:
         self._context.ui.say(f"{self._context.key('jobs.pause')} in the jobs pane goes on with the line.")

@@ -127,6 +127,8 @@ class Training:
     async def follow(self, record: JobRecord, then: Callable[[], None] = lambda: None) -> None:
         """A training that stands in line, to its end; `then` once what it made is in force."""
         await record.begun.wait()
+        if record.left:
+            return
         self._runs.begin_losses()
         before = await self._versions()
         await record.over.wait()
@@ -136,6 +138,8 @@ class Training:
         context = self._context
         # The store says what is in force, whatever the job said last, and even if it said nothing any more.
         after = await self._versions()
+        if record.left:
+            return
         committed = {name: version for name, version in after.items() if before.get(name) != version}
         in_force = bool(committed) or record.state == "done"
         if in_force:
