@@ -14,6 +14,7 @@ import pytest
 
 from dlm_tui.app.screens.label import Label
 from dlm_tui.app.state import ExportSettings
+from dlm_tui.document import fresh_dlm_id, load
 from dlm_tui.document.watch import Change
 from dlm_tui.engine.protocol import Drift, Event, ExportJob, Failed, GateTrained, Reload, Stopped, TrainGate, TrainJob
 from dlm_tui.errors import DlmTuiError
@@ -253,6 +254,20 @@ async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp
         await bench.controllers.documents.take(Change(good, None, 0.0))
         await bench.ui.settled()
         assert bench.context.document_error is None and bench.requests(Reload) and len(bench.jobs) == 1
+
+
+async def test_a_training_that_waits_for_a_good_save_is_not_one_of_another_document(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        good, documents = bench.context.document, bench.controllers.documents
+        await documents.take(Change(None, DlmTuiError("there is no such file."), 0.0))
+        bench.controllers.training.start()
+        path = bench.context.setup.path
+        path.write_text(path.read_text().replace(good.dlm_id, fresh_dlm_id(), 1))
+        await documents.take(Change(load(path), None, 0.0))
+        assert "warning: Training does not start The document has another dlm_id; ^t trains" in bench.ui.said[-1]
+        await documents.take(Change(good, None, 0.0))
+        await bench.ui.settled()
+        assert bench.jobs == [], "nor does it start when the first one is back"
 
 
 async def test_a_save_while_the_engine_reads_the_document_is_read_once_it_can_be(tmp_path: Path) -> None:

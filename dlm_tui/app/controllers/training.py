@@ -16,7 +16,7 @@ from dlm_tui.document import Document
 from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.side_file import side_file_path
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
-from dlm_tui.store import KindChoices, StoreError, adapter_versions, alarm_text
+from dlm_tui.store import KindChoices, Store, StoreError, adapter_versions, alarm_text
 from dlm_tui.store.adapter_kind import collapsed_selection, tail_words
 
 
@@ -29,7 +29,7 @@ class Training:
         self._context, self._comparison = context, comparison
         self._prompt, self._runs, self._pages = prompt, runs, pages
         self._started_once = False
-        self._waiting: Callable[[], None] | None = None  # what to train with the next good save
+        self._waiting: tuple[Store, Callable[[], None]] | None = None  # what to train with the next good save
         self.finished: Signal[[]] = Signal()
         """A training of the adapters is over, however it ended."""
 
@@ -46,7 +46,7 @@ class Training:
         if self._is_placed(adapters, choices or KindChoices()) or self.refuses():
             return
         if context.document_error:
-            self._waiting = partial(self.start, adapters, choices, calibration, then)
+            self._waiting = context.store, partial(self.start, adapters, choices, calibration, then)
             context.ui.say(
                 "The document cannot be read right now; training starts with the next good save.", warning=True
             )
@@ -85,9 +85,19 @@ class Training:
         return False
 
     def start_waiting(self) -> None:
-        """The document changed: a training that was asked for while it could not be read starts."""
-        if self._waiting is not None and not self._context.document_error:
-            self._waiting()
+        """The document changed: a training that was asked for while it could not be read starts.
+
+        With another dlm_id it is another document, of which nobody asked for that.
+        """
+        context = self._context
+        if self._waiting is None or context.document_error:
+            return
+        (store, start), self._waiting = self._waiting, None
+        if store.root == context.store.root:
+            start()
+        else:
+            trains = f"{context.key('train.all')} trains the document that is there now"
+            context.ui.say(f"The document has another dlm_id; {trains}.", warning=True, title="Training does not start")
 
     def start_if_asked(self) -> None:
         """Train a document without adapters at once, if the program was started so."""
