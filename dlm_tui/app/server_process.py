@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_tui.engine.client import ExitInfo
 from dlm_tui.errors import DlmTuiError
 
 _GRACE_SECONDS = 8.0
@@ -31,8 +32,9 @@ class ServerProcess:
     def __init__(
         self, process: asyncio.subprocess.Process, address: str, lines: deque[str], reading: asyncio.Future[None]
     ) -> None:
-        self._process, self._lines, self._reading = process, lines, reading
+        self._process, self._reading = process, reading
         self.address = address
+        self.log = lines
         self._stopped = False
 
     @classmethod
@@ -53,16 +55,16 @@ class ServerProcess:
             try:
                 return cls(process, str(json.loads(told)["address"]), lines, reading)
             except (ValueError, KeyError, TypeError):
-                await process.wait()
+                code = await process.wait()
                 await reading
-                raise DlmTuiError(_last(lines)) from None
+                raise DlmTuiError(_end_words(code, lines, served=False)) from None
         except BaseException:
             _kill(process)
             _let_go(process)
             raise
 
     async def ended(self) -> str | None:
-        """Wait for its end: None when it was stopped, else its last sentence."""
+        """Wait for its end: None when it was stopped, else its last sentence, or how it ended."""
         try:
             code = await self._process.wait()
             await self._reading  # its last sentence may still be on the way
@@ -74,7 +76,7 @@ class ServerProcess:
             raise
         finally:
             _let_go(self._process)
-        return None if self._stopped or code == 0 else _last(self._lines)
+        return None if self._stopped or code == 0 else _end_words(code, self.log, served=True)
 
     async def cancel(self) -> str:
         """Stop it; what is being answered gets some seconds to end. Says what it took."""
@@ -109,10 +111,16 @@ async def _read(stream: asyncio.StreamReader, lines: deque[str]) -> None:
         lines.append(line.decode("utf-8", "replace").strip())
 
 
-def _last(lines: Sequence[str]) -> str:
-    """What it said of its end: its last sentence, whatever a library wrote behind it."""
+def _end_words(code: int, lines: Sequence[str], *, served: bool) -> str:
+    """How it ended: its own last sentence, whatever a library wrote behind it; by a signal nothing it said is of that.
+
+    Before it served its last line is of its end, too; later that may be where it listens.
+    """
+    ended = f"the server {ExitInfo.of(code, ()).text}"
     said = [line.removeprefix(_SAYS) for line in lines if line.startswith(_SAYS)]
-    return next(iter([*said[-1:], *reversed(lines)]), "the server ended without a word")
+    if code < 0:
+        return ended
+    return next(iter([*said[-1:], *(() if served else reversed(lines))]), ended)
 
 
 def _let_go(process: asyncio.subprocess.Process) -> None:

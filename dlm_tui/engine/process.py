@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,6 +31,7 @@ from dlm_tui.platform import OWN_GROUP, end_group
 
 _LINE_LIMIT = 64 * 1024 * 1024
 _LOG_LINES = 500
+_LOG_TAIL = 20
 
 
 class EngineFailed(DlmTuiError):
@@ -53,6 +54,12 @@ class ExitInfo:
     code: int | None
     signal: str | None
     log_tail: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, code: int, log: Iterable[str]) -> ExitInfo:
+        """For what waiting for a process gives: its exit code, or less than 0 for a signal."""
+        name = signal.Signals(-code).name if code < 0 else None
+        return cls(None if name else code, name, list(log)[-_LOG_TAIL:])
 
     @property
     def text(self) -> str:
@@ -209,9 +216,8 @@ class ChildProcess:
             with contextlib.suppress(OSError):
                 await process.stdin.wait_closed()
         await self._tasks[1]
-        name = signal.Signals(-code).name if code < 0 else None
         if self._exit is not None and not self._exit.done():
-            self._exit.set_result(ExitInfo(None if name else code, name, list(self.log)[-20:]))
+            self._exit.set_result(ExitInfo.of(code, self.log))
         for queue in self._queues.values():
             queue.put_nowait(None)
 

@@ -146,6 +146,37 @@ async def test_a_server_that_ends_by_itself_is_told(workbench: Opener) -> None:
         assert any("out of memory" in toast for toast in bench.toasts)
 
 
+KILLED, ABRUPT = "os.kill(os.getpid(), signal.SIGKILL)", "os._exit(3)"
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [(KILLED, "the server ended by SIGKILL"), (ABRUPT, "the server ended with code 3")],
+    ids=["killed", "abrupt"],
+)
+async def test_a_server_that_ends_without_a_word_is_not_told_by_where_it_listened(
+    workbench: Opener, end: str, told: str
+) -> None:
+    greeting = "print('dlm-tui: a base of old', 'small.dlm: http://x/v1', sep='\\n', file=sys.stderr, flush=True)"
+    if end == ABRUPT:  # a sentence of its own would be the reason
+        greeting = greeting.replace("dlm-tui: ", "")
+    code = f'import os, signal, sys; {greeting}; print(\'{{"address": "http://x"}}\', flush=True); {end}'
+    async with workbench(server_words=(sys.executable, "-c", code)) as bench:
+        await bench.press("alt+s")
+        await bench.until(lambda: state_of_server(bench) == ["failed"], "failed")
+        (record,) = bench.context.board.records
+        assert record.summary == told and f"No longer serving {told}" in bench.toasts
+        assert list(record.log)[-2:] == ["small.dlm: http://x/v1", told]
+
+
+async def test_a_server_that_is_killed_while_it_loads_says_so(workbench: Opener) -> None:
+    code = f"import os, signal, sys; print('loading', file=sys.stderr, flush=True); {KILLED}"
+    async with workbench(server_words=(sys.executable, "-c", code)) as bench:
+        await bench.press("alt+s")
+        await bench.until(lambda: state_of_server(bench) == ["failed"], "failed")
+        assert "Not serving the server ended by SIGKILL" in bench.toasts
+
+
 async def test_leaving_asks_while_it_serves(workbench: Opener) -> None:
     async with workbench() as bench:
         await started(bench)

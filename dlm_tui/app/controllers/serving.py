@@ -96,8 +96,9 @@ class Serving:
             came = counted(self._answered, "request") if self._answered else "no request"
             context.board.note(record, Stopped(reason="cancelled", text=came))
         else:
+            record.log.extend(process.log)
             context.board.note(record, Failed(kind="ServerGone", text=problem))
-            context.ui.say(problem, error=True, title="The server ended")
+            context.ui.say(problem, error=True, title="No longer serving")
 
     async def _started(self, words: Sequence[str]) -> ServerProcess:
         await self._skip_old()
