@@ -11,6 +11,13 @@ from dlm_tui.engine.protocol import SweepJob
 from tests.tui.actions import trying
 from tests.tui.conftest import Opener
 
+REFUSED = (
+    ("lora_r=4,abc", "lora_r=abc makes no valid document"),
+    ("lora_r=4 lora_r=8", "lora_r is given twice"),
+    ("lora_rank=4", "lora_rank"),
+)
+"""Settings that are refused as `dlm-tui sweep` refuses them, and what is told."""
+
 SIZES = [(60, 18), (80, 24), (120, 40)]
 
 
@@ -28,6 +35,11 @@ async def test_what_is_typed_is_tried_as_a_job_and_what_is_wrong_is_said(workben
         dialog = bench.app.screen
         await bench.press("ctrl+g")
         await bench.until(lambda: "Nothing is not PATH=VALUE,VALUE" in bench.text, "nothing typed")
+        for settings, told in REFUSED:
+            dialog.query_one("#trials-settings", Input).value = settings
+            await bench.press("ctrl+g")
+            await bench.until(lambda told=told: told in " ".join(bench.text.split()), "refused")
+        assert bench.app.screen is dialog and bench.jobs == []
         dialog.query_one("#trials-settings", Input).value = "learning_rate=1e-4,3e-4 gate.entropy_lambda=0,0.01"
         dialog.query_one("#trials-folds", Input).value = "1"
         await bench.press("ctrl+g")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.screens.trials import TrialsOrder
+from dlm_tui.document import parse_bytes, read_document_bytes
 from dlm_tui.engine.protocol import SweepJob, SweepReport
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.store import MetricsReader
+from dlm_tui.training.sweep_grid import parse_grid, trials_of
 
 
 class Trials:
@@ -32,7 +35,13 @@ class Trials:
         except DlmTuiError as error:
             self._context.ui.say(str(error), error=True)
             return
-        await self._context.ui.open_dialog(TrialsScreen(report), self._ordered)
+        await self._context.ui.open_dialog(TrialsScreen(report, self._check), self._ordered)
+
+    def _check(self, settings: Sequence[str]) -> None:
+        """Raises DlmTuiError for what the job would refuse, too, once it has begun."""
+        path = self._context.setup.path
+        data = read_document_bytes(path)
+        trials_of(parse_bytes(data, path), data, parse_grid(settings))
 
     def _ordered(self, order: TrialsOrder | None) -> None:
         if order is None:

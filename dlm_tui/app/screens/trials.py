@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +14,8 @@ from textual.widgets import Input
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.engine.protocol import SweepReport
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import sentence_of
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, literal, sanitize
 
@@ -39,9 +43,11 @@ class TrialsScreen(Dialog[TrialsOrder]):
         ("dialog.close", "Close"),
     )
 
-    def __init__(self, report: SweepReport | None) -> None:
+    def __init__(self, report: SweepReport | None, check: Callable[[Sequence[str]], None]) -> None:
+        """`check` raises DlmTuiError or OSError for settings that cannot be tried; it may take a moment."""
         super().__init__()
-        self._report = report
+        self._report, self._check = report, check
+        self._busy = False
 
     def compose_body(self) -> ComposeResult:
         """What to try, the folds, the last table."""
@@ -59,18 +65,18 @@ class TrialsScreen(Dialog[TrialsOrder]):
         self._tell("Each combination trains without a part of the sections and is judged on it; nothing changes.")
 
     @on(Input.Submitted)
-    def _submitted(self) -> None:
-        self.action_accept()
+    async def _submitted(self) -> None:
+        await self.action_accept()
 
-    def action_accept(self) -> None:
+    async def action_accept(self) -> None:  # type: ignore[override]
         """Try them."""
-        self._order(write=False)
+        await self._order(write=False)
 
-    def action_write_best(self) -> None:
+    async def action_write_best(self) -> None:  # type: ignore[override]
         """Put the best into the document; what was tried before is not tried again."""
-        self._order(write=True)
+        await self._order(write=True)
 
-    def _order(self, *, write: bool) -> None:
+    async def _order(self, *, write: bool) -> None:
         settings = tuple(self.query_one("#trials-settings", Input).value.split())
         folds = self.query_one("#trials-folds", Input).value
         wrong = next((text for text in settings if not all(text.partition("="))), None)
@@ -78,8 +84,20 @@ class TrialsScreen(Dialog[TrialsOrder]):
             self._tell(f"{wrong or 'Nothing'} is not PATH=VALUE,VALUE, such as lora_r=8,16", error=True)
         elif not folds.isdecimal() or int(folds) < 2:
             self._tell("At least two folds are needed: one is held out.", error=True)
-        else:
+        elif not self._busy and await self._can_be_tried(settings):
             self.dismiss(TrialsOrder(settings, int(folds), write))
+
+    async def _can_be_tried(self, settings: Sequence[str]) -> bool:
+        """Whether the document takes every value; where it does not, that is told."""
+        self._busy = True
+        try:
+            await asyncio.to_thread(self._check, settings)
+        except (DlmTuiError, OSError) as error:
+            self._tell(sentence_of(error).removeprefix("--set "), error=True)
+            return False
+        finally:
+            self._busy = False
+        return True
 
     def _before(self) -> str:
         """The settings of the last sweep."""
