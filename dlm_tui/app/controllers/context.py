@@ -46,6 +46,8 @@ class Context:
     """Ids of the survey's sections that no training has taken in yet."""
     news: str = ""
     """What was trained elsewhere and is not in force here yet, in a few words; empty where there is nothing."""
+    on_disk: frozenset[str] = frozenset()
+    """Adapters that were trained elsewhere, while the engine has nothing of them."""
     store_is_gone: bool = False
     """Whether the store was moved, removed or unmounted since its adapters were read from it."""
     gate_run: int | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
-from dlm_tui.app.controllers.views import Redrawn
+from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.store import StoreError, adapter_versions
 
 _Mark = tuple[dict[str, int], tuple[int, int] | None]
@@ -16,8 +17,10 @@ _Mark = tuple[dict[str, int], tuple[int, int] | None]
 class Elsewhere:
     """Compares what the engine has loaded with what is in force on disk. Trainings of this window take in their own."""
 
-    def __init__(self, context: Context, comparison: GateComparison, status: Redrawn) -> None:
-        self._context, self._comparison, self._status = context, comparison, status
+    def __init__(self, context: Context, comparison: GateComparison) -> None:
+        self._context, self._comparison = context, comparison
+        self.changed: Signal[[]] = Signal()
+        """There is news, or none any more."""
         self._used: _Mark | None = None  # what was on disk when the engine had read it
         self._last: _Mark | None = None
         self._seen: Path | None = None  # the store in which adapters were in force
@@ -54,7 +57,7 @@ class Elsewhere:
         if self._used is None:
             self._used = dict(opened.versions) if opened.versions and found[0] else found[0], found[1]
         words = "newer adapters" if found[0] != self._used[0] else "a newer gate" if found[1] != self._used[1] else ""
-        self._tell(f"{words} on disk, {context.key('train.take_in')} takes them in" if words else "")
+        self._tell(f"{words} on disk, {context.key('train.take_in')} takes them in" if words else "", found[0])
 
     def _is_gone(self) -> bool:
         root = self._context.store.root
@@ -71,10 +74,12 @@ class Elsewhere:
             return None
         return info.st_mtime_ns, info.st_ino
 
-    def _tell(self, news: str) -> None:
-        if news != self._context.news:
-            self._context.news = news
-            self._status.ask()
+    def _tell(self, news: str, adapters: Collection[str] = ()) -> None:
+        context = self._context
+        new = frozenset(adapters) - set(context.trained_names) if news else frozenset()
+        if (news, new) != (context.news, context.on_disk):
+            context.news, context.on_disk = news, new
+            self.changed.emit()
 
     def take_in(self) -> None:
         """Use what is on disk."""

@@ -106,7 +106,7 @@ class Export:
     async def _export(self, request: ExportJob, title: str) -> None:
         context = self._context
         try:
-            is_trained = bool(await context.names_in_force())
+            is_trained = bool(context.on_disk or await context.names_in_force())
         except (StoreError, OSError) as error:
             context.ui.say(sentence_of(error), error=True, title="Nothing was exported")
             return

@@ -197,6 +197,8 @@ class Generation:
             hint = "Answers need the engine; why it cannot work is said above."
         elif context.opened is None:
             hint = "The engine is opening the document; you can type already."
+        elif not context.trained_names and context.on_disk:
+            hint = f"With them, {one} answers and {all_views} compares base, gate and adapters."
         elif not context.trained_names:
             hint = f"After training, {one} answers and {all_views} compares base, gate and adapters."
         else:

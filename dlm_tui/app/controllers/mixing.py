@@ -221,6 +221,8 @@ class Mixing:
             return "earlier version"
         if self._context.opened is None:
             return "no engine" if self._context.link.state.phase == "failed" else "loading"
+        if name in self._context.on_disk:
+            return "on disk"
         return "no gate" if name in self._context.trained_names else "not trained"
 
     def _gate_words(self, routed: Routed | None) -> list[str | Content]:
@@ -265,6 +267,8 @@ class Mixing:
         record = self._context.board.running("train")
         if record:
             return progress_line(record.progress) if record.progress else Content("the training is starting\u2026")
+        if self._context.on_disk:
+            return assemble(("Trained elsewhere: ", "bold"), f"{self._context.news}.")
         what = self._context.document.training_words
         return assemble(
             ("Nothing is trained yet. ", "bold"), f"{self._context.key('train.all')} trains {what} in the background."
