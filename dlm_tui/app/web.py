@@ -10,12 +10,15 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
+from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 from dlm_tui.app.web_guard import HOST, Guard
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import say
+
+_log = logging.getLogger(__name__)
 
 
 class LocalServer(Server):  # type: ignore[misc]
@@ -35,6 +38,14 @@ class LocalServer(Server):  # type: ignore[misc]
 
     async def on_startup(self, app: web.Application) -> None:
         """Nothing is printed: the address that textual-serve would show lacks the secret and opens nothing."""
+
+    async def _process_messages(self, websocket: web.WebSocketResponse, app_service: AppService) -> None:
+        """What the page sends goes to the program; what no page of ours sends ends the session with one line."""
+        try:
+            await super()._process_messages(websocket, app_service)
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            _log.warning("A session in the browser ends: it sent what cannot be read (%s).", type(error).__name__)
+            await websocket.close(code=WSCloseCode.INVALID_TEXT)
 
     def initialize_logging(self) -> None:
         """Warnings on stderr, and no line per request: the address in it holds the secret."""

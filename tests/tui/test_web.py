@@ -6,8 +6,10 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -145,6 +147,37 @@ async def test_in_a_browser(tmp_path: Path) -> None:
         ]
         assert foreign == []
         assert any(url.endswith("RobotoMono-VariableFont_wght.ttf") or "textual.js" in url for url in page.urls)
+
+
+PROGRAM = "import sys; print('__GANGLION__', flush=True); sys.stdin.buffer.read(1)"
+"""Begins as the screen in a browser does, and ends with the first thing it is told."""
+
+
+@pytest.mark.parametrize("sent", ["{", "[]", "7", '{"resize": 1}', '["stdin", 7]', '["resize", []]', '["resize"]'])
+async def test_what_no_page_sends_is_one_line_and_ends_the_session(sent: str, caplog: pytest.LogCaptureFixture) -> None:
+    from dlm_tui.app.web import LocalServer
+    from dlm_tui.app.web_guard import HOST, Guard
+
+    port = free_port()
+    guard = Guard(port)
+    server = LocalServer(shlex.join([sys.executable, "-c", PROGRAM]), guard, port=port, title="harbour.dlm")
+    runner = aiohttp.web.AppRunner(await server._make_app())
+    await runner.setup()
+    try:
+        await aiohttp.web.TCPSite(runner, HOST, port).start()
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+            await (await client.get(guard.address)).read()
+            async with client.ws_connect(f"{guard.origin}/ws", headers={"Origin": guard.origin}) as socket:
+                await socket.send_str(sent)
+                async with asyncio.timeout(60):
+                    while (await socket.receive()).type != aiohttp.WSMsgType.CLOSE:
+                        pass
+                assert socket.close_code == aiohttp.WSCloseCode.INVALID_TEXT
+    finally:
+        await runner.cleanup()
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (line,) = [record for record in warnings if record.name != "asyncio"]  # textual-serve leaves its children to that
+    assert "it sent what cannot be read" in line.getMessage() and line.exc_info is None
 
 
 async def test_only_the_address_is_said_and_no_request_is_logged(tmp_path: Path) -> None:
