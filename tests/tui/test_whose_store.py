@@ -245,14 +245,20 @@ async def test_newer_adapters_on_disk_are_said_and_taken_in(workbench: Opener) -
         assert any("In force now" in toast for toast in bench.toasts)
 
 
+def outline(bench: Bench) -> str:
+    return "\n".join(str(row.content) for row in bench.screen.outline._rows)
+
+
 async def test_a_document_that_was_trained_elsewhere_is_not_said_to_be_untrained(workbench: Opener) -> None:
     async with workbench(size=(120, 40), trained=False) as bench:
         await bench.until(lambda: bench.controllers.elsewhere._used is not None, "looked at once")
-        assert "Nothing is trained yet. ^t trains" in bench.text and bench.text.count("not trained") == 3
+        assert "Nothing is trained yet. ^t trains" in bench.text
+        assert bench.text.count("not trained") == 3 and outline(bench).count("not trained") == 3
         finished_training(bench.context.store, *bench.context.names, run=1)
         taken_in = "Trained elsewhere: newer adapters on disk, alt+r takes them in."
         await bench.until(lambda: taken_in in bench.text, "said on the desk, too")
         assert not any(lie in bench.text for lie in ("Nothing is trained yet", "not trained", "After training"))
+        assert "not trained" not in outline(bench) and outline(bench).count("on disk") == 3
         await bench.press("f8")
         await bench.until(lambda: bench.context.state.last_export, "there is something to export")
         bench.world.trained = True

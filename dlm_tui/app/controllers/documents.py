@@ -83,7 +83,7 @@ class Documents:
     def show(self) -> None:
         """Draw the outline: rows, counts, problems."""
         context = self._context
-        versions = context.opened.versions if context.opened else None
+        versions = {**dict.fromkeys(context.on_disk), **context.opened.versions} if context.opened else None
         problems = body_problems(context.document)
         trained = set(context.state.trained_sections)
         from_files = context.survey.per_adapter if context.survey is not None else {}

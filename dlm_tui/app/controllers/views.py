@@ -216,11 +216,14 @@ class OutlineView(Protocol):
         document: Document,
         problems: Sequence[Problem],
         marks: Mapping[str, Mark],
-        versions: Mapping[str, int] | None,
+        versions: Mapping[str, int | None] | None,
         trained_sections: set[str],
         from_files: Mapping[str | None, int],
     ) -> None:
-        """Adapters with their sections, how many files teach each, and what is wrong."""
+        """Adapters with their sections, how many files teach each, and what is wrong.
+
+        A version of None is on disk only.
+        """
 
     def show_files(self, survey: Survey | None, new: Collection[str]) -> None:
         """What comes from source folders, below the sections; `new` are ids that no training has taken in."""

@@ -161,7 +161,7 @@ class Controllers:
         self.settings.changed.connect(status.show_keys, self.theme_changed, self.sampling.show)
         self.sampling.accepted.connect(self.generation.again)
         self.keeping.kept.connect(self.shown.ended)
-        self.elsewhere.changed.connect(status.redraw, mixing.redraw, self.generation.show_hint)
+        self.elsewhere.changed.connect(status.redraw, mixing.redraw, self.documents.show, self.generation.show_hint)
         self.routing.changed.connect(mixing.redraw)
         mixing.changed.connect(self.conversing.show_next)
         self.routing.failed.connect(mixing.show_problem)

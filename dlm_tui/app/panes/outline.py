@@ -113,7 +113,7 @@ class OutlinePane(Pane):
         document: Document,
         problems: Sequence[Problem],
         marks: Mapping[str, Mark],
-        versions: Mapping[str, int] | None,
+        versions: Mapping[str, int | None] | None,
         trained_sections: Collection[str],
         from_files: Mapping[str | None, int],
     ) -> None:
@@ -202,11 +202,14 @@ def _count_of(sections: int, files: int, floor: int) -> tuple[str, str]:
     return (words, "dim") if count >= floor else (f"{words} (needs {floor})", "bold $warning")
 
 
-def _version_words(name: str, versions: Mapping[str, int] | None) -> str:
+def _version_words(name: str, versions: Mapping[str, int | None] | None) -> str:
     """Which version is in force; empty while that is not known."""
     if versions is None:
         return ""
-    return f"  v{versions[name]}" if versions.get(name) else "  not trained"
+    version = versions.get(name, 0)
+    if version is None:
+        return "  on disk"
+    return f"  v{version}" if version else "  not trained"
 
 
 def _adapter_row(name: str, mark: Mark | None, count: tuple[str, str], version: str, fresh: int) -> Content:
