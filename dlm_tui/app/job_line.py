@@ -140,13 +140,12 @@ class JobLine:
 
     async def cancel(self, record: JobRecord) -> str:
         """Take a job out of the line, or have it stopped for good."""
-        was = record.state
         try:
-            await asyncio.to_thread(self.queue.cancel, record.number or 0)
+            entry = await asyncio.to_thread(self.queue.cancel, record.number or 0)
         except UsageError:
             return "already over"
         await self.look()
-        return TAKEN_OUT if was == "waiting" else "being stopped"
+        return TAKEN_OUT if entry.state in OVER else "being stopped"  # the row may not say yet that it runs
 
     def leave(self, *, stays: bool) -> None:
         """The screen ends; its work goes on, or stops to be continued another time. Raises StoreError, OSError."""

@@ -153,6 +153,15 @@ async def test_what_runs_by_now_is_not_moved(line: JobLine) -> None:
     assert filed(line) == ["first", "third", "second", "fourth"]
 
 
+async def test_what_runs_by_now_is_being_stopped_and_not_taken_out(line: JobLine) -> None:
+    records = await submit(line)
+    with line.queue.change() as changed:
+        changed.entries[0].state = "running"
+    assert [record.state for record in records[:2]] == ["waiting", "waiting"], "not looked at again"
+    assert await line.cancel(records[0]) == "being stopped"
+    assert await line.cancel(records[1]) == "taken out of the line"
+
+
 @pytest.mark.parametrize("tries", [0, 1], ids=["never begun", "paused before"])
 async def test_what_is_cancelled_while_it_waits_is_taken_out_of_the_line(line: JobLine, tries: int) -> None:
     records = await submit(line)
