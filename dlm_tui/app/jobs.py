@@ -22,6 +22,7 @@ from dlm_tui.engine.protocol import (
     ExportReport,
     Failed,
     GateTrained,
+    Imported,
     JobRequest,
     Log,
     Looked,
@@ -47,12 +48,13 @@ class Stoppable(Protocol):
 
 
 JobStarter = Callable[[JobRequest], Awaitable[Job]]
-Kind = Literal["train", "gate", "export", "serve", "evaluate", "sweep"]
+Kind = Literal["train", "gate", "export", "serve", "evaluate", "sweep", "import"]
 JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 _LEFT: dict[Kind, str] = {
     "train": "what was in force stays",
     "gate": "what was in force stays",
     "export": "what was exported before stays",
+    "import": "what was in force stays",
 }
 """What a job that is cancelled leaves as it was."""
 _KEEP = 20
@@ -80,6 +82,7 @@ class JobRecord:
     trained: GateTrained | None = None
     evaluation: EvaluationReport | None = None
     sweep: SweepReport | None = None
+    imported: Imported | None = None
     number: int | None = None
     request: JobRequest | None = None
     since: float | None = None
@@ -137,6 +140,9 @@ class JobRecord:
                 self._end("done", result_words(event))
             case Swept(report=swept):
                 self.sweep = swept
+                self._end("done", result_words(event))
+            case Imported():
+                self.imported = event
                 self._end("done", result_words(event))
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event

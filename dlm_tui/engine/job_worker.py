@@ -22,6 +22,8 @@ from dlm_tui.engine.protocol import (
     ExportJob,
     Failed,
     Hello,
+    Imported,
+    ImportJob,
     JobRequest,
     Log,
     Request,
@@ -112,6 +114,8 @@ def _answer(job: _Job) -> Event:
                 return run_export(job, job.request)
             case SweepJob():
                 return run_sweep(job, job.request)
+            case ImportJob():
+                return run_import(job, job.request)
     except Cancelled as stop:
         return Stopped(reason="cancelled", text=str(stop))
     except DlmTuiError as error:
@@ -219,6 +223,21 @@ def run_sweep(job: _Job, request: SweepJob) -> Swept:
         scan=scan,
     )
     return Swept(report=sweep_document(wanted, job.step))
+
+
+def run_import(job: _Job, request: ImportJob) -> Imported:
+    """Check an adapter against the base and put it in force."""
+    from dlm_tui.document import load
+    from dlm_tui.model import base_of, load_base
+    from dlm_tui.progress import run_to_end
+    from dlm_tui.store import resolve_home
+    from dlm_tui.training.import_adapter import import_adapter
+
+    path, home = Path(request.document), resolve_home(request.home)
+    base = run_to_end(load_base(base_of(load(path), request.base)), job.step)
+    done = run_to_end(import_adapter(request.source, request.name, path, home, base, replace=True), job.step)
+    rank = done.candidate.adapter.rank
+    return Imported(name=done.name, version=done.version, rank=rank, declared=done.declared, notes=list(done.notes))
 
 
 def run_export(job: _Job, request: ExportJob) -> Exported:

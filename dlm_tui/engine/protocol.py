@@ -2,8 +2,8 @@
 
 Requests carry an `id` chosen by the client; every event names the request it belongs to. A request ends with exactly
 one of its final events (`Opened`, `Routed`, `Generated`, `SetDone`, `Scored`, `GateTrained`, `Evaluated`, `Compared`,
-`Drifted`, `Status`, `Trained`, `Exported`, `Swept`), or with `Failed` or `Stopped`. Routing is latest wins: a route
-that was overtaken ends with `Stopped`.
+`Drifted`, `Status`, `Trained`, `Exported`, `Swept`, `Imported`), or with `Failed` or `Stopped`. Routing is latest wins:
+a route that was overtaken ends with `Stopped`.
 """
 
 from __future__ import annotations
@@ -215,7 +215,18 @@ class SweepJob(Message, tag="sweep_job"):
     write: bool = False
 
 
-JobRequest = TrainJob | EvaluateJob | ExportJob | SweepJob
+class ImportJob(Message, tag="import_job"):
+    """To a job child: take in an adapter that was trained elsewhere, as a new version of one that exists. `source` is a
+    PEFT folder, a modulated checkpoint, or `hf:org/name`."""
+
+    document: str
+    home: str
+    base: str | None = None
+    name: str = ""
+    source: str = ""
+
+
+JobRequest = TrainJob | EvaluateJob | ExportJob | SweepJob | ImportJob
 """What a job child does."""
 
 Request = (
@@ -487,6 +498,17 @@ class Swept(Message, tag="swept"):
     report: SweepReport
 
 
+class Imported(Message, tag="imported"):
+    """An import job's result: the adapter is in force. `declared`: the document was given a line for it; `notes` are
+    sentences."""
+
+    name: str
+    version: int
+    rank: int
+    declared: bool = False
+    notes: list[str] = []
+
+
 class Stopped(Message, tag="stopped"):
     """Ended before its result: overtaken by a newer route, or cancelled; `text` says what a cancelled job left."""
 
@@ -523,6 +545,7 @@ Event = (
     | Trained
     | Exported
     | Swept
+    | Imported
     | Stopped
     | Failed
 )
@@ -541,6 +564,7 @@ FINAL_EVENTS = (
     Trained,
     Exported,
     Swept,
+    Imported,
     Stopped,
     Failed,
 )

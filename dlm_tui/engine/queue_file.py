@@ -17,7 +17,18 @@ from typing import Literal
 
 import msgspec
 
-from dlm_tui.engine.protocol import Evaluated, Exported, ExportJob, JobRequest, SweepJob, Swept, Trained, TrainJob
+from dlm_tui.engine.protocol import (
+    Evaluated,
+    Exported,
+    ExportJob,
+    Imported,
+    ImportJob,
+    JobRequest,
+    SweepJob,
+    Swept,
+    Trained,
+    TrainJob,
+)
 from dlm_tui.errors import UsageError
 from dlm_tui.files import clear_scratch_of, remove, set_aside, write_atomic
 from dlm_tui.small_files import is_no_file, read_file, read_head
@@ -57,7 +68,7 @@ class Entry(msgspec.Struct, kw_only=True):
     stop: bool = False
     seen: bool = False
     summary: str = ""
-    result: Trained | Evaluated | Exported | Swept | None = None
+    result: Trained | Evaluated | Exported | Swept | Imported | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -251,7 +262,7 @@ def _place(line: Line, number: int, to: Callable[[int], int]) -> None:
     line.entries = [other for other in line.entries if other.state != "waiting"] + waiting
 
 
-def kind_of(request: JobRequest) -> Literal["train", "evaluate", "export", "sweep"]:
+def kind_of(request: JobRequest) -> Literal["train", "evaluate", "export", "sweep", "import"]:
     """Which kind of job a request is for."""
     match request:
         case TrainJob():
@@ -260,5 +271,7 @@ def kind_of(request: JobRequest) -> Literal["train", "evaluate", "export", "swee
             return "export"
         case SweepJob():
             return "sweep"
+        case ImportJob():
+            return "import"
         case _:
             return "evaluate"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dlm_tui.counting import counted
-from dlm_tui.engine.protocol import Evaluated, Exported, Swept, Trained
+from dlm_tui.engine.protocol import Evaluated, Exported, Imported, Swept, Trained
 
 
-def result_words(result: Trained | Evaluated | Exported | Swept | None) -> str:
+def result_words(result: Trained | Evaluated | Exported | Swept | Imported | None) -> str:
     """In force, the judgement, the folder, the best settings; empty where a job has no result."""
     match result:
         case Trained(report=trained):
@@ -19,4 +19,6 @@ def result_words(result: Trained | Evaluated | Exported | Swept | None) -> str:
             return exported.folder or f"{len(exported.comparison)} formats compared"
         case Swept(report=swept):
             return swept.reason or f"{counted(len(swept.trials), 'trial')}, none could be judged"
+        case Imported():
+            return f"{result.name} version {result.version}, rank {result.rank}"
     return ""

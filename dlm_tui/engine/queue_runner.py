@@ -23,6 +23,7 @@ from dlm_tui.engine.protocol import (
     Event,
     Exported,
     Failed,
+    Imported,
     JobRequest,
     Log,
     Stopped,
@@ -200,7 +201,7 @@ def _back_in_line(entry: Entry) -> None:
 def _end(entry: Entry, last: Event) -> None:
     entry.ended, entry.state, entry.summary = utc_seconds(), "done", ""
     match last:
-        case Trained() | Evaluated() | Exported() | Swept():
+        case Trained() | Evaluated() | Exported() | Swept() | Imported():
             entry.result = last
         case Stopped(text=text):
             entry.state, entry.summary = "cancelled", text

@@ -11,7 +11,7 @@ import pytest
 
 from dlm_tui.document import load
 from dlm_tui.engine.job_client import ChildJob, start_job
-from dlm_tui.engine.protocol import Failed, Log, Progress, Stopped, Trained, TrainJob
+from dlm_tui.engine.protocol import Failed, Imported, ImportJob, Log, Progress, Stopped, Trained, TrainJob
 from dlm_tui.store import MetricsReader, Store, adapter_versions, gate_status
 from tests.interop.peer_fixture import peer_root
 from tests.training_samples import write_document
@@ -51,6 +51,19 @@ async def test_a_killed_training_is_told_and_the_next_one_works(tmp_path: Path) 
     assert isinstance(events[-1], Trained)
     runs = MetricsReader(Store(tmp_path / "home", load(path).dlm_id)).runs(limit=10)
     assert [run["status"] for run in sorted(runs, key=lambda run: run["run_id"])] == ["failed", "ok", "ok"]
+
+
+async def test_an_adapter_from_elsewhere_is_in_force_when_its_job_is_over(tmp_path: Path) -> None:
+    path, base = write_document(tmp_path), peer_root() / "base"
+    source = peer_root() / "home" / "store" / "01JPEERPEERPEERPEERPEERPEE" / "adapter" / "tone" / "versions" / "v0001"
+    where = {"document": str(path), "home": str(tmp_path / "home"), "base": str(base)}
+    for version in (1, 2):
+        job = await start_job(ImportJob(**where, name="borrowed", source=str(source)))
+        last = [event async for event in job.events()][-1]
+        assert isinstance(last, Imported), last
+        assert (last.name, last.version, last.declared) == ("borrowed", version, version == 1)
+    found = adapter_versions(Store(tmp_path / "home", load(path).dlm_id), load(path).routing_names)
+    assert found["borrowed"].version == 2 and last.rank > 0
 
 
 FAULT = """

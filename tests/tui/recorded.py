@@ -30,6 +30,8 @@ from dlm_tui.engine.protocol import (
     Generated,
     GetStatus,
     Hello,
+    Imported,
+    ImportJob,
     JobRequest,
     Log,
     Looked,
@@ -445,6 +447,9 @@ class RecordedJob:
                 return
         if isinstance(self.request, EvaluateJob):
             yield Evaluated(report=EVALUATION)
+        elif isinstance(self.request, ImportJob):
+            self.world.on_trained()
+            yield Imported(name=self.request.name, version=1, rank=8, declared=True)
         elif isinstance(self.request, SweepJob):
             yield Swept(report=swept(self.request.write))
         elif isinstance(self.request, TrainJob):

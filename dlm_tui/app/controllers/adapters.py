@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.mixing import Mixing
+from dlm_tui.app.jobs import JobRecord
+from dlm_tui.document import read_document_bytes
+from dlm_tui.document.declare import declare_adapter
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.engine.protocol import Compare, Compared, Failed, Progress
+from dlm_tui.engine.protocol import Compare, Compared, Failed, ImportJob, Progress
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.progress_words import progress_words
 from dlm_tui.store.adapter_history import (
@@ -27,6 +30,7 @@ from dlm_tui.system_errors import sentence_of
 
 if TYPE_CHECKING:
     from dlm_tui.app.screens.adapters import AdaptersScreen
+    from dlm_tui.app.screens.import_adapter import ImportOrder
 
 
 class Adapters:
@@ -96,6 +100,46 @@ class Adapters:
     async def _read(self) -> list[VersionFacts]:
         found = await asyncio.to_thread(version_history, self._context.store, self._context.names)
         return [facts for versions in found.values() for facts in versions]
+
+    # ---- one trained elsewhere ------------------------------------------------------------------------------------
+
+    def ask_import(self) -> None:
+        """Which adapter to take in, and under which name."""
+        from dlm_tui.app.screens.import_adapter import ImportScreen
+
+        context = self._context
+        dialog = ImportScreen(context.setup.path.parent, context.key("train.adapters"), self._check_name)
+        context.ui.open_dialog(dialog, self._import)
+
+    def _check_name(self, name: str) -> None:
+        """Raises what the job would say of a name that the document cannot declare, once it has begun."""
+        declare_adapter(read_document_bytes(self._context.setup.path), name)
+
+    def _import(self, order: ImportOrder | None) -> None:
+        if order is None:
+            return
+        setup, title = self._context.setup, f"import {order.name}"
+        request = ImportJob(
+            document=str(setup.path), home=str(setup.home), base=setup.base, name=order.name, source=order.source
+        )
+
+        async def run() -> None:
+            await self.follow_import(await self._context.board.run(request, "import", title))
+
+        self._context.ui.run(run, "job-import", title)
+
+    async def follow_import(self, record: JobRecord) -> None:
+        """An import to its end, which is then said; the engine takes in what came into force."""
+        await record.over.wait()
+        say = self._context.ui.say
+        if record.state == "failed":
+            say(record.summary, error=True, title="Nothing was imported")
+        elif (done := record.imported) is not None:
+            self._comparison.remember_current()
+            await self._comparison.use_new_gate()
+            declared = " The document declares it now." if done.declared else ""
+            notes = " ".join(done.notes)
+            say(f"{done.name}@{done.version} is in force.{declared} {notes}".strip(), title="Imported")
 
     # ---- changes, each in a thread ---------------------------------------------------------------------------------
 

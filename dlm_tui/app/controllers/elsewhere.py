@@ -33,7 +33,7 @@ class Elsewhere:
     def poll(self) -> None:
         """Look whether something else is in force on disk than in the engine."""
         context = self._context
-        if context.link.ready and not context.board.running("train", "gate"):
+        if context.link.ready and not context.board.running("train", "gate", "import"):
             context.ui.run(self._look, "elsewhere", "look for newer adapters", exclusive=True)
 
     async def _look(self) -> None:
@@ -47,7 +47,7 @@ class Elsewhere:
         except (StoreError, OSError):
             return  # whoever uses it will say what is wrong
         opened = context.opened
-        if opened is None or not context.link.ready or context.board.running("train", "gate"):
+        if opened is None or not context.link.ready or context.board.running("train", "gate", "import"):
             return
         settled, self._last = found == self._last, found  # a change that is being made is not looked at
         if not settled:

@@ -52,7 +52,7 @@ class Jobs:
 
     def ask_cancel(self) -> bool:
         """Esc with a job running: the second press within two seconds stops it. False when no job runs."""
-        record = self._context.board.running("train", "export", "evaluate", "sweep")
+        record = self._context.board.running("train", "export", "evaluate", "sweep", "import")
         if record is None:
             return False
         if monotonic() - self._cancel_asked < _TWICE_SECONDS:

@@ -34,6 +34,9 @@ def palette_commands(controllers: Controllers, run_key: Callable[[Key], object])
     yield Command(
         "train: continue interrupted", "Go on with a training that was cut off", controllers.queue.continue_training
     )
+    yield Command(
+        "train: import adapter", "One that was trained elsewhere: PEFT or modulated", controllers.adapters.ask_import
+    )
     yield Command("view: edit the configuration", "Open config.toml in the editor", controllers.settings.edit)
     yield Command(
         "program: new document",

@@ -31,6 +31,7 @@ _KIND_WORDS: dict[Kind, str] = {
     "serve": "serving",
     "evaluate": "judging",
     "sweep": "sweep",
+    "import": "import",
 }
 
 

@@ -180,6 +180,8 @@ class Controllers:
             self.context.ui.run(partial(self.training.follow, record), "job-train", "training")
         elif record.kind == "export":
             self.context.ui.run(partial(self.export.follow, record), "job-export", "export")
+        elif record.kind == "import":
+            self.context.ui.run(partial(self.adapters.follow_import, record), "job-import", "import")
 
     def show_result(self, record: JobRecord | None) -> None:
         """What came of a job: a report, a folder, what is in force; of one that is not over, how far it is."""
