@@ -295,10 +295,12 @@ def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
 
 
 def _refuse_unknown_marks(store: Store) -> None:
+    for aside in set_aside_histories(store):
+        raise StoreError(f"{unknown_marks(aside)} None is deleted before.")
     if damage := history_damage(store):
         raise StoreError(
             f"{damage} Which versions are kept is in it, so none is deleted; `dlm-tui doctor DOC --repair` sets it "
-            "aside, and `dlm-tui adapter keep` marks anew what is to stay."
+            "aside and says what is to be done then."
         )
     if missing := trained_without_manifest(store):
         raise StoreError(f"{missing}{REMEDY}")
@@ -342,6 +344,19 @@ def history_damage(store: Store) -> str | None:
     return None if _decoded(store) is not None else f"{store.adapters_dir / HISTORY} is not what was written."
 
 
+def set_aside_histories(store: Store) -> list[Path]:
+    """What is left of damaged histories: each may name versions that are kept and that nothing else knows of."""
+    return sorted(store.adapters_dir.glob(f"{Path(HISTORY).stem}.damaged*"))
+
+
+def unknown_marks(aside: Path) -> str:
+    """What it means that a history was set aside, and how a person settles it."""
+    return (
+        f"{aside} was damaged and set aside, and which versions are kept is in it: mark anew what is to stay "
+        "(`dlm-tui adapter keep DOC NAME --version N`), then delete it."
+    )
+
+
 def _read_history(store: Store) -> _History:
     """The history as it is; a damaged one counts as empty, for the versions themselves are not touched."""
     return _decoded(store) or _History()
@@ -355,7 +370,7 @@ def _history_to_change(store: Store) -> _History:
         aside = set_aside(path)
         if aside is None:
             raise StoreError(f"{path} is damaged and cannot be renamed; move it away.")
-        _log.warning("%s is damaged: it is %s now, and marks, dates and effects begin anew", path, aside.name)
+        _log.warning("Marks, dates and effects begin anew. %s", unknown_marks(aside))
     return history or _History()
 
 

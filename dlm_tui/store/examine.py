@@ -15,7 +15,13 @@ from dlm_tui.files import remove, scratch_pid
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.platform import process_lives
 from dlm_tui.small_files import MOVE_AWAY
-from dlm_tui.store.adapter_history import HISTORY, history_damage, use_versions
+from dlm_tui.store.adapter_history import (
+    HISTORY,
+    history_damage,
+    set_aside_histories,
+    unknown_marks,
+    use_versions,
+)
 from dlm_tui.store.errors import REMEDY, ManifestError, MetricsError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
@@ -215,6 +221,8 @@ def _history(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding
     if damage := history_damage(store):
         path = store.adapters_dir / HISTORY
         yield Finding(severity="damage", text=f"{damage} Which versions are kept is in it.", mend=lambda: _aside(path))
+    for aside in set_aside_histories(store):
+        yield Finding(severity="damage", text=unknown_marks(aside))
 
 
 def _gate(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
@@ -246,8 +254,9 @@ def _metrics(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding
 
 def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     versions = (version.path for name in (FLAT, *stored_adapters(store)) for version in all_versions(store, name))
+    said = set_aside_histories(store)
     for folder in (store.root, store.adapters_dir, store.queue_dir, *versions):
-        for aside in sorted(folder.glob("*.damaged*")):
+        for aside in sorted(set(folder.glob("*.damaged*")).difference(said)):
             yield Finding(severity="note", text=f"{aside} was damaged and set aside; nothing reads it.")
 
 

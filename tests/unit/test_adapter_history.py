@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,13 @@ from dlm_tui.store.adapter_history import (
     drop_version,
     keep_version,
     prunable,
+    record_effects,
     use_versions,
     version_history,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.effects import OwnEffect
+from dlm_tui.store.examine import examine
 from dlm_tui.store.manifest import LOSS_KIND_KEY
 from dlm_tui.store.versions import all_versions, discard_version
 from tests.adapter_versions import finished_training
@@ -178,6 +182,37 @@ def test_prune_deletes_nothing_where_the_marks_cannot_be_read(pruned: Store, mar
     (pruned.adapters_dir / HISTORY).write_bytes(marks)
     with pytest.raises(StoreError, match=rf"{HISTORY} is not what was written\. .*none is deleted; .*doctor DOC"):
         prunable(pruned, NAMES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: use_versions(store, {"tone": 3}),
+        lambda store: keep_version(store, "tone", 2),
+        lambda store: drop_version(store, "tone", 2),
+        lambda store: record_effects(
+            store, {"tone": (4, OwnEffect(kl=0.1, gain=0.2, changed=0.1, z=None, sections=3))}
+        ),
+        lambda store: finished_training(store, "tone", run=5) and use_versions(store, {"tone": 4}),
+    ],
+)
+def test_prune_deletes_nothing_until_lost_marks_are_settled(pruned: Store, change: Callable[[Store], object]) -> None:
+    keep_version(pruned, "tone", 1)
+    path = pruned.adapters_dir / HISTORY
+    path.write_bytes(path.read_bytes()[:-30])
+    change(pruned)
+    aside = path.with_name("tui_history.damaged.json")
+    with pytest.raises(StoreError, match=rf"{aside} .*`dlm-tui adapter keep DOC NAME --version N`\), then delete it\."):
+        prunable(pruned, NAMES)
+    assert [str(aside) in text for text in found_damages(pruned)].count(True) == 1
+    keep_version(pruned, "tone", 1)
+    aside.unlink()
+    assert 1 not in [facts.version for facts in prunable(pruned, NAMES)]
+    assert not any(HISTORY[:-5] in text for text in found_damages(pruned))
+
+
+def found_damages(store: Store) -> list[str]:
+    return [one.text for one in examine(store, NAMES) if one.severity == "damage"]
 
 
 def test_prune_deletes_nothing_where_the_manifest_is_gone(pruned: Store) -> None:
