@@ -14,12 +14,38 @@ from pathlib import Path
 from typing import Any
 
 _CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
+_CLOCK_SLACK_SECONDS = 5.0
 _AT_FDCWD, _EXCHANGE_LINUX, _EXCHANGE_DARWIN = -100, 2, 2
 
 
-def process_lives(pid: int) -> bool:
-    """Whether a process of that id runs on this host; one that ended but was not yet collected does not."""
-    return pid > 0 and _signal_reaches(pid) and not _ended(pid)
+def process_lives(pid: int, since: float | None = None) -> bool:
+    """Whether a process of that id runs on this host; one that ended but was not yet collected does not.
+
+    `since` is a moment, in seconds since the epoch, at which the process that is meant ran already: one that started
+    after it was given the id anew.
+    """
+    if pid <= 0 or not _signal_reaches(pid) or _ended(pid):
+        return False
+    started = process_started(pid) if since is not None else None
+    return started is None or since is None or started <= since + _CLOCK_SLACK_SECONDS
+
+
+def process_mark(pid: int) -> str | None:
+    """What tells the process that has this id from every other that had it or will have it on this host; None where the
+    system does not say. On Linux no clock is in it: that may be set while the process runs."""
+    fields = _stat_fields(pid)
+    try:
+        if fields is not None:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii", errors="replace").strip()
+            return f"{boot} {fields[19]}"
+    except (OSError, IndexError):
+        return None
+    import psutil
+
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except (psutil.Error, ValueError, OverflowError):
+        return None
 
 
 def process_started(pid: int) -> float | None:

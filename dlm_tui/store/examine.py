@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from dlm_tui.counting import counted
-from dlm_tui.files import remove, scratch_pid
+from dlm_tui.files import remove
 from dlm_tui.files import set_aside as set_file_aside
-from dlm_tui.platform import process_lives
 from dlm_tui.small_files import MOVE_AWAY
 from dlm_tui.store.adapter_history import (
     HISTORY,
@@ -34,7 +33,7 @@ from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.metrics_writer import MetricsWriter
 from dlm_tui.store.run_lock import run_lock
-from dlm_tui.store.scratch import dead_scratch
+from dlm_tui.store.scratch import dead_scratch, is_abandoned
 from dlm_tui.store.sqlite import open_for_writing, set_aside
 from dlm_tui.store.version_record import AdapterVersion, damage, forget_file, is_kept, last_good_version, read_record
 from dlm_tui.store.versions import (
@@ -262,7 +261,7 @@ def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Findi
 
 def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     for path in dead_scratch(store):
-        if process_lives(scratch_pid(path.name) or 0):
+        if not is_abandoned(path):
             continue  # being written right now
         yield Finding(severity="litter", text=f"{path} is left of a process that ended.", mend=_remover(path))
     for version in dead_versions(store):

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Iterator
 
-from dlm_tui.files import remove, scratch_pid
+from dlm_tui.files import remove
 from dlm_tui.platform import process_lives
 from dlm_tui.store.checkpoints import FINISHED, checkpoint_folder, latest, read_state
 from dlm_tui.store.errors import StoreError
@@ -14,6 +14,7 @@ from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_writer import MetricsWriter
+from dlm_tui.store.scratch import is_abandoned
 from dlm_tui.store.version_record import RECORD_NAME, AdapterVersion, claim_of, read_record, writer_is_dead
 from dlm_tui.store.versions import all_versions, current_version, stored_adapters
 
@@ -48,7 +49,7 @@ def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
         in_force = current is not None and version.version == current.version
         if record is None or in_force or claim_of(record) != fingerprint:
             continue
-        if record["state"] == "kept" or writer_is_dead(record):
+        if record["state"] == "kept" or writer_is_dead(store, record):
             remove(version.path)
 
 
@@ -71,7 +72,7 @@ def dead_versions(store: Store) -> Iterator[AdapterVersion]:
                 continue
             overtaken = current is not None and version.version < current.version
             given_up = record["state"] == "trained" and claim_of(record) is not None and overtaken
-            if (record["state"] == "filling" or given_up) and writer_is_dead(record):
+            if (record["state"] == "filling" or given_up) and writer_is_dead(store, record):
                 yield version
 
 
@@ -79,8 +80,8 @@ def dead_runs(store: Store) -> list[int]:
     """Ids of runs that say "running" and whose process ran on this host and has ended."""
     return [
         run_id
-        for run_id, pid, host in MetricsReader(store).running_holders()
-        if host == socket.gethostname() and not process_lives(pid)
+        for run_id, pid, host, since in MetricsReader(store).running_holders()
+        if host == socket.gethostname() and not process_lives(pid, since=since)
     ]
 
 
@@ -99,8 +100,7 @@ def end_dead_runs(store: Store) -> None:
 def _never_begun(version: AdapterVersion) -> bool:
     """Whether all that is there is the scratch of a record that a dead process was writing."""
     try:
-        names = [path.name for path in version.path.iterdir()]
+        paths = list(version.path.iterdir())
     except OSError:
         return False
-    pids = [scratch_pid(name) for name in names if name.startswith(f"{RECORD_NAME}.tmp.")]
-    return bool(pids) and len(pids) == len(names) and not any(pid is None or process_lives(pid) for pid in pids)
+    return bool(paths) and all(path.name.startswith(f"{RECORD_NAME}.tmp.") and is_abandoned(path) for path in paths)

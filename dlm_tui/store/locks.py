@@ -32,6 +32,9 @@ from dlm_tui.system_errors import cause
 
 _POLL_SECONDS = 0.05
 _UNJUDGED_SECONDS = 3.0
+TRAINING = "train"
+"""The name of the lock that whoever trains the store's document holds."""
+_named: set[Path] = set()
 _held: dict[Path, tuple[int, int]] = {}
 _held_guard = threading.Lock()
 
@@ -90,8 +93,13 @@ def named_lock(
     cannot be made.
     """
     held = (lambda: sentence(store)) if sentence else None
-    with file_lock(_path_of(store, name), timeout, held, store.refuse_unwritable):
-        yield
+    path = _path_of(store, name)
+    with file_lock(path, timeout, held, store.refuse_unwritable):
+        _named.add(path.resolve())
+        try:
+            yield
+        finally:
+            _named.discard(path.resolve())
 
 
 def is_locked(store: Store, name: str) -> bool:
@@ -105,6 +113,11 @@ def is_locked(store: Store, name: str) -> bool:
             return False
     except LockHeld:
         return True
+
+
+def held_elsewhere(store: Store, name: str) -> bool:
+    """Whether another process holds `named_lock(store, name)`."""
+    return _path_of(store, name).resolve() not in _named and is_locked(store, name)
 
 
 def _path_of(store: Store, name: str) -> Path:

@@ -14,6 +14,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -162,13 +163,14 @@ class MetricsReader:
         report = _parsed(rows[0]["report"]) if rows else None
         return report if isinstance(report, dict) else None
 
-    def running_holders(self) -> list[tuple[int, int, str]]:
-        """(run id, process id, host) of every run of ours that says "running"."""
+    def running_holders(self) -> list[tuple[int, int, str, float | None]]:
+        """(run id, process id, host, seconds since the epoch at which it began) of every run of ours that says
+        "running"."""
         rows = self._rows(
-            "SELECT h.run_id, h.pid, h.host FROM tui_run_holders h JOIN runs r"
+            "SELECT h.run_id, h.pid, h.host, h.started_at FROM tui_run_holders h JOIN runs r"
             " ON r.run_id = h.run_id AND r.started_at = h.started_at WHERE r.status = 'running' ORDER BY h.run_id"
         )
-        return [(row["run_id"], row["pid"], row["host"]) for row in rows]
+        return [(row["run_id"], row["pid"], row["host"], _seconds(row["started_at"])) for row in rows]
 
     def steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
         """Steps of a run above `after_step`, in order; `loss_kind` is a key of `losses.UNITS`, None where it was not
@@ -395,6 +397,14 @@ def _loss_kinds(details: Any) -> dict[str, int]:
 
 def _kind_at(kinds: dict[str, int], step: int) -> str | None:
     return next((kind for kind, first in reversed(kinds.items()) if first <= step), None)
+
+
+def _seconds(at: Any) -> float | None:
+    """A moment in ISO 8601 as seconds since the epoch; None for what is none."""
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _limit(limit: int | None) -> int:

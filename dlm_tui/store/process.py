@@ -1,10 +1,40 @@
-"""Whether the process that wrote a `.lock` still lives."""
+"""Whether the process that wrote something in a store still lives: a `.lock`, or a record of ours."""
 
 from __future__ import annotations
 
-from dlm_tui.platform import process_lives, process_started
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any, Literal
 
-_CLOCK_SLACK_SECONDS = 5.0
+from dlm_tui.platform import process_lives, process_mark
+
+Life = Literal["lives", "ended", "may live", "elsewhere"]
+"""Of a writer: "may live" where a process has its id and nothing says whether it is that one; "elsewhere" is another
+host."""
+
+
+def this_process() -> dict[str, Any]:
+    """What a record says of its writer, so that nobody takes a process that is given its id later for it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": process_mark(os.getpid())}
+
+
+def is_this_process(record: Mapping[str, Any]) -> bool:
+    """Whether this very process wrote the record."""
+    return record.get("pid") == os.getpid() and life_of_writer(record) in ("lives", "may live")
+
+
+def life_of_writer(record: Mapping[str, Any]) -> Life:
+    """What became of the process that wrote the record; one that says nothing of that is from elsewhere."""
+    pid, host, started = (record.get(key) for key in ("pid", "host", "started"))
+    if not isinstance(pid, int) or host != socket.gethostname():
+        return "elsewhere"
+    if not process_lives(pid):
+        return "ended"
+    now = process_mark(pid)
+    if now is None or started is None:
+        return "may live"
+    return "lives" if now == started else "ended"
 
 
 def holder_lives(content: bytes, this_host: str) -> bool | None:
@@ -23,8 +53,7 @@ def holder_lives(content: bytes, this_host: str) -> bool | None:
         return None
     if not process_lives(pid):
         return False
-    started = process_started(pid)
-    return None if started is not None and started > written + _CLOCK_SLACK_SECONDS else True
+    return True if process_lives(pid, since=written) else None
 
 
 def written_on(content: bytes, host: str) -> bool:

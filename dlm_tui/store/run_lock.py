@@ -12,7 +12,7 @@ from dlm_tui.small_files import read_head
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.litter import clear_dead_versions
-from dlm_tui.store.locks import named_lock, store_lock
+from dlm_tui.store.locks import TRAINING, named_lock, store_lock
 
 _PROBE_SECONDS = 4.0
 _HOLDER = "train.holder"
@@ -27,7 +27,7 @@ def run_lock(store: Store, *, clear: bool = True) -> Iterator[None]:
     What stands in the way of the commit at the end is said now: raises LockHeld or LockStale for a store lock that
     cannot be had.
     """
-    with named_lock(store, "train", 0.0, _held_sentence):
+    with named_lock(store, TRAINING, 0.0, _held_sentence):
         _note_holder(store)
         with store_lock(store, _PROBE_SECONDS):
             if clear:
@@ -38,7 +38,7 @@ def run_lock(store: Store, *, clear: bool = True) -> Iterator[None]:
 def may_train(store: Store) -> bool:
     """Whether a training could begin now: nobody holds the right, and it can be had."""
     try:
-        with named_lock(store, "train", 0.0):
+        with named_lock(store, TRAINING, 0.0):
             return True
     except StoreError:
         return False

@@ -12,16 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.files import json_bytes, sha256_file, write_atomic
-from dlm_tui.platform import process_lives
 from dlm_tui.small_files import is_no_file, read_file, regular_file
 from dlm_tui.store.errors import StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
+from dlm_tui.store.locks import TRAINING, held_elsewhere
+from dlm_tui.store.process import Life, is_this_process, life_of_writer, this_process
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 RECORD_NAME = "tui_version.json"
@@ -100,22 +100,28 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return raw if isinstance(raw, dict) and isinstance(raw.get("state"), str) else None
 
 
-def writer_is_dead(record: dict[str, Any]) -> bool:
+def writer_is_dead(store: Store, record: dict[str, Any]) -> bool:
     """Whether the process that made the folder ran on this host and has ended."""
-    pid, host = record.get("pid"), record.get("host")
-    return isinstance(pid, int) and host == socket.gethostname() and not process_lives(pid)
+    return _life(store, record) == "ended"
 
 
 def filled_by_others(record: dict[str, Any] | None) -> bool:
     """Whether another process, which may have ended, began to fill the folder and has not finished it."""
-    return record is not None and record["state"] == "filling" and record.get("pid") != os.getpid()
+    return record is not None and record["state"] == "filling" and not is_this_process(record)
 
 
-def held_by_others(record: dict[str, Any] | None) -> bool:
+def held_by_others(store: Store, record: dict[str, Any]) -> bool:
     """Whether another process of this host that made the folder still runs."""
-    if record is None or record.get("host") != socket.gethostname() or record.get("pid") == os.getpid():
-        return False
-    return isinstance(record.get("pid"), int) and process_lives(record["pid"])
+    return _life(store, record) == "lives" and not is_this_process(record)
+
+
+def _life(store: Store, record: dict[str, Any]) -> Life:
+    """Where the record does not say when its writer started, as those of earlier versions do not, a process of that id
+    is its writer only while another one has the right to train."""
+    life = life_of_writer(record)
+    if life != "may live":
+        return life
+    return "lives" if is_this_process(record) or held_elsewhere(store, TRAINING) else "ended"
 
 
 def damage(version: AdapterVersion, *, all_files: bool = False) -> dict[str, str]:
@@ -283,8 +289,7 @@ def _write(version: AdapterVersion, state: str, files: dict[str, Any], claim: st
         "adapter": version.name,
         "version": version.version,
         "state": state,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
+        **this_process(),
         "files": files,
         **({"claim": claim} if claim is not None else {}),
     }

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dlm_tui.errors import UsageError
 from dlm_tui.losses import Loss
-from dlm_tui.store import AdapterKind, Manifest, Store, StoreError, current_version, update_manifest
+from dlm_tui.platform import process_mark
+from dlm_tui.store import AdapterKind, Manifest, Store, StoreError, current_version, run_lock, update_manifest
 from dlm_tui.store.adapter_history import (
     HISTORY,
     before_last_training,
     changes,
     drop_version,
+    find_version,
     keep_version,
     prunable,
     record_effects,
@@ -30,6 +33,7 @@ from dlm_tui.store.adapter_history import (
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
 from dlm_tui.store.effects import OwnEffect
 from dlm_tui.store.examine import examine
+from dlm_tui.store.litter import dead_versions
 from dlm_tui.store.manifest import LOSS_KIND_KEY
 from dlm_tui.store.versions import all_versions, discard_version
 from tests.adapter_versions import finished_training
@@ -145,17 +149,75 @@ def test_a_version_that_another_process_is_making_cannot_be_used(store: Store) -
     record = {"format": 1, "pid": os.getpid(), "host": socket.gethostname(), "files": {}, "claim": "its training"}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         for state in ("filling", "trained"):
-            (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": state}))
+            (path / "tui_version.json").write_text(json.dumps({**record, **written_by(other), "state": state}))
             assert [facts.version for facts in version_history(store, ["tone"])["tone"]] == [1]
             with pytest.raises(UsageError, match="tone@2 is being trained"):
                 use_versions(store, {"tone": 2})
             with pytest.raises(UsageError, match="tone@2 is being trained"):
                 drop_version(store, "tone", 2)
-        (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": "kept"}))
+        (path / "tui_version.json").write_text(json.dumps({**record, **written_by(other), "state": "kept"}))
         assert len(version_history(store, ["tone"])["tone"]) == 2
-        (path / "tui_version.json").write_text(json.dumps({**record, "pid": other.pid, "state": "trained"}))
+        (path / "tui_version.json").write_text(json.dumps({**record, **written_by(other), "state": "trained"}))
         other.communicate(b"\n")
     assert use_versions(store, {"tone": 2}) == {"tone": (1, 2)}, "its writer is gone and left it whole"
+
+
+def written_by(process: subprocess.Popen[bytes]) -> dict[str, object]:
+    return {"pid": process.pid, "started": process_mark(process.pid)}
+
+
+@contextlib.contextmanager
+def living(code: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """Another process, which has run `code` and waits."""
+    program = f"{code}print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        yield process
+        process.communicate(b"\n")
+
+
+def left_behind(store: Store, state: str, **writer: object) -> Path:
+    """The second version of `tone`, as a training that was killed leaves it; the first is in force."""
+    finished_training(store, "tone", run=1)
+    path = store.adapter_dir("tone") / "versions" / "v0002"
+    shutil.copytree(path.with_name("v0001"), path)
+    record = {"format": 1, "host": socket.gethostname(), "files": {}, "claim": "its training", "state": state}
+    (path / "tui_version.json").write_text(json.dumps({**record, **writer}))
+    return path
+
+
+@pytest.mark.parametrize(("started", "own"), [("another moment", False), ("another moment", True), (None, False)])
+def test_a_process_that_got_the_id_of_a_dead_training_holds_nothing(
+    store: Store, started: str | None, own: bool
+) -> None:
+    """Of a record without a start no training holds the right to train."""
+    with living() as process:
+        pid = os.getpid() if own else process.pid
+        path = left_behind(store, "filling", pid=pid, started=started)
+        assert [version.path for version in dead_versions(store)] == [path]
+        path = path.rename(path.with_name("v0003"))
+        record = json.loads((path / "tui_version.json").read_bytes())
+        (path / "tui_version.json").write_text(json.dumps({**record, "state": "trained"}))
+        assert [facts.version for facts in version_history(store, ["tone"])["tone"]] == [1, 3]
+        assert use_versions(store, {"tone": 3}) == {"tone": (1, 3)}
+
+
+def test_a_record_without_the_start_of_its_writer_is_held_while_another_process_trains(store: Store) -> None:
+    code = f"""
+import contextlib, pathlib
+from dlm_tui.store import Store, run_lock
+held = contextlib.ExitStack()
+held.enter_context(run_lock(Store(pathlib.Path({str(store.home)!r}), {store.dlm_id!r})))
+"""
+    with living(code) as process:
+        left_behind(store, "trained", pid=process.pid)
+        with pytest.raises(UsageError, match="tone@2 is being trained"):
+            find_version(store, "tone", 2)
+    with living() as process, run_lock(store):
+        record = {"format": 1, "host": socket.gethostname(), "files": {}, "claim": "its training", "state": "trained"}
+        path = store.adapter_dir("tone") / "versions" / "v0002" / "tui_version.json"
+        path.write_text(json.dumps({**record, "pid": process.pid}))
+        find_version(store, "tone", 2)
 
 
 def test_what_was_trained_in_vain_goes_unless_somebody_put_it_in_force(store: Store) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import dlm_tui.platform
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
 from dlm_tui.engine.queue_file import QueueFile
@@ -48,7 +49,7 @@ from dlm_tui.store import (
 from dlm_tui.store.adapter_history import keep_version, use_versions
 from dlm_tui.store.checkpoints import FINISHED, CheckpointState, checkpoint_folder, new_checkpoint
 from dlm_tui.store.examine import examine, repair
-from dlm_tui.store.litter import clear_earlier_try
+from dlm_tui.store.litter import clear_earlier_try, dead_runs
 from dlm_tui.store.packs import PackError, write_pack
 from dlm_tui.store.version_record import AdapterVersion, mark_kept
 from tests.faults.small_store import NAMES, SmallStore
@@ -327,6 +328,58 @@ def test_what_may_be_wanted_is_not_cleared(small: SmallStore) -> None:
 def of_a_dead_process(version: AdapterVersion) -> None:
     path = version.path / "tui_version.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "pid": dead_pid()}))
+
+
+@pytest.fixture
+def given_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id of this process was that of another one until an hour from now."""
+    started = dlm_tui.platform.process_started
+    later = {os.getpid(): time.time() + 3600.0}
+    monkeypatch.setattr("dlm_tui.platform.process_started", lambda pid: later.get(pid, started(pid)))
+
+
+def cached(small: SmallStore, pid: int, minutes: int) -> Path:
+    """Scratch of a process in the cache, untouched for some minutes."""
+    path = small.store.cache_dir / f"tui_gate_embeddings/a.npy.tmp.{pid}.0123abcd"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    os.utime(path, (time.time() - 60 * minutes,) * 2)
+    return path
+
+
+@pytest.mark.parametrize(("minutes", "stays"), [(59, True), (61, False)])
+def test_scratch_in_the_cache_goes_after_an_hour(small: SmallStore, minutes: int, stays: bool) -> None:
+    """Another host may share the folder, and its process ids say nothing here."""
+    path = cached(small, dead_pid(), minutes)
+    with store_lock(small.store):
+        assert path.exists() is stays
+
+
+def test_scratch_of_a_living_process_stays(small: SmallStore) -> None:
+    path = cached(small, os.getpid(), 61)
+    with store_lock(small.store):
+        assert path.exists()
+
+
+def test_what_a_dead_process_left_goes_though_its_id_lives_again(small: SmallStore, given_anew: None) -> None:
+    path = cached(small, os.getpid(), 61)
+    unpacked = small.store.root.with_name(f"{small.store.root.name}.tmp.{os.getpid()}.0123abcd")
+    unpacked.mkdir()
+    begun = small.store.adapters_dir / "tone/versions/v0009"
+    begun.mkdir()
+    (begun / f"tui_version.json.tmp.{os.getpid()}.0123abcd").touch()
+    with MetricsWriter(small.store) as metrics:
+        run = metrics.begin_run("sft", 0)
+        assert dead_runs(small.store) == [run]
+        with run_lock(small.store):
+            assert dead_runs(small.store) == []
+    assert not path.exists() and not unpacked.exists() and not begun.exists()
+
+
+def test_a_run_of_a_living_process_goes_on(small: SmallStore) -> None:
+    with MetricsWriter(small.store) as metrics:
+        metrics.begin_run("sft", 0)
+        assert dead_runs(small.store) == []
 
 
 def finished(small: SmallStore, claim: str | None = None) -> AdapterVersion:
