@@ -37,6 +37,7 @@ from dlm_tui.store.version_record import (
     held_by_others,
     is_kept,
     mark_kept,
+    may_be_kept,
     read_record,
     verify_version,
 )
@@ -291,6 +292,7 @@ def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:
         for versions in version_history(store, names).values()
         for facts in versions
         if not (facts.in_force or facts.kept or facts.exports or back.get(facts.name) == facts.version)
+        and not may_be_kept(facts.path)
     ]
 
 

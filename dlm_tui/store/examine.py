@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,7 +35,18 @@ from dlm_tui.store.metrics_writer import MetricsWriter
 from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch, is_abandoned
 from dlm_tui.store.sqlite import open_for_writing, set_aside
-from dlm_tui.store.version_record import AdapterVersion, damage, forget_file, is_kept, last_good_version, read_record
+from dlm_tui.store.version_record import (
+    RECORD_NAME,
+    WHOLE_BESIDE,
+    AdapterVersion,
+    damage,
+    forget_file,
+    is_kept,
+    last_good_version,
+    only_record,
+    read_record,
+    set_aside_records,
+)
 from dlm_tui.store.versions import (
     adapter_versions,
     all_versions,
@@ -168,6 +179,9 @@ def _adapters(store: Store, names: Sequence[str], _: str | None) -> Iterator[Fin
         except StoreError as error:
             yield Finding(severity="damage", text=str(error))
             continue
+        if only_record(damaged):
+            yield _damaged_record("damage", version, damaged)
+            continue
         for file, text in damaged.items():
             good = last_good_version(store, name, below=version.version)
             if file not in applied:
@@ -200,8 +214,14 @@ def _other_versions(store: Store, names: Sequence[str], _: str | None) -> Iterat
                 yield Finding(severity="note", text=text)
             elif not any(version.path.iterdir()):
                 yield Finding(severity="litter", text=f"{version.path} is empty.", mend=_remover(version.path))
-            elif (record is not None or _is_filled(version.path)) and (wrong := _damage_words(version)):
-                yield Finding(severity="note", text=f"{wrong}; it is not in force.")
+            elif record is not None or _is_filled(version.path):
+                yield from _damage_of_other(version)
+
+
+def _damaged_record(severity: Severity, version: AdapterVersion, damaged: Mapping[str, str]) -> Finding:
+    """Without the record the version is one as other tools write it."""
+    text = f"{damaged[RECORD_NAME]}; {WHOLE_BESIDE}, and can be used without it."
+    return Finding(severity=severity, text=text, mend=_forgetter(version, RECORD_NAME))
 
 
 def _is_filled(folder: Path) -> bool:
@@ -209,11 +229,16 @@ def _is_filled(folder: Path) -> bool:
     return (folder / "adapter_model.safetensors").is_file()
 
 
-def _damage_words(version: AdapterVersion) -> str | None:
+def _damage_of_other(version: AdapterVersion) -> Iterator[Finding]:
     try:
-        return next(iter(damage(version, all_files=True).values()), None)
+        damaged = damage(version, all_files=True)
     except StoreError as error:
-        return str(error).removesuffix(".")
+        yield Finding(severity="note", text=f"{str(error).removesuffix('.')}; it is not in force.")
+        return
+    if only_record(damaged):
+        yield _damaged_record("note", version, damaged)
+    elif damaged:
+        yield Finding(severity="note", text=f"{next(iter(damaged.values()))}; it is not in force.")
 
 
 def _history(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
@@ -252,8 +277,12 @@ def _metrics(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding
 
 
 def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
-    versions = (version.path for name in (FLAT, *stored_adapters(store)) for version in all_versions(store, name))
+    versions = [version.path for name in (FLAT, *stored_adapters(store)) for version in all_versions(store, name)]
     said = set_aside_histories(store)
+    for aside in (aside for folder in versions for aside in set_aside_records(folder)):
+        said.append(aside)
+        text = f"{aside} was damaged and set aside; `dlm-tui adapter prune` leaves its version, which may be kept."
+        yield Finding(severity="note", text=text)
     for folder in (store.root, store.adapters_dir, store.queue_dir, *versions):
         for aside in sorted(set(folder.glob("*.damaged*")).difference(said)):
             yield Finding(severity="note", text=f"{aside} was damaged and set aside; nothing reads it.")

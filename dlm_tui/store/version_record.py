@@ -10,27 +10,33 @@ claim away for good.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.small_files import is_no_file, read_file, regular_file
-from dlm_tui.store.errors import StoreError, VersionDamaged
+from dlm_tui.store.errors import REMEDY, StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.locks import TRAINING, held_elsewhere
 from dlm_tui.store.process import Life, is_this_process, life_of_writer, this_process
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 RECORD_NAME = "tui_version.json"
-FORMAT = 1
+FORMAT = 2
+"""Records of format 1 have no hash of themselves."""
+_OWN_HASH = "record_sha256"
 # What an adapter is made of when it is applied; a tokenizer beside it is for other tools.
 _APPLIED = ("adapter_model.safetensors", "adapter_config.json")
 # What is known of its base and its training.
 _NOTES = ("tui_base.json", "tui_training.json", "training_run.json", "pinned_versions.json")
 _LIMIT = 1 << 20
+WHOLE_BESIDE = "the adapter's own files are whole as far as their form tells"
+"""What can be said of a version of which only the record is damaged."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,10 @@ def seal_version(version: AdapterVersion, claim: str | None = None) -> None:
 def mark_kept(version: AdapterVersion, kept: bool = True, claim: str | None = None) -> None:
     """Say that this version was trained, is not in force, and is only a person's to remove, or that of the training
     whose `claim` it is, to make it again. Raises OSError."""
-    _write(version, "kept" if kept else "trained", _files(version.path), claim)
+    record = read_record(version.path)
+    sealed = record is not None and record["state"] != "filling" and isinstance(record.get("files"), dict)
+    files = record["files"] if record is not None and sealed else _files(version.path)
+    _write(version, "kept" if kept else "trained", files, claim)
 
 
 def end_claim(version: AdapterVersion) -> None:
@@ -88,16 +97,36 @@ def is_kept(folder: Path) -> bool:
     return record is not None and record["state"] == "kept"
 
 
+def may_be_kept(folder: Path) -> bool:
+    """Whether a record that is damaged, or was and is set aside, may have said that the version is kept."""
+    return _is_damaged(folder) or bool(set_aside_records(folder))
+
+
+def set_aside_records(folder: Path) -> list[Path]:
+    """What is left of damaged records of the version."""
+    return sorted(folder.glob(f"{Path(RECORD_NAME).stem}.damaged*"))
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a version folder with at least `state`, or None: other tools write none."""
+    """The record of a version folder with at least `state`, or None: other tools write none. None too for one that is
+    not what was written."""
     path = folder / RECORD_NAME
     try:
         if path.is_symlink():
             return None
         raw = json.loads(read_file(path, _LIMIT))
+        if not isinstance(raw, dict) or not isinstance(raw.get("state"), str):
+            return None
+        own = raw.pop(_OWN_HASH, None)
+        proved = own == _own_sha256(raw) or (own is None and raw.get("format") == 1)
     except (OSError, ValueError, RecursionError):
         return None
-    return raw if isinstance(raw, dict) and isinstance(raw.get("state"), str) else None
+    return raw if proved else None
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether a record is there and is not what was written."""
+    return read_record(folder) is None and os.path.lexists(folder / RECORD_NAME)
 
 
 def writer_is_dead(store: Store, record: dict[str, Any]) -> bool:
@@ -127,26 +156,28 @@ def _life(store: Store, record: dict[str, Any]) -> Life:
 def damage(version: AdapterVersion, *, all_files: bool = False) -> dict[str, str]:
     """What is wrong with which file: its name and a sentence without a full stop.
 
-    A version without a record is looked at for its form: whether its files are whole and fit together. Raises
-    StoreError for a file that cannot be read, which says nothing about what is in it.
+    A version without a record is looked at for its form: whether its files are whole and fit together. So is one whose
+    record is damaged, which says nothing about the files any more. Raises StoreError for a file that cannot be read,
+    which says nothing about what is in it.
     """
-    record = read_record(version.path)
-    if record is None:
-        path = version.path / RECORD_NAME
-        if not os.path.lexists(path):
-            return _malformed(version.path)
-        # A record that is there and cannot be read says nothing about the files, but it is damaged itself.
-        _refuse_unreadable(path)
-        return {RECORD_NAME: f"{path} is not the file that was written"}
-    files = record.get("files")
+    record, path = read_record(version.path), version.path / RECORD_NAME
+    if record is None and not os.path.lexists(path):
+        return _malformed(version.path)
+    files = record.get("files") if record is not None else None
     if not isinstance(files, dict):
-        return {RECORD_NAME: f"{version.path / RECORD_NAME} is not the file that was written"}
+        _refuse_unreadable(path)
+        return {RECORD_NAME: f"{path} is not the file that was written", **_malformed(version.path)}
     names = [name for name in files if all_files or name in _APPLIED]
     return {
         name: f"{version.path / name} is not the file that was written (its hash differs)"
         for name in names
         if not _matches(version.path / name, files[name])
     }
+
+
+def only_record(damaged: Mapping[str, str]) -> bool:
+    """Whether of all that `damage` looked at nothing but the record is damaged."""
+    return list(damaged) == [RECORD_NAME]
 
 
 def damaged_notes(version: AdapterVersion) -> list[str]:
@@ -162,11 +193,13 @@ def damaged_notes(version: AdapterVersion) -> list[str]:
 
 
 def verify_version(store: Store, version: AdapterVersion) -> None:
-    """Raises VersionDamaged naming the file, and the newest older version that is sound; StoreError for a file that
-    cannot be read."""
+    """Raises VersionDamaged naming the file and the remedy, which is the newest older version that is sound where the
+    files of this one are not; StoreError for a file that cannot be read."""
     damaged = damage(version)
     if not damaged:
         return
+    if only_record(damaged):
+        raise VersionDamaged(f"{damaged[RECORD_NAME]}; {WHOLE_BESIDE}.{REMEDY}")
     good = last_good_version(store, version.name, below=version.version)
     adapter = "the adapter" if version.name == FLAT else f"the adapter {version.name!r}"
     remedy = (
@@ -293,4 +326,8 @@ def _write(version: AdapterVersion, state: str, files: dict[str, Any], claim: st
         "files": files,
         **({"claim": claim} if claim is not None else {}),
     }
-    write_atomic(version.path / RECORD_NAME, json_bytes(value))
+    write_atomic(version.path / RECORD_NAME, json_bytes({**value, _OWN_HASH: _own_sha256(value)}))
+
+
+def _own_sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(record)).hexdigest()

@@ -17,7 +17,7 @@ from dlm_tui.store import Store, current_version, new_version, read_manifest, se
 from dlm_tui.store.adapter_history import drop_version, keep_version, use_versions, version_history
 from dlm_tui.store.litter import clear_dead_versions
 from dlm_tui.store.shared_files import write_shared
-from dlm_tui.store.version_record import damage, mark_kept, verify_version
+from dlm_tui.store.version_record import begin_record, damage, verify_version
 from dlm_tui.store.versions import all_versions
 from tests.adapter_versions import finished_training
 
@@ -121,7 +121,8 @@ def main(folder: Path) -> dict[str, int]:
         assert not list(store.adapters_dir.rglob("*.tmp.*"))
 
     (store.adapter_dir("facts") / "versions" / "v0003" / WORDS).write_bytes(b"words")
-    mark_kept(all_versions(store, "facts")[2], kept=False)
+    begin_record(all_versions(store, "facts")[2])
+    seal_version(all_versions(store, "facts")[2])
     return {
         "share": every_kill(template, folder, sharing, shared),
         "use": every_kill(template, folder, lambda store: use_versions(store, {"tone": 1, "facts": 1}), used),

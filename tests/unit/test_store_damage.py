@@ -46,12 +46,13 @@ from dlm_tui.store import (
     update_manifest,
     verify_version,
 )
-from dlm_tui.store.adapter_history import keep_version, use_versions
+from dlm_tui.store.adapter_history import keep_version, prunable, use_versions
 from dlm_tui.store.checkpoints import FINISHED, CheckpointState, checkpoint_folder, new_checkpoint
 from dlm_tui.store.examine import examine, repair
 from dlm_tui.store.litter import clear_earlier_try, dead_runs
 from dlm_tui.store.packs import PackError, write_pack
-from dlm_tui.store.version_record import AdapterVersion, mark_kept
+from dlm_tui.store.version_record import AdapterVersion, begin_record, mark_kept
+from tests.adapter_versions import rewrite_record
 from tests.faults.small_store import NAMES, SmallStore
 from tests.faults.stepping import KILLED, run_child
 from tests.tensor_bytes import tensor_bytes
@@ -326,8 +327,7 @@ def test_what_may_be_wanted_is_not_cleared(small: SmallStore) -> None:
 
 
 def of_a_dead_process(version: AdapterVersion) -> None:
-    path = version.path / "tui_version.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "pid": dead_pid()}))
+    rewrite_record(version.path, pid=dead_pid())
 
 
 @pytest.fixture
@@ -389,6 +389,69 @@ def finished(small: SmallStore, claim: str | None = None) -> AdapterVersion:
     (version.path / "adapter_model.safetensors").write_bytes(tensor_bytes(PAIR))
     seal_version(version, claim)
     return version
+
+
+def change_a_digit(version: AdapterVersion) -> None:
+    """Of the hash that the weights of the version should have."""
+    path = version.path / "tui_version.json"
+    digit = json.loads(path.read_bytes())["files"]["adapter_model.safetensors"]["sha256"][:8]
+    other = ("0" if digit[0] != "0" else "1") + digit[1:]
+    path.write_bytes(path.read_bytes().replace(digit.encode(), other.encode()))
+
+
+def test_a_damaged_record_is_named_and_costs_no_version(small: SmallStore) -> None:
+    made = finished(small)
+    use_versions(small.store, {"tone": made.version})
+    change_a_digit(made)
+    record = made.path / "tui_version.json"
+    with pytest.raises(VersionDamaged, match=rf"{record} is not .* own files are whole .* --repair` mends it\.$"):
+        verify_version(small.store, made)
+    (text,) = damages(small)
+    assert text.startswith(f"{record} is not the file that was written; the adapter's own files are whole")
+    repair(small.store, NAMES, "tiny")
+    assert current_version(small.store, "tone") == made and damages(small) == []
+    verify_version(small.store, made)
+    use_versions(small.store, {"tone": 2})
+    small.train("later", str, random.Random(0))
+    assert made.version not in [one.version for one in prunable(small.store, ["tone"])], "it may be kept"
+
+
+def test_a_damaged_record_of_a_version_that_is_not_in_force_is_set_aside(small: SmallStore) -> None:
+    made = finished(small)
+    mark_kept(made)
+    change_a_digit(made)
+    small.train("later", str, random.Random(0))
+    assert made.version not in {one.version for one in prunable(small.store, ["tone"])}
+    (found,) = [one for one in examine(small.store, NAMES, "tiny") if str(made.path) in one.text]
+    assert found.severity == "note" and "own files are whole" in found.text and found.mend is not None
+    repair(small.store, NAMES, "tiny")
+    (found,) = [one for one in examine(small.store, NAMES, "tiny") if str(made.path) in one.text]
+    assert "`dlm-tui adapter prune` leaves its version" in found.text
+    use_versions(small.store, {"tone": made.version})
+
+
+def test_a_record_of_an_earlier_version_has_no_hash_of_itself(small: SmallStore) -> None:
+    made = finished(small)
+    path = made.path / "tui_version.json"
+    record = json.loads(path.read_bytes())
+    del record["record_sha256"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(VersionDamaged, match=r"tui_version\.json is not the file that was written"):
+        verify_version(small.store, made)
+    path.write_text(json.dumps({**record, "format": 1}))
+    verify_version(small.store, made)
+    flip(made.path / "adapter_model.safetensors", -1)
+    with pytest.raises(VersionDamaged, match="its hash differs"):
+        verify_version(small.store, made)
+
+
+def test_a_mark_says_nothing_of_files_that_changed_since_they_were_written(small: SmallStore) -> None:
+    made = finished(small)
+    mark_kept(made)
+    flip(made.path / "adapter_model.safetensors", -1)
+    keep_version(small.store, "tone", made.version, kept=False)
+    with pytest.raises(VersionDamaged, match="its hash differs"):
+        verify_version(small.store, made)
 
 
 @pytest.mark.parametrize("back", [True, False])
@@ -715,7 +778,8 @@ def test_one_damage_is_said_once(
 def test_show_says_what_of_a_version_cannot_be_told(small: SmallStore, capsys: pytest.CaptureFixture[str]) -> None:
     version = finished(small)
     (version.path / "tui_training.json").write_text("{}")
-    mark_kept(version, kept=False)
+    begin_record(version)
+    seal_version(version)
     use_versions(small.store, {"tone": version.version})
     (version.path / "tui_training.json").write_bytes(b"")
     assert main(["show", str(small.document), "--home", str(small.store.home)]) == 0
