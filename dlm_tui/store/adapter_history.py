@@ -138,7 +138,7 @@ def version_history(store: Store, names: Sequence[str]) -> dict[str, list[Versio
                 numbers,
             )
             for number in sorted(existing_versions(store, name))
-            if _is_whole(store, _folder(store, name, number))
+            if is_whole(store, _folder(store, name, number))
         ]
     return found
 
@@ -149,7 +149,7 @@ def find_version(store: Store, name: str, number: int) -> AdapterVersion:
     if path.is_symlink() or not (path / "adapter_config.json").is_file():
         there = ", ".join(str(one) for one in sorted(existing_versions(store, name))) or "none"
         raise UsageError(f"adapter {name!r} has no version {number}; there are: {there}")
-    if not _is_whole(store, path):
+    if not is_whole(store, path):
         raise UsageError(f"{name}@{number} is being trained: it can be used once its training has ended")
     return AdapterVersion(name, number, path)
 
@@ -158,7 +158,7 @@ def _folder(store: Store, name: str, number: int) -> Path:
     return store.adapter_dir(name) / "versions" / f"v{number:04d}"
 
 
-def _is_whole(store: Store, folder: Path) -> bool:
+def is_whole(store: Store, folder: Path) -> bool:
     """Whether a version is finished, and no training that runs has a claim on it: that may still take it back."""
     record = read_record(folder)
     if not (folder / "adapter_config.json").is_file() or filled_by_others(record):

@@ -17,6 +17,7 @@ from dlm_tui.small_files import MOVE_AWAY
 from dlm_tui.store.adapter_history import (
     HISTORY,
     history_damage,
+    is_whole,
     set_aside_histories,
     unknown_marks,
     use_versions,
@@ -204,18 +205,35 @@ def _other_versions(store: Store, names: Sequence[str], _: str | None) -> Iterat
         for version in all_versions(store, name):
             if version.path in dead or (current is not None and version.version == current.version):
                 continue
-            record = read_record(version.path)
-            newer = current is None or version.version > current.version
-            if is_kept(version.path) or (record is not None and record["state"] == "trained" and newer):
-                text = (
-                    f"{version.path} was trained and is not in force: "
-                    f"`dlm-tui adapter use DOC {name} --version {version.version}` puts it there."
-                )
-                yield Finding(severity="note", text=text)
-            elif not any(version.path.iterdir()):
+            if not any(version.path.iterdir()):
                 yield Finding(severity="litter", text=f"{version.path} is empty.", mend=_remover(version.path))
-            elif record is not None or _is_filled(version.path):
-                yield from _damage_of_other(version)
+            elif read_record(version.path) is not None or _is_filled(version.path):
+                newer = current is None or version.version > current.version
+                yield from _other_version(store, version, newer)
+
+
+def _other_version(store: Store, version: AdapterVersion, newer: bool) -> Iterator[Finding]:
+    """What is wrong with a version that is not in force; of a sound one, how it comes there, where somebody may miss
+    it."""
+    try:
+        damaged, applied = damage(version, all_files=True), damage(version)
+    except StoreError as error:
+        yield Finding(severity="note", text=f"{str(error).removesuffix('.')}; it is not in force.")
+        return
+    if only_record(damaged):
+        yield _damaged_record("note", version, damaged)
+        return
+    if applied:
+        worst = next(iter(applied.values()))
+        yield Finding(severity="note", text=f"{worst}; it is not in force and cannot be put there.")
+        return
+    for text in damaged.values():
+        yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")
+    record = read_record(version.path)
+    trained = record is not None and record["state"] == "trained" and newer
+    if (trained or is_kept(version.path)) and is_whole(store, version.path):
+        use = f"`dlm-tui adapter use DOC {version.name} --version {version.version}` puts it there."
+        yield Finding(severity="note", text=f"{version.path} was trained and is not in force: {use}")
 
 
 def _damaged_record(severity: Severity, version: AdapterVersion, damaged: Mapping[str, str]) -> Finding:
@@ -227,18 +245,6 @@ def _damaged_record(severity: Severity, version: AdapterVersion, damaged: Mappin
 def _is_filled(folder: Path) -> bool:
     """Whether a version of another tool, which may be writing it right now, has its weights."""
     return (folder / "adapter_model.safetensors").is_file()
-
-
-def _damage_of_other(version: AdapterVersion) -> Iterator[Finding]:
-    try:
-        damaged = damage(version, all_files=True)
-    except StoreError as error:
-        yield Finding(severity="note", text=f"{str(error).removesuffix('.')}; it is not in force.")
-        return
-    if only_record(damaged):
-        yield _damaged_record("note", version, damaged)
-    elif damaged:
-        yield Finding(severity="note", text=f"{next(iter(damaged.values()))}; it is not in force.")
 
 
 def _history(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:

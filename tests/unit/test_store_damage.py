@@ -22,6 +22,7 @@ from dlm_tui.cli.main import main
 from dlm_tui.document import load
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.files import remove, temporary_folder
+from dlm_tui.platform import process_mark
 from dlm_tui.store import (
     GateFileError,
     LockHeld,
@@ -428,6 +429,51 @@ def test_a_damaged_record_of_a_version_that_is_not_in_force_is_set_aside(small: 
     (found,) = [one for one in examine(small.store, NAMES, "tiny") if str(made.path) in one.text]
     assert "`dlm-tui adapter prune` leaves its version" in found.text
     use_versions(small.store, {"tone": made.version})
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
+def test_a_damaged_version_is_not_said_to_be_of_use(small: SmallStore, file: str, kept: bool) -> None:
+    made = finished(small)
+    (made.path / "tokenizer.json").write_text("{}")
+    begin_record(made)
+    seal_version(made)
+    if kept:
+        mark_kept(made)
+    assert [one.text for one in examine(small.store, NAMES)] == [use_of(made)]
+    flip(made.path / file, -1)
+    texts = [one.text for one in examine(small.store, NAMES)]
+    wrong = f"{made.path / file} is not the file that was written (its hash differs); it is not"
+    if file == "tokenizer.json":
+        assert texts == [f"{wrong} used when the adapter is applied.", use_of(made)]
+        use_versions(small.store, {"tone": made.version})
+    else:
+        assert texts == [f"{wrong} in force and cannot be put there."]
+        with pytest.raises(VersionDamaged):
+            use_versions(small.store, {"tone": made.version})
+
+
+def test_what_repair_went_back_from_is_not_said_to_be_of_use(small: SmallStore) -> None:
+    made = finished(small)
+    use_versions(small.store, {"tone": made.version})
+    flip(made.path / "adapter_model.safetensors", -1)
+    repair(small.store, NAMES, "tiny")
+    (found,) = examine(small.store, NAMES, "tiny")
+    assert found.severity == "note" and "cannot be put there" in found.text
+
+
+def test_a_version_that_a_training_holds_is_not_said_to_be_of_use(small: SmallStore) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        made = finished(small, "its training")
+        rewrite_record(made.path, pid=other.pid, started=process_mark(other.pid))
+        assert examine(small.store, NAMES, "tiny") == []
+        other.communicate(b"\n")
+    assert [one.text for one in examine(small.store, NAMES)] == [use_of(made)]
+
+
+def use_of(version: AdapterVersion) -> str:
+    use = f"`dlm-tui adapter use DOC {version.name} --version {version.version}` puts it there."
+    return f"{version.path} was trained and is not in force: {use}"
 
 
 def test_a_record_of_an_earlier_version_has_no_hash_of_itself(small: SmallStore) -> None:
