@@ -27,6 +27,7 @@ from dlm_tui.store.layout import Store, utc_seconds
 from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
+from dlm_tui.store.own_hash import OWN_HASH, own_sha256
 from dlm_tui.store.shared_files import freed_bytes
 from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.version_record import (
@@ -377,10 +378,13 @@ def _history_to_change(store: Store) -> _History:
 
 
 def _decoded(store: Store) -> _History | None:
-    """None for a file that is no history; an empty one where there is none."""
+    """None for a file that is no history or not what was written; an empty one where there is none."""
     path = store.adapters_dir / HISTORY
     try:
-        return msgspec.json.decode(read_file(path), type=_History)
+        data = read_file(path)
+        history, written = msgspec.json.decode(data, type=_History), json.loads(data)
+        own = written.pop(OWN_HASH, None)  # earlier versions wrote none
+        return history if own is None or own == own_sha256(written) else None
     except FileNotFoundError:
         return _History()
     except (msgspec.MsgspecError, RecursionError, ValueError):
@@ -396,7 +400,8 @@ def _write_history(store: Store, history: _History) -> None:
 
 
 def _history_bytes(history: _History) -> bytes:
-    return json_bytes(msgspec.to_builtins(history, str_keys=True))
+    record = msgspec.to_builtins(history, str_keys=True)
+    return json_bytes({**record, OWN_HASH: own_sha256(record)})
 
 
 def _runs_of(manifest: Manifest | None, name: str) -> dict[int, TrainingRun]:

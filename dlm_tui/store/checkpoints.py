@@ -8,13 +8,11 @@ other bytes than it was given: the hashes in `state.json` tell.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -24,6 +22,7 @@ from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import KindChoices
 from dlm_tui.store.layout import Store
+from dlm_tui.store.own_hash import own_sha256
 from dlm_tui.system_errors import naming
 from dlm_tui.tensor_files import TensorFileDamaged, stored_shapes
 
@@ -119,7 +118,7 @@ def read_state(folder: Path) -> CheckpointState | None:
     except (OSError, ValueError, RecursionError):
         return None
     own = written.pop(_OWN_HASH, None)
-    if (own is not None or state.files is not None) and own != _state_sha256(written):
+    if (own is not None or state.files is not None) and own != own_sha256(written):
         return None
     return state
 
@@ -174,7 +173,7 @@ def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path
             yield scratch
             hashes = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
             written = msgspec.to_builtins(msgspec.structs.replace(state, files=hashes))
-            (scratch / STATE).write_bytes(json_bytes({**written, _OWN_HASH: _state_sha256(written)}))
+            (scratch / STATE).write_bytes(json_bytes({**written, _OWN_HASH: own_sha256(written)}))
             sync_tree(scratch)
         if target.exists():
             shutil.rmtree(target)
@@ -186,10 +185,6 @@ def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path
     for other in folder.iterdir():
         if other not in (target, before):
             shutil.rmtree(other, ignore_errors=True)
-
-
-def _state_sha256(written: dict[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(written)).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from dlm_tui.files import json_bytes, sha256_file, write_atomic
 from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import GateFileError
 from dlm_tui.store.layout import Store
+from dlm_tui.store.own_hash import OWN_HASH, own_sha256
 from dlm_tui.system_errors import cause
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
@@ -126,9 +126,9 @@ def read_gate_record(store: Store) -> dict[str, object] | None:
     """
     path = store.gate_dir / RECORD_NAME
     record = _read_object(path)
-    written = record.pop("record_sha256", None) if record is not None else None
+    written = record.pop(OWN_HASH, None) if record is not None else None
     # Whoever writes the hash of the configuration writes that of the record as well.
-    if record is not None and (written or "config_sha256" in record) and written != _record_sha256(record):
+    if record is not None and (written or "config_sha256" in record) and written != own_sha256(record):
         raise GateFileError(f"{path} is not the file that was written (its hash differs){AGAIN}")
     return record
 
@@ -208,10 +208,6 @@ def _replaced_by_another_tool(store: Store, record: dict[str, object]) -> bool:
     return not isinstance(run, int) or (latest is not None and latest > run)
 
 
-def _record_sha256(record: dict[str, object]) -> str:
-    return hashlib.sha256(json_bytes(record)).hexdigest()
-
-
 def matching_record(store: Store, config: GateConfig) -> dict[str, object] | None:
     """Our record, unless another tool replaced the gate after it was written; None for damaged ones too."""
     try:
@@ -238,7 +234,7 @@ def write_gate_record(store: Store, record: dict[str, object]) -> None:
         before = {}
     kept = {key: value for key, value in before.items() if key not in RECORD_KEYS}
     whole = {**kept, **record}
-    write_atomic(path, json_bytes({**whole, "record_sha256": _record_sha256(whole)}))
+    write_atomic(path, json_bytes({**whole, OWN_HASH: own_sha256(whole)}))
 
 
 def _read_object(path: Path) -> dict[str, object] | None:

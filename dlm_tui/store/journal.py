@@ -33,10 +33,10 @@ from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import read_file
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
+from dlm_tui.store.own_hash import OWN_HASH, own_sha256
 from dlm_tui.system_errors import cause
 
 NAME = ".journal.tui"
-_OWN_HASH = "record_sha256"
 _LIMIT = 64 << 20
 _log = logging.getLogger(__name__)
 
@@ -274,11 +274,7 @@ def _as_json(store: Store, entries: list[_Entry]) -> dict[str, Any]:
             for entry in entries
         ],
     }
-    return {**record, _OWN_HASH: _own_sha256(record)}
-
-
-def _own_sha256(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(record)).hexdigest()
+    return {**record, OWN_HASH: own_sha256(record)}
 
 
 def _entries(store: Store) -> list[_Entry]:
@@ -296,8 +292,8 @@ def _read(store: Store) -> _Record | None:
         if record.is_symlink():
             return None
         raw = json.loads(read_file(record, _LIMIT))
-        written = raw.pop(_OWN_HASH, None)
-        if written is not None and written != _own_sha256(raw):
+        written = raw.pop(OWN_HASH, None)
+        if written is not None and written != own_sha256(raw):
             return None
         return _Record([_entry(store, item) for item in raw["entries"]], proved=written is not None)
     except FileNotFoundError:

@@ -10,7 +10,6 @@ claim away for good.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -23,13 +22,13 @@ from dlm_tui.small_files import is_no_file, read_file, regular_file
 from dlm_tui.store.errors import REMEDY, StoreError, VersionDamaged
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.locks import TRAINING, held_elsewhere
+from dlm_tui.store.own_hash import OWN_HASH, own_sha256
 from dlm_tui.store.process import Life, is_this_process, life_of_writer, this_process
 from dlm_tui.tensor_files import TensorFileDamaged, is_finite, stored_shapes
 
 RECORD_NAME = "tui_version.json"
 FORMAT = 2
 """Records of format 1 have no hash of themselves."""
-_OWN_HASH = "record_sha256"
 # What an adapter is made of when it is applied; a tokenizer beside it is for other tools.
 _APPLIED = ("adapter_model.safetensors", "adapter_config.json")
 # What is known of its base and its training.
@@ -117,8 +116,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raw = json.loads(read_file(path, _LIMIT))
         if not isinstance(raw, dict) or not isinstance(raw.get("state"), str):
             return None
-        own = raw.pop(_OWN_HASH, None)
-        proved = own == _own_sha256(raw) or (own is None and raw.get("format") == 1)
+        own = raw.pop(OWN_HASH, None)
+        proved = own == own_sha256(raw) or (own is None and raw.get("format") == 1)
     except (OSError, ValueError, RecursionError):
         return None
     return raw if proved else None
@@ -326,8 +325,4 @@ def _write(version: AdapterVersion, state: str, files: dict[str, Any], claim: st
         "files": files,
         **({"claim": claim} if claim is not None else {}),
     }
-    write_atomic(version.path / RECORD_NAME, json_bytes({**value, _OWN_HASH: _own_sha256(value)}))
-
-
-def _own_sha256(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json_bytes(record)).hexdigest()
+    write_atomic(version.path / RECORD_NAME, json_bytes({**value, OWN_HASH: own_sha256(value)}))

@@ -246,6 +246,18 @@ def test_prune_deletes_nothing_where_the_marks_cannot_be_read(pruned: Store, mar
         prunable(pruned, NAMES)
 
 
+def test_prune_deletes_nothing_where_a_digit_of_the_marks_changed(pruned: Store) -> None:
+    keep_version(pruned, "tone", 1)
+    path = pruned.adapters_dir / HISTORY
+    written = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**written, "kept": {"tone": [3]}}))
+    with pytest.raises(StoreError, match=rf"{HISTORY} is not what was written"):
+        prunable(pruned, NAMES)
+    del written["record_sha256"]
+    path.write_text(json.dumps(written))
+    assert [facts.version for facts in prunable(pruned, NAMES)] == [2], "an earlier version wrote no hash"
+
+
 @pytest.mark.parametrize(
     "change",
     [
