@@ -225,7 +225,9 @@ def _other_version(store: Store, version: AdapterVersion, newer: bool) -> Iterat
         return
     if applied:
         worst = next(iter(applied.values()))
-        yield Finding(severity="note", text=f"{worst}; it is not in force and cannot be put there.")
+        drop = f"`dlm-tui adapter drop DOC {version.name} --version {version.version}` deletes it."
+        remedy = f": {drop}" if (version.path / "adapter_config.json").is_file() else "."
+        yield Finding(severity="note", text=f"{worst}; it is not in force and cannot be put there{remedy}")
         return
     for text in damaged.values():
         yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")

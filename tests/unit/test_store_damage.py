@@ -47,7 +47,7 @@ from dlm_tui.store import (
     update_manifest,
     verify_version,
 )
-from dlm_tui.store.adapter_history import keep_version, prunable, use_versions
+from dlm_tui.store.adapter_history import drop_version, keep_version, prunable, use_versions
 from dlm_tui.store.checkpoints import FINISHED, CheckpointState, checkpoint_folder, new_checkpoint
 from dlm_tui.store.examine import examine, repair
 from dlm_tui.store.litter import clear_earlier_try, dead_runs
@@ -448,9 +448,12 @@ def test_a_damaged_version_is_not_said_to_be_of_use(small: SmallStore, file: str
         assert texts == [f"{wrong} used when the adapter is applied.", use_of(made)]
         use_versions(small.store, {"tone": made.version})
     else:
-        assert texts == [f"{wrong} in force and cannot be put there."]
+        drop = f"`dlm-tui adapter drop DOC tone --version {made.version}` deletes it."
+        assert texts == [f"{wrong} in force and cannot be put there: {drop}"]
         with pytest.raises(VersionDamaged):
             use_versions(small.store, {"tone": made.version})
+        drop_version(small.store, "tone", made.version)
+        assert examine(small.store, NAMES) == []
 
 
 def test_what_repair_went_back_from_is_not_said_to_be_of_use(small: SmallStore) -> None:
