@@ -83,8 +83,8 @@ class AnswerCard(VerticalScroll, can_focus=True):
 
     @property
     def is_behind(self) -> bool:
-        """Whether something came that is not drawn."""
-        return self._changed
+        """Whether something came that is not drawn and can be: not before its parts are there."""
+        return self._changed and bool(self.children)
 
     @property
     def is_empty(self) -> bool:

@@ -102,8 +102,8 @@ class TurnCard(Vertical, can_focus=True):
 
     @property
     def is_behind(self) -> bool:
-        """Whether something came that is not drawn."""
-        return self._changed
+        """Whether something came that is not drawn and can be: not before its parts are there."""
+        return self._changed and bool(self.children)
 
     @property
     def head(self) -> TurnHead:

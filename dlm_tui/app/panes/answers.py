@@ -17,6 +17,7 @@ from textual.widgets import Input
 
 from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.exchange import exchange
 from dlm_tui.app.panes.find_bar import FindBar
 from dlm_tui.app.panes.pane import Pane
 from dlm_tui.model.views import adapter_of
@@ -155,12 +156,12 @@ class AnswersPane(Pane, Throttled):
             return
         here = self.has_focus_within
         holder = self.query_one("#cards", Container)
-        await holder.remove_children()
-        elsewhere = self.screen.focused
         several = any(key.sample for key in keys)
+        gone, self._beside = self.cards, []
         self._cards = {key: self._new_card(key, marks, numbered=several) for key in keys}
-        self._beside = []
-        await holder.mount_all(self._cards.values())
+        exchanged = exchange(self, holder, gone, self.cards)
+        elsewhere = self.screen.focused
+        await exchanged
         # whoever was reading goes on here, unless they have gone somewhere else meanwhile
         if here and self.screen.focused is elsewhere and self.current:
             self.screen.set_focus(self.current)

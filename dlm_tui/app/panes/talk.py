@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from dlm_tui.app.keys import bindings_for
+from dlm_tui.app.panes.exchange import exchange
 from dlm_tui.app.panes.pane import Pane
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -87,17 +88,14 @@ class TalkPane(Pane, Throttled):
             if card.turn != turn.turn:
                 break
             card.retitle(turn.head, marks)
-            card.draw()
+            if card.is_behind:
+                card.draw()
             kept += 1
-        gone, self._cards = self._cards[kept:], self._cards[:kept]
         made = [TurnCard(turn.turn, turn.prompt, turn.text, turn.head, marks) for turn in turns[kept:]]
-        self._cards += made
+        gone, self._cards = self._cards[kept:], [*self._cards[:kept], *made]
         here = self.has_focus_within
         self._marked = None
-        holder = self.query_one(Turns)
-        for old in gone:
-            await old.remove()
-        await holder.mount_all(made)
+        await exchange(self, self.query_one(Turns), gone, made)
         if here and (gone or made) and self._cards:
             self.screen.set_focus(self._cards[-1])
         self._arrange()
