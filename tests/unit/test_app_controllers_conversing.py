@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from dlm_tui.conversation import load_conversation
 from dlm_tui.engine.protocol import Generate
 from dlm_tui.store import Turn
 from tests.unit.app_controllers import Bench, running
@@ -18,6 +19,17 @@ async def follow(bench: Bench, text: str) -> None:
 
 def asked(bench: Bench) -> list[Generate]:
     return bench.requests(Generate)
+
+
+async def being_answered(bench: Bench, text: str) -> None:
+    """Ask this, and wait until a good deal of an answer without end is written."""
+    bench.world.words = 1_000_000
+    await bench.type(text)
+    bench.talk.calls["add"] = []
+    bench.controllers.conversing.follow_up()
+    while len(bench.talk.calls["add"]) < 12:
+        await asyncio.sleep(0)
+    bench.world.words = 6
 
 
 async def test_turns_are_kept_with_their_place(tmp_path: Path) -> None:
@@ -96,13 +108,7 @@ async def test_a_conversation_that_cannot_be_kept_goes_on_in_memory(tmp_path: Pa
 async def test_leaving_keeps_what_was_written_of_a_turn(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         await follow(bench, "one")
-        bench.world.words = 1_000_000
-        await bench.type("two")
-        bench.controllers.conversing.follow_up()
-        while "add" not in bench.talk.calls:
-            await asyncio.sleep(0)
-        while len(bench.talk.calls["add"]) < 12:
-            await asyncio.sleep(0)
+        await being_answered(bench, "two")
         bench.controllers.conversing.keep_now()
         kept = bench.context.archive.of_conversation(bench.context.state.talk.name or "")
         assert kept[0].prompt == "two" and kept[0].text.startswith("gated word0 gated word1")
@@ -110,3 +116,19 @@ async def test_leaving_keeps_what_was_written_of_a_turn(tmp_path: Path) -> None:
         bench.ui.cancel("generate")
         await bench.ui.settled()
         assert len(bench.context.archive.of_conversation(kept[0].conversation or "")) == 2, "once"
+
+
+async def test_a_question_during_an_answer_follows_what_was_written_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await follow(bench, "one")
+        await being_answered(bench, "two")
+        bench.prompt.text = "three"
+        bench.controllers.conversing.follow_up()
+        await bench.ui.settled()
+        archive, name = bench.context.archive, bench.context.state.talk.name or ""
+        kept = archive.of_conversation(name)[::-1]
+        assert [(turn.prompt, turn.turn) for turn in kept] == [("one", 0), ("two", 1), ("three", 2)]
+        assert kept[2].turn_ids == [kept[0].answer_id, kept[1].answer_id]
+        assert asked(bench)[-1].before == kept[2].turns
+        assert load_conversation(archive, name).path(kept[2].answer_id) == kept
+        assert [(turn.turn, turn.head.branches) for turn in bench.talk.turns] == [(one.answer_id, 1) for one in kept]

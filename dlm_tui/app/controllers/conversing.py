@@ -74,8 +74,9 @@ class Conversing:
         self.conversation: Conversation | None = None
         self._asking: _Asking | None = None
         self._instead: KeptAnswer | None = None  # in whose place the next question is asked
-        self._ready = asyncio.Lock()  # held while turns are read or written: ids are known before the next turn
-        self._unkept: list[tuple[Conversation, KeptAnswer]] = []
+        self._asks = asyncio.Lock()  # held from a question until what was written of its answer is a turn
+        self._ready = asyncio.Lock()  # held while turns are read or written
+        self._unkept: asyncio.Queue[tuple[Conversation, KeptAnswer]] = asyncio.Queue()
         self._keeps = True
         self._moved_told = False
 
@@ -83,8 +84,8 @@ class Conversing:
 
     @property
     def running(self) -> bool:
-        """Whether a turn is being answered."""
-        return self._asking is not None
+        """Whether a turn is being answered, or is about to be."""
+        return self._asks.locked()
 
     @property
     def turns(self) -> list[KeptAnswer]:
@@ -152,9 +153,15 @@ class Conversing:
             context.ui.run(partial(self._ask, text, opening), "generate", "follow-up", exclusive=True)
 
     async def _ask(self, text: str, opening: KeptAnswer | None) -> None:
+        """Ask when the question before has ended and is kept: a place is known by the ids of the turns before it."""
+        async with self._asks:
+            await self._unkept.join()
+            async with self._ready:
+                talk = await self._conversation_of(opening)
+            await self._answer(text, talk)
+
+    async def _answer(self, text: str, talk: Conversation) -> None:
         context = self._context
-        async with self._ready:
-            talk = await self._conversation_of(opening)
         place, settings, at = talk.asked_here(), self._sampling.settings, answer_time()
         view = self._next_view()
         request = Generate(
@@ -229,8 +236,7 @@ class Conversing:
         """Take what was written in as a turn; where nothing was, the prompt comes back."""
         if asking.left:
             return
-        if self._asking is asking:
-            self._asking = None
+        self._asking = None
         answers = asking.transcript.answers()
         if answers:
             told = talk.add(msgspec.structs.replace(answers[0], **asking.place))
@@ -238,7 +244,7 @@ class Conversing:
             if talk is self.conversation:
                 self._talk.finish(self._shown_turn(told, len(told.turns) + 1))
                 self._say_cost(told)
-            self._unkept.append((talk, told))
+            self._unkept.put_nowait((talk, told))
             self._context.ui.run(self._keep, "talk-keep", "keeping the turn")
         elif not self._prompt.text:
             self._prompt.set_text(asking.transcript.request.prompt)
@@ -246,25 +252,30 @@ class Conversing:
 
     async def _keep(self) -> None:
         async with self._ready:
-            while self._unkept:
-                talk, told = self._unkept.pop(0)
-                answer = msgspec.structs.replace(told, answer_id=0)
+            while not self._unkept.empty():
                 try:
-                    (kept,) = await asyncio.to_thread(self._context.archive.keep, [answer])
-                except AnswersError as error:
-                    if self._keeps:  # said once, not with every turn
-                        self._context.ui.say(str(error), error=True, title="Turns are not kept")
-                    self._keeps = False
-                    continue
-                self._keeps = True
-                talk.kept(told.answer_id, kept)
-                self._talk.rename(told.answer_id, kept.answer_id)
+                    await self._keep_turn(*self._unkept.get_nowait())
+                finally:
+                    self._unkept.task_done()
         await self._show()
+
+    async def _keep_turn(self, talk: Conversation, told: KeptAnswer) -> None:
+        answer = msgspec.structs.replace(told, answer_id=0)
+        try:
+            (kept,) = await asyncio.to_thread(self._context.archive.keep, [answer])
+        except AnswersError as error:
+            if self._keeps:  # said once, not with every turn
+                self._context.ui.say(str(error), error=True, title="Turns are not kept")
+            self._keeps = False
+            return
+        self._keeps = True
+        talk.kept(told.answer_id, kept)
+        self._talk.rename(told.answer_id, kept.answer_id)
 
     def keep_now(self) -> None:
         """Keep what is still to be written, before leaving; a full disk must not keep anybody from leaving."""
         asking, self._asking = self._asking, None
-        unkept, self._unkept = [told for _, told in self._unkept], []
+        unkept = [self._unkept.get_nowait()[1] for _ in range(self._unkept.qsize())]
         if asking is not None:
             asking.left = True
             unkept += [msgspec.structs.replace(one, **asking.place) for one in asking.transcript.answers()]
@@ -358,7 +369,7 @@ class Conversing:
     async def _open_named(self, name: str) -> None:
         async with self._ready:
             found = await self._load(name)
-        if found is not None and len(found):
+        if found is not None and len(found) and not self.running:
             self._use(found)
             self._pages.go_to("talk")
             await self._show()
