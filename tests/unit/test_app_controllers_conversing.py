@@ -132,3 +132,43 @@ async def test_a_question_during_an_answer_follows_what_was_written_of_it(tmp_pa
         assert asked(bench)[-1].before == kept[2].turns
         assert load_conversation(archive, name).path(kept[2].answer_id) == kept
         assert [(turn.turn, turn.head.branches) for turn in bench.talk.turns] == [(one.answer_id, 1) for one in kept]
+
+
+async def test_what_is_typed_behind_a_question_is_another_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("one")
+        bench.controllers.conversing.follow_up()
+        assert bench.prompt.text == ""
+        bench.prompt.text = "typed ahead"
+        await bench.ui.settled()
+        assert [request.prompt for request in asked(bench)] == ["one"] and bench.prompt.text == "typed ahead"
+
+
+async def test_a_question_is_asked_as_desk_and_sampling_were_when_it_was_sent(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        conversing, mixing, sampling = (
+            getattr(bench.controllers, name) for name in ("conversing", "mixing", "sampling")
+        )
+        await being_answered(bench, "one")
+        mixing.move_fader("knowledge", 1.0)
+        bench.prompt.text = "two"
+        conversing.follow_up()
+        mixing.reset()
+        sampling.next_temperature()
+        await bench.ui.settled()
+        (view,) = asked(bench)[-1].views
+        assert (asked(bench)[-1].prompt, view.mix["knowledge"], asked(bench)[-1].temperature) == ("two", 1.0, 0.0)
+
+
+async def test_a_question_that_gave_way_does_not_come_back_into_the_prompt(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("one")
+        bench.world.hold.clear()
+        bench.controllers.conversing.follow_up()
+        while not asked(bench):
+            await asyncio.sleep(0)
+        bench.prompt.text = "two"
+        bench.controllers.conversing.follow_up()
+        bench.world.hold.set()
+        await bench.ui.settled()
+        assert bench.prompt.text == "" and [turn.prompt for turn in bench.talk.turns] == ["two"]

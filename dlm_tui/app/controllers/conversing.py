@@ -31,7 +31,7 @@ from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.given_files import NameTaken
-from dlm_tui.model.views import View, custom
+from dlm_tui.model.views import custom
 from dlm_tui.store import AnswersError, ConversationSummary, KeptAnswer, answer_time
 from dlm_widgets.sanitize import literal, sanitize
 from dlm_widgets.turn_card import ShownTurn, TurnHead, weight_strip
@@ -150,30 +150,32 @@ class Conversing:
             context, text = self._context, self._prompt.text
             context.state.remember(text, dict(self._routing.weights or {}), context.gate_run)
             opening = None if self._pages.is_shown("talk") else self._shown.current
-            context.ui.run(partial(self._ask, text, opening), "generate", "follow-up", exclusive=True)
+            settings = self._sampling.settings
+            request = Generate(
+                prompt=text, views=[self._mixing.view()], max_tokens=settings.max_tokens,
+                temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed,
+            )  # fmt: skip
+            self._prompt.set_text("")  # at once: what is typed from now on is another question
+            context.ui.run(partial(self._ask, request, opening), "generate", "follow-up", exclusive=True)
 
-    async def _ask(self, text: str, opening: KeptAnswer | None) -> None:
+    async def _ask(self, request: Generate, opening: KeptAnswer | None) -> None:
         """Ask when the question before has ended and is kept: a place is known by the ids of the turns before it."""
         async with self._asks:
             await self._unkept.join()
             async with self._ready:
                 talk = await self._conversation_of(opening)
-            await self._answer(text, talk)
+            await self._answer(request, talk)
 
-    async def _answer(self, text: str, talk: Conversation) -> None:
-        context = self._context
-        place, settings, at = talk.asked_here(), self._sampling.settings, answer_time()
-        view = self._next_view()
-        request = Generate(
-            prompt=text, views=[view], before=place["turns"], max_tokens=settings.max_tokens,
-            temperature=settings.temperature, top_p=settings.top_p, seed=settings.seed,
-        )  # fmt: skip
-        asking = self._asking = _Asking(Transcript(request, at, context), place, {})
+    async def _answer(self, request: Generate, talk: Conversation) -> None:
+        context, place = self._context, talk.asked_here()
+        request.before = place["turns"]
+        if self.held is not None:
+            request.views = [custom(self.held, "held")]
+        asking = self._asking = _Asking(Transcript(request, answer_time(), context), place, {})
         finished = False
         try:
             self._pages.show_page("talk")
             await self._show()
-            self._prompt.set_text("")
             async for event in context.link.stream(request):
                 asking.transcript.take(event)
                 finished = self.take(event)
@@ -181,7 +183,7 @@ class Conversing:
             context.ui.say(str(error), error=True, title="No answer")
             finished = True
         finally:
-            self._ended(asking, talk)
+            self._ended(asking, talk, gives_back=finished)
             if not finished:
                 await context.link.cancel(request)
 
@@ -206,10 +208,6 @@ class Conversing:
         self.conversation, self._instead, self._moved_told = talk, None, False
         self._context.state.talk.holds = False
 
-    def _next_view(self) -> View:
-        held = self.held
-        return self._mixing.view() if held is None else custom(held, "held")
-
     def take(self, event: Event) -> bool:
         """Show an event of the running follow-up; whether it was the last."""
         asking = self._asking
@@ -232,8 +230,9 @@ class Conversing:
         self._talk.head_last(self._pending(asking))
         return False
 
-    def _ended(self, asking: _Asking, talk: Conversation) -> None:
-        """Take what was written in as a turn; where nothing was, the prompt comes back."""
+    def _ended(self, asking: _Asking, talk: Conversation, *, gives_back: bool) -> None:
+        """Take what was written in as a turn; where nothing was, the prompt comes back, unless it `gives_back` none: a
+        newer question has taken its place, and what is typed behind that is yet another."""
         if asking.left:
             return
         self._asking = None
@@ -246,7 +245,7 @@ class Conversing:
                 self._say_cost(told)
             self._unkept.put_nowait((talk, told))
             self._context.ui.run(self._keep, "talk-keep", "keeping the turn")
-        elif not self._prompt.text:
+        elif gives_back and not self._prompt.text:
             self._prompt.set_text(asking.transcript.request.prompt)
         self._context.ui.run(self._show, "talk", "conversation")
 
