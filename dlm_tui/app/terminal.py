@@ -2,6 +2,7 @@
 
 * Bytes that are not UTF-8 (a key press in another encoding, a broken paste) become U+FFFD.
 * Mouse reports in the old X10 form, three raw bytes behind `ESC [ M`, become those that textual reads.
+* Alt with a letter is that key, whatever comes behind it.
 * What is pasted is text: of what stands between the marks of a paste nothing acts, nor changes its place.
 * A hang-up, a plain kill or SIGQUIT leave through the door that restores the screen; so does a terminal that is gone.
 * The screen is drawn on the terminal itself, wherever stderr goes.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _X10 = re.compile(rb"\x1b\[M(...)", re.DOTALL)
 _X10_CUT = re.compile(rb"\x1b(\[(M.{0,2})?)?\Z", re.DOTALL)
+_ALT = re.compile(rb"\x1b(?![bf])([a-z])")  # those two textual knows, as the ways of a word
 _PASTE, _PASTED = b"\x1b[200~", b"\x1b[201~"
 _ACTING = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 HANG_UP = 128 + signal.SIGHUP
@@ -48,7 +50,7 @@ class TerminalText:
         self._kept = b""
         if more and (cut := _X10_CUT.search(data)):
             data, self._kept = data[: cut.start()], data[cut.start() :]
-        return self._decode(_X10.sub(_as_sgr, data))
+        return self._decode(_ALT.sub(_as_alt, _X10.sub(_as_sgr, data)))
 
 
 class _Paste:
@@ -89,6 +91,12 @@ def _as_sgr(report: re.Match[bytes]) -> bytes:
     button, column, row = (value - 32 for value in report[1])
     released = button & 3 == 3 and not button & (32 | 64)
     return b"\x1b[<%d;%d;%d%c" % (button & ~3 if released else button, column, row, b"m" if released else b"M")
+
+
+def _as_alt(key: re.Match[bytes]) -> bytes:
+    """A key with Alt as kitty sends it: behind Esc and a letter textual waits for more, and where another Esc comes
+    within a tenth of a second (a second key with Alt, an arrow, the mouse) it makes ^ and the letter of them."""
+    return b"\x1b[%d;3u" % ord(key[1])
 
 
 class _Screen:

@@ -234,6 +234,17 @@ def test_what_is_pasted_is_text_in_its_order(size: int) -> None:
     assert seen == ["a", "up", "onek two[31m three[M !![<0;3;3M[A \u00fc\tend\r\n", "b", "down", "x"]
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 4096])
+def test_keys_with_alt_are_keys_in_a_burst(size: int) -> None:
+    """Whatever comes behind them: another one, an arrow, the mouse, what is typed."""
+    sent = b"\x1bw\x1ba\x1b[A\x1bu\x1b[<35;3;3M\x1bfx\x1bcy"
+    text, parser, seen = TerminalText(), XTermParser(), list[str]()
+    for at in range(0, len(sent), size):
+        shown = text.feed(sent[at : at + size], more=True)
+        seen += [event.key for event in parser.feed(shown) if isinstance(event, events.Key)] if shown else []
+    assert seen == ["alt+w", "alt+a", "up", "alt+u", "ctrl+right", "x", "alt+c", "y"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 def test_reports_are_whole_however_they_arrive(size: int) -> None:
     data = b"a\x1b[M" + bytes([32, 252, 255]) + b"\xff" + "é".encode() + b"\x1b[M" + bytes([96, 33, 33]) + b"\x1b"
