@@ -25,3 +25,8 @@ class Cancelled(DlmTuiError):
     """The person stopped it (exit code 130)."""
 
     exit_code = 130
+
+
+def full_stop(text: str) -> str:
+    """What an error says, ended so that another sentence can follow: most say it without a stop."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -48,7 +48,7 @@ def commit(bench: Bench, names: Sequence[str]) -> None:
     [
         (
             Failed(kind="JobGone", text="the job ended by SIGKILL"),
-            "error: Training broke off after the new adapters were in force the job ended by SIGKILL "
+            "error: Training broke off after the new adapters were in force the job ended by SIGKILL. "
             "In force now: tone version 1, style version 1.",
         ),
         (
@@ -243,12 +243,23 @@ async def test_a_label_says_that_the_engine_is_not_ready_and_not_that_there_is_n
         assert "as the engine is not ready; F5 trains it then" in told and "no gate" not in told
 
 
+async def test_what_is_wrong_with_a_save_ends_before_the_next_sentence(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        for said in ("No such file or directory", "No such file or directory: did you mean b.dlm?"):
+            await bench.controllers.documents.take(Change(None, DlmTuiError(said), 0.0))
+        shown = [text for text, _ in bench.outline.calls["show_error"]]
+        assert shown == [
+            "No such file or directory. The last good state is shown.",
+            "No such file or directory: did you mean b.dlm? The last good state is shown.",
+        ]
+
+
 async def test_a_broken_save_keeps_the_last_good_document_and_training_waits(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
         good = bench.context.document
         await bench.controllers.documents.take(Change(None, DlmTuiError("line 3: not YAML."), 0.0))
         assert bench.context.document is good and bench.context.document_error == "line 3: not YAML."
-        assert "last good state" in str(bench.outline.calls["show_error"][-1])
+        assert bench.outline.calls["show_error"][-1] == ("line 3: not YAML. The last good state is shown.", 1)
         bench.controllers.training.start()
         assert "training starts with the next good save" in bench.ui.said[-1] and bench.jobs == []
         await bench.controllers.documents.take(Change(good, None, 0.0))

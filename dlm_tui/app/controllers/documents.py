@@ -21,7 +21,7 @@ from dlm_tui.document.field_lines import line_of_field
 from dlm_tui.document.problems import body_problems
 from dlm_tui.document.watch import Change, watch_document
 from dlm_tui.engine.client import EngineGone
-from dlm_tui.errors import DlmTuiError
+from dlm_tui.errors import DlmTuiError, full_stop
 from dlm_tui.store import Store
 
 
@@ -44,8 +44,9 @@ class Documents:
         """Use a save, or say why it cannot be used."""
         context = self._context
         if change.document is None:
-            context.document_error, line = await asyncio.to_thread(place_of, change.error, context.setup.path)
-            self._outline.show_error(f"{context.document_error} The last good state is shown.", line)
+            wrong, line = await asyncio.to_thread(place_of, change.error, context.setup.path)
+            context.document_error = wrong
+            self._outline.show_error(f"{full_stop(wrong)} The last good state is shown.", line)
             self.changed.emit()
             return
         context.document_error = None

@@ -16,6 +16,7 @@ from dlm_tui.document import Document
 from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.side_file import side_file_path
 from dlm_tui.engine.protocol import Event, Progress, TrainGate, TrainJob
+from dlm_tui.errors import full_stop
 from dlm_tui.store import KindChoices, Store, StoreError, adapter_versions, alarm_text
 from dlm_tui.store.adapter_kind import collapsed_selection, tail_words
 
@@ -186,7 +187,7 @@ class Training:
                 self._pages.show_page("answers")
         elif record.state == "failed" and committed:
             title = "Training broke off after the new adapters were in force"
-            say(f"{record.summary} {now}", error=True, title=title, lasting=True)
+            say(f"{full_stop(record.summary)} {now}", error=True, title=title, lasting=True)
         elif record.state == "failed":
             say(record.summary, error=True, title="Training failed; the adapters before it stay in force")
         elif committed:
