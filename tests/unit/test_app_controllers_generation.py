@@ -89,3 +89,18 @@ async def test_the_answer_is_copied_else_the_last_command(tmp_path: Path) -> Non
         bench.controllers.copying.copy_current()
         await bench.ui.settled()
         assert bench.ui.copied[0] == "vllm serve it" and bench.ui.copied[1].startswith("gated word0")
+
+
+async def test_an_answer_that_gives_way_to_a_follow_up_says_that_it_was_stopped(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("what is")
+        bench.world.words = 1_000_000
+        bench.controllers.generation.answer()
+        while not bench.answers.cards or len(bench.answers.cards["gated"].text.split()) < 12:
+            await asyncio.sleep(0)
+        bench.world.words = 6
+        bench.prompt.text = "and then"
+        bench.controllers.conversing.follow_up()
+        await bench.ui.settled()
+        assert bench.answers.cards["gated"].note == "stopped"
+        assert [turn.prompt for turn in bench.talk.turns] == ["and then"]

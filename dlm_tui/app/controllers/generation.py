@@ -136,6 +136,8 @@ class Generation:
         finally:
             if self._transcript is transcript:
                 self._transcript = None
+                if not finished and not self._beginning:  # it gave way to a follow-up: the cards are still its own
+                    self._answers.stop("stopped")
             self._keep(transcript)
             if not finished:
                 await context.link.cancel(request)
