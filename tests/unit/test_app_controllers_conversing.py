@@ -172,3 +172,19 @@ async def test_a_question_that_gave_way_does_not_come_back_into_the_prompt(tmp_p
         bench.world.hold.set()
         await bench.ui.settled()
         assert bench.prompt.text == "" and [turn.prompt for turn in bench.talk.turns] == ["two"]
+
+
+async def test_a_follow_up_of_an_answer_that_is_not_kept_yet_begins_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await bench.type("alone")
+        bench.controllers.generation.answer()
+        while (ended := bench.controllers.shown.current) is None:
+            await asyncio.sleep(0)
+        assert ended.answer_id == 0
+        bench.prompt.text = "behind it"
+        bench.controllers.conversing.follow_up()
+        await bench.ui.settled()
+        archive, name = bench.context.archive, bench.context.state.talk.name or ""
+        (alone,), (behind,) = archive.of_prompt("alone"), archive.of_conversation(name)
+        assert behind.turn_ids == [alone.answer_id]
+        assert load_conversation(archive, name).path(behind.answer_id) == [alone, behind]

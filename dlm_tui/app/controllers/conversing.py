@@ -15,6 +15,7 @@ from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.generation import Generation
+from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sampling import AnswerSampling
@@ -63,6 +64,7 @@ class Conversing:
         routing: Routing,
         mixing: Mixing,
         sampling: AnswerSampling,
+        keeping: Keeping,
         generation: Generation,
         shown: ShownAnswers,
         prompt: PromptView,
@@ -70,6 +72,7 @@ class Conversing:
         pages: Pages,
     ) -> None:
         self._context, self._routing, self._mixing, self._sampling = context, routing, mixing, sampling
+        self._keeping = keeping
         self._generation, self._shown, self._prompt, self._talk, self._pages = generation, shown, prompt, talk, pages
         self.conversation: Conversation | None = None
         self._asking: _Asking | None = None
@@ -162,6 +165,8 @@ class Conversing:
         """Ask when the question before has ended and is kept: a place is known by the ids of the turns before it."""
         async with self._asks:
             await self._unkept.join()
+            await self._keeping.settled()
+            opening = self._shown.newest_of(opening) if opening is not None else None
             async with self._ready:
                 talk = await self._conversation_of(opening)
             await self._answer(request, talk)

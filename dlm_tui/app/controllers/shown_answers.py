@@ -44,6 +44,11 @@ class ShownAnswers:
         index = self._answers.current_index
         return self._shown[index].answer if index is not None and index < len(self._shown) else None
 
+    def newest_of(self, answer: KeptAnswer) -> KeptAnswer:
+        """The answer as the pane has it: with its id, once it is kept."""
+        same = (answer.at, answer.view, answer.sample)
+        return next((one for one in self.finished if (one.at, one.view, one.sample) == same), answer)
+
     @property
     def finished(self) -> list[KeptAnswer]:
         """All finished answers on the pane, in order."""

@@ -108,8 +108,9 @@ class Controllers:
         )
         self.recall = Recall(context, self.mixing, self.sampling, self.shown, self.generation, prompt, pages)
         self.conversing = Conversing(
-            context, self.routing, self.mixing, self.sampling, self.generation, self.shown, prompt, views.talk, pages
-        )
+            context, self.routing, self.mixing, self.sampling, self.keeping, self.generation, self.shown,
+            prompt, views.talk, pages,
+        )  # fmt: skip
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison)
