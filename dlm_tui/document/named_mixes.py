@@ -14,6 +14,7 @@ import msgspec
 
 from dlm_tui.document.document import Document
 from dlm_tui.document.errors import InvalidMixSpecError, printable
+from dlm_tui.document.json_file import decode_whole
 from dlm_tui.document.mix import format_mix, parse_mix
 from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
@@ -47,7 +48,7 @@ class NamedMixes:
         except OSError as error:
             raise NamedMixesError(f"{shown} cannot be read: {cause(error)}.") from None
         try:
-            specs = msgspec.json.decode(data, type=dict[str, str])
+            specs = decode_whole(data, dict[str, str])
             return {name: dict(parse_mix(spec, signed=True, versions=True)) for name, spec in specs.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidMixSpecError) as error:
             raise NamedMixesError(f"{shown} does not hold named mixes: {printable(str(error))}.") from None

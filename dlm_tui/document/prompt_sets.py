@@ -12,6 +12,7 @@ import msgspec
 
 from dlm_tui.document.errors import printable
 from dlm_tui.document.expectations import Expectation, read_expectation
+from dlm_tui.document.json_file import decode_whole
 from dlm_tui.document.replacing import update_beside
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_through_links
@@ -19,7 +20,8 @@ from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
 
 _MAX_BYTES = 16 << 20
-# What a file raises that holds something else: no JSON, other types, no UTF-8, nested too deeply, no expectation.
+# What a file raises that holds something else: no JSON, other types, a name twice, no UTF-8, nested too deeply, no
+# expectation.
 _DAMAGE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, DlmTuiError)
 
 
@@ -106,7 +108,7 @@ def _read_sets(path: Path) -> dict[str, list[PromptCase]] | None:
     except OSError as error:
         raise PromptSetsError(f"{shown} cannot be read: {cause(error)}.") from None
     try:
-        written = msgspec.json.decode(data, type=dict[str, list[str | _Written]])
+        written = decode_whole(data, dict[str, list[str | _Written]])
         return {name: [_case(entry) for entry in entries] for name, entries in written.items()}
     except _DAMAGE as error:
         text = printable(str(error)).rstrip(".")

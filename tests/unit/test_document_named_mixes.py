@@ -45,6 +45,14 @@ def test_another_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
         mixes.load()
 
 
+def test_a_name_that_stands_twice_loses_nothing(tmp_path: Path) -> None:
+    mixes = NamedMixes(tmp_path / "x.dlm")
+    mixes.path.write_text(text := '{"m": "tone:1", "m": "style:1"}')
+    with pytest.raises(NamedMixesError, match=r"x\.mixes\.json does not hold named mixes: the name 'm' stands twice"):
+        mixes.update(lambda there: there.update(c={"tone": 1.0}))
+    assert mixes.path.read_text() == text
+
+
 def test_an_empty_mix_is_not_written_where_no_mix_could_then_be_read(tmp_path: Path) -> None:
     write_document(tmp_path)
     mixes = NamedMixes(tmp_path / "harbour.dlm")

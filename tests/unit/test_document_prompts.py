@@ -33,6 +33,21 @@ def test_another_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
         sets.load()
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"s": ["precious one", "precious two"], "s": ["b"]}', "s"),
+        ('{"s": [{"prompt": "precious", "prompt": "b"}]}', "prompt"),
+    ],
+)
+def test_a_name_that_stands_twice_loses_nothing(tmp_path: Path, text: str, name: str) -> None:
+    sets = PromptSets(tmp_path / "x.dlm")
+    sets.path.write_text(text)
+    with pytest.raises(PromptSetsError, match=rf"x\.prompts\.json .*: the name '{name}' stands twice"):
+        sets.update(lambda there: there.update(c=[PromptCase("c")]))
+    assert sets.path.read_text() == text
+
+
 def test_a_file_that_cannot_be_read_or_is_too_large(tmp_path: Path) -> None:
     sets = PromptSets(tmp_path / "x.dlm")
     with sets.path.open("wb") as handle:
