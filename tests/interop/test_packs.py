@@ -182,6 +182,15 @@ def test_a_pack_that_ends_inside_a_member_is_said_to(tmp_path: Path, capsys: pyt
     assert "it ends inside 'store/manifest.json'" in capsys.readouterr().err
 
 
+def test_a_pack_that_was_cut_is_not_said_to_be_empty(tmp_path: Path) -> None:
+    path = _place(_LISTINGS["b3-truncated.json"], tmp_path)
+    with pytest.raises(PackLayoutError, match=r"it ends before its first member$"):
+        check_pack(path)
+    path.write_bytes(b"")
+    with pytest.raises(PackLayoutError, match=f"^{path} is an empty file$"):
+        check_pack(path)
+
+
 @pytest.mark.parametrize("extended", [False, True], ids=["header", "pax"])
 def test_a_member_of_less_than_no_bytes_is_refused(
     extended: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

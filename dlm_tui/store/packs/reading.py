@@ -158,6 +158,8 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
             raise PackError(f"{path} is not a file: a pack is read twice, so save what comes through a pipe first")
     with _told(path), regular_file(path) as (raw, info):
         size = info.st_size
+        if not size:
+            raise PackLayoutError(f"{path} is an empty file")
         decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
         with (
             decompressor.stream_reader(raw, read_across_frames=True) as plain,
@@ -185,6 +187,8 @@ def _told(path: Path, inside: str | None = None) -> Iterator[None]:
         yield
     except (tarfile.TarError, EOFError) as error:
         what = f"it ends inside {named(inside)}" if inside else str(error) or "it ends too early"
+        if what == "empty file":  # tarfile's words for a beginning that yields not one header
+            what = "it ends before its first member"
         raise PackLayoutError(f"{path} is not a whole pack: {what}") from None
     except ValueError:  # of a number that is none, in a header of an old form
         raise PackLayoutError(f"{path} is not a whole pack: a header of it cannot be read") from None
