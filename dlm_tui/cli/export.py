@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.path_option import given_path
@@ -73,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.open_session import open_session
+    from dlm_tui.document import load
     from dlm_tui.export import ExportRefused, ExportRequest, export_document, find_ollama
+    from dlm_tui.export.mix import written_mix
     from dlm_tui.progress import run_to_end
 
     request = ExportRequest(
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise ExportRefused("ollama is not on the PATH: install it, or leave --ollama-create out")
     if args.compare is not None and args.quant is None:
         _refuse_without_export(args)
+    written_mix(request, load(Path(args.document)))  # what is wrong with it is said before a base is read
     session = open_session(args)
     if args.compare is not None:
         request = replace(request, comparison=_compared(args, request, session))

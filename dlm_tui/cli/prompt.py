@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.cli.answering import answer, ask
@@ -12,6 +13,7 @@ from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
+    from dlm_tui.document import Document
     from dlm_tui.model import Sampling
     from dlm_tui.model.views import View
     from dlm_tui.session import Session
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.open_session import open_session
 
     prompt = read_prompt(args.prompt)
-    refuse_two_mixes(args)
+    refuse_at_once(args)
     session = open_session(args)
     told = tell(session, prompt, chosen_view(args, session), sampling_of(args, session), stream=not args.json)
     if args.json:
@@ -60,8 +62,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_two_mixes(args: argparse.Namespace) -> None:
-    """Raises UsageError where two arguments say which adapters answer, or one belongs to a mix that is not given."""
+def refuse_at_once(args: argparse.Namespace) -> None:
+    """What needs no base to be refused: two arguments that say which adapters answer, numbers out of their range, names
+    that the document does not know. Raises UsageError, NamedMixesError, what `load` raises."""
+    from dlm_tui.document import load
+    from dlm_tui.document.names import split_version
+    from dlm_tui.model import Sampling
+
+    _refuse_two_mixes(args)
+    Sampling(max_tokens=args.max_tokens, temperature=_or(args.temperature, 0.0), top_p=_or(args.top_p, 1.0))
+    document = load(Path(args.document))
+    if args.mix is not None:
+        mix_view(document, args.mix, signed=args.signed)
+    if args.adapter is not None and split_version(args.adapter)[0] not in document.routing_names:
+        declared = document.adapter_names
+        known, near = ", ".join(declared), meant(args.adapter, declared)
+        raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {known}){near}")
+
+
+def _refuse_two_mixes(args: argparse.Namespace) -> None:
     given = [name for name, value in (("--adapter", args.adapter), ("--mix", args.mix)) if value is not None]
     given += ["--gate off"] if args.gate == "off" else []
     if len(given) > 1:
@@ -103,32 +122,28 @@ def tell(session: Session, prompt: str, view: View, sampling: Sampling, *, strea
     }
 
 
-def mix_view(session: Session, mix: str, *, signed: bool) -> View:
+def mix_view(document: Document, mix: str, *, signed: bool) -> View:
     """The view of a mix that is written out, or saved under a name. Raises UsageError, NamedMixesError."""
     from dlm_tui.document.named_mixes import is_mix_name, mix_of_argument
     from dlm_tui.model.views import custom
 
-    document = session.document
     weights = mix_of_argument(document, mix, document.routing_names, signed=signed, versions=True)
     return custom(weights, name=f"mix:{mix.strip()}" if is_mix_name(mix) else "custom")
 
 
 def chosen_view(args: argparse.Namespace, session: Session) -> View:
-    """The view that the arguments ask for. Raises UsageError and DlmTuiError for adapters that are not there."""
+    """The view that the arguments ask for, which `refuse_at_once` let pass. Raises DlmTuiError for an adapter that is
+    not trained."""
     from dlm_tui.document.names import split_version
     from dlm_tui.model.views import BASE, GATED, UNIFORM, solo
 
     if args.mix is not None:
-        return mix_view(session, args.mix, signed=args.signed)
+        return mix_view(session.document, args.mix, signed=args.signed)
     if args.adapter is not None:
         if split_version(args.adapter)[1] is not None:
             return solo(args.adapter)
         if args.adapter not in session.model.names:
-            declared = session.document.adapter_names
-            if args.adapter in declared:
-                raise DlmTuiError(f"adapter {args.adapter!r} is not trained yet; run `dlm-tui train`")
-            known, near = ", ".join(declared), meant(args.adapter, declared)
-            raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {known}){near}")
+            raise DlmTuiError(f"adapter {args.adapter!r} is not trained yet; run `dlm-tui train`")
         return solo(args.adapter)
     if not session.model.names:
         say("no adapter is trained yet: this is the base alone")

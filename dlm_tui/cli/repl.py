@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.cli.prompt import add_view_arguments, chosen_view, refuse_two_mixes, sampling_of
+from dlm_tui.cli.prompt import add_view_arguments, chosen_view, refuse_at_once, sampling_of
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import checked_text, read_prompts
 from dlm_tui.output import emit, put, say
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from dlm_tui.cli.repl_commands import Commands
     from dlm_tui.cli.repl_talk import Talk
 
-    refuse_two_mixes(args)
+    refuse_at_once(args)
     session = open_session(args)
     talk = Talk(session, chosen_view(args, session), sampling_of(args, session), StateFile(Path(args.document)).answers)
     commands = Commands(talk)

@@ -161,7 +161,7 @@ class Commands:
 
         if not rest:
             raise UsageError("/mix needs a mix, such as /mix a:0.7,b:0.3, or the name of a saved one")
-        view = mix_view(self._talk.session, rest, signed=True)
+        view = mix_view(self._talk.session.document, rest, signed=True)
         mix = self._talk.session.mix_of(view, None)
         weights = ", ".join(f"{name} {weight:g}" for name, weight in mix.items())
         self._use(view, weights if view.name == "custom" else f"{view.name} ({weights})")

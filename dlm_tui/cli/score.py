@@ -7,6 +7,7 @@ import csv
 import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dlm_tui.cli.belonging import belong
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     grid = _grid(args.grid if args.grid is not None else _GRID)
     text = read_text_file(args.text) if args.text else None
     prompt = None if args.suite or args.text else read_prompt(args.prompt)
+    _refuse_at_once(args)
     session = open_session(args)
     seed = seed_in_range(session.document.training.seed if args.seed is None else args.seed)
     if text is not None:
@@ -117,6 +119,20 @@ def run(args: argparse.Namespace) -> int:
     if args.sweep:
         return _sweep(args, session, str(prompt), grid)
     return _views(args, session, str(prompt), seed)
+
+
+def _refuse_at_once(args: argparse.Namespace) -> None:
+    """Numbers out of their range, and mixes that the document knows nothing of. Raises UsageError, NullScaleError."""
+    from dlm_tui.document import load
+    from dlm_tui.document.named_mixes import mix_of_argument
+    from dlm_tui.model import Sampling
+    from dlm_tui.scoring.protocols import null_scale
+
+    Sampling(max_tokens=_given(args.max_tokens, _MAX_TOKENS))
+    null_scale(1.0, _given(args.rank_scale, 1.0))
+    document = load(Path(args.document))
+    for spec in args.mix:
+        mix_of_argument(document, spec, document.routing_names, signed=True, versions=True)
 
 
 def _grid(text: str) -> list[float]:
@@ -255,7 +271,8 @@ def _chosen(args: argparse.Namespace, session: Any) -> list[Any]:
         gated = [GATED] if len(names) > 1 and session.document.gate_enabled else []
         views = [*gated, *(solo(name) for name in names)]
     for spec in args.mix:
-        mix = mix_of_argument(session.document, spec, names, signed=True, versions=True)
+        declared = session.document.routing_names
+        mix = mix_of_argument(session.document, spec, declared, signed=True, versions=True)
         views.append(custom(mix, name=f"mix:{spec.strip()}" if is_mix_name(spec) else spec))
     if not views:
         say("no adapter is trained yet: this is the base alone")

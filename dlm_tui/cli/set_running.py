@@ -66,9 +66,9 @@ def run_set(args: argparse.Namespace, name: str, cases: list[PromptCase]) -> tup
     from dlm_tui.progress import Progress, run_to_end
     from dlm_tui.prompt_runs import PromptAnswer, run_prompts
 
+    sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
     session = open_session(args)
     views = _views(args.views, session)
-    sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
     runs = document_runs(Path(args.document))
     earlier = runs.newest(name)
     run = SetRun(

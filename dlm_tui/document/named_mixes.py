@@ -6,6 +6,7 @@ thing only.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +99,11 @@ def named_mix(document: Document, name: str) -> dict[str, float]:
 def mix_of_argument(
     document: Document, text: str, declared: Sequence[str], *, signed: bool = False, versions: bool = False
 ) -> dict[str, float]:
-    """What `--mix` means: the mix saved under that name, else the weights as `parse_mix` reads them, which see."""
+    """What `--mix` means: the mix saved under that name, else the weights as `parse_mix` reads them, which see; all
+    finite, too, for nothing can be answered or written with others. Raises InvalidMixSpecError, NamedMixesError."""
     if is_mix_name(text):
         return named_mix(document, text)
-    return dict(parse_mix(text, declared, signed, versions))
+    mix = dict(parse_mix(text, declared, signed, versions))
+    if strange := [name for name, weight in mix.items() if not math.isfinite(weight)]:
+        raise InvalidMixSpecError(f"the weight of {strange[0]!r} in the mix is not a finite number")
+    return mix

@@ -79,11 +79,9 @@ def _hand_picked(spec: str, document: Document, signed: bool) -> list[tuple[str,
     from dlm_tui.document.named_mixes import mix_of_argument
 
     weights = list(mix_of_argument(document, spec, document.routing_names, signed=signed).items())
-    for name, weight in weights:
+    for name, _ in weights:
         if "@" in name:
             raise UsageError(f"the mix takes {name}, and exports take the versions in force: put it in force first")
-        if not math.isfinite(weight):
-            raise UsageError(f"the weight of {name!r} in the mix is not a finite number")
     if not any(weight for _, weight in weights):
         raise UsageError("every weight in the mix is 0: there is nothing to export")
     return weights

@@ -10,6 +10,8 @@ import pytest
 from dlm_tui.app.config import ConfigError, load_config
 from dlm_tui.cli.main import main
 from dlm_tui.document import read_side_file, set_side_value
+from dlm_tui.document.expectations import expectation
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets
 from tests.interop.peer_fixture import PEER_IDS, copy_peer, make_writable, peer_root
 from tests.training_samples import write_document
 
@@ -90,6 +92,38 @@ def test_an_adapter_nobody_declared(capsys: pytest.CaptureFixture[str], document
     refused(capsys, 2, "no adapter 'nobody'", "train", str(document), "--base", base, "--adapter", "nobody")
     refused(capsys, 2, "nobody", "prompt", str(document), "hi", "--base", base, "--adapter", "nobody")
     refused(capsys, 2, "nobody", "prompt", str(document), "hi", "--base", base, "--mix", "nobody:1")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("prompt DOC hi --max-tokens 0", "max tokens must be at least 1, not 0"),
+        ("prompt DOC hi --temperature nan", "the temperature must be a number of at least 0, not nan"),
+        ("repl DOC --temperature -1", "the temperature must be a number of at least 0, not -1.0"),
+        ("repl DOC --top-p 0", "top-p must be above 0 and at most 1, not 0.0"),
+        ("prompt DOC hi --mix facts:inf", "the weight of 'facts' in the mix is not a finite number"),
+        ("prompt DOC hi --mix facts:1 --signed --mix facts:nan", "'facts:nan' is not a finite number"),
+        ("prompt DOC hi --mix nobody:1", "the mix names nobody"),
+        ("prompt DOC hi --mix loud", "no mix is called 'loud'"),
+        ("prompt DOC hi --adapter nobody", "declares no adapter 'nobody'"),
+        ("sets DOC run --set s --max-tokens 0", "max tokens must be at least 1, not 0"),
+        ("check DOC --set s --top-p 2", "top-p must be above 0 and at most 1, not 2.0"),
+        ("score DOC hi --heat --max-tokens 0", "max tokens must be at least 1, not 0"),
+        ("score DOC hi --mix nobody:1", "the mix names nobody"),
+        ("export DOC --mix facts:nan", "the weight of 'facts' in the mix is not a finite number"),
+        ("export DOC --adapter nobody", "declares no adapter 'nobody'"),
+    ],
+)
+def test_what_needs_no_base_is_refused_without_one(
+    capsys: pytest.CaptureFixture[str], document: Path, words: str, sentence: str
+) -> None:
+    """The document's base is nowhere, which would be said by whatever looked for it."""
+    PromptSets(document).save({"s": [PromptCase("hi", (expectation("contains", "x"),))]})
+    refused(capsys, 2, sentence, *(str(document) if word == "DOC" else word for word in words.split()))
+
+
+def test_a_null_view_of_no_size(capsys: pytest.CaptureFixture[str], document: Path) -> None:
+    refused(capsys, 1, "rank_scale must be", "score", str(document), "hi", "--null-view", "1", "--rank-scale", "nan")
 
 
 def test_an_empty_prompt(capsys: pytest.CaptureFixture[str], document: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -76,11 +74,10 @@ def test_a_saved_mix_is_a_view_of_the_command_line(tmp_path: Path) -> None:
     document = load(write_document(tmp_path))
     assert document.path is not None
     NamedMixes(document.path).save({"loud": {"tone": -2.0}})
-    session: Any = SimpleNamespace(document=document)
-    assert mix_view(session, "loud", signed=False) == custom({"tone": -2.0}, "mix:loud")
-    assert mix_view(session, "tone:-2", signed=True) == custom({"tone": -2.0})
+    assert mix_view(document, "loud", signed=False) == custom({"tone": -2.0}, "mix:loud")
+    assert mix_view(document, "tone:-2", signed=True) == custom({"tone": -2.0})
     with pytest.raises(InvalidMixSpecError, match="negative"):
-        mix_view(session, "tone:-2", signed=False)
+        mix_view(document, "tone:-2", signed=False)
 
 
 def test_a_mix_argument_is_weights_or_a_saved_name(tmp_path: Path) -> None:
