@@ -27,6 +27,7 @@ from dlm_tui.errors import DlmTuiError
 LONG_CONTENT = 20_000
 _ALWAYS = ("type", "adapter", "start_line", "section_id")
 _INTERNAL = (*_ALWAYS, "content", "content_line", "origin")
+_OPTIONAL = tuple((field.name, field.default) for field in fields(Section) if field.name not in _INTERNAL)
 _DIRECTIVE = ("source_path", "reason", "resolved", "root")
 
 
@@ -96,10 +97,10 @@ def _describe_section(section: Section) -> dict[str, object]:
         shown["content_sha256"] = hashlib.sha256(section.content.encode()).hexdigest()
     else:
         shown["content"] = section.content
-    for field in fields(Section):
-        value = getattr(section, field.name)
-        if field.name not in _INTERNAL and value != field.default:
-            shown[field.name] = value
+    for name, default in _OPTIONAL:
+        value = getattr(section, name)
+        if value != default:
+            shown[name] = value
     kind = {"instruction": "instruction", "preference": "preference"}.get(section.type)
     if kind is None:
         return shown
