@@ -6,9 +6,12 @@ import sys
 def main() -> int:
     """Run the command line; returns the exit code."""
     try:
-        from dlm_tui.cli.main import main as command
+        from dlm_tui.cli.interrupt import interruptible
 
-        return command()
+        with interruptible():
+            from dlm_tui.cli.main import main as command
+
+            return command()
     except KeyboardInterrupt:
         sys.stderr.write("dlm-tui: cancelled\n")
         return 130

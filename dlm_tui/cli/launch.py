@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from dlm_tui.cli.interrupt import leave_interrupts_to_the_screen
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import is_utf8
 
@@ -35,6 +36,8 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
 
 
 def need_terminal() -> None:
-    """Raises UsageError when there is no terminal to draw on, before anything is copied or loaded."""
+    """Raises UsageError when there is no terminal to draw on, before anything is copied or loaded; Ctrl+C is the
+    screen's from here on."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the workbench needs a terminal; `dlm-tui --help` lists the headless commands")
+    leave_interrupts_to_the_screen()

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from dlm_tui import __version__
 from dlm_tui.cli.belonging import refuse_idle_options
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
+from dlm_tui.cli.interrupt import EXIT_CODE, LINE
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import with_home
@@ -164,7 +164,6 @@ def _run(run: object, args: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)  # read when torch is loaded, which is later than this
     collect_rarely()
     quiet_libraries()
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     log, handler = logging.getLogger("dlm_tui"), NarrationHandler()
     log.addHandler(handler)
     try:
@@ -193,7 +192,6 @@ def _run(run: object, args: argparse.Namespace) -> int:
         return 1
     finally:
         log.removeHandler(handler)
-        signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
@@ -224,8 +222,8 @@ def _remembered(args: argparse.Namespace, flags: Sequence[str]) -> Iterator[None
 
 
 def _cancelled() -> int:
-    say("dlm-tui: cancelled")
-    return 130
+    say(LINE)
+    return EXIT_CODE
 
 
 def _reader_gone() -> int:
@@ -233,11 +231,3 @@ def _reader_gone() -> int:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dlm_tui.cli.interrupt import interruptible
+from dlm_tui.cli.launch import need_terminal
 from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.input import checked_text, read_prompt, read_prompts
@@ -117,6 +120,48 @@ runpy.run_module("dlm_tui", run_name="__main__", alter_sys=False)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
     assert (done.returncode, done.stderr) == (130, b"dlm-tui: cancelled\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("then", ["raise ImportError('no torch here')", "pass"], ids=["another error", "nothing"])
+def test_an_interrupt_that_a_library_takes_for_something_else(tmp_path: Path, number: int, then: str) -> None:
+    """As libraries do while they look what is installed beside them."""
+    library = f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    {then}\n"
+    (tmp_path / "torch.py").write_text(library)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*PROGRAM, "route", str(write_document(tmp_path)), "hello", "--home", str(tmp_path / "home")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (130, b"dlm-tui: cancelled\n")
+
+
+def test_interrupts_are_as_before_behind_a_command() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(number)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_an_interrupt_that_the_shell_had_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_of_the_screen_are_those_that_asyncio_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with interruptible():
+        need_terminal()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_argparse_repeats_no_control_characters() -> None:

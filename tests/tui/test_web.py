@@ -106,7 +106,7 @@ class Page:
 async def test_in_a_browser(tmp_path: Path) -> None:
     path = write_document(tmp_path)
     port = free_port()
-    serve = (sys.executable, "-m", "dlm_tui.cli.main", "web", str(path), "--port", str(port), "--home", str(tmp_path))
+    serve = (sys.executable, "-m", "dlm_tui", "web", str(path), "--port", str(port), "--home", str(tmp_path))
     chromium = (str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'browser'}", "--no-first-run",
                 "about:blank")  # fmt: skip
