@@ -2,7 +2,6 @@ from . import sources as sources
 from .append import AppendResult as AppendResult
 from .append import append_section as append_section
 from .append import preview_section as preview_section
-from .append import undo_append as undo_append
 from .comparison import Moved as Moved
 from .describe import describe_document as describe_document
 from .describe import describe_error as describe_error

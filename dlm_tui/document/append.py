@@ -16,7 +16,7 @@ from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
-from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen, save_document
+from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen
 from dlm_tui.document.sections import Section, section_id
 from dlm_tui.document.text import lf_only
 from dlm_tui.errors import UsageError
@@ -28,7 +28,7 @@ _line_end = re.compile(b"\r\n|\r|\n")
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What was added, and what is needed to take it away again.
+    """What was added, with what a change of the document is remembered by.
 
     `line` is the line of the new fence, `offset` the byte where `added_text` starts; hashes are of the whole file.
     """
@@ -81,18 +81,6 @@ def append_section(
 def preview_section(document_bytes: bytes, *, type: str, adapter: str | None, content: str, marker: str = "") -> str:
     """Exactly the text that `append_section` would add. Raises what it would raise."""
     return _compose(document_bytes, None, type, adapter, content, marker)[0]
-
-
-def undo_append(path: Path, result: AppendResult) -> str:
-    """Take an appended section away again; returns the hash of the file, which is what it was before.
-
-    Raises FileChanged if the file was edited in between.
-    """
-    data = read_document_bytes(path)
-    if hashlib.sha256(data).hexdigest() != result.sha256:
-        raise FileChanged(f"{path} has changed since the section was added; nothing was undone")
-    save_document(path, data, data[: result.offset])
-    return result.previous_sha256
 
 
 def _compose(

@@ -9,7 +9,6 @@ layer (an adapter without the layer counts as 0): a random change as large as a 
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,8 +126,3 @@ def matched_nulls(model: MixedModel, seeds: Sequence[int], rank_scale: float = 1
     # the newest ones stay: those of the last prompt are asked for again with the next
     bank.kept = dict(list({**bank.kept, **dict(zip(seeds, found, strict=True))}.items())[-_KEPT:])
     return found
-
-
-def expected_norm(shapes: Mapping[str, NullShape]) -> float:
-    """Root of the expected squared Frobenius norm of a matched null over all its layers."""
-    return math.sqrt(sum(s.scale**2 * s.rank * s.d_in * s.d_out * s.matched**4 for s in shapes.values()))

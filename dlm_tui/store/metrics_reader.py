@@ -214,10 +214,6 @@ class MetricsReader:
         value = self._scalar("SELECT MAX(run_id) FROM gate_events")
         return None if value is None else int(value)
 
-    def gate_event_count(self) -> int:
-        """How many gate rows there are."""
-        return int(self._scalar("SELECT COUNT(*) FROM gate_events") or 0)
-
     def gate_history(self, limit: int | None = 200, *, after_run_id: int | None = None) -> list[GateRun]:
         """The newest `limit` runs with gate events, oldest first; only runs above `after_run_id` if given."""
         rows = self._rows(

@@ -170,13 +170,6 @@ class MetricsWriter:
             (run_id, step, val_loss, perplexity, retention, _now()),
         )
 
-    def record_gate_step(self, run_id: int, step: int, loss: float | None, entropy: float | None) -> None:
-        """One step of gate training: loss and mean entropy in nats."""
-        self._drop_on_failure(
-            "INSERT OR REPLACE INTO tui_gate_steps (run_id, step, loss, entropy, at) VALUES (?, ?, ?, ?, ?)",
-            (run_id, step, loss, entropy, _now()),
-        )
-
     def record_gate_steps(self, run_id: int, steps: Iterable[tuple[int, float, float]]) -> None:
         """Many steps of gate training, (step, loss, mean entropy in nats), in one transaction: one flush to disk."""
         now, rows = _now(), list(steps)

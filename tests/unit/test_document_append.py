@@ -14,13 +14,11 @@ from dlm_tui.document import (
     BodyError,
     Document,
     DocumentError,
-    FileChanged,
     append_section,
     instruction_content,
     load,
     parse_bytes,
     preview_section,
-    undo_append,
 )
 from dlm_tui.document.replacing import ReadOnlyDocument, save_document
 from dlm_tui.errors import UsageError
@@ -97,19 +95,17 @@ def test_the_habit_of_blank_lines_around_fences_is_kept(
     assert [section.content.strip("\n") for section in after.sections] == ["text 0", "text 1", "text 2", "new"]
     assert after.sections[:2] == before.sections[:2]
     assert preview_section(data, type="prose", adapter="tone", content="new") == result.added_text
-    assert undo_append(path, result) == before.sha256
-    assert path.read_bytes() == data
+    assert path.read_bytes()[: result.offset] == data and result.previous_sha256 == before.sha256
 
 
-def test_preview_is_what_is_added_and_undo_takes_it_away(tmp_path: Path) -> None:
+def test_preview_is_what_is_added(tmp_path: Path) -> None:
     path = tmp_path / "a.dlm"
     before = write(path, HEAD + "\nprose\n")
     data = path.read_bytes()
     preview = preview_section(data, type="instruction", adapter="facts", content=PAIR)
     result = append_section(path, before.sha256, type="instruction", adapter="facts", content=PAIR)
     assert result.added_text == preview == f"::instruction#facts::\n{PAIR}\n"
-    assert undo_append(path, result) == before.sha256
-    assert path.read_bytes() == data
+    assert path.read_bytes()[: result.offset] == data and result.previous_sha256 == before.sha256
 
 
 def test_a_save_that_came_between_is_built_on(tmp_path: Path) -> None:
@@ -120,11 +116,6 @@ def test_a_save_that_came_between_is_built_on(tmp_path: Path) -> None:
     result = append_section(path, before.sha256, type="prose", adapter="tone", content="more")
     assert path.read_bytes() == edited + b"::prose#tone::\nmore\n"
     assert result.previous_sha256 == parse_bytes(edited).sha256 != before.sha256
-    path.write_bytes(path.read_bytes() + b"edited again\n")
-    grown = path.read_bytes()
-    with pytest.raises(FileChanged):
-        undo_append(path, result)
-    assert path.read_bytes() == grown
 
 
 @pytest.mark.parametrize("moment", ["before the last look", "after the last look"])
@@ -203,8 +194,7 @@ def test_hard_links_stay_one_file(tmp_path: Path) -> None:
     other.hardlink_to(path)
     result = append_section(path, before.sha256, type="prose", adapter="tone", content="more")
     assert path.samefile(other) and load(other).sha256 == result.sha256
-    undo_append(other, result)
-    assert path.read_bytes() == data
+    assert path.read_bytes()[: result.offset] == data
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from dlm_tui.model import Adapter, LowRank, ModulatedLoRA, ModulatedPiSSA
+from dlm_tui.model.adapters import load_peft_adapter
 from dlm_tui.model.modulated.calibration import build_pissa, collect_calibration
 from dlm_tui.model.modulated.convert import (
     lora_from_adapter,
-    lora_from_peft,
     pissa_from_adapter,
-    pissa_from_peft,
     save_peft,
     to_adapter,
 )
 from dlm_tui.model.modulated.targets import ModulationError
-from tests.unit.test_modulated_lora import IDS, logits, tiny_llama, trained
+from tests.unit.test_modulated_lora import IDS, dense_delta, logits, tiny_llama, trained
 from tests.unit.test_modulated_pissa import spread
 
 
@@ -59,7 +58,7 @@ def test_lora_with_unequal_ranks_and_scales() -> None:
     adapter = Adapter("tone", pairs)
     lora = lora_from_adapter(model, adapter)
     for name in names:
-        assert (lora.dense_delta(name).double() - delta(adapter, name)).abs().max() < 1e-6
+        assert (dense_delta(lora, name).double() - delta(adapter, name)).abs().max() < 1e-6
     assert lora.spec.exclude == ()
 
 
@@ -70,7 +69,7 @@ def test_peft_directory_round_trip_agrees_with_peft(tmp_path: Path) -> None:
     with lora(model, c=1.0):
         expected = logits(model)
     assert (peft_logits(model, tmp_path / "tone") - expected).abs().max() < 1e-5
-    back = lora_from_peft(model, tmp_path / "tone")
+    back = lora_from_adapter(model, load_peft_adapter(tmp_path / "tone", "tone"))
     assert set(back.target_names) == set(lora.target_names)
     assert all(torch.equal(back.A[n], lora.A[n]) and torch.equal(back.B[n], lora.B[n]) for n in lora.target_names)
     with back(model, c=1.0):
@@ -85,9 +84,10 @@ def test_pissa_is_an_ordinary_lora_elsewhere(tmp_path: Path) -> None:
         expected = logits(model)
     save_peft(pissa, tmp_path / "style", "tiny")
     assert (peft_logits(model, tmp_path / "style") - expected).abs().max() < 1e-5
-    for back in (pissa_from_peft(model, tmp_path / "style"), lora_from_peft(model, tmp_path / "style")):
+    read = load_peft_adapter(tmp_path / "style", "style")
+    for back in (pissa_from_adapter(model, read), lora_from_adapter(model, read)):
         for name in pissa.target_names:
-            assert (back.dense_delta(name) - pissa.dense_delta(name)).abs().max() < 1e-6
+            assert (dense_delta(back, name) - dense_delta(pissa, name)).abs().max() < 1e-6
         with back(model, c=1.0):
             assert (logits(model) - expected).abs().max() < 1e-5
 

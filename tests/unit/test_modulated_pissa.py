@@ -14,7 +14,7 @@ from torch import nn
 from dlm_tui.model import ModulatedPiSSA, PiSSAHistoryBake
 from dlm_tui.model.modulated.pissa import direction_scores
 from dlm_tui.model.modulated.targets import ModulationError
-from tests.unit.test_modulated_lora import IDS, PackedLinear, logits, tiny_llama
+from tests.unit.test_modulated_lora import IDS, PackedLinear, dense_delta, logits, tiny_llama
 
 Q0 = "model.layers.0.self_attn.q_proj"
 
@@ -268,7 +268,7 @@ def test_packed_weights_can_be_steered_too() -> None:
     for name in pissa.target_names:
         packed = dense.get_submodule(name)
         plain = nn.Linear(packed.in_features, packed.out_features, bias=False)
-        plain.weight.data = packed.weight.view(packed.out_features, -1).float() * packed.step + pissa.dense_delta(name)
+        plain.weight.data = packed.weight.view(packed.out_features, -1).float() * packed.step + dense_delta(pissa, name)
         dense.set_submodule(name, plain)
     with pissa(model, c=1.0):
         assert (logits(model) - logits(dense)).abs().max() < 1e-5

@@ -25,7 +25,7 @@ from dlm_tui.scoring import (
     kl_divergence,
 )
 from dlm_tui.scoring.errors import EmptyText, NonFiniteScores, ScoringError
-from dlm_tui.scoring.nulls import expected_norm, null_adapter, null_seeds, null_shapes, squared_norm
+from dlm_tui.scoring.nulls import null_adapter, null_seeds, null_shapes, squared_norm
 from tests.tiny_models import random_adapter, target_names, tiny_base
 
 PROMPTS = [
@@ -209,8 +209,6 @@ def test_one_view_at_a_time(model: MixedModel) -> None:
         for other in (backend.as_base, lambda: backend.as_null_adapter(1), lambda: backend.as_scaled_adapter(0.5)):
             with pytest.raises(RuntimeError, match="'ft' is still open"), other():
                 pass
-        with pytest.raises(RuntimeError, match="still open"):
-            backend.null_token_dists("a", [1])
         view.next_token_dist("a")
     with pytest.raises(RuntimeError, match="after its block"):
         view.next_token_dist("a")
@@ -248,17 +246,13 @@ def test_writing_to_a_base_weight_drops_the_cache(tmp_path: Path) -> None:
 
 def test_null_adapters_are_seeded_extra_columns(base: Base, model: MixedModel, adapters) -> None:
     backend = TorchDifferentialBackend(model)
-    together = backend.null_token_dists(PROMPTS[0], [5, 6, 7], top_k=30)
     with backend.as_base() as view:
         plain = view.next_token_dist(PROMPTS[0])
     effects = []
-    for seed, row in zip([5, 6, 7], together, strict=True):
+    for seed in (5, 6, 7):
         with backend.as_null_adapter(seed) as view:
-            alone = view.next_token_dist(PROMPTS[0], top_k=30)
             effects.append(kl_divergence(view.next_token_dist(PROMPTS[0]), plain))
             assert len(view.generate("Hello", max_new_tokens=3)) > 0
-        assert alone.token_ids.tolist() == row.token_ids.tolist()
-        assert np.abs(alone.logprobs - row.logprobs).max() < 1e-5
     assert len(set(effects)) == 3 and min(effects) > 0
     assert model.names == ("tone", "style") and model.adapters == adapters
     for scale, rank in ((0.0, 1.0), (0.02, -1.0), (math.nan, 1.0), (0.02, math.inf)):
@@ -290,7 +284,8 @@ def test_matched_nulls_are_as_large_as_the_trained_adapters(adapters: dict[str, 
         assert np.mean(drawn) == pytest.approx(dense, rel=0.15)
         assert shape.rank == max(pair.rank for pair in trained)
     total = sum(float(squared_norm(p)) for a in adapters.values() for p in a.modules.values()) / 2
-    assert expected_norm(shapes) == pytest.approx(math.sqrt(total), rel=1e-6)
+    expected = sum(s.scale**2 * s.rank * s.d_in * s.d_out * s.matched**4 for s in shapes.values())
+    assert expected == pytest.approx(total, rel=1e-6)
     assert len(set(null_seeds(0, 100))) == 100 and null_seeds(0, 3) == null_seeds(0, 5)[:3]
 
 

@@ -119,7 +119,7 @@ def test_metrics_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     root = copy_peer(tmp_path / "peer")
     document = load(root / "uniform.dlm")
     with MetricsWriter(Store(root / "home", document.dlm_id)) as writer:
-        writer.record_gate_step(3, 1, 1.1, 1.05)
+        writer.record_gate_steps(3, [(1, 1.1, 1.05)])
     words = (root / "uniform.dlm", "--home", root / "home", "--run-id", 3)
     call("metrics", *words, "--json")
     value = json.loads(capsys.readouterr().out)

@@ -19,11 +19,6 @@ _LONGEST_PATH = 1 << 15
 Matches = Callable[[str], bool]
 
 
-def compile_glob(pattern: str) -> Matches:
-    """The predicate of one pattern."""
-    return compile_any([pattern])
-
-
 def compile_any(patterns: Iterable[str]) -> Matches:
     """Whether any of the patterns matches; never, where there is none."""
     plain: set[str] = set()

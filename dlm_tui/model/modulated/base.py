@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
@@ -97,13 +96,6 @@ class Modulated(ABC):
     @abstractmethod
     def addition(self, name: str, x: Tensor) -> Tensor:
         """scale · lora_B · lora_A · x for x [..., d_in]: [..., d_out] in the adapter's dtype, differentiable."""
-
-    @torch.no_grad()
-    def dense_delta(self, name: str) -> Tensor:
-        """What c = 1 adds to the weight of a layer, [d_out, d_in], at least float32."""
-        lora_A, lora_B, scale = self.pair(name)
-        wide = torch.promote_types(lora_A.dtype, torch.float32)
-        return scale * (lora_B.to(wide) @ lora_A.to(wide))
 
     def _hook(self, name: str) -> Any:
         def add(_layer: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:

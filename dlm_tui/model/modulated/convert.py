@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlm_tui.model.adapters import Adapter, LowRank, load_peft_adapter, save_peft_adapter
+from dlm_tui.model.adapters import Adapter, LowRank, save_peft_adapter
 from dlm_tui.model.modulated.base import Modulated, TargetSpec
 from dlm_tui.model.modulated.lora import ModulatedLoRA
 from dlm_tui.model.modulated.pissa import Directions, ModulatedPiSSA
@@ -82,16 +82,6 @@ def pissa_from_adapter(model: nn.Module, adapter: Adapter) -> ModulatedPiSSA:
 def save_peft(modulated: Modulated, path: Path, base_id: str, *, extra: dict[str, Any] | None = None) -> None:
     """Write an ordinary PEFT LoRA directory with the same additions. Raises AdapterError, OSError."""
     save_peft_adapter(to_adapter(modulated, path.name), path, base_id, extra=extra)
-
-
-def lora_from_peft(model: nn.Module, path: Path) -> ModulatedLoRA:
-    """A PEFT LoRA directory as a ModulatedLoRA. Raises AdapterError for what a low-rank pair cannot express."""
-    return lora_from_adapter(model, load_peft_adapter(path, path.name))
-
-
-def pissa_from_peft(model: nn.Module, path: Path) -> ModulatedPiSSA:
-    """A PEFT LoRA directory as a ModulatedPiSSA. Raises AdapterError for what a low-rank pair cannot express."""
-    return pissa_from_adapter(model, load_peft_adapter(path, path.name))
 
 
 def _layers(model: nn.Module, adapter: Adapter) -> dict[str, nn.Linear]:

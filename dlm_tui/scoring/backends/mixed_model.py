@@ -108,32 +108,6 @@ class TorchDifferentialBackend:
             row = _one_hot(len(self.model.names), backbone.columns, self.model)
             yield TorchView(self, label, key, backbone, row, check)
 
-    def null_token_dists(
-        self,
-        prompt: str,
-        seeds: Sequence[int],
-        *,
-        top_k: int = 256,
-        init_scale: float | None = None,
-        rank_scale: float = 1.0,
-    ) -> list[TokenDist]:
-        """`next_token_dist` under several null adapters, one per seed, as rows of one batch. Raises as
-        `as_null_adapter`.
-        """
-        if not seeds:
-            return []
-        nulls = [self._null(seed, init_scale, rank_scale) for seed in seeds]
-        with self._view_lock.enter("nulls"), self.model.with_extra(nulls) as backbone:
-            known = len(self.model.names)
-            rows = torch.zeros(len(nulls), backbone.columns)
-            rows[torch.arange(len(nulls)), known + torch.arange(len(nulls))] = 1.0
-            ids = self.prompt_ids(prompt)
-            hidden = backbone.forward(torch.tensor([ids]).expand(len(nulls), -1), None, rows)[:, -1:]
-            return [
-                _token_dist(log_probabilities(backbone, state, f"null({seed})")[0], top_k)
-                for seed, state in zip(seeds, hidden, strict=True)
-            ]
-
     def preflight_finite_check(self) -> tuple[bool, str]:
         """One forward pass each of the base, every adapter alone, and the backend's mix."""
         views: dict[str, Mapping[str, float]] = {"base": {}}
