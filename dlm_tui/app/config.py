@@ -44,7 +44,7 @@ from platformdirs import user_config_path, user_state_path
 from dlm_tui.app.keys import BY_ID, KEY_NAMES, KEYS, display, key_name, keys_of
 from dlm_tui.document.toml_file import TomlFileError, read_toml
 from dlm_tui.errors import UsageError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.input import with_home
 from dlm_tui.meant import meant
 from dlm_tui.system_errors import cause
@@ -240,5 +240,5 @@ def ensure_config_file(path: Path | None = None) -> Path:
     if not path.exists():
         lines = [line[4:] if line.startswith("    ") else line for line in (__doc__ or "").splitlines()[2:]]
         body = "\n".join(f"# {line}" if line else "" for line in lines).strip() + "\n"
-        write_atomic(path, body.encode())
+        write_through_links(path, body.encode())
     return path

@@ -7,7 +7,7 @@ import asyncio
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.run_curves import read_runs
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import write_atomic
+from dlm_tui.files import write_through_links
 from dlm_tui.system_errors import cause
 
 
@@ -41,7 +41,7 @@ class RunOverlay:
         document = self._context.setup.path
         path = document.with_name(f"{document.stem}.{name}")
         try:
-            write_atomic(path, text.encode())
+            write_through_links(path, text.encode())
         except OSError as error:
             self._context.ui.say(f"{path}: {cause(error)}", error=True, title="Not saved")
         else:
