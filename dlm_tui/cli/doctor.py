@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         return _run_on_store(args)
     if args.repair:
         raise UsageError("--repair mends the store of a document: dlm-tui doctor DOC --repair")
+    from dlm_tui.model.memory import refuse_narrow_limits
+
+    refuse_narrow_limits()
     report = examine(args.home)
     if args.json:
         emit(report)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.narration import Narration
+from dlm_tui.model.memory import refuse_narrow_limits
 from dlm_tui.progress import run_to_end
 from dlm_tui.store import resolve_home
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def load_document_base(args: argparse.Namespace, document: Document) -> Base:
     """The base of a headless command alone, without adapters and gate."""
+    refuse_narrow_limits()
     from dlm_tui.model import base_of, load_base
 
     return run_to_end(load_base(base_of(document, args.base)), Narration(quiet=True))
@@ -25,6 +27,7 @@ def load_document_base(args: argparse.Namespace, document: Document) -> Base:
 
 def open_session(args: argparse.Namespace, *, adapters: bool = True) -> Session:
     """The session of a headless command (`args.document`, `args.home`, `args.base`); slow work is told."""
+    refuse_narrow_limits()
     from dlm_tui.session import Session
 
     base = Path(args.base) if args.base else None

@@ -96,6 +96,9 @@ def _traffic(store: Store, keep_prompts: int) -> TrafficLog:
 
 
 def _native(args: argparse.Namespace) -> Backend:
+    from dlm_tui.model.memory import refuse_narrow_limits
+
+    refuse_narrow_limits()
     import torch
 
     from dlm_tui.cli.narration import Narration

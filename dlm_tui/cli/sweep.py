@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr, the table on stdout. 1 where no trial could be judged."""
+    from dlm_tui.model.memory import refuse_narrow_limits
+
+    refuse_narrow_limits()
     from dlm_tui.cli.narration import Narration
     from dlm_tui.cli.own_store import own_store
     from dlm_tui.document import parse_bytes, read_document_bytes, sources

@@ -132,6 +132,9 @@ def trainer_settings(args: argparse.Namespace, document: Document) -> TrainerSet
 
 def run(args: argparse.Namespace) -> int:
     """Progress on stderr; with --json the outcome on stdout. 1 when a gate was to be trained and is not."""
+    from dlm_tui.model.memory import refuse_narrow_limits
+
+    refuse_narrow_limits()
     import torch
 
     from dlm_tui.cli.adapter import effect_words

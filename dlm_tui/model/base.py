@@ -25,7 +25,7 @@ from dlm_tui.model.download import fetch
 from dlm_tui.model.environment import uncollected, unreported
 from dlm_tui.model.gguf_base import unpack
 from dlm_tui.model.identity import BaseIdentity, CheckpointForm, identify, quantised_identity
-from dlm_tui.model.memory import address_room, available_memory, gigabytes, refuse_narrow_limits
+from dlm_tui.model.memory import at_least, at_most, available_memory, limits_room, refuse_narrow_limits
 from dlm_tui.model.offloaded import computing_device, name_places
 from dlm_tui.model.pages import give_back_freed, read_ahead
 from dlm_tui.model.quantised import (
@@ -46,6 +46,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
 _POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
 _OFFLOAD_SHARE = 0.8
+_MAPS = 2
+"""How often a file is mapped while it is read: by safetensors itself, and by torch."""
 _VOCABULARIES = (
     "tokenizer.json",
     "*.model",
@@ -216,7 +218,8 @@ def load_base(
         return Progress("base", done, 4, text)
 
     yield step(0, "looking for the base")
-    refuse_narrow_limits()
+    if source.path is None or source.gguf is not None:
+        refuse_narrow_limits()
     if source.gguf is not None:
         source = yield from unpack(source)
     elif source.path is None:
@@ -225,7 +228,6 @@ def load_base(
     if folder is None:
         raise BaseUnavailable(missing_message(source))
     files = weight_files(folder)
-    _refuse_remote_code(folder)
     config = read_json(folder / "config.json")
     check_config(config, files)
     quantisation = stored_quantisation(config)
@@ -237,27 +239,34 @@ def load_base(
     asked = source.quantize if quantisation is None else None
     if kind := quantisation or asked:
         require_library(kind)
-    ahead = read_ahead(files if sum(file.stat().st_size for file in files) <= available_memory() else [])
-    tokenizer = yield from in_thread(
-        lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
-    )
-    give_back_freed()
     item = DTYPES.get(dtype, torch.float32).itemsize
     needed = stored_elements(files) * item
     if quantisation or asked:
         needed = quantised_bytes(files, bits_of(quantisation or asked or ""), item) + largest_bytes(files, item)
     place = _place(needed) if device == "auto" else device
     narrow = dtype == "float32" and place == "cpu" and stored_types(files) == {"BF16"} and not asked
-    narrow = narrow and (as_stored or needed > available_memory()) and stay_in_pages(folder, files)
+    size = sum(file.stat().st_size for file in files)
+    # weights of the type that is stored are pages of the file until they are copied, when it is mapped once only
+    mapped = size if stored_types(files) == {"F32"} and dtype == "float32" else _MAPS * size
+    room = min(available_memory(), limits_room(mapped))
+    narrow = narrow and (as_stored or needed > room) and stay_in_pages(folder, files)
     whole = place == "cpu" and not (narrow or quantisation or asked)
-    offload = source.offload if whole and needed > available_memory() else None
+    offload = source.offload if whole and needed > room else None
     from_disk = narrow or offload is not None
-    four_bits_fit = quantised_bytes(files, 4, item) + largest_bytes(files, item) <= available_memory()
-    less = _less(asked, quantisation, four_bits_fit)
+    four_bits_fit = quantised_bytes(files, 4, item) + largest_bytes(files, item) <= room
+    less = "" if from_disk else _less(asked, quantisation, four_bits_fit)
+    if from_disk or place != "cpu":
+        refuse_narrow_limits(0, _MAPS * size)
+    else:
+        refuse_narrow_limits(needed, mapped, less if limits_room(_MAPS * size) else "")
     if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
         yield Progress(WARNING, text=text)
-    if place == "cpu":
-        refuse_narrow_limits(0 if from_disk else needed, sum(file.stat().st_size for file in files))
+    _refuse_remote_code(folder)
+    ahead = read_ahead(files if size <= available_memory() else [])
+    tokenizer = yield from in_thread(
+        lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
+    )
+    give_back_freed()
     model, unread = yield from in_thread(
         lambda: _load_model(folder, source, dtype, narrow, asked, place if quantisation or asked else None, offload),
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
@@ -302,7 +311,7 @@ def _too_large(source: BaseSource, needed: int, from_disk: bool, less: str) -> s
     free = available_memory()
     if needed <= free:
         return ""
-    facts = f"the base {source.title} takes {gigabytes(needed)} of memory, and {gigabytes(free)} are free"
+    facts = f"the base {source.title} takes {at_least(needed)} of memory, and {at_most(free)} are free"
     if from_disk:
         return f"{facts}: its weights are read from the disk again and again, which is slow"
     raise BaseUnavailable(f"{facts}; close other programs, {less}")
@@ -431,8 +440,8 @@ def _form_of(model: nn.Module, unread: frozenset[str]) -> CheckpointForm:
 def _offloaded(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """The library's arguments for weights of `files` that lie in `folder`; a share of memory is left for what is
     computed."""
-    mapped = sum(file.stat().st_size for file in files)
-    room = int(min(available_memory(), address_room(mapped)) * _OFFLOAD_SHARE)
+    mapped = _MAPS * sum(file.stat().st_size for file in files)
+    room = int(min(available_memory(), limits_room(mapped)) * _OFFLOAD_SHARE)
     return {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": str(folder)}
 
 

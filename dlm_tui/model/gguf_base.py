@@ -26,7 +26,7 @@ from dlm_tui.files import (
 )
 from dlm_tui.model.config_check import mismatch
 from dlm_tui.model.environment import unreported
-from dlm_tui.model.memory import available_memory, free_disk, gigabytes, weights_text
+from dlm_tui.model.memory import at_least, at_most, available_memory, free_disk, weights_text
 from dlm_tui.model.registry import (
     BaseSource,
     BaseUnavailable,
@@ -122,16 +122,16 @@ def _cost(file: Path, folder: Path, contents: _Contents) -> str:
     # the reader holds all weights as float32 before the last of them has its own type
     memory, disk = count * (4 + width), count * width
     have, space = available_memory(), free_disk(folder)
-    needs = f"{file.name}, {weights_text(count)}, takes {gigabytes(memory)} of memory while it is unpacked"
+    needs = f"{file.name}, {weights_text(count)}, takes {at_least(memory)} of memory while it is unpacked"
     if memory > have:
         raise BaseUnavailable(
-            f"{needs}, and {gigabytes(have)} are free; convert it on a larger machine, or give the model's safetensors"
+            f"{needs}, and {at_most(have)} are free; convert it on a larger machine, or give the model's safetensors"
         )
     if disk > space:
         raise BaseUnavailable(
-            f"{needs} and {gigabytes(disk)} of disk in {folder.parent}, where {gigabytes(space)} are free"
+            f"{needs} and {at_least(disk)} of disk in {folder.parent}, where {at_most(space)} are free"
         )
-    return f"{needs}, once, and {gigabytes(disk)} of disk in {folder.parent}"
+    return f"{needs}, once, and {at_least(disk)} of disk in {folder.parent}"
 
 
 def _write(file: Path, folder: Path, dtype: str) -> None:

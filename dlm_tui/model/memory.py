@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 from dlm_tui.model.registry import BaseUnavailable
-from dlm_tui.process_limits import memory_limits
+from dlm_tui.process_limits import MemoryLimit, memory_limits
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-_LEAST = 350_000_000
-"""Bytes of addresses that what loads a base takes beside the base: libraries, vocabulary, threads."""
+_LEAST = 450_000_000
+"""Bytes of addresses that loading and asking a base takes beside it: libraries, vocabulary, threads, compiling."""
+_TORCH_ADDRESSES, _TORCH_DATA = 660_000_000, 230_000_000
+"""Bytes that torch takes with what is loaded before a base is looked for, where it is not there yet."""
 
 
 class _Kind(NamedTuple):
@@ -70,26 +73,40 @@ def _groups() -> Iterator[tuple[Path, _Kind]]:
             yield from ((root.joinpath(*parts[:depth]), kind) for depth in range(len(parts), -1, -1))
 
 
-def refuse_narrow_limits(taken: int = 0, mapped: int = 0) -> None:
+def refuse_narrow_limits(taken: int = 0, mapped: int = 0, less: str = "") -> None:
     """Raises BaseUnavailable where a limit of the shell leaves less than loading a base takes, `taken` bytes for its
-    weights and `mapped` ones for its files, which are memory to `ulimit -v` alone.
+    weights and `mapped` ones for the maps of its files, which are memory to `ulimit -v` alone; without both it is what
+    any base takes beside itself. `less` is what takes less memory.
 
-    Without this, libraries that find no room fail in any way, or end the process.
+    Without this, libraries that find no room fail in any way, or end the process: also while they are loaded, before
+    which a command calls it.
     """
     for limit in memory_limits():
-        needed = _LEAST + taken + (mapped if limit.is_of_addresses else 0)
-        if limit.limit - limit.taken < needed:
-            raise BaseUnavailable(
-                f"there is not enough memory for {'this' if taken or mapped else 'any'} base: the process may take"
-                f" {gigabytes(limit.limit)} ({limit.command}) and has {gigabytes(limit.taken)}; raise that limit to at"
-                f" least {gigabytes(limit.taken + needed)}"
-            )
+        room = _room(limit, mapped)
+        if room >= taken:
+            continue
+        least = at_least(limit.limit - room + taken)
+        known = taken or mapped
+        remedy = f"to at least {least}" if known else f"to {least} and what the base itself takes"
+        raise BaseUnavailable(
+            f"there is not enough memory for {'this' if known else 'any'} base: the process may take"
+            f" {at_most(limit.limit)} ({limit.command}) and has {gigabytes(limit.taken)}; raise that limit"
+            f" {remedy}{f', {less}' if less else ''}"
+        )
 
 
-def address_room(mapped: int) -> int:
-    """Bytes that `ulimit -v` leaves where so many bytes of files are mapped; without such a limit all there may be."""
-    rooms = [limit.limit - limit.taken - mapped - _LEAST for limit in memory_limits() if limit.is_of_addresses]
-    return max(0, min(rooms, default=sys.maxsize))
+def limits_room(mapped: int) -> int:
+    """Bytes that limits of the shell leave for weights whose maps take `mapped` bytes, beside what loading any takes;
+    without a limit all there may be."""
+    return max(0, min((_room(limit, mapped) for limit in memory_limits()), default=sys.maxsize))
+
+
+def _room(limit: MemoryLimit, mapped: int) -> int:
+    """Bytes that a limit leaves for weights, negative where loading any takes more than there is."""
+    least = _LEAST
+    if "torch" not in sys.modules:
+        least += _TORCH_ADDRESSES if limit.is_of_addresses else _TORCH_DATA
+    return limit.limit - limit.taken - least - (mapped if limit.is_of_addresses else 0)
 
 
 def free_disk(folder: Path) -> int:
@@ -100,9 +117,24 @@ def free_disk(folder: Path) -> int:
 
 def gigabytes(count: float) -> str:
     """Bytes as a person reads them: two digits that count."""
+    return _in_words(count, round)
+
+
+def at_least(count: float) -> str:
+    """Bytes that are needed: not less by rounding. Never what `at_most` calls a smaller number."""
+    return _in_words(count, math.ceil)
+
+
+def at_most(count: float) -> str:
+    """Bytes that there are: not more by rounding."""
+    return _in_words(count, math.floor)
+
+
+def _in_words(count: float, rounded: Callable[[float], int]) -> str:
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size / 10:
-            return f"{count / size:.{1 if unit == 'GB' or count < 10 * size else 0}f} {unit}"
+            tens = 10 if unit == "GB" or count < 10 * size else 1
+            return f"{rounded(count * tens / size) / tens:.{1 if tens == 10 else 0}f} {unit}"
     return f"{count:.0f} bytes"
 
 

@@ -93,7 +93,7 @@ def test_it_is_unpacked_without_a_bar_of_the_librarys_and_whatever_the_case_of_i
     assert loaded(tmp_path, said).source.gguf == file
     assert capfd.readouterr().err == ""
     (cost,) = {one.text for one in said if "takes" in (one.text or "")}
-    assert cost is not None and cost.startswith("UP.GGUF, 52 thousand weights, takes 0.4 MB of memory")
+    assert cost is not None and cost.startswith("UP.GGUF, 52 thousand weights, takes 0.5 MB of memory")
 
 
 def test_it_can_become_a_gguf_again(made: tuple[Session, Path], tmp_path: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dlm_tui import process_limits, system_errors
-from dlm_tui.model import memory
-from dlm_tui.model.memory import address_room, refuse_narrow_limits
-from dlm_tui.model.registry import BaseUnavailable
+from dlm_tui.model import load_base, memory
+from dlm_tui.model.memory import at_least, at_most, gigabytes, limits_room, refuse_narrow_limits
+from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.process_limits import MemoryLimit
+from dlm_tui.progress import run_to_end
 from dlm_tui.system_errors import system_sentence, unforeseen_sentence
 from tests.tiny_models import write_tiny_base
 
@@ -87,17 +91,42 @@ def test_limits_of_the_shell_count(groups: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_files_that_are_mapped_are_memory_to_one_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     least = memory._LEAST
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
     limits = [MemoryLimit(5 * least, least, "ulimit -v"), MemoryLimit(3 * least, least, "ulimit -d")]
     monkeypatch.setattr(memory, "memory_limits", lambda: limits)
     refuse_narrow_limits(least, 2 * least)
-    assert address_room(2 * least) == least and address_room(9 * least) == 0
-    with pytest.raises(BaseUnavailable, match=r"for this base: .*1\.8 GB \(ulimit -v\).* at least 2\.1 GB"):
-        refuse_narrow_limits(least, 3 * least)
-    with pytest.raises(BaseUnavailable, match=r"1\.1 GB \(ulimit -d\).* at least 1\.4 GB"):
-        refuse_narrow_limits(2 * least)
+    assert limits_room(2 * least) == least and limits_room(9 * least) == 0
+    with pytest.raises(BaseUnavailable, match=r"for this base: .*2\.2 GB \(ulimit -v\).* at least 2\.7 GB, take less$"):
+        refuse_narrow_limits(least, 3 * least, "take less")
+    with pytest.raises(BaseUnavailable, match=r"1\.3 GB \(ulimit -d\).* at least 1\.8 GB, take less$"):
+        refuse_narrow_limits(2 * least, 0, "take less")
     monkeypatch.setattr(memory, "memory_limits", list)
     refuse_narrow_limits(FREE, FREE)
-    assert address_room(FREE) > FREE
+    assert limits_room(FREE) > FREE
+
+
+def test_torch_counts_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [MemoryLimit(1_000_000_000, 50_000_000, "ulimit -v")]
+    monkeypatch.setattr(memory, "memory_limits", lambda: limits)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    refuse_narrow_limits()
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(
+        BaseUnavailable, match=r"any base: .* raise that limit to 1\.2 GB and what the base itself takes$"
+    ):
+        refuse_narrow_limits()
+
+
+@pytest.mark.parametrize("there", [1_900_000_256, 1_949_999_999, 999_999_999, 94_900_000, 1_049, 7])
+def test_what_is_needed_is_never_called_what_is_there(there: int) -> None:
+    """Each is rounded away from the other, and what is raised to the figure suffices."""
+    needed = there + 1
+    assert at_least(needed) != at_most(there)
+    units = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "bytes": 1}
+    for text, side in ((at_least(needed), 1), (at_most(there), -1)):
+        number, unit = text.split()
+        assert side * float(number) * units[unit] >= side * (needed if side == 1 else there)
+    assert gigabytes(1_949_999_999) == "1.9 GB" and gigabytes(1_950_000_001) == "2.0 GB"
 
 
 def test_an_error_under_a_narrow_limit_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +175,9 @@ except bases.BaseUnavailable as error:
 @pytest.mark.parametrize(
     ("kind", "room", "text"),
     [
-        ("RLIMIT_AS", 1500, "takes 4.3 GB of memory, and 1."),
-        ("RLIMIT_DATA", 1500, "takes 4.3 GB of memory, and 1."),
-        ("RLIMIT_AS", 200, "not enough memory for any base: the process may take "),
+        ("RLIMIT_AS", 1500, "not enough memory for this base: the process may take "),
+        ("RLIMIT_DATA", 1500, "not enough memory for this base: the process may take "),
+        ("RLIMIT_AS", 200, "not enough memory for this base: the process may take "),
     ],
 )
 def test_a_base_is_refused_with_figures_under_a_real_limit(tmp_path: Path, kind: str, room: int, text: str) -> None:
@@ -156,18 +185,40 @@ def test_a_base_is_refused_with_figures_under_a_real_limit(tmp_path: Path, kind:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert text in done.stdout and len(done.stdout.splitlines()) == 1
+    assert (", keep it in 4 bits" in done.stdout) == (room == 1500)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are enforced on Linux only")
-def test_a_command_under_ulimit_ends_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [850_000, 500_000])  # the libraries themselves find no room in the smaller one
+def test_a_command_under_ulimit_ends_in_one_sentence(tmp_path: Path, limit: int) -> None:
     document = tmp_path / "a.dlm"
     document.write_text("---\ndlm_id: 01JEXPXRTTESTSEXPXRTTESTSE\nbase_model: pocket\ntraining: {}\n---\n")
-    command = f"ulimit -v 850000; exec {sys.executable} -m dlm_tui prompt {document} Hello --home {tmp_path / 'home'}"
+    command = f"ulimit -v {limit}; exec {sys.executable} -m dlm_tui prompt {document} Hello --home {tmp_path / 'home'}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if "·" not in line] == [
         line for line in done.stderr.splitlines() if line.startswith("dlm-tui: there is not enough memory")
     ]
-    assert "may take 0.9 GB (ulimit -v) and has" in done.stderr
+    assert f"may take {at_most(limit * 1024)} (ulimit -v) and has" in done.stderr
     assert process_limits.narrow_limit() is None
+
+
+def test_a_base_without_room_under_a_limit_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its weights have no room beside what loading takes, though as much is free; the figure that is said is of
+    what will be done."""
+    folder = write_tiny_base(tmp_path / "base")
+    file = folder / "model.safetensors"
+    save_file({name: weight.half() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    size = file.stat().st_size
+    source = msgspec.structs.replace(resolve_base("hf:a/b", folder), offload=tmp_path / "disk")
+
+    def opened(room: int) -> bool:
+        limit = MemoryLimit(memory._LEAST + room, 0, "ulimit -v")
+        monkeypatch.setattr(memory, "memory_limits", lambda: [limit])
+        return run_to_end(load_base(source, device="cpu")).is_offloaded
+
+    assert not opened(4 * size)
+    assert opened(3 * size)
+    with pytest.raises(BaseUnavailable, match=re.escape(f"to at least {memory.at_least(memory._LEAST + 2 * size)}")):
+        opened(2 * size - 1)

@@ -16,7 +16,7 @@ from dlm_tui.model import base as bases
 from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base, load_base
 from dlm_tui.model.fused.forward import FusedBackbone
-from dlm_tui.model.memory import gigabytes
+from dlm_tui.model.memory import at_least, at_most
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import WARNING, Progress, run_to_end
@@ -202,7 +202,7 @@ def test_memory_is_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     monkeypatch.setattr(bases, "_load_model", None)
     with pytest.raises(BaseUnavailable) as caught:
         load(wide, as_stored=False)
-    assert f"takes {gigabytes(size)} of memory, and {gigabytes(size - 1)} are free" in str(caught.value)
+    assert f"takes {at_least(size)} of memory, and {at_most(size - 1)} are free" in str(caught.value)
     monkeypatch.undo()
     monkeypatch.setattr(bases, "available_memory", lambda: size - 1)
     assert load(narrow, as_stored=False).is_as_stored
