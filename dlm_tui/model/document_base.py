@@ -23,10 +23,11 @@ def base_of(document: Document, override: Path | str | None = None) -> BaseSourc
     Raises SideFileError and BaseUnavailable.
     """
     side = document_side_file(document)
-    named_by = "--base"
-    if override is None and (named := side.base) and document.path is not None:
-        override, named_by = document.path.parent / with_home(named), str(side_file_path(document.path))
-    source = resolve_base(document.base_model, Path(override) if override is not None else None, named_by)
+    named_by, named = "--base", None
+    if override is None and side.base and document.path is not None:
+        override, named = document.path.parent / with_home(side.base), side.base
+        named_by = str(side_file_path(document.path))
+    source = resolve_base(document.base_model, Path(override) if override is not None else None, named_by, named)
     folder = None
     if side.offload is not None and document.path is not None:
         folder = document.path.parent / with_home(side.offload)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from dlm_tui.model.hub_errors import hub_reason
+from dlm_tui.model.hub_errors import hub_reason, offline_reason
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, cache_root, find_cached, missing_message
 from dlm_tui.progress import Progress, in_thread
 
@@ -20,10 +19,12 @@ def fetch(source: BaseSource) -> Generator[Progress, None, BaseSource]:
     """Download a hub base into the shared cache and return its source with `path` and the full `revision`.
 
     Raises BaseUnavailable with the command that fetches it, and with which of licence, token, spelling and network it
-    is that stands in the way; also where HF_HUB_OFFLINE is set.
+    is that stands in the way; also where the environment says that the hub is not to be asked.
     """
-    if source.kind != "hub" or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if source.kind != "hub":
         raise BaseUnavailable(missing_message(source))
+    if (offline := offline_reason()) is not None:
+        raise BaseUnavailable(f"{missing_message(source)}; {offline}")
     try:
         revision, files = yield from in_thread(lambda: _listing(source), lambda: Progress("download"))
         total = sum(files.values())

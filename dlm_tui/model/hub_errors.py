@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from dlm_tui.system_errors import error_line, system_sentence
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_TRUE = ("1", "on", "yes", "true")
+_LATER = (408, 425, 429)
+
+
+def offline_reason() -> str | None:
+    """Which environment variable forbids to ask the hub, as a clause; None where none does. The first that is set
+    counts, as for huggingface_hub."""
+    name = next((name for name in _OFFLINE if os.environ.get(name)), None)
+    if name is None or os.environ[name].lower() not in _TRUE:
+        return None
+    return f"offline: {name} is set, so that the hub is not asked; unset it to fetch"
 
 
 def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str:
@@ -10,6 +25,7 @@ def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str
     from httpx2 import HTTPError  # what huggingface_hub asks through
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
+        DisabledRepoError,
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
@@ -17,6 +33,8 @@ def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str
         RevisionNotFoundError,
     )
 
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # it did answer
     page = f"{constants.ENDPOINT}/{hf_id}"
     has_token = get_token() is not None
     if isinstance(error, GatedRepoError):
@@ -29,12 +47,26 @@ def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str
         return f"spelling: there is no public repository {hf_id}; a private one needs a token: hf auth login"
     if isinstance(error, RevisionNotFoundError):
         return f"spelling: {hf_id} has no revision {revision}"
+    if isinstance(error, DisabledRepoError):
+        return f"disabled: the hub has closed the repository; {page} may say why, and only its owner can open it"
     if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return "token: the hub does not accept this machine's token; renew it with: hf auth login"
-        return f"network: the hub at {constants.ENDPOINT} answered with status {status}; try again later"
+        return _status_reason(error.response.status_code, hf_id, constants.ENDPOINT, has_token)
     unreached = (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)
     if isinstance(error, unreached):
-        return f"network: the hub at {constants.ENDPOINT} cannot be reached"
+        return offline_reason() or f"network: the hub at {constants.ENDPOINT} cannot be reached"
     return system_sentence(error) or error_line(error)
+
+
+def _status_reason(status: int, hf_id: str, hub: str, has_token: bool) -> str:
+    """What a status means with which the hub says nothing else."""
+    if status in (401, 403) and not has_token:
+        return f"token: the hub at {hub} does not give {hf_id} to everybody; say who you are with: hf auth login"
+    if status == 401:
+        return "token: the hub does not accept this machine's token; renew it with: hf auth login"
+    if status == 403:
+        return f"token: this machine's token may not read {hf_id}; log in with one that may: hf auth login"
+    if status == 404:
+        return f"spelling: the hub at {hub} has nothing at {hf_id}; check the name, and HF_ENDPOINT where that is set"
+    if status >= 500 or status in _LATER:
+        return f"network: the hub at {hub} answered with status {status}; try again later"
+    return f"network: the hub at {hub} refused with status {status}"

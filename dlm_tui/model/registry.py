@@ -128,15 +128,17 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _HF_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def resolve_base(base_model: str, override: Path | None = None, named_by: str = "--base") -> BaseSource:
+def resolve_base(
+    base_model: str, override: Path | None = None, named_by: str = "--base", named: str | None = None
+) -> BaseSource:
     """The source that `base_model` names: `pocket`, a key of the base table or `hf:org/name`.
 
-    `override` is a local model folder or a GGUF file that stands in for it, `named_by` who says so. Raises
-    BaseUnavailable for an unknown key, a base that is not a text model, or an override that is neither or absent. A
-    base that is merely not downloaded, or not unpacked, is not an error here: its `path` is None.
+    `override` is a local model folder or a GGUF file that stands in for it, `named_by` who says so and `named` in which
+    words. Raises BaseUnavailable for an unknown key, a base that is not a text model, or an override that is neither or
+    absent. A base that is merely not downloaded, or not unpacked, is not an error here: its `path` is None.
     """
     if override is not None:
-        return _local_source(base_model, override, named_by)
+        return _local_source(base_model, override, named_by, str(override) if named is None else named)
     if base_model == POCKET:
         return _pocket_source()
     if base_model.startswith("hf:"):
@@ -283,12 +285,13 @@ def source_of_folder(source: BaseSource, folder: Path) -> BaseSource:
     )
 
 
-def _local_source(base_model: str, place: Path, named_by: str) -> BaseSource:
+def _local_source(base_model: str, place: Path, named_by: str, named: str) -> BaseSource:
     path = with_home(place).absolute()
     shown = os.path.normpath(place)
     if not path.exists():
         raise BaseUnavailable(
             f"{shown} does not exist, and {named_by} names it as the base: bring it back, or name where it is now"
+            f"{_not_by_name(named)}"
         )
     entry = BASES.get(base_model)
     source = BaseSource(
@@ -311,6 +314,17 @@ def _local_source(base_model: str, place: Path, named_by: str) -> BaseSource:
             )
         raise BaseUnavailable(f"{shown}, which {named_by} names, is not a model folder: it has no config.json")
     return source_of_folder(source, path)
+
+
+def _not_by_name(named: str) -> str:
+    """Where a base of the hub or of the table is named, for who named one in place of a folder; "" for a path."""
+    if named in BASES or named == POCKET:
+        key = named
+    elif _HF_ID.fullmatch(named.removeprefix("hf:")):
+        key = f"hf:{named.removeprefix('hf:')}"
+    else:
+        return ""
+    return f" (a folder or a GGUF file; a base by name stands in the document: base_model: {key})"
 
 
 def unpacked_folder(file: Path, digest: str) -> Path:

@@ -55,5 +55,17 @@ def test_a_gated_repository_and_a_hub_that_is_not_there(tmp_path: Path) -> None:
     assert "cannot be fetched" in str(fetch(hub.url, tmp_path, "org/name")["error"])
 
 
+def test_a_hub_that_answers_is_not_called_out_of_reach(tmp_path: Path) -> None:
+    with serving(Hub(ADAPTER)) as hub:
+        hub.refusal = (503, {})
+        assert "answered with status 503; try again later" in str(fetch(hub.url, tmp_path, "org/name")["error"])
+
+
+def test_offline_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    with serving(Hub(ADAPTER)) as hub:
+        assert "offline: TRANSFORMERS_OFFLINE is set" in str(fetch(hub.url, tmp_path, "org/name")["error"])
+
+
 def test_a_malformed_name_asks_nobody(tmp_path: Path) -> None:
     assert "write hf:org/name" in str(fetch("http://127.0.0.1:9", tmp_path, "../x")["error"])

@@ -98,10 +98,19 @@ TOKEN = {"HF_TOKEN": "hf_atoken"}
             TOKEN,
             ["token: ", "renew it with: hf auth login"],
         ),
-        ((403, {}), TOKEN, ["token: "]),
-        ((503, {}), NO_TOKEN, ["network: ", "status 503"]),
+        ((403, {}), TOKEN, ["token: this machine's token may not read org/name"]),
+        ((401, {}), NO_TOKEN, ["token: ", "does not give org/name to everybody; say who you are with: hf auth login"]),
+        ((403, {}), NO_TOKEN, ["token: ", "does not give org/name to everybody; say who you are with: hf auth login"]),
+        (
+            (403, {"X-Error-Message": "Access to this resource is disabled."}),
+            TOKEN,
+            ["disabled: ", "/org/name may say"],
+        ),
+        ((404, {}), NO_TOKEN, ["spelling: ", "has nothing at org/name; check the name, and HF_ENDPOINT"]),
+        ((429, {}), NO_TOKEN, ["network: ", "status 429; try again later"]),
+        ((451, {}), NO_TOKEN, ["network: ", "refused with status 451"]),
+        ((503, {}), NO_TOKEN, ["network: ", "status 503; try again later"]),
     ],
-    ids=["gated", "not granted", "unknown", "unknown with a token", "revision", "bad token", "no right", "hub down"],
 )
 def test_what_stands_in_the_way_is_named(
     hub: Hub, tmp_path: Path, refusal: tuple[int, dict[str, str]], environment: dict[str, str], words: list[str]
@@ -126,7 +135,13 @@ def test_weights_without_safetensors_are_refused(hub: Hub, tmp_path: Path) -> No
     assert "pickled" in client(hub, tmp_path, "hf:org/name")["error"]
 
 
-def test_offline_nothing_is_asked(hub: Hub, tmp_path: Path) -> None:
-    found = client(hub, tmp_path, "hf:org/name", HF_HUB_OFFLINE="1")
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_nothing_is_asked_and_the_variable_is_named(hub: Hub, tmp_path: Path, variable: str) -> None:
+    found = client(hub, tmp_path, "hf:org/name", **{"HF_HUB_OFFLINE": "", variable: "1"})
     assert "hf download org/name" in found["error"]
+    assert found["error"].endswith(f"; offline: {variable} is set, so that the hub is not asked; unset it to fetch")
     assert hub.asked == []
+
+
+def test_the_first_variable_that_is_set_counts(hub: Hub, tmp_path: Path) -> None:
+    assert client(hub, tmp_path, "hf:org/name", HF_HUB_OFFLINE="0", TRANSFORMERS_OFFLINE="1")["revision"] == REVISION

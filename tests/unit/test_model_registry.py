@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_a_folder_that_is_gone_is_said_with_who_names_it(tmp_path: Path) -> None
     assert str(caught.value).startswith(f"{tmp_path / 'llama'} does not exist, and {beside} names it as the base: ")
     with pytest.raises(BaseUnavailable, match="does not exist, and --base names it"):
         base_of(load(path), tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("named", "key"),
+    [("org/name", "hf:org/name"), ("hf:org/name", "hf:org/name"), ("qwen3-4b", "qwen3-4b"), ("../org/name", "")],
+)
+def test_a_base_by_name_in_place_of_a_folder_belongs_into_the_document(tmp_path: Path, named: str, key: str) -> None:
+    path = write_document(tmp_path)
+    where = f" (a folder or a GGUF file; a base by name stands in the document: base_model: {key})" if key else ""
+    with pytest.raises(BaseUnavailable, match=rf"or name where it is now{re.escape(where)}$"):
+        base_of(load(path), named)
+    write_side_file(side_file_path(path), SideFile(base=named))
+    with pytest.raises(BaseUnavailable, match=rf"or name where it is now{re.escape(where)}$"):
+        base_of(load(path))
 
 
 @pytest.mark.parametrize(
