@@ -33,8 +33,10 @@ _WEIGHTS_PER_BYTE = 8
 
 def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Raise BaseUnavailable when the configuration asks for more than the safetensors `files` can hold, or for fewer
-    layers than they do, which would run without the rest.
+    layers than they do, which would run without the rest; and for one whose tokens see those behind them.
     """
+    if reason := both_ways(config):
+        raise BaseUnavailable(f"{files[0].parent} {reason}")
     _refuse_unequal_experts({name: shape for file in files for name, shape in _shapes(file).items()})
     place = files[0].parent / "config.json"
     capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
@@ -56,6 +58,16 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
         for first, second in _MATRICES:
             if isinstance(part.get(first), int) and isinstance(part.get(second), int):
                 refuse_impossible(place, f"{first} · {second}", part[first] * part[second], capacity)
+
+
+def both_ways(config: Mapping[str, Any]) -> str:
+    """Why a base is none where its tokens see those behind them, as embedding models made of Gemma have it; "" for
+    others. Its rows would depend on their neighbours' lengths, and an answer on what comes after it."""
+    text = mapping(config.get("text_config"))
+    told = text.get("use_bidirectional_attention", config.get("use_bidirectional_attention"))
+    if told is not True and told != "all":  # "vision" is of images alone
+        return ""
+    return "attends both ways (use_bidirectional_attention in config.json): it embeds text, and cannot write any"
 
 
 def mismatch(report: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dlm_tui.model.architectures.families import why_not_fused
+from dlm_tui.model.config_check import both_ways
 from dlm_tui.model.registry import BaseSource, read_json
 from dlm_tui.system_errors import first_line
 
@@ -36,11 +37,13 @@ def foreseen_forward(source: BaseSource) -> tuple[str | None, str]:
 
 
 def why_not_opened(folder: Path) -> str | None:
-    """Why transformers has no language model for the configuration in `folder`, None where it has one. Raises as the
-    library does for a configuration that cannot be read."""
+    """Why the configuration in `folder` is of no language model, None where it is of one. Raises as the library does
+    for a configuration that cannot be read."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    if reason := both_ways(read_json(folder / "config.json")):
+        return f"it {reason}"
     config: Any = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if config.model_type in cast("Any", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         return None

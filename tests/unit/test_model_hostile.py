@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from dlm_tui.export.suitability import suitability
 from dlm_tui.model.adapters import AdapterError, load_peft_adapter, pattern_value, save_peft_adapter
 from dlm_tui.model.base import load_base
+from dlm_tui.model.config_check import check_config
+from dlm_tui.model.foreseen import foreseen_forward
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.modulated.targets import ModulationError, match_targets
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
@@ -135,6 +138,27 @@ def test_a_configuration_is_held_against_the_weights(
         assert not words
     assert time.process_time() - began < 5
     assert not words or capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_base_that_attends_both_ways_is_none(tmp_path: Path, inner: bool) -> None:
+    folder = write_tiny_base(tmp_path / "m", "gemma3_text")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+
+    def opened(said: object) -> Any:
+        told = {"use_bidirectional_attention": said}
+        file.write_text(json.dumps({**config, "text_config": told} if inner else {**config, **told}))
+        return resolve_base("hf:test/m", folder)
+
+    words = "attends both ways (use_bidirectional_attention in config.json): it embeds text, and cannot write any"
+    for said in (True, "all"):
+        with pytest.raises(BaseUnavailable, match=re.escape(words)):
+            run_to_end(load_base(opened(said), device="cpu"))
+        assert foreseen_forward(opened(said)) == (None, f"none: it {words}")
+        assert suitability(opened(said)) == ([], f"none: it {words}")
+    for said in (False, None, "vision"):
+        check_config(json.loads(opened(said).path.joinpath("config.json").read_text()), [folder / "model.safetensors"])
 
 
 @pytest.mark.parametrize(
