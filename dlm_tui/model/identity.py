@@ -1,9 +1,9 @@
 """What a base is, tensor by tensor, so that a gate or an adapter can tell when the base under it has changed. No torch.
 
 A base is its tensors, not its files: the same tensors in other files, in another order, are the same base, as long as
-the configuration computes the same with them. Which
-tensors a file means is the model's to say (`CheckpointForm`): one that stores a tied output layer once more, names its
-tensors without the model's prefix, or has what no forward reads, is the same base as one that does not.
+the configuration computes the same with them; so are the same numbers in a wider type, as all is computed in float32.
+Which tensors a file means is the model's to say (`CheckpointForm`): one that stores a tied output layer once more,
+names its tensors without the model's prefix, or has what no forward reads, is the same base as one that does not.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class WeightSample(msgspec.Struct, frozen=True):
 
     @property
     def dtype(self) -> str:
-        """The type that most of the values are stored in."""
-        return max(sorted(set(self.dtypes)), key=self.dtypes.count, default="none")
+        """The types that the values are stored in, that of most of them first."""
+        return " and ".join(sorted(set(self.dtypes), key=lambda dtype: (-self.dtypes.count(dtype), dtype))) or "none"
 
 
 class CheckpointForm(msgspec.Struct, frozen=True):
@@ -115,9 +115,9 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
 
     `sample` knows the same weights in another type; `settings` are those of the configuration that the numbers depend
-    on, too. What was recorded before: `files` are those that the hash before
-    0.2 was over; `former_sha256` are hashes over the tensors as the files name them, then as the model does, large
-    ones in parts; `stored_sample` is of the files' names, too.
+    on, too. What was recorded before: `files` are those that the hash before 0.2 was over; `former_sha256` are hashes
+    over the tensors as the files name them, then as the model does, large ones in parts, then in the types that they
+    are stored in where these are others; `stored_sample` is of the files' names, too.
     """
 
     id: str
@@ -168,14 +168,15 @@ def identify(
     for file in files:
         tensors |= remembered("tensors", file, lambda path: tensor_facts(path, hashing), dict[str, TensorFacts])
     read = tensors if form is None else form.tensors(tensors)
+    weights, as_stored = weights_hash(_narrowest(read)), weights_hash(read)
     return BaseIdentity(
         hf_id,
         revision,
-        weights_hash(read),
+        weights,
         tokenizer_hash(folder),
         weight_sample(read),
         tuple(files),
-        (_sampled_hash(tensors), _sampled_hash(read)),
+        (_sampled_hash(tensors), _sampled_hash(read), *([as_stored] if as_stored != weights else [])),
         weight_sample(tensors),
         settings or {},
     )
@@ -200,7 +201,20 @@ def quantised_identity(identity: BaseIdentity, quantisation: str) -> BaseIdentit
     )
 
 
-def weights_hash(tensors: dict[str, TensorFacts]) -> str:
+def _narrowest(tensors: Mapping[str, TensorFacts]) -> Mapping[str, TensorFacts]:
+    """The tensors as bfloat16 where that rounds none of them, else as they are."""
+    found = {}
+    for name, facts in tensors.items():
+        if facts.dtype not in _ROUNDING:
+            found[name] = facts
+        elif facts.bfloat16_sha256 is None:
+            return tensors
+        else:
+            found[name] = msgspec.structs.replace(facts, dtype="BF16", sha256=facts.bfloat16_sha256)
+    return found
+
+
+def weights_hash(tensors: Mapping[str, TensorFacts]) -> str:
     """One hash over names, types, shapes and bytes of all tensors, whichever files they are in."""
     digest = hashlib.sha256()
     for name, facts in sorted(tensors.items()):

@@ -153,6 +153,34 @@ def test_the_same_weights_in_another_form_are_the_same_base(tmp_path: Path, form
     assert other_base(base_record(one), quantised) == OtherBase("weights", ("F32", "nf4"))
 
 
+WIDER: dict[str, Callable[[str, torch.Tensor], torch.Tensor]] = {
+    "float32": lambda name, v: v.float(),
+    "float64": lambda name, v: v.double(),
+    "float32 norms": lambda name, v: v.float() if "norm" in name else v,
+}
+
+
+@pytest.mark.parametrize("wider", WIDER)
+def test_the_same_numbers_in_a_wider_type_are_the_same_base(tmp_path: Path, wider: str) -> None:
+    one = loaded_identity(tmp_path / "a", lambda w: {name: v.bfloat16() for name, v in w.items()})
+    other = loaded_identity(tmp_path / "b", lambda w: {name: WIDER[wider](name, v.bfloat16()) for name, v in w.items()})
+    assert other_base(base_record(one), other) is None and other_base(base_record(other), one) is None
+    assert one.key == other.key
+    *_, as_stored = other.former_sha256  # recorded before
+    assert as_stored not in (one.weights_sha256, *one.former_sha256)
+    assert other_base({**base_record(other), "weights_sha256": as_stored}, other) is None
+
+    def moved(w: Weights) -> Weights:
+        wide = {name: WIDER[wider](name, v.bfloat16()) for name, v in w.items()}
+        name = "model.norm.weight"
+        return {**wide, name: wide[name] + 2.0**-20}
+
+    third = loaded_identity(tmp_path / "c", moved)
+    said = {"float32": "F32", "float64": "F64", "float32 norms": "BF16 and F32"}[wider]
+    assert other_base(base_record(one), third) == OtherBase("weights", ("BF16", said))
+    assert third.weights_sha256 not in (as_stored, one.weights_sha256)
+
+
 @pytest.mark.parametrize("change", OTHER_BASE.values(), ids=OTHER_BASE)
 def test_other_weights_under_the_same_names_are_another_base(
     tmp_path: Path, change: Callable[[Weights], Weights]
@@ -290,7 +318,10 @@ def test_a_gate_says_which_setting_of_its_base_changed(tmp_path: Path) -> None:
 
 def test_every_byte_of_a_large_tensor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_files, "WHOLE_TENSOR_LIMIT", 1000)
-    file, weights = tmp_path / "model.safetensors", {"w": torch.ones(20_000_000, dtype=torch.int8), "v": torch.zeros(9)}
+    file, weights = (
+        tmp_path / "model.safetensors",
+        {"w": torch.ones(20_000_000, dtype=torch.int8), "v": torch.full((9,), 0.1)},
+    )
     save_file(weights, file)
     one = tiny_identity(tmp_path)
     weights["w"][:] = 1
@@ -324,7 +355,7 @@ def test_a_hash_is_computed_once_per_state_of_a_file(tmp_path: Path) -> None:
 
     def compute(path: Path) -> dict[str, TensorFacts]:
         asked.append(path)
-        return {"w": TensorFacts("F32", [1], path.read_text(), [0.5], "")}
+        return {"w": TensorFacts("F32", [1], path.read_text(), [0.5], "", None)}
 
     def ask() -> str:
         return remembered("test", file, compute, dict[str, TensorFacts])["w"].sha256
