@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     document = load(Path(args.document))
-    report = show_report(resolve_home(args.home), document, base=_base(document, args.base))
+    base, trouble = _base(document, args.base)
+    report = show_report(resolve_home(args.home), document, base=base, problems=trouble)
     if args.json:
         emit(report)
     else:
@@ -133,18 +134,22 @@ def _weight_row(row: dict[str, Any]) -> str:
 def _base_words(report: dict[str, Any]) -> str:
     base = report["base"] or {}
     revision = f" @ {base['revision'][:12]}" if base.get("revision") else ""
-    return f"{report['document']['base_model']}{revision}"
+    opened = f", opened from {report['opened_from']}" if report["opened_from"] else ""
+    return f"{report['document']['base_model']}{revision}{opened}"
 
 
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _base(document: Document, override: str | Path | None) -> BaseSource | None:
-    """What is known of the base without loading it; showing a store needs none."""
-    from dlm_tui.model.document_base import base_of
+def _base(document: Document, override: str | Path | None) -> tuple[BaseSource | None, list[str]]:
+    """What is known of the base without loading it, and what is wrong with it; showing a store needs none."""
+    from dlm_tui.model.document_base import base_of, check_files
 
+    source = None
     try:
-        return base_of(document, override)
-    except DlmTuiError:
-        return None
+        source = base_of(document, override)
+        check_files(source)
+    except DlmTuiError as error:
+        return source, [str(error)]
+    return source, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +43,22 @@ if TYPE_CHECKING:
     from dlm_tui.model.registry import BaseSource
 
 
-def show_report(home: Path, document: Document, *, base: BaseSource | None = None) -> dict[str, Any]:
+def show_report(
+    home: Path, document: Document, *, base: BaseSource | None = None, problems: Sequence[str] = ()
+) -> dict[str, Any]:
     """The keys of formats §14.1 and ours: `document`, `adapters`, `gate_state`, `base`, `problems`, `training_plan`,
-    `trained`, `quantize` and `offload` of the side file (null where the base is opened as it is), and
-    `source_adapters` where folders are bound to adapters.
+    `trained`, `opened_from` (the folder or file that stands in for the document's base, else null), `quantize` and
+    `offload` of the side file (null where the base is opened as it is), and `source_adapters` where folders are bound
+    to adapters.
 
     The folders of `training.sources` are read, too. `base` is what is known of the base: the config in its folder
-    names the architecture, and it knows which layers `target_modules: auto` means. Reads only: a store that does not
+    names the architecture, and it knows which layers `target_modules: auto` means; `problems` are those that are known
+    already. Reads only: a store that does not
     exist stays so. Parts that cannot be read become sentences in `problems`; only a broken manifest raises
     (ManifestError).
     """
     store = Store(home, document.dlm_id)
-    problems: list[str] = []
+    problems = list(problems)
     manifest = read_manifest(store)
     document, scan, bindings = _with_sources(document, problems)
     if manifest is None:
@@ -103,6 +108,7 @@ def show_report(home: Path, document: Document, *, base: BaseSource | None = Non
     report["training_plan"] = _training_plan(document, store, scan, base, problems)
     report["trained"] = _trained(store, document)
     report["base"] = _base(store, manifest, problems)
+    report["opened_from"] = base.title if base is not None and base.kind == "local" else None
     report.update(_opened_as(document, problems))
     report["problems"] = list(dict.fromkeys(problems))
     return report

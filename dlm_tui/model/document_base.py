@@ -9,7 +9,8 @@ import msgspec
 
 from dlm_tui.document import document_side_file, side_file_path
 from dlm_tui.input import with_home
-from dlm_tui.model.registry import BaseSource, resolve_base
+from dlm_tui.model.config_check import check_config
+from dlm_tui.model.registry import BaseSource, read_json, resolve_base, weight_files
 
 if TYPE_CHECKING:
     from dlm_tui.document import Document
@@ -32,3 +33,14 @@ def base_of(document: Document, override: Path | str | None = None) -> BaseSourc
     if side.offload is not None and document.path is not None:
         folder = document.path.parent / with_home(side.offload)
     return msgspec.structs.replace(source, quantize=side.quantize, offload=folder)
+
+
+def check_files(source: BaseSource) -> None:
+    """Raises BaseUnavailable where what would be opened is no whole base, as far as headers and configuration tell; a
+    base of the hub that is not on this machine is not looked at."""
+    if source.path is not None:
+        check_config(read_json(source.path / "config.json"), weight_files(source.path))
+    elif source.gguf is not None:
+        from dlm_tui.model.gguf_base import file_contents
+
+        file_contents(source.gguf)

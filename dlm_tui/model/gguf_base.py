@@ -59,7 +59,7 @@ def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
     folder = unpacked_folder(file, digest)
     if not folder.is_dir():
         yield from in_thread(lambda: _drop_orphans(folder, file), lambda: looking)
-        contents = yield from in_thread(lambda: _contents(file), lambda: looking)
+        contents = yield from in_thread(lambda: file_contents(file), lambda: looking)
         text = _cost(file, folder, contents)
         yield Progress(NOTE, text=text)
         yield from in_thread(lambda: _write(file, folder, contents.dtype), lambda: Progress("base", 0, 4, text))
@@ -89,14 +89,14 @@ def _note_of(folder: Path) -> Path:
     return folder.with_name(folder.name + _NOTE)
 
 
-class _Contents(msgspec.Struct, frozen=True):
+class Contents(msgspec.Struct, frozen=True):
     """How many weights a file holds, and the type that they are unpacked to."""
 
     count: int
     dtype: str
 
 
-def _contents(file: Path) -> _Contents:
+def file_contents(file: Path) -> Contents:
     """What a GGUF file holds. Raises BaseUnavailable where that is no whole model."""
     from dlm_tui.model.gguf_check import check_counts
     from dlm_tui.model.gguf_tensors import TensorReader
@@ -113,10 +113,10 @@ def _contents(file: Path) -> _Contents:
     check_counts(file, reader)
     kinds = {tensor.tensor_type.name for tensor in tensors}
     dtype = {("F32",): "float32", ("F16", "F32"): "float16"}.get(tuple(sorted(kinds)), "bfloat16")
-    return _Contents(sum(int(tensor.n_elements) for tensor in tensors), dtype)
+    return Contents(sum(int(tensor.n_elements) for tensor in tensors), dtype)
 
 
-def _cost(file: Path, folder: Path, contents: _Contents) -> str:
+def _cost(file: Path, folder: Path, contents: Contents) -> str:
     """What unpacking takes, as a sentence. Raises BaseUnavailable where this machine does not have it."""
     count, width = contents.count, 4 if contents.dtype == "float32" else 2
     # the reader holds all weights as float32 before the last of them has its own type

@@ -38,6 +38,7 @@ OURS = {
     "base",
     "quantize",
     "offload",
+    "opened_from",
     "problems",
     "training_plan",
     "trained",

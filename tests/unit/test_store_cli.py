@@ -18,6 +18,8 @@ from dlm_tui.document import load
 from dlm_tui.errors import UsageError
 from dlm_tui.store import MetricsWriter, Store
 from tests.interop.peer_fixture import PEER_ADAPTERS, copy_peer, peer_root
+from tests.tiny_models import write_tiny_base
+from tests.training_samples import write_document
 
 
 def call(command: str, *words: object) -> int:
@@ -47,6 +49,58 @@ def test_show_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gate      uniform: Too few prompts to train a gate" in out
     assert "still needed: tone 1" in out
     assert "\x1b" not in out
+
+
+def shown(capsys: pytest.CaptureFixture[str], document: Path, base: Path) -> tuple[str | None, list[str], str]:
+    """What `show` says of the base that would be opened: in JSON, its problems, and the line for people."""
+    words = ("show", document, "--home", document.parent / "home", "--base", base)
+    assert call(*words, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert call(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("problem: ")] == [f"problem: {p}" for p in report["problems"]]
+    (line,) = [line for line in lines if line.startswith("base  ")]
+    return report["opened_from"], report["problems"], line
+
+
+def test_show_says_which_base_would_be_opened_and_what_is_wrong_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, base = write_document(tmp_path), write_tiny_base(tmp_path / "base")
+    opened, problems, line = shown(capsys, document, base)
+    assert (opened, problems) == (str(base), []) and line.endswith(f", opened from {base}")
+
+    opened, problems, line = shown(capsys, document, tmp_path / "gone")
+    assert opened is None and "opened from" not in line
+    assert problems == [
+        f"{tmp_path / 'gone'} does not exist, and --base names it as the base: bring it back, or name where it is now"
+    ]
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
+    opened, (problem,), _ = shown(capsys, document, base)
+    assert opened == str(base) and "num_hidden_layers 7, but the weights hold 3 layers" in problem
+
+    two = tmp_path / "two"
+    two.mkdir()
+    for name, data in (("a.gguf", b""), ("b-00001-of-00002.gguf", b"GGUF"), ("c.gguf", b"GGUF" + bytes(99))):
+        (two / name).write_bytes(data)
+    assert "holds 3 GGUF files; name one of them" in shown(capsys, document, two)[1][0]
+    for name, words in (
+        ("a.gguf", "cannot be read as a GGUF file"),
+        ("b-00001-of-00002.gguf", "is part 1 of 2; join them with"),
+        ("c.gguf", "cannot be read as a GGUF file"),
+    ):
+        opened, (problem,), _ = shown(capsys, document, two / name)
+        assert opened == str(two / name) and words in problem
+
+
+def test_show_looks_at_the_base_without_torch(tmp_path: Path) -> None:
+    document, base = write_document(tmp_path), write_tiny_base(tmp_path / "base")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(99))
+    for path in (base, tmp_path / "a.gguf"):
+        words = ["show", str(document), "--home", str(tmp_path / "home"), "--base", str(path)]
+        code = f"import sys; from dlm_tui.cli.main import main; main({words!r}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_show_without_a_store_creates_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
