@@ -36,8 +36,8 @@ from dlm_tui.model.quantised import (
     stored_quantisation,
 )
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
-from dlm_tui.model.stacked_experts import kept_apart, stay_in_pages
-from dlm_tui.model.stored import StoredLinear, float32_skeleton, keep_as_stored, widen, widen_beside
+from dlm_tui.model.stacked_experts import kept_apart
+from dlm_tui.model.stored import StoredLinear, bytes_beside, float32_skeleton, keep_as_stored, widen, widen_beside
 from dlm_tui.model.tensor_facts import Hashing
 from dlm_tui.progress import WARNING, Progress, in_thread
 from dlm_tui.system_errors import first_line
@@ -249,17 +249,21 @@ def load_base(
     # weights of the type that is stored are pages of the file until they are copied, when it is mapped once only
     mapped = size if stored_types(files) == {"F32"} and dtype == "float32" else _MAPS * size
     room = min(available_memory(), limits_room(mapped))
-    narrow = narrow and (as_stored or needed > room) and stay_in_pages(folder, files)
+    narrow = narrow and (as_stored or needed > room)
+    beside = bytes_beside(folder) if narrow else 0
+    narrow = narrow and beside <= min(room, needed // 2)  # else it has no room, or takes as much
     whole = place == "cpu" and not (narrow or quantisation or asked)
     offload = source.offload if whole and needed > room else None
     from_disk = narrow or offload is not None
+    if narrow:
+        needed = (needed + beside) // 2
     four_bits_fit = quantised_bytes(files, 4, item) + largest_bytes(files, item) <= room
     less = "" if from_disk else _less(asked, quantisation, four_bits_fit)
     if from_disk or place != "cpu":
-        refuse_narrow_limits(0, _MAPS * size)
+        refuse_narrow_limits(beside if narrow else 0, _MAPS * size)
     else:
         refuse_narrow_limits(needed, mapped, less if limits_room(_MAPS * size) else "")
-    if place == "cpu" and (text := _too_large(source, needed // 2 if narrow else needed, from_disk, less)):
+    if place == "cpu" and (text := _too_large(source, needed, from_disk, less)):
         yield Progress(WARNING, text=text)
     _refuse_remote_code(folder)
     ahead = read_ahead(files if size <= available_memory() else [])

@@ -132,11 +132,6 @@ def largest_bytes(files: Sequence[Path], item: int) -> int:
     )
 
 
-def experts_are_apart(files: Sequence[Path]) -> bool:
-    """Whether the safetensors `files` hold each expert in tensors of its own."""
-    return any(_EXPERT.search(name) for name in _names(files))
-
-
 def quantised_bytes(files: Sequence[Path], bits: int, item: int) -> int:
     """Bytes that the tensors of safetensors `files` take with the matrices of their layers in `bits` bits a number.
 

@@ -6,14 +6,13 @@ Left apart they stay in the pages of their file, which all processes with the sa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dlm_tui.model.config_check import experts_are_apart
 from dlm_tui.model.registry import read_json
 
 _KEPT = "kept_apart"
@@ -29,28 +28,6 @@ def are_plain_experts(module: nn.Module) -> bool:
         "gate_up_proj",
         "down_proj",
     }
-
-
-def stay_in_pages(folder: Path, files: Sequence[Path]) -> bool:
-    """Whether all weights `files` of a checkpoint can be left where they are: it has no experts, has them stacked
-    already, or plain ones."""
-    if not experts_are_apart(files):
-        return True
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with init_empty_weights():
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            model = cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(config))
-    except Exception:  # the library raises many types for a broken folder, and again when it is loaded
-        return False
-    holders = [
-        module
-        for module in model.modules()
-        if any(part.ndim == 3 for part in module._parameters.values() if part is not None)
-    ]
-    return bool(holders) and all(map(are_plain_experts, holders))
 
 
 @contextlib.contextmanager

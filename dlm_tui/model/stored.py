@@ -7,7 +7,8 @@ time. The file's pages are never written, so that all processes with the same ba
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -90,22 +91,47 @@ def keep_as_stored(model: nn.Module, skeleton: nn.Module) -> None:
     the model's type.
     """
     embedding = cast("Any", model).get_input_embeddings()
-    kept = set()
+    for module in model.modules():
+        if are_plain_experts(module):
+            unstack(module)
+            module.__class__ = _stored_experts(type(module))
+    kept = {id(parameter) for parameter in _kept(model)}
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = StoredLinear
-            kept.add(id(module.weight))
         elif module is embedding:
             module.__class__ = _stored_embedding(type(module))
-            kept.add(id(cast("Any", module).weight))
-        elif are_plain_experts(module):
-            unstack(module)
-            module.__class__ = _stored_experts(type(module))
-            kept.update(id(parameter) for parameter in module.parameters())
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.float()
     _widen_buffers(model, skeleton)
+
+
+def _kept(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights that stay in their pages."""
+    embedding = cast("Any", model).get_input_embeddings()
+    for module in model.modules():
+        if type(module) is nn.Linear or module is embedding:
+            yield cast("Any", module).weight
+        elif are_plain_experts(module) or type(module) in _originals:
+            yield from module.parameters()
+
+
+def bytes_beside(folder: Path) -> int:
+    """Bytes of float32 that `keep_as_stored` takes for what does not stay in the pages of the checkpoint in `folder`:
+    experts of another kind, tables beside the embedding. What is no matrix is small, and not counted."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with init_empty_weights():
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            model = cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(config))
+    except Exception:  # the library raises many types for a broken folder, and again when it is loaded
+        return 0
+    kept = {id(parameter) for parameter in _kept(model)}
+    beside = (part for part in model.parameters() if id(part) not in kept)
+    return 4 * sum(part.numel() for part in beside if part.ndim > 1)
 
 
 def float32_skeleton(model: nn.Module) -> nn.Module:

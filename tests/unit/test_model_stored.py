@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -45,7 +46,7 @@ def mixed(base: Base) -> MixedModel:
 def test_the_numbers_are_those_of_float32_weights(tmp_path: Path, architecture: str) -> None:
     folder = write_bf16(tmp_path / "m", architecture)
     wide, narrow = load(folder, as_stored=False), load(folder)
-    assert narrow.is_as_stored and not wide.is_as_stored
+    assert narrow.is_as_stored == (architecture != "gpt2") and not wide.is_as_stored  # its layers are of another kind
     assert (narrow.dtype, narrow.identity) == (torch.float32, wide.identity)
     with torch.no_grad():
         wanted = wide.model(IDS).logits
@@ -135,12 +136,40 @@ def test_experts_of_unequal_shape_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_other_experts_are_stacked_and_need_their_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_bf16(tmp_path / "m", "mixtral")
-    monkeypatch.setattr(stacked_experts, "are_plain_experts", lambda module: False)
+    for module in (stacked_experts, stored):
+        monkeypatch.setattr(module, "are_plain_experts", lambda module: False)
     assert not load(folder).is_as_stored
     needed = 4 * load(folder).parameters
     monkeypatch.setattr(bases, "available_memory", lambda: needed - 1)
     with pytest.raises(BaseUnavailable, match="are free"):
         load(folder)
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"gpt2"}))
+def test_what_is_said_to_lie_beside_the_pages_does(tmp_path: Path, architecture: str) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
+    wide = [part for part in load(folder).model.parameters() if part.dtype == torch.float32 and part.ndim > 1]
+    assert stored.bytes_beside(folder) == sum(part.nbytes for part in wide)
+
+
+def test_what_lies_beside_the_pages_counts_and_has_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table or experts that are widened are memory that does not come and go."""
+    folder = write_bf16(tmp_path / "m")
+    size = 4 * load(folder).parameters
+    monkeypatch.setattr(bases, "bytes_beside", lambda folder: size // 4)
+    monkeypatch.setattr(bases, "available_memory", lambda: size // 4)
+    said: list[Progress] = []
+    assert run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"), said.append).is_as_stored
+    (warning,) = [step.text for step in said if step.stage == WARNING]
+    assert f"takes {at_least((size + size // 4) // 2)} of memory, and {at_most(size // 4)} are free: " in str(warning)
+    monkeypatch.setattr(bases, "available_memory", lambda: size // 4 - 1)
+    with pytest.raises(BaseUnavailable, match=f"takes {at_least(size)} of memory"):
+        load(folder)
+    source = msgspec.structs.replace(resolve_base("hf:test/m", folder), offload=tmp_path / "disk")
+    assert run_to_end(load_base(source, device="cpu")).is_offloaded
+    monkeypatch.undo()
+    monkeypatch.setattr(bases, "bytes_beside", lambda folder: size // 2 + 1)
+    assert not load(folder).is_as_stored  # nothing would be won
 
 
 def test_experts_compute_under_autocast(tmp_path: Path) -> None:
