@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_tui.model.registry import read_json
+from dlm_tui.tensor_files import mapping
 
 _KEPT = "kept_apart"
 _STACKING = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
@@ -38,21 +39,23 @@ def kept_apart(folder: Path) -> Iterator[None]:
     """
     from transformers import conversion_mapping as mappings
 
-    model_type = str(read_json(folder / "config.json").get("model_type"))
-    before = mappings.get_checkpoint_conversion_mapping(model_type)
-    if before is None:
-        yield
-        return
-    changed = mappings.get_checkpoint_conversion_mapping(model_type)
-    for entry in changed:
-        operations = getattr(entry, "operations", ())
-        if [type(operation).__name__ for operation in operations] in _STACKING:
-            entry.operations = [_keeping_apart()(operations)]
-    mappings.register_checkpoint_conversion_mapping(model_type, changed, overwrite=True)
+    config = read_json(folder / "config.json")
+    # of a model that also takes images the library opens the text's, by its own type
+    types = {str(part.get("model_type")) for part in (config, mapping(config.get("text_config")))}
+    known = {kind: mappings.get_checkpoint_conversion_mapping(kind) for kind in types}
+    before = {kind: entries for kind, entries in known.items() if entries is not None}
+    for kind in before:
+        changed = mappings.get_checkpoint_conversion_mapping(kind)
+        for entry in changed:
+            operations = getattr(entry, "operations", ())
+            if [type(operation).__name__ for operation in operations] in _STACKING:
+                entry.operations = [_keeping_apart()(operations)]
+        mappings.register_checkpoint_conversion_mapping(kind, changed, overwrite=True)
     try:
         yield
     finally:
-        mappings.register_checkpoint_conversion_mapping(model_type, before, overwrite=True)
+        for kind, entries in before.items():
+            mappings.register_checkpoint_conversion_mapping(kind, entries, overwrite=True)
 
 
 def _keeping_apart() -> Any:

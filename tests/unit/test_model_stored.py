@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dlm_tui.model import backend_selection, stacked_experts, stored
 from dlm_tui.model import base as bases
@@ -21,7 +22,7 @@ from dlm_tui.model.memory import at_least, at_most
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import WARNING, Progress, run_to_end
-from tests.tiny_models import ARCHITECTURES, random_adapter, target_names, write_tiny_base
+from tests.tiny_models import ARCHITECTURES, SMALL, random_adapter, target_names, tiny_tokenizer, write_tiny_base
 
 COMPILED = set(ARCHITECTURES) - {"gpt2", "stablelm"}
 IDS = torch.randint(3, 300, (2, 30), generator=torch.Generator().manual_seed(3))
@@ -120,6 +121,25 @@ def stack_in_file(folder: Path) -> None:
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
     assert any(name.endswith("experts.gate_up_proj") for name in weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_experts_of_a_base_that_also_takes_images_stay_in_the_pages(tmp_path: Path) -> None:
+    """Its configuration holds the text's, by whose type the library opens it."""
+    text = {**SMALL, "head_dim": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    config = AutoConfig.for_model(
+        "qwen3_5_moe", text_config={**text, "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 384}
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] != model.config.model_type
+    base = load(tmp_path)
+    experts = [module for module in base.model.modules() if "Experts" in type(module).__name__]
+    parts = [part for module in experts for part in module.parameters()]
+    assert len(parts) == 3 * 4 * SMALL["num_hidden_layers"]
+    for part in parts:
+        assert str(tmp_path / "model.safetensors") in mapping_of(part)
 
 
 def test_experts_of_unequal_shape_are_refused_by_name(tmp_path: Path) -> None:
