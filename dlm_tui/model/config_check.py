@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dlm_tui.model.registry import BaseUnavailable
 from dlm_tui.tensor_files import TensorFileDamaged, mapping, read_header, stored_shapes
 
 _LAYER = re.compile(r"((?:^|.*?\.)(?:layers|h|blocks|block|layer))\.(\d+)\.")
-_EXPERT = re.compile(r"\.experts\.\d+\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers")
 _SIZES = (
     *("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "moe_intermediate_size", "ffn_dim"),
@@ -37,7 +37,9 @@ def check_config(config: Mapping[str, Any], files: Sequence[Path]) -> None:
     """
     if reason := both_ways(config):
         raise BaseUnavailable(f"{files[0].parent} {reason}")
-    _refuse_unequal_experts({name: shape for file in files for name, shape in _shapes(file).items()})
+    shapes = {name: shape for file in files for name, shape in _shapes(file).items()}
+    _refuse_unequal_experts(shapes)
+    _refuse_lacking_experts(shapes)
     place = files[0].parent / "config.json"
     capacity = _WEIGHTS_PER_BYTE * sum(file.stat().st_size for file in files)
     stacks: dict[str, int] = {}  # a model with an image tower has two
@@ -111,6 +113,23 @@ def _refuse_unequal_experts(shapes: Mapping[str, Sequence[int]]) -> None:
         ):
             sizes = " x ".join(map(str, shape)), " x ".join(map(str, others))
             raise BaseUnavailable(f"{name} is {sizes[0]} in its files, and {sizes[1]} for other experts; {_AGAIN}")
+
+
+def _refuse_lacking_experts(names: Iterable[str]) -> None:
+    """Raises BaseUnavailable where an expert lacks a weight that others of its layer have."""
+    layers: dict[str, dict[str, set[str]]] = {}
+    for name in names:
+        if match := _EXPERT.search(name):
+            parts = layers.setdefault(name[: match.start()], {})
+            parts.setdefault(name[match.end() :], set()).add(match[1])
+    for layer, parts in layers.items():
+        every = set[str]().union(*parts.values())
+        for part, experts in parts.items():
+            if lacking := every - experts:
+                expert = min(lacking, key=int)
+                raise BaseUnavailable(
+                    f"there is no {layer}.experts.{expert}.{part}, which other experts have; {_AGAIN}"
+                )
 
 
 def stored_types(files: Sequence[Path]) -> set[str]:

@@ -123,6 +123,17 @@ def stack_in_file(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_a_weight_that_one_expert_lacks_is_named(tmp_path: Path, architecture: str) -> None:
+    folder = write_bf16(tmp_path / "m", architecture)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if ".experts.3." in name)
+    save_file({key: part for key, part in weights.items() if key != name}, file, metadata={"format": "pt"})
+    with pytest.raises(BaseUnavailable, match=re.escape(f"there is no {name}, which other experts have; fetch")):
+        load(folder)
+
+
 def test_experts_of_a_base_that_also_takes_images_stay_in_the_pages(tmp_path: Path) -> None:
     """Its configuration holds the text's, by whose type the library opens it."""
     text = {**SMALL, "head_dim": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
