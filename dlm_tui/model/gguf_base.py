@@ -41,6 +41,7 @@ from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause, first_line
 
 _NOTE = ".source"
+_EXPERTS, _WIDTH = ("qwen2_moe", "qwen3_moe"), "expert_feed_forward_length"
 
 
 def unpack(source: BaseSource) -> Generator[Progress, None, BaseSource]:
@@ -142,7 +143,7 @@ def _write(file: Path, folder: Path, dtype: str) -> None:
     scratch = scratch_sibling(folder)
     place, name = str(file.parent), file.name
     try:
-        with unreported(), _without_bar():
+        with unreported(), _without_bar(), _with_width_of_experts():
             tokenizer = cast("Any", AutoTokenizer).from_pretrained(place, gguf_file=name, local_files_only=True)
             model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
                 place,
@@ -183,6 +184,22 @@ def _without_bar() -> Iterator[None]:
         yield
     finally:
         reader.tqdm = bar
+
+
+@contextlib.contextmanager
+def _with_width_of_experts() -> Iterator[None]:
+    """The library's reader with the key for the width of an expert, which it leaves out for some families: theirs would
+    be that of the one size which its configuration takes for granted."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    lacking = [keys for kind in _EXPERTS if _WIDTH not in (keys := cast("Any", GGUF_CONFIG_MAPPING)[kind])]
+    for keys in lacking:
+        keys[_WIDTH] = "moe_intermediate_size"
+    try:
+        yield
+    finally:
+        for keys in lacking:
+            del keys[_WIDTH]
 
 
 def _drop_invented(folder: Path, file: Path, rows: int) -> None:

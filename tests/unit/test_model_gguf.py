@@ -62,6 +62,16 @@ def test_the_numbers_and_tokens_are_those_of_the_model_it_was_made_of(made: tupl
     assert base.context_length == session.base.context_length and base.source.target_modules
 
 
+def test_experts_have_the_width_that_the_file_says(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, "qwen3_moe")
+    place = tmp_path / "made"
+    found = export(session, target="ollama", quant="f32", mix="tone:1e-12", out=str(place), verify=False)
+    base = loaded(found.folder / "model.f32.gguf")
+    assert base.config.moe_intermediate_size == session.base.config.moe_intermediate_size == 48
+    ids = session.base.encode_raw(PROMPT)
+    assert float((logits(base, ids) - logits(session.base, ids)).abs().max()) < 1e-4
+
+
 def test_quantised_blocks_become_bfloat16_and_it_is_done_once(made: tuple[Session, Path]) -> None:
     _, folder = made
     file = folder / "q8_0" / "tiny.gguf"
