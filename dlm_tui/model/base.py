@@ -250,6 +250,8 @@ def load_base(
     mapped = size if stored_types(files) == {"F32"} and dtype == "float32" else _MAPS * size
     room = min(available_memory(), limits_room(mapped))
     narrow = narrow and (as_stored or needed > room)
+    if narrow:
+        refuse_narrow_limits(0, _MAPS * size)  # before the library is loaded, which says what does not stay
     beside = bytes_beside(folder) if narrow else 0
     narrow = narrow and beside <= min(room, needed // 2)  # else it has no room, or takes as much
     whole = place == "cpu" and not (narrow or quantisation or asked)
@@ -259,10 +261,10 @@ def load_base(
         needed = (needed + beside) // 2
     four_bits_fit = quantised_bytes(files, 4, item) + largest_bytes(files, item) <= room
     less = "" if from_disk else _less(asked, quantisation, four_bits_fit)
-    if from_disk or place != "cpu":
-        refuse_narrow_limits(beside if narrow else 0, _MAPS * size)
-    else:
+    if place == "cpu" and not from_disk:
         refuse_narrow_limits(needed, mapped, less if limits_room(_MAPS * size) else "")
+    elif not narrow:
+        refuse_narrow_limits(0, _MAPS * size)
     if place == "cpu" and (text := _too_large(source, needed, from_disk, less)):
         yield Progress(WARNING, text=text)
     _refuse_remote_code(folder)

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dlm_tui import process_limits, system_errors
+from dlm_tui.model import base as bases
 from dlm_tui.model import load_base, memory
 from dlm_tui.model.memory import at_least, at_most, gigabytes, limits_room, refuse_narrow_limits
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
@@ -222,3 +223,15 @@ def test_a_base_without_room_under_a_limit_is_left_on_the_disk(tmp_path: Path, m
     assert opened(3 * size)
     with pytest.raises(BaseUnavailable, match=re.escape(f"to at least {memory.at_least(memory._LEAST + 2 * size)}")):
         opened(2 * size - 1)
+
+
+def test_a_limit_is_looked_at_before_the_library_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes would count twice, and the figure would be another one at each try."""
+    folder = write_tiny_base(tmp_path / "base")
+    file = folder / "model.safetensors"
+    save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    least = memory._LEAST + 2 * file.stat().st_size
+    monkeypatch.setattr(memory, "memory_limits", lambda: [MemoryLimit(least - 1, 0, "ulimit -v")])
+    monkeypatch.setattr(bases, "bytes_beside", None)
+    with pytest.raises(BaseUnavailable, match=re.escape(f"to at least {memory.at_least(least)}")):
+        run_to_end(load_base(resolve_base("hf:a/b", folder), device="cpu", as_stored=True))
