@@ -30,7 +30,7 @@ from dlm_tui.gate.embedding import length_batches, prompt_tokens
 from dlm_tui.model.base import DTYPES
 from dlm_tui.progress import WARNING, Progress, Report, warn
 from dlm_tui.store.trained_on import base_record
-from dlm_tui.system_errors import system_sentence
+from dlm_tui.system_errors import cause, system_sentence
 from dlm_tui.training.adapter_work import AdapterWork, Trained
 from dlm_tui.training.checkpoints import fingerprint
 from dlm_tui.training.cluster_board import Board, Teller
@@ -310,7 +310,7 @@ def _knock(place: str) -> None:
             connection.sendall(_HELLO)
             kind = connection.recv(9)[3:4]
     except (OSError, OverflowError, ValueError) as error:
-        raise _nobody_answers(place, getattr(error, "strerror", None) or str(error)) from None
+        raise _nobody_answers(place, cause(error)) from None
     if kind != _SETTINGS:
         raise _nobody_answers(place, "what listens there is no Ray")
 

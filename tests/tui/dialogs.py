@@ -101,6 +101,11 @@ async def _overlay(bench: Bench) -> None:
     bench.screen.runs.action_overlay_runs()
 
 
+async def _import(bench: Bench) -> None:
+    command = next(one for one in bench.app.palette_commands() if one.name == "train: import adapter")
+    command.run()
+
+
 async def _offer(bench: Bench) -> None:
     await actions.with_preferences(bench)
     bench.screen.action_train_preferences()
@@ -134,6 +139,7 @@ DIALOGS: dict[str, tuple[Step, str]] = {
     "two answers": (now(lambda bench: bench.screen.action_compare_words()), "Words:"),
     "named mixes": (actions.among_named_mixes, "quiet"),
     "lesson": (now(lambda bench: bench.screen.answers.action_teach("keep")), "Will be added"),
+    "import": (_import, "Import an adapter"),
     "training": (now(lambda bench: bench.screen.action_train_dialog()), "LoRA"),
     "traffic": (now(lambda bench: bench.screen.action_traffic()), "No server runs"),
     "add a section": (_section("add"), "### Q"),
