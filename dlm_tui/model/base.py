@@ -239,6 +239,15 @@ def load_base(
     asked = source.quantize if quantisation is None else None
     if kind := quantisation or asked:
         require_library(kind)
+
+    def read_tokenizer() -> Generator[Progress, None, Any]:
+        _refuse_remote_code(folder)
+        found = yield from in_thread(
+            lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
+        )
+        give_back_freed()
+        return found
+
     item = DTYPES.get(dtype, torch.float32).itemsize
     needed = stored_elements(files) * item
     if quantisation or asked:
@@ -250,8 +259,11 @@ def load_base(
     mapped = size if stored_types(files) == {"F32"} and dtype == "float32" else _MAPS * size
     room = min(available_memory(), limits_room(mapped))
     narrow = narrow and (as_stored or needed > room)
+    ahead = read_ahead(files if size <= available_memory() else [])
+    tokenizer = None
     if narrow:
         refuse_narrow_limits(0, _MAPS * size)  # before the library is loaded, which says what does not stay
+        tokenizer = yield from read_tokenizer()  # before it, too: it takes the room that a vocabulary leaves behind
     beside = bytes_beside(folder) if narrow else 0
     narrow = narrow and beside <= min(room, needed // 2)  # else it has no room, or takes as much
     whole = place == "cpu" and not (narrow or quantisation or asked)
@@ -267,12 +279,8 @@ def load_base(
         refuse_narrow_limits(0, _MAPS * size)
     if place == "cpu" and (text := _too_large(source, needed, from_disk, less)):
         yield Progress(WARNING, text=text)
-    _refuse_remote_code(folder)
-    ahead = read_ahead(files if size <= available_memory() else [])
-    tokenizer = yield from in_thread(
-        lambda: _load_tokenizer(folder, source), lambda: step(1, "reading the base's tokenizer")
-    )
-    give_back_freed()
+    if tokenizer is None:
+        tokenizer = yield from read_tokenizer()
     model, unread = yield from in_thread(
         lambda: _load_model(folder, source, dtype, narrow, asked, place if quantisation or asked else None, offload),
         lambda: step(2, f"reading the base's weights{f' and quantising them as {asked}' if asked else ''}"),
