@@ -147,6 +147,35 @@ def test_what_no_tensor_tells_alone_all_tell_together() -> None:
             rounded(0.005, factor).judge_all("Q4_0")
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.0, 0.5, 2.0])
+def test_rounding_may_swallow_of_a_mix_what_stands_on_the_grid(factor: float) -> None:
+    """As of a base that was quantised before: a tenth of its numbers is rounded back to what it was."""
+    chance, check = torch.Generator().manual_seed(0), MixCheck()
+    weights = torch.randn(1024, 1024, generator=chance)
+    weights[:, ::10] = (weights[:, ::10] / 0.3).round() * 0.3
+    pair = LoraPair(torch.randn(2, 1024, generator=chance), torch.randn(1024, 2, generator=chance) * 0.02)
+    meant, stored = (weights + part * (pair.lora_B @ pair.lora_A) for part in (1.0, factor))
+    error = Error({MIX: pair})
+    error.add((stored / 0.3).round() * 0.3, meant)
+    if factor == 1.0:
+        check.judge("blk.0", error, "Q8_0")
+        assert 0.08 < check.worst < 0.12
+        return
+    with pytest.raises(ExportRefused, match=r"is off by .* times the mix"):
+        check.judge("blk.0", error, "Q8_0")
+
+
+def test_what_is_not_rounded_swallows_nothing() -> None:
+    chance = torch.Generator().manual_seed(0)
+    pair = LoraPair(torch.randn(2, 1024, generator=chance), torch.randn(1024, 2, generator=chance))
+    delta, error = pair.lora_B @ pair.lora_A, Error({MIX: pair})
+    error.add(0.9 * delta, delta)
+    MixCheck().judge("blk.0", error, "Q8_0")
+    for kind in ("F32", "float32"):
+        with pytest.raises(ExportRefused, match=r"is off by -0\.1 times the mix"):
+            MixCheck().judge("blk.0", error, kind)
+
+
 def test_a_mix_below_the_rounding_is_said_to_be_lost() -> None:
     with pytest.raises(ExportRefused, match=r"the mix is lost in the rounding to Q4_0.*choose a finer --quant"):
         rounded(0.0001, 1.0).judge_all("Q4_0")
