@@ -4,11 +4,15 @@ An adapter is a few per cent of the weights it changes, and rounding to four bit
 from what was meant does not tell whether the mix is in it. Which way it is off does. Rounding leaves an error that
 knows nothing of a given direction Δ (what an adapter adds), while a mix that is left out, doubled or another's leaves
 an error along it: <stored - meant, Δ> / <Δ, Δ> is -1 where Δ was left out, 1 where it was added twice.
+
+Where the base's own weights stand on a grid, as those of one that was quantised before, rounding takes them back to it,
+and of the mix what it takes: there the same rounding is done once more, and has to leave the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +30,8 @@ Directions = Mapping[str, Mapping[str, LoraPair]]
 _SIGMAS = 8.0
 _SHRINKING = 4.0
 _SLACK = 0.05
-_SWALLOWED = 0.25
-"""What rounding may take of a mix: where the base's own weights lie on a grid, as those of one that was quantised
-before, a number that stands on it is rounded back to it. 0.077 measured for Q8_0 of a base that came as Q4_K."""
-_EXACT = ("F32", "FLOAT32")
+_MOST_LOST = 0.5
+"""Of a mix, in the rounding of the whole file."""
 _TELLING = 0.5
 """Where the tolerance is larger than this, one tensor alone tells nothing."""
 
@@ -97,40 +99,61 @@ class MixCheck:
 
     def __init__(self) -> None:
         self._pooled: dict[str, _Along] = {}
+        self._uncertain: dict[str, list[tuple[float, Callable[[], Error]]]] = {}  # variance, the rounding once more
+        self._whole = _Along()
         self._telling = 0
         self.worst = 0.0
 
-    def judge(self, tensor: str, error: Error, kind: str) -> None:
-        """Raises ExportRefused where `tensor`, stored as `kind`, is off along a direction."""
+    @property
+    def lost(self) -> float:
+        """The share of the mix that rounding took, over all tensors."""
+        return max(0.0, -self._whole.error / self._whole.size) if self._whole.size else 0.0
+
+    def judge(self, tensor: str, error: Error, kind: str, rounded_again: Callable[[], Error] | None = None) -> None:
+        """Raises ExportRefused where `tensor`, stored as `kind`, is off along a direction.
+
+        `rounded_again` tells the error that rounding alone leaves; it is asked where that is more than chance explains.
+        """
+        again = functools.cache(rounded_again) if rounded_again is not None else None
         for name, sums in error.along.items():
             off = sums.error / sums.size
             tolerance = _tolerance(
                 sums.size / error.variance if error.variance else 0.0, error.shrunk(sums) / sums.size
             )
+            if name == MIX:
+                self._whole.error += sums.error
+                self._whole.size += sums.size
             if error.variance == 0.0 or tolerance < _TELLING:
+                if again is not None and not abs(off) <= tolerance:
+                    off -= again().along[name].error / sums.size
                 self._accept(name, off, tolerance, tensor, kind)
             else:
                 self._pool(name, sums, error)
+                if again is not None:
+                    self._uncertain.setdefault(name, []).append((error.variance, again))
 
     def judge_all(self, kind: str) -> None:
         """Raises ExportRefused where the tensors that told nothing alone are off together, or where nothing tells."""
         for name, sums in self._pooled.items():
             tolerance = _tolerance(sums.size, sums.meant / sums.size)
             if tolerance < _TELLING:
-                self._accept(name, sums.error / sums.size, tolerance, "the file as a whole", kind)
-        if self._telling == 0 and MIX in self._pooled:
+                off = sums.error / sums.size
+                if not abs(off) <= tolerance:
+                    uncertain = self._uncertain.get(name, [])
+                    off -= sum(again().along[name].error / variance for variance, again in uncertain) / sums.size
+                self._accept(name, off, tolerance, "the file as a whole", kind)
+        if (self._telling == 0 and MIX in self._pooled) or self.lost > _MOST_LOST:
             raise ExportRefused(
                 f"the mix is lost in the rounding to {kind}, which changes the weights by more than it does: choose a"
                 " finer --quant, or --target llama-server, which keeps the mix apart"
             )
 
     def _accept(self, name: str, off: float, tolerance: float, where: str, kind: str) -> None:
-        lost = tolerance if kind.upper() in _EXACT else max(tolerance, _SWALLOWED)
-        if not -lost <= off <= tolerance:
+        if not abs(off) <= tolerance:
             what = name if name == MIX else f"the adapter {name!r}"
             raise ExportRefused(
                 f"the export does not hold the workbench's mix: {where} is off by {off:+.2g} times {what}, and {kind} "
-                f"explains at most {lost if off < 0 else tolerance:.2g}"
+                f"explains at most {tolerance:.2g}"
             )
         if name == MIX:
             self._telling += 1

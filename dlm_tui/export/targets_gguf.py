@@ -181,7 +181,7 @@ class _Gguf(Common):
         base = self.context.session.base
         check_metadata(path, base.config, base.tokenizer, self.quant)
         source, directions = self.source, self._directions()
-        return (yield from check_gguf(path, source, self.architecture, pairs, directions, weighed=self.weighed))
+        return (yield from check_gguf(path, source, self.architecture, pairs, directions, importance=self.importance))
 
     def check_adapter(self, path: Path, pairs: Mapping[str, LoraPair]) -> None:
         """What an adapter's file says of itself, then its matrices."""

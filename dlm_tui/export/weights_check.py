@@ -6,10 +6,12 @@ rounding of each tensor's type; and (in `verify`) the runtime answers as these s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors import safe_open
@@ -19,6 +21,8 @@ from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.gguf_model import merged_rows
 from dlm_tui.export.mix_check import MIX, Directions, Error, MixCheck, pairs_at
+from dlm_tui.export.quantisation.blocks import Rows, dequantise, quantise
+from dlm_tui.export.quantisation.imatrix import ImportanceMatrix
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.rounding_check import OF_DTYPE, RoundingCheck
 from dlm_tui.export.stored_weights import StoredWeights
@@ -40,6 +44,7 @@ A wrong row order, scale or shift leaves about 1.
 """
 
 _PROBES = 4
+Pieces = Callable[[], Iterator[tuple[Tensor, Tensor, int]]]
 
 
 def check_mix(model: MixedModel, mix: Mapping[str, float], pairs: Mapping[str, LoraPair]) -> None:
@@ -75,13 +80,13 @@ def check_gguf(
     pairs: Mapping[str, LoraPair],
     directions: Directions,
     *,
-    weighed: bool = False,
+    importance: ImportanceMatrix | None = None,
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Every tensor of a written model against base and `pairs` (module -> pair, merged in).
 
     Returns how many were looked at, the largest relative error per type, and the largest error along the mix. Raises
     ExportRefused naming the first tensor that is further away than its type explains, that is missing, that the base
-    does not have, or that is off along one of the `directions`; `weighed` tells that an importance matrix was used.
+    does not have, or that is off along one of the `directions`; `importance` is what it was rounded by.
     """
     stored, mix = StoredWeights(path, architecture), MixCheck()
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
@@ -95,19 +100,38 @@ def check_gguf(
             error = Error(pairs_at(directions, name))
             try:
                 kind = stored.kind(place.tensor)
-                rounding = RoundingCheck(kind, weighed=weighed)
-                for found, wanted, start in _pieces(stored, source, name, place, merged.get(name), architecture):
+                rounding = RoundingCheck(kind, weighed=importance is not None)
+                pieces = functools.partial(_pieces, stored, source, name, place, merged.get(name), architecture)
+                for found, wanted, start in pieces():
                     error.add(found, wanted, start)
                     rounding.add(found, wanted, start)
             except (KeyError, ValueError, IndexError) as failure:
                 raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {failure}") from failure
             _judge(place.tensor, error.relative, ROUNDING[kind], kind.name)
-            mix.judge(place.tensor, error, kind.name)  # first, as it says what is wrong
+            again = functools.partial(
+                _rounded_again, pieces, kind, _weights_of(importance, place), pairs_at(directions, name)
+            )
+            mix.judge(place.tensor, error, kind.name, again)  # first, as it says what is wrong
             rounding.judge(place.tensor)
             worst[kind.name] = max(worst.get(kind.name, 0.0), error.relative)
         yield Progress("weights", done + 1, len(names))
     mix.judge_all(" and ".join(sorted(worst)))
-    return {"tensors": len(names), "relative_error": worst, "error_along_mix": mix.worst}
+    return {"tensors": len(names), "relative_error": worst, "error_along_mix": mix.worst, "mix_lost": mix.lost}
+
+
+def _rounded_again(pieces: Pieces, kind: Type, weights: Rows | None, pairs: Mapping[str, LoraPair]) -> Error:
+    """What rounding to `kind` alone leaves of the rows that were meant."""
+    error = Error(pairs)
+    for _, meant, start in pieces():
+        rows = dequantise(quantise(meant.numpy(), kind, weights), kind, meant.shape[-1])
+        error.add(torch.from_numpy(np.ascontiguousarray(rows)), meant, start)
+    return error
+
+
+def _weights_of(importance: ImportanceMatrix | None, place: Place) -> Rows | None:
+    """The importance [columns] of a matrix that adapters change, none of which is one of several experts."""
+    found = importance.means.get(place.tensor) if importance is not None else None
+    return None if found is None else found.reshape(-1)
 
 
 def _pieces(

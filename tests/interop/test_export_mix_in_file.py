@@ -147,33 +147,41 @@ def test_what_no_tensor_tells_alone_all_tell_together() -> None:
             rounded(0.005, factor).judge_all("Q4_0")
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.0, 0.5, 2.0])
-def test_rounding_may_swallow_of_a_mix_what_stands_on_the_grid(factor: float) -> None:
-    """As of a base that was quantised before: a tenth of its numbers is rounded back to what it was."""
-    chance, check = torch.Generator().manual_seed(0), MixCheck()
-    weights = torch.randn(1024, 1024, generator=chance)
-    weights[:, ::10] = (weights[:, ::10] / 0.3).round() * 0.3
-    pair = LoraPair(torch.randn(2, 1024, generator=chance), torch.randn(1024, 2, generator=chance) * 0.02)
-    meant, stored = (weights + part * (pair.lora_B @ pair.lora_A) for part in (1.0, factor))
-    error = Error({MIX: pair})
-    error.add((stored / 0.3).round() * 0.3, meant)
-    if factor == 1.0:
-        check.judge("blk.0", error, "Q8_0")
-        assert 0.08 < check.worst < 0.12
-        return
-    with pytest.raises(ExportRefused, match=r"is off by .* times the mix"):
-        check.judge("blk.0", error, "Q8_0")
-
-
-def test_what_is_not_rounded_swallows_nothing() -> None:
+def on_a_grid(every: int, factor: float = 1.0, size: float = 0.02) -> tuple[Error, Error]:
+    """One column in `every` of the weights stands on the grid of the rounding, as of a base that was quantised before;
+    `factor` of a mix was stored. The error, and that of rounding alone."""
     chance = torch.Generator().manual_seed(0)
-    pair = LoraPair(torch.randn(2, 1024, generator=chance), torch.randn(1024, 2, generator=chance))
-    delta, error = pair.lora_B @ pair.lora_A, Error({MIX: pair})
-    error.add(0.9 * delta, delta)
-    MixCheck().judge("blk.0", error, "Q8_0")
-    for kind in ("F32", "float32"):
-        with pytest.raises(ExportRefused, match=r"is off by -0\.1 times the mix"):
-            MixCheck().judge("blk.0", error, kind)
+    weights = torch.randn(1024, 1024, generator=chance)
+    weights[:, ::every] = (weights[:, ::every] / 0.3).round() * 0.3
+    pair = LoraPair(torch.randn(2, 1024, generator=chance), torch.randn(1024, 2, generator=chance) * size)
+    meant, stored = (weights + part * (pair.lora_B @ pair.lora_A) for part in (1.0, factor))
+    error, alone = Error({MIX: pair}), Error({MIX: pair})
+    error.add((stored / 0.3).round() * 0.3, meant)
+    alone.add((meant / 0.3).round() * 0.3, meant)
+    return error, alone
+
+
+def test_what_rounding_swallows_of_a_mix_is_no_fault_of_the_file() -> None:
+    error, alone = on_a_grid(4)
+    check = MixCheck()
+    check.judge("blk.0", error, "Q8_0", lambda: alone)
+    check.judge_all("Q8_0")
+    assert 0.2 < check.lost < 0.3
+    with pytest.raises(ExportRefused, match=r"is off by -0\.2\d times the mix"):
+        MixCheck().judge("blk.0", error, "Q8_0")
+    for factor in (0.0, 0.5, 2.0):
+        error, alone = on_a_grid(4, factor)
+        with pytest.raises(ExportRefused, match=r"is off by .* times the mix"):
+            MixCheck().judge("blk.0", error, "Q8_0", lambda alone=alone: alone)
+
+
+def test_a_mix_that_rounding_swallows_whole_is_said_to_be_lost() -> None:
+    error, alone = on_a_grid(1)
+    check = MixCheck()
+    check.judge("blk.0", error, "Q8_0", lambda: alone)
+    assert check.lost > 0.9
+    with pytest.raises(ExportRefused, match=r"the mix is lost in the rounding to Q8_0.*choose a finer --quant"):
+        check.judge_all("Q8_0")
 
 
 def test_a_mix_below_the_rounding_is_said_to_be_lost() -> None:
