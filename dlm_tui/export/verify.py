@@ -39,6 +39,8 @@ _CACHE = "a float16 cache"
 """What llama.cpp rounds to where nobody says otherwise; it may cost no more than quantised inputs do."""
 _NO_CACHE = "the targets merged and peft keep the type of the base"
 _COST = ("runtime", "dtype", "max_abs_logprob_diff", "mean_kl", "max_kl", "greedy_agree", "greedy_tokens")
+_LOST_SILENTLY = 0.1
+"""The share of a mix that rounding may take without a word."""
 
 
 def verify(
@@ -95,6 +97,8 @@ def verify(
         )
     if weights is not None:
         parity["weights"] = weights
+        if (lost := weights.get("mix_lost", 0.0)) > _LOST_SILENTLY:
+            notes.append(f"rounding took {lost:.0%} of the mix: a finer --quant keeps more of it")
     if len(blocks) > 1:
         keys = ("max_abs_logprob_diff", "mean_kl", "greedy_agree")
         parity["separate_adapters"] = {key: blocks[1][0][key] for key in keys}

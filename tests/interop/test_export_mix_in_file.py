@@ -127,6 +127,16 @@ def test_a_merged_folder_without_a_mix_that_answers_hardly_show_is_refused(
         export(session, **asked)
 
 
+@pytest.mark.parametrize(("lost", "said"), [(0.3, True), (0.05, False)])
+def test_what_rounding_took_of_a_mix_is_said(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: float, said: bool
+) -> None:
+    monkeypatch.setattr(MixCheck, "lost", lost)
+    found = export(session, target="ollama", quant="q8_0", mix="tone:0.7", verify=True, out=str(tmp_path / "out"))
+    assert found.manifest["parity"]["weights"]["mix_lost"] == lost
+    assert ("rounding took 30% of the mix: a finer --quant keeps more of it" in found.notes) == said
+
+
 def rounded(size: float, factor: float, tensors: int = 40) -> MixCheck:
     """Tensors with `factor` of a mix of relative `size` in them, rounded coarsely; all judged but not together."""
     chance, check = torch.Generator().manual_seed(0), MixCheck()
