@@ -28,6 +28,7 @@ import torch
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.embedding import length_batches, prompt_tokens
 from dlm_tui.model.base import DTYPES
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.progress import WARNING, Progress, Report, warn
 from dlm_tui.store.trained_on import base_record
 from dlm_tui.system_errors import cause, system_sentence
@@ -203,6 +204,9 @@ class Cluster:
             "num_gpus": self._gpus,
             "memory": need,
             "max_retries": _RETRIES,
+            "runtime_env": {
+                "env_vars": {name: os.environ.get(name, CHILD_ENVIRONMENT[name]) for name in CHILD_ENVIRONMENT}
+            },
         }
         if failed:
             elsewhere = {"ray.io/node-id": NotIn(*sorted(failed))}

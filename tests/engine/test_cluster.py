@@ -27,12 +27,13 @@ from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.gate.embedding import embed_prompts, length_batches, prompt_tokens
 from dlm_tui.model import MixedModel
 from dlm_tui.model.base import Base
+from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.progress import WARNING, Progress, Report, run_to_end
 from dlm_tui.store import MetricsReader, Store, current_version
 from dlm_tui.store.checkpoints import interrupted
 from dlm_tui.store.trained_on import base_record
 from dlm_tui.training import TrainRequest, train_document
-from dlm_tui.training.cluster import Cluster, ClusterError, _join, _own_sigterm, _shards
+from dlm_tui.training.cluster import Cluster, ClusterError, _join, _own_sigterm, _shards, _Task
 from dlm_tui.training.cluster_board import Board, Teller
 from dlm_tui.training.cluster_node import PLACE, Shipped, base_here, shipped_files
 from dlm_tui.training.sweep import SweepRequest, sweep_document
@@ -131,6 +132,18 @@ def test_a_cluster_gives_the_bytes_of_a_run_here(shared: Shared, base: Base, tmp
     with pytest.raises(Cancelled):
         train(there, base, shared.joined, stop)
     assert store_files(there) == before
+
+
+@pytest.mark.slow
+def test_a_task_has_the_environment_of_a_run_here(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "64")
+    expected = {**CHILD_ENVIRONMENT, "LRU_CACHE_CAPACITY": "64"}
+
+    def environment(base: Base, names: list[str], *_: object) -> dict[str, str | None]:
+        return {name: os.environ.get(name) for name in names}
+
+    task = _Task("environment", environment, list(expected), None, 1, False)
+    assert [found for _, (found, _, _) in shared.joined._run([task], quiet)] == [expected]
 
 
 @pytest.mark.slow
