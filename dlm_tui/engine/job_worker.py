@@ -37,6 +37,7 @@ from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
 from dlm_tui.errors import Cancelled, DlmTuiError
 from dlm_tui.export.report import ExportReport
 from dlm_tui.model.environment import collect_rarely, quiet_libraries
+from dlm_tui.model.memory import refuse_narrow_limits
 from dlm_tui.progress import NOTE, WARNING, Progress
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -105,6 +106,7 @@ def _raise_cancelled(*_: object) -> None:
 
 def _answer(job: _Job) -> Event:
     try:
+        refuse_narrow_limits()
         match job.request:
             case TrainJob():
                 return run_train(job, job.request)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 
 from dlm_tui.engine.priority import ENGINE, give_way
 from dlm_tui.engine.protocol import PROTOCOL, Hello
 from dlm_tui.engine.stdio_transport import StdioTransport, package_versions
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.environment import collect_rarely
+from dlm_tui.model.memory import refuse_narrow_limits
 
 
 def main() -> None:
@@ -21,6 +24,10 @@ def main() -> None:
     give_way(ENGINE)
     transport = StdioTransport()
     collect_rarely()
+    try:
+        refuse_narrow_limits()
+    except DlmTuiError as error:
+        sys.exit(str(error))  # the screen tells the last line of a child that did not start
     import torch
 
     from dlm_tui.engine.handlers import Handlers

@@ -205,6 +205,40 @@ def test_a_command_under_ulimit_ends_in_one_sentence(tmp_path: Path, limit: int)
     assert process_limits.narrow_limit() is None
 
 
+_CHILDREN = """
+import asyncio, sys
+from dlm_tui.engine.job_client import ChildJob
+from dlm_tui.engine.process import ChildProcess, EngineGone
+from dlm_tui.engine.protocol import TrainJob
+
+async def main():
+    try:
+        await ChildProcess("dlm_tui.engine.server").start()
+    except EngineGone as error:
+        print(error)
+    job = ChildJob(TrainJob(document=sys.argv[1], home=sys.argv[2]))
+    await job.start()
+    async for event in job.events():
+        print(event.text)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are enforced on Linux only")
+def test_children_under_ulimit_say_so_before_they_load_libraries(tmp_path: Path) -> None:
+    document = tmp_path / "a.dlm"
+    document.write_text("---\ndlm_id: 01JEXPXRTTESTSEXPXRTTESTSE\nbase_model: pocket\ntraining: {}\n---\n")
+    words = [sys.executable, "-c", _CHILDREN, str(document), str(tmp_path / "home")]
+    command = ["bash", "-c", 'ulimit -v 500000; exec "$@"', "bash", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    engine, job = done.stdout.splitlines()
+    said = "there is not enough memory for any base: the process may take 0.5 GB (ulimit -v) and has"
+    assert engine.startswith(f"the engine did not start: {said}")
+    assert job.startswith(said)
+
+
 def test_a_base_without_room_under_a_limit_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where its weights have no room beside what loading takes, though as much is free; the figure that is said is of
     what will be done."""
