@@ -18,6 +18,7 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.files import sha256_file
 from dlm_tui.output import say
 from dlm_tui.serving import command
+from dlm_tui.serving.llama import options
 
 if TYPE_CHECKING:
     from dlm_tui.serving.backend import Backend
@@ -41,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quant", default="f32", metavar="Q", help=f"llama.cpp: one of {', '.join(QUANTS)} (default f32)"
     )
-    parser.add_argument(
-        "--grid", type=float, metavar="STEP", help="llama.cpp: round the weights, so that equal mixes share a batch"
-    )
+    options.add_arguments(parser)
     parser.add_argument(
         "--keep-prompts",
         type=int,
@@ -52,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the text of the last N requests for `dlm-tui traffic` (default 0: of none)",
     )
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
-    parser.add_argument("--threads", type=int, metavar="N", help="llama.cpp: compute threads (default: all cores)")
     owners = {**dict.fromkeys(("quant", "grid", "threads"), "llama.cpp"), "dtype": "native"}
     belong(parser, lambda args: str(args.backend), owners, "--backend {}".format)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -23,6 +24,7 @@ from dlm_tui.app.server_process import ServerProcess, server_words
 from dlm_tui.cli.main import main
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.serving.llama import options
 from dlm_tui.serving.server import listen
 from tests.serving.running import read_answer, until
 
@@ -181,6 +183,32 @@ def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
             assert main(["serve", document, "--port", str(port)]) == 2
             assert "DLM_TUI_API_KEY must be printable ASCII" in capsys.readouterr().err
         monkeypatch.delenv("DLM_TUI_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        *((["--grid", step], "--grid: it is a whole part of 1") for step in ("0.7", "0.3", "0", "nan", "inf", "x")),
+        (["--grid=-0.25"], "--grid: it is a whole part of 1"),
+        *((["--threads", count], "--threads: it is a whole number, at least 1") for count in ("0", "1.5", "٣", "")),
+    ],
+)
+def test_options_of_llama_cpp_are_refused_before_anything_is_exported(
+    words: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tmp_path / "none.dlm"), "--backend", "llama.cpp", *words]) == 2
+    assert text in capsys.readouterr().err
+    standalone = pytest.importorskip("dlm_tui.serving.llama.standalone", reason="the llama extra is not installed")
+    with pytest.raises(SystemExit, match="2"):
+        standalone.main(tmp_path, words)
+    assert text in capsys.readouterr().err
+
+
+def test_options_of_llama_cpp_are_taken() -> None:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    for step in (0.5, 0.25, 0.05, 1 / 3):
+        assert parser.parse_args(["--grid", repr(step), "--threads", "12"]) == argparse.Namespace(grid=step, threads=12)
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

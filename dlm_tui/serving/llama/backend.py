@@ -72,8 +72,8 @@ class _Template:
 
 
 class LlamaBackend:
-    """Answers with llama.cpp. `grid` rounds the gate's weights to multiples of it, so that equal mixes share a batch:
-    llama.cpp decodes requests of different scales one after another.
+    """Answers with llama.cpp. `grid`, a whole part of 1, rounds the gate's weights to multiples of it, so that
+    equal mixes share a batch: llama.cpp decodes requests of different scales one after another.
     """
 
     def __init__(
@@ -86,11 +86,9 @@ class LlamaBackend:
         threads: int | None = None,
         context_length: int | None = None,
     ) -> None:
-        """Raises UsageError for a grid whose steps do not make 1, and for more context than the base reads."""
+        """Raises UsageError for more context than the base reads."""
         if folder.settings.base_context is not None:
             check_context(context_length, folder.settings.base_context)
-        if grid is not None and not (0 < grid <= 0.5 and math.isclose(round(1 / grid) * grid, 1.0, rel_tol=1e-6)):
-            raise UsageError(f"--grid is a whole part of 1, as 0.5, 0.25 or 0.05 are, not {grid:g}")
         self._folder, self._settings = folder, folder.settings
         self._rows, self._grid, self._threads = rows, grid, threads
         self._context_length = context_length or folder.settings.context_length

@@ -9,6 +9,7 @@ from pathlib import Path
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import say
 from dlm_tui.serving import command
+from dlm_tui.serving.llama import options
 from dlm_tui.serving.llama.backend import ROWS, LlamaBackend
 from dlm_tui.serving.llama.folder import LiveFolder
 
@@ -19,8 +20,7 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
         prog="serve.py", description="Answer OpenAI clients, the gate deciding each mix.", allow_abbrev=False
     )
     command.add_arguments(parser, rows=ROWS)
-    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores")
-    parser.add_argument("--grid", type=float, metavar="STEP", help="round weights, so that equal mixes share a batch")
+    options.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="tell the address as JSON on stdout")
     args = parser.parse_args(arguments)
     try:
