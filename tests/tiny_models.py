@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from dlm_tui.model import base as bases
+from dlm_tui.model import weights_plan
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.progress import run_to_end
 
@@ -140,7 +141,7 @@ def tiny_base(folder: Path, architecture: str = "llama", seed: int = 0, **change
 def offloaded_base(folder: Path, place: Path, room: int = 1000, architecture: str = "llama") -> Base:
     """The base in `folder` as on a machine with `room` bytes for it: what has none stays on the disk."""
     source = msgspec.structs.replace(resolve_base(f"hf:test/{architecture}", folder), offload=place)
-    with mock.patch.object(bases, "available_memory", lambda: room):
+    with mock.patch.object(weights_plan, "available_memory", lambda: room):
         return run_to_end(load_base(source, device="cpu"))
 
 

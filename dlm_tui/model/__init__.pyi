@@ -7,7 +7,7 @@ from .backbone import Backbone as Backbone
 from .backbone import KVCache as KVCache
 from .backbone import ReferenceBackbone as ReferenceBackbone
 from .base import Base as Base
-from .base import load_base as load_base
+from .base_loading import load_base as load_base
 from .document_base import base_of as base_of
 from .generation import Generated as Generated
 from .generation import GenerationEvent as GenerationEvent

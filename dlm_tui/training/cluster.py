@@ -27,8 +27,8 @@ import torch
 
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate.embedding import length_batches, prompt_tokens
-from dlm_tui.model.base import DTYPES
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
+from dlm_tui.model.weights_plan import DTYPES
 from dlm_tui.progress import WARNING, Progress, Report, warn
 from dlm_tui.store.trained_on import base_record
 from dlm_tui.system_errors import cause, system_sentence

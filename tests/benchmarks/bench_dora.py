@@ -17,7 +17,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.information import kl_divergence
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.progress import run_to_end

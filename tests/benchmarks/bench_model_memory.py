@@ -55,7 +55,7 @@ _TOGETHER = (
     _STATUS
     + """
 from dlm_tui.model.adapters import load_peft_adapter
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.generation import generate
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.progress import run_to_end
@@ -78,7 +78,7 @@ _ON_ITS_FILE = (
     + """
 import gc
 import accelerate, torch
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.progress import run_to_end
 from dlm_tui.model.registry import resolve_base

@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
 from dlm_tui.document import TrainerSettings, parse_bytes
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.progress import run_to_end
 from dlm_tui.training.finetune import finetune

@@ -27,7 +27,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from dlm_tui.model.adapters import Adapter, LowRank, layer_shape
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.progress import run_to_end
 from tests.tiny_models import target_names

@@ -32,7 +32,8 @@ from dlm_tui.engine.client import EngineClient
 from dlm_tui.engine.protocol import Open, Opened
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.adapters import Adapter, save_peft_adapter
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
 from dlm_tui.model.mixed import MixedModel
 from dlm_tui.model.registry import resolve_base, weight_files

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dlm_tui.document import set_side_value, side_file_path
 from dlm_tui.export import ExportResult
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.model import base as bases
+from dlm_tui.model import weights_plan
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.export_sessions import export, open_tiny
@@ -23,7 +23,7 @@ def reopened(session: Session, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The same document where its base has no room."""
     set_side_value(side_file_path(session.path), "offload", str(folder / "disk"))
     with monkeypatch.context() as patch:
-        patch.setattr(bases, "available_memory", lambda: 1000)
+        patch.setattr(weights_plan, "available_memory", lambda: 1000)
         found = run_to_end(Session.open(session.path, folder / "home", folder / "base"))
     assert found.base.is_offloaded
     return found

@@ -16,7 +16,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GemmaTokenizer, Qwen2Tokenizer, TokenizersBackend
 
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.download import fetch
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.progress import run_to_end

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.fused.cuda_graph import DecodeGraph, DecodeGraphs
 from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.fused.kv_cache import FusedKVCache

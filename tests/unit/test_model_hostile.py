@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm_tui.export.suitability import suitability
 from dlm_tui.model.adapters import AdapterError, load_peft_adapter, pattern_value, save_peft_adapter
-from dlm_tui.model.base import load_base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.config_check import check_config
 from dlm_tui.model.foreseen import foreseen_forward
 from dlm_tui.model.mixed import MixedModel

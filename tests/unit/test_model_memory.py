@@ -14,8 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dlm_tui import process_limits, system_errors
-from dlm_tui.model import base as bases
-from dlm_tui.model import load_base, memory
+from dlm_tui.model import load_base, memory, weights_plan
 from dlm_tui.model.memory import at_least, at_most, gigabytes, limits_room, refuse_narrow_limits
 from dlm_tui.model.registry import BaseUnavailable, resolve_base
 from dlm_tui.process_limits import MemoryLimit
@@ -153,7 +152,7 @@ def test_an_error_under_a_narrow_limit_names_it(monkeypatch: pytest.MonkeyPatch)
 _LIMITED = """
 import resource, sys
 from pathlib import Path
-import dlm_tui.model.base as bases
+from dlm_tui.model import base_loading, weights_plan
 from dlm_tui.model.registry import resolve_base
 from dlm_tui.process_limits import memory_limits
 from dlm_tui.progress import run_to_end
@@ -164,10 +163,10 @@ limit = taken + (int(sys.argv[3]) << 20)
 resource.setrlimit(getattr(resource, sys.argv[2]), (limit, limit))
 (found,) = memory_limits()
 assert found.limit == limit and abs(found.taken - taken) < 16 << 20, (found, taken)
-bases.stored_elements = lambda files: 1 << 30
+weights_plan.stored_elements = lambda files: 1 << 30
 try:
-    run_to_end(bases.load_base(resolve_base("hf:a/b", Path(sys.argv[1])), device="cpu"))
-except bases.BaseUnavailable as error:
+    run_to_end(base_loading.load_base(resolve_base("hf:a/b", Path(sys.argv[1])), device="cpu"))
+except base_loading.BaseUnavailable as error:
     print(error)
 """
 
@@ -266,6 +265,6 @@ def test_a_limit_is_looked_at_before_the_library_is_asked(tmp_path: Path, monkey
     save_file({name: weight.bfloat16() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
     least = memory._LEAST + 2 * file.stat().st_size
     monkeypatch.setattr(memory, "memory_limits", lambda: [MemoryLimit(least - 1, 0, "ulimit -v")])
-    monkeypatch.setattr(bases, "bytes_beside", None)
+    monkeypatch.setattr(weights_plan, "bytes_beside", None)
     with pytest.raises(BaseUnavailable, match=re.escape(f"to at least {memory.at_least(least)}")):
         run_to_end(load_base(resolve_base("hf:a/b", folder), device="cpu", as_stored=True))

@@ -12,8 +12,7 @@ import torch
 
 from dlm_tui.gate.embedding import embed_here
 from dlm_tui.gate.nexttoken import best_mix, live_logprobs, prompt_batches
-from dlm_tui.model import BaseUnavailable, MixedModel, load_base, resolve_base
-from dlm_tui.model import base as bases
+from dlm_tui.model import BaseUnavailable, MixedModel, load_base, resolve_base, weights_plan
 from dlm_tui.model.backend_selection import why_slower
 from dlm_tui.model.config_check import largest_bytes, quantised_bytes
 from dlm_tui.model.registry import weight_files
@@ -55,8 +54,10 @@ def test_what_does_not_fit_is_refused_with_what_does(
     quantize: str | None, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tiny_base(tmp_path / "base", "llama")
-    monkeypatch.setattr(bases, "available_memory", lambda: 1000)
-    monkeypatch.setattr(bases, "require_library", lambda kind: None)  # it is refused before anything is quantised
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: 1000)
+    monkeypatch.setattr(
+        weights_plan, "require_library", lambda kind: None
+    )  # it is refused before anything is quantised
     offload = tmp_path / "disk" if quantize else None
     source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize, offload=offload)
     with pytest.raises(BaseUnavailable, match=rf"takes .* are free; .*{remedy}"):
@@ -70,8 +71,8 @@ def test_four_bits_are_named_where_they_fit(
     folder = write_tiny_base(tmp_path / "base", "llama", hidden_size=256, intermediate_size=1024, num_hidden_layers=6)
     files = weight_files(folder)
     free = quantised_bytes(files, 4, 4) + largest_bytes(files, 4)
-    monkeypatch.setattr(bases, "available_memory", lambda: free)
-    monkeypatch.setattr(bases, "require_library", lambda kind: None)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: free)
+    monkeypatch.setattr(weights_plan, "require_library", lambda kind: None)
     source = msgspec.structs.replace(resolve_base("hf:test/llama", folder), quantize=quantize)
     with pytest.raises(BaseUnavailable, match=r"close other programs, keep it in 4 bits with --quantize nf4, leave it"):
         run_to_end(load_base(source, device="cpu"))
@@ -84,8 +85,8 @@ def test_what_a_stored_quantised_base_was_made_from_may_lie_on_the_disk(
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (folder / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(bases, "available_memory", lambda: 1000)
-    monkeypatch.setattr(bases, "require_library", lambda kind: None)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: 1000)
+    monkeypatch.setattr(weights_plan, "require_library", lambda kind: None)
     with pytest.raises(BaseUnavailable, match="leave the base that this one was made from on the disk with --offload"):
         run_to_end(load_base(resolve_base("hf:test/llama", folder), device="cpu"))
 

@@ -13,10 +13,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dlm_tui.model import backend_selection, stacked_experts, stored
-from dlm_tui.model import base as bases
+from dlm_tui.model import backend_selection, base_loading, stacked_experts, stored, weights_plan
 from dlm_tui.model.backbone import ReferenceBackbone
-from dlm_tui.model.base import Base, load_base
+from dlm_tui.model.base import Base
+from dlm_tui.model.base_loading import load_base
 from dlm_tui.model.fused.forward import FusedBackbone
 from dlm_tui.model.memory import at_least, at_most
 from dlm_tui.model.mixed import MixedModel
@@ -171,7 +171,7 @@ def test_other_experts_are_stacked_and_need_their_room(tmp_path: Path, monkeypat
         monkeypatch.setattr(module, "are_plain_experts", lambda module: False)
     assert not load(folder).is_as_stored
     needed = 4 * load(folder).parameters
-    monkeypatch.setattr(bases, "available_memory", lambda: needed - 1)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: needed - 1)
     with pytest.raises(BaseUnavailable, match="are free"):
         load(folder)
 
@@ -187,19 +187,19 @@ def test_what_lies_beside_the_pages_counts_and_has_to_fit(tmp_path: Path, monkey
     """A table or experts that are widened are memory that does not come and go."""
     folder = write_bf16(tmp_path / "m")
     size = 4 * load(folder).parameters
-    monkeypatch.setattr(bases, "bytes_beside", lambda folder: size // 4)
-    monkeypatch.setattr(bases, "available_memory", lambda: size // 4)
+    monkeypatch.setattr(weights_plan, "bytes_beside", lambda folder: size // 4)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: size // 4)
     said: list[Progress] = []
     assert run_to_end(load_base(resolve_base("hf:test/m", folder), device="cpu"), said.append).is_as_stored
     (warning,) = [step.text for step in said if step.stage == WARNING]
     assert f"takes {at_least((size + size // 4) // 2)} of memory, and {at_most(size // 4)} are free: " in str(warning)
-    monkeypatch.setattr(bases, "available_memory", lambda: size // 4 - 1)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: size // 4 - 1)
     with pytest.raises(BaseUnavailable, match=f"takes {at_least(size)} of memory"):
         load(folder)
     source = msgspec.structs.replace(resolve_base("hf:test/m", folder), offload=tmp_path / "disk")
     assert run_to_end(load_base(source, device="cpu")).is_offloaded
     monkeypatch.undo()
-    monkeypatch.setattr(bases, "bytes_beside", lambda folder: size // 2 + 1)
+    monkeypatch.setattr(weights_plan, "bytes_beside", lambda folder: size // 2 + 1)
     assert not load(folder).is_as_stored  # nothing would be won
 
 
@@ -258,15 +258,16 @@ def test_memory_is_looked_at_before_anything_is_read(tmp_path: Path, monkeypatch
     wide = write_tiny_base(tmp_path / "wide")
     narrow = write_bf16(tmp_path / "narrow")
     size = 4 * sum(parameter.numel() for parameter in load(wide).model.parameters())
-    monkeypatch.setattr(bases, "available_memory", lambda: size - 1)
-    monkeypatch.setattr(bases, "_load_model", None)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: size - 1)
+    monkeypatch.setattr(base_loading, "_load_model", None)
     with pytest.raises(BaseUnavailable) as caught:
         load(wide, as_stored=False)
     assert f"takes {at_least(size)} of memory, and {at_most(size - 1)} are free" in str(caught.value)
     monkeypatch.undo()
-    monkeypatch.setattr(bases, "available_memory", lambda: size - 1)
+    monkeypatch.setattr(weights_plan, "available_memory", lambda: size - 1)
     assert load(narrow, as_stored=False).is_as_stored
-    monkeypatch.setattr(bases, "available_memory", lambda: 1000)
+    for module in (weights_plan, bases):
+        monkeypatch.setattr(module, "available_memory", lambda: 1000)
     said: list[Progress] = []
     base = run_to_end(load_base(resolve_base("hf:test/m", narrow), device="cpu"), said.append)
     (warning,) = [step.text for step in said if step.stage == WARNING]
