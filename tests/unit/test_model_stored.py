@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dlm_tui.model import backend_selection, base_loading, stacked_experts, stored, weights_plan
+from dlm_tui.model import base as bases
 from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base
 from dlm_tui.model.base_loading import load_base
