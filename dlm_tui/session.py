@@ -127,7 +127,7 @@ class Session:
             )
         store = Store(self.store.home, document.dlm_id)
         refuse_other_document(store, document)
-        if self.versions and store.root == self.store.root and not store.root.is_dir():
+        if self.versions and store.root == self.store.root and not store.adapters_dir.is_dir():
             raise StoreError(f"{store.root} is gone: bring it back, or open the document anew to begin without it")
         committed = _committed(document, store)
         moved = {name: item for name, item in committed.items() if self.versions.get(name) != item.version}

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dlm_tui.errors import DlmTuiError
 from dlm_tui.process_limits import narrow_limit
 
 _REMEDIES = {
@@ -153,7 +154,9 @@ def first_line(error: BaseException) -> str:
 
 
 def error_line(error: BaseException) -> str:
-    """The name of any other error and its first line."""
+    """The name of any other error and its first line; one of ours is a sentence already."""
+    if isinstance(error, DlmTuiError):
+        return str(error)
     return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 

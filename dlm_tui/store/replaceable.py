@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sqlite3
@@ -25,6 +26,7 @@ class ReplaceableDatabase:
     ) -> None:
         self._path, self._schema, self._lock, self._begin = path, schema, lock, begin
         self.connection: sqlite3.Connection | None = None
+        self._had_folder = path.parent.is_dir()
 
     def transact(self, work: Work) -> None:
         """Run `work` in one transaction; a damaged database is replaced once, and the work done on the new one.
@@ -48,6 +50,8 @@ class ReplaceableDatabase:
 
     def _open(self) -> sqlite3.Connection:
         if self.connection is None:
+            if self._had_folder and not self._path.parent.is_dir():  # an empty one would take the place of what left
+                raise OSError(errno.ENOENT, "its folder is gone; bring it back", str(self._path.parent))
             self.connection = open_for_writing(self._path, self._schema)
         return self.connection
 

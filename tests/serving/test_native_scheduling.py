@@ -29,6 +29,7 @@ from dlm_tui.serving.native import prefix_store
 from dlm_tui.serving.native.backend import NativeBackend
 from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.stops import StopFilter
+from dlm_tui.serving.traffic import TrafficLog
 from dlm_tui.store import commit_version, new_version
 from tests.serving.conftest import open_again
 from tests.serving.running import Running, serving, until
@@ -273,6 +274,28 @@ def test_a_gate_that_cannot_be_used_is_told_at_the_start_in_answers_and_after_a_
         until(lambda: told not in backend._scheduler.notes)
         said = capsys.readouterr().err
         assert "No longer served: tone, facts, style.\n" in said and "No adapter is trained" in said
+
+
+def test_a_store_that_is_taken_away_is_neither_begun_anew_nor_read_as_empty(
+    own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = NativeBackend(open_again(own_folder))
+    root = backend._scheduler.session.store.root
+    before = backend.adapters
+    recorder = TrafficLog(backend._scheduler.session.store)
+    with serving(backend, recorder=recorder) as running:
+        generation = backend._scheduler._generation
+        root.rename(root.with_name("away"))
+        assert running.client().chat.completions.create(model="gated", **SHORT).model_extra["dlm"]["mode"] == "trained"
+        until(lambda: backend._scheduler._generation > generation)
+        until(lambda: recorder.dropped == 1)
+        assert running.client().chat.completions.create(model="gated", **SHORT).model_extra["dlm"]["mode"] == "trained"
+        assert not root.exists() and backend.adapters == before
+        root.with_name("away").rename(root)
+    said = capsys.readouterr().err
+    assert f"the traffic is not recorded: {root / 'metrics.sqlite'} cannot be written: its folder is gone" in said
+    assert f"dlm-tui serve: not taken in: {root} is gone: bring it back" in said
+    assert "No longer served" not in said and "not trained" not in said
 
 
 def test_a_reload_that_fails_half_way_leaves_nothing_of_before(

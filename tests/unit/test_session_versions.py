@@ -62,6 +62,10 @@ def test_a_store_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is gone: bring it back"):
         run_to_end(session.reload())
     assert session.versions == before and set(session.model.names) == set(before) and not root.exists()
+    root.mkdir()  # as a copy of it begins
+    with pytest.raises(StoreError, match="is gone: bring it back"):
+        run_to_end(session.reload())
+    root.rmdir()
     root.with_name("away").rename(root)
     run_to_end(session.reload())
     assert session.versions == before

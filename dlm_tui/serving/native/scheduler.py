@@ -46,7 +46,7 @@ from dlm_tui.serving.native.prefix_store import PrefixStore
 from dlm_tui.serving.native.watch import INTERVAL_SECONDS, StoreWatch, last_training
 from dlm_tui.serving.views import Decision, among, applicable, fixed_decision
 from dlm_tui.session import Session
-from dlm_tui.system_errors import error_line, system_sentence
+from dlm_tui.system_errors import sentence_of
 
 ROWS = 8
 """Rows decoded together: with twice as many each waits half as long again for its next token on a processor."""
@@ -243,8 +243,9 @@ class Scheduler:
                 self._taken_in = training
                 self.reloads += 1
             self._read_again()
+            self._tell_news()
         except (DlmTuiError, OSError) as error:  # a document that is being edited: what was served before goes on
-            say(f"dlm-tui serve: not taken in: {system_sentence(error) or error_line(error)}")
+            say(f"dlm-tui serve: not taken in: {sentence_of(error)}")
             self._read_again()
 
     def _read_again(self) -> None:
@@ -253,6 +254,8 @@ class Scheduler:
         self._generation += 1
         self._routers.clear()
         self._prefixes.clear()
+
+    def _tell_news(self) -> None:
         for note in news(self.notes, self._served, self.session):
             say(note)
         self.notes, self._served = session_notes(self.session), tuple(self.session.model.names)
