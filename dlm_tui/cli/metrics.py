@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Runs and the history of the gate. Entropies are in nats and divided by ln N, empty for diverged runs: "
         "`entropy` is that of a run's mean weights, `prompt_entropy` the mean over its training prompts of each one's "
         "own, empty where it was not recorded. --csv prints two tables with an empty line between them: the runs, then "
-        "the gate with one row per run and adapter; with --run-id the steps, then the steps of gate training."
+        "the gate with one row per run and adapter; with --run-id the steps, then the steps of gate training. What "
+        "`eval` found is listed last, and in --json."
     )
     parser.add_argument("--csv", action="store_true", help="comma-separated tables")
     parser.add_argument(
@@ -94,15 +95,19 @@ def run(args: argparse.Namespace) -> int:
     else:  # what the runs that are listed did
         listed_ids = {row["run_id"] for row in runs}
         history = [entry for entry in reader.gate_history(None) if entry.run_id in listed_ids]
+    judged = [] if args.phase is not None else reader.gate_evaluations(args.limit)
+    judged = [entry for entry in judged if cutoff is None or entry["at"] >= cutoff]
     every = reader.all_loss_kinds()
     kinds = {row["run_id"]: every[row["run_id"]] for row in runs if row["run_id"] in every}
     if args.json:
-        emit({"runs": runs, "loss_kinds": kinds, "gate_history": [asdict(entry) for entry in history]})
+        gates = [asdict(entry) for entry in history]
+        emit({"runs": runs, "loss_kinds": kinds, "gate_history": gates, "gate_evaluations": judged})
     elif args.csv:
         listed = [[row[key] for key in _RUN_HEADER] for row in runs]
         _tables([(_RUN_HEADER, listed), (_GATE_HEADER, _gate_rows(history))])
     else:
         _print_runs(runs, history, training_numbers(store), kinds, chosen=bool(args.phase or args.since))
+        _print_judgements(judged)
     return 0
 
 
@@ -222,6 +227,23 @@ def _print_runs(
         number = numbers.get(entry.run_id, "-")
         figures = f"{_word(entry.mode):<10}{prompts:>14} {means:>16}"
         print(f"{number:>8}  {entry.run_id:>5}  {figures}  {weights}")
+
+
+def _print_judgements(judged: Sequence[Mapping[str, Any]]) -> None:
+    """What `eval` found, newest first: shares of held-out prompts, the loss in nats."""
+    if judged:
+        print(f"\n{'run':>5}  {'judged (UTC)':<22}{'accuracy':>9}{'log loss':>11}{'ECE':>9}  of held-out prompts")
+    for entry in judged:
+        report = entry["report"] if isinstance(entry["report"], dict) else {}
+        figures = "".join(
+            f"{_figure(report.get(key)):>{width}}" for key, width in (("accuracy", 9), ("log_loss", 11), ("ece", 9))
+        )
+        run = "-" if entry["run_id"] is None else entry["run_id"]
+        print(f"{run:>5}  {_word(entry['at']):<22}{figures}  {_figure(report.get('prompts'))}")
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value) if isinstance(value, int) else "-"
 
 
 def _settings(given: dict[str, Any]) -> str:

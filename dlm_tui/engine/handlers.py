@@ -263,7 +263,8 @@ class Handlers:
         session = self.session
         work = evaluate_gate(session.document, session.store, session.model, folds=request.folds)
         report = yield from progress_events(work)
-        record_evaluation(session.store, report)
+        if problem := record_evaluation(session.store, report):
+            yield p.Log(text=f"the report is not kept: {problem}", level="warning")
         return p.Evaluated(report=report)
 
     def _compare(self, request: p.Compare) -> Work:

@@ -169,6 +169,24 @@ def test_metrics_of_diverged_runs_have_no_entropy(capsys: pytest.CaptureFixture[
     assert "diverged" in capsys.readouterr().out
 
 
+def test_metrics_list_what_eval_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = copy_peer(tmp_path / "peer")
+    document = load(root / "uniform.dlm")
+    words = [root / "uniform.dlm", "--home", root / "home"]
+    found = {"accuracy": 0.9125, "log_loss": 0.25, "ece": 0.0625, "prompts": 80}
+    with MetricsWriter(Store(root / "home", document.dlm_id)) as writer:
+        writer.record_gate_evaluation(None, {"accuracy": "\x1b[31m", "prompts": None})
+        writer.record_gate_evaluation(2, found)
+    assert call("metrics", *words, "--json") == 0
+    newest, _ = json.loads(capsys.readouterr().out)["gate_evaluations"]
+    assert (newest["run_id"], newest["report"]) == (2, found)
+    assert call("metrics", *words) == 0
+    *_, shown, odd = capsys.readouterr().out.splitlines()
+    assert shown.split()[-4:] == ["0.912", "0.250", "0.062", "80"] and odd.split()[-4:] == ["-"] * 4
+    assert call("metrics", *words, "--phase", "sft", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["gate_evaluations"] == []
+
+
 def test_metrics_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = copy_peer(tmp_path / "peer")
     document = load(root / "uniform.dlm")
