@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dlm_tui.model.base import Base
 from dlm_tui.model.cache import ReferenceCache
+from dlm_tui.model.head import Head
 from dlm_tui.model.mixer import Mixer, Stack
 from dlm_tui.model.offloaded import read_again
 
@@ -106,33 +107,6 @@ class Backbone(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., V] float32 of hidden states [..., H]."""
         ...
-
-
-class Head:
-    """The output projection with whatever scaling the architecture puts behind it."""
-
-    def __init__(
-        self,
-        base: Base,
-        project: Callable[[Tensor], Tensor] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self._project = project or cast("Callable[[Tensor], Tensor]", cast("Any", base.model).get_output_embeddings())
-        config = base.config
-        self._dtype = dtype or base.dtype
-        self._multiply = float(getattr(config, "logit_scale", None) or 1.0)
-        self._divide = float(getattr(config, "logits_scaling", None) or 1.0)
-        self._cap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits = self._project(hidden.to(self._dtype)).float()
-        if self._multiply != 1.0:
-            logits = logits * self._multiply
-        if self._divide != 1.0:
-            logits = logits / self._divide
-        if self._cap:
-            logits = torch.tanh(logits / self._cap) * self._cap
-        return logits
 
 
 class ReferenceBackbone:

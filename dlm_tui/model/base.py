@@ -32,9 +32,9 @@ class Base:
     `model` is the transformers module; `context_length` is in tokens, `positions` the longest text its configuration
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
     nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
-    `fused` belongs to the fast tier, which keeps its fused weights here. `quantisation` is nf4, fp4, int8 or
-    torchao-int8, None for a base whose weights are numbers; `is_offloaded` says that some are read from the disk
-    whenever they are used.
+    `fused` belongs to the fast tier, which keeps its fused weights here, `scaling` to the head. `quantisation` is nf4,
+    fp4, int8 or torchao-int8, None for a base whose weights are numbers; `is_offloaded` says that some are read from
+    the disk whenever they are used.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Base:
         self.source = source
         self.identity = identity
         self.fused: Any = None
+        self.scaling: Any = None
         self.config: Any = cast("Any", model).config.get_text_config(decoder=True)
         self.decoder = cast("nn.Module", cast("Any", model).base_model)
         self.hidden_size = int(self.config.hidden_size)

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from dlm_tui.model.backbone import Head, ReferenceBackbone
+from dlm_tui.model.backbone import ReferenceBackbone
 from dlm_tui.model.base import Base
+from dlm_tui.model.head import Head
 from dlm_tui.model.linear import OneDnnLinear, onednn_linear
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.stored import OneDnnStoredLinear, StoredLinear

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dlm_tui.model.backbone import Head, KVCache
+from dlm_tui.model.backbone import KVCache
 from dlm_tui.model.base import Base
 from dlm_tui.model.fused.compiled_decode import MOST_TOKENS, Addition, CompiledDecode, project
 from dlm_tui.model.fused.cuda_graph import DecodeGraphs
 from dlm_tui.model.fused.kv_cache import FusedKVCache, Plan
 from dlm_tui.model.fused.weights import FusedExperts, FusedLayer, FusedLinear, FusedWeights
+from dlm_tui.model.head import Head
 from dlm_tui.model.linear import linear_for
 from dlm_tui.model.mixer import Mixer
 from dlm_tui.model.pages import release_pages
