@@ -14,7 +14,7 @@ from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
 from dlm_tui.model.identity import BaseIdentity
 from dlm_tui.model.memory import available_memory
 from dlm_tui.model.offloaded import computing_device
-from dlm_tui.model.registry import BaseSource
+from dlm_tui.model.registry import BaseSource, BaseUnavailable
 from dlm_tui.model.stored import StoredLinear, widen
 
 _PROBES = ("", "Dear neighbour, the ladder stands behind the shed again.", " Grüße\n\taus 東京 🙂  ")
@@ -55,7 +55,7 @@ class Base:
         self.fused: Any = None
         self.scaling: Any = None
         self.config: Any = cast("Any", model).config.get_text_config(decoder=True)
-        self.decoder = cast("nn.Module", cast("Any", model).base_model)
+        self._prefix, self.decoder = decoder_of(model)
         self.hidden_size = int(self.config.hidden_size)
         self.vocab_size = int(self.config.vocab_size)
         self.positions = _positions(self.config)
@@ -100,8 +100,7 @@ class Base:
 
     def in_decoder(self, name: str) -> bool:
         """Whether `name` lies below the decoder; the output layer, for one, does not."""
-        prefix = str(getattr(self.model, "base_model_prefix", ""))
-        return name.startswith(f"{prefix}.") if prefix else True
+        return name.startswith(f"{self._prefix}.")
 
     def chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of one user turn with the generation prompt, `system` as the base's chat template has it."""
@@ -158,6 +157,23 @@ class Base:
                         f" {self._rows} rows); leave that text out, or use the tokenizer that belongs to the base"
                     )
         return ids
+
+
+def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
+    """The name and the module of what a causal LM has below its output layer. Raises BaseUnavailable without one."""
+    library = cast("Any", model)
+    decoder = library.base_model
+    if decoder is model:  # some classes name a module that they do not have: Llama 4's that of its form with images
+        embedding = library.get_input_embeddings()
+        decoder = next((part for part in model.children() if any(one is embedding for one in part.modules())), None)
+        decoder = None if decoder is embedding else decoder
+    found = next((name for name, module in model.named_modules() if module is decoder), "")
+    if not found:
+        raise BaseUnavailable(
+            f"{type(model).__name__} of transformers does not say which of its modules is the decoder, so a base of"
+            " that kind cannot be used; use another"
+        )
+    return found, decoder
 
 
 def _plain_ids(tokenizer: Any, prompt: str, limit: int | None) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dlm_tui.errors import UsageError
-from dlm_tui.model.base import Base
+from dlm_tui.model.base import Base, decoder_of
 from dlm_tui.model.computing_settings import computing_settings
 from dlm_tui.model.config_check import check_config, mismatch
 from dlm_tui.model.download import fetch
@@ -23,7 +23,7 @@ from dlm_tui.model.offloaded import name_places
 from dlm_tui.model.pages import give_back_freed, read_ahead
 from dlm_tui.model.quantised import compute_exactly
 from dlm_tui.model.registry import BaseSource, BaseUnavailable, missing_message, read_json, weight_files
-from dlm_tui.model.stacked_experts import kept_apart
+from dlm_tui.model.stacked_experts import kept_apart, run_apart_if_narrow
 from dlm_tui.model.stored import float32_skeleton, keep_as_stored, widen_beside
 from dlm_tui.model.tensor_facts import Hashing
 from dlm_tui.model.weights_plan import DTYPES, WeightsPlan
@@ -120,6 +120,7 @@ def _read_tokenizer(folder: Path, source: BaseSource) -> Generator[Progress, Non
 
 def _in_place(model: nn.Module, plan: WeightsPlan) -> nn.Module:
     """The library's module in the form and at the place that the plan has for it."""
+    run_apart_if_narrow(model)
     if plan.as_stored:
         keep_as_stored(model, float32_skeleton(model))
     if plan.quantisation is not None:
@@ -204,14 +205,14 @@ def _load_model(folder: Path, source: BaseSource, plan: WeightsPlan) -> tuple[nn
 
 def _form_of(model: nn.Module, unread: frozenset[str]) -> CheckpointForm:
     """How the library read the files of `model`, which left out the names `unread`."""
-    prefix = str(getattr(model, "base_model_prefix", ""))
+    prefix, _ = decoder_of(model)
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for place, module in model.named_modules():
         own = set(module._buffers) - module._non_persistent_buffers_set
         names.update(f"{place}.{name}" if place else name for name in own)
     return CheckpointForm(
         frozenset(names),
-        prefix if hasattr(model, prefix) else "",
+        prefix,
         dict(getattr(model, "all_tied_weights_keys", None) or {}),
         unread,
         (*_NEVER_READ, *(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())),

@@ -20,6 +20,8 @@ _KEPT = "kept_apart"
 _STACKING = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
 """The library's operations by which `down_proj` and `gate_up_proj` are made of the experts' own."""
 
+_ALIGNED = 16
+
 
 def are_plain_experts(module: nn.Module) -> bool:
     """Whether these are the library's stacked experts of `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] alone."""
@@ -29,6 +31,14 @@ def are_plain_experts(module: nn.Module) -> bool:
         "gate_up_proj",
         "down_proj",
     }
+
+
+def run_apart_if_narrow(model: nn.Module) -> None:
+    """Let the library run stacked experts one by one where rows are no whole number of 16 bytes, which its product
+    over all of them asks for."""
+    stacks = (weight for name, weight in model.named_parameters() if weight.dim() == 3 and ".experts." in name)
+    if any(size * stack.element_size() % _ALIGNED for stack in stacks for size in stack.shape[1:]):
+        cast("Any", model).set_experts_implementation("eager")
 
 
 @contextlib.contextmanager

@@ -312,6 +312,29 @@ def test_what_the_fused_forward_does_not_know_goes_to_the_general_tier(
     assert mixed_model(tmp_path / "m", "llama", **changes).backbone.tier == "onednn"
 
 
+def test_a_decoder_is_found_that_its_class_names_wrongly(tmp_path: Path) -> None:
+    """Llama 4's class calls it as its form with images does."""
+    changes = {"head_dim": 8, "num_local_experts": 2, "attention_chunk_size": 16, "intermediate_size_mlp": 64}
+    model = mixed_model(tmp_path / "m", "llama", model_type="llama4_text", **changes)
+    base, mix = model.base, torch.stack([model.coefficients({"x": 0.4}), model.coefficients({"x": 1.0})])
+    assert base.in_decoder("model.layers.0.self_attn.q_proj") and not base.in_decoder("lm_head")
+    with torch.no_grad():
+        untouched = base.model(IDS).logits
+    near(model.backbone.logits(model.backbone.forward(IDS)), untouched)
+    check_pieces(model.backbone, mix, model.reference.forward(IDS, None, mix))
+    check_unequal_rows(model.backbone, mix, model.reference.forward(IDS, None, mix))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"), [("qwen3_moe", "moe_intermediate_size"), ("mixtral", "intermediate_size")]
+)
+def test_experts_of_any_width_are_run(tmp_path: Path, architecture: str, width: str) -> None:
+    model = mixed_model(tmp_path / "m", architecture, **{width: 17})
+    assert model.backbone.tier == "fused"
+    with torch.no_grad():
+        near(model.backbone.logits(model.backbone.forward(IDS)), model.base.model(IDS).logits)
+
+
 def test_biases_everywhere_are_part_of_the_fused_forward(tmp_path: Path) -> None:
     model = mixed_model(tmp_path / "m", "llama", attention_bias=True, mlp_bias=True)
     assert model.backbone.tier == "fused"
