@@ -23,6 +23,8 @@ class Hub:
         self.gated = False
         self.refusal: tuple[int, dict[str, str]] | None = None
         """The status and headers of every answer, where nothing is given out."""
+        self.said: bytes | None = None
+        """What every answer holds, where this is another server than a hub."""
         self.tokens: set[str] = set()
         hub = self
 
@@ -53,6 +55,8 @@ class Hub:
         elif self.refusal is not None:
             (status, refused), data = self.refusal, b"{}"
             headers |= refused
+        elif self.said is not None:
+            data = self.said
         elif "/commits/" in path:
             data = json.dumps([{"id": REVISION, "title": "t", "message": "", "authors": [], "date": DATE}]).encode()
         elif path.startswith("/api/models/"):

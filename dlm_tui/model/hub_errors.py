@@ -9,6 +9,8 @@ from dlm_tui.system_errors import error_line, system_sentence
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TRUE = ("1", "on", "yes", "true")
 _LATER = (408, 425, 429)
+_NOT_UNDERSTOOD = (AttributeError, LookupError, TypeError, ValueError)
+"""What the library raises where an answer is no JSON, or not of the form that the hub gives."""
 
 
 def offline_reason() -> str | None:
@@ -26,14 +28,16 @@ def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         DisabledRepoError,
+        FileMetadataError,
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError | FileMetadataError):
         error = error.__cause__  # it did answer
     page = f"{constants.ENDPOINT}/{hf_id}"
     has_token = get_token() is not None
@@ -51,6 +55,12 @@ def hub_reason(error: Exception, hf_id: str, revision: str | None = None) -> str
         return f"disabled: the hub has closed the repository; {page} may say why, and only its owner can open it"
     if isinstance(error, HfHubHTTPError):
         return _status_reason(error.response.status_code, hf_id, constants.ENDPOINT, has_token)
+    is_understood = not isinstance(error, (FileMetadataError, *_NOT_UNDERSTOOD)) or isinstance(error, HFValidationError)
+    if not is_understood:
+        return (
+            f"network: what answers at {constants.ENDPOINT} is no hub, but the sign-in page of a network or a proxy,"
+            " perhaps; sign in, and check HF_ENDPOINT and HTTPS_PROXY where these are set"
+        )
     unreached = (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)
     if isinstance(error, unreached):
         return offline_reason() or f"network: the hub at {constants.ENDPOINT} cannot be reached"

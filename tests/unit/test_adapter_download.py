@@ -61,6 +61,12 @@ def test_a_hub_that_answers_is_not_called_out_of_reach(tmp_path: Path) -> None:
         assert "answered with status 503; try again later" in str(fetch(hub.url, tmp_path, "org/name")["error"])
 
 
+def test_a_page_to_sign_in_on_is_no_hub(tmp_path: Path) -> None:
+    with serving(Hub(ADAPTER)) as hub:
+        hub.said = b"<html>Please sign in</html>"
+        assert f"what answers at {hub.url} is no hub" in str(fetch(hub.url, tmp_path, "org/name")["error"])
+
+
 def test_offline_the_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
     with serving(Hub(ADAPTER)) as hub:

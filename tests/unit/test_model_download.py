@@ -130,6 +130,24 @@ def test_a_hub_that_is_not_there_is_the_network(hub: Hub, tmp_path: Path) -> Non
     assert "network: the hub at http://127.0.0.1" in error and "cannot be reached" in error
 
 
+@pytest.mark.parametrize(
+    ("said", "revision"),
+    [
+        (b"<html>Please sign in</html>", []),
+        (b"\xff{", [REVISION[:12]]),
+        (b'["x"]', [REVISION[:12]]),
+        (b"{}", []),
+        (b'{"id": "org/name"}', []),
+        (b'{"id": "org/name", "siblings": [{"rfilename": "a.safetensors", "size": 3}]}', []),  # for the file, too
+    ],
+)
+def test_an_answer_that_no_hub_gives_is_the_network(hub: Hub, tmp_path: Path, said: bytes, revision: list[str]) -> None:
+    hub.said = said
+    error = client(hub, tmp_path, "hf:org/name", *revision, **NO_TOKEN)["error"]
+    assert f"network: what answers at {hub.url} is no hub" in error and "HF_ENDPOINT" in error, error
+    assert "Error" not in error
+
+
 def test_weights_without_safetensors_are_refused(hub: Hub, tmp_path: Path) -> None:
     del hub.files["model.safetensors"]
     assert "pickled" in client(hub, tmp_path, "hf:org/name")["error"]
