@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dlm_tui.model.base import Base
 from dlm_tui.model.cache import ReferenceCache
+from dlm_tui.model.growing_rope import grows, shrink
 from dlm_tui.model.head import Head
 from dlm_tui.model.mixer import Mixer, Stack
 from dlm_tui.model.offloaded import read_again
@@ -125,6 +126,7 @@ class ReferenceBackbone:
         self.hidden_size = base.hidden_size
         self.vocab_size = base.vocab_size
         self._head = Head(base)
+        self._growing = [module for module in base.decoder.modules() if grows(module)]
 
     @property
     def device(self) -> torch.device:
@@ -160,6 +162,7 @@ class ReferenceBackbone:
             return self._head(hidden)
 
     def _run(self, **inputs: Any) -> Tensor:
+        shrink(self._growing)
         return cast("Tensor", self.base.decoder(return_dict=True, **inputs).last_hidden_state)
 
     @contextlib.contextmanager

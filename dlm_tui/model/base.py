@@ -11,6 +11,7 @@ from torch import nn
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.model.chat import ChatRenderer, Message, chat_messages
+from dlm_tui.model.growing_rope import grows
 from dlm_tui.model.identity import BaseIdentity
 from dlm_tui.model.memory import available_memory
 from dlm_tui.model.offloaded import computing_device
@@ -31,7 +32,8 @@ class Base:
 
     `model` is the transformers module; `context_length` is in tokens, `positions` the longest text its configuration
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
-    nothing can be read (None for rotary and other computed positions); `stop_ids` end an answer.
+    nothing can be read, or of a rotary one that grows with longer texts, by which what was read before would read
+    otherwise (None for other computed positions); `stop_ids` end an answer.
     `fused` belongs to the fast tier, which keeps its fused weights here, `scaling` to the head. `quantisation` is nf4,
     fp4, int8 or torchao-int8, None for a base whose weights are numbers; `is_offloaded` says that some are read from
     the disk whenever they are used.
@@ -208,8 +210,11 @@ def _positions(config: Any) -> int | None:
 
 
 def _position_rows(decoder: nn.Module) -> int | None:
-    """Rows of a learned position table: GPT-2 calls it `wpe`, OPT and others `embed_positions`."""
+    """Rows of a learned position table: GPT-2 calls it `wpe`, OPT and others `embed_positions`. Or what a rotary one of
+    the kind "dynamic" has before it grows."""
     for name, module in decoder.named_modules():
+        if grows(module):
+            return int(cast("Any", module).original_max_seq_len)
         if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITION_TABLES:
             return module.num_embeddings - int(getattr(module, "offset", 0))
     return None

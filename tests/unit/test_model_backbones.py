@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dlm_tui.gate.embedding import prompt_tokens
 from dlm_tui.model import backend_selection, linear
 from dlm_tui.model.architectures.families import FAMILIES
 from dlm_tui.model.architectures.spec import DecoderSpec
@@ -310,6 +311,18 @@ def test_what_the_fused_forward_does_not_know_goes_to_the_general_tier(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     assert mixed_model(tmp_path / "m", "llama", **changes).backbone.tier == "onednn"
+
+
+def test_a_rotary_table_that_grew_is_what_it_was_for_the_next_text(tmp_path: Path) -> None:
+    """Of the kind "dynamic", which the library keeps for what is shorter, but not for the shortest."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    model = mixed_model(tmp_path / "m", "llama", max_position_embeddings=16, rope_parameters=rope)
+    ids = torch.cat([IDS, IDS.flip(0)], dim=1)
+    wanted = {length: model.backbone.forward(ids[:, :length]) for length in (16, 20, 60)}
+    for length in (20, 16):
+        assert torch.equal(model.backbone.forward(ids[:, :length]), wanted[length]), length
+    base = model.base
+    assert (base.position_rows, base.context_length, len(prompt_tokens(base, "word " * 40).ids)) == (16, 16, 16)
 
 
 def test_a_decoder_is_found_that_its_class_names_wrongly(tmp_path: Path) -> None:
