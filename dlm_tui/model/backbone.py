@@ -13,12 +13,17 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from dlm_tui.model.apart_cache import ApartCache
 from dlm_tui.model.base import Base
 from dlm_tui.model.cache import ReferenceCache
 from dlm_tui.model.growing_rope import grows, shrink
 from dlm_tui.model.head import Head
 from dlm_tui.model.mixer import Mixer, Stack
 from dlm_tui.model.offloaded import read_again
+
+_LONG, _SHORT = 12, 3
+"""Tokens of two rows that stand beside each other in a probe."""
+_NEAR, _NEAR_IN_HALF = 1e-3, 5e-2
 
 
 class KVCache(Protocol):
@@ -136,8 +141,37 @@ class ReferenceBackbone:
     def columns(self) -> int:
         return self.mixer.columns
 
-    def new_cache(self, batch: int, capacity: int = 0) -> ReferenceCache:
+    def new_cache(self, batch: int, capacity: int = 0) -> KVCache:
+        self.settle_rows()
+        plain = self._plain_cache(batch)
+        return ApartCache([plain]) if self.base.rows_apart else plain
+
+    def settle_rows(self) -> None:
+        """Find out, once for a base, whether rows of unequal length can run together: a few tokens are read both ways.
+
+        A window that the library's masks know nothing of may be longer than any probe.
+        """
+        if self.base.rows_apart is None:
+            has_own_window = bool(getattr(self.base.config, "window_size", None))
+            bears_gaps = self._plain_cache(1).recomputes or any(self._reads_gaps_alike(seed) for seed in range(2))
+            self.base.rows_apart = has_own_window or not bears_gaps
+
+    def _plain_cache(self, batch: int) -> ReferenceCache:
         return ReferenceCache(batch, self.base.config, bool(getattr(self.base.model, "_is_stateful", False)))
+
+    def _reads_gaps_alike(self, seed: int) -> bool:
+        """Whether what follows a short row beside a long one is what follows it alone. One of several seeds is enough:
+        with experts a router that hardly prefers one to the next can choose the other."""
+        ids = torch.randint(0, self.vocab_size, (2, _LONG + 2), generator=torch.Generator().manual_seed(seed))
+        alone, cache = self.forward(ids), self._plain_cache(2)
+        try:
+            self.forward(ids[:, :_LONG], cache, lengths=[_LONG, _SHORT])
+            beside = self.forward(torch.stack([ids[0, _LONG:], ids[1, _SHORT : _SHORT + 2]]), cache)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return False  # a forward that does not take the mask of a gap
+        wanted = torch.stack([alone[0, _LONG:], alone[1, _SHORT : _SHORT + 2]]).float()
+        limit = _NEAR if alone.dtype == torch.float32 else _NEAR_IN_HALF
+        return bool((beside.float() - wanted).abs().max() <= limit * wanted.abs().max())
 
     def forward(
         self,
@@ -147,6 +181,8 @@ class ReferenceBackbone:
         *,
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
+        if isinstance(cache, ApartCache):
+            return self._apart(ids, cache, coefficients, lengths)
         ids = ids.to(self.device)
         wants_gradient = coefficients is not None and coefficients.requires_grad
         differentiated = wants_gradient and torch.is_grad_enabled()
@@ -156,6 +192,26 @@ class ReferenceBackbone:
             if not isinstance(cache, ReferenceCache):
                 raise TypeError("this cache belongs to another tier")
             return cache.extend(ids, lengths, self._run)
+
+    def _apart(
+        self, ids: Tensor, cache: ApartCache, coefficients: Tensor | None, lengths: Sequence[int] | None
+    ) -> Tensor:
+        """The same, every part of the cache for itself."""
+        batch, count = ids.shape
+        new = list(lengths) if lengths is not None else [count] * batch
+        if len(new) != batch or batch != cache.batch or min(new) < 0 or max(new) > count:
+            raise ValueError(f"lengths {new} of ids {tuple(ids.shape)} do not fit a cache of {cache.batch}")
+        found, row = [], 0
+        for part in cache.split(new):
+            rows, more = slice(row, row + part.batch), new[row]
+            row += part.batch
+            if more:
+                own = coefficients[rows] if coefficients is not None else None
+                hidden = self.forward(ids[rows, :more], part, own)
+            else:
+                hidden = torch.zeros(part.batch, 0, self.hidden_size, dtype=self.base.dtype, device=self.device)
+            found.append(torch.nn.functional.pad(hidden, (0, 0, 0, count - more)))
+        return torch.cat(found)
 
     def logits(self, hidden: Tensor) -> Tensor:
         with torch.set_grad_enabled(hidden.requires_grad and torch.is_grad_enabled()):

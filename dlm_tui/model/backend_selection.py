@@ -34,6 +34,10 @@ _BEHIND = (_PROBE, 100, 511)
 _DOES_NOT_FIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _NOT_COMPILED = "the compiled step cannot be built here, or gave other numbers"
 
+_APART = (
+    "it counts what stands between tokens, not their positions, so answers of unequal length are decoded one by one"
+)
+
 
 class _Refused(Exception):
     """Why the fused forward is not taken, as a clause."""
@@ -54,15 +58,17 @@ def fastest(base: Base, mixer: Mixer) -> Backbone:
         return FusedBackbone(
             base, base.fused, mixer, compiled=base.fused.compiled, uses_bf16_weights=base.fused.uses_bf16_weights
         )
-    if base.device.type == "cpu" and not base.is_offloaded and onednn_works(base.dtype):
-        return OneDnnBackbone(base, mixer)
-    return ReferenceBackbone(base, mixer)
+    quick = base.device.type == "cpu" and not base.is_offloaded and onednn_works(base.dtype)
+    backbone = OneDnnBackbone(base, mixer) if quick else ReferenceBackbone(base, mixer)
+    if not base.is_offloaded:  # one that lies on the disk is read for that once a cache is asked for
+        backbone.settle_rows()
+    return backbone
 
 
 def why_slower(base: Base) -> str:
     """Why this base does not get the compiled fused forward, as a clause; "" where it does. After `fastest`."""
     if isinstance(base.fused, str):
-        return base.fused
+        return f"{base.fused}; {_APART}" if base.rows_apart else base.fused
     if isinstance(base.fused, FusedWeights) and not base.fused.compiled and base.device.type == "cpu":
         return _NOT_COMPILED
     return ""

@@ -34,9 +34,10 @@ class Base:
     speaks of (None where it does not), `position_rows` the size of a learned position table, behind which
     nothing can be read, or of a rotary one that grows with longer texts, by which what was read before would read
     otherwise (None for other computed positions); `stop_ids` end an answer.
-    `fused` belongs to the fast tier, which keeps its fused weights here, `scaling` to the head. `quantisation` is nf4,
-    fp4, int8 or torchao-int8, None for a base whose weights are numbers; `is_offloaded` says that some are read from
-    the disk whenever they are used.
+    `fused` belongs to the fast tier, which keeps its fused weights here, `scaling` to the head; `rows_apart` says that
+    the library's forward does not bear rows of unequal length beside each other (None before that was looked at).
+    `quantisation` is nf4, fp4, int8 or torchao-int8, None for a base whose weights are numbers; `is_offloaded` says
+    that some are read from the disk whenever they are used.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Base:
         self.identity = identity
         self.fused: Any = None
         self.scaling: Any = None
+        self.rows_apart: bool | None = None
         self.config: Any = cast("Any", model).config.get_text_config(decoder=True)
         self._prefix, self.decoder = decoder_of(model)
         self.hidden_size = int(self.config.hidden_size)

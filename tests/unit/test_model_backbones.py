@@ -313,6 +313,55 @@ def test_what_the_fused_forward_does_not_know_goes_to_the_general_tier(
     assert mixed_model(tmp_path / "m", "llama", **changes).backbone.tier == "onednn"
 
 
+COUNTS_COLUMNS = {
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8},
+}
+
+
+@pytest.mark.parametrize("family", COUNTS_COLUMNS)
+def test_rows_of_unequal_length_are_apart_where_a_forward_counts_columns(tmp_path: Path, family: str) -> None:
+    base = tiny_base(tmp_path / "m", "gpt2", model_type=family, **COUNTS_COLUMNS[family])
+    targets = [name for name, module in base.model.named_modules() if isinstance(module, nn.Linear)][:4]
+    model = MixedModel(base, {"x": random_adapter(base, "x", targets=targets)})
+    mix = torch.stack([model.coefficients({"x": 0.4}), model.coefficients({"x": 1.0})])
+    for backbone in (model.reference, model.backbone):
+        wanted = model.reference.forward(IDS, None, mix)
+        check_pieces(backbone, mix, wanted)
+        check_unequal_rows(backbone, mix, wanted)
+        shorter, longer = backbone.new_cache(1, 4), backbone.new_cache(1, 4)
+        backbone.forward(IDS[:1, :20], longer, mix[:1])
+        backbone.forward(IDS[1:, :5], shorter, mix[1:])
+        both = longer.joined([shorter])
+        assert list(both.lengths) == [20, 5] and both.nbytes > shorter.nbytes
+        following = torch.stack([IDS[0, 20:24], IDS[1, 5:9]])
+        near(backbone.forward(following, both, mix), torch.stack([wanted[0, 20:24], wanted[1, 5:9]]))
+    assert "answers of unequal length are decoded one by one" in backend_selection.why_slower(base)
+
+
+def test_rows_of_one_length_run_together_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base(tmp_path / "m", "gpt2", model_type="mpt", **COUNTS_COLUMNS["mpt"])
+    backbone, shapes, run = MixedModel(base, {}).backbone, [], ReferenceBackbone._run
+
+    def counted(self: ReferenceBackbone, **inputs: Tensor) -> Tensor:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return run(self, **inputs)
+
+    monkeypatch.setattr(ReferenceBackbone, "_run", counted)
+    cache = backbone.new_cache(2, 4)
+    backbone.forward(IDS[:, :9], cache)
+    backbone.forward(IDS[:, 9:11], cache, lengths=[2, 1])
+    cache.crop(9)
+    backbone.forward(IDS[:, 9:10], cache)
+    assert shapes == [(2, 9), (1, 2), (1, 1), (2, 1)]
+
+
+def test_what_bears_gaps_is_not_taken_apart(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "m", "gpt2")
+    assert type(MixedModel(base, {}).backbone.new_cache(2, 4)).__name__ == "ReferenceCache"
+    assert base.rows_apart is False
+
+
 def test_a_rotary_table_that_grew_is_what_it_was_for_the_next_text(tmp_path: Path) -> None:
     """Of the kind "dynamic", which the library keeps for what is shorter, but not for the shortest."""
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
