@@ -21,6 +21,7 @@ from dlm_tui.files import sha256_file
 from dlm_tui.model.computing_settings import Setting
 from dlm_tui.model.remembered import remembered
 from dlm_tui.model.tensor_facts import Hashing, TensorFacts, tensor_facts
+from dlm_tui.model.tokenizer_form import tokenizer_form_hash
 from dlm_tui.store.trained_on import base_key
 
 WHOLE_FILE_LIMIT = 100 * 1024 * 1024
@@ -115,9 +116,9 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     """`id` is the hub id, `pocket` or the folder's stand-in name; hashes are lower-case hex SHA-256.
 
     `sample` knows the same weights in another type; `settings` are those of the configuration that the numbers depend
-    on, too. What was recorded before: `files` are those that the hash before 0.2 was over; `former_sha256` are hashes
-    over the tensors as the files name them, then as the model does, large ones in parts, then in the types that they
-    are stored in where these are others; `stored_sample` is of the files' names, too.
+    on, too; `folder` is where the tokenizer lies. What was recorded before: `files` are those that the hash before 0.2
+    was over; `former_sha256` are hashes over the tensors as the files name them, then as the model does, large ones in
+    parts, then in the types that they are stored in where these are others; `stored_sample` is of the files' names too.
     """
 
     id: str
@@ -129,11 +130,18 @@ class BaseIdentity(msgspec.Struct, frozen=True):
     former_sha256: tuple[str, ...] = ()
     stored_sample: WeightSample | None = None
     settings: Mapping[str, Setting] = {}
+    folder: Path | None = None
 
     @property
     def key(self) -> str:
         """One string for all that its numbers depend on."""
         return base_key(self.weights_sha256, self.tokenizer_sha256, self.settings)
+
+    @property
+    def tokenizer_form_sha256(self) -> str:
+        """The hash over what the tokenizer does, by which the same one is known in other files; "" where that is not
+        known. Takes a second for a large vocabulary, once."""
+        return tokenizer_form_hash(self.folder) if self.folder is not None else ""
 
     @property
     def files_sha256(self) -> str:
@@ -179,6 +187,7 @@ def identify(
         (_sampled_hash(tensors), _sampled_hash(read), *([as_stored] if as_stored != weights else [])),
         weight_sample(tensors),
         settings or {},
+        folder,
     )
 
 

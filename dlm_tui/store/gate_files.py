@@ -34,6 +34,7 @@ RECORD_KEYS = frozenset(
         "weights_sha256",
         "weights_sample",
         "tokenizer_sha256",
+        "tokenizer_form_sha256",
         "document_sha256",
         "gate_sha256",
         "config_sha256",

@@ -32,7 +32,15 @@ class Identity(Protocol):
     @property
     def weights_sha256(self) -> str: ...
     @property
-    def tokenizer_sha256(self) -> str: ...
+    def tokenizer_sha256(self) -> str:
+        """Over the bytes of its files."""
+        ...
+
+    @property
+    def tokenizer_form_sha256(self) -> str:
+        """Over what it does, which other files may say, too; "" where that is not known."""
+        ...
+
     @property
     def settings(self) -> Mapping[str, object]:
         """What of its configuration its numbers depend on."""
@@ -74,6 +82,7 @@ def base_record(identity: Identity) -> dict[str, object]:
         "weights_sha256": identity.weights_sha256,
         "weights_sample": msgspec.to_builtins(identity.sample),
         "tokenizer_sha256": identity.tokenizer_sha256,
+        "tokenizer_form_sha256": identity.tokenizer_form_sha256,
         "base_settings": dict(identity.settings),
     }
 
@@ -98,7 +107,9 @@ def other_base(record: Mapping[str, object], identity: Identity) -> OtherBase | 
         if dtypes is None:
             return OtherBase("weights")
     if record.get("tokenizer_sha256") not in (None, identity.tokenizer_sha256):
-        return OtherBase("tokenizer")
+        form = record.get("tokenizer_form_sha256")  # older records have none
+        if not form or form != identity.tokenizer_form_sha256:
+            return OtherBase("tokenizer")
     if names := _other_settings(record.get("base_settings"), identity.settings):
         further = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return OtherBase(f"settings in config.json ({', '.join(names[:_NAMED])}{further})")

@@ -57,6 +57,7 @@ def test_the_numbers_and_tokens_are_those_of_the_model_it_was_made_of(made: tupl
     ids = session.base.encode_raw(PROMPT)
     assert base.encode_raw(PROMPT) == ids
     assert base.chat(PROMPT, "Be brief.") == session.base.chat(PROMPT, "Be brief.")
+    assert base.identity.tokenizer_form_sha256 == session.base.identity.tokenizer_form_sha256 != ""
     assert base.dtype == torch.float32
     assert float((logits(base, ids) - logits(session.base, ids)).abs().max()) < 1e-5
     assert base.context_length == session.base.context_length and base.source.target_modules

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -73,6 +75,79 @@ def adopt_record(session: Session, **changes: object) -> None:
 
     record = {**(read_gate_record(session.store) or {}), **gate_record(session.document, session.model, 1, 0)}
     write_gate_record(session.store, {**record, **changes})
+
+
+def _tokenizer(folder: Path, change: Callable[[dict[str, Any]], object], name: str = "tokenizer.json") -> None:
+    state = json.loads((folder / name).read_text())
+    change(state)
+    (folder / name).write_text(json.dumps(state, indent=7, sort_keys=True))
+
+
+def _special(folder: Path, **tokens: object) -> None:
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+
+
+SAME_TOKENIZER: dict[str, Callable[[Path], object]] = {
+    "other spacing and order": lambda folder: _tokenizer(folder, lambda state: None),
+    "merges as texts": lambda folder: _tokenizer(
+        folder, lambda state: state["model"].update(merges=[" ".join(pair) for pair in state["model"]["merges"]])
+    ),
+    "defaults written out": lambda folder: _tokenizer(
+        folder, lambda state: state["model"].update(continuing_subword_prefix="", ignore_merges=False)
+    ),
+    "a cut that was left in it": lambda folder: _tokenizer(
+        folder,
+        lambda state: state.update(
+            truncation={"direction": "Right", "max_length": 7, "strategy": "LongestFirst", "stride": 0}
+        ),
+    ),
+    "a map of the same tokens": lambda folder: _special(
+        folder, bos_token={"content": "<|im_start|>", "lstrip": False}, eos_token="<|im_end|>"
+    ),
+}
+OTHER_TOKENIZER: dict[str, Callable[[Path], object]] = {
+    "another order of merges": lambda folder: _tokenizer(folder, lambda state: state["model"]["merges"].reverse()),
+    "an added token": lambda folder: _tokenizer(
+        folder, lambda state: state["added_tokens"].append({**state["added_tokens"][0], "id": 383, "content": "<|x|>"})
+    ),
+    "another step in front": lambda folder: _tokenizer(
+        folder, lambda state: state["pre_tokenizer"].update(add_prefix_space=True)
+    ),
+    "another end": lambda folder: _special(folder, eos_token="<|pad|>"),
+}
+
+
+@pytest.mark.parametrize("change", [*SAME_TOKENIZER, *OTHER_TOKENIZER])
+def test_a_tokenizer_is_what_it_does(tmp_path: Path, change: str) -> None:
+    one = tiny_base(tmp_path / "one").identity
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    {**SAME_TOKENIZER, **OTHER_TOKENIZER}[change](tmp_path / "other")
+    other = tiny_base(tmp_path / "other").identity
+    assert one.tokenizer_sha256 != other.tokenizer_sha256
+    is_same = change in SAME_TOKENIZER
+    for first, second in ((one, other), (other, one)):
+        record = base_record(first)
+        assert (other_base(record, second) is None) is is_same
+        del record["tokenizer_form_sha256"]  # recorded before there was one
+        assert other_base(record, first) is None and other_base(record, second) == OtherBase("tokenizer")
+
+
+def test_only_other_files_cost_a_look_at_what_the_tokenizer_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base(tmp_path / "one").identity
+    record = base_record(base)
+    monkeypatch.setattr(identities, "tokenizer_form_hash", lambda folder: pytest.fail("nothing differs"))
+    assert other_base(record, tiny_base(tmp_path / "one").identity) is None
+
+
+def test_a_tokenizer_in_another_form_is_known_by_its_files_alone(tmp_path: Path) -> None:
+    write_tiny_base(tmp_path / "m")
+    (tmp_path / "m" / "tokenizer.json").rename(tmp_path / "m" / "tokenizer.model")
+    one = tiny_identity(tmp_path / "m")
+    assert (one.tokenizer_form_sha256, other_base(base_record(one), one)) == ("", None)
+    (tmp_path / "m" / "tokenizer.model").write_bytes(b"other")
+    assert other_base(base_record(one), tiny_identity(tmp_path / "m")) == OtherBase("tokenizer")
 
 
 def test_a_gate_of_version_0_1_knows_its_base_by_its_files(tmp_path: Path) -> None:
