@@ -96,12 +96,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--ollama-create belongs to the target ollama")
     if args.ollama_create and find_ollama() is None:
         raise ExportRefused("ollama is not on the PATH: install it, or leave --ollama-create out")
-    if args.compare is not None and args.quant is None:
-        _refuse_without_export(args)
+    formats = args.compare.split(",") if args.compare else None
+    if args.compare is not None:
+        from dlm_tui.export.format_costs import compared_quants
+
+        compared_quants(formats)  # unknown ones are said before a base is read
+        if args.quant is None:
+            _refuse_without_export(args)
     written_mix(request, load(Path(args.document)))  # what is wrong with it is said before a base is read
     session = open_session(args)
     if args.compare is not None:
-        request = replace(request, comparison=_compared(args, request, session))
+        request = replace(request, comparison=_compared(args, request, session, formats))
         if args.quant is None:
             return 0
     result = run_to_end(export_document(request, session), Narration())
@@ -129,7 +134,9 @@ def _refuse_without_export(args: argparse.Namespace) -> None:
         raise UsageError(f"{idle[0]} is of an export, and --compare without --quant writes none")
 
 
-def _compared(args: argparse.Namespace, request: ExportRequest, session: Session) -> tuple[FormatCost, ...]:
+def _compared(
+    args: argparse.Namespace, request: ExportRequest, session: Session, formats: list[str] | None
+) -> tuple[FormatCost, ...]:
     """The table on stdout (with --json and no --quant: its lines); an interrupt shows what was measured until then."""
     import msgspec
 
@@ -138,7 +145,7 @@ def _compared(args: argparse.Namespace, request: ExportRequest, session: Session
     from dlm_tui.export.format_costs import FormatComparison
     from dlm_tui.progress import run_to_end
 
-    comparison = FormatComparison(request, session, args.compare.split(",") if args.compare else None)
+    comparison = FormatComparison(request, session, formats)
     try:
         run_to_end(comparison.run(), Narration())
     finally:

@@ -58,10 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises DlmTuiError when an extra is missing or the address is taken."""
     from dlm_tui.cli.own_store import own_store
+    from dlm_tui.export.requests import known_quant
 
     path = Path(args.document)
     if args.keep_prompts < 0:
         raise UsageError("--keep-prompts is at least 0")
+    args.quant = known_quant(args.quant)
     if args.until_eof:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     _, store = own_store(args)
@@ -131,7 +133,7 @@ def _live_folder(args: argparse.Namespace) -> Path:
     from dlm_tui.store import adapter_versions
 
     document, store = own_store(args)
-    folder = store.exports_dir / f"llama-server-live-{args.quant.lower()}"
+    folder = store.exports_dir / f"llama-server-live-{args.quant}"
     versions = {name: item.version for name, item in adapter_versions(store, document.routing_names).items()}
     gate = store.gate_dir / "gate.safetensors"
     try:

@@ -17,9 +17,8 @@ import msgspec
 import numpy as np
 import torch
 
-from dlm_tui.errors import UsageError
 from dlm_tui.export.atomic_folder import check_space, recover
-from dlm_tui.export.choices import EVEN_QUANTS, QUANTS
+from dlm_tui.export.choices import EVEN_QUANTS
 from dlm_tui.export.concatenate import concatenate
 from dlm_tui.export.cost_table import Form, FormatCost
 from dlm_tui.export.export_context import ExportContext
@@ -27,7 +26,7 @@ from dlm_tui.export.gguf_adapter import write_adapter
 from dlm_tui.export.gguf_model import plan_model
 from dlm_tui.export.mix import ResolvedMix, resolve_mix
 from dlm_tui.export.parity import Answers, ParityJob, compare, runtime_answers, runtime_installed
-from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
+from dlm_tui.export.requests import ExportRefused, ExportRequest, Session, known_quant
 from dlm_tui.export.targets_gguf import OllamaTarget
 from dlm_tui.files import scratch_sibling
 from dlm_tui.gate.embedding import prompt_tokens
@@ -45,10 +44,7 @@ _SPARE_BYTES = 64 << 20
 
 def compared_quants(names: Sequence[str] | None) -> tuple[str, ...]:
     """The formats to compare, without repeats and without float32, which is the reference. Raises UsageError."""
-    chosen = [name.strip().lower() for name in names] if names else list(USUAL)
-    unknown = [name for name in chosen if name not in QUANTS]
-    if unknown:
-        raise UsageError(f"no quantisation is called {unknown[0]!r} (there are {', '.join(QUANTS)})")
+    chosen = [known_quant(name) for name in names] if names else USUAL
     return tuple(dict.fromkeys(name for name in chosen if name != "f32"))
 
 

@@ -23,6 +23,15 @@ class ExportRefused(DlmTuiError):
     """The export would be wrong, incomplete or in somebody's way; nothing was written (exit code 1)."""
 
 
+def known_quant(name: str) -> str:
+    """A quantisation in lower case. Raises UsageError for one that there is not."""
+    quant = name.strip().lower()
+    if quant not in QUANTS:
+        known, near = ", ".join(QUANTS), meant(quant, QUANTS, 0.3)
+        raise UsageError(f"no quantisation is called {name!r} (there are {known}){near}")
+    return quant
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """One export. `mix` is a spec such as `a:0.7,b:0.3`, the name of a saved one, `uniform` or `best`; None is the
@@ -57,13 +66,10 @@ class ExportRequest:
 
     def checked(self) -> ExportRequest:
         """This request with the quantisation in lower case. Raises UsageError for anything unknown or contradictory."""
-        quant = self.quant.lower() if self.quant is not None else None
+        quant = known_quant(self.quant) if self.quant is not None else None
         if self.target not in TARGETS:
             known, near = ", ".join(TARGETS), meant(self.target, TARGETS)
             raise UsageError(f"no export target is called {self.target!r} (there are {known}){near}")
-        if quant is not None and quant not in QUANTS:
-            known, near = ", ".join(QUANTS), meant(quant, QUANTS, 0.3)
-            raise UsageError(f"no quantisation is called {self.quant!r} (there are {known}){near}")
         if quant is not None and self.target == "merged" and quant not in MERGED_QUANTS:
             raise UsageError(
                 f"merged safetensors are written as {', '.join(MERGED_QUANTS)}, not {quant}: "

@@ -320,6 +320,7 @@ def test_an_option_of_another_action_is_refused(
         ("train DOC --gate-only --checkpoint-minutes 3", "--gate-only leaves the adapters alone: it writes no check"),
         ("train DOC --cluster --checkpoint-minutes 3", "--checkpoint-minutes is for a training here"),
         ("export DOC --compare --out x", "--out is of an export, and --compare without --quant writes none"),
+        ("export DOC --compare q4_0,q9", "no quantisation is called 'q9'"),
         ("export DOC --compare --no-drift", "--no-drift is of an export"),
         ("export DOC --compare --no-verify", "--verify is of an export"),
         ("train DOC --gate-only --packing", "--gate-only leaves the adapters alone: it takes no trainer settings"),

@@ -204,6 +204,13 @@ def test_options_of_llama_cpp_are_refused_before_anything_is_exported(
     assert text in capsys.readouterr().err
 
 
+def test_an_unknown_quantisation_is_refused_before_anything_is_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tmp_path / "none.dlm"), "--backend", "llama.cpp", "--quant", "q9"]) == 2
+    assert "no quantisation is called 'q9'" in capsys.readouterr().err
+
+
 def test_options_of_llama_cpp_are_taken() -> None:
     parser = argparse.ArgumentParser()
     options.add_arguments(parser)
