@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections import Counter
@@ -15,7 +16,7 @@ import torch
 
 from dlm_tui.export.concatenate import LoraPair
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.export.weights import WeightSource, blocks
+from dlm_tui.export.weights import WeightSource, blocks_of
 from dlm_tui.files import json_bytes, write_atomic
 from dlm_tui.progress import Progress
 
@@ -40,7 +41,7 @@ def stored_dtype(source: WeightSource) -> str:
     """The name in `DTYPES` of the type that most of the source's numbers have; f32 where it is none of these."""
     elements: Counter[torch.dtype] = Counter()
     for name in source.names():
-        elements[source.rows(name, 0, 1).dtype] += _elements(source.shape(name))
+        elements[source.rows(name, 0, 1).dtype] += math.prod(source.shape(name))
     usual = elements.most_common(1)[0][0] if elements else torch.float32
     return next((name for name, (dtype, _) in DTYPES.items() if dtype == usual), "f32")
 
@@ -48,21 +49,14 @@ def stored_dtype(source: WeightSource) -> str:
 def planned_bytes(source: WeightSource, quant: str) -> int:
     """Bytes of all tensors."""
     width = merged_dtype(quant).itemsize
-    return sum(_elements(source.shape(name)) * width for name in source.names())
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return sum(math.prod(source.shape(name)) * width for name in source.names())
 
 
 def _shards(source: WeightSource, width: int, limit: int) -> list[_Shard]:
     groups: list[list[str]] = [[]]
     filled = 0
     for name in source.names():
-        size = _elements(source.shape(name)) * width
+        size = math.prod(source.shape(name)) * width
         if groups[-1] and filled + size > limit:
             groups.append([])
             filled = 0
@@ -124,7 +118,7 @@ def _write_shard(
     offset = 0
     for name in shard.tensors:
         shape = source.shape(name)
-        size = _elements(shape) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": label, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -134,7 +128,7 @@ def _write_shard(
         out.write(struct.pack("<Q", len(text)) + text)
         for name in shard.tensors:
             shape = source.shape(name)
-            for start, stop in blocks(shape[0] if shape else 1, _elements(shape[1:])):
+            for start, stop in blocks_of(shape):
                 written += out.write(_block_bytes(source, name, shape, start, stop, merged.get(name), dtype))
                 yield written
         out.flush()

@@ -64,10 +64,11 @@ class RoundingCheck:
         self._where = ""
 
     def add(self, stored: Tensor, meant: Tensor, start: int = 0) -> None:
-        """Rows from `start` on [rows, columns], matrices of experts from that on, or numbers of a vector."""
+        """Rows from `start` on [rows, columns], matrices of experts from that on, numbers of a vector, or one
+        number."""
         if meant.ndim == 3:
             start *= meant.shape[1]
-        columns = meant.shape[-1]
+        columns = meant.shape[-1] if meant.ndim else 1
         stored, meant = stored.reshape(-1, columns), meant.reshape(-1, columns)
         errors = (stored.double() - meant.double()).square_()
         explained = self._explained(meant.double()).square_()

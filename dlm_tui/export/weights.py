@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -31,7 +32,7 @@ class WeightSource(Protocol):
         """Raises KeyError for an unknown name."""
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the first axis, in the stored dtype."""
+        """Rows `start` to `stop` of the first axis, in the stored dtype; a number of its own has one row, itself."""
 
 
 class FolderWeights:
@@ -61,7 +62,7 @@ class FolderWeights:
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         handle = self._where[name]
         if not self.shape(name):
-            return cast("Tensor", handle.get_tensor(name))  # a number of its own has no rows
+            return cast("Tensor", handle.get_tensor(name))  # which has no slice
         tensor: Tensor = handle.get_slice(name)[start:stop]
         self._budget.read(tensor.nbytes)
         return tensor
@@ -81,7 +82,7 @@ class MemoryWeights:
         return tuple(self._state[name].shape)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        tensor = self._state[name][start:stop].detach().cpu()
+        tensor = _cut(self._state[name], start, stop).detach().cpu()
         self._budget.read(tensor.nbytes)
         return tensor
 
@@ -107,7 +108,7 @@ class OffloadedWeights:
             module = self._model.get_submodule(name.rpartition(".")[0])
             with fetched(module):
                 self._read = name, getattr(module, name.rpartition(".")[2]).detach()
-        return self._read[1][start:stop]
+        return _cut(self._read[1], start, stop)
 
 
 UNTIED_NOTE = (
@@ -193,6 +194,15 @@ def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         seen.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
     return {name: state[name] for name in seen.values()}
+
+
+def _cut(tensor: Tensor, start: int, stop: int) -> Tensor:
+    return tensor[start:stop] if tensor.ndim else tensor
+
+
+def blocks_of(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """The row ranges of a tensor of this shape; a number of its own is one row."""
+    return blocks(shape[0] if shape else 1, math.prod(shape[1:]))
 
 
 def blocks(rows: int, columns: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -26,7 +26,7 @@ from dlm_tui.export.quantisation.imatrix import ImportanceMatrix
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.rounding_check import OF_DTYPE, RoundingCheck
 from dlm_tui.export.stored_weights import StoredWeights
-from dlm_tui.export.weights import WeightSource, blocks
+from dlm_tui.export.weights import FolderWeights, WeightSource, blocks, blocks_of
 from dlm_tui.model import MixedModel
 from dlm_tui.model.adapters import pair_keys
 from dlm_tui.progress import Progress
@@ -191,27 +191,49 @@ def check_peft(path: Path, pairs: Mapping[str, LoraPair]) -> None:
 def check_merged(
     folder: Path, source: WeightSource, pairs: Mapping[str, LoraPair], dtype: torch.dtype
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Every tensor of a written Hugging Face folder against base and `pairs`, rounded once to `dtype`."""
+    """Every tensor of a written Hugging Face folder against base and `pairs`, rounded once to `dtype`.
+
+    Returns and raises what `check_gguf` does.
+    """
     merged = {f"{module}.weight": pair for module, pair in pairs.items()}
-    handles = {path: safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))}
-    where = {name: handle for handle in handles.values() for name in handle.keys()}  # noqa: SIM118 - no mapping
+    written = FolderWeights(folder)
     names, worst, mix, kind = source.names(), 0.0, MixCheck(), str(dtype).removeprefix("torch.")
-    _no_more(set(where), set(names), folder)
+    _no_more(set(written.names()), set(names), folder)
     for done, name in enumerate(names):
-        if name not in where:
+        if name not in written.names():
             raise ExportRefused(f"the written folder lacks {name!r}")
-        slice_, shape, error = where[name].get_slice(name), source.shape(name), Error(pairs_at({MIX: pairs}, name))
-        rounding = RoundingCheck(OF_DTYPE[dtype])
-        for start, stop in blocks(shape[0], shape[1] if len(shape) > 1 else 1):
-            meant, found = merged_rows(source, name, start, stop, merged.get(name)), slice_[start:stop]
+        if source.shape(name) != written.shape(name):
+            raise ExportRefused(f"the written folder has another shape of {name!r}")
+        along = pairs_at({MIX: pairs}, name)
+        pieces = functools.partial(_merged_pieces, written, source, name, merged.get(name))
+        apart, error, rounding = Error({}), Error(along), RoundingCheck(OF_DTYPE[dtype])
+        for found, meant, start in pieces():
+            apart.add(found, meant.to(dtype), start)
+            error.add(found, meant, start)
             rounding.add(found, meant, start)
-            error.add(found, meant.to(dtype), start)
-        _judge(name, error.relative, 1e-3, kind)
-        mix.judge(name, error, kind)
+        _judge(name, apart.relative, 1e-3, kind)
+        mix.judge(name, error, kind, functools.partial(_cast_again, pieces, dtype, along))
         rounding.judge(name)
         worst = max(worst, error.relative)
         yield Progress("weights", done + 1, len(names))
-    return {"tensors": len(names), "relative_error": {kind: worst}, "error_along_mix": mix.worst}
+    mix.judge_all(kind)
+    return {"tensors": len(names), "relative_error": {kind: worst}, "error_along_mix": mix.worst, "mix_lost": mix.lost}
+
+
+def _merged_pieces(
+    written: WeightSource, source: WeightSource, name: str, pair: LoraPair | None
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Rows as they are stored, as they were meant before any rounding, and the number of the first."""
+    for start, stop in blocks_of(source.shape(name)):
+        yield written.rows(name, start, stop), merged_rows(source, name, start, stop, pair), start
+
+
+def _cast_again(pieces: Pieces, dtype: torch.dtype, pairs: Mapping[str, LoraPair]) -> Error:
+    """What storing as `dtype` alone leaves of the rows that were meant."""
+    error = Error(pairs)
+    for _, meant, start in pieces():
+        error.add(meant.to(dtype), meant, start)
+    return error
 
 
 def _no_more(found: set[str], allowed: set[str], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dlm_tui.export import targets_gguf, targets_hf
 from dlm_tui.export.concatenate import LoraPair, concatenate
@@ -17,7 +19,7 @@ from dlm_tui.export.mix_check import MIX, Error, MixCheck
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.session import Session
 from tests.export_sessions import NAMES, export, open_tiny
-from tests.tiny_models import random_adapter, target_names
+from tests.tiny_models import random_adapter, target_names, write_tiny_base
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp (extra [llama]) is not installed"
@@ -127,12 +129,30 @@ def test_a_merged_folder_without_a_mix_that_answers_hardly_show_is_refused(
         export(session, **asked)
 
 
+@pytest.mark.parametrize(("target", "quant"), [("merged", None), ("ollama", "bf16")])
+def test_a_mix_that_the_type_of_the_base_swallows_is_refused_whatever_holds_it(
+    tmp_path: Path, target: str, quant: str | None
+) -> None:
+    def weak(base: Any) -> dict[str, Any]:
+        return {name: random_adapter(base, name, rank=2, seed=seed, size=0.003) for seed, name in enumerate(NAMES)}
+
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    weights = load_file(path := folder / "model.safetensors")
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    session = open_tiny(tmp_path, "llama", gate=False, adapters=weak)
+    with pytest.raises(ExportRefused, match="the mix is lost in the rounding to"):
+        export(session, target=target, quant=quant, mix="tone:0.5,facts:0.5", verify=True)
+
+
 @pytest.mark.parametrize(("lost", "said"), [(0.3, True), (0.05, False)])
+@pytest.mark.parametrize(("target", "quant"), [("ollama", "q8_0"), ("merged", "bf16")])
 def test_what_rounding_took_of_a_mix_is_said(
-    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: float, said: bool
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str, quant: str, lost: float, said: bool
 ) -> None:
     monkeypatch.setattr(MixCheck, "lost", lost)
-    found = export(session, target="ollama", quant="q8_0", mix="tone:0.7", verify=True, out=str(tmp_path / "out"))
+    found = export(session, target=target, quant=quant, mix="tone:0.7", verify=True, out=str(tmp_path / "out"))
     assert found.manifest["parity"]["weights"]["mix_lost"] == lost
     assert ("rounding took 30% of the mix: a finer --quant keeps more of it" in found.notes) == said
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,10 +20,11 @@ from dlm_tui.export.parity import runtime_installed
 from dlm_tui.export.peft_folder import vllm_rank
 from dlm_tui.export.prompts import parity_prompts
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.export.weights import FolderWeights
+from dlm_tui.export.weights import FolderWeights, MemoryWeights
 from dlm_tui.session import Session
 from dlm_tui.store import current_version
 from tests.export_sessions import NAMES, export, open_tiny
+from tests.tiny_models import write_tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,17 @@ def test_many_shards_are_one_model(session: Session, tmp_path: Path) -> None:
         if module in pairs:
             expected = expected + pairs[module].lora_B @ pairs[module].lora_A
         torch.testing.assert_close(loaded[name], expected)
+
+
+def test_a_number_of_its_own_in_the_checkpoint_is_taken_along(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    weights = load_file(path := folder / "model.safetensors")
+    name = "model.layers.0.self_attn.k_scale"
+    save_file({**weights, name: torch.tensor(1.5)}, path, {"format": "pt"})
+    found = export(open_tiny(tmp_path, "llama"), target="merged", verify=True)
+    assert load_file(found.folder / "model.safetensors")[name] == torch.tensor(1.5)
+    sources = MemoryWeights({name: torch.tensor(1.5)}), FolderWeights(folder)
+    assert [float(one.rows(name, 0, 1)) for one in sources] == [1.5, 1.5]
 
 
 def test_numbers_too_large_for_the_type_are_refused(session: Session, tmp_path: Path) -> None:
