@@ -42,8 +42,20 @@ def stored_dtype(source: WeightSource) -> str:
     elements: Counter[torch.dtype] = Counter()
     for name in source.names():
         elements[source.rows(name, 0, 1).dtype] += math.prod(source.shape(name))
-    usual = elements.most_common(1)[0][0] if elements else torch.float32
-    return next((name for name, (dtype, _) in DTYPES.items() if dtype == usual), "f32")
+    return _named(elements.most_common(1)[0][0] if elements else torch.float32)
+
+
+def loaded_dtype(folder: Path | None, source: WeightSource) -> str:
+    """The name in `DTYPES` of the type that transformers loads a model folder in where nobody says one: what its
+    configuration says, however the tensors are stored, and what most of these have where it says nothing."""
+    from transformers import AutoConfig
+
+    said = AutoConfig.from_pretrained(str(folder), local_files_only=True).dtype if folder is not None else None
+    return _named(said) if said is not None else stored_dtype(source)
+
+
+def _named(wanted: torch.dtype) -> str:
+    return next((name for name, (dtype, _) in DTYPES.items() if dtype == wanted), "f32")
 
 
 def planned_bytes(source: WeightSource, quant: str) -> int:

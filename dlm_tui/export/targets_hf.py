@@ -22,7 +22,7 @@ from dlm_tui.export.export_context import (
     read_alike,
     save_tokenizer,
 )
-from dlm_tui.export.merged_folder import DTYPES, merged_dtype, planned_bytes, stored_dtype, write_merged
+from dlm_tui.export.merged_folder import DTYPES, loaded_dtype, merged_dtype, planned_bytes, stored_dtype, write_merged
 from dlm_tui.export.parity import ParityJob
 from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
 from dlm_tui.export.reader_check import (
@@ -83,8 +83,8 @@ def _linears(context: ExportContext) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _read_as_stored(export: ParityJob, dtype: str) -> Trial:
-    """`export` computes in float32; its reader computes in the type that the weights are stored in."""
+def _read_in(dtype: str, export: ParityJob) -> Trial:
+    """`export` computes in float32; its reader computes in the type that the configuration it loads says."""
     if dtype == "f32":
         return Trial(export)
     return Trial(export, as_read=replace(export, load_dtype="auto", dtype=dtype))
@@ -101,7 +101,7 @@ class PeftTarget(Common):
         self.nbytes = 4 * context.rank * sum(rows + columns for rows, columns in shapes)
         self.figures = {"merged": False, "mix_rank": context.rank}
         base = context.session.base
-        self.dtype = stored_dtype(open_weights(base.source.path, base.model, ()))
+        self.dtype = loaded_dtype(base.source.path, open_weights(base.source.path, base.model, ()))
         if context.request.quant is not None:
             self.notes.append(f"--quant {context.request.quant} changes nothing: an adapter is written in float32")
         if base.source.quantize is not None and (kind := base.quantisation) is not None:
@@ -131,7 +131,7 @@ class PeftTarget(Common):
         check_adapter_settings(place, context.loadable_base, context.loadable_revision, context.rank, sorted(modules))
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
-        """The base as PEFT loads it from its folder, in float32 and in the type it is stored in."""
+        """The base as PEFT loads it from its folder, in float32 and in the type that its configuration says."""
         base = self.context.session.base
         if base.source.path is None:
             return []
@@ -144,7 +144,7 @@ class PeftTarget(Common):
             vocab=base.vocab_size,
             quantize=base.source.quantize,
         )
-        return [Trial(export) if base.quantisation else _read_as_stored(export, self.dtype)]
+        return [Trial(export) if base.quantisation else _read_in(self.dtype, export)]
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """Every matrix of the adapter. PEFT itself adds up what the folder holds."""
@@ -298,7 +298,7 @@ class MergedTarget(Common):
         export = ParityJob(runtime="transformers", model=folder, prompts=prompts, dtype="f32", vocab=base.vocab_size)
         rounding = effective_dtype(self.context, self.quant)
         if base.source.path is None or rounding == "f32":
-            return [_read_as_stored(replace(export, dtype=rounding), self.quant)]
+            return [_read_in(self.quant, replace(export, dtype=rounding))]
         pairs = workspace / "pairs.safetensors"
         tensors = {
             f"{module}.{side}": getattr(pair, side).contiguous()
@@ -309,7 +309,7 @@ class MergedTarget(Common):
             save_file(tensors, pairs)
         dtype = str(DTYPES[self.quant][0]).removeprefix("torch.")
         stored = replace(export, runtime="base and pairs", model=base.source.path, adapter=pairs, load_dtype=dtype)
-        return [replace(_read_as_stored(export, self.quant), stored=stored)]
+        return [replace(_read_in(self.quant, export), stored=stored)]
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """Every tensor of the folder."""

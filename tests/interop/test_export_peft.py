@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -178,6 +178,24 @@ def test_many_shards_are_one_model(session: Session, tmp_path: Path) -> None:
         if module in pairs:
             expected = expected + pairs[module].lora_B @ pairs[module].lora_A
         torch.testing.assert_close(loaded[name], expected)
+
+
+@pytest.mark.parametrize(("stored", "said"), [(torch.float16, "float32"), (torch.float32, "bfloat16")])
+@pytest.mark.parametrize("target", ["peft", "vllm"])
+def test_the_cost_is_of_the_type_that_the_reader_loads(
+    tmp_path: Path, target: str, stored: torch.dtype, said: str
+) -> None:
+    folder = write_tiny_base(tmp_path / "base", "llama")
+    weights = load_file(path := folder / "model.safetensors")
+    save_file({name: weight.to(stored) for name, weight in weights.items()}, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": said}))
+    found = export(open_tiny(tmp_path, "llama"), target=target, verify=True)
+    assert found.manifest["cost"]["dtype"] == {"float32": "f32", "bfloat16": "bf16"}[said]
+    loaded: Any = AutoPeftModelForCausalLM.from_pretrained(next(found.folder.rglob("adapter_config.json")).parent)
+    assert str(loaded.get_base_model().dtype) == f"torch.{said}"
+    if target == "vllm":
+        assert f"--dtype {said} " in (found.folder / "vllm_launch.sh").read_text()
 
 
 def test_a_number_of_its_own_in_the_checkpoint_is_taken_along(tmp_path: Path) -> None:
