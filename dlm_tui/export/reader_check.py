@@ -18,6 +18,7 @@ from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.parity import ODD_TEXTS
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.scripts import LLAMA_SERVER_PORT, VLLM_PORT
 from dlm_tui.system_errors import first_line
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
@@ -26,13 +27,9 @@ _OF_THE_LIBRARY = {"transformers_version", "torch_dtype", "_name_or_path", "_fro
 """Keys of a configuration that say nothing of the model."""
 
 
+_HOST = "127.0.0.1"
 _BEFORE = ["set -euo pipefail", 'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"']
 """What stands in a start script before it starts its program."""
-
-_VLLM_SETTINGS = {
-    "dtype", "environment", "host", "lora_modules", "max_lora_rank", "max_model_len", "model", "port", "revision",
-    "served_model_name", "target",
-}  # fmt: skip
 
 
 def _wrong(file: str | Path, what: str) -> ExportRefused:
@@ -166,8 +163,8 @@ def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: M
 
 _LLAMA_SERVER = {"-m": True, "--lora-scaled": True, "--jinja": False, "--ctx-size": True}
 _VLLM = {
-    "--revision": True, "--dtype": True, "--max-model-len": True, "--enable-lora": False, "--max-lora-rank": True,
-    "--lora-modules": True, "--chat-template": True,
+    "--revision": True, "--served-model-name": True, "--dtype": True, "--max-model-len": True, "--enable-lora": False,
+    "--max-lora-rank": True, "--lora-modules": True, "--chat-template": True,
 }  # fmt: skip
 """The options that start scripts have, and whether a value follows."""
 
@@ -177,7 +174,7 @@ def check_llama_server_script(
 ) -> None:
     """Raises ExportRefused unless a start script names the weights and every adapter in order, each at its scale, and
     nothing else."""
-    _, options = _command(path, ["${LLAMA_SERVER:-llama-server}"], _LLAMA_SERVER)
+    _, options = _command(path, ["${LLAMA_SERVER:-llama-server}"], _LLAMA_SERVER, LLAMA_SERVER_PORT)
     _check_files(path, "-m", [options["-m"]], [weights])
     pairs = [pair.rpartition(":") for pair in options["--lora-scaled"].split(",") if pair]
     _check_files(path, "--lora-scaled", [name for name, _, _ in pairs], [name for name, _ in loras])
@@ -195,56 +192,58 @@ def check_vllm_files(
     dtype: str,
     context_length: int,
     template: str | None,
+    *,
+    base_served: str,
+    version: int,
 ) -> None:
-    """Raises ExportRefused unless vLLM's start script and settings name the base, the adapter (served under `name`) and
-    the base's context, take the adapter's rank, and say nothing else; the script names the `template` that stands in
-    for the base's own."""
+    """Raises ExportRefused unless vLLM's start script and settings name the base (served as `base_served`), the adapter
+    (of this `version`, served under `name`) and the base's context, take the adapter's rank, and say nothing else; the
+    script names the `template` that stands in for the base's own."""
     optional = {"--revision": revision, "--chat-template": template}
     wanted = {option: value for option, value in _VLLM.items() if optional.get(option, "") is not None}
-    words, options = _command(script, ["vllm", "serve", ""], wanted)
+    words, options = _command(script, ["vllm", "serve", ""], wanted, VLLM_PORT)
     if template is not None:
         _check_files(script, "--chat-template", [options["--chat-template"]], [template])
-    path = script.with_name("vllm_config.json")
-    settings = _json(path)
-    served, _, lora = options["--lora-modules"].partition("=")
-    modules = settings.get("lora_modules", ())
-    module = modules[0] if len(modules) == 1 else {}
-    if more := set(settings) - _VLLM_SETTINGS:
+    called, _, place = options["--lora-modules"].partition("=")
+    for what, found, meant in (
+        ("base", words[2], base),
+        ("revision", options.get("--revision"), revision),
+        ("base's name", options["--served-model-name"], base_served),
+        ("adapter's name", called, name),
+        ("dtype", options["--dtype"], dtype),
+    ):
+        if found != meant:
+            raise _wrong(script, f"names the {what} {found!r}, and it is {meant!r}")
+    _check_files(script, "the adapter", [place], [adapter])
+    _check_number(script, "max-model-len", options["--max-model-len"], context_length)
+    rank, needed = options["--max-lora-rank"], _json(script.parent / adapter / "adapter_config.json")["r"]
+    if not rank.isdigit() or int(rank) < needed:
+        raise _wrong(script, f"takes adapters of rank {rank}, and this one has {needed}")
+    _check_settings(script.with_name("vllm_config.json"), {
+        "target": "vllm",
+        "model": base,
+        "revision": revision,
+        "served_model_name": base_served,
+        "lora_modules": [{"name": name, "path": adapter, "adapter_version": version}],
+        "max_lora_rank": int(rank),
+        "max_model_len": context_length,
+        "dtype": dtype,
+        "environment": {},
+        "host": _HOST,
+        "port": VLLM_PORT,
+    })  # fmt: skip
+
+
+def _check_settings(path: Path, meant: Mapping[str, Any]) -> None:
+    """Raises ExportRefused unless a JSON file says exactly this."""
+    found = _json(path)
+    if more := set(found) - set(meant):
         raise _wrong(path, f"says {min(more)}, which is not written here")
-    told = {
-        script: (
-            words[2],
-            options.get("--revision"),
-            served,
-            lora,
-            options["--dtype"],
-            options["--max-model-len"],
-            options["--max-lora-rank"],
-        ),
-        path: (
-            settings.get("model"),
-            settings.get("revision"),
-            module.get("name"),
-            module.get("path"),
-            settings.get("dtype"),
-            settings.get("max_model_len"),
-            settings.get("max_lora_rank"),
-        ),
-    }
-    for file, (model, commit, called, place, kind, length, rank) in told.items():
-        for what, found, meant in (
-            ("base", model, base),
-            ("revision", commit, revision),
-            ("adapter's name", called, name),
-            ("dtype", kind, dtype),
-        ):
-            if found != meant:
-                raise _wrong(file, f"names the {what} {found!r}, and it is {meant!r}")
-        _check_files(file, "the adapter", [str(place)], [adapter])
-        _check_number(file, "max-model-len", length, context_length)
-        needed = _json(script.parent / adapter / "adapter_config.json")["r"]
-        if not str(rank).isdigit() or int(str(rank)) < needed:
-            raise _wrong(file, f"takes adapters of rank {rank}, and this one has {needed}")
+    for key, value in meant.items():
+        if key not in found:
+            raise _wrong(path, f"does not say {key}, and it is {_shown(value)}")
+        if _as_json(found[key]) != _as_json(value):
+            raise _wrong(path, f"says {key} {_shown(found[key])}, and it is {_shown(value)}")
 
 
 def check_live_settings(path: Path, weights: str, adapters: Mapping[str, str], mix: Mapping[str, float]) -> None:
@@ -271,8 +270,11 @@ def check_lora_ids(path: Path, loras: Sequence[str]) -> None:
         raise _wrong(path, f"numbers the adapters {numbered}, and llama-server loads them as {meant}")
 
 
-def _command(path: Path, program: Sequence[str], options: Mapping[str, bool]) -> tuple[list[str], dict[str, str]]:
-    """The words that a start script begins its program with, and the program's options.
+def _command(
+    path: Path, program: Sequence[str], options: Mapping[str, bool], port: int
+) -> tuple[list[str], dict[str, str]]:
+    """The words that a start script begins its program with, and the program's options; it listens at `port` unless
+    told otherwise.
 
     `program`: those words, "" for one that may be any. `options`: every option it has to have and no other may be
     there, True for one with a value; host, port and what the caller adds come on top. Raises ExportRefused for
@@ -293,8 +295,10 @@ def _command(path: Path, program: Sequence[str], options: Mapping[str, bool]) ->
     for option in known:
         if option not in found:
             raise _wrong(path, f"lacks the option {option}")
-    if found["--host"] != "127.0.0.1":
-        raise _wrong(path, f"listens at {found['--host']}, and it is 127.0.0.1")
+    if found["--host"] != _HOST:
+        raise _wrong(path, f"listens at {found['--host']}, and it is {_HOST}")
+    if found["--port"] != (meant := f"${{PORT:-{port}}}"):
+        raise _wrong(path, f"listens at port {found['--port']}, and it is {meant}")
     return first, found
 
 

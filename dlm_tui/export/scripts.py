@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+LLAMA_SERVER_PORT, VLLM_PORT = 8080, 8000
+"""Where the servers listen unless $PORT says otherwise."""
 _HEAD = '#!/usr/bin/env bash\nset -euo pipefail\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\n'
 
 
@@ -29,7 +31,7 @@ def llama_server_script(
     """
     scaled = ",".join(f"{name}:{scale!r}" for name, scale in loras)
     words = ["-m", model, "--lora-scaled", scaled, "--jinja", "--ctx-size", str(context_length), "--host", "127.0.0.1"]
-    return f'{_head(system)}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} --port "${{PORT:-8080}}" "$@"\n'
+    return f'{_head(system)}exec "${{LLAMA_SERVER:-llama-server}}" {shell(words)} {_tail(LLAMA_SERVER_PORT)}'
 
 
 def vllm_words(
@@ -41,13 +43,17 @@ def vllm_words(
     served: str,
     dtype: str = "auto",
     template: str | None = None,
+    *,
+    base_served: str,
 ) -> list[str]:
-    """`vllm serve …` for one adapter folder, without it being quoted yet; `template` is the file of a chat template to
-    use instead of the one that the base's folder has."""
+    """`vllm serve …` for one adapter folder, without it being quoted yet: the adapter is asked for as `served`, the
+    base alone as `base_served`. `template` is the file of a chat template to use instead of the one that the base's
+    folder has."""
     words = ["vllm", "serve", base]
     if revision:
         words += ["--revision", revision]
-    words += ["--host", "127.0.0.1", "--dtype", dtype, "--max-model-len", str(context_length)]
+    words += ["--host", "127.0.0.1", "--served-model-name", base_served]
+    words += ["--dtype", dtype, "--max-model-len", str(context_length)]
     if template is not None:
         words += ["--chat-template", template]
     return [*words, "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{served}={adapter}"]
@@ -56,8 +62,12 @@ def vllm_words(
 def vllm_script(words: Sequence[str], *, system: bool = False) -> str:
     """Starts vLLM from the folder the script lies in, so a relative adapter path works from anywhere; `system` as in
     `llama_server_script`."""
-    return f'{_head(system)}exec {shell(words)} --port "${{PORT:-8000}}" "$@"\n'
+    return f"{_head(system)}exec {shell(words)} {_tail(VLLM_PORT)}"
 
 
 def _head(system: bool) -> str:
     return _HEAD + (f"# the document's system prompt is not said here: {SEND_SYSTEM}\n" if system else "")
+
+
+def _tail(port: int) -> str:
+    return f'--port "${{PORT:-{port}}}" "$@"\n'

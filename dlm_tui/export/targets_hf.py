@@ -32,7 +32,7 @@ from dlm_tui.export.reader_check import (
     check_vllm_files,
 )
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.export.scripts import shell, vllm_script, vllm_words
+from dlm_tui.export.scripts import VLLM_PORT, shell, vllm_script, vllm_words
 from dlm_tui.export.suitability import takes_images
 from dlm_tui.export.weights import UNTIED_NOTE, UntiedWeights, module_name, open_weights, ties_output
 from dlm_tui.export.weights_check import check_merged, check_peft
@@ -190,7 +190,13 @@ class VllmTarget(PeftTarget):
             SERVED,
             VLLM_DTYPES[self.dtype],
             self._template(adapter),
+            base_served=self._base_served,
         )
+
+    @property
+    def _base_served(self) -> str:
+        """The name by which vLLM is asked for the base alone."""
+        return self.context.served_name.partition(":")[0]
 
     def _template(self, adapter: str) -> str | None:
         """The chat template beside the adapter, where vLLM would else read another one, or none, with the base."""
@@ -208,9 +214,9 @@ class VllmTarget(PeftTarget):
             "max_lora_rank": self.max_rank,
             "max_model_len": read_alike(self.context.session.base),
             "model": self.context.loadable_base,
-            "port": 8000,
+            "port": VLLM_PORT,
             "revision": self.context.loadable_revision,
-            "served_model_name": self.context.served_name.partition(":")[0],
+            "served_model_name": self._base_served,
             "target": "vllm",
         }
         write_atomic(folder / "vllm_config.json", json_bytes(config))
@@ -227,11 +233,12 @@ class VllmTarget(PeftTarget):
         check_vllm_files(
             folder / self.script, context.loadable_base, context.loadable_revision, self.adapter, SERVED,
             VLLM_DTYPES[self.dtype], read_alike(context.session.base), self._template(self.adapter),
+            base_served=self._base_served, version=context.version,
         )  # fmt: skip
 
     def command(self, folder: Path) -> str:
         """Serve base and adapter; the adapter is asked for as model `mixed`."""
-        return shell([*self._words(str(folder / self.adapter)), "--port", "8000"])
+        return shell([*self._words(str(folder / self.adapter)), "--port", str(VLLM_PORT)])
 
 
 class MergedTarget(Common):

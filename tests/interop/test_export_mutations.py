@@ -514,6 +514,24 @@ def adapter(**changes: Any) -> Patch:
     return patch_it
 
 
+def vllm_settings(**changes: Any) -> Patch:
+    """Change vllm_config.json as it is written."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        writing = targets_hf.json_bytes
+
+        def write(value: Any) -> bytes:
+            if value.get("target") == "vllm":
+                value = {key: said for key, said in {**value, **changes}.items() if said != "left out"}
+            return writing(value)
+
+        patch.setattr(targets_hf, "json_bytes", write)
+
+    return patch_it
+
+
+LIBRARY = {"LD_PRELOAD": "/x.so"}
+VERSION_77 = [{"adapter_version": 77, "name": "mixed", "path": "adapters/mixed"}]
 MODELFILE = (targets_gguf, "modelfile")
 VLLM = (targets_hf, "vllm_script")
 SCRIPT = (targets_gguf, "llama_server_script")
@@ -568,6 +586,7 @@ FILES: dict[str, tuple[str, str, Patch]] = {
         "llama-server", "does more or less", scripted(*SCRIPT, ("exec", "export LLAMA_ARG_ROPE_SCALE=8\nexec"))
     ),
     "open to all": ("llama-server", "listens at 0.0.0.0", scripted(*SCRIPT, ("127.0.0.1", "0.0.0.0"))),
+    "at another port": ("llama-server", "listens at port ${PORT:-1}", scripted(*SCRIPT, (":-8080", ":-1"))),
     "a Modelfile without ends": ("ollama", "sets stop to None", scripted(*MODELFILE, ("PARAMETER stop", "#"))),
     "a Modelfile that is warm": ("ollama", "sets temperature to 9", scripted(*MODELFILE, ("ture 0.3", "ture 9"))),
     "a Modelfile with more": ("ollama", "sets seed to 1", scripted(*MODELFILE, ("FROM", "PARAMETER seed 1\nFROM"))),
@@ -576,6 +595,19 @@ FILES: dict[str, tuple[str, str, Patch]] = {
         "vllm", "names the adapter's name 'other'", scripted(*VLLM, ("mixed=adapters", "other=adapters"))
     ),
     "vllm with more": ("vllm", "has the option --seed", scripted(*VLLM, (" --dtype", " --seed 1 --dtype"))),
+    "vllm with another name of the base": (
+        "vllm", "names the base's name 'other'", scripted(*VLLM, ("dlm-01jexpxrttestsexpxrttestse", "other"))
+    ),
+    "vllm's settings open to all": ("vllm", "config.json says host '0.0.0.0'", vllm_settings(host="0.0.0.0")),
+    "vllm's settings at another port": ("vllm", "config.json says port 1, and it is 8000", vllm_settings(port=1)),
+    "vllm's settings with another name": (
+        "vllm", "says served_model_name 'other'", vllm_settings(served_model_name="other")
+    ),
+    "vllm's settings with a library": ("vllm", "says environment {'LD_PRELOAD'", vllm_settings(environment=LIBRARY)),
+    "vllm's settings with another version": ("vllm", "'adapter_version': 77", vllm_settings(lora_modules=VERSION_77)),
+    "vllm's settings with more": ("vllm", "says seed, which is not written", vllm_settings(seed=1)),
+    "vllm's settings without a base": ("vllm", "does not say model", vllm_settings(model="left out")),
+    "vllm's settings with one token": ("vllm", "says max_model_len 1,", vllm_settings(max_model_len=1)),
     "vllm with another adapter": (
         "vllm", "no such file", scripted(targets_hf, "vllm_script", ("mixed=adapters/mixed", "mixed=adapters/other"))
     ),

@@ -72,6 +72,7 @@ def test_vllm_is_told_the_rank_it_needs(session: Session) -> None:
         assert "--enable-lora" in text
     config = json.loads((result.folder / "vllm_config.json").read_text())
     assert config["max_lora_rank"] == 16
+    assert f"--served-model-name {config['served_model_name']} " in result.next_command
     assert [vllm_rank(rank) for rank in (1, 2, 8, 9, 129, 257, 512)] == [1, 8, 8, 16, 256, 320, 512]
     with pytest.raises(ExportRefused, match="rank 513"):
         vllm_rank(513)

@@ -123,7 +123,7 @@ def test_scripts_run_from_any_folder(tmp_path: Path, name: str) -> None:
 
 def test_the_vllm_script_quotes_the_base(tmp_path: Path) -> None:
     hostile = "/models/$(touch hurt) 'x'"
-    words = vllm_words(hostile, None, "adapters/mixed", 16, 256, "mixed")
+    words = vllm_words(hostile, None, "adapters/mixed", 16, 256, "mixed", base_served="dlm-1")
     _, given_ = run_script(tmp_path / "bin", tmp_path, "vllm", vllm_script(words))
     assert given_[:2] == ["serve", hostile]
     assert given_[given_.index("--max-lora-rank") + 1] == "16"
