@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from dlm_tui.gate import Gate
     from dlm_tui.model.identity import BaseIdentity
 
-_EMBEDDING = (
+EMBEDDING = (
     "mean over tokens of the base's last hidden state after the final norm, adapters off, raw prompt without a chat "
     "template, first 512 tokens, float32"
 )
-_NETWORK = "softmax(2.weight @ gelu(0.weight @ x + 0.bias) + 2.bias), exact gelu"
+NETWORK = "softmax(2.weight @ gelu(0.weight @ x + 0.bias) + 2.bias), exact gelu"
 
 
 def write_gate(
@@ -33,8 +33,8 @@ def write_gate(
         "input_dim": gate.config.input_dim,
         "hidden_proj_dim": gate.config.hidden_proj_dim,
         "entropy_lambda": gate.config.entropy_lambda,
-        "embedding": _EMBEDDING,
-        "network": _NETWORK,
+        "embedding": EMBEDDING,
+        "network": NETWORK,
         "base": {
             "id": identity.id,
             "revision": identity.revision,

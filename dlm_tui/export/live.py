@@ -13,7 +13,7 @@ from typing import Any
 
 import dlm_tui
 from dlm_tui.export.export_context import ExportContext
-from dlm_tui.export.reader_check import check_live_settings
+from dlm_tui.export.live_check import check_live_settings, check_program
 from dlm_tui.export.scripts import shell
 from dlm_tui.export.targets_gguf import LlamaServerTarget
 from dlm_tui.files import json_bytes, write_atomic
@@ -80,16 +80,22 @@ class LiveTarget(LlamaServerTarget):
             tensors = {name: tensor.contiguous() for name, tensor in gate.ood_score.distance_tensors().items()}
             write_atomic(folder / OOD, save(tensors))
         write_atomic(folder / SETTINGS, json_bytes(self._settings()))
-        copy_runtime(folder / RUNTIME)
-        write_atomic(folder / "requirements.txt", REQUIREMENTS.encode())
-        write_atomic(folder / SCRIPT, _SCRIPT.encode())
+        write_program(folder)
         yield Progress(SCRIPT, 1, 1)
 
     def check_files(self, folder: Path) -> None:
-        """Those of the static target, and the settings of the server."""
+        """Those of the static target, the settings of the server, and the server."""
         super().check_files(folder)
-        adapters = {name: f"adapter.{name}.gguf" for name in self.names}
-        check_live_settings(folder / SETTINGS, self.weights, adapters, self.context.mix.mapping())
+        check_live_settings(
+            folder / SETTINGS, self.context.session, self.weights, self.names, self.context.mix.mapping(),
+            self._live_context, self.most_served, self._probes(),
+        )  # fmt: skip
+        check_program(folder, program_files(), RUNTIME)
+
+    @property
+    def _live_context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return min(self.most_served, max(self.served, LEAST_CONTEXT))
 
     def command(self, folder: Path) -> str:
         """Start the server."""
@@ -108,7 +114,7 @@ class LiveTarget(LlamaServerTarget):
             "base": base.identity.id,
             "base_gguf": self.weights,
             "hidden_size": base.hidden_size,
-            "context_length": min(self.most_served, max(self.served, LEAST_CONTEXT)),
+            "context_length": self._live_context,
             "adapters": [{"name": name, "file": f"adapter.{name}.gguf"} for name in self.names],
             "gate": "gate.safetensors",
             "gate_names": list(gate.names),
@@ -144,19 +150,27 @@ class LiveTarget(LlamaServerTarget):
         return {name: item.version for name, item in adapter_versions(self.context.session.store, self.names).items()}
 
 
-def copy_runtime(folder: Path) -> None:
-    """The server's own files under `folder`, in packages of the same names."""
-    root = Path(dlm_tui.__file__).parent.parent
+def write_program(folder: Path) -> None:
+    """The server's own files, its start script and what it needs."""
+    for place, data in program_files().items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / place, data)
+
+
+def program_files() -> dict[Path, bytes]:
+    """What the server consists of, by its place in the folder: its modules in packages of the same names."""
+    root, runtime = Path(dlm_tui.__file__).parent.parent, Path(RUNTIME)
+    found = {}
     for name in runtime_modules():
         path = Path(*name.split(".")).with_suffix(".py")
         for package in path.parents[:-1]:
-            (folder / package).mkdir(parents=True, exist_ok=True)
             # the packages here load their names on first use, of modules that are not in the folder
-            write_atomic(folder / package / "__init__.py", b"")
-        write_atomic(folder / path, (root / path).read_bytes())
+            found[runtime / package / "__init__.py"] = b""
+        found[runtime / path] = (root / path).read_bytes()
     # it runs as a program of its own, so nothing imports it
     worker = Path("dlm_tui", "model", "chat_worker.py")
-    write_atomic(folder / worker, (root / worker).read_bytes())
+    found[runtime / worker] = (root / worker).read_bytes()
+    return {**found, Path("requirements.txt"): REQUIREMENTS.encode(), Path(SCRIPT): _SCRIPT.encode()}
 
 
 def runtime_modules(start: str = START) -> list[str]:

@@ -32,8 +32,11 @@ _BEFORE = ["set -euo pipefail", 'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"']
 """What stands in a start script before it starts its program."""
 
 
-def _wrong(file: str | Path, what: str) -> ExportRefused:
-    return ExportRefused(f"the export would not do for its reader: {Path(file).name} {what}")
+def wrong(file: str | Path, what: str) -> ExportRefused:
+    """The refusal of a file that says or holds something else than was meant; a text is shown as it is."""
+    return ExportRefused(
+        f"the export would not do for its reader: {file.name if isinstance(file, Path) else file} {what}"
+    )
 
 
 def _shown(value: object) -> str:
@@ -62,15 +65,15 @@ def check_tokenizer_files(folder: Path, tokenizer: Any, chats: Sequence[str]) ->
     for name in (*_SPECIAL, *_HABITS):
         ours, theirs = getattr(tokenizer, name, None), getattr(found, name, None)
         if ours != theirs:
-            raise _wrong("tokenizer_config.json", f"says {name} {_shown(theirs)}, and the base {_shown(ours)}")
+            raise wrong("tokenizer_config.json", f"says {name} {_shown(theirs)}, and the base {_shown(ours)}")
     for text in (*ODD_TEXTS, *SENTENCES, *chats, _between_words(tokenizer)):
         ids = list(tokenizer(text).input_ids)
         if list(found(text).input_ids) != ids:
-            raise _wrong("tokenizer.json", f"splits {_shown(text)} otherwise than the base's tokenizer")
+            raise wrong("tokenizer.json", f"splits {_shown(text)} otherwise than the base's tokenizer")
         for bare in (False, True):
             ours, theirs = (one.decode(ids, skip_special_tokens=bare) for one in (tokenizer, found))
             if ours != theirs:
-                raise _wrong("tokenizer.json", f"says the tokens of {_shown(ours)} as {_shown(theirs)}")
+                raise wrong("tokenizer.json", f"says the tokens of {_shown(ours)} as {_shown(theirs)}")
 
     _check_state(folder / "tokenizer.json", tokenizer)
 
@@ -83,7 +86,7 @@ def _check_state(path: Path, tokenizer: Any) -> None:
     found = _json(path)
     for key in sorted(set(meant) | set(found)):
         if found.get(key) != meant.get(key):
-            raise _wrong(path, f"has another {key} than the base's tokenizer")
+            raise wrong(path, f"has another {key} than the base's tokenizer")
 
 
 def _between_words(tokenizer: Any) -> str:
@@ -103,12 +106,12 @@ def check_configuration(folder: Path, config: Any, generation: Any, changed: Map
         try:
             found: dict[str, Any] = kind.from_pretrained(str(folder), local_files_only=True).to_dict()
         except Exception as error:  # the library raises many types
-            raise _wrong(file, f"cannot be read ({first_line(error)})") from error
+            raise wrong(file, f"cannot be read ({first_line(error)})") from error
         expected = {**meant.to_dict(), **instead}
         for key in sorted((set(expected) | set(found)) - _OF_THE_LIBRARY):
             if _as_json(found.get(key)) != _as_json(expected.get(key)):
                 theirs, ours = _shown(found.get(key)), _shown(expected.get(key))
-                raise _wrong(file, f"says {key} {theirs}, and the base {ours}")
+                raise wrong(file, f"says {key} {theirs}, and the base {ours}")
 
 
 def check_adapter_settings(folder: Path, base: str, revision: str | None, rank: int, modules: Sequence[str]) -> None:
@@ -135,7 +138,7 @@ def check_adapter_settings(folder: Path, base: str, revision: str | None, rank: 
     settings = _json(path)
     for key in sorted(set(meant) | set(settings)):
         if settings.get(key) != meant.get(key):
-            raise _wrong(path, f"says {key} {_shown(settings.get(key))}, and it is {_shown(meant.get(key))}")
+            raise wrong(path, f"says {key} {_shown(settings.get(key))}, and it is {_shown(meant.get(key))}")
 
 
 def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: Mapping[str, Sequence[str]]) -> None:
@@ -144,12 +147,12 @@ def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: M
     try:
         commands = read_modelfile(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _wrong(path, f"cannot be read: {error}") from error
+        raise wrong(path, f"cannot be read: {error}") from error
     for command, meant in (("from", weights), ("adapter", adapter)):
         named = [value for name, value in commands if name == command]
         _check_files(path, command.upper(), named, [meant] if meant is not None else [])
     if more := {name for name, _ in commands} - {"from", "adapter", "parameter", "system", "template"}:
-        raise _wrong(path, f"has the command {min(more).upper()}, which is not written here")
+        raise wrong(path, f"has the command {min(more).upper()}, which is not written here")
     found: dict[str, list[str]] = {}
     for name, value in commands:
         if name == "parameter":
@@ -158,7 +161,7 @@ def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: M
     for key in [*parameters, *sorted(set(found) - set(parameters))]:
         values, right = found.get(key, []), list(parameters.get(key, ()))
         if values != right:
-            raise _wrong(path, f"sets {key} to {', '.join(values) or None}, and it is {', '.join(right) or 'not set'}")
+            raise wrong(path, f"sets {key} to {', '.join(values) or None}, and it is {', '.join(right) or 'not set'}")
 
 
 _LLAMA_SERVER = {"-m": True, "--lora-scaled": True, "--jinja": False, "--ctx-size": True}
@@ -213,13 +216,13 @@ def check_vllm_files(
         ("dtype", options["--dtype"], dtype),
     ):
         if found != meant:
-            raise _wrong(script, f"names the {what} {found!r}, and it is {meant!r}")
+            raise wrong(script, f"names the {what} {found!r}, and it is {meant!r}")
     _check_files(script, "the adapter", [place], [adapter])
     _check_number(script, "max-model-len", options["--max-model-len"], context_length)
     rank, needed = options["--max-lora-rank"], _json(script.parent / adapter / "adapter_config.json")["r"]
     if not rank.isdigit() or int(rank) < needed:
-        raise _wrong(script, f"takes adapters of rank {rank}, and this one has {needed}")
-    _check_settings(script.with_name("vllm_config.json"), {
+        raise wrong(script, f"takes adapters of rank {rank}, and this one has {needed}")
+    check_settings(script.with_name("vllm_config.json"), {
         "target": "vllm",
         "model": base,
         "revision": revision,
@@ -234,40 +237,16 @@ def check_vllm_files(
     })  # fmt: skip
 
 
-def _check_settings(path: Path, meant: Mapping[str, Any]) -> None:
+def check_settings(path: Path, meant: Mapping[str, Any]) -> None:
     """Raises ExportRefused unless a JSON file says exactly this."""
     found = _json(path)
     if more := set(found) - set(meant):
-        raise _wrong(path, f"says {min(more)}, which is not written here")
+        raise wrong(path, f"says {min(more)}, which is not written here")
     for key, value in meant.items():
         if key not in found:
-            raise _wrong(path, f"does not say {key}, and it is {_shown(value)}")
+            raise wrong(path, f"does not say {key}, and it is {_shown(value)}")
         if _as_json(found[key]) != _as_json(value):
-            raise _wrong(path, f"says {key} {_shown(found[key])}, and it is {_shown(value)}")
-
-
-def check_live_settings(path: Path, weights: str, adapters: Mapping[str, str], mix: Mapping[str, float]) -> None:
-    """Raises ExportRefused unless the settings of a live export name files that are there, and the mix."""
-    settings = _json(path)
-    _check_files(path, "base_gguf", [settings.get("base_gguf", "")], [weights])
-    named = {entry["name"]: entry["file"] for entry in settings.get("adapters", ())}
-    _check_files(path, "adapters", list(named.values()), list(adapters.values()))
-    for key in ("gate", "ood"):
-        if (name := settings.get(key)) is not None and not (path.parent / name).is_file():
-            raise _wrong(path, f"names {name!r} under {key}, and there is no such file")
-    if settings.get("static_mix") != dict(mix):
-        raise _wrong(path, f"has the mix {settings.get('static_mix')}, and it is {dict(mix)}")
-
-
-def check_lora_ids(path: Path, loras: Sequence[str]) -> None:
-    """Raises ExportRefused unless gate.json numbers the adapters as the start script loads them."""
-    if not path.is_file():
-        return
-    settings = _json(path)
-    numbered = {f"adapter.{name}.gguf": number for name, number in settings.get("lora_ids", {}).items()}
-    meant = {name: number for number, name in enumerate(loras) if number != settings.get("mix_lora_id")}
-    if numbered != meant:
-        raise _wrong(path, f"numbers the adapters {numbered}, and llama-server loads them as {meant}")
+            raise wrong(path, f"says {key} {_shown(found[key])}, and it is {_shown(value)}")
 
 
 def _command(
@@ -283,22 +262,22 @@ def _command(
     *before, line = path.read_text(encoding="utf-8").splitlines() or [""]
     said = [text for text in before if not text.startswith("#")]
     if said != _BEFORE or not line.startswith("exec "):
-        raise _wrong(path, "does more or less than to start one program")
+        raise wrong(path, "does more or less than to start one program")
     first, rest = shlex.split(line)[1:][: len(program)], shlex.split(line)[1:][len(program) :]
     if [word for word, meant in zip(first, program, strict=False) if meant not in ("", word)] or rest[-1:] != ["$@"]:
-        raise _wrong(path, f"starts {' '.join(first)} instead of {' '.join(program)}")
+        raise wrong(path, f"starts {' '.join(first)} instead of {' '.join(program)}")
     known, found, words = {**options, "--host": True, "--port": True}, {}, iter(rest[:-1])
     for word in words:
         if word not in known or word in found:
-            raise _wrong(path, f"has the option {word} {'twice' if word in found else 'that is not written here'}")
+            raise wrong(path, f"has the option {word} {'twice' if word in found else 'that is not written here'}")
         found[word] = next(words, "") if known[word] else ""
     for option in known:
         if option not in found:
-            raise _wrong(path, f"lacks the option {option}")
+            raise wrong(path, f"lacks the option {option}")
     if found["--host"] != _HOST:
-        raise _wrong(path, f"listens at {found['--host']}, and it is {_HOST}")
+        raise wrong(path, f"listens at {found['--host']}, and it is {_HOST}")
     if found["--port"] != (meant := f"${{PORT:-{port}}}"):
-        raise _wrong(path, f"listens at port {found['--port']}, and it is {meant}")
+        raise wrong(path, f"listens at port {found['--port']}, and it is {meant}")
     return first, found
 
 
@@ -306,16 +285,16 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
-        raise _wrong(path, f"cannot be read: {error}") from error
+        raise wrong(path, f"cannot be read: {error}") from error
 
 
 def _check_files(path: Path, where: str, named: Sequence[str], meant: Sequence[str]) -> None:
     """`named` are paths as their reader resolves them, beside the file that names them."""
     for name in named:
         if not (path.parent / name).exists():
-            raise _wrong(path, f"names {name!r} under {where}, and there is no such file")
+            raise wrong(path, f"names {name!r} under {where}, and there is no such file")
     if [(path.parent / name).resolve() for name in named] != [(path.parent / name).resolve() for name in meant]:
-        raise _wrong(
+        raise wrong(
             path, f"names {', '.join(named) or 'nothing'} under {where} instead of {', '.join(meant) or 'nothing'}"
         )
 
@@ -326,4 +305,4 @@ def _check_number(path: Path, name: str, found: object, meant: float) -> None:
     except ValueError:
         right = False
     if not right:
-        raise _wrong(path, f"sets {name} to {found}, and it is {meant:g}")
+        raise wrong(path, f"sets {name} to {found}, and it is {meant:g}")

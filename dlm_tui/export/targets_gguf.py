@@ -16,6 +16,7 @@ from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
 from dlm_tui.export.gguf_tokenizer import read_tokenizer
+from dlm_tui.export.live_check import check_gate_files
 from dlm_tui.export.metadata_check import check_adapter_metadata, check_metadata
 from dlm_tui.export.mix_check import MIX, Directions
 from dlm_tui.export.modelfile import (
@@ -34,7 +35,7 @@ from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
-from dlm_tui.export.reader_check import check_llama_server_script, check_lora_ids, check_modelfile
+from dlm_tui.export.reader_check import check_llama_server_script, check_modelfile
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.suitability import takes_images
@@ -396,10 +397,10 @@ class LlamaServerTarget(_Gguf):
         yield Progress(self.script, 1, 1)
 
     def check_files(self, folder: Path) -> None:
-        """The start script, and the numbers that the gate's file has for what it loads."""
+        """The start script, and the gate beside it."""
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.adapters)]
         check_llama_server_script(folder / self.script, self.weights, loras, self.served)
-        check_lora_ids(folder / "gate.json", [name for name, _ in loras])
+        check_gate_files(folder, self.context.session, self.names, self.context.mix.mapping())
 
     def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
         """The base, the mix and every adapter."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dlm_tui.export import (
     architectures,
     gguf_adapter,
     gguf_model,
+    live,
     merged_folder,
     metadata_check,
     targets_gguf,
@@ -33,6 +35,7 @@ from dlm_tui.export.parity import Answers, compare, judge
 from dlm_tui.export.prompts import long_length
 from dlm_tui.export.reader_check import check_configuration
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.gate import fit_ood
 from dlm_tui.session import Session
 from tests.export_sessions import NAMES, export, open_tiny
 from tests.tiny_models import ARCHITECTURES as TINY
@@ -645,36 +648,148 @@ def test_an_adapter_folder_with_one_matrix_less_is_refused(
         export(open_tiny(tmp_path, "llama"), target="peft")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"base_gguf": "nowhere.gguf"}, "live.json names 'nowhere.gguf' under base_gguf, and there is no such file"),
-        ({"adapters": []}, "live.json names nothing under adapters"),
-        ({"gate": "nowhere"}, "live.json names 'nowhere' under gate, and there is no such file"),
-        ({"static_mix": {"tone": 1.0}}, "live.json has the mix {'tone': 1.0}"),
-    ],
-)
+SAID_LIVE: dict[str, Any] = {
+    "base_gguf": "nowhere.gguf", "adapters": [], "gate": "nowhere", "static_mix": {"tone": 1.0}, "base": "another/base",
+    "gate_names": ["style", "facts", "tone"], "gate_mode": "uniform", "gate_reason": "old", "gate_enabled": False,
+    "chat_template": "{{ messages[0].content }}", "system_prompt": "Be unkind.", "special_tokens": {},
+    "context_length": 1, "base_context": 1, "hidden_size": 5, "temperature": 9.0, "top_p": 0.1, "ood": "nowhere",
+    "probes": [], "versions": {}, "document_sha256": "0", "format": 2, "seed": 1,
+}  # fmt: skip
+"""Settings of a live export, and what they are made to say."""
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A document whose gate marks unlike prompts, too."""
+    session = open_tiny(tmp_path_factory.mktemp("routed"), "llama")
+    assert session.gate is not None
+    marks = fit_ood(torch.randn(64, session.base.hidden_size), [0] * 64, 0)
+    session.gate = replace(session.gate, ood_score=marks)
+    return session
+
+
+def refused(session: Session, folder: Path, gate: str = "live") -> str:
+    with pytest.raises(ExportRefused, match=UNFIT) as caught:
+        export(session, target="llama-server", quant="q8_0", gate=gate, out=str(folder / "out"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key", SAID_LIVE)
 def test_settings_of_a_live_export_that_would_mislead_its_server_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+    routed: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     telling = LiveTarget._settings
-    monkeypatch.setattr(LiveTarget, "_settings", lambda self: {**telling(self), **changes})
-    with pytest.raises(ExportRefused, match=UNFIT) as caught:
-        export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0", gate="live")
-    assert words in str(caught.value)
+    monkeypatch.setattr(LiveTarget, "_settings", lambda self: {**telling(self), key: SAID_LIVE[key]})
+    assert f"live.json says {key}" in refused(routed, tmp_path)
 
 
-def test_a_gate_that_numbers_adapters_otherwise_than_they_load_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def behind(module: Any, name: str, change: Callable[[Path], object]) -> Patch:
+    """Change the folder after one of the writers has filled it."""
+
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        writing = getattr(module, name)
+
+        def write(folder: Path, *given: Any) -> None:
+            writing(folder, *given)
+            change(folder)
+
+        patch.setattr(module, name, write)
+
+    return patch_it
+
+
+def tensors(file: str, **changes: Callable[[torch.Tensor], torch.Tensor] | None) -> Callable[[Path], None]:
+    """Change tensors of a file, by their names with _ for a dot; None leaves one out."""
+
+    def change_it(folder: Path) -> None:
+        found = load_file(folder / file)
+        for name, change in changes.items():
+            tensor = found.pop(name.strip("n").replace("_", "."))
+            if change is not None:
+                found[name.strip("n").replace("_", ".")] = change(tensor)
+        save_file(found, folder / file)
+
+    return change_it
+
+
+def described(**changes: Any) -> Callable[[Path], None]:
+    def change_it(folder: Path) -> None:
+        path = folder / "gate.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change_it
+
+
+def zero(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * 0
+
+
+def spoiled_record(folder: Path) -> None:
+    found = load_file(folder / "ood.safetensors")
+    save_file({**found, "mean": found["mean"] + 1}, folder / "ood.safetensors")
+
+
+def written(place: str, data: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / place).write_text(data)
+
+
+GATE, PROGRAM = (targets_gguf, "write_gate"), (live, "write_program")
+BACKEND = "runtime/dlm_tui/serving/llama/backend.py"
+BESIDE: dict[str, tuple[str, Patch]] = {
+    "no gate.json": ("gate.json is missing", behind(*GATE, lambda folder: (folder / "gate.json").unlink())),
+    "no gate": ("gate.safetensors is missing", behind(*GATE, lambda folder: (folder / "gate.safetensors").unlink())),
+    "a gate of zeros": ("gate.safetensors has other numbers in '2.weight'", behind(
+        *GATE, tensors("gate.safetensors", n2_weight=zero)
+    )),
+    "a gate without a bias": ("gate.safetensors lacks the tensor '0.bias'", behind(
+        *GATE, tensors("gate.safetensors", n0_bias=None)
+    )),
+    "a damaged gate": ("gate.safetensors cannot be read", behind(*GATE, written("gate.safetensors", "x"))),
+    "names turned round": ("gate.json says adapter_names", behind(*GATE, described(adapter_names=[*NAMES[::-1]]))),
+    "other numbers": ("gate.json says lora_ids", behind(*GATE, described(lora_ids={"tone": 3, "style": 1}))),
+    "another mix": ("gate.json says static_mix", behind(*GATE, described(static_mix={"tone": 9}))),
+    "another base": ("gate.json says base", behind(*GATE, described(base={"weights_sha256": "0"}))),
+    "another size": ("gate.json says input_dim 7", behind(*GATE, described(input_dim=7))),
+}  # fmt: skip
+SERVED: dict[str, tuple[str, Patch]] = {
+    "another record": ("ood.safetensors has other numbers in 'mean'", behind(*PROGRAM, spoiled_record)),
+    "a broken start": ("serve.py is not", behind(*PROGRAM, written("serve.py", "raise SystemExit"))),
+    "other packages": ("requirements.txt is not", behind(*PROGRAM, written("requirements.txt", "nothing==99"))),
+    "no runtime": ("is missing", behind(*PROGRAM, lambda folder: shutil.rmtree(folder / "runtime"))),
+    "an edited module": ("backend.py is not", behind(*PROGRAM, written(BACKEND, "raise SystemExit"))),
+    "a module more": ("dlm_tui/more.py is not written", behind(*PROGRAM, written("runtime/dlm_tui/more.py", ""))),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_gate_beside_the_files_that_is_another_is_refused(
+    routed: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    writing = targets_gguf.write_gate
+    words, mutate = BESIDE[name]
+    mutate(monkeypatch)
+    assert words in refused(routed, tmp_path, "static")
 
-    def write(folder: Path, gate: Any, identity: Any, numbers: dict[str, int], static: Any) -> None:
-        writing(folder, gate, identity, dict(zip(numbers, reversed(numbers.values()), strict=True)), static)
 
-    monkeypatch.setattr(targets_gguf, "write_gate", write)
-    with pytest.raises(ExportRefused, match=r"gate\.json numbers the adapters"):
-        export(open_tiny(tmp_path, "llama"), target="llama-server", quant="q8_0")
+@pytest.mark.parametrize("name", SERVED)
+def test_a_live_server_that_is_not_whole_is_refused(
+    routed: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    words, mutate = SERVED[name]
+    mutate(monkeypatch)
+    assert words in refused(routed, tmp_path)
+
+
+def test_a_gate_that_the_document_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_tiny(tmp_path, "llama", gate=False)
+    writing = targets_gguf.write_adapter
+
+    def write(path: Path, *given: Any, **named: Any) -> Any:
+        path.with_name("gate.json").write_text("{}")
+        return writing(path, *given, **named)
+
+    monkeypatch.setattr(targets_gguf, "write_adapter", write)
+    with pytest.raises(ExportRefused, match=r"gate\.json is there, and the document has no such gate"):
+        export(session, target="llama-server", quant="q8_0", mix="tone:0.7")
 
 
 @pytest.mark.parametrize(
