@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import dlm_tui
-from dlm_tui.export.export_context import ExportContext
+from dlm_tui.export.export_context import ExportContext, effective_dtype
 from dlm_tui.export.live_check import check_live_settings, check_program
+from dlm_tui.export.live_trial import missing_package, try_server
+from dlm_tui.export.prompts import SENTENCES
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import shell
 from dlm_tui.export.targets_gguf import LlamaServerTarget
 from dlm_tui.files import json_bytes, write_atomic
@@ -91,6 +94,21 @@ class LiveTarget(LlamaServerTarget):
             self._live_context, self.most_served, self._probes(),
         )  # fmt: skip
         check_program(folder, program_files(), RUNTIME)
+
+    def check_weights(self, folder: Path) -> Generator[Progress, None, dict[str, Any] | None]:
+        """Those of the static target, then the server itself: what it decides goes into `routing` of the manifest."""
+        weights = yield from super().check_weights(folder)
+        context = self.context
+        if (missing := missing_package(REQUIREMENTS)) is not None:
+            if context.request.verify:
+                raise ExportRefused(f"the export cannot be verified: {missing}, which {SCRIPT} needs, is not installed")
+            yield Progress("note", text=f"{SCRIPT} was not tried: {missing} is not installed")
+            return weights
+        prompts = [*self._probes(), *SENTENCES[:2]]
+        dtype = effective_dtype(context, self.quant)
+        found = yield from try_server(folder, SCRIPT, context.session, self.names, prompts, dtype)
+        self.figures |= {"routing": found}
+        return weights
 
     @property
     def _live_context(self) -> int:

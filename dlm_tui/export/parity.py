@@ -191,7 +191,7 @@ def _child(job: ParityJob) -> subprocess.Popen[bytes]:
     return child
 
 
-def _lines(child: subprocess.Popen[bytes], patience: float) -> Generator[dict[str, Any] | None, None, None]:
+def child_lines(child: subprocess.Popen[bytes], patience: float) -> Generator[dict[str, Any] | None, None, None]:
     """The child's lines as they come; None about every 50 ms of silence. Raises ExportRefused when it dies or hangs."""
     assert child.stdout is not None
     descriptor, buffer, heard = child.stdout.fileno(), b"", time.monotonic()
@@ -223,7 +223,7 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     label, done, speed = "", 0, None
     total, child = job.steps, _child(job)
     try:
-        for line in _lines(child, patience):
+        for line in child_lines(child, patience):
             if line is None or "working" in line:
                 yield Progress("runtime", done, total)
                 continue

@@ -23,6 +23,7 @@ from dlm_tui.export import (
     gguf_adapter,
     gguf_model,
     live,
+    live_trial,
     merged_folder,
     metadata_check,
     targets_gguf,
@@ -36,6 +37,7 @@ from dlm_tui.export.prompts import long_length
 from dlm_tui.export.reader_check import check_configuration
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.gate import fit_ood
+from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
 from tests.export_sessions import NAMES, export, open_tiny
 from tests.tiny_models import ARCHITECTURES as TINY
@@ -777,6 +779,67 @@ def test_a_live_server_that_is_not_whole_is_refused(
     words, mutate = SERVED[name]
     mutate(monkeypatch)
     assert words in refused(routed, tmp_path)
+
+
+def settings(**changes: Any) -> Patch:
+    def patch_it(patch: pytest.MonkeyPatch) -> None:
+        telling = LiveTarget._settings
+        patch.setattr(LiveTarget, "_settings", lambda self: {**telling(self), **changes})
+
+    return patch_it
+
+
+STARTED: dict[str, tuple[str, Patch]] = {
+    "that ends": ("serve.py does not start: broken", behind(
+        *PROGRAM, written("serve.py", "raise SystemExit('broken')")
+    )),
+    "with an edited module": ("does not start: ImportError: gone", behind(
+        *PROGRAM, written(BACKEND, "raise ImportError('gone')")
+    )),
+    "that tells no address": ("serve.py does not start", behind(*PROGRAM, written("serve.py", "print('ready')"))),
+    "for another base": ("does not start: serve.py: the gate takes 32 numbers", settings(hidden_size=5)),
+    "with a gate of zeros": ("gives 'Say hello kindly.' the weights", behind(
+        *GATE, tensors("gate.safetensors", n2_weight=zero, n2_bias=zero)
+    )),
+    "with names turned round": ("gives 'Say hello kindly.' the weights", settings(gate_names=[*NAMES[::-1]])),
+    "without an adapter": ("decides trained over facts, style", settings(adapters=[
+        {"name": name, "file": f"adapter.{name}.gguf"} for name in NAMES[1:]
+    ])),
+    "in another mode": ("decides uniform over", settings(gate_mode="uniform")),
+    "with another template": ("serve.py makes ", settings(chat_template="{{ messages[-1].content }}")),
+    "with another system prompt": ("serve.py makes ", settings(system_prompt="Be unkind and very brief.")),
+    "with a short context": ("server answers /v1/chat/completions with 400", settings(context_length=16)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_a_live_server_is_started_and_asked(
+    routed: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    words, mutate = STARTED[name]
+    mutate(monkeypatch)
+    for module, look in ((live, "check_program"), (live, "check_live_settings"), (targets_gguf, "check_gate_files")):
+        monkeypatch.setattr(module, look, lambda *given: None)
+    with pytest.raises(ExportRefused, match="the export's server") as caught:
+        export(routed, target="llama-server", quant="q8_0", gate="live", out=str(tmp_path / "out"))
+    assert words in str(caught.value)
+
+
+def test_what_a_live_server_decides_is_told_and_it_leaves_nothing_behind(routed: Session, tmp_path: Path) -> None:
+    found = export(routed, target="llama-server", quant="f32", gate="live", out=str(tmp_path / "out"))
+    routing = found.manifest["routing"]
+    assert routing["prompts"] >= 4
+    assert routing["max_weight_diff"] < 1e-4 and routing["embedding_error"] < 1e-3
+    assert {file["path"] for file in found.manifest["artifacts"]} | {"export_manifest.json"} == {
+        path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()
+    }
+    assert not list(found.folder.rglob("*.pyc"))
+
+
+def test_a_live_server_that_says_nothing_is_given_up(routed: Session, tmp_path: Path) -> None:
+    (tmp_path / "serve.py").write_text("import threading\nthreading.Event().wait()\n")
+    with pytest.raises(ExportRefused, match=r"serve\.py does not start: the runtime said nothing"):
+        run_to_end(live_trial.try_server(tmp_path, "serve.py", routed, NAMES, ["Hello"], "f32", patience=0.2))
 
 
 def test_a_gate_that_the_document_does_not_have_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
