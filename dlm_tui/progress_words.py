@@ -33,6 +33,7 @@ STAGES = {
     "runtime": "trying the export",
     "score": "measuring the effect",
     "search": "comparing fixed mixes",
+    "server": "trying the server of the export",
     "suite": "scoring the adapters",
     "surprise": "reading the prompts",
     "text": "scoring the text",
