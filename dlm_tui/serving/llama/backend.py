@@ -91,6 +91,7 @@ class LlamaBackend:
             check_context(context_length, folder.settings.base_context)
         self._folder, self._settings = folder, folder.settings
         self._rows, self._grid, self._threads = rows, grid, threads
+        self._embedded_tokens = min(LIMIT, folder.settings.base_context or LIMIT)
         self._context_length = context_length or folder.settings.context_length
         self._queue: FairQueue[_Job] = FairQueue(queue, lambda job: job.seats)
         self._busy: set[_Job] = set()
@@ -137,7 +138,7 @@ class LlamaBackend:
         """Load both instances."""
         self._loop = asyncio.get_running_loop()
         folder = self._folder
-        self._embedder = await asyncio.to_thread(embedder, folder.base, self._threads)
+        self._embedder = await asyncio.to_thread(embedder, folder.base, self._embedded_tokens, self._threads)
         self._vocab_size = await self._embedder.vocab_size()
         adapters = list(folder.adapters.values())
         self._answerer = await asyncio.to_thread(
@@ -354,11 +355,11 @@ class LlamaBackend:
     async def _embedding(self, prompt: str) -> tuple[Any, int, bool]:
         """Mean final hidden state [H] float64 of at most 512 tokens, how many these are, whether more were cut off."""
         ids = await self._tokenized(prompt, special=True) if prompt else []
-        kept = ids[:LIMIT]
+        kept = ids[: self._embedded_tokens]
         if not kept:
             return np.zeros(self._settings.hidden_size), 0, False
         found = await self._embedded().post("/embeddings", {"input": kept, "embd_normalize": -1})
-        return np.asarray(found[0]["embedding"][0], dtype=np.float64), len(kept), len(ids) > LIMIT
+        return np.asarray(found[0]["embedding"][0], dtype=np.float64), len(kept), len(ids) > len(kept)
 
     async def _ids(self, ask: Ask) -> list[int]:
         if isinstance(ask.prompt, str):

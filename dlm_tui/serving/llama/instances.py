@@ -75,13 +75,14 @@ class Instance:
             raise DlmTuiError(f"llama.cpp broke off: {type(error).__name__}") from None
 
 
-def embedder(model: Path, threads: int | None = None) -> Instance:
-    """The base alone, mean-pooled and not normalised: what the gate was trained on."""
+def embedder(model: Path, most: int, threads: int | None = None) -> Instance:
+    """The base alone, mean-pooled and not normalised: what the gate was trained on. It reads `most` tokens:
+    started with more than the base reads alike (longrope), llama.cpp would read short prompts otherwise, too."""
     params = _common(model, threads)
     params.embedding = True
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.embd_normalize = -1
-    params.n_ctx = params.n_batch = params.n_ubatch = LIMIT
+    params.n_ctx = params.n_batch = params.n_ubatch = most
     params.n_parallel = 1
     return Instance(params)
 
