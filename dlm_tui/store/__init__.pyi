@@ -67,6 +67,7 @@ from .owner import refuse_other_document as refuse_other_document
 from .run_lock import run_lock as run_lock
 from .run_log import RunLog as RunLog
 from .space import refuse_full_disk as refuse_full_disk
+from .version_numbers import new_version as new_version
 from .version_record import AdapterVersion as AdapterVersion
 from .version_record import mark_kept as mark_kept
 from .version_record import seal_version as seal_version
@@ -75,7 +76,6 @@ from .versions import adapter_versions as adapter_versions
 from .versions import commit_version as commit_version
 from .versions import current_version as current_version
 from .versions import latest_version as latest_version
-from .versions import new_version as new_version
 from .versions import put_in_force as put_in_force
 from .versions import reject_version as reject_version
 from .versions import stored_adapters as stored_adapters

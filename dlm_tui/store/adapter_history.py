@@ -69,6 +69,8 @@ class _History(msgspec.Struct, kw_only=True):
     kept: dict[str, list[int]] = {}
     changes: list[Change] = []
     effects: dict[str, dict[int, OwnEffect]] = {}
+    dropped: dict[str, int] = {}
+    """The highest number of each adapter that went with a version that was dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,16 +270,24 @@ def drop_version(store: Store, name: str, number: int) -> int:
         if exports:
             raise UsageError(f"{name}@{number} is part of the export in {exports[0]}; delete that export first")
         size = freed_bytes([target.path])
+        history = _history_to_change(store)  # before the folder goes: nobody else may know its number
+        history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
+        history.effects.get(name, {}).pop(number, None)
+        history.dropped[name] = max(number, history.dropped.get(name, 0))
+        _write_history(store, history)
         # Renamed first: a kill in the middle leaves no version that looks whole, but scratch, which is cleared.
         gone = scratch_sibling(target.path)
         target.path.rename(gone)
         sync_directory(gone.parent)
         shutil.rmtree(gone)
-        history = _history_to_change(store)
-        history.kept[name] = [one for one in history.kept.get(name, ()) if one != number]
-        history.effects.get(name, {}).pop(number, None)
-        _write_history(store, history)
     return size
+
+
+def highest_noted(store: Store, name: str) -> int:
+    """The highest version of the adapter that the history knows, 0 for none."""
+    history = _read_history(store)
+    moved = (one for change in history.changes for one in change.versions.get(name, ()) if one is not None)
+    return max(history.dropped.get(name, 0), *moved, *history.kept.get(name, ()), *history.effects.get(name, ()), 0)
 
 
 def prunable(store: Store, names: Sequence[str]) -> list[VersionFacts]:

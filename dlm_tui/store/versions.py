@@ -19,7 +19,6 @@ from dlm_tui.store.settled import current_path
 from dlm_tui.store.version_record import (
     RECORD_NAME,
     AdapterVersion,
-    begin_record,
     end_claim,
     read_record,
     seal_version,
@@ -133,31 +132,6 @@ def existing_versions(store: Store, name: str) -> list[int]:
     return _existing(store.adapter_dir(name) / "versions")
 
 
-def new_version(store: Store, name: str) -> AdapterVersion:
-    """Create the next empty version folder; it is in use only after `commit_version`."""
-    versions = store.adapter_dir(name) / "versions"
-    _refuse_outside(store, versions)
-    try:
-        versions.mkdir(parents=True, exist_ok=True)
-        number = max(_existing(versions), default=0) + 1
-        while True:
-            path = versions / f"v{number:04d}"
-            try:
-                path.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-        version = AdapterVersion(name, number, path)
-        try:
-            begin_record(version)
-        except OSError:
-            path.rmdir()
-            raise
-        return version
-    except OSError as error:
-        raise StoreError(f"A new version cannot be created in {versions}: {cause(error)}.") from error
-
-
 def commit_version(store: Store, version: AdapterVersion) -> None:
     """Flush the folder to disk, then point `current.txt` at it, holding the store.
 
@@ -238,16 +212,6 @@ def _read_pointer(path: Path, pointer: Path) -> str | None:
     if len(data) > _POINTER_LIMIT or "\n" in text or "\r" in text or "\0" in text:
         raise PointerError(f"{pointer} does not hold one line with one path.")
     return text or None
-
-
-def _refuse_outside(store: Store, folder: Path) -> None:
-    """Raise StoreError when a link on the way leads out of the store, so that nothing is written there."""
-    try:
-        if folder.resolve().is_relative_to(store.root.resolve()):
-            return
-    except (OSError, RuntimeError):
-        pass
-    raise StoreError(f"{folder} leads out of the store through a link; remove the link and train again.")
 
 
 def _inside(store: Store, pointer: Path, target: str) -> Path:

@@ -17,7 +17,16 @@ import pytest
 from dlm_tui.errors import UsageError
 from dlm_tui.losses import Loss
 from dlm_tui.platform import process_mark
-from dlm_tui.store import AdapterKind, Manifest, Store, StoreError, current_version, run_lock, update_manifest
+from dlm_tui.store import (
+    AdapterKind,
+    Manifest,
+    Store,
+    StoreError,
+    current_version,
+    new_version,
+    run_lock,
+    update_manifest,
+)
 from dlm_tui.store.adapter_history import (
     HISTORY,
     before_last_training,
@@ -131,6 +140,35 @@ def test_drop_refuses_what_is_needed_and_frees_the_rest(store: Store) -> None:
     # the number is not given to another version
     finished_training(store, "tone", run=4)
     assert in_force(store)["tone"] == 4
+
+
+def test_the_number_of_a_dropped_version_is_never_given_to_another(store: Store) -> None:
+    for run in (1, 2, 3):
+        finished_training(store, "tone", run=run)
+    use_versions(store, {"tone": 1})
+    drop_version(store, "tone", 3)
+    assert finished_training(store, "tone", run=4) == {"tone": 4}
+    use_versions(store, {"tone": 1})
+    drop_version(store, "tone", 4)
+    (store.adapters_dir / HISTORY).unlink()
+    assert new_version(store, "tone").version == 5, "the manifest knows of it, too"
+
+
+def test_the_number_of_a_dropped_import_is_in_the_history_alone(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    for number in (2, 3):
+        shutil.copytree(
+            store.adapter_dir("tone") / "versions/v0001", store.adapter_dir("tone") / f"versions/v000{number}"
+        )
+    drop_version(store, "tone", 3)
+    drop_version(store, "tone", 2)
+    assert new_version(store, "tone").version == 4
+
+
+def test_a_version_that_was_made_in_vain_leaves_its_number_to_the_next(store: Store) -> None:
+    finished_training(store, "tone", run=1)
+    discard_version(store, new_version(store, "tone"))
+    assert new_version(store, "tone").version == 2, "a training that goes on makes the same again"
 
 
 def test_a_damaged_history_costs_marks_and_no_version(store: Store) -> None:
