@@ -8,16 +8,19 @@ other bytes than it was given: the hashes in `state.json` tell.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from dlm_tui.document import TrainerSettings
-from dlm_tui.files import json_bytes, scratch_sibling, sha256_file, sync_tree
+from dlm_tui.files import json_bytes, remove, scratch_sibling, sha256_file, sync_tree
 from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import KindChoices
@@ -28,6 +31,7 @@ from dlm_tui.tensor_files import TensorFileDamaged, stored_shapes
 
 FOLDER, STATE, FINISHED = "checkpoints", "state.json", "finished"
 _OWN_HASH = "state_sha256"
+_NOTHING = "there is nothing to go on from: train without --resume"
 _NUMBERED = re.compile(r"checkpoint-([0-9]{6,})")
 
 
@@ -128,6 +132,8 @@ def damage_of(folder: Path) -> str | None:
 
     Of one that was written before there were hashes only the form of each file is looked at.
     """
+    if not folder.is_dir():
+        return f"{folder} is no folder"
     state = read_state(folder)
     if state is None:
         return f"{folder / STATE} is not the file that was written"
@@ -164,7 +170,7 @@ def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path
 
     Older checkpoints then go, but for `before`, which is gone back to should this one be damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_way(folder)
     target = folder / name
     scratch = scratch_sibling(target)
     scratch.mkdir()
@@ -175,8 +181,7 @@ def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path
             written = msgspec.to_builtins(msgspec.structs.replace(state, files=hashes))
             (scratch / STATE).write_bytes(json_bytes({**written, _OWN_HASH: own_sha256(written)}))
             sync_tree(scratch)
-        if target.exists():
-            shutil.rmtree(target)
+        remove(target)
         scratch.rename(target)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -184,7 +189,15 @@ def new_checkpoint(folder: Path, name: str, state: CheckpointState, before: Path
     sync_directory(folder)
     for other in folder.iterdir():
         if other not in (target, before):
-            shutil.rmtree(other, ignore_errors=True)
+            remove(other)
+
+
+def _make_way(folder: Path) -> None:
+    """Make the folder of an adapter; what is no folder in its place is not ours, and holds nothing to go on from."""
+    for path in (folder.parent, folder):
+        if not path.is_dir():
+            remove(path)
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def checkpoint_name(step: int) -> str:
@@ -220,16 +233,42 @@ def interrupted(store: Store) -> Interrupted | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DamagedCheckpoint:
+    """Something that nobody can go on from: where, what is wrong with it, and what `train --resume` does then."""
+
+    path: Path
+    damage: str
+    then: str
+
+
+def damaged_checkpoints(store: Store) -> list[DamagedCheckpoint]:
+    """All that was left of a training and is not what was written; reads every file of it."""
+    root = store.root / FOLDER
+    if os.path.lexists(root) and not root.is_dir():
+        return [DamagedCheckpoint(path=root, damage=f"{root} is no folder", then=_NOTHING)]
+    found: list[DamagedCheckpoint] = []
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if not folder.is_dir():
+            then = f"{folder.name} is trained from the beginning"
+            found.append(DamagedCheckpoint(path=folder, damage=f"{folder} is no folder", then=then))
+            continue
+        judged = {path: damage_of(path) for path in (folder / FINISHED, *numbered(folder)) if os.path.lexists(path)}
+        whole = next((path for path, damage in judged.items() if damage is None), None)
+        back = f"goes on from {whole.name}" if whole is not None else "is trained from the beginning"
+        for path, damage in judged.items():
+            if damage is not None:
+                found.append(DamagedCheckpoint(path=path, damage=damage, then=f"{folder.name} {back}"))
+    if found and interrupted(store) is None:
+        return [dataclasses.replace(one, then=_NOTHING) for one in found]
+    return found
+
+
 def interrupted_damage(store: Store) -> str | None:
     """What is wrong where something of a training was left and no state of it can be read; None where nothing was."""
-    root = store.root / FOLDER
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ():
-        for path in (folder / FINISHED, *numbered(folder)):
-            if path.is_dir() and (damage := damage_of(path)):
-                return damage
-    return None
+    return next((one.damage for one in damaged_checkpoints(store)), None)
 
 
 def forget_checkpoints(store: Store) -> None:
     """Delete what an interrupted training left; the caller holds the right to train."""
-    shutil.rmtree(store.root / FOLDER, ignore_errors=True)
+    remove(store.root / FOLDER)

@@ -22,13 +22,14 @@ from dlm_tui.store.adapter_history import (
     unknown_marks,
     use_versions,
 )
+from dlm_tui.store.checkpoints import damaged_checkpoints, interrupted
 from dlm_tui.store.errors import REMEDY, ManifestError, MetricsError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
 from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
-from dlm_tui.store.locks import lock_holder, odd_lock, store_lock
+from dlm_tui.store.locks import TRAINING, held_elsewhere, lock_holder, odd_lock, store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
@@ -72,15 +73,18 @@ class Finding:
     mend: Callable[[], None] | None = None
 
 
-def examine(store: Store, names: Sequence[str], base_model: str | None = None) -> list[Finding]:
+def examine(
+    store: Store, names: Sequence[str], base_model: str | None = None, *, checkpoints: bool = True
+) -> list[Finding]:
     """What is wrong with a store, what is left over in it, and what is worth knowing; reads only.
 
-    `names` are the adapters that the document declares, `base_model` is its base. Never raises for what it finds.
+    `names` are the adapters that the document declares, `base_model` is its base; `checkpoints` asks also what an
+    interrupted training left. Never raises for what it finds.
     """
     if not store.root.is_dir():
         return []
     found: list[Finding] = []
-    for look in _LOOKS:
+    for look in (*_LOOKS, _checkpoints) if checkpoints else _LOOKS:
         try:
             found += look(store, tuple(names) or (FLAT,), base_model)
         except (StoreError, OSError) as error:
@@ -311,6 +315,16 @@ def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]
         listed = ", ".join(str(run) for run in runs)
         text = f'Runs {listed} say "running", and their process has ended.'
         yield Finding(severity="litter", text=text, mend=lambda: end_dead_runs(store))
+
+
+def _checkpoints(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    if held_elsewhere(store, TRAINING):
+        return  # being written right now
+    for one in damaged_checkpoints(store):
+        yield Finding(severity="damage", text=f"{one.damage}; {one.then}.", mend=_remover(one.path))
+    if (left := interrupted(store)) is not None:
+        text = f"A training was interrupted ({left.words}): `dlm-tui train DOC --resume` goes on with it."
+        yield Finding(severity="note", text=text)
 
 
 _LOOKS = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -95,6 +96,8 @@ class AdapterCheckpoints:
         """For a run of `total` optimiser steps; `resume` takes the newest whole checkpoint of the same training."""
         folder = checkpoint_folder(store, adapter)
         made = cls(folder=folder, fingerprint=fingerprint, run_id=run_id, total=total, every=every, asked=asked)
+        if resume and os.path.lexists(folder) and not folder.is_dir():
+            made.damaged.append(f"{folder} is no folder")
         for path in numbered(folder) if resume else ():
             state = read_state(path)
             if state is not None and state.fingerprint != fingerprint:
@@ -156,7 +159,7 @@ class AdapterCheckpoints:
         the end. What is damaged costs the training time, not its result: None, and `damaged` says so."""
         path = self.folder / FINISHED
         state = read_state(path)
-        if not path.is_dir() or (state is not None and state.fingerprint != self.fingerprint):
+        if not os.path.lexists(path) or (state is not None and state.fingerprint != self.fingerprint):
             return None
         damage = damage_of(path)
         if damage is not None or state is None:

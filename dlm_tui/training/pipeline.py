@@ -407,8 +407,9 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
         if damage := interrupted_damage(request.store):
             raise UsageError(f"the interrupted training cannot be gone on with: {damage}; train without --resume")
         raise UsageError("there is no interrupted training to continue; train without --resume")
-    if left is not None and not request.resume:
-        say(f"an interrupted training is given up ({left.words}): `train --resume` would have gone on with it")
+    if not request.resume:
+        if left is not None:
+            say(f"an interrupted training is given up ({left.words}): `train --resume` would have gone on with it")
         forget_checkpoints(request.store)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -68,6 +69,11 @@ def dead_pid() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def as_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.touch()
 
 
 def flip(path: Path, place: int = 5) -> None:
@@ -546,6 +552,81 @@ def test_a_training_that_goes_on_makes_only_its_own_version_again(
     assert made.path.is_dir() is stays
 
 
+def left_of_a_training(small: SmallStore) -> Path:
+    """`facts` waits for `tone`, which has two checkpoints."""
+    root = checkpoint_folder(small.store, "tone").parent
+    state = CheckpointState(fingerprint="this", run_id=9, phase="sft", step=2, total=4, at="")
+    for adapter, name, before in (
+        ("facts", FINISHED, None),
+        ("tone", "checkpoint-000001", None),
+        ("tone", "checkpoint-000002", root / "tone/checkpoint-000001"),
+    ):
+        with new_checkpoint(root / adapter, name, state, before) as folder:
+            (folder / "weights.safetensors").write_bytes(b"weights")
+    return root
+
+
+def said_of(small: SmallStore, root: Path) -> list[tuple[str, str]]:
+    found = examine(small.store, NAMES, "tiny")
+    return [(one.severity, one.text) for one in found if str(root) in one.text or "interrupted" in one.text]
+
+
+def test_doctor_says_how_an_interrupted_training_goes_on(small: SmallStore) -> None:
+    root = left_of_a_training(small)
+    words = "A training was interrupted (tone at step 2 of 4): `dlm-tui train DOC --resume` goes on with it."
+    assert said_of(small, root) == [("note", words)]
+    code = (
+        "import sys; from pathlib import Path; from dlm_tui.store import Store, run_lock\n"
+        "with run_lock(Store(Path(sys.argv[1]), sys.argv[2])): print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(small.store.home), small.store.dlm_id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as training:
+        assert training.stdout is not None and training.stdout.readline()
+        assert said_of(small, root) == [], "it is not interrupted"
+        training.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("place", "harm", "said"),
+    [
+        ("tone/checkpoint-000002/weights.safetensors", flip, "its hash differs); tone goes on from checkpoint-000001."),
+        ("tone/checkpoint-000002/weights.safetensors", Path.unlink, "is missing; tone goes on from checkpoint-000001."),
+        ("facts/finished/weights.safetensors", flip, "its hash differs); facts is trained from the beginning."),
+        ("tone", as_a_file, "tone is no folder; tone is trained from the beginning."),
+        ("tone/checkpoint-000002", as_a_file, "is no folder; tone goes on from checkpoint-000001."),
+    ],
+)
+def test_doctor_names_a_damaged_checkpoint_and_clears_it(
+    small: SmallStore, place: str, harm: Callable[[Path], None], said: str
+) -> None:
+    root = left_of_a_training(small)
+    harm(root / place)
+    (damage,) = [text for severity, text in said_of(small, root) if severity == "damage"]
+    assert damage.startswith(str(root / place)) and damage.endswith(said)
+    assert damage in repair(small.store, NAMES, "tiny")
+    assert [severity for severity, _ in said_of(small, root)] == ["note"], "what is left is gone on with"
+
+
+@pytest.mark.parametrize("harm", ["states", "root"])
+def test_doctor_clears_checkpoints_that_nobody_can_go_on_from(small: SmallStore, harm: str) -> None:
+    root = left_of_a_training(small)
+    if harm == "root":
+        as_a_file(root)
+    else:
+        for state in root.rglob("state.json"):
+            state.write_bytes(b"")
+    said = said_of(small, root)
+    assert len(said) == (1 if harm == "root" else 3)
+    assert all(text.endswith("; there is nothing to go on from: train without --resume.") for _, text in said)
+    repair(small.store, NAMES, "tiny")
+    assert said_of(small, root) == []
+
+
+def test_damaged_checkpoints_are_nothing_to_a_pack(small: SmallStore) -> None:
+    flip(left_of_a_training(small) / "tone/checkpoint-000002/weights.safetensors")
+    write_pack(small.document, small.store)
+
+
 def test_what_killed_commands_leave_is_said_and_cleared(small: SmallStore) -> None:
     """A version that was being dropped, and a store that was being unpacked; that of another store is not looked at."""
     dropped = small.store.adapters_dir / f"tone/versions/v0001.tmp.{dead_pid()}.0123abcd"
@@ -804,7 +885,7 @@ def test_unpacking_says_what_was_damaged_when_it_was_packed(
 ) -> None:
     """As earlier versions packed it."""
     flip(small.store.gate_dir / "gate.safetensors")
-    monkeypatch.setattr("dlm_tui.store.packs.writing.examine", lambda *_: [])
+    monkeypatch.setattr("dlm_tui.store.packs.writing.examine", lambda *_, **__: [])
     pack = write_pack(small.document, small.store).path
     assert main(["unpack", str(pack), "--home", str(small.root / "other"), "--out", str(small.root / "out")]) == 0
     assert re.search(r"damaged when it was packed: .*gate\.safetensors .*doctor", capsys.readouterr().err)

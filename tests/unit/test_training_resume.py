@@ -303,6 +303,32 @@ def test_checkpoints_without_hashes_are_gone_on_from(
     assert any("manners: goes on behind step" in note for note in outcome.notes)
 
 
+@pytest.mark.parametrize("place", ["manners/checkpoint", "manners", "facts/finished"])
+def test_a_file_where_a_folder_should_be_is_said_and_makes_way(
+    cut: Path, wanted: dict[str, bytes], base: Base, tmp_path: Path, place: str
+) -> None:
+    shutil.copytree(cut.parent, tmp_path / "d")
+    path = tmp_path / "d" / cut.name
+    newest = max((folder_of(path) / "manners").glob("checkpoint-*")).name
+    odd = folder_of(path) / place.replace("checkpoint", newest)
+    shutil.rmtree(odd)
+    odd.touch()
+    outcome = train(path, base, resume=True, checkpoint_steps=1)
+    assert weights(path) == wanted
+    (said,) = [note for note in outcome.notes if f"{odd} is no folder" in note]
+    assert ("starts at the beginning" in said) == (place == "manners")
+
+
+@pytest.mark.parametrize("place", ["manners", "."])
+def test_a_file_in_the_place_of_checkpoints_stops_no_new_training(base: Base, tmp_path: Path, place: str) -> None:
+    path = document(tmp_path / "d", epochs=1)
+    odd = folder_of(path) / place
+    odd.parent.mkdir(parents=True)
+    odd.touch()
+    train(path, base, checkpoint_steps=1)
+    assert not folder_of(path).exists()
+
+
 def test_where_no_state_can_be_read_it_is_said_what_is_damaged(cut: Path, base: Base, tmp_path: Path) -> None:
     shutil.copytree(cut.parent, tmp_path / "d")
     path = tmp_path / "d" / cut.name

@@ -153,7 +153,7 @@ def _held(store: Store) -> Iterator[None]:
 
 def _refuse_damaged(store: Store, document: Document) -> None:
     """A pack of a damaged store would be sound by its own lists, and could have the place of a good one."""
-    for finding in examine(store, document.adapter_names, document.base_model):
+    for finding in examine(store, document.adapter_names, document.base_model, checkpoints=False):
         if finding.severity == "damage":
             raise PackError(f"nothing was packed: {finding.text} `dlm-tui doctor DOC` tells more.")
 
