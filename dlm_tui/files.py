@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from dlm_tui.platform import exchange_names, keep_owner, process_lives, sync_directory
+from dlm_tui.platform import exchange_names, keep_owner, process_lives, process_mark, sync_directory
 from dlm_tui.small_files import UnfitFile, regular_file
 from dlm_tui.system_errors import SCRATCH_ENDING, naming
 
@@ -28,13 +29,38 @@ _SCRATCH = re.compile(r".+" + SCRATCH_ENDING)
 
 def scratch_sibling(target: Path) -> Path:
     """A fresh name beside `target`, on the same file system, so that a rename onto it is atomic."""
-    return target.with_name(f"{target.name}.tmp.{os.getpid()}.{token_hex(4)}")
+    mark = _short_mark(os.getpid())
+    return target.with_name(f"{target.name}.tmp.{os.getpid()}.{f'{mark}.' if mark else ''}{token_hex(4)}")
 
 
 def scratch_pid(name: str) -> int | None:
     """The process that made a scratch file of this name, or None when the name is not one of `scratch_sibling`."""
     match = _SCRATCH.fullmatch(name)
     return int(match["pid"]) if match else None
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether scratch of this name is of a process of this host that has ended. Where the name has no mark, or that of
+    another host, a process that has the id may be the one."""
+    match = _SCRATCH.fullmatch(name)
+    if match is None:
+        return False
+    pid, mark = int(match["pid"]), match["mark"]
+    if not process_lives(pid):
+        return True
+    now = _short_mark(pid)
+    return mark is not None and now is not None and mark != now and mark[:4] == now[:4]
+
+
+def _short_mark(pid: int) -> str | None:
+    """What tells the process that has an id from others that had it, without a clock: digits for the host, and for the
+    process; None where the system does not say. Containers that share a folder give out the same ids."""
+    mark = process_mark(pid)
+    return f"{_digits(socket.gethostname())}{_digits(mark)}" if mark is not None else None
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:4]
 
 
 def clear_scratch_of(target: Path, older_than: float = 0.0) -> None:
@@ -48,8 +74,7 @@ def clear_scratch_of(target: Path, older_than: float = 0.0) -> None:
 
 def left_scratch(folder: Path) -> list[Path]:
     """What dead processes of this host were writing into a folder when they ended. Raises OSError."""
-    found = [(path, scratch_pid(path.name)) for path in folder.iterdir()]
-    return sorted(path for path, pid in found if pid is not None and not process_lives(pid))
+    return sorted(path for path in folder.iterdir() if is_abandoned(path.name))
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ _REMEDIES = {
     errno.ENOTEMPTY: "the folder is not empty; look what is in it",
     errno.ESTALE: "the network folder is gone; mount it again",
 }
-SCRATCH_ENDING = r"\.tmp\.(?P<pid>[0-9]+)\.[0-9a-f]{8}"
-"""How the names end of what is written beside its target until it is whole."""
+SCRATCH_ENDING = r"\.tmp\.(?P<pid>[0-9]+)(?:\.(?P<mark>[0-9a-f]{8}))?\.[0-9a-f]{8}"
+"""How the names end of what is written beside its target until it is whole; those of earlier versions have no mark."""
 _SCRATCH = re.compile(SCRATCH_ENDING + r"(?=/|$)")
 _ROOM = 1 << 20
 """Bytes that a database needs on its disk for a moment, at the least."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dlm_tui.counting import counted
-from dlm_tui.files import remove
+from dlm_tui.files import is_abandoned, remove
 from dlm_tui.files import set_aside as set_file_aside
 from dlm_tui.small_files import MOVE_AWAY
 from dlm_tui.store.adapter_history import (
@@ -35,7 +35,7 @@ from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.metrics_writer import MetricsWriter
 from dlm_tui.store.run_lock import run_lock
-from dlm_tui.store.scratch import dead_scratch, is_abandoned
+from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
 from dlm_tui.store.version_record import (
     RECORD_NAME,
@@ -302,7 +302,7 @@ def _set_aside(store: Store, _: Sequence[str], __: str | None) -> Iterator[Findi
 
 def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     for path in dead_scratch(store):
-        if not is_abandoned(path):
+        if not is_abandoned(path.name):
             continue  # being written right now
         yield Finding(severity="litter", text=f"{path} is left of a process that ended.", mend=_remover(path))
     for version in dead_versions(store):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 
-from dlm_tui.files import remove
-from dlm_tui.platform import process_lives
+from dlm_tui.files import is_abandoned, remove
 from dlm_tui.store.checkpoints import FINISHED, checkpoint_folder, latest, read_state
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_writer import MetricsWriter
-from dlm_tui.store.scratch import is_abandoned
+from dlm_tui.store.process import life_of_writer
 from dlm_tui.store.version_record import RECORD_NAME, AdapterVersion, claim_of, read_record, writer_is_dead
 from dlm_tui.store.versions import all_versions, current_version, stored_adapters
 
@@ -78,11 +76,8 @@ def dead_versions(store: Store) -> Iterator[AdapterVersion]:
 
 def dead_runs(store: Store) -> list[int]:
     """Ids of runs that say "running" and whose process ran on this host and has ended."""
-    return [
-        run_id
-        for run_id, pid, host, since in MetricsReader(store).running_holders()
-        if host == socket.gethostname() and not process_lives(pid, since=since)
-    ]
+    holders = MetricsReader(store).running_holders()
+    return [run_id for run_id, holder in holders.items() if life_of_writer(holder) == "ended"]
 
 
 def end_dead_runs(store: Store) -> None:
@@ -103,4 +98,6 @@ def _never_begun(version: AdapterVersion) -> bool:
         paths = list(version.path.iterdir())
     except OSError:
         return False
-    return bool(paths) and all(path.name.startswith(f"{RECORD_NAME}.tmp.") and is_abandoned(path) for path in paths)
+    return bool(paths) and all(
+        path.name.startswith(f"{RECORD_NAME}.tmp.") and is_abandoned(path.name) for path in paths
+    )

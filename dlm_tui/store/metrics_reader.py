@@ -14,7 +14,6 @@ import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 from dlm_tui.losses import SFT
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import Store
-from dlm_tui.store.metrics_schema import LOSS_KINDS
+from dlm_tui.store.metrics_schema import LOSS_KINDS, PROCESS
 from dlm_tui.store.sqlite import Fingerprint, fingerprint, is_damage, problems_of, read_database
 from dlm_tui.system_errors import database_reason
 
@@ -144,8 +143,9 @@ class MetricsReader:
         )
         if not rows:
             return {}
-        details = _parsed(rows[0].pop("details"))
-        return {**(details if isinstance(details, dict) else {}), **rows[0]}
+        details = _details(rows[0].pop("details"))
+        details.pop(PROCESS, None)
+        return {**details, **rows[0]}
 
     def sweep_results(self, keys: Sequence[str]) -> dict[str, str]:
         """What is kept of these pieces of sweeps' work."""
@@ -163,14 +163,18 @@ class MetricsReader:
         report = _parsed(rows[0]["report"]) if rows else None
         return report if isinstance(report, dict) else None
 
-    def running_holders(self) -> list[tuple[int, int, str, float | None]]:
-        """(run id, process id, host, seconds since the epoch at which it began) of every run of ours that says
-        "running"."""
+    def running_holders(self) -> dict[int, dict[str, Any]]:
+        """The process of every run of ours that says "running", as `process.life_of_writer` takes it."""
         rows = self._rows(
-            "SELECT h.run_id, h.pid, h.host, h.started_at FROM tui_run_holders h JOIN runs r"
-            " ON r.run_id = h.run_id AND r.started_at = h.started_at WHERE r.status = 'running' ORDER BY h.run_id"
+            "SELECT h.run_id, h.pid, h.host, t.details FROM tui_run_holders h"
+            " JOIN runs r ON r.run_id = h.run_id AND r.started_at = h.started_at"
+            " LEFT JOIN tui_runs t ON t.run_id = h.run_id AND t.started_at = h.started_at"
+            " WHERE r.status = 'running' ORDER BY h.run_id"
         )
-        return [(row["run_id"], row["pid"], row["host"], _seconds(row["started_at"])) for row in rows]
+        return {
+            row["run_id"]: {"pid": row["pid"], "host": row["host"], "started": _details(row["details"]).get(PROCESS)}
+            for row in rows
+        }
 
     def steps(self, run_id: int, after_step: int | None = None) -> list[dict[str, Any]]:
         """Steps of a run above `after_step`, in order; `loss_kind` is a key of `losses.UNITS`, None where it was not
@@ -395,16 +399,13 @@ def _kind_at(kinds: dict[str, int], step: int) -> str | None:
     return next((kind for kind, first in reversed(kinds.items()) if first <= step), None)
 
 
-def _seconds(at: Any) -> float | None:
-    """A moment in ISO 8601 as seconds since the epoch; None for what is none."""
-    try:
-        return datetime.fromisoformat(at).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def _limit(limit: int | None) -> int:
     return -1 if limit is None else max(0, limit)
+
+
+def _details(text: Any) -> dict[str, Any]:
+    details = _parsed(text)
+    return details if isinstance(details, dict) else {}
 
 
 def _parsed(text: Any) -> Any:

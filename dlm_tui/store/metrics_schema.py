@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LOSS_KINDS = "loss_kinds"
 """A key of `tui_runs.details`: kind of loss -> the step from which on the run's losses are of it."""
+PROCESS = "process"
+"""A key of `tui_runs.details`: what tells the run's process from every other, `platform.process_mark`."""
 
 SHARED_TABLES = """
 CREATE TABLE IF NOT EXISTS runs (

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dlm_tui.losses import SFT
+from dlm_tui.platform import process_mark
 from dlm_tui.store.errors import MetricsError
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.metrics_database import MetricsDatabase, Statement, run_all
-from dlm_tui.store.metrics_schema import LOSS_KINDS
+from dlm_tui.store.metrics_schema import LOSS_KINDS, PROCESS
 from dlm_tui.store.run_log import perplexity_of
 
 if TYPE_CHECKING:
@@ -110,7 +111,13 @@ class MetricsWriter:
             (
                 "INSERT INTO tui_runs (run_id, started_at, adapter_name, parameterization, details)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (run_id, now, adapter_name, parameterization, _json(dict(details or {}))),
+                (
+                    run_id,
+                    now,
+                    adapter_name,
+                    parameterization,
+                    _json({**(details or {}), PROCESS: process_mark(os.getpid())}),
+                ),
             ),
             (
                 "INSERT OR REPLACE INTO tui_run_holders (run_id, started_at, pid, host) VALUES (?, ?, ?, ?)",

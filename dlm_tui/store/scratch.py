@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dlm_tui.files import remove, scratch_pid
-from dlm_tui.platform import process_lives
+from dlm_tui.files import is_abandoned, remove, scratch_pid
 from dlm_tui.store.journal import staged_files
 from dlm_tui.store.layout import Store
 
@@ -26,7 +25,7 @@ def dead_scratch(store: Store) -> Iterator[Path]:
     """Scratch files and folders without a living writer; the caller holds the store."""
     # A store that was being unpacked here, or the one that had its place.
     for path in _scratch_in(store.root.parent):
-        if path.name.startswith(f"{store.root.name}.tmp.") and is_abandoned(path):
+        if path.name.startswith(f"{store.root.name}.tmp.") and is_abandoned(path.name):
             yield path
     waiting = staged_files(store)
     for folder in _under_the_lock(store):
@@ -34,18 +33,8 @@ def dead_scratch(store: Store) -> Iterator[Path]:
         yield from (path for path in _scratch_in(folder) if path not in waiting)
     for folder in (store.logs_dir, store.queue_dir, *_folders_below(store.cache_dir)):
         for path in _scratch_in(folder):
-            if is_abandoned(path) and _age(path) > _OLD_SECONDS:
+            if is_abandoned(path.name) and _age(path) > _OLD_SECONDS:
                 yield path
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether the process that made this scratch file or folder has ended, by its name and the last change of it."""
-    pid = scratch_pid(path.name)
-    try:
-        # Renaming to a scratch name changes this time; that of the contents may be of long before.
-        return pid is not None and not process_lives(pid, since=path.lstat().st_ctime)
-    except OSError:
-        return False  # it is gone
 
 
 def _under_the_lock(store: Store) -> Iterator[Path]:

@@ -13,16 +13,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import dlm_tui.platform
 from dlm_tui.cli.main import main
 from dlm_tui.document import load
 from dlm_tui.engine.queue_file import QueueFile
-from dlm_tui.files import remove, temporary_folder
+from dlm_tui.files import remove, scratch_sibling, temporary_folder
 from dlm_tui.platform import process_mark
 from dlm_tui.store import (
     GateFileError,
@@ -337,12 +336,14 @@ def of_a_dead_process(version: AdapterVersion) -> None:
     rewrite_record(version.path, pid=dead_pid())
 
 
-@pytest.fixture
-def given_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The id of this process was that of another one until an hour from now."""
-    started = dlm_tui.platform.process_started
-    later = {os.getpid(): time.time() + 3600.0}
-    monkeypatch.setattr("dlm_tui.platform.process_started", lambda pid: later.get(pid, started(pid)))
+@contextlib.contextmanager
+def given_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is made in the block is of an earlier process that had the id of this one."""
+    with monkeypatch.context() as earlier:
+        mark = f"{process_mark(os.getpid())}0"
+        for module in ("dlm_tui.files", "dlm_tui.store.metrics_writer"):
+            earlier.setattr(f"{module}.process_mark", lambda pid: mark)
+        yield
 
 
 def cached(small: SmallStore, pid: int, minutes: int) -> Path:
@@ -368,19 +369,59 @@ def test_scratch_of_a_living_process_stays(small: SmallStore) -> None:
         assert path.exists()
 
 
-def test_what_a_dead_process_left_goes_though_its_id_lives_again(small: SmallStore, given_anew: None) -> None:
-    path = cached(small, os.getpid(), 61)
-    unpacked = small.store.root.with_name(f"{small.store.root.name}.tmp.{os.getpid()}.0123abcd")
-    unpacked.mkdir()
+def test_what_a_dead_process_left_goes_though_its_id_lives_again(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = small.store.adapters_dir / "tone/versions/v0009"
     begun.mkdir()
-    (begun / f"tui_version.json.tmp.{os.getpid()}.0123abcd").touch()
+    small.store.cache_dir.mkdir(exist_ok=True)
     with MetricsWriter(small.store) as metrics:
-        run = metrics.begin_run("sft", 0)
+        with given_anew(monkeypatch):
+            path, unpacked, record = (
+                scratch_sibling(target)
+                for target in (small.store.cache_dir / "a.npy", small.store.root, begun / "tui_version.json")
+            )
+            run = metrics.begin_run("sft", 0)
+        unpacked.mkdir()
+        for file in (path, record):
+            file.touch()
+        os.utime(path, (time.time() - 3660,) * 2)
         assert dead_runs(small.store) == [run]
         with run_lock(small.store):
             assert dead_runs(small.store) == []
     assert not path.exists() and not unpacked.exists() and not begun.exists()
+
+
+def test_the_clock_ends_no_process(small: SmallStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was set forward since: by its times this process began long after what it is writing."""
+    monkeypatch.setattr("dlm_tui.platform.process_started", lambda pid: time.time() + 3600.0)
+    unpacked = scratch_sibling(small.store.root)
+    unpacked.mkdir()
+    with MetricsWriter(small.store) as metrics:
+        metrics.begin_run("sft", 0)
+        assert dead_runs(small.store) == []
+    with store_lock(small.store):
+        pass
+    assert unpacked.is_dir()
+
+
+def test_of_what_says_nothing_of_its_process_one_of_that_id_may_be_it(
+    small: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of earlier versions, and of containers that share the folder and give out the same ids."""
+    old = small.store.root.with_name(f"{small.store.root.name}.tmp.{os.getpid()}.0123abcd")
+    with given_anew(monkeypatch), monkeypatch.context() as elsewhere:
+        elsewhere.setattr("socket.gethostname", lambda: "another container")
+        other = scratch_sibling(small.store.root)
+    with MetricsWriter(small.store) as metrics, monkeypatch.context() as earlier:
+        earlier.setattr("dlm_tui.store.metrics_writer.process_mark", lambda pid: None)
+        metrics.begin_run("sft", 0)
+        assert dead_runs(small.store) == []
+    for folder in (old, other):
+        folder.mkdir()
+    with store_lock(small.store):
+        pass
+    assert old.is_dir() and other.is_dir()
 
 
 def test_a_run_of_a_living_process_goes_on(small: SmallStore) -> None:
