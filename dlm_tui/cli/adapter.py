@@ -123,7 +123,7 @@ def _use(args: argparse.Namespace, document: Document, store: Store) -> int:
     from dlm_tui.store.adapter_history import use_versions
 
     name = _one_name(args, document)
-    return _say_changes(args, use_versions(store, {name: _version(args)}))
+    return _say_changes(args, use_versions(store, {name: _version(args)}, document=document))
 
 
 def _back(args: argparse.Namespace, document: Document, store: Store) -> int:

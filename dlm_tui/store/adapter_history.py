@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ from dlm_tui.store.locks import store_lock
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_manifest, stage_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.own_hash import OWN_HASH, own_sha256
+from dlm_tui.store.owner import claim
 from dlm_tui.store.shared_files import freed_bytes
 from dlm_tui.store.training_numbers import training_numbers
 from dlm_tui.store.version_record import (
@@ -49,6 +50,9 @@ from dlm_tui.store.versions import (
     trained_without_manifest,
 )
 from dlm_tui.system_errors import cause
+
+if TYPE_CHECKING:
+    from dlm_tui.document import Document
 
 HISTORY = "tui_history.json"
 _LOCK_SECONDS = 10.0
@@ -169,13 +173,18 @@ def is_whole(store: Store, folder: Path) -> bool:
     return record is None or record["state"] == "kept" or claim_of(record) is None or not held_by_others(store, record)
 
 
-def use_versions(store: Store, wanted: Mapping[str, int], reason: str = "use") -> dict[str, tuple[int | None, int]]:
+def use_versions(
+    store: Store, wanted: Mapping[str, int], reason: str = "use", document: Document | None = None
+) -> dict[str, tuple[int | None, int]]:
     """Put these versions in force together; returns adapter → (before, after) of those that changed.
 
+    A store without a manifest gets that of `document`: nothing is in force without one.
     Raises UsageError for a version that does not exist, LockHeld when the store is in use.
     """
     targets = {name: find_version(store, name, number) for name, number in wanted.items()}
     changed: dict[str, tuple[int | None, int]] = {}
+    if document is not None:
+        claim(store, document)
 
     def record(manifest: Manifest) -> None:
         for name, (_, after) in changed.items():

@@ -233,6 +233,13 @@ def interrupted(store: Store) -> Interrupted | None:
     )
 
 
+def goes_on(store: Store, adapter: str, fingerprint: str) -> bool:
+    """Whether the training of this fingerprint can go on from what it left of the adapter."""
+    folder = checkpoint_folder(store, adapter)
+    states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
+    return any(state is not None and state.fingerprint == fingerprint for state in states)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DamagedCheckpoint:
     """Something that nobody can go on from: where, what is wrong with it, and what `train --resume` does then."""

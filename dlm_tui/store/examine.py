@@ -22,7 +22,7 @@ from dlm_tui.store.adapter_history import (
     unknown_marks,
     use_versions,
 )
-from dlm_tui.store.checkpoints import damaged_checkpoints, interrupted
+from dlm_tui.store.checkpoints import damaged_checkpoints, goes_on, interrupted
 from dlm_tui.store.errors import REMEDY, ManifestError, MetricsError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
@@ -41,6 +41,7 @@ from dlm_tui.store.version_record import (
     RECORD_NAME,
     WHOLE_BESIDE,
     AdapterVersion,
+    claim_of,
     damage,
     forget_file,
     is_kept,
@@ -236,6 +237,9 @@ def _other_version(store: Store, version: AdapterVersion, newer: bool) -> Iterat
     for text in damaged.values():
         yield Finding(severity="note", text=f"{text}; it is not used when the adapter is applied.")
     record = read_record(version.path)
+    claim = claim_of(record) if record is not None else None
+    if claim is not None and goes_on(store, version.name, claim):
+        return  # its training makes it again, which is said
     trained = record is not None and record["state"] == "trained" and newer
     if (trained or is_kept(version.path)) and is_whole(store, version.path):
         use = f"`dlm-tui adapter use DOC {version.name} --version {version.version}` puts it there."

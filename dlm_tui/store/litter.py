@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from dlm_tui.files import is_abandoned, remove
-from dlm_tui.store.checkpoints import FINISHED, checkpoint_folder, latest, read_state
+from dlm_tui.store.checkpoints import goes_on
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import read_manifest
@@ -34,9 +34,7 @@ def clear_earlier_try(store: Store, name: str, fingerprint: str) -> None:
 
     Its checkpoints make it again, under the same number; the caller holds the run lock.
     """
-    folder = checkpoint_folder(store, name)
-    states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
-    if not any(state is not None and state.fingerprint == fingerprint for state in states):
+    if not goes_on(store, name, fingerprint):
         return
     try:
         current = current_version(store, name)

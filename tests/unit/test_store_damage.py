@@ -668,6 +668,27 @@ def test_damaged_checkpoints_are_nothing_to_a_pack(small: SmallStore) -> None:
     write_pack(small.document, small.store)
 
 
+def test_doctor_has_a_version_made_again_by_its_training_while_that_can_go_on(small: SmallStore) -> None:
+    root = left_of_a_training(small)
+    made = finished(small, "this")
+    of_a_dead_process(made)
+    assert not [one for one in examine(small.store, NAMES, "tiny") if str(made.path) in one.text]
+    shutil.rmtree(root)
+    (said,) = [one.text for one in examine(small.store, NAMES, "tiny") if str(made.path) in one.text]
+    assert said.endswith("`dlm-tui adapter use DOC tone --version 3` puts it there.")
+
+
+def test_a_version_that_is_put_in_force_first_of_all_leaves_a_whole_store(small: SmallStore) -> None:
+    shutil.rmtree(small.store.root)
+    made = finished(small)
+    command = ["adapter", "use", str(small.document), made.name, "--version", "1", "--home", str(small.store.home)]
+    assert main(command) == 0
+    document = load(small.document)
+    assert examine(small.store, document.adapter_names, document.base_model) == []
+    manifest = read_manifest(small.store)
+    assert manifest is not None and manifest.adapter_versions == {"tone": 1}
+
+
 def test_what_killed_commands_leave_is_said_and_cleared(small: SmallStore) -> None:
     """A version that was being dropped, and a store that was being unpacked; that of another store is not looked at."""
     dropped = small.store.adapters_dir / f"tone/versions/v0001.tmp.{dead_pid()}.0123abcd"

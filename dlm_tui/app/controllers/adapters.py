@@ -162,7 +162,8 @@ class Adapters:
             await self._comparison.use_new_gate()
 
     def _use(self, chosen: VersionFacts) -> str:
-        changed = use_versions(self._context.store, {chosen.name: chosen.version})
+        wanted = {chosen.name: chosen.version}
+        changed = use_versions(self._context.store, wanted, document=self._context.document)
         return f"{chosen.name}@{chosen.version} is in force{'' if changed else ' already'}."
 
     def _back(self) -> str:
