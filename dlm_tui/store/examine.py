@@ -34,6 +34,7 @@ from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.metrics_writer import MetricsWriter
+from dlm_tui.store.owed_gate import owed_gate
 from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
@@ -328,6 +329,9 @@ def _checkpoints(store: Store, _: Sequence[str], __: str | None) -> Iterator[Fin
         yield Finding(severity="damage", text=f"{one.damage}; {one.then}.", mend=_remover(one.path))
     if (left := interrupted(store)) is not None:
         text = f"A training was interrupted ({left.words}): `dlm-tui train DOC --resume` goes on with it."
+        yield Finding(severity="note", text=text)
+    elif owed_gate(store) is not None:
+        text = "The gate of the last training is not trained: `dlm-tui train DOC --resume` trains it."
         yield Finding(severity="note", text=text)
 
 

@@ -16,6 +16,7 @@ from dlm_tui.store.errors import ForeignGate, GateFileError, ManifestError
 from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import GateEvent, MetricsReader, weights_entropy
+from dlm_tui.store.owed_gate import REMEDY, was_cut
 from dlm_tui.store.trained_on import Identity, other_base
 from dlm_tui.store.training_numbers import training_numbers
 
@@ -253,12 +254,17 @@ def _mode_and_reason(
     if state.mode == "diverged":
         return "diverged", diverged_text(in_force)
     floor = document.training.gate.cold_start_floor
+    cut = document.gate_enabled and was_cut(store)
     if state.config is None:
         if not document.gate_enabled:
             return "none", "The document does not enable a gate (training.gate.enabled)."
+        if cut:
+            return "none", f"The gate is not trained yet, and the adapters are: {REMEDY}."
         if lacking:
             return "none", f"The gate is not trained yet. {cold_start_text(lacking, floor)}"
         return "none", "The gate is not trained yet: train the document."
+    if cut:
+        return "stale", f"The gate is older than the adapters, it was not trained with them: {REMEDY}."
     changed = staleness(document, store, state.config, record)
     if changed:
         return "stale", changed

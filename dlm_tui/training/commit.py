@@ -35,7 +35,9 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
+from dlm_tui.store.checkpoints import Asked
 from dlm_tui.store.manifest import LOSS_KIND_KEY
+from dlm_tui.store.owed_gate import OwedGate, stage_owed_gate
 from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.system_errors import cause, naming
@@ -94,8 +96,9 @@ def write_version(
     seal_version(target, claim)
 
 
-def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun]) -> None:
-    """Put every version in force and record the runs in the manifest and `dlm.lock`: all of it or nothing.
+def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun], asked: Asked) -> None:
+    """Put every version in force and record the runs in the manifest and `dlm.lock`: all of it or nothing. From then on
+    the gate is owed, as part of the training that was `asked` for.
 
     Raises NotInForce when the lock or the disk says no: the versions are then kept, and the sentence says how one is
     put in force by hand. What the metrics refuse afterwards is a warning in the log, not an error.
@@ -130,6 +133,8 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
                 base_model_revision=request.base.identity.revision,
                 pinned_versions=pinned_versions(),
             )
+            if document.gate_enabled:
+                stage_owed_gate(store, together, OwedGate(run_id=max(run.run_id for run in runs), asked=asked))
             if request.receipt is not None:
                 together.write(request.receipt, json_bytes({run.name: run.version.version for run in runs}))
     except (StoreError, OSError) as error:

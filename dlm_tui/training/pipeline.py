@@ -32,6 +32,7 @@ from dlm_tui.store import (
 from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted, interrupted_damage
 from dlm_tui.store.litter import clear_earlier_try
+from dlm_tui.store.owed_gate import REMEDY, OwedGate, owed_gate
 from dlm_tui.store.version_record import AdapterVersion
 from dlm_tui.store.versions import discard_version
 from dlm_tui.training.adapter_work import AdapterWork, Trained, train_adapter
@@ -88,7 +89,10 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
         refuse_other_document(request.store, request.document)
         refuse_foreign_base(request.store, request.document)
-        if request.gate_only:
+        owed = _gate_left(request)
+        if owed is not None:
+            say("the adapters are trained and in force, the gate is left")
+        elif request.gate_only:
             if remark := seed_note(request.document.training.seed):
                 say(remark)
         else:
@@ -100,11 +104,11 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
                 _say_of_interrupted(request, say)
                 runs = _train_adapters(request, plan, metrics, report, say)
                 report(Progress("commit", text="putting the new adapters in force"))
-                commit_runs(request, metrics, runs)
+                commit_runs(request, metrics, runs, request.asked(plan, torch.get_num_threads()))
             forget_checkpoints(request.store)
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
         if request.document.gate_enabled:
-            _train_gate(request, report, outcome)
+            _train_gate(request, report, outcome, owed)
         elif request.gate_only:
             raise UsageError(NO_GATE)
         measure_effects(request, runs, outcome, report)
@@ -413,6 +417,13 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
         forget_checkpoints(request.store)
 
 
+def _gate_left(request: TrainRequest) -> OwedGate | None:
+    """The gate where that is all that is left of the training to go on with."""
+    if not request.resume or not request.document.gate_enabled or interrupted(request.store) is not None:
+        return None
+    return owed_gate(request.store)
+
+
 def _checkpoints(
     request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, run_id: int
 ) -> AdapterCheckpoints:
@@ -454,13 +465,14 @@ def _resumed_text(name: str, checkpoints: AdapterCheckpoints) -> str:
     return f"{name}: starts at the beginning{because or ', there is no checkpoint of this very training'}"
 
 
-def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) -> None:
-    """Train the gate on the adapters that are in force by now: whatever happens here, they stay so."""
+def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome, owed: OwedGate | None) -> None:
+    """Train the gate on the adapters that are in force by now: whatever happens here, they stay so. One that is `owed`
+    is of the run that put them there."""
     from dlm_tui.gate.embedding import embed_here
     from dlm_tui.gate.training import GateTrainingError, train_document_gate
     from dlm_tui.model import MixedModel
 
-    last_run = max((item.run_id for item in outcome.adapters.values()), default=None)
+    last_run = max((item.run_id for item in outcome.adapters.values()), default=owed.run_id if owed else None)
     embed = request.elsewhere.embed if request.elsewhere is not None else embed_here
     model = MixedModel(request.base, {})
     work = train_document_gate(request.document, request.store, model, run_id=last_run, embed=embed)
@@ -469,7 +481,9 @@ def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome) ->
     except (Cancelled, KeyboardInterrupt) as stop:
         if not outcome.adapters:
             raise
-        raise Cancelled(f"stopped while the gate trained: {_in_force(outcome)}, the gate before stays") from stop
+        raise Cancelled(
+            f"stopped while the gate trained: {_in_force(outcome)}, the gate before stays; {REMEDY}"
+        ) from stop
     except Exception as error:
         if not outcome.adapters:
             raise

@@ -11,8 +11,10 @@ import torch
 from dlm_tui.document import load
 from dlm_tui.engine.job_worker import _Job, run_train
 from dlm_tui.engine.protocol import TrainJob
+from dlm_tui.errors import Cancelled
 from dlm_tui.progress import Progress
-from dlm_tui.store import Store, adapter_versions
+from dlm_tui.store import Store, adapter_versions, gate_state
+from dlm_tui.store.owed_gate import owed_gate
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -40,3 +42,33 @@ def test_a_job_goes_on_from_wherever_it_was_ended(tmp_path: Path, monkeypatch: p
     assert second.adapters == {} and second.gate is not None, "the adapters were in force, only the gate was left"
     found = adapter_versions(store, ("facts", "manners"))
     assert {name: version.version for name, version in found.items()} == {"facts": 1, "manners": 1}
+
+
+class CutInTheGate(Quiet):
+    """A job that is stopped when its gate begins to train."""
+
+    def step(self, step: Progress) -> None:
+        """A person's doing."""
+        if step.scope == "gate":
+            raise Cancelled("cancelled")
+
+
+def test_a_job_that_was_ended_in_its_gate_trains_the_gate_of_that_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    tiny_base(tmp_path / "base", "llama")
+    document, home = write_document(tmp_path, sections=3, epochs=1), tmp_path / "home"
+    store = Store(home, load(document).dlm_id)
+    (store.root / "queue").mkdir(parents=True)
+    request = TrainJob(
+        document=str(document), home=str(home), base=str(tmp_path / "base"), resume=True, receipt="queue/1.receipt"
+    )
+    with pytest.raises(Cancelled):
+        run_train(cast("_Job", CutInTheGate()), request)
+    owed = owed_gate(store)
+    assert owed is not None and owed.asked.threads == torch.get_num_threads()
+    report = run_train(cast("_Job", Quiet()), request).report
+    assert report.adapters == {} and report.gate is not None and threads[-1] == owed.asked.threads
+    assert gate_state(store).last_run_id == owed.run_id and owed_gate(store) is None

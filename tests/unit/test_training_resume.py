@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,12 +16,25 @@ from typing import Any
 
 import pytest
 
-from dlm_tui.document import load
+from dlm_tui.document import TrainerSettings, load
 from dlm_tui.errors import Cancelled, UsageError
 from dlm_tui.model.base import Base
 from dlm_tui.progress import Progress
-from dlm_tui.store import AdapterKind, KindChoices, Store, current_version
-from dlm_tui.store.checkpoints import FOLDER, interrupted
+from dlm_tui.store import (
+    AdapterKind,
+    GateEvent,
+    KindChoices,
+    Store,
+    change,
+    current_version,
+    gate_state,
+    gate_status,
+    store_lock,
+)
+from dlm_tui.store.checkpoints import FOLDER, Asked, interrupted
+from dlm_tui.store.examine import examine
+from dlm_tui.store.gate_files import WEIGHTS_NAME
+from dlm_tui.store.owed_gate import OwedGate, stage_owed_gate
 from dlm_tui.store.version_record import is_kept, read_record
 from dlm_tui.store.versions import all_versions
 from dlm_tui.training import TrainRequest, train_document
@@ -336,6 +350,49 @@ def test_where_no_state_can_be_read_it_is_said_what_is_damaged(cut: Path, base: 
         halve(file)
     with pytest.raises(UsageError, match=r"cannot be gone on with: .*state\.json .*train without --resume"):
         train(path, base, resume=True)
+
+
+def gate_of(path: Path) -> tuple[bytes, list[GateEvent]]:
+    store = Store(path.parent / "home", load(path).dlm_id)
+    state = gate_state(store)
+    events = [dataclasses.replace(event, at="") for event in state.events]
+    return (store.gate_dir / WEIGHTS_NAME).read_bytes(), events
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_training_that_was_cut_in_its_gate_goes_on_with_the_gate(base: Base, tmp_path: Path, before: bool) -> None:
+    whole, cut = document(tmp_path / "whole", epochs=1), document(tmp_path / "cut", epochs=1)
+    store = Store(cut.parent / "home", load(cut).dlm_id)
+    for path in (whole, cut) if before else ():
+        train(path, base)
+    train(whole, base)
+
+    def stop(step: Progress) -> None:
+        if step.scope == "gate":
+            raise Cancelled("cancelled")
+
+    with pytest.raises(Cancelled, match="`train --resume` trains it"):
+        train_document(TrainRequest(document=load(cut), store=store, base=base), stop)
+    status, trained = gate_status(load(cut), store), weights(cut)
+    assert status.mode == ("stale" if before else "none") and "`train --resume` trains it" in status.reason
+    assert [one.severity for one in examine(store, ("facts", "manners"), "tiny") if "--resume" in one.text] == ["note"]
+    outcome = train(cut, base, resume=True)
+    assert outcome.adapters == {} and weights(cut) == trained == weights(whole)
+    assert gate_of(cut) == gate_of(whole), "of the same run, too"
+    assert gate_status(load(cut), store).mode == "trained"
+    with pytest.raises(UsageError, match="no interrupted training"):
+        train(cut, base, resume=True)
+
+
+def test_a_gate_that_is_owed_is_settled_by_training_the_gate_alone(base: Base, tmp_path: Path) -> None:
+    path = document(tmp_path / "d", epochs=1)
+    store = Store(path.parent / "home", load(path).dlm_id)
+    train(path, base)
+    with store_lock(store), change(store) as together:
+        stage_owed_gate(store, together, OwedGate(run_id=1, asked=Asked(threads=1, trainer=TrainerSettings())))
+    assert gate_status(load(path), store).mode == "stale"
+    train(path, base, gate_only=True)
+    assert gate_status(load(path), store).mode == "trained"
 
 
 def test_nothing_pickled_is_written(base: Base, tmp_path: Path) -> None:
