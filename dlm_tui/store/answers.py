@@ -166,12 +166,20 @@ class KeptAnswers:
 
     def forget(self, ids: Sequence[int]) -> None:
         """Remove answers; their text is overwritten, not only unlinked."""
+        self._forget("answer_id = ?", ids)
+
+    def forget_conversation(self, conversation: str) -> None:
+        """Remove every answer of a conversation with all its forks, however many there are, as `forget` does it."""
+        self._forget("conversation = ?", [conversation])
+
+    def _forget(self, which: str, values: Sequence[object]) -> None:
+        """Remove the answers that the condition holds for with any of the values."""
 
         def remove(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA secure_delete = ON")
-            connection.executemany("DELETE FROM answers WHERE answer_id = ?", [(number,) for number in ids])
+            connection.executemany(f"DELETE FROM answers WHERE {which}", [(value,) for value in values])
 
-        if ids and self.path.exists():
+        if values and self.path.exists():
             self._write(remove)
 
     def get(self, answer_id: int) -> KeptAnswer | None:

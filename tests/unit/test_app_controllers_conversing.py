@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from dlm_tui.conversation import load_conversation
 from dlm_tui.engine.protocol import Generate
 from dlm_tui.store import Turn
@@ -188,3 +190,17 @@ async def test_a_follow_up_of_an_answer_that_is_not_kept_yet_begins_with_it(tmp_
         (alone,), (behind,) = archive.of_prompt("alone"), archive.of_conversation(name)
         assert behind.turn_ids == [alone.answer_id]
         assert load_conversation(archive, name).path(behind.answer_id) == [alone, behind]
+
+
+async def test_a_long_conversation_is_forgotten_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await follow(bench, "one")
+        archive = bench.context.archive
+        (first,) = archive.search()
+        archive.keep([msgspec.structs.replace(first, prompt=f"another {number}") for number in range(1004)])
+        bench.controllers.conversing.open_list()
+        await bench.ui.settled()
+        (summary,) = archive.conversations()
+        bench.ui.dialogs[-1].on_forgotten(summary)
+        await bench.ui.settled()
+        assert archive.search() == [] and bench.talk.turns == []

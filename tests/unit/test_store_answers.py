@@ -118,6 +118,15 @@ def test_forgotten_text_is_not_left_in_the_file(kept: KeptAnswers) -> None:
     assert kept.search(adapter="knowledge") == [two]
 
 
+def test_a_long_conversation_is_forgotten_to_the_last_answer(kept: KeptAnswers) -> None:
+    long = [answer(text=f"secret {number}", conversation="long") for number in range(1005)]
+    other = [answer(text="of another", conversation="other"), answer(text="of none")]
+    kept.keep([*long, *other])
+    kept.forget_conversation("long")
+    assert texts(kept.search(limit=2000)) == ["of none", "of another"]
+    assert b"secret" not in kept.path.read_bytes()
+
+
 @pytest.mark.parametrize("spoilt", [b"SQLite format 3\0" + b"\xff" * 5000, b"no database at all" * 100])
 def test_a_damaged_database_is_set_aside_by_the_next_answer(
     kept: KeptAnswers, spoilt: bytes, caplog: pytest.LogCaptureFixture

@@ -382,11 +382,9 @@ class Conversing:
         self._context.ui.run(partial(self._forget_named, summary.name), "talk-forget", "conversation")
 
     async def _forget_named(self, name: str) -> None:
-        archive = self._context.archive
         try:
             async with self._ready:
-                ids = [answer.answer_id for answer in await asyncio.to_thread(archive.of_conversation, name)]
-                await asyncio.to_thread(archive.forget, ids)
+                await asyncio.to_thread(self._context.archive.forget_conversation, name)
         except AnswersError as error:
             self._context.ui.say(str(error), error=True, title="Not forgotten")
             return
