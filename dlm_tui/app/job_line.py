@@ -147,9 +147,9 @@ class JobLine:
         await self.look()
         return TAKEN_OUT if entry.state in OVER else "being stopped"  # the row may not say yet that it runs
 
-    def leave(self, *, stays: bool) -> None:
+    async def leave(self, *, stays: bool) -> None:
         """The screen ends; its work goes on, or stops to be continued another time. Raises StoreError, OSError."""
-        self.queue.leave(stays=stays)
+        await asyncio.to_thread(self.queue.leave, stays=stays)
 
     def let_go(self) -> list[JobRecord]:
         """The document has another store: its jobs are no longer on the board, and a runner of this screen leaves.

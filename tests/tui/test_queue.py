@@ -22,6 +22,7 @@ from dlm_tui.engine.protocol import EvaluateJob, ExportJob, Failed, TrainJob
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.engine.queue_runner import QueueRunner
 from dlm_tui.store import Store, utc_seconds
+from dlm_tui.store.locks import named_lock
 from tests.tui import mouse
 from tests.tui.conftest import Bench, Opener
 from tests.tui.document import write_document
@@ -344,6 +345,48 @@ async def test_leaving_asks_whether_the_work_goes_on(
         await until(lambda: not queue_of(tmp_path).is_worked_off())
     states = [entry.state for entry in queue_of(tmp_path).read().entries]
     assert states == (["done"] * 3 if choice == "stay" else ["waiting"] * 3)
+
+
+@pytest.mark.parametrize("choice", ["stay", "stop"])
+async def test_a_line_that_cannot_be_told_is_not_left_in_silence(
+    workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    monkeypatch.setattr("dlm_tui.engine.queue_file._LOCK_SECONDS", 0.1)
+    async with workbench(size=(80, 24), line=True) as bench:
+        await line_of_three(bench)
+        with named_lock(queue_of(tmp_path).store, "queue", 0.0):
+            await choose_to_leave(bench, choice)
+            await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "said")
+            said = " ".join(bench.text.split())
+            assert "cannot be told" in said and ("work stops" if choice == "stay" else "work may go on") in said
+            assert not bench.app._exit
+        await bench.press("escape")
+        assert bench.app.screen is bench.screen and not queue_of(tmp_path).read().stays
+        await choose_to_leave(bench, choice)
+        await bench.until(lambda: bench.app._exit, "left")
+        assert queue_of(tmp_path).read().stays == (choice == "stay")
+        bench.world.hold.set()
+        await until(lambda: not queue_of(tmp_path).is_worked_off())
+
+
+async def test_who_cannot_tell_the_line_leaves_all_the_same(
+    workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlm_tui.engine.queue_file._LOCK_SECONDS", 0.1)
+    async with workbench(size=(80, 24), line=True) as bench:
+        await line_of_three(bench)
+        with named_lock(queue_of(tmp_path).store, "queue", 0.0):
+            await choose_to_leave(bench, "stay")
+            await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "said")
+            await bench.click("#yes")
+            await bench.until(lambda: bench.app._exit, "left")
+        bench.world.hold.set()
+
+
+async def choose_to_leave(bench: Bench, choice: str) -> None:
+    await bench.press("f10")
+    await bench.until(lambda: isinstance(bench.app.screen, LeaveScreen), "asked")
+    await bench.click(f"#{choice}")
 
 
 async def test_work_goes_on_when_the_terminal_is_gone(workbench: Opener, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from dlm_tui.app.controllers.context import Context
@@ -16,6 +17,8 @@ from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import Leave, LeaveScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.open_document import OpenDocumentScreen
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.system_errors import sentence_of
 
 
 class Interrupts:
@@ -33,6 +36,7 @@ class Interrupts:
     ) -> None:
         self._context, self._generation, self._conversing, self._jobs = context, generation, conversing, jobs
         self._sources, self._queue, self._pages = sources, queue, pages
+        self._leaving = False  # the line is being told
 
     async def escape(self) -> None:
         """Stop an answer or a search; else leave the prompt, and only outside it stop a job; else unzoom.
@@ -66,11 +70,13 @@ class Interrupts:
             command = f"dlm-tui {shlex.quote(str(path))}"
             self._context.ui.say(f"A job is running here; `{command}` opens it.", title=f"{path.name} {else_}")
             return
-        self._context.saver.now()
         self._context.ui.leave_for(path, new=new)
 
     def quit(self) -> None:
         """Leave; with work in line ask whether it goes on, with other jobs running ask once."""
+        if self._leaving:
+            self._context.ui.say("The line of jobs is still being told; then this closes.")
+            return
         board = self._context.board
         placed = [record for record in board.listed() if record.number is not None and not record.over.is_set()]
         if self._queue.line is not None and self._queue.line.lives and placed:
@@ -83,17 +89,30 @@ class Interrupts:
             return
         record = board.running()
         if record is None:
-            self._leave()
+            self._context.ui.exit()
             return
         question = f"{record.title} is running ({record.detail()}). Leaving stops it; what is in force stays."
         dialog = ConfirmScreen(question, "Stop it and leave")
-        self._context.ui.open_dialog(dialog, lambda yes: self._leave() if yes else None)
+        self._context.ui.open_dialog(dialog, lambda yes: self._context.ui.exit() if yes else None)
 
     def _leave_work(self, choice: Leave | None) -> None:
         if choice is not None:
-            self._queue.leave(stays=choice == "stay")
-            self._leave()
+            self._leaving = True
+            self._context.ui.run(partial(self._tell_and_leave, choice), "leave", "leave")
 
-    def _leave(self) -> None:
-        self._context.saver.now()
-        self._context.ui.exit()
+    async def _tell_and_leave(self, choice: Leave) -> None:
+        """Close when the line knows what becomes of the work; where it cannot be told, that is asked about first."""
+        stays = choice == "stay"
+        try:
+            await self._queue.leave(stays=stays)
+        except (DlmTuiError, OSError) as error:
+            work = "stops, and can be continued next time" if stays else "may go on"
+            question = (
+                f"The line of jobs cannot be told: {sentence_of(error).rstrip('.')}. If you leave, its work {work}."
+            )
+            dialog = ConfirmScreen(question, "Leave all the same", "Stay here")
+            self._context.ui.open_dialog(dialog, lambda yes: self._context.ui.exit() if yes else None)
+        else:
+            self._context.ui.exit()
+        finally:
+            self._leaving = False

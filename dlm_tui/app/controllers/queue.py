@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +22,8 @@ from dlm_tui.store import Store
 from dlm_tui.store.checkpoints import Interrupted, interrupted
 from dlm_tui.store.run_lock import may_train
 from dlm_tui.system_errors import sentence_of
+
+_log = logging.getLogger(__name__)
 
 
 class Queue:
@@ -213,14 +216,15 @@ class Queue:
             self._do(partial(line.move, record, by), "move a job")
 
     def go_on_alone(self) -> None:
-        """The terminal is gone, as when a connection breaks: nobody asked the work to stop."""
-        if self.line is not None and self.line.lives:
-            self.leave(stays=True)
-
-    def leave(self, *, stays: bool) -> None:
-        """The screen ends: say whether the work goes on."""
-        if self.line is not None:
+        """The terminal is gone, as when a connection breaks: nobody asked the work to stop, nor looks at the screen."""
+        line = self.line
+        if line is not None and line.lives:
             try:
-                self.line.leave(stays=stays)
+                line.queue.leave(stays=True)
             except (DlmTuiError, OSError) as error:
-                self._context.ui.say(sentence_of(error), error=True)
+                _log.warning("the work in line stops with the screen: %s", sentence_of(error))
+
+    async def leave(self, *, stays: bool) -> None:
+        """The screen ends: say whether the work goes on. Raises StoreError, OSError."""
+        if self.line is not None:
+            await self.line.leave(stays=stays)
