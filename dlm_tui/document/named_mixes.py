@@ -54,9 +54,14 @@ class NamedMixes:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidMixSpecError) as error:
             raise NamedMixesError(f"{shown} does not hold named mixes: {printable(str(error))}.") from None
 
-    def update(self, change: Callable[[dict[str, dict[str, float]]], object]) -> dict[str, dict[str, float]]:
-        """Change the mixes as they are in the file now; returns them. Raises NamedMixesError, DocumentBusy, OSError."""
-        return update_beside(self._document, self.path, self.load, change, self.save)
+    def update(
+        self,
+        change: Callable[[dict[str, dict[str, float]]], object],
+        tell_aside: Callable[[Path], object] | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Change the mixes as they are in the file now; returns them. With `tell_aside` a file that cannot be read is
+        set aside (`update_beside`). Raises NamedMixesError, NotSetAside, DocumentBusy, OSError."""
+        return update_beside(self._document, self.path, self.load, change, self.save, tell_aside)
 
     def save(self, mixes: Mapping[str, Mapping[str, float]]) -> None:
         """Write all mixes. Raises OSError, NamedMixesError for one that is empty, with which no mix could be read."""

@@ -67,9 +67,10 @@ class PromptSets:
         written = {name: [_entry(case) for case in cases] for name, cases in sets.items()}
         write_through_links(self.path, msgspec.json.format(msgspec.json.encode(written), indent=2) + b"\n")
 
-    def update(self, change: Callable[[Sets], None]) -> Sets:
-        """Change the sets as they are in the file now; returns them. Raises PromptSetsError, DocumentBusy, OSError."""
-        return update_beside(self._document, self.path, self.cases, change, self.save)
+    def update(self, change: Callable[[Sets], object], tell_aside: Callable[[Path], object] | None = None) -> Sets:
+        """Change the sets as they are in the file now; returns them. With `tell_aside` a file that cannot be read is
+        set aside (`update_beside`). Raises PromptSetsError, NotSetAside, DocumentBusy, OSError."""
+        return update_beside(self._document, self.path, self.cases, change, self.save, tell_aside)
 
     def prompts(self) -> list[str]:
         """The prompts of all sets, each once, in order, empty ones left out. Raises PromptSetsError."""

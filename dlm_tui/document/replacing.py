@@ -14,16 +14,20 @@ from typing import TypeVar
 from dlm_tui.document.errors import FileChanged
 from dlm_tui.document.in_place import DocumentBusy, write_in_place
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import behind_links, clear_scratch_of, remove, write_scratch
+from dlm_tui.files import behind_links, clear_scratch_of, remove, set_aside, write_scratch
 from dlm_tui.platform import exchange_names, may_give_away, sync_directory
 
 _LOCK_SECONDS = 30.0
 _BESIDE_SECONDS = 3.0
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class ReadOnlyDocument(DlmTuiError):
     """A document that may not be written; nothing was changed."""
+
+
+class NotSetAside(DlmTuiError):
+    """A file that can neither be read nor be renamed; nothing was changed."""
 
 
 def refuse_unwritable(path: Path, target: Path) -> None:
@@ -77,22 +81,50 @@ def beside_lock(path: Path) -> Iterator[None]:
 
 
 def update_beside(
-    document: Path, path: Path, read: Callable[[], T], change: Callable[[T], object], write: Callable[[T], None]
-) -> T:
+    document: Path,
+    path: Path,
+    read: Callable[[], dict[str, Item]],
+    change: Callable[[dict[str, Item]], object],
+    write: Callable[[dict[str, Item]], None],
+    tell_aside: Callable[[Path], object] | None = None,
+) -> dict[str, Item]:
     """Change the small file at `path` beside a document as it is now, whoever wrote it last; returns what was written.
 
+    With `tell_aside` a file that cannot be read begins anew, and `tell_aside` hears what the old one is called then.
     Raises DocumentBusy, OSError, and what `read` raises; the document is named where its name leaves no room.
     """
     try:
         with beside_lock(path):
-            found = read()
-            change(found)
-            write(found)
+            found, aside = _read_or_set_aside(path, read, may_begin_anew=tell_aside is not None)
+            try:
+                change(found)
+                write(found)
+            except BaseException:
+                if aside is not None and not os.path.lexists(path):
+                    with contextlib.suppress(OSError):
+                        aside.replace(path)
+                raise
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise OSError(error.errno, error.strerror, str(document)) from error
+    if aside is not None and tell_aside is not None:
+        tell_aside(aside)
     return found
+
+
+def _read_or_set_aside(
+    path: Path, read: Callable[[], dict[str, Item]], *, may_begin_anew: bool
+) -> tuple[dict[str, Item], Path | None]:
+    """What the file holds, or nothing and the name that the file has now."""
+    try:
+        return read(), None
+    except DlmTuiError as error:
+        if not may_begin_anew:
+            raise
+        if (aside := set_aside(path)) is None:
+            raise NotSetAside(f"{path} can neither be read nor be renamed, so nothing is saved") from error
+        return {}, aside
 
 
 @dataclass(frozen=True)

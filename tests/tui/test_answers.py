@@ -17,6 +17,8 @@ from dlm_tui.app.screens.answers import AnswersScreen
 from dlm_tui.app.screens.named_mixes import NamedMixesScreen
 from dlm_tui.app.screens.sampling import SamplingScreen
 from dlm_tui.document.named_mixes import NamedMixes
+from dlm_tui.document.prompt_sets import PromptSets
+from dlm_tui.document.replacing import beside_lock
 from dlm_tui.engine.protocol import ExportJob, Generate
 from dlm_tui.store import KeptAnswer, KeptAnswers, Piece
 from dlm_widgets.literal_static import LiteralStatic
@@ -301,6 +303,7 @@ async def test_named_mixes(workbench: Opener, screens: SnapshotAssertion, size: 
         await bench.press("backspace", "backspace", "backspace", "backspace")
         await bench.type("loud")
         await bench.press("enter")
+        await bench.idle()
         assert "--mix loud" in told(bench, "#mix-note")
         mix = NamedMixes(bench.path).load()["loud"]
         assert mix == bench.controllers.mixing.coefficients() and mix["tone"] == 1.25
@@ -326,6 +329,7 @@ async def test_named_mixes(workbench: Opener, screens: SnapshotAssertion, size: 
         assert job.mix == "quiet"
         await bench.leave_prompt()
         await bench.press("n", "down", "f4")
+        await bench.idle()
         assert list(NamedMixes(bench.path).load()) == ["loud"]
 
 
@@ -338,8 +342,50 @@ async def test_a_file_of_mixes_that_cannot_be_read_is_set_aside_by_saving(workbe
         assert "does not hold named mixes" in told(bench, "#mix-note")
         await bench.type("loud")
         await bench.press("enter")
+        await bench.idle()
         assert "could not be read is now" in told(bench, "#mix-note")
         assert list(NamedMixes(bench.path).load()) == ["loud"] and len(list(tmp_path.glob("*.mixes.damaged*"))) == 1
+
+
+async def test_a_file_that_was_mended_while_the_dialog_was_open_is_not_set_aside(
+    workbench: Opener, tmp_path: Path
+) -> None:
+    async with workbench() as bench:
+        mixes, sets = NamedMixes(bench.path), PromptSets(bench.path)
+        mixes.path.write_text("{")
+        sets.path.write_text("{")
+        await bench.type("what is the tide")
+        await bench.leave_prompt()
+        await bench.press("n")
+        assert "Saving sets it aside." in told(bench, "#mix-note")
+        mixes.path.write_text('{"one": "tone:1", "two": "style:1"}')
+        await bench.type("loud")
+        await bench.press("enter")
+        await bench.idle()
+        assert list(mixes.load()) == ["one", "two", "loud"] and "now" not in told(bench, "#mix-note")
+        await bench.press("escape", "f9")
+        assert "Saving sets it aside." in told(bench, "#set-note")
+        sets.path.write_text('{"mine": ["one"]}')
+        await bench.press("enter")
+        await bench.idle()
+        assert sets.load() == {"mine": ["one"], "saved": ["what is the tide"]}
+        assert list(tmp_path.glob("*.damaged*")) == []
+
+
+async def test_a_change_that_fails_behind_its_dialog_is_said(workbench: Opener) -> None:
+    async with workbench() as bench:
+        mixes = NamedMixes(bench.path)
+        await bench.leave_prompt()
+        await bench.press("n")
+        await bench.type("loud")
+        dialog = bench.app.screen
+        with beside_lock(mixes.path):
+            await bench.press("enter", "escape")
+            assert bench.app.screen is bench.screen and dialog is not bench.screen
+            await bench.until(
+                lambda: any("being changed by another process" in toast for toast in bench.toasts), "said"
+            )
+        assert mixes.load() == {}
 
 
 async def test_alt_and_a_letter_is_a_key_while_typing_as_a_terminal_sends_it(workbench: Opener) -> None:

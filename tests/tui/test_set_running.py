@@ -124,6 +124,7 @@ async def test_expectations_are_written_and_files_read_and_written(workbench: Op
         bench.app.screen.query_one(TextArea).text = "contains: tide\nadapter: knowledge\n"
         await bench.quiet()
         await bench.press("ctrl+g")
+        await bench.idle()
         cases = PromptSets(bench.path).cases()["smoke"]
         assert cases[0].expect == (Expectation("contains", "tide"), Expectation("adapter", "knowledge"))
         await bench.press("f7")

@@ -51,6 +51,21 @@ def test_a_name_that_stands_twice_loses_nothing(tmp_path: Path) -> None:
     assert mixes.path.read_text() == text
 
 
+def test_a_file_that_cannot_be_read_begins_anew_only_when_that_is_wanted(tmp_path: Path) -> None:
+    mixes, asides = NamedMixes(tmp_path / "x.dlm"), list[Path]()
+    mixes.path.write_text("{")
+    with pytest.raises(NamedMixesError):
+        mixes.update(lambda there: there.update(c={"tone": 1.0}))
+    with pytest.raises(NamedMixesError, match="none holds no adapter"):
+        mixes.update(lambda there: there.update(none={}), asides.append)
+    assert mixes.path.read_text() == "{" and list(tmp_path.iterdir()) == [mixes.path] and asides == []
+    mixes.update(lambda there: there.update(c={"tone": 1.0}), asides.append)
+    assert mixes.load() == {"c": {"tone": 1.0}}
+    assert [path.read_text() for path in asides] == ["{"]
+    mixes.update(lambda there: there.update(d={"tone": 1.0}), asides.append)
+    assert list(mixes.load()) == ["c", "d"] and len(asides) == 1
+
+
 def test_an_empty_mix_is_not_written_where_no_mix_could_then_be_read(tmp_path: Path) -> None:
     write_document(tmp_path)
     mixes = NamedMixes(tmp_path / "harbour.dlm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -12,11 +12,9 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.mix import MixChoice
+from dlm_tui.app.screens.beside import FileBeside
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError, check_mix_name
-from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import set_aside
-from dlm_tui.system_errors import sentence_of
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.key_bar import KeyBar
 from dlm_widgets.literal_static import LiteralStatic
@@ -44,9 +42,12 @@ class NamedMixesScreen(Dialog[MixChoice]):
     ) -> None:
         super().__init__()
         self._file, self._desk, self._adapters, self._marks = file, dict(desk), adapters, marks
-        self._mixes: dict[str, dict[str, float]] = {}
+        self._held = FileBeside(self, file.load, file.update, self._changed)
         self._marked: set[str] = set()
-        self._readable = True
+
+    @property
+    def _mixes(self) -> dict[str, dict[str, float]]:
+        return self._held.items
 
     def compose_body(self) -> ComposeResult:
         """The name to save under, and what is saved."""
@@ -61,11 +62,8 @@ class NamedMixesScreen(Dialog[MixChoice]):
         """Read the file."""
         super().on_mount()
         self.query_one("#mix-keys", KeyBar).show([self.hint(key_id, label) for key_id, label in self.WITH_A_MIX])
-        try:
-            self._mixes = self._file.load()
-        except NamedMixesError as error:
-            self._readable = False
-            self._say(f"{error} Saving sets it aside.", wrong=True)
+        if unread := self._held.read():
+            self._say(unread, wrong=True)
         self._show()
         (self.query_one(PickList) if self._mixes else self.query_one(Input)).focus()
 
@@ -125,7 +123,7 @@ class NamedMixesScreen(Dialog[MixChoice]):
             return
         again = name in self._mixes
         desk = dict(self._desk)
-        self._change(
+        self._held.change(
             lambda mixes: mixes.update({name: desk}),
             f"{'Saved anew' if again else 'Saved'}: --mix {name} asks with it on the command line, too.",
         )
@@ -153,20 +151,8 @@ class NamedMixesScreen(Dialog[MixChoice]):
         name = self._highlighted
         if name is not None:
             self._marked.discard(name)
-            self._change(lambda mixes: mixes.pop(name, None), f"{name} is removed.")
+            self._held.change(lambda mixes: mixes.pop(name, None), f"{name} is removed.")
 
-    def _change(self, change: Callable[[dict[str, dict[str, float]]], object], done: str) -> None:
-        """Change the file as it is now, and show it."""
-        if not self._readable:
-            aside = set_aside(self._file.path)
-            if aside is None:
-                self._say("The file can neither be read nor be renamed, so nothing is saved.", wrong=True)
-                return
-            self._readable, done = True, f"{done} What could not be read is now {aside.name}."
-        try:
-            self._mixes = self._file.update(change)
-        except (DlmTuiError, OSError) as error:
-            self._say(sentence_of(error), wrong=True)
-            return
-        self._say(done)
+    def _changed(self, text: str, wrong: bool) -> None:
+        self._say(text, wrong=wrong)
         self._show()

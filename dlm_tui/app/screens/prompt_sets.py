@@ -10,16 +10,14 @@ from textual.app import ComposeResult
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from dlm_tui.app.screens.beside import FileBeside
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.screens.expect import ExpectScreen
 from dlm_tui.app.screens.set_file import SetFileScreen
 from dlm_tui.counting import counted
 from dlm_tui.document.expectations import Expectation
 from dlm_tui.document.prompt_set_files import cases_csv, cases_jsonl
-from dlm_tui.document.prompt_sets import PromptCase, PromptSets, PromptSetsError, Sets
-from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import set_aside
-from dlm_tui.system_errors import sentence_of
+from dlm_tui.document.prompt_sets import PromptCase, PromptSets, Sets
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
 from dlm_widgets.sanitize import assemble, literal, sanitize
@@ -41,11 +39,14 @@ class PromptSetsScreen(Dialog[str]):
     def __init__(self, file: PromptSets, prompt: str) -> None:
         super().__init__()
         self._file, self._prompt = file, prompt.strip()
-        self._sets: dict[str, list[PromptCase]] = {}
+        self._held = FileBeside(self, file.cases, file.update, self._changed)
         self._rows: list[tuple[str, PromptCase | None]] = []
-        self._readable = True
         self.on_used: Callable[[str], object] = lambda name: None
         self.on_run: Callable[[str], object] = lambda name: None
+
+    @property
+    def _sets(self) -> Sets:
+        return self._held.items
 
     def compose_body(self) -> ComposeResult:
         """The name to save under, and all sets."""
@@ -58,11 +59,8 @@ class PromptSetsScreen(Dialog[str]):
     def on_mount(self) -> None:
         """Read the file."""
         super().on_mount()
-        try:
-            self._sets = self._file.cases()
-        except PromptSetsError as error:
-            self._readable = False
-            self.query_one("#set-note", LiteralStatic).show(literal(f"{error} Saving sets it aside.", "$error"))
+        if unread := self._held.read():
+            self._note(unread, wrong=True)
         self._show()
         (self.query_one(PickList) if self._sets else self.query_one(Input)).focus()
 
@@ -113,8 +111,7 @@ class PromptSetsScreen(Dialog[str]):
             if prompt not in [case.prompt for case in cases]:
                 cases.append(PromptCase(prompt))
 
-        if self._change(add, f"Saved in {name}."):
-            self.on_used(name)
+        self._held.change(add, f"Saved in {name}.", lambda: self.on_used(name))
 
     def action_run(self) -> None:
         """Run the highlighted set, or the first one."""
@@ -141,7 +138,7 @@ class PromptSetsScreen(Dialog[str]):
                 cases = sets.get(name, [])
                 cases[:] = [PromptCase(one.prompt, expect) if one.prompt == case.prompt else one for one in cases]
 
-            self._change(keep, "Kept what is expected.")
+            self._held.change(keep, "Kept what is expected.")
 
         self.app.push_screen(ExpectScreen(case), chosen)
 
@@ -158,8 +155,8 @@ class PromptSetsScreen(Dialog[str]):
             def take_in(sets: Sets) -> None:
                 sets[name] = [case for case in sets.get(name, []) if case.prompt not in known] + found
 
-            if self._change(take_in, f"{counted(len(found), 'prompt')} read into {name}."):
-                self.on_used(name)
+            done = f"{counted(len(found), 'prompt')} read into {name}."
+            self._held.change(take_in, done, lambda: self.on_used(name))
 
         forms = {".csv": lambda: cases_csv(cases), ".jsonl": lambda: cases_jsonl(cases)}
         folder = self._file.path.parent
@@ -178,24 +175,11 @@ class PromptSetsScreen(Dialog[str]):
             else:
                 sets.pop(name, None)
 
-        self._change(remove, "Removed.")
+        self._held.change(remove, "Removed.")
 
-    def _note(self, text: str) -> None:
-        self.query_one("#set-note", LiteralStatic).show(literal(text))
+    def _note(self, text: str, *, wrong: bool = False) -> None:
+        self.query_one("#set-note", LiteralStatic).show(literal(text, "$error" if wrong else ""))
 
-    def _change(self, change: Callable[[Sets], None], done: str) -> bool:
-        """Change the file as it is now, and show it."""
-        if not self._readable:
-            aside = set_aside(self._file.path)
-            if aside is None:
-                self._note("The file can neither be read nor be renamed, so nothing is saved.")
-                return False
-            self._readable, done = True, f"{done} What could not be read is now {aside.name}."
-        try:
-            self._sets = self._file.update(change)
-        except (DlmTuiError, OSError) as error:
-            self.query_one("#set-note", LiteralStatic).show(literal(sentence_of(error), "$error"))
-            return False
-        self._note(done)
+    def _changed(self, text: str, wrong: bool) -> None:
+        self._note(text, wrong=wrong)
         self._show()
-        return True
