@@ -35,6 +35,7 @@ from dlm_tui.engine.queue_runner import QueueRunner
 from dlm_widgets.throttled import Throttled
 from tests.tui.document import write_document
 from tests.tui.drawn import drawn_strips
+from tests.tui.loop_guard import LoopGuard
 from tests.tui.recorded import RecordedEngine, RecordedJob, World
 
 
@@ -242,6 +243,8 @@ def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
     for waiter in ("app", "pilot"):
         monkeypatch.setattr(f"textual.{waiter}.wait_for_idle", at_rest)
 
+    guard = LoopGuard(monkeypatch)
+
     @asynccontextmanager
     async def opened(
         *,
@@ -295,6 +298,7 @@ def workbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opener:
             yield bench
             failures = list(app.workbench.failures)
         assert failures == []
+        assert guard.found == [], "the screen waits for the disk on its loop"
 
     return opened
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.run_curves import read_runs
@@ -38,10 +39,13 @@ class RunOverlay:
         await context.ui.open_dialog(dialog, lambda _: None)
 
     def _save(self, name: str, text: str) -> None:
+        self._context.ui.run(partial(self._write, name, text), "runs-save", "saving the runs")
+
+    async def _write(self, name: str, text: str) -> None:
         document = self._context.setup.path
         path = document.with_name(f"{document.stem}.{name}")
         try:
-            write_through_links(path, text.encode())
+            await asyncio.to_thread(write_through_links, path, text.encode())
         except OSError as error:
             self._context.ui.say(f"{path}: {cause(error)}", error=True, title="Not saved")
         else:
