@@ -26,8 +26,11 @@ async def main(path):
     async with app.run_test(size=(200, 60)) as pilot:
         while not (app.is_open and app.workbench.context.link.ready):
             await pilot.pause(0.01)
+        answered = asyncio.Event()
+        app.workbench.controllers.keeping.kept.connect(lambda answers: answered.set())
         await pilot.press("w", "ctrl+o", "f4", "f4")
-        await pilot.pause(0.2)
+        async with asyncio.timeout(90):
+            await answered.wait()
     assert app.workbench.failures == [], app.workbench.failures
 
 asyncio.run(main(Path(sys.argv[1])))
