@@ -301,7 +301,7 @@ class Workbench(Screen[None]):
 
     def action_conversations(self) -> None:
         """Those of earlier."""
-        self.controllers.conversing.open_list()
+        self.controllers.conversations.open()
 
     def action_label(self) -> None:
         """Say which adapter the prompt belongs to."""

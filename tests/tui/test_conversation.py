@@ -69,7 +69,8 @@ async def fork_at_the_second(bench: Bench) -> None:
     bench.panes.focus_pane("talk")
     await bench.press("up", "f")
     await bench.until(lambda: bench.screen.prompt_pane.text == TWO and prompts(bench) == [ONE], "forked")
-    assert "alt+u asks in the place of turn 2" in bench.controllers.conversing._next_words().plain
+    await bench.idle()
+    assert "alt+u asks in the place of turn 2" in str(bench.screen.query_one("#talk-next", LiteralStatic).text)
     await follow(bench, OTHER, 2)
 
 

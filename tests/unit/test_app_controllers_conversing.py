@@ -198,7 +198,7 @@ async def test_a_long_conversation_is_forgotten_whole(tmp_path: Path) -> None:
         archive = bench.context.archive
         (first,) = archive.search()
         archive.keep([msgspec.structs.replace(first, prompt=f"another {number}") for number in range(1004)])
-        bench.controllers.conversing.open_list()
+        bench.controllers.conversations.open()
         await bench.ui.settled()
         (summary,) = archive.conversations()
         bench.ui.dialogs[-1].on_forgotten(summary)

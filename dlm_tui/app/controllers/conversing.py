@@ -1,17 +1,13 @@
-"""The conversation on the screen: follow-ups, forks, branches, the held mix, and what is found again later."""
+"""The conversation on the screen: follow-ups, forks, branches, the held mix. Its drawing is in `talk_drawing`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
-from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.generation import Generation
@@ -19,40 +15,17 @@ from dlm_tui.app.controllers.keeping import Keeping
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sampling import AnswerSampling
-from dlm_tui.app.controllers.shown_answers import ShownAnswers, end_words
-from dlm_tui.app.controllers.transcript import Transcript
+from dlm_tui.app.controllers.shown_answers import ShownAnswers
+from dlm_tui.app.controllers.talk_drawing import TalkDrawing
+from dlm_tui.app.controllers.transcript import Asking, Transcript
 from dlm_tui.app.controllers.views import Pages, PromptView, TalkView
 from dlm_tui.app.progress import progress_words
-from dlm_tui.app.screens.confirm import replacing
-from dlm_tui.conversation import Conversation, load_conversation, new_conversation, save_conversation
-from dlm_tui.conversation.tree import Place
+from dlm_tui.conversation import Conversation, load_conversation, new_conversation
 from dlm_tui.counting import counted
-from dlm_tui.document.names import split_version
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Progress, Stopped, Token
-from dlm_tui.errors import DlmTuiError
-from dlm_tui.given_files import NameTaken
 from dlm_tui.model.views import custom
-from dlm_tui.store import AnswersError, ConversationSummary, KeptAnswer, answer_time
-from dlm_widgets.sanitize import literal, sanitize
-from dlm_widgets.turn_card import ShownTurn, TurnHead, weight_strip
-
-if TYPE_CHECKING:
-    from dlm_tui.app.screens.conversations import ConversationsScreen
-
-_ASKED = 0
-"""The id of the turn that is being answered."""
-
-
-@dataclass
-class _Asking:
-    """A follow-up that is being answered."""
-
-    transcript: Transcript
-    place: Place
-    mix: Mapping[str, float]
-    note: str = "waiting\u2026"
-    left: bool = False  # kept as far as it came, because the program ends
+from dlm_tui.store import AnswersError, KeptAnswer, answer_time
 
 
 class Conversing:
@@ -74,8 +47,9 @@ class Conversing:
         self._context, self._routing, self._mixing, self._sampling = context, routing, mixing, sampling
         self._keeping = keeping
         self._generation, self._shown, self._prompt, self._talk, self._pages = generation, shown, prompt, talk, pages
+        self._drawing = TalkDrawing(context, mixing, talk)
         self.conversation: Conversation | None = None
-        self._asking: _Asking | None = None
+        self._asking: Asking | None = None
         self._instead: KeptAnswer | None = None  # in whose place the next question is asked
         self._asks = asyncio.Lock()  # held from a question until what was written of its answer is a turn
         self._ready = asyncio.Lock()  # held while turns are read or written
@@ -176,7 +150,7 @@ class Conversing:
         request.before = place["turns"]
         if self.held is not None:
             request.views = [custom(self.held, "held")]
-        asking = self._asking = _Asking(Transcript(request, answer_time(), context), place, {})
+        asking = self._asking = Asking(Transcript(request, answer_time(), context), place, {})
         finished = False
         try:
             self._pages.show_page("talk")
@@ -232,10 +206,10 @@ class Conversing:
                 return True
             case _:
                 return False
-        self._talk.head_last(self._pending(asking))
+        self._drawing.head_last(asking)
         return False
 
-    def _ended(self, asking: _Asking, talk: Conversation, *, gives_back: bool) -> None:
+    def _ended(self, asking: Asking, talk: Conversation, *, gives_back: bool) -> None:
         """Take what was written in as a turn; where nothing was, the prompt comes back, unless it `gives_back` none: a
         newer question has taken its place, and what is typed behind that is yet another."""
         if asking.left:
@@ -246,7 +220,7 @@ class Conversing:
             told = talk.add(msgspec.structs.replace(answers[0], **asking.place))
             self._instead = None
             if talk is self.conversation:
-                self._talk.finish(self._shown_turn(told, len(told.turns) + 1))
+                self._drawing.finish(talk, told)
                 self._say_cost(told)
             self._unkept.put_nowait((talk, told))
             self._context.ui.run(self._keep, "talk-keep", "keeping the turn")
@@ -348,29 +322,14 @@ class Conversing:
 
     # ---- conversations of earlier ----------------------------------------------------------------------------------
 
-    def open_list(self) -> None:
-        """The conversations that are kept."""
-        self._context.ui.run_to_dialog(self._open_list, "talk-list", "conversations")
+    async def named(self, name: str) -> Conversation | None:
+        """A conversation: the one on the screen, or as it is kept; None where it cannot be read, which is said."""
+        talk = self.conversation
+        async with self._ready:
+            return talk if talk is not None and talk.name == name else await self._load(name)
 
-    async def _open_list(self) -> None:
-        from dlm_tui.app.screens.conversations import ConversationsScreen
-
-        try:
-            found = await asyncio.to_thread(self._context.archive.conversations)
-        except AnswersError as error:
-            self._context.ui.say(str(error), error=True, title="No conversations")
-            return
-        path = self._context.setup.path
-        dialog = ConversationsScreen(found, path.with_name(f"{path.stem}.conversation.json"))
-        dialog.on_forgotten = self._forget
-        dialog.on_saved = lambda summary, name: self._save(dialog, summary, name)
-        self._context.ui.open_dialog(dialog, self._open)
-
-    def _open(self, summary: ConversationSummary | None) -> None:
-        if summary is not None and not self.running:
-            self._context.ui.run(partial(self._open_named, summary.name), "talk", "conversation")
-
-    async def _open_named(self, name: str) -> None:
+    async def go_on_with(self, name: str) -> None:
+        """Bring a conversation to the screen, unless a turn is being answered by then."""
         async with self._ready:
             found = await self._load(name)
         if found is not None and len(found) and not self.running:
@@ -378,52 +337,13 @@ class Conversing:
             self._pages.go_to("talk")
             await self._show()
 
-    def _forget(self, summary: ConversationSummary) -> None:
-        self._context.ui.run(partial(self._forget_named, summary.name), "talk-forget", "conversation")
-
-    async def _forget_named(self, name: str) -> None:
-        try:
-            async with self._ready:
-                await asyncio.to_thread(self._context.archive.forget_conversation, name)
-        except AnswersError as error:
-            self._context.ui.say(str(error), error=True, title="Not forgotten")
-            return
+    async def forget(self, name: str) -> None:
+        """Remove a conversation from what is kept, and from the screen. Raises AnswersError."""
+        async with self._ready:
+            await asyncio.to_thread(self._context.archive.forget_conversation, name)
         if self.conversation is not None and self.conversation.name == name and not self.running:
             self._use(None)
             await self._show()
-
-    def _save(self, dialog: ConversationsScreen, summary: ConversationSummary, name: str) -> None:
-        self._context.ui.run(partial(self._save_named, dialog, summary.name, name), "talk-save", "conversation")
-
-    async def _save_named(self, dialog: ConversationsScreen, name: str, path: str, *, replace: bool = False) -> None:
-        talk = self.conversation
-        async with self._ready:
-            found = talk if talk is not None and talk.name == name else await self._load(name)
-        if found is None:
-            return
-        try:
-            turns = found.path(found.here)
-            saved = await asyncio.to_thread(save_conversation, self._beside(path), turns, replace=replace)
-            dialog.note(f"Saved in {saved}.")
-        except NameTaken as taken:
-            self._context.ui.open_dialog(replacing(taken), partial(self._may_replace, dialog, name, path, taken))
-        except DlmTuiError as error:
-            dialog.note(str(error))
-
-    def _may_replace(
-        self, dialog: ConversationsScreen, name: str, path: str, taken: NameTaken, answer: bool | None
-    ) -> None:
-        if answer:
-            self._context.ui.run(
-                partial(self._save_named, dialog, name, path, replace=True), "talk-save", "conversation"
-            )
-        else:
-            dialog.offer(str(Path(path).with_name(taken.free.name)))
-
-    def _beside(self, name: str) -> str:
-        """A bare name stands beside the document."""
-        path = Path(name)
-        return str(self._context.setup.path.with_name(name)) if len(path.parts) == 1 else name
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
@@ -432,89 +352,12 @@ class Conversing:
         self._context.ui.run(self._show, "talk", "conversation")
 
     async def _show(self) -> None:
-        context, talk, asking = self._context, self.conversation, self._asking
-        state = context.state.talk
+        talk, state = self.conversation, self._context.state.talk
         state.name, state.here = (talk.name, talk.here) if talk else (None, None)
-        context.saver.soon()
-        turns = [self._shown_turn(turn, number) for number, turn in enumerate(self.turns, start=1)]
-        if asking is not None:
-            turns.append(self._pending(asking))
-        await self._talk.show(turns, context.marks)
-        self._talk.hint(Content.styled(self._hint(), "dim"))
-        self._talk.next_words(self._next_words())
-        self._talk.retitle(self._count())
-        self._mixing.show_turns([turn.head.weights for turn in turns])
-
-    def _count(self) -> str:
-        """How many turns are shown, and of how many on all branches."""
-        shown, known = len(self.turns), len(self.conversation or ())
-        return f"{shown} of {known} turns" if known > shown else counted(shown, "turn")
-
-    def _shown_turn(self, turn: KeptAnswer, number: int) -> ShownTurn:
-        assert self.conversation is not None
-        branches = self.conversation.branches(turn.answer_id)
-        head = TurnHead(
-            number=number,
-            view=turn.view or "unknown",
-            weights=turn.mix if turn.view else {},
-            branch=branches.index(turn.answer_id) + 1,
-            branches=len(branches),
-            note=turn_words(turn, self._gone(turn.mix)),
-        )
-        return ShownTurn(turn.answer_id, turn.prompt, turn.text, head)
-
-    def _gone(self, mix: Mapping[str, float]) -> str:
-        """Which adapters of a mix the document has no more, in words."""
-        asked = dict.fromkeys(split_version(name)[0] for name, value in mix.items() if value)
-        gone = [name for name in asked if name not in self._context.names]
-        return f"gone: {', '.join(gone)}" if gone else ""
-
-    def _pending(self, asking: _Asking) -> ShownTurn:
-        request = asking.transcript.request
-        head = TurnHead(len(asking.place["turns"]) + 1, request.views[0].name, dict(asking.mix), note=asking.note)
-        return ShownTurn(_ASKED, request.prompt, "", head)
-
-    def _hint(self) -> str:
-        key = self._context.key("talk.follow")
-        return f"{key} asks the prompt behind the answer that is shown, and what is said stays here."
+        self._context.saver.soon()
+        await self._drawing.show(talk, self._asking)
+        self.show_next()
 
     def show_next(self) -> None:
         """What is said about the next turn, after the desk has changed."""
-        self._talk.next_words(self._next_words())
-
-    def _view_words(self) -> Content:
-        """Under what the next turn is answered, where the desk asks for something else than the gate."""
-        view = self._mixing.view()
-        if not self.turns or view.kind in ("gated", "base"):
-            return Content("")
-        weights = self._mixing.coefficients()
-        return literal("Next under ", "dim") + literal(f"{view.name} ") + weight_strip(weights, self._context.marks)
-
-    def _next_words(self) -> Content:
-        context, held = self._context, self.held
-        words = Content("")
-        if self._instead is not None:
-            asked = sanitize(self._instead.prompt, one_line=True)
-            asked = asked if len(asked) <= 40 else f"{asked[:39]}\u2026"
-            place = f"{context.key('talk.follow')} asks in the place of turn {len(self.turns) + 1}"
-            words += literal(f"{place} ({asked}), which stays. ", "dim")
-        if held is None:
-            words += self._view_words()
-        else:
-            gone = f"{gone}; " if (gone := self._gone(held)) else ""
-            lets_go = literal(f"  {gone}{context.key('talk.hold')} lets the mix go.", "dim")
-            words += literal("Held: ", "dim") + weight_strip(held, context.marks) + lets_go
-        return words
-
-
-def turn_words(turn: KeptAnswer, gone: str = "") -> str:
-    """What stands beside a turn: its tokens, what of the history was run for it, what no longer fitted, what is
-    `gone` of its mix."""
-    if not turn.view:
-        return "its words alone are kept"
-    words = [end_words(len(turn.token_ids), turn.reason, turn.seed if turn.temperature else None)]
-    if turn.turns and turn.prefill_seconds is not None:
-        words.append(f"{turn.run_tokens} of {turn.prompt_tokens} tokens run, {turn.prefill_seconds:.1f} s")
-    if turn.dropped:
-        words.append(f"oldest {turn.dropped} left out" if turn.dropped > 1 else "oldest turn left out")
-    return " \u00b7 ".join([*words, gone] if gone else words)
+        self._drawing.show_next(self.turns, self.held, self._instead)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.conversation.tree import Place
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Mixed, Stopped, Token, ViewDone
 from dlm_tui.model.views import View
 from dlm_tui.store import KeptAnswer, Piece
@@ -95,3 +97,14 @@ class Transcript:
             prefill_seconds=self._prefill_seconds,
             sample=row.sample,
         )
+
+
+@dataclass
+class Asking:
+    """A follow-up that is being answered."""
+
+    transcript: Transcript
+    place: Place
+    mix: Mapping[str, float]
+    note: str = "waiting\u2026"
+    left: bool = False  # kept as far as it came, because the program ends

@@ -8,6 +8,7 @@ from functools import partial
 from dlm_tui.app.controllers.adapters import Adapters
 from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
+from dlm_tui.app.controllers.conversations import Conversations
 from dlm_tui.app.controllers.conversing import Conversing
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.documents import Documents
@@ -111,6 +112,7 @@ class Controllers:
             context, self.routing, self.mixing, self.sampling, self.keeping, self.generation, self.shown,
             prompt, views.talk, pages,
         )  # fmt: skip
+        self.conversations = Conversations(context, self.conversing)
         self.sweep = Sweep(context, self.mixing, prompt, views.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison)
