@@ -16,7 +16,7 @@ from dlm_tui.app.commands import Command
 from dlm_tui.app.controllers.context import open_context
 from dlm_tui.app.controllers.layout import Layout
 from dlm_tui.app.controllers.palette import palette_commands
-from dlm_tui.app.controllers.wiring import Controllers, Views
+from dlm_tui.app.controllers.wiring import Controllers, Surfaces
 from dlm_tui.app.keys import Key, bindings_for
 from dlm_tui.app.panes.answers import AnswersPane
 from dlm_tui.app.panes.desk import DeskPane
@@ -64,7 +64,7 @@ class Workbench(Screen[None]):
         self.footer, self.leave_key = KeyBar(id="footer"), KeyBar(id="leave")
         self.controllers = Controllers(
             context,
-            Views(
+            Surfaces(
                 prompt=self.prompt_pane,
                 desk=self.desk,
                 answers=self.answers,

@@ -1,4 +1,4 @@
-"""Controllers without a screen: a recorded engine, views that note what is drawn on them, work as asyncio tasks."""
+"""Controllers without a screen: a recorded engine, surfaces that note what is drawn on them, work as asyncio tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.config import Config
 from dlm_tui.app.controllers.context import Context, open_context
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.wiring import Controllers, Views
+from dlm_tui.app.controllers.wiring import Controllers, Surfaces
 from dlm_tui.app.setup import Setup
 from dlm_tui.app.state import StateFile
 from dlm_tui.app.themes import DLM_DARK
@@ -206,7 +206,7 @@ def name(key: CardKey) -> str:
 
 
 class Recorder:
-    """A view that keeps every call made on it: `calls["show"][-1]` are the arguments of the last `show`."""
+    """A surface that keeps every call made on it: `calls["show"][-1]` are the arguments of the last `show`."""
 
     def __init__(self, **facts: object) -> None:
         self.calls: dict[str, list[tuple[Any, ...]]] = {}
@@ -331,7 +331,7 @@ async def running(
     prompt, answers, pages = FakePrompt(context.state.prompt), FakeAnswers(), FakePages()
     desk, insight = Recorder(selected="tone"), Recorder(display=False)
     runs, outline, talk = Recorder(), Recorder(), FakeTalk()
-    views = Views(
+    surfaces = Surfaces(
         prompt=prompt,
         desk=desk,  # type: ignore[arg-type]
         answers=answers,
@@ -345,7 +345,7 @@ async def running(
         leave=Recorder(),
         pages=pages,
     )
-    controllers = Controllers(context, views)
+    controllers = Controllers(context, surfaces)
     settled = asyncio.Event()
     context.engine_changed.connect(lambda state: settled.set() if state.phase in {"ready", "failed"} else None)
     controllers.start()

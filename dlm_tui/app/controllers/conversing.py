@@ -16,9 +16,9 @@ from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
+from dlm_tui.app.controllers.surfaces import Pages, PromptSurface, TalkSurface
 from dlm_tui.app.controllers.talk_drawing import TalkDrawing
 from dlm_tui.app.controllers.transcript import Asking, Transcript
-from dlm_tui.app.controllers.views import Pages, PromptView, TalkView
 from dlm_tui.app.progress import progress_words
 from dlm_tui.conversation import Conversation, load_conversation, new_conversation
 from dlm_tui.counting import counted
@@ -40,8 +40,8 @@ class Conversing:
         keeping: Keeping,
         generation: Generation,
         shown: ShownAnswers,
-        prompt: PromptView,
-        talk: TalkView,
+        prompt: PromptSurface,
+        talk: TalkSurface,
         pages: Pages,
     ) -> None:
         self._context, self._routing, self._mixing, self._sampling = context, routing, mixing, sampling

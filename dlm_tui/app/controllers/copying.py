@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dlm_tui.app.clipboard import copy_with_tool
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import AnswersView, Pages
+from dlm_tui.app.controllers.surfaces import AnswersSurface, Pages
 from dlm_tui.system_errors import cause
 
 
 class Copying:
     """Copies through the terminal, and through the desktop's own tool where there is one."""
 
-    def __init__(self, context: Context, answers: AnswersView, pages: Pages) -> None:
+    def __init__(self, context: Context, answers: AnswersSurface, pages: Pages) -> None:
         self._context, self._answers, self._pages = context, answers, pages
 
     def copy_current(self) -> None:

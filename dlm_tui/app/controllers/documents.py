@@ -11,7 +11,7 @@ from textual.app import SuspendNotSupported
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import OutlineView
+from dlm_tui.app.controllers.surfaces import OutlineSurface
 from dlm_tui.app.editor import editor_command, run_editor
 from dlm_tui.app.engine_link import LinkState
 from dlm_tui.document import Document
@@ -28,7 +28,7 @@ from dlm_tui.store import Store
 class Documents:
     """Watches the file, and keeps the last good state when a save cannot be read."""
 
-    def __init__(self, context: Context, outline: OutlineView) -> None:
+    def __init__(self, context: Context, outline: OutlineSurface) -> None:
         self._context, self._outline = context, outline
         self._missed = False
         context.engine_changed.connect(self._engine_changed)

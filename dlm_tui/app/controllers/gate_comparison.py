@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.routing import Routing
-from dlm_tui.app.controllers.views import PromptView
+from dlm_tui.app.controllers.surfaces import PromptSurface
 from dlm_tui.app.state import Remembered
 from dlm_tui.document.comparison import Moved
 from dlm_tui.document.prompt_sets import PromptSets, PromptSetsError
@@ -18,7 +18,7 @@ _RECENT = 24
 class GateComparison:
     """Keeps the weights with which prompts were last seen, and compares them when the gate is another."""
 
-    def __init__(self, context: Context, routing: Routing, prompt: PromptView) -> None:
+    def __init__(self, context: Context, routing: Routing, prompt: PromptSurface) -> None:
         self._context, self._routing, self._prompt = context, routing, prompt
         self.moved: tuple[Moved, ...] = ()
         self._comparing = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import RunsView
+from dlm_tui.app.controllers.surfaces import RunsSurface
 from dlm_tui.store import MetricsReader, TrainingRecord, training_records
 
 _RUNS = 400
@@ -14,7 +14,7 @@ _RUNS = 400
 class GateHistory:
     """Reads in a thread, and only when the database has changed."""
 
-    def __init__(self, context: Context, runs: RunsView) -> None:
+    def __init__(self, context: Context, runs: RunsSurface) -> None:
         self._context, self._runs = context, runs
         self._version: object = None
         self._reading = self._anew = False

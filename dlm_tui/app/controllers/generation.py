@@ -14,8 +14,8 @@ from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.shown_answers import ShownAnswers, end_words
+from dlm_tui.app.controllers.surfaces import AnswersSurface, Pages, PromptSurface
 from dlm_tui.app.controllers.transcript import Transcript
-from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.progress import progress_words
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Event, Failed, Generate, Generated, Progress, Stopped, Token, ViewDone
@@ -34,8 +34,8 @@ class Generation:
         sampling: AnswerSampling,
         keeping: Keeping,
         shown: ShownAnswers,
-        prompt: PromptView,
-        answers: AnswersView,
+        prompt: PromptSurface,
+        answers: AnswersSurface,
         pages: Pages,
     ) -> None:
         self._context, self._routing, self._mixing = context, routing, mixing

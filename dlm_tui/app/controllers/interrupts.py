@@ -12,7 +12,7 @@ from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.jobs import Jobs
 from dlm_tui.app.controllers.queue import Queue
 from dlm_tui.app.controllers.sources import Sources
-from dlm_tui.app.controllers.views import Pages
+from dlm_tui.app.controllers.surfaces import Pages
 from dlm_tui.app.screens.confirm import ConfirmScreen
 from dlm_tui.app.screens.leave import Leave, LeaveScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import Pages, Redrawn
+from dlm_tui.app.controllers.surfaces import Pages, Redrawn
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.engine.protocol import Event
 

@@ -11,8 +11,8 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.drafts import Drafts, bytes_to_change
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
+from dlm_tui.app.controllers.surfaces import AnswersSurface, Pages, PromptSurface
 from dlm_tui.app.controllers.training import Training
-from dlm_tui.app.controllers.views import AnswersView, Pages, PromptView
 from dlm_tui.app.screens.label import Label, LabelScreen
 from dlm_tui.document.append import append_section
 from dlm_tui.document.change_log import DocumentChange
@@ -32,8 +32,8 @@ class Labelling:
         routing: Routing,
         comparison: GateComparison,
         training: Training,
-        prompt: PromptView,
-        answers: AnswersView,
+        prompt: PromptSurface,
+        answers: AnswersSurface,
         pages: Pages,
     ) -> None:
         self._context, self._changes, self._routing = context, changes, routing

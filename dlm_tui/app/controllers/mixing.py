@@ -9,7 +9,7 @@ from textual.content import Content
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import DeskView, PromptView
+from dlm_tui.app.controllers.surfaces import DeskSurface, PromptSurface
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.mix import MODES, DeskHistory
 from dlm_tui.app.panes.insight import ood_text
@@ -31,7 +31,7 @@ _TURNS = 24
 class Mixing:
     """Changes the mix that is remembered for the document, and fills the desk."""
 
-    def __init__(self, context: Context, routing: Routing, prompt: PromptView, desk: DeskView) -> None:
+    def __init__(self, context: Context, routing: Routing, prompt: PromptSurface, desk: DeskSurface) -> None:
         self._context, self._routing, self._prompt, self._desk = context, routing, prompt, desk
         self._history = DeskHistory()
         self.changed: Signal[[]] = Signal()

@@ -14,8 +14,8 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.drafts import bytes_to_change, sentence
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.set_running import SetRunning
+from dlm_tui.app.controllers.surfaces import PromptSurface
 from dlm_tui.app.controllers.teaching import Teaching
-from dlm_tui.app.controllers.views import PromptView
 from dlm_tui.app.picks import Drawn, Picked, pairs_of
 from dlm_tui.counting import counted
 from dlm_tui.document.lesson import Lesson, better_answer
@@ -62,7 +62,7 @@ class Picking:
         teaching: Teaching,
         set_running: SetRunning,
         sampling: AnswerSampling,
-        prompt: PromptView,
+        prompt: PromptSurface,
     ) -> None:
         self._context, self._teaching, self._set_running, self._prompt = context, teaching, set_running, prompt
         self._sampling = sampling

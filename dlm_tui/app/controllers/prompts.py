@@ -6,7 +6,7 @@ from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison
 from dlm_tui.app.controllers.routing import Routing
 from dlm_tui.app.controllers.set_running import SetRunning
-from dlm_tui.app.controllers.views import Pages, PromptView
+from dlm_tui.app.controllers.surfaces import Pages, PromptSurface
 
 
 class Prompts:
@@ -18,7 +18,7 @@ class Prompts:
         routing: Routing,
         comparison: GateComparison,
         set_running: SetRunning,
-        prompt: PromptView,
+        prompt: PromptSurface,
         pages: Pages,
     ) -> None:
         self._context, self._routing, self._comparison = context, routing, comparison

@@ -11,7 +11,7 @@ import msgspec
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import Pages, Redrawn
+from dlm_tui.app.controllers.surfaces import Pages, Redrawn
 from dlm_tui.app.job_line import Found, JobLine
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.confirm import ConfirmScreen

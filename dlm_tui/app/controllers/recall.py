@@ -12,7 +12,7 @@ from dlm_tui.app.controllers.generation import Generation
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.sampling import AnswerSampling
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
-from dlm_tui.app.controllers.views import Pages, PromptView
+from dlm_tui.app.controllers.surfaces import Pages, PromptSurface
 from dlm_tui.store import AnswersError, KeptAnswer
 
 _PAUSE = 0.25  # seconds without typing after which the prompt is looked up
@@ -29,7 +29,7 @@ class Recall:
         sampling: AnswerSampling,
         shown: ShownAnswers,
         generation: Generation,
-        prompt: PromptView,
+        prompt: PromptSurface,
         pages: Pages,
     ) -> None:
         self._context, self._mixing, self._sampling, self._shown = context, mixing, sampling, shown

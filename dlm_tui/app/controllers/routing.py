@@ -9,7 +9,7 @@ from functools import partial
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import InsightView, PromptView
+from dlm_tui.app.controllers.surfaces import InsightSurface, PromptSurface
 from dlm_tui.app.progress import progress_words
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, Progress, Route, Routed, Score, Scored
@@ -23,7 +23,7 @@ _TRIES = 20
 class Routing:
     """Knows the gate's answer to what is typed. A newer question drops the one before it."""
 
-    def __init__(self, context: Context, prompt: PromptView, insight: InsightView) -> None:
+    def __init__(self, context: Context, prompt: PromptSurface, insight: InsightSurface) -> None:
         self._context, self._prompt, self._insight = context, prompt, insight
         self.routed: Routed | None = None
         self.ghost: Mapping[str, float] | None = None

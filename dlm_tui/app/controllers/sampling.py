@@ -7,7 +7,7 @@ import msgspec
 from dlm_tui.app.config import SamplingSettings
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import TitledView
+from dlm_tui.app.controllers.surfaces import TitledSurface
 
 TEMPERATURES = (0.0, 0.4, 0.7, 1.0, 1.3)
 """What one key goes through."""
@@ -18,7 +18,7 @@ _SEEDS = 2**31
 class AnswerSampling:
     """Temperature, top-p, tokens, seed and number of samples of the next answer."""
 
-    def __init__(self, context: Context, prompt: TitledView) -> None:
+    def __init__(self, context: Context, prompt: TitledSurface) -> None:
         self._context, self._prompt = context, prompt
         self.accepted: Signal[[]] = Signal()
         """The dialog was left with settings to ask with."""

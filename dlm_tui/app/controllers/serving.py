@@ -11,7 +11,7 @@ from time import monotonic
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.copying import Copying
 from dlm_tui.app.controllers.labelling import Labelling
-from dlm_tui.app.controllers.views import Pages, PromptView
+from dlm_tui.app.controllers.surfaces import Pages, PromptSurface
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.screens.traffic import Taken, TrafficScreen
 from dlm_tui.app.server_process import ServerProcess, Starting, server_words
@@ -29,7 +29,7 @@ class Serving:
     """One server at a time, as one job on the board."""
 
     def __init__(
-        self, context: Context, copying: Copying, labelling: Labelling, prompt: PromptView, pages: Pages
+        self, context: Context, copying: Copying, labelling: Labelling, prompt: PromptSurface, pages: Pages
     ) -> None:
         self._context, self._copying, self._labelling = context, copying, labelling
         self._prompt, self._pages = prompt, pages

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from dlm_tui.app.cards import CardKey, FinishedCard
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import AnswersView, PromptView
+from dlm_tui.app.controllers.surfaces import AnswersSurface, PromptSurface
 from dlm_tui.counting import counted
 from dlm_tui.engine.protocol import Opened
 from dlm_tui.model.views import View
@@ -31,7 +31,7 @@ class Shown:
 class ShownAnswers:
     """Puts answers on the pane and says of those of another prompt or of earlier adapters that they are."""
 
-    def __init__(self, context: Context, prompt: PromptView, answers: AnswersView) -> None:
+    def __init__(self, context: Context, prompt: PromptSurface, answers: AnswersSurface) -> None:
         self._context, self._prompt, self._answers = context, prompt, answers
         self._shown: list[Shown] = []
         self._views: list[View] = []

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from dlm_tui.app.controllers.context import Context
-from dlm_tui.app.controllers.views import KeysView, Pages, Redrawn
+from dlm_tui.app.controllers.surfaces import KeysSurface, Pages, Redrawn
 from dlm_tui.app.engine_link import LinkState
 from dlm_tui.app.hints import footer_hints, hint
 from dlm_tui.app.jobs import Kind
@@ -46,7 +46,7 @@ class _Piece:
 class StatusLines:
     """Words for both lines."""
 
-    def __init__(self, context: Context, pages: Pages, line: Redrawn, footer: KeysView, leave: KeysView) -> None:
+    def __init__(self, context: Context, pages: Pages, line: Redrawn, footer: KeysSurface, leave: KeysSurface) -> None:
         self._context, self._pages, self._line = context, pages, line
         self._footer, self._leave = footer, leave
 

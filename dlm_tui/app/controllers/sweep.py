@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.mixing import Mixing
-from dlm_tui.app.controllers.views import DeskView, PromptView
+from dlm_tui.app.controllers.surfaces import DeskSurface, PromptSurface
 from dlm_tui.document import Document, Row, route_sections, training_rows
 from dlm_tui.engine.client import EngineGone
 from dlm_tui.engine.protocol import Failed, Generate, Message, Progress, Score, Scored, Token
@@ -30,7 +30,7 @@ _MAX_TOKENS = 48
 class Sweep:
     """Runs while its dialog is open."""
 
-    def __init__(self, context: Context, mixing: Mixing, prompt: PromptView, desk: DeskView) -> None:
+    def __init__(self, context: Context, mixing: Mixing, prompt: PromptSurface, desk: DeskSurface) -> None:
         self._context, self._mixing, self._prompt, self._desk = context, mixing, prompt, desk
 
     async def open(self) -> None:

@@ -9,8 +9,8 @@ from textual.content import Content
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.shown_answers import end_words
+from dlm_tui.app.controllers.surfaces import TalkSurface
 from dlm_tui.app.controllers.transcript import Asking
-from dlm_tui.app.controllers.views import TalkView
 from dlm_tui.conversation import Conversation
 from dlm_tui.counting import counted
 from dlm_tui.document.names import split_version
@@ -25,7 +25,7 @@ _ASKED = 0
 class TalkDrawing:
     """Draws what it is given; what the conversation is stands in `conversing`."""
 
-    def __init__(self, context: Context, mixing: Mixing, talk: TalkView) -> None:
+    def __init__(self, context: Context, mixing: Mixing, talk: TalkSurface) -> None:
         self._context, self._mixing, self._talk = context, mixing, talk
 
     async def show(self, talk: Conversation | None, asking: Asking | None) -> None:

@@ -13,7 +13,7 @@ from dlm_tui.app.controllers.changes import Changes
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.drafts import Drafts, bytes_to_change
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
-from dlm_tui.app.controllers.views import AnswersView
+from dlm_tui.app.controllers.surfaces import AnswersSurface
 from dlm_tui.document.append import append_section
 from dlm_tui.document.change_log import DocumentChange
 from dlm_tui.document.lesson import Lesson, better_answer, kept_answer
@@ -67,7 +67,7 @@ class _OfPane:
 class Teaching:
     """Shows what an answer would add to the document, and adds it."""
 
-    def __init__(self, context: Context, changes: Changes, shown: ShownAnswers, answers: AnswersView) -> None:
+    def __init__(self, context: Context, changes: Changes, shown: ShownAnswers, answers: AnswersSurface) -> None:
         self._context, self._changes = context, changes
         self._shown, self._answers = shown, answers
         self._drafts: Drafts[Lesson] = Drafts(context)

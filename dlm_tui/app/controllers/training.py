@@ -10,7 +10,7 @@ from pathlib import Path
 from dlm_tui.app.controllers.context import Context
 from dlm_tui.app.controllers.gate_comparison import GateComparison, changed_text, moves_text
 from dlm_tui.app.controllers.signal import Signal
-from dlm_tui.app.controllers.views import Pages, PromptView, RunsView
+from dlm_tui.app.controllers.surfaces import Pages, PromptSurface, RunsSurface
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.document import Document
 from dlm_tui.document.probes import NO_GATE
@@ -25,7 +25,7 @@ class Training:
     """One training at a time."""
 
     def __init__(
-        self, context: Context, comparison: GateComparison, prompt: PromptView, runs: RunsView, pages: Pages
+        self, context: Context, comparison: GateComparison, prompt: PromptSurface, runs: RunsSurface, pages: Pages
     ) -> None:
         self._context, self._comparison = context, comparison
         self._prompt, self._runs, self._pages = prompt, runs, pages

@@ -41,90 +41,90 @@ from dlm_tui.app.controllers.settings import Settings
 from dlm_tui.app.controllers.shown_answers import ShownAnswers
 from dlm_tui.app.controllers.sources import Sources
 from dlm_tui.app.controllers.status import StatusLines
+from dlm_tui.app.controllers.surfaces import (
+    AnswersSurface,
+    DeskSurface,
+    InsightSurface,
+    KeysSurface,
+    OutlineSurface,
+    Pages,
+    PromptSurface,
+    Redrawn,
+    RunsSurface,
+    TalkSurface,
+)
 from dlm_tui.app.controllers.sweep import Sweep
 from dlm_tui.app.controllers.teaching import Teaching
 from dlm_tui.app.controllers.train_choice import TrainChoice
 from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.trials import Trials
 from dlm_tui.app.controllers.turn_lessons import TurnLessons
-from dlm_tui.app.controllers.views import (
-    AnswersView,
-    DeskView,
-    InsightView,
-    KeysView,
-    OutlineView,
-    Pages,
-    PromptView,
-    Redrawn,
-    RunsView,
-    TalkView,
-)
 from dlm_tui.app.jobs import JobRecord
 
 
 @dataclass(frozen=True)
-class Views:
+class Surfaces:
     """The panes and lines that controllers draw on."""
 
-    prompt: PromptView
-    desk: DeskView
-    answers: AnswersView
-    talk: TalkView
-    insight: InsightView
-    runs: RunsView
+    prompt: PromptSurface
+    desk: DeskSurface
+    answers: AnswersSurface
+    talk: TalkSurface
+    insight: InsightSurface
+    runs: RunsSurface
     jobs: Redrawn
-    outline: OutlineView
+    outline: OutlineSurface
     status: Redrawn
-    footer: KeysView
-    leave: KeysView
+    footer: KeysSurface
+    leave: KeysSurface
     pages: Pages
 
 
 class Controllers:
     """Built from the bottom up: each is given those below it, and tells those above through its signals."""
 
-    def __init__(self, context: Context, views: Views) -> None:
-        pages, prompt = views.pages, views.prompt
-        self.context, self.views = context, views
+    def __init__(self, context: Context, surfaces: Surfaces) -> None:
+        pages, prompt = surfaces.pages, surfaces.prompt
+        self.context, self.surfaces = context, surfaces
         self.engine = EngineLife(context)
-        self.documents = Documents(context, views.outline)
+        self.documents = Documents(context, surfaces.outline)
         self.changes = Changes(context)
         self.sources = Sources(context, self.documents)
-        self.copying = Copying(context, views.answers, pages)
+        self.copying = Copying(context, surfaces.answers, pages)
         self.sections = Sections(context, self.changes, self.copying)
         self.settings = Settings(context, self.documents)
-        self.history = GateHistory(context, views.runs)
+        self.history = GateHistory(context, surfaces.runs)
         self.run_overlay = RunOverlay(context)
         self.trials = Trials(context)
-        self.jobs = Jobs(context, views.jobs, pages)
-        self.queue = Queue(context, views.jobs, pages)
-        self.status = StatusLines(context, pages, views.status, views.footer, views.leave)
-        self.routing = Routing(context, prompt, views.insight)
-        self.mixing = Mixing(context, self.routing, prompt, views.desk)
+        self.jobs = Jobs(context, surfaces.jobs, pages)
+        self.queue = Queue(context, surfaces.jobs, pages)
+        self.status = StatusLines(context, pages, surfaces.status, surfaces.footer, surfaces.leave)
+        self.routing = Routing(context, prompt, surfaces.insight)
+        self.mixing = Mixing(context, self.routing, prompt, surfaces.desk)
         self.sampling = AnswerSampling(context, prompt)
         self.keeping = Keeping(context)
-        self.shown = ShownAnswers(context, prompt, views.answers)
+        self.shown = ShownAnswers(context, prompt, surfaces.answers)
         self.generation = Generation(
-            context, self.routing, self.mixing, self.sampling, self.keeping, self.shown, prompt, views.answers, pages
+            context, self.routing, self.mixing, self.sampling, self.keeping, self.shown, prompt, surfaces.answers, pages
         )
         self.recall = Recall(context, self.mixing, self.sampling, self.shown, self.generation, prompt, pages)
         self.conversing = Conversing(
             context, self.routing, self.mixing, self.sampling, self.keeping, self.generation, self.shown,
-            prompt, views.talk, pages,
+            prompt, surfaces.talk, pages,
         )  # fmt: skip
         self.conversations = Conversations(context, self.conversing)
-        self.sweep = Sweep(context, self.mixing, prompt, views.desk)
+        self.sweep = Sweep(context, self.mixing, prompt, surfaces.desk)
         self.comparison = GateComparison(context, self.routing, prompt)
         self.elsewhere = Elsewhere(context, self.comparison)
-        self.training = Training(context, self.comparison, prompt, views.runs, pages)
+        self.training = Training(context, self.comparison, prompt, surfaces.runs, pages)
         self.train_choice = TrainChoice(context, self.training)
         self.run_details = RunDetails(context)
         self.adapters = Adapters(context, self.mixing, self.comparison)
         self.reports = GateReports(context, self.documents.open_line)
         self.labelling = Labelling(
-            context, self.changes, self.routing, self.comparison, self.training, prompt, views.answers, pages
+            context, self.changes, self.routing, self.comparison, self.training, prompt, surfaces.answers, pages
         )
-        self.teaching = Teaching(context, self.changes, self.shown, views.answers)
+        self.teaching = Teaching(context, self.changes, self.shown, surfaces.answers)
         self.turn_lessons = TurnLessons(context, self.conversing, self.teaching, self.labelling)
         self.serving = Serving(context, self.copying, self.labelling, prompt, pages)
         self.export = Export(context, self.mixing, self.copying)
@@ -170,7 +170,7 @@ class Controllers:
         self.routing.failed.connect(mixing.show_problem)
         self.training.finished.connect(self.documents.show, self._sources_retrained)
         self.export.finished.connect(status.redraw, self.jobs.redraw)
-        self.views.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
+        self.surfaces.pages.rearranged.connect(self.routing.explain_soon, self.jobs.mark_seen, status.redraw)
 
         self.documents.changed.connect(self.queue.document_changed, self.conversing.redraw)
         self.queue.found.connect(self._follow_found)
@@ -221,8 +221,8 @@ class Controllers:
     def theme_changed(self) -> None:
         """Adapter colours follow the theme, whoever shows them."""
         context = self.context
-        self.views.answers.recolour(context.marks, context.config.look.answer_width)
-        self.views.insight.recolour(context.marks, context.background)
+        self.surfaces.answers.recolour(context.marks, context.config.look.answer_width)
+        self.surfaces.insight.recolour(context.marks, context.background)
         self.mixing.redraw()
         self.conversing.redraw()
         self.documents.show()

@@ -27,14 +27,14 @@ class Redrawn(Protocol):
         """What is shown has changed."""
 
 
-class TitledView(Protocol):
+class TitledSurface(Protocol):
     """Anything with a title line."""
 
     def retitle(self, *details: str | Content) -> None:
         """Words on the title line."""
 
 
-class PromptView(TitledView, Protocol):
+class PromptSurface(TitledSurface, Protocol):
     """The prompt that is being typed."""
 
     @property
@@ -45,7 +45,7 @@ class PromptView(TitledView, Protocol):
         """Replace it."""
 
 
-class DeskView(Redrawn, TitledView, Protocol):
+class DeskSurface(Redrawn, TitledSurface, Protocol):
     """The mixing desk."""
 
     @property
@@ -65,7 +65,7 @@ class DeskView(Redrawn, TitledView, Protocol):
         """Draw at once."""
 
 
-class InsightView(Protocol):
+class InsightSurface(Protocol):
     """Why the gate chose as it did."""
 
     @property
@@ -88,7 +88,7 @@ class InsightView(Protocol):
         """The effect size is being worked out, or cannot be."""
 
 
-class CardView(Protocol):
+class CardSurface(Protocol):
     """One answer."""
 
     @property
@@ -100,15 +100,15 @@ class CardView(Protocol):
         """What it wrote so far."""
 
 
-class AnswersView(Protocol):
+class AnswersSurface(Protocol):
     """The answers."""
 
     @property
-    def current(self) -> CardView | None:
+    def current(self) -> CardSurface | None:
         """The answer a person looks at."""
 
     @property
-    def answers(self) -> Sequence[CardView]:
+    def answers(self) -> Sequence[CardSurface]:
         """All answers that are shown, in order."""
 
     def hint(self, content: str | Content) -> None:
@@ -149,7 +149,7 @@ class AnswersView(Protocol):
         """Whatever is still being written has ended."""
 
 
-class TalkView(Protocol):
+class TalkSurface(Protocol):
     """A conversation: the turns of one branch."""
 
     @property
@@ -181,7 +181,7 @@ class TalkView(Protocol):
         """Words on the title line."""
 
 
-class RunsView(Protocol):
+class RunsSurface(Protocol):
     """The gate's history and the losses of the current run."""
 
     def show_history(
@@ -205,7 +205,7 @@ class RunsView(Protocol):
         """One step of the current run; the loss is of a kind of `losses.UNITS`."""
 
 
-class OutlineView(Protocol):
+class OutlineSurface(Protocol):
     """The document's outline."""
 
     def show_error(self, text: str | None, at: int = 1) -> None:
@@ -262,7 +262,7 @@ class Pages(Protocol):
         """The tabs, with a mark on the jobs while one runs, or failed and nobody has looked."""
 
 
-class KeysView(Protocol):
+class KeysSurface(Protocol):
     """A row of keys."""
 
     def show(self, hints: Sequence[KeyHint], always: Sequence[KeyHint] = ()) -> None:
