@@ -354,6 +354,7 @@ def _error_response(error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
+    status, headers = (error.status_code, error.headers) if isinstance(error, HTTPException) else (404, None)
     text = f"there is no {request.method} {request.url.path[:80]} here"
-    return Response(responses.error(text, "invalid_request_error"), status, media_type="application/json")
+    body = responses.error(text, "invalid_request_error")
+    return Response(body, status, headers, media_type="application/json")  # of 405 the headers say what is allowed

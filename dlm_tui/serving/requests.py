@@ -209,10 +209,15 @@ def _refuse_unserved(
     """Raises BadRequest for a field that is none of `kind`'s, informs of nothing, and would change the answer."""
     served = {field.encode_name for field in msgspec.structs.fields(kind)}
     for name, value in given.items():
-        if value is None or name in served or name in informing or value in inert.get(name, ()):
+        if value is None or name in served or name in informing or _changes_nothing(value, inert.get(name, ())):
             continue
         field = f"{place}{name[:80]}"
         raise BadRequest(f"{field} is not supported here", field)
+
+
+def _changes_nothing(value: object, inert: tuple[object, ...]) -> bool:
+    """Whether a value is one of these; to Python false is 0 and true is 1, in a request neither is."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in inert)
 
 
 def chat_wanted(request: ChatRequest, models: Models, client: str, rows: int) -> Wanted:

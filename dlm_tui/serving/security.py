@@ -254,7 +254,9 @@ def _cors(origin: str, headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 async def _answer(send: Send, status: int, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """A refusal closes the connection: what the client may still be sending is not read."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *extra]
+    headers = list(extra)
+    if status != 204:  # which has no content, and by RFC 9110 no word about its length
+        headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status >= 400:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

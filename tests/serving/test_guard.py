@@ -100,12 +100,20 @@ def test_no_web_page_may_ask_but_those_that_were_allowed(guarded: Running, origi
     assert not any(name.startswith("access-control") for name in headers)
 
 
+def test_a_wrong_method_is_told_the_right_one(guarded: Running) -> None:
+    for path, method, right in (("/v1/chat/completions", "GET", {"POST"}), ("/health", "DELETE", {"GET", "HEAD"})):
+        head = f"{method} {path} HTTP/1.1\nHost: HOST\nAuthorization: Bearer sesame\nConnection: close\n\n"
+        status, headers, _ = guarded.raw(head)
+        assert (status, set(headers["allow"].split(", "))) == (405, right)
+
+
 def test_an_allowed_page_may_ask_and_read_the_weights(guarded: Running) -> None:
     origin = {"Origin": "https://notes.example"}
     status, headers, _ = guarded.raw(
         "OPTIONS /v1/chat/completions HTTP/1.1\nHost: HOST\nOrigin: https://notes.example\nConnection: close\n\n"
     )
     assert (status, headers["access-control-allow-origin"]) == (204, "https://notes.example")
+    assert not {"content-length", "content-type"} & headers.keys(), "RFC 9110 lets 204 say nothing of a content"
     status, headers, _ = guarded.post("/v1/chat/completions", CHAT, **KEY, **origin)
     assert (status, headers["access-control-allow-origin"]) == (200, "https://notes.example")
     assert headers["access-control-expose-headers"] == "x-dlm-weights"

@@ -61,6 +61,7 @@ def refused(body: dict[str, Any], kind: type[Any] = ChatRequest) -> str | None:
         {"dry_multiplier": 0.8}, {"continue_final_message": True}, {"add_generation_prompt": False},
         {"chat_template": "x"}, {"truncate_prompt_tokens": 5}, {"prediction": {}}, {"n_predict": 5}, {"options": {}},
         {"reasoning_effort": "high"}, {"function_call": {"name": "f"}}, {"a field of next year": 0},
+        {"frequency_penalty": False}, {"best_of": True}, {"echo": 0},
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused_by_name(change: dict[str, Any]) -> None:
