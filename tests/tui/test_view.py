@@ -64,6 +64,18 @@ async def test_jump_reaches_every_pane(workbench: Opener) -> None:
         assert bench.app.screen is bench.screen
 
 
+async def test_a_jump_out_of_a_zoom_shows_where_the_keys_act(workbench: Opener) -> None:
+    async with workbench() as bench:
+        for zoomed, letter, pane in (("prompt", "m", "desk"), ("desk", "p", "prompt")):
+            bench.panes.go_to(zoomed)
+            await bench.until(lambda zoomed=zoomed: bench.panes.focused_pane == zoomed, zoomed)
+            await bench.press("f3")
+            assert visible(bench) == {zoomed}
+            await bench.press("f2", letter)
+            await bench.until(lambda pane=pane: bench.panes.focused_pane == pane, pane)
+            assert bench.panes.zoom is None and pane in visible(bench)
+
+
 async def test_the_page_turns_also_from_a_zoom(workbench: Opener) -> None:
     async with workbench() as bench:
         await bench.press("f3")

@@ -145,10 +145,10 @@ class Layout:
 
     def go_to(self, pane_id: str) -> None:
         """Show a pane and focus it."""
-        if self.zoom not in {None, pane_id}:
-            self.zoom = None
         if pane_id in PAGE_TITLES or pane_id == "talk":
             self.show_page(pane_id)
+        elif self.zoom not in {None, pane_id}:
+            self.end_zoom()
         self._screen.call_after_refresh(self.focus_pane, pane_id)
 
     def turn_page(self, step: int) -> None:
