@@ -272,10 +272,11 @@ async def test_sampling_is_changed_where_the_answer_is_asked_for(
 
         for wrong, why in (
             ({"temperature": "warm"}, "Temperature: 'warm' is not a number"),
-            ({"temperature": "nan"}, "Temperature: expected"),
-            ({"temperature": "0.5", "top_p": "0"}, "Top-p: expected"),
+            ({"temperature": "nan"}, "Temperature is from 0 to 10, not nan"),
+            ({"temperature": "0.5", "top_p": "0"}, "Top-p is above 0, and at most 1, not 0.0"),
             ({"top_p": "0.9", "max_tokens": "1.5"}, "Tokens: '1.5' is not a whole number"),
-            ({"max_tokens": "64", "samples": "99"}, "Samples: expected"),
+            ({"max_tokens": "64", "samples": "99"}, "Samples is from 1 to 16, not 99"),
+            ({"samples": "2", "seed": "2147483648"}, "Seed is from 0 to 2147483647, not 2147483648"),
         ):
             await fill(**wrong)
             assert showing(bench, SamplingScreen) and told(bench, "#sampling-problem").startswith(why)

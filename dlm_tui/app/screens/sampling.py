@@ -15,12 +15,13 @@ from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
 _FIELDS = (
-    ("temperature", "Temperature", "0 is greedy, at most 10"),
-    ("top_p", "Top-p", "likeliest share, 1 is all"),
-    ("max_tokens", "Tokens", "at most, 1 to 4096"),
-    ("seed", "Seed", "same seed, same answer"),
-    ("samples", "Samples", f"side by side, 1 to {MOST_SAMPLES}"),
+    ("temperature", "Temperature", "0 is greedy, at most 10", "from 0 to 10"),
+    ("top_p", "Top-p", "likeliest share, 1 is all", "above 0, and at most 1"),
+    ("max_tokens", "Tokens", "at most, 1 to 4096", "from 1 to 4096"),
+    ("seed", "Seed", "same seed, same answer", f"from 0 to {2**31 - 1}"),
+    ("samples", "Samples", f"side by side, 1 to {MOST_SAMPLES}", f"from 1 to {MOST_SAMPLES}"),
 )
+"""Name, label, a word about it, and which numbers it may be, as `SamplingSettings` checks them."""
 
 
 class SamplingScreen(Dialog[SamplingSettings]):
@@ -36,7 +37,7 @@ class SamplingScreen(Dialog[SamplingSettings]):
     def compose_body(self) -> ComposeResult:
         """A name, a field and a word about it in each row."""
         with Grid(id="sampling-fields"):
-            for name, label, note in _FIELDS:
+            for name, label, note, _ in _FIELDS:
                 yield LiteralStatic(label, classes="sampling-label")
                 yield Input(value=_number(getattr(self._settings, name)), id=f"sampling-{name}")
                 yield LiteralStatic(note, classes="sampling-note")
@@ -57,7 +58,7 @@ class SamplingScreen(Dialog[SamplingSettings]):
     def action_accept(self) -> None:
         """Ask, if the numbers can be used."""
         found: dict[str, float | int] = {}
-        for name, label, _ in _FIELDS:
+        for name, label, _, _ in _FIELDS:
             text = self.query_one(f"#sampling-{name}", Input).value.strip()
             broken = name in ("temperature", "top_p")
             try:
@@ -68,10 +69,9 @@ class SamplingScreen(Dialog[SamplingSettings]):
         try:
             settings = msgspec.convert(found, SamplingSettings)
         except msgspec.ValidationError as error:
-            message, _, where = str(error).partition(" - at `$.")
-            name = where.rstrip("`")
-            label = next((label for key, label, _ in _FIELDS if key == name), name)
-            self._refuse(name, f"{label}: {message[:1].lower()}{message[1:]}")
+            wrong = str(error).partition(" - at `$.")[2].rstrip("`")
+            name, label, _, allowed = next(field for field in _FIELDS if field[0] == wrong)
+            self._refuse(name, f"{label} is {allowed}, not {found[name]}")
             return
         self.dismiss(settings)
 
