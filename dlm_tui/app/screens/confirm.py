@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -15,9 +15,7 @@ from dlm_widgets.sanitize import literal
 
 
 class ConfirmScreen(Dialog[bool]):
-    """A question with two answers; Esc means no."""
-
-    HINTS: ClassVar[tuple[tuple[str, str], ...]] = (("dialog.accept", "Yes"), ("dialog.close", "No"))
+    """A question with two answers; Esc means the harmless one."""
 
     def __init__(
         self, question: str, yes: str, no: str = "Go back", *, title: str = "Are you sure?", safe: bool = False
@@ -40,13 +38,17 @@ class ConfirmScreen(Dialog[bool]):
         self.retitle(self._title)
         self.query_one("#yes" if self._safe else "#no").focus()
 
+    def keys_now(self) -> Sequence[tuple[str, str]]:
+        """Those of the other dialogs with buttons; what Esc does is called as its button is."""
+        return ("dialog.accept", "Accept"), ("dialog.close", self._no)
+
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """An answer."""
         self.dismiss(event.button.id == "yes")
 
     def action_accept(self) -> None:
-        """Yes."""
-        self.dismiss(True)
+        """What the focused button says: a key that is pressed once too often replaces and stops nothing."""
+        self.press_focused()
 
 
 def replacing(taken: NameTaken) -> ConfirmScreen:

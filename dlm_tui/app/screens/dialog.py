@@ -11,6 +11,7 @@ from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
+from textual.widgets import Button
 
 from dlm_tui.app.hints import hint
 from dlm_tui.app.keys import bindings_for
@@ -85,6 +86,11 @@ class Dialog(ModalScreen[Result]):
     def action_close(self) -> None:
         """Leave without a result."""
         self.dismiss(None)
+
+    def press_focused(self) -> None:
+        """Press the button that has the focus, where one has it."""
+        if isinstance(self.focused, Button):
+            self.focused.press()
 
     def action_accept(self) -> None:
         """Do what the dialog offers; dialogs that offer nothing close."""

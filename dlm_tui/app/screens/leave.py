@@ -44,5 +44,4 @@ class LeaveScreen(Dialog[Leave]):
 
     def action_accept(self) -> None:
         """What the focused button says."""
-        if isinstance(self.focused, Button):
-            self.focused.press()
+        self.press_focused()
