@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from time import monotonic
+from time import time
 from typing import Literal, Protocol
 
 import msgspec
@@ -68,7 +68,8 @@ class JobRecord:
     kind: Kind
     title: str
     state: JobState = "running"
-    started: float = field(default_factory=lambda: monotonic())
+    started: float = field(default_factory=lambda: time())
+    """Seconds since 1970, as `ended` is; what its events say counts, whoever follows it since when."""
     ended: float | None = None
     progress: Progress | None = None
     log: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG))
@@ -104,7 +105,7 @@ class JobRecord:
     @property
     def seconds(self) -> float:
         """How long it has run, or ran."""
-        return (self.ended or monotonic()) - self.started
+        return max(0.0, (self.ended or time()) - self.started)
 
     def detail(self) -> str:
         """What it is at, how far and the time left, in one line."""
@@ -115,13 +116,16 @@ class JobRecord:
         return progress_parts(self.progress) if self.progress else [self.detail()]
 
     def take(self, event: Event) -> None:
-        """Note an event."""
+        """Note an event: of its own moment, which may be long before anybody here followed the job, else of now."""
         self.take_up()
+        at = event.at or time()
+        self.started = min(self.started, at)
+        took = time_text(at - self.started)
         match event:
             case Progress():
                 before, self.progress = self.progress, _forward(self.progress, event)
                 if before is None or (before.stage, before.scope) != (event.stage, event.scope):
-                    self.log.append(f"{time_text(self.seconds):>6s}  {stage_words(event)}")
+                    self.log.append(f"{took:>6s}  {stage_words(event)}")
             case Looked(scope=scope, look=look):
                 self.looks.pop(scope, None)
                 self.looks[scope] = look
@@ -131,34 +135,34 @@ class JobRecord:
                     self.warnings.append(text)
             case Trained(report=report):
                 self.training = report
-                self._end("done", f"done in {time_text(self.seconds)}")
+                self._end("done", f"done in {took}", at)
             case Exported(report=finished):
                 self.export = finished
-                self._end("done", f"done in {time_text(self.seconds)}")
+                self._end("done", f"done in {took}", at)
             case Evaluated(report=judged):
                 self.evaluation = judged
-                self._end("done", result_words(event))
+                self._end("done", result_words(event), at)
             case Swept(report=swept):
                 self.sweep = swept
-                self._end("done", result_words(event))
+                self._end("done", result_words(event), at)
             case Imported():
                 self.imported = event
-                self._end("done", result_words(event))
+                self._end("done", result_words(event), at)
             case GateTrained(mode=mode, reason=reason):
                 self.trained = event
-                self._end("failed" if mode == "diverged" else "done", f"{mode}, {time_text(self.seconds)}: {reason}")
+                self._end("failed" if mode == "diverged" else "done", f"{mode}, {took}: {reason}", at)
             case Stopped(text=text) if text == TAKEN_OUT:
-                self._end("cancelled", text)
+                self._end("cancelled", text, at)
             case Stopped(text=text):
                 left = text or _LEFT.get(self.kind, "")
                 word = "stopped" if self.kind == "serve" else "cancelled"  # a server has no other end
-                self._end("cancelled", f"{word} after {time_text(self.seconds)}" + (f"; {left}" if left else ""))
+                self._end("cancelled", f"{word} after {took}" + (f"; {left}" if left else ""), at)
             case Failed(text=text):
                 self.log.append(text)
-                self._end("failed", text)
+                self._end("failed", text, at)
 
-    def _end(self, state: JobState, summary: str) -> None:
-        self.ended = monotonic()
+    def _end(self, state: JobState, summary: str, at: float) -> None:
+        self.ended = at
         self.state, self.summary = state, summary
         self.begun.set()
         self.over.set()
@@ -166,14 +170,14 @@ class JobRecord:
     def take_up(self) -> None:
         """Its turn has come."""
         if self.state == "waiting":
-            self.state, self.started, self.note = "running", monotonic(), ""
+            self.state, self.started, self.note = "running", time(), ""
         self.begun.set()
 
     def let_go(self) -> None:
         """Nobody follows it here any more."""
         self.left = True
         if not self.over.is_set():
-            self._end("cancelled", "left in its line")
+            self._end("cancelled", "left in its line", time())
 
     def wait_again(self, note: str) -> None:
         """It was stopped to go on later, and waits in line."""

@@ -34,9 +34,10 @@ PROTOCOL = 1
 
 
 class Message(msgspec.Struct, kw_only=True, tag_field="type", forbid_unknown_fields=False):
-    """Anything on the wire."""
+    """Anything on the wire. `at` is when a job in line said it, in seconds since 1970; 0 where nobody noted that."""
 
     id: int = 0
+    at: float = 0.0
 
 
 # ---- requests to the engine ----

@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import time
 
 import msgspec
 
@@ -121,7 +122,7 @@ class QueueRunner:
         with path.open("wb", buffering=0) as out:
 
             def note(event: Event) -> None:
-                out.write(encode(event))
+                out.write(encode(msgspec.structs.replace(event, at=time())))  # who reads it may come much later
                 self._on_event(entry, event)
 
             if not await self._until_free(entry, asked, note):

@@ -46,8 +46,13 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(TextArea.cursor_blink, "_default", False)
     monkeypatch.setattr(Input.cursor_blink, "_default", False)
-    for clock in ("jobs", "controllers.jobs", "engine_link"):
-        monkeypatch.setattr(f"dlm_tui.app.{clock}.monotonic", lambda: 100.0)
+    for clock in (
+        "app.jobs.time",
+        "engine.queue_runner.time",
+        "app.controllers.jobs.monotonic",
+        "app.engine_link.monotonic",
+    ):
+        monkeypatch.setattr(f"dlm_tui.{clock}", lambda: 100.0)
     monkeypatch.setattr("dlm_tui.app.controllers.generation.answer_time", Asked())
     monkeypatch.setattr("textual.app.App.NOTIFICATION_TIMEOUT", 3600.0)
     monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none", raising=False)

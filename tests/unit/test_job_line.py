@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from time import time
 
 import pytest
 
@@ -12,7 +13,9 @@ from dlm_tui.app.jobs import JobBoard, JobRecord
 from dlm_tui.engine.job_client import Job
 from dlm_tui.engine.protocol import (
     EvaluateJob,
+    Exported,
     ExportJob,
+    ExportReport,
     JobRequest,
     Progress,
     Stopped,
@@ -20,10 +23,12 @@ from dlm_tui.engine.protocol import (
     TrainJob,
     encode,
 )
-from dlm_tui.engine.queue_file import QueueFile
+from dlm_tui.engine.queue_file import Entry, QueueFile
 from dlm_tui.errors import UsageError
+from dlm_tui.progress_words import time_text
 from dlm_tui.store import Store
 
+EXPORT = ExportJob(document="d.dlm", home="home", target="peft")
 TITLES = ["first", "second", "third", "fourth"]
 
 
@@ -211,3 +216,24 @@ async def test_a_look_that_is_cancelled_has_seen_nothing(
     assert reads == 1 and QueueFile.read is read
     await line.look()
     assert listed(board)[0] == "fourth"
+
+
+async def test_times_are_those_of_the_job_and_not_of_who_follows_it(line: JobLine, board: JobBoard) -> None:
+    """A second screen came when all had been said."""
+    with line.queue.change() as changed:
+        changed.entries.append(Entry(number=1, title="export", request=EXPORT, state="done", tries=1, seen=True))
+        changed.entries.append(Entry(number=2, title="export", request=EXPORT, state="waiting"))
+    await line.look()
+    began = time() - 1000
+    said = [
+        Progress(stage="mix", at=began),
+        Progress(stage="drift", at=began + 61),
+        Exported(report=ExportReport(folder="out", next_command=""), at=began + 125),
+    ]
+    line.queue.events(2, 1).write_bytes(b"".join(encode(event) for event in said))
+    with line.queue.change() as changed:
+        changed.entries[1].state, changed.entries[1].tries = "done", 1
+    await line.look()
+    record = next(one for one in board.records if one.number == 2)
+    assert record.summary == f"done in {time_text(125)}" and round(record.seconds) == 125
+    assert all(text.strip().startswith(time_text(at)) for text, at in zip(record.log, (0, 61), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -151,6 +152,8 @@ async def test_jobs_run_one_after_another_in_the_order_of_the_line(queue: QueueF
     entries = queue.read().entries
     assert isinstance(entries[0].result, Trained) and isinstance(entries[1].result, Exported)
     assert all(entry.began and entry.ended and entry.tries == 1 for entry in entries)
+    said = EventLog(queue.events(1, 1)).more()
+    assert said and all(0 <= time.time() - event.at < 600 for event in said), "each with its moment"
     assert not queue.is_worked_off()
 
 
