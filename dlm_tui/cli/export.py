@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlm_tui.cli.path_option import given_path
-from dlm_tui.counting import counted
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, put, say
 
@@ -157,28 +156,13 @@ def _compared(
 
 
 def _summary(result: ExportResult) -> None:
+    from dlm_tui.export.report import export_report, sentences
+
     if result.manifest["gate_mode"] != "static_mean":  # a frozen gate is among the notes
         mix = ", ".join(f"{name} {weight:.4f}" for name, weight in result.manifest["mix"])
         say(f"{result.manifest['gate_mode']}: {mix}")
-    drift = result.manifest["drift"]
-    if drift is not None:
-        changed, kept = drift["changed_answers"], drift["kept"]
-        answers = "" if changed is None else f", {changed:.0%} of {drift['answers']} greedy answers change"
-        share = "" if kept is None else f", {max(0.0, kept):.0%} of what the gate does is kept"
-        say(f"frozen against the live gate: {drift['kl']:.4f} nats at the next token{answers}{share}")
-        say(drift["verdict"])
-    parity = result.manifest["parity"]
-    if parity is not None:
-        say(
-            f"verified in {parity['runtime']} against {parity['against']}: mean divergence "
-            f"{parity['mean_kl']:.2g} nats over {counted(parity['prompts'], 'prompt')}"
-        )
-    cost = result.manifest["cost"]
-    if cost is not None:
-        say(
-            f"read as {cost['dtype']} it diverges from the workbench by {cost['mean_kl']:.2g} nats in the mean, "
-            f"{cost['max_kl']:.2g} at most; {cost['greedy_agree']:.0%} of {cost['greedy_tokens']} greedy tokens same"
-        )
+    for sentence in sentences(export_report(result)):
+        say(sentence)
 
 
 def _offer_ollama(result: ExportResult, *, wanted: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from dlm_tui.counting import counted
 from dlm_tui.export.cost_table import FormatCost
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ class ParityFigures(msgspec.Struct, kw_only=True):
     """The export in its runtime beside the workbench, over `prompts`: differences in nats, agreement in [0, 1]."""
 
     runtime: str
+    against: str = ""
     prompts: int
     max_abs_logprob_diff: float
     mean_kl: float
@@ -29,6 +31,7 @@ class CostFigures(msgspec.Struct, kw_only=True):
     mean_kl: float
     max_kl: float
     greedy_agree: float
+    greedy_tokens: int = 0
 
 
 class FrozenCost(msgspec.Struct, kw_only=True):
@@ -39,7 +42,10 @@ class FrozenCost(msgspec.Struct, kw_only=True):
 
 
 class DriftFigures(FrozenCost, kw_only=True):
-    """The exported mix, and beside it the uniform and the best fixed one."""
+    """The exported mix, and beside it the uniform and the best fixed one; `kept` is the share of what the gate does."""
+
+    kept: float | None = None
+    answers: int | None = None
 
     uniform: FrozenCost
     best_static: FrozenCost
@@ -63,6 +69,28 @@ class ExportReport(msgspec.Struct, kw_only=True):
     comparison: list[FormatCost] = []
     registered: str | None = None
     register_error: str | None = None
+
+
+def sentences(report: ExportReport) -> list[str]:
+    """What an export costs, as far as it was measured: the frozen gate, the runtime, the form of the weights."""
+    said = []
+    if (drift := report.drift) is not None:
+        changed, kept = drift.changed_answers, drift.kept
+        answers = "" if changed is None else f", {changed:.0%} of {drift.answers} greedy answers change"
+        share = "" if kept is None else f", {max(0.0, kept):.0%} of what the gate does is kept"
+        said.append(f"frozen against the live gate: {drift.kl:.4f} nats at the next token{answers}{share}")
+        said.append(drift.verdict)
+    if (parity := report.parity) is not None:
+        said.append(
+            f"verified in {parity.runtime} against {parity.against}: mean divergence {parity.mean_kl:.2g} nats over "
+            f"{counted(parity.prompts, 'prompt')}"
+        )
+    if (cost := report.cost) is not None:
+        said.append(
+            f"read as {cost.dtype} it diverges from the workbench by {cost.mean_kl:.2g} nats in the mean, "
+            f"{cost.max_kl:.2g} at most; {cost.greedy_agree:.0%} of {cost.greedy_tokens} greedy tokens same"
+        )
+    return [sentence for sentence in said if sentence]
 
 
 def export_report(result: ExportResult) -> ExportReport:

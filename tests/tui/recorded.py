@@ -120,6 +120,7 @@ class World:
         self.parity: ParityFigures | None = None
         self.comparison: list[FormatCost] = []
         self.drift: DriftFigures | None = None
+        self.notes: list[str] = []
         self.registered: str | None = "dlm-harbour:v0001"
         self.register_error: str | None = None
         self.on_trained: Callable[[], None] = lambda: None
@@ -463,6 +464,7 @@ class RecordedJob:
             folder = self.request.out or str(Path("exports") / self.request.target)
             command = f"vllm serve base --lora-modules mix={folder}"
             report = ExportReport(folder=folder, next_command=command, parity=self.world.parity, drift=self.world.drift)
+            report.notes = list(self.world.notes)
             if self.request.compare:
                 report = ExportReport(folder="", next_command="", comparison=self.world.comparison)
             if self.request.register:

@@ -335,6 +335,23 @@ async def test_the_export_dialog_says_what_freezing_cost(workbench: Opener) -> N
         assert "Freezing keeps 16%" in text
 
 
+async def test_what_an_export_warns_of_is_said_where_it_ended_and_of_its_row(workbench: Opener) -> None:
+    world, note = World(), "the export is further from the workbench (0.093 nats) than the base: choose a finer --quant"
+    world.notes = [note]
+    world.drift = DriftFigures(
+        kl=0.21, uniform=FrozenCost(kl=0.25), best_static=FrozenCost(kl=0.17), verdict="Freezing loses most of it."
+    )
+    async with workbench(world=world, size=(120, 40)) as bench:
+        await bench.press("f8")
+        await bench.until(lambda: any("Exported" in toast and note in toast for toast in bench.toasts), "warned")
+        bench.app.clear_notifications()
+        bench.panes.go_to("jobs")
+        await bench.until(lambda: bench.panes.focused_pane == "jobs" and "1 note" in bench.text, "its row")
+        await bench.press("enter")
+        said = "".join(bench.toasts)
+        assert note in said and "0.2100 nats at the next token" in said and "Freezing loses most of it." in said
+
+
 async def test_judging_the_gate_opens_sections(
     workbench: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

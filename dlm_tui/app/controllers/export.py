@@ -13,6 +13,7 @@ from dlm_tui.app.controllers.mixing import Mixing
 from dlm_tui.app.controllers.signal import Signal
 from dlm_tui.app.jobs import JobRecord
 from dlm_tui.app.state import ExportSettings
+from dlm_tui.counting import counted
 from dlm_tui.document.mix import format_mix
 from dlm_tui.document.named_mixes import NamedMixes, NamedMixesError
 from dlm_tui.engine.protocol import ExportJob, ExportReport
@@ -133,11 +134,13 @@ class Export:
         context, folder, command = self._context, report.folder, report.next_command
         shown = command if command is None or len(command) <= _SHORT else ""  # a program of its own fills the screen
         context.state.last_export = command or folder
-        record.summary = f"{record.summary} \u00b7 {folder}"
+        notes = f" \u00b7 {counted(len(report.notes), 'note')}" if report.notes else ""
+        record.summary = f"{record.summary}{notes} \u00b7 {folder}"
         context.saver.soon()
         title = f"Exported; {context.key('view.copy')} copies the command"
         if problem := report.register_error:
             context.ui.say(f"{folder}\nNot registered with Ollama: {problem}\n{shown}", warning=True, title=title)
         else:
             registered = f"Registered with Ollama as {report.registered}." if report.registered else ""
-            context.ui.say("\n".join(part for part in (folder, registered, shown) if part), title=title)
+            parts = (folder, *report.notes, registered, shown)
+            context.ui.say("\n".join(part for part in parts if part), warning=bool(report.notes), title=title)

@@ -60,6 +60,7 @@ from dlm_tui.app.controllers.training import Training
 from dlm_tui.app.controllers.trials import Trials
 from dlm_tui.app.controllers.turn_lessons import TurnLessons
 from dlm_tui.app.jobs import JobRecord
+from dlm_tui.export.report import sentences
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,9 @@ class Controllers:
         elif record.evaluation is not None:
             self.reports.show(record)
         else:
-            text = record.summary or record.detail()
+            report = record.export
+            costs = [*report.notes, *sentences(report)] if report is not None else []
+            text = "\n".join([record.summary or record.detail(), *costs])
             self.context.ui.say(text, title=record.title, error=record.state == "failed")
 
     def show_all(self) -> None:
