@@ -15,6 +15,8 @@ from dlm_tui.app.screens.dialog import Dialog
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, fit
 
+_LEAST_ROOM = 12
+
 
 class HelpScreen(Dialog[None]):
     """Every key with its id for the configuration file: those of the pane one comes from, then all by group."""
@@ -80,7 +82,7 @@ def help_content(
         "Single letters work outside the prompt: Esc leaves it, i returns. Tab moves between panes, the mouse works "
         "everywhere, and the command palette finds everything by name.\n\n"
     ]
-    room = width - 18
+    room = max(_LEAST_ROOM, width - 18)  # in less than that the widget wraps once more, and every word is seen
     shown = [key for key in KEYS if _has(key, remapped, words)]
     here = [key for key in shown if key.where == pane]
     groups = [(_here(here[0]), here)] if here else []
