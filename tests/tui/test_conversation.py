@@ -331,7 +331,7 @@ async def test_another_conversation_under_the_offered_name(workbench: Opener) ->
         assert bench.app.screen is dialog and "precious" in target.read_text(), "what has the focus keeps it"
         await bench.press("f3")
         await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "asked again")
-        assert "^g Accept" in bench.text and "Esc Keep it" in bench.text
+        assert "^g Accept" in bench.text and "esc Keep it" in bench.text
         await bench.press("tab", "ctrl+g")
         await bench.until(lambda: "precious" not in target.read_text(), "replaced, as asked")
         assert json.loads(target.read_text()) == json.loads(free.read_text())
