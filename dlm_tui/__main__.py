@@ -2,9 +2,12 @@
 
 import sys
 
+from dlm_tui.child import forget_working_folder
+
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    forget_working_folder()
     try:
         from dlm_tui.cli.interrupt import interruptible
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from dlm_tui.child import module_words
 from dlm_tui.engine.client import ExitInfo
 from dlm_tui.errors import DlmTuiError
 
@@ -21,7 +21,7 @@ _SAYS = "dlm-tui: "
 
 def server_words(document: Path, home: Path, base: str | None, port: int, keep_prompts: int) -> list[str]:
     """The command that serves a document for this screen."""
-    words = [sys.executable, "-m", "dlm_tui", "serve", str(document), "--home", str(home), "--port", str(port)]
+    words = module_words("dlm_tui", "serve", str(document), "--home", str(home), "--port", str(port))
     words += ["--keep-prompts", str(keep_prompts), "--json", "--until-eof"]
     return [*words, *(["--base", base] if base else [])]
 

@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import socket
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 from dlm_tui.app.web_guard import HOST, Guard
+from dlm_tui.child import module_words
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import say
 
@@ -54,7 +54,7 @@ class LocalServer(Server):  # type: ignore[misc]
 
 def child_command(document: Path, home: Path, base: str | None) -> str:
     """The command that textual-serve starts for every browser session."""
-    words = [sys.executable, "-m", "dlm_tui.app", str(document), "--home", str(home)]
+    words = module_words("dlm_tui.app", str(document), "--home", str(home))
     return shlex.join([*words, *(["--base", base] if base else [])])
 
 

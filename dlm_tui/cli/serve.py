@@ -7,11 +7,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlm_tui.child import module_words
 from dlm_tui.cli.belonging import belong
 from dlm_tui.document.named_mixes import NamedMixes
 from dlm_tui.errors import DlmTuiError, UsageError
@@ -144,10 +144,10 @@ def _live_folder(args: argparse.Namespace) -> Path:
     except (DlmTuiError, OSError):
         pass
     say(f"exporting what is trained now to {folder} …")
-    words = [
-        sys.executable, "-m", "dlm_tui", "export", args.document, "--home", str(store.home), "--target", "llama-server",
+    words = module_words(
+        "dlm_tui", "export", args.document, "--home", str(store.home), "--target", "llama-server",
         "--gate", "live", "--quant", args.quant, "--out", str(folder), "--no-drift", "--no-verify", "--json",
-    ]  # fmt: skip
+    )  # fmt: skip
     if args.base:
         words += ["--base", args.base]
     done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

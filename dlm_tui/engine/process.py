@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
+from dlm_tui.child import module_words
 from dlm_tui.engine.protocol import (
     FINAL_EVENTS,
     PROTOCOL,
@@ -93,10 +93,7 @@ class ChildProcess:
         greeting: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues = {0: greeting}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self.module,
-            *self.arguments,
+            *module_words(self.module, *self.arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
+from dlm_tui.child import module_words
 from dlm_tui.engine.protocol import Event, decode_event
 from dlm_tui.engine.queue_file import QueueFile
 from dlm_tui.model.environment import CHILD_ENVIRONMENT
@@ -23,7 +23,7 @@ def start_runner(queue: QueueFile, *, stays: bool = False) -> subprocess.Popen[b
     """
     with queue.change() as line:
         line.stays = stays
-    words = [sys.executable, "-m", "dlm_tui.engine.queue_runner", str(queue.store.home), queue.store.dlm_id]
+    words = module_words("dlm_tui.engine.queue_runner", str(queue.store.home), queue.store.dlm_id)
     with queue.path.with_name("runner.log").open("wb") as log:
         process = subprocess.Popen(
             words,

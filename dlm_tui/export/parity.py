@@ -8,7 +8,6 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dlm_tui.child import module_words
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.runtimes import Vector
 from dlm_tui.model.information import kl_divergence
@@ -152,11 +152,8 @@ def workbench_answers(backbone: Any, coefficients: torch.Tensor, job: ParityJob)
 def _child(job: ParityJob) -> subprocess.Popen[bytes]:
     log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    # the package may be running from a checkout that is on no installed path
-    package_root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
     child = subprocess.Popen(
-        [sys.executable, "-m", "dlm_tui.export.parity_child"],
+        module_words("dlm_tui.export.parity_child"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from dlm_tui.child import python_words
 from dlm_tui.export.concatenate import LoraPair, change_embedding
 from dlm_tui.export.export_context import (
     Common,
@@ -157,7 +157,7 @@ class PeftTarget(Common):
         asked = self.context.session.base.source.quantize
         how = f", quantization_config={_QUANTISED[asked]}" if asked is not None else ""
         code = _ASK.format(library="peft", model="AutoPeftModelForCausalLM", how=how)
-        return shell([sys.executable, "-c", code, folder, "Hello"])
+        return shell([*python_words("-c", code), folder, "Hello"])
 
 
 class VllmTarget(PeftTarget):
@@ -325,4 +325,4 @@ class MergedTarget(Common):
     def command(self, folder: Path) -> str:
         """Ask the model something through transformers."""
         code = _ASK.format(library="transformers", model="AutoModelForCausalLM", how="")
-        return shell([sys.executable, "-c", code, folder, "Hello"])
+        return shell([*python_words("-c", code), folder, "Hello"])

@@ -14,13 +14,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.child import python_words
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.platform import OWN_GROUP
 
@@ -148,7 +148,7 @@ class TemplateWorker:
         if self._process is None:
             worker = Path(__file__).with_name("chat_worker.py")
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(worker)],
+                python_words(str(worker)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

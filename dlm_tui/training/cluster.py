@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import sysconfig
 import threading
 import time
 import warnings
@@ -327,11 +328,13 @@ def _join(ray: Any, address: str) -> None:
     """Connect this process. Raises UsageError, ClusterError.
 
     A head starts a process for everybody who comes by `ray://`, and under load that process may die as it forks
-    (gRPC); the next one is another try.
+    (gRPC); the next one is another try. Ray puts the folder that this process is in first on the path of every worker,
+    where `forget_working_folder` does not reach: meanwhile it is in the standard library's.
     """
     for tries_left in (2, 1, 0):
         try:
-            with warnings.catch_warnings():  # of an address that does not answer, which is told here
+            with warnings.catch_warnings(), contextlib.chdir(sysconfig.get_path("stdlib")):
+                # of an address that does not answer, which is told here
                 warnings.simplefilter("ignore", UserWarning)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             return

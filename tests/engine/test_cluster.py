@@ -583,6 +583,19 @@ def test_a_client_whose_process_dies_as_it_starts_tries_again() -> None:
         _join(Head(ImportError("grpc")), "ray://head:10001")
 
 
+def test_workers_take_no_code_from_the_folder_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray tells them the one that the driver is in as it joins, for the first place on their path."""
+
+    class Looking(Head):
+        def init(self, **options: Any) -> None:
+            self.told = os.path.abspath(os.path.curdir)  # noqa: PTH100 - as Ray does
+
+    monkeypatch.chdir(tmp_path)
+    head = Looking()
+    _join(head, "head:6379")
+    assert Path(head.told) == Path(os.__file__).parent and Path.cwd() == tmp_path
+
+
 def test_what_ray_warns_of_as_it_joins_is_told_by_the_error_alone() -> None:
     class Loud(Head):
         def init(self, **options: Any) -> None:

@@ -12,6 +12,7 @@ from dlm_tui.app.controllers import serving
 from dlm_tui.app.screens.label import LabelScreen
 from dlm_tui.app.screens.traffic import TrafficScreen
 from dlm_tui.app.server_process import server_words
+from dlm_tui.child import module_words
 from dlm_tui.store import MetricsError, MetricsWriter
 from dlm_tui.store.traffic import TrafficRow, TrafficWriter, traffic_time
 from dlm_widgets.pick_list import PickList
@@ -204,7 +205,7 @@ async def test_the_runs_chart_shows_the_entropy_of_the_traffic(workbench: Opener
 def test_the_usual_command_ends_with_the_screen(tmp_path: Any) -> None:
     config = parse_config({"serve": {"port": 9000, "keep_prompts": 50}}, "config.toml")
     words = server_words(tmp_path / "a.dlm", tmp_path, "base", config.serve.port, config.serve.keep_prompts)
-    assert words[1:4] == ["-m", "dlm_tui", "serve"]
+    assert words[: words.index("serve") + 1] == module_words("dlm_tui", "serve")
     assert "--until-eof" in words and words[words.index("--port") + 1] == "9000" and words[-2:] == ["--base", "base"]
 
 
