@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
-from dlm_tui.files import put_in_place, scratch_sibling, sync_tree
+from dlm_tui.files import left_scratch, put_in_place, scratch_sibling, sync_tree
 from dlm_tui.input import is_utf8
 from dlm_tui.model.memory import gigabytes
-from dlm_tui.platform import process_lives
 from dlm_tui.small_files import read_file
 
 MANIFEST = "export_manifest.json"
@@ -82,12 +80,9 @@ def check_space(target: Path, needed: int, spare: int) -> None:
 
 def recover(target: Path) -> None:
     """Clear up after an export to `target` that was killed: a swap cut in half is undone, half-written folders go."""
-    pattern = re.compile(re.escape(target.name) + r"\.tmp\.(\d+)\.[0-9a-f]{8}")
     if not target.parent.is_dir():
         return
-    left = [
-        path for path in target.parent.iterdir() if (m := pattern.fullmatch(path.name)) and not process_lives(int(m[1]))
-    ]
+    left = [path for path in left_scratch(target.parent) if path.name.startswith(f"{target.name}.tmp.")]
     if not target.exists():
         whole = [path for path in left if read_manifest(path) is not None]
         if whole:
