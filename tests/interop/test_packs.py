@@ -126,6 +126,49 @@ def _relist(members: dict[str, Any], **more: bytes) -> None:
     members["manifest.json"] = json.dumps(manifest).encode()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("base_model", "\x1b[31m[red]evil"),
+        ("base_model_revision", "0" * 40),
+        ("base_model_sha256", "0" * 64),
+        ("adapter_version", -5),
+    ],
+)
+def test_a_base_that_the_store_does_not_have_is_no_sound_pack(field: str, value: Any, tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p6-named-adapters.json"], tmp_path)
+
+    def change(members: dict[str, Any]) -> None:
+        members["manifest.json"] = json.dumps({**json.loads(members["manifest.json"]), field: value}).encode()
+
+    _rebuild(path, change)
+    with pytest.raises(PackIntegrityError, match=f"^manifest.json has the {field} ") as caught:
+        check_pack(path)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["frame", "tar", "bytes"])
+def test_what_stands_behind_the_end_is_in_no_list(where: str, tmp_path: Path) -> None:
+    path = _place(_LISTINGS["p1-minimal.json"], tmp_path)
+    plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes())).read()
+    compress = zstandard.ZstdCompressor().compress
+    other = io.BytesIO()
+    with tarfile.open(fileobj=other, mode="w") as archive:
+        info = tarfile.TarInfo("store/sneak")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+    behind = {
+        "frame": lambda: compress(plain) + compress(other.getvalue()),
+        "tar": lambda: compress(plain + other.getvalue()),
+        "bytes": lambda: compress(plain + b"A" * 4096),
+    }
+    path.write_bytes(behind[where]())
+    with pytest.raises(PackLayoutError, match="holds something behind the end of its members"):
+        check_pack(path)
+    path.write_bytes(compress(plain + b"\0" * 40_000) + compress(b"\0" * 512))
+    assert check_pack(path).document_name
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_and_special_files_are_refused_also_inside(tmp_path: Path, kind: bytes) -> None:
     path = _place(_LISTINGS["p1-minimal.json"], tmp_path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import zstandard
 
@@ -174,8 +174,10 @@ def read_members(path: Path, on_progress: OnProgress | None = None) -> Iterator[
                 if on_progress is not None:
                     on_progress(raw.tell(), size)
             # The end of the frame carries its checksum, and a pack that was cut there is not whole.
-            while plain.read(_CHUNK):
-                pass
+            rest = cast("IO[bytes]", archive.fileobj)
+            while chunk := rest.read(_CHUNK):
+                if chunk.strip(b"\0"):
+                    raise PackLayoutError(f"{path} holds something behind the end of its members")
         if guard.members == 0:
             raise PackLayoutError(f"{path} holds nothing")
 
@@ -327,4 +329,10 @@ def _same_identity(store_manifest: bytes, manifest: PackManifest, document: Docu
     for where, found in (("the document", document.dlm_id), (STORE_MANIFEST, stored.dlm_id)):
         if found != manifest.dlm_id:
             raise PackIntegrityError(f"{MANIFEST} is about {manifest.dlm_id}, {where} about {named(found)}")
+    for field in ("base_model", "base_model_revision", "base_model_sha256", "adapter_version"):
+        here, there = getattr(manifest, field), getattr(stored, field)
+        if here != there:
+            raise PackIntegrityError(
+                f"{MANIFEST} has the {field} {named(str(here))} and {STORE_MANIFEST} {named(str(there))}"
+            )
     return stored
