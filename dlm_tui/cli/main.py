@@ -17,6 +17,7 @@ from dlm_tui.cli.belonging import refuse_idle_options
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.cli.interrupt import EXIT_CODE, LINE
+from dlm_tui.cli.numbers import read_numbers
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import with_home
@@ -66,14 +67,14 @@ class _Parser(argparse.ArgumentParser):
     """argparse quotes what it was given in its messages; control characters in that never reach the terminal."""
 
     def error(self, message: str) -> NoReturn:
-        """Usage and one line, exit code 2."""
-        self.print_usage(sys.stderr)
-        say(f"{self.prog}: error: {message}")
+        """One line, exit code 2."""
+        say(f"dlm-tui: {message} (`{self.prog} --help` tells the options)")
         self.exit(2)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"dlm-tui {command}", description=COMMANDS[command], allow_abbrev=False)
+    read_numbers(parser)
     if command not in _OWN_ARGUMENTS:
         parser.add_argument("document", metavar="DOC", help="path of a .dlm document")
     if command not in _OWN_ARGUMENTS or command in _WITH_STORE:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.cli.numbers import number, whole_number
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.document.counts import checked_checkpoint_steps
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how pissa chooses singular directions: s_only (default), wanda, act_only, cho_rej_min_std",
     )
     parser.add_argument(
-        "--rank", metavar="[NAME=]R", action="append", default=[], help="instead of the document's lora_r"
+        "--rank",
+        metavar="[NAME=]R",
+        action="append",
+        default=[],
+        help="(default: as trained before, else the document's lora_r)",
     )
     parser.add_argument(
         "--calibration",
@@ -259,8 +264,8 @@ def _one_of(flag: str, known: Sequence[str]) -> Callable[[str], str]:
 def _number(flag: str, kind: type[int] | type[float]) -> Callable[[str], float]:
     def read(value: str) -> float:
         try:
-            return kind(value)
-        except ValueError:
-            raise UsageError(f"{flag} must be a {'whole ' if kind is int else ''}number, not {value!r}") from None
+            return whole_number(value) if kind is int else number(value)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{flag}: {error}") from None
 
     return read

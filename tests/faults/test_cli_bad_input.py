@@ -310,6 +310,12 @@ def test_an_option_of_another_action_is_refused(
     ("words", "said"),
     [
         ("queue DOC list 3", "usage: dlm-tui queue DOC [list]"),
+        ("eval DOC --folds=nan", "argument --folds: it is a whole number, not 'nan' (`dlm-tui eval --help` tells"),
+        ("eval DOC --folds=٣", "argument --folds: it is a whole number, not '٣'"),
+        ("eval DOC --folds=1_0", "argument --folds: it is a whole number, not '1_0'"),
+        ("train DOC --rank=٣", "--rank: it is a whole number, not '٣'"),
+        ("train DOC --checkpoint-minutes=", "argument --checkpoint-minutes: it is a number, not ''"),
+        ("train DOC --checkpoint-minutes=٣", "argument --checkpoint-minutes: it is a number, not '٣'"),
         ("score DOC x --sweep facts --csv --json", "--csv and --json exclude each other"),
         ("sweep DOC --set lora_r=1 --csv --json", "--csv and --json exclude each other"),
         ("metrics DOC --csv --json", "--csv and --json exclude each other"),
