@@ -181,6 +181,8 @@ def _gemma3_obstacle(config: Config) -> str | None:
         return "that attends in both directions"
     if _window_period(config) == 0:
         return "whose sliding layers follow no regular pattern"
+    if "sliding_attention" not in config["layer_types"]:
+        return "without a sliding layer, which llama.cpp takes for granted"
     if config["rope_parameters"]["sliding_attention"].get("rope_type", "default") != "default":
         return "with rope scaling in its sliding layers"
     return _gemma_obstacle(config, 62)

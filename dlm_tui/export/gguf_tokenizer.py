@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+
+_ENDS_BY_NAME = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
+"""Tokens at which llama.cpp stops by their names alone."""
+_MORE_ENDS = ("eot", "eom")
+"""The keys for ids at which it stops beside the end of text."""
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -82,6 +88,11 @@ def tokenizer_kind(tokenizer: Any) -> TokenizerKind:
     normalizer, splitter = _state(backend.normalizer), _state(backend.pre_tokenizer)
     marks = json.dumps([normalizer, splitter], ensure_ascii=False)
     if model.byte_fallback and "▁" in marks:  # as converted from Llama 2 and Mistral models
+        if splitter is not None and splitter.get("prepend_scheme") in ("first", "always"):
+            raise ExportRefused(
+                "the base's tokenizer puts a blank before a text only where there is none, and llama.cpp always, so a "
+                "GGUF would answer differently; the targets peft, vllm and merged work"
+            )
         return TokenizerKind("default", marks, is_sentencepiece=True)
     # the normaliser NFC of the Qwen tokenizers is one that llama.cpp leaves out: only text in other forms differs
     pre = _pre_tokenizer(splitter)
@@ -116,10 +127,27 @@ def _special_ids(tokenizer: Any) -> dict[str, int]:
     return found
 
 
+def further_stops(tokenizer: Any, stop_ids: Collection[int]) -> dict[str, int]:
+    """Of the ids at which an answer ends, those that llama.cpp has to be told beside the end of text, by their keys.
+
+    Raises ExportRefused for more than it can hold.
+    """
+    known = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(name) for name in _ENDS_BY_NAME)}
+    further = sorted(set(stop_ids) - known)
+    if len(further) > len(_MORE_ENDS):
+        names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(further)))
+        raise ExportRefused(
+            f"the base ends its answers with {names} beside its end of text, and a GGUF holds {len(_MORE_ENDS)}"
+            " of those at most; the targets peft, vllm and merged work"
+        )
+    return dict(zip(_MORE_ENDS, further, strict=False))
+
+
 def _chat_template(tokenizer: Any) -> str | None:
+    """The one that the workbench uses: of several the one called `default`, else the first by name."""
     template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
+    if isinstance(template, dict) and template:
+        template = template.get("default") or template[min(template)]
     return template if isinstance(template, str) and template else None
 
 
@@ -141,8 +169,9 @@ def _table(state: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]
     return tokens, types
 
 
-def read_tokenizer(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
-    """The GGUF form of a fast transformers tokenizer for a base with `vocab_size` embedding rows.
+def read_tokenizer(tokenizer: Any, vocab_size: int, stop_ids: Collection[int] = ()) -> GgufTokenizer:
+    """The GGUF form of a fast transformers tokenizer for a base with `vocab_size` embedding rows, whose answers end
+    with one of `stop_ids`.
 
     Raises ExportRefused when it is of a kind whose splitting llama.cpp is not known to reproduce.
     """
@@ -150,7 +179,7 @@ def read_tokenizer(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     tokens, types = _table(state, vocab_size)
     merges = [_merge_text(merge) for merge in state["model"]["merges"]]
-    special = _special_ids(tokenizer)
+    special = _special_ids(tokenizer) | further_stops(tokenizer, stop_ids)
     probe = list(tokenizer("a").input_ids)
     common: dict[str, Any] = {
         "special": special,

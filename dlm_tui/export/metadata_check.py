@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,16 @@ _SPECIAL = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 _GEMMA3_PERIOD = 6
 """Every how many layers llama.cpp lets one of Gemma 3 attend to everything when no key says it."""
 
-_FREE = ("general.name", "general.quantization_version", "tokenizer.ggml.pre")
-"""Keys that may say anything; the rule by which text is split shows in the texts that the trial has split."""
+_FREE = ("general.name", "general.quantization_version")
+"""Keys that may say anything."""
+_SPLITTING_RULES = {(7, False): "gpt-2", (1, False): "smollm", (1, True): "qwen2", (3, True): "llama-bpe"}
+"""How many digits stay together, and whether `'LL` is cut off as `'ll` is -> llama.cpp's name of the rule."""
+_NAMED_STOPS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
 
-def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str) -> None:
+def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str, stop_ids: Collection[int] = ()) -> None:
     """Raises ExportRefused naming the first key that is missing, that should not be there, or that says another thing
-    than the base's `config` (of the decoder) and its tokenizer."""
+    than the base's `config` (of the decoder), its tokenizer, and the ids that end its answers."""
     reader = TensorReader(path)
     found, kind = reader.values(), str(config.model_type)
     name = _NAMES.get(kind, kind)
@@ -77,6 +80,7 @@ def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str) -> None:
         **{f"{name}.{key}": value for key, value in {**_shape(config, kind), **_rope(config)}.items()},
         **_tokens(tokenizer, int(config.vocab_size)),
         **_splitting(tokenizer, found),
+        **_stops(tokenizer, stop_ids),
     }
     _check_layers(found, config, kind, name)
     allowed = {*expected, *_FREE, f"{name}.attention.sliding_window_pattern", "tokenizer.ggml.scores"}
@@ -161,7 +165,8 @@ def _tokens(tokenizer: Any, size: int) -> dict[str, Value]:
     at = next((at for at in range(len(whole)) if whole[at : at + len(alone)] == alone), 0)
     before, behind = whole[:at], whole[at + len(alone) :]
     template = getattr(tokenizer, "chat_template", None)
-    template = template.get("default") if isinstance(template, dict) else template
+    if isinstance(template, dict) and template:
+        template = template["default"] if template.get("default") else template[sorted(template)[0]]
     found: dict[str, Value] = {
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.add_bos_token": bool(before) and before[0] == tokenizer.bos_token_id,
@@ -180,7 +185,8 @@ def _splitting(tokenizer: Any, found: Values) -> dict[str, Value]:
     pieces = bool(state.get("byte_fallback"))
     tokens, types = found.get("tokenizer.ggml.tokens"), found.get("tokenizer.ggml.token_type")
     known = set(tokenizer.get_vocab().values())
-    expected: dict[str, Value] = {"tokenizer.ggml.model": "llama" if pieces else "gpt2"}
+    rule = "default" if pieces else _rule(tokenizer)
+    expected: dict[str, Value] = {"tokenizer.ggml.model": "llama" if pieces else "gpt2", "tokenizer.ggml.pre": rule}
     if not isinstance(tokens, list) or not isinstance(types, list):
         return {**expected, "tokenizer.ggml.token_type": [int(TokenType.NORMAL)]}
     kinds = [int(TokenType.NORMAL if number in known else TokenType.UNUSED) for number in range(len(tokens))]
@@ -198,6 +204,23 @@ def _splitting(tokenizer: Any, found: Values) -> dict[str, Value]:
     _check_scores(found.get("tokenizer.ggml.scores"), merges, state["vocab"], len(tokens))
     prefix = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁")
     return {**expected, "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_space_prefix": prefix}
+
+
+def _rule(tokenizer: Any) -> str:
+    """llama.cpp's name of the rule by which the tokenizer cuts a text, from what it does to texts that tell them
+    apart."""
+    cut = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    digits, *_ = (piece for piece, _ in cut("1234567"))
+    folds = [piece for piece, _ in cut("I'LL")] == ["I", "'LL"]
+    return _SPLITTING_RULES.get((len(digits), folds), "one that is not known here")
+
+
+def _stops(tokenizer: Any, stop_ids: Collection[int]) -> dict[str, Value]:
+    """Ends of an answer beside the end of text, unless llama.cpp knows them by name."""
+    words = {number: tokenizer.convert_ids_to_tokens(number) for number in stop_ids}
+    told = sorted(n for n, word in words.items() if word not in _NAMED_STOPS and n != tokenizer.eos_token_id)
+    keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    return dict(zip(keys, told, strict=False))
 
 
 def _check_scores(scores: Value | None, merges: list[str], vocabulary: Mapping[str, int], size: int) -> None:

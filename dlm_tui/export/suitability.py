@@ -30,9 +30,9 @@ def gguf_obstacle(config: Any, tokenizer: Any) -> str | None:
         tokenizer_kind(tokenizer)
     except ExportRefused as error:
         return str(error)
-    tokens = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
-    if tokens > rows:
-        return f"the tokenizer has {tokens} tokens and the base only {rows} embeddings: they do not belong together"
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        return f"the tokenizer has an id {highest} and the base only {rows} embeddings: they do not belong together"
     return None
 
 
@@ -72,9 +72,22 @@ def suitability(source: BaseSource) -> tuple[list[str], str]:
         return [], f"not known: {first_line(error)}"
     obstacle = _obstacle_of(folder)
     if obstacle is None:
-        return list(TARGETS), _TEXT_ALONE if "text_config" in read_json(folder / "config.json") else _EVERY
+        said = _TEXT_ALONE if "text_config" in read_json(folder / "config.json") else _EVERY
+        return list(TARGETS), said + _short_reach(folder)
     works = [target for target in TARGETS if target not in GGUF_TARGETS]
     return works, f"{', '.join(works)}; no GGUF: {obstacle}"
+
+
+def _short_reach(folder: Path) -> str:
+    """What to add of a base whose window llama.cpp does not know."""
+    from transformers import AutoConfig
+
+    from dlm_tui.export.architectures import read_architecture
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config(decoder=True)
+    reach, whole = read_architecture(text.to_dict()).context_length, int(text.max_position_embeddings)
+    return f"; a GGUF reads {reach} tokens at most, as llama.cpp knows no window here" if reach < whole else ""
 
 
 def _obstacle_of(folder: Path) -> str | None:

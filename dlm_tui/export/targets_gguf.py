@@ -11,7 +11,7 @@ from typing import Any
 
 from dlm_tui.export.architectures import is_of_text, read_architecture
 from dlm_tui.export.concatenate import LoraPair, change_embedding, check_finite, folded
-from dlm_tui.export.export_context import Common, ExportContext, Trial, alike_note, effective_dtype, read_alike
+from dlm_tui.export.export_context import Common, ExportContext, Trial, alike_note, chats, effective_dtype, read_alike
 from dlm_tui.export.gate_files import write_gate
 from dlm_tui.export.gguf_adapter import plan_adapter, write_adapter
 from dlm_tui.export.gguf_model import plan_model, write_model
@@ -93,7 +93,7 @@ class _Gguf(Common):
         self.architecture = read_architecture(
             base.config.to_dict() | {"tie_word_embeddings": self.config.get("tie_word_embeddings")}
         )
-        self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab)
+        self.tokenizer = read_tokenizer(base.tokenizer, self.architecture.vocab, base.stop_ids)
         embedding = module_name(model, model.get_input_embeddings())
         needed = {f"{module}.weight" for module in (*self.pairs, embedding)}
         self.source = open_weights(base.source.path, model, needed)
@@ -108,9 +108,15 @@ class _Gguf(Common):
         self._weighing = open_source(given, context.session.document, base) if given is not None else None
         self.importance = self._weighing.matrix if self._weighing is not None else None
         self.reach = self.architecture.context_length
-        self.most_served = min(self.reach, read_alike(base))
+        self.most_alike = read_alike(base)
+        self.most_served = min(self.reach, self.most_alike)
         """Tokens of the longest context that it may be started with."""
         self.notes += alike_note(base, "llama.cpp")
+        if self.reach < self.most_alike:
+            self.notes.append(
+                f"llama.cpp is started with {self.reach} of {base.context_length} tokens: it knows no sliding window in"
+                " this family, and reads alike as far as that reaches"
+            )
         self.window = min(self.window, self.reach)
         self.nbytes = len(self.tokenizer.tokens) * _METADATA_BYTES
 
@@ -123,7 +129,7 @@ class _Gguf(Common):
             dtype=self._rounding(),
             vocab=self.architecture.vocab,
             loras=loras,
-            texts=(*ODD_TEXTS, *SENTENCES),
+            texts=(*ODD_TEXTS, *SENTENCES, *chats(self.context)),
         )
         # start script and Modelfile set neither cache nor attention
         as_read = replace(export, as_read=True, texts=(), context=self.served)
@@ -180,7 +186,7 @@ class _Gguf(Common):
     def check_model(self, path: Path, pairs: Mapping[str, LoraPair]) -> Generator[Progress, None, dict[str, Any]]:
         """What the file says of itself, then its tensors: the base with `pairs` in it."""
         base = self.context.session.base
-        check_metadata(path, base.config, base.tokenizer, self.quant)
+        check_metadata(path, base.config, base.tokenizer, self.quant, base.stop_ids)
         source, directions = self.source, self._directions()
         return (yield from check_gguf(path, source, self.architecture, pairs, directions, importance=self.importance))
 

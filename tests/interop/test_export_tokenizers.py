@@ -13,12 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from dlm_tui.export.architectures import read_architecture
 from dlm_tui.export.gguf_model import write_model
-from dlm_tui.export.gguf_tokenizer import _SPLITS, read_tokenizer
+from dlm_tui.export.gguf_tokenizer import _SPLITS, read_tokenizer, tokenizer_kind
 from dlm_tui.export.metadata_check import check_metadata
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob, check_tokenizer, runtime_answers
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.weights import MemoryWeights
+from dlm_tui.model.chat import ChatRenderer
+from dlm_tui.model.gguf_tensors import TensorReader
 from dlm_tui.progress import run_to_end
 from tests.tiny_models import CORPUS, SMALL
 
@@ -116,6 +118,62 @@ def test_a_token_that_no_merge_makes_may_not_be_joined_before_one_that_a_merge_m
     run_to_end(write_model(path, source, read_architecture(config.to_dict()), spoiled, "f32", name="x"))
     with pytest.raises(ExportRefused, match=rf"tokenizer\.ggml\.scores\[{number}\] is 0\.0 and should be 'less than"):
         check_metadata(path, config, tokenizer, "f32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_rule_for_splitting_is_refused(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = fast(KINDS[kind]())
+    config = AutoConfig.for_model("llama", **{**SMALL, "num_hidden_layers": 1, "vocab_size": len(tokenizer)})
+    source = MemoryWeights(AutoModelForCausalLM.from_config(config).state_dict())
+    written, path = read_tokenizer(tokenizer, config.vocab_size), tmp_path / "model.gguf"
+    for pre in {"default", "gpt-2", "smollm", "qwen2", "llama-bpe", "tekken", "gpt-4o"} - {kind}:
+        spoiled = replace(written, pre=pre)
+        run_to_end(write_model(path, source, read_architecture(config.to_dict()), spoiled, "f32", name="x"))
+        with pytest.raises(ExportRefused, match=rf"tokenizer\.ggml\.pre is '{pre}' and should be '{kind}'"):
+            check_metadata(path, config, tokenizer, "f32")
+
+
+def test_every_end_of_an_answer_is_told(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer = fast(KINDS["gpt-2"]())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "<|fin|>", "<|fin2|>", "<|fin3|>"]})
+    named, fin, fin2, fin3 = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|fin|>", "<|fin2|>", "<|fin3|>"])
+    stops = {tokenizer.eos_token_id, named, fin, fin2}
+    config = AutoConfig.for_model("llama", **{**SMALL, "num_hidden_layers": 1, "vocab_size": len(tokenizer)})
+    source = MemoryWeights(AutoModelForCausalLM.from_config(config).state_dict())
+    written, path = read_tokenizer(tokenizer, config.vocab_size, stops), tmp_path / "model.gguf"
+    run_to_end(write_model(path, source, read_architecture(config.to_dict()), written, "f32", name="x"))
+    assert {key: TensorReader(path).values()[f"tokenizer.ggml.{key}_token_id"] for key in ("eot", "eom")} == {
+        "eot": fin,
+        "eom": fin2,
+    }
+    check_metadata(path, config, tokenizer, "f32", stops)
+    for other in ({fin2}, {fin}, set()):
+        with pytest.raises(ExportRefused, match=r"tokenizer\.ggml\.eo[tm]_token_id"):
+            check_metadata(path, config, tokenizer, "f32", {tokenizer.eos_token_id} | other)
+    with pytest.raises(ExportRefused, match=r"ends its answers with <\|fin\|>, <\|fin2\|>, <\|fin3\|> beside"):
+        read_tokenizer(tokenizer, config.vocab_size, stops | {fin3})
+
+
+def test_of_several_chat_templates_the_one_of_the_workbench_is_written() -> None:
+    tokenizer = fast(KINDS["gpt-2"]())
+    tokenizer.chat_template = {"tools": "t", "rag": "r"}
+    assert read_tokenizer(tokenizer, len(tokenizer)).chat_template == ChatRenderer(tokenizer, "x").template == "r"
+
+
+@pytest.mark.parametrize(("scheme", "refused"), [("first", True), ("always", True), ("never", False)])
+def test_blanks_that_are_put_only_where_there_are_none_are_refused(scheme: str, refused: bool) -> None:
+    tokenizer = sentencepiece()
+    tokenizer.normalizer = None  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)  # type: ignore[assignment]
+    if refused:
+        with pytest.raises(ExportRefused, match="puts a blank before a text only where there is none"):
+            tokenizer_kind(fast(tokenizer))
+    else:
+        assert tokenizer_kind(fast(tokenizer)).is_sentencepiece
 
 
 def test_a_difference_is_named() -> None:

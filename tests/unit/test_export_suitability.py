@@ -59,7 +59,14 @@ def test_a_loaded_base_says_the_same_as_its_folder(tmp_path: Path) -> None:
     assert set(cannot) == set(GGUF_TARGETS) and cannot["ollama"].startswith(NO_GPT2)
     wide = tiny_base(tmp_path / "llama")
     wide.tokenizer.add_tokens(["<more>"])
-    assert obstacles(wide)["ollama"].startswith("the tokenizer has 385 tokens and the base only 384 embeddings")
+    assert obstacles(wide)["ollama"].startswith("the tokenizer has an id 384 and the base only 384 embeddings")
+
+
+def test_a_window_that_llama_cpp_does_not_know_is_said_beforehand(tmp_path: Path) -> None:
+    folder = write_tiny_base(tmp_path / "m", "mistral", sliding_window=12)
+    assert suitability(local(folder))[1].startswith("every target; a GGUF reads 12 tokens at most")
+    full = write_tiny_base(tmp_path / "g", "gemma3_text", layer_types=["full_attention"] * 3)
+    assert "without a sliding layer, which llama.cpp takes for granted" in suitability(local(full))[1]
 
 
 def test_the_embedded_base_needs_no_look() -> None:
