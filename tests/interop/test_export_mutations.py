@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from tokenizers import Tokenizer
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
 from dlm_tui.export import (
@@ -39,6 +40,7 @@ from dlm_tui.export.requests import ExportRefused
 from dlm_tui.gate import fit_ood
 from dlm_tui.progress import run_to_end
 from dlm_tui.session import Session
+from tests import tiny_models
 from tests.export_sessions import NAMES, export, open_tiny
 from tests.tiny_models import ARCHITECTURES as TINY
 from tests.tiny_models import random_adapter, target_names, write_tiny_base
@@ -354,6 +356,24 @@ def test_a_runtime_is_tried_with_the_context_that_it_is_started_with(
 
 
 WINDOW = {"sliding_window": 256, "max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize("flag", ["rstrip", "lstrip", "single_word"])
+def test_a_mark_of_a_turn_that_swallows_what_stands_beside_it_is_seen(
+    tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp knows these of no token, so a chat is other tokens there though plain texts are the same."""
+    plain = tiny_models.tiny_tokenizer()
+    state = json.loads(plain.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token[flag] = True
+    marks = {"bos_token": plain.bos_token, "eos_token": plain.eos_token, "pad_token": plain.pad_token}
+    odd = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **marks)
+    odd.chat_template = plain.chat_template
+    monkeypatch.setattr(tiny_models, "tiny_tokenizer", lambda: odd)
+    session = open_tiny(tmp_path, "llama")
+    with pytest.raises(ExportRefused, match="the tokenizer written into the GGUF splits '<\\|im_start\\|>"):
+        export(session, target="llama-server", quant="f32")
 
 
 @pytest.mark.parametrize(("target", "quant"), [("ollama", "f32"), ("ollama", "bf16"), ("merged", "f32")])
