@@ -322,10 +322,7 @@ class JobBoard:
 
     def begin(self, kind: Kind, title: str) -> JobRecord:
         """Record work that somebody else follows to its end, with `attach` and `note`."""
-        record = JobRecord(kind, title)
-        self._list(record)
-        self._changed(record, None)
-        return record
+        return self._begin(kind, title)
 
     def attach(self, record: JobRecord, process: Stoppable) -> None:
         """What `cancel` stops from now on."""

@@ -37,7 +37,7 @@ from dlm_tui.engine.queue_file import OVER, Entry, Line, QueueFile
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.files import remove
 from dlm_tui.store import LockHeld, Store, resolve_home, utc_seconds
-from dlm_tui.store.locks import named_lock
+from dlm_tui.store.locks import TRAINING, named_lock
 from dlm_tui.store.run_lock import training_elsewhere
 
 JobStarter = Callable[[JobRequest], Awaitable[Job]]
@@ -155,7 +155,7 @@ class QueueRunner:
         told = False
         while not asked.is_set():
             try:
-                with named_lock(self._queue.store, "train", 0.0):
+                with named_lock(self._queue.store, TRAINING, 0.0):
                     return True
             except LockHeld:
                 if not told:

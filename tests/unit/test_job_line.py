@@ -16,6 +16,7 @@ from dlm_tui.engine.protocol import (
     Exported,
     ExportJob,
     ExportReport,
+    Failed,
     JobRequest,
     Progress,
     Stopped,
@@ -237,3 +238,13 @@ async def test_times_are_those_of_the_job_and_not_of_who_follows_it(line: JobLin
     record = next(one for one in board.records if one.number == 2)
     assert record.summary == f"done in {time_text(125)}" and round(record.seconds) == 125
     assert all(text.strip().startswith(time_text(at)) for text, at in zip(record.log, (0, 61), strict=True))
+
+
+def test_work_that_begins_again_takes_the_mark_of_its_last_failure_away(board: JobBoard) -> None:
+    first = board.begin("serve", "Server")
+    board.note(first, Failed(kind="DlmTuiError", text="the port is taken"))
+    assert board.failure is first
+    board.begin("train", "Training")
+    assert board.failure is first
+    board.begin("serve", "Server")
+    assert board.failure is None

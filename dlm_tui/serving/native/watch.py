@@ -11,12 +11,10 @@ from dlm_tui.errors import DlmTuiError
 from dlm_tui.session import Session
 from dlm_tui.small_files import read_head
 from dlm_tui.store import Store, adapter_versions, read_manifest
-from dlm_tui.store.locks import is_locked
+from dlm_tui.store.locks import TRAINING, is_locked
 from dlm_tui.store.process import holder_lives
 
 INTERVAL_SECONDS = 1.0
-_TRAINING = "train"
-"""The lock of `run_lock`, held from the first step to the gate's last."""
 
 
 class _Fingerprint(NamedTuple):
@@ -42,7 +40,7 @@ class StoreWatch:
         if _is_being_committed(self._session.store):
             return False
         found = self._fingerprint()
-        if found == self._seen or (found.in_force != self._seen.in_force and is_locked(self._session.store, _TRAINING)):
+        if found == self._seen or (found.in_force != self._seen.in_force and is_locked(self._session.store, TRAINING)):
             return False
         self._seen = found
         return True
