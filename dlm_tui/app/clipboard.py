@@ -33,6 +33,11 @@ async def copy_with_tool(text: str) -> str | None:
             assert process.stdin is not None
             process.stdin.write(text.encode())
             process.stdin.close()
-            if await asyncio.wait_for(process.wait(), _SECONDS) == 0:
-                return name
+            try:
+                if await asyncio.wait_for(process.wait(), _SECONDS) == 0:
+                    return name
+            finally:
+                if process.returncode is None:  # it hangs, and another one is tried
+                    process.kill()
+                    await process.wait()
     return None

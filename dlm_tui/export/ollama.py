@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dlm_tui.export.requests import ExportRefused
 
+_GRACE_SECONDS = 5.0
+
 
 def find_ollama() -> Path | None:
     """The `ollama` on the PATH, or None."""
@@ -37,8 +39,12 @@ def create_model(folder: Path, name: str) -> Generator[str, None, None]:
         try:
             for line in process.stdout:
                 yield line.rstrip("\n")
-        finally:
-            if process.poll() is None:
-                process.terminate()
+        except BaseException:  # nobody listens any more; one that ended its output is left to end by itself
+            process.terminate()
+            try:
+                process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
     if process.returncode != 0:
         raise ExportRefused(f"ollama create ended with code {process.returncode}")

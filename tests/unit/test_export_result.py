@@ -17,10 +17,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from dlm_tui.cli.main import main
-from dlm_tui.export import create_model, destination, export_document, find_ollama
+from dlm_tui.export import create_model, destination, export_document, find_ollama, ollama
 from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.parity import Answers, ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest
+from dlm_tui.platform import process_lives
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
 from dlm_tui.store import MetricsReader, read_manifest
@@ -291,3 +292,23 @@ def test_ollama_is_run_in_the_folder_and_heard(
     assert list(create_model(folder, "dlm-x:v0001")) == [str(folder), "create dlm-x:v0001 -f Modelfile"]
     with pytest.raises(ExportRefused, match="ended with code 1"):
         list(create_model(folder, "bad"))
+
+
+def test_an_ollama_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "ollama"
+    program.write_text(f"#!{sys.executable} -u\n{_DEAF}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(ollama, "_GRACE_SECONDS", 0.1)
+    talk = create_model(tmp_path, "x")
+    pid = int(next(talk))
+    talk.close()
+    assert not process_lives(pid)
+
+
+_DEAF = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(os.getpid())
+signal.pause()
+"""
