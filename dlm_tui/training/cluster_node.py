@@ -15,7 +15,8 @@ import numpy
 from filelock import FileLock
 
 from dlm_tui.errors import DlmTuiError
-from dlm_tui.files import remove, scratch_sibling
+from dlm_tui.files import clear_scratch_of, remove, scratch_sibling, sync_tree
+from dlm_tui.platform import sync_directory
 from dlm_tui.progress import run_to_end
 from dlm_tui.store.trained_on import other_base, recorded_key
 from dlm_tui.training.adapter_work import AdapterWork, train_adapter
@@ -76,7 +77,14 @@ def base_here(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]])
     if shipped.key not in _loaded:
         folder = _folder(shipped, fetch)
         source = msgspec.structs.replace(shipped.source, path=folder)
-        base = run_to_end(load_base(source, dtype=shipped.dtype))
+        try:
+            base = run_to_end(load_base(source, dtype=shipped.dtype))
+        except DlmTuiError:
+            if _is_whole(folder, shipped, fetch):
+                raise
+            remove(folder)  # a machine that went off, or a disk that failed, left other bytes
+            source = msgspec.structs.replace(source, path=_folder(shipped, fetch))
+            base = run_to_end(load_base(source, dtype=shipped.dtype))
         if other_base(shipped.record, base.identity) is not None:
             remove(folder)
             raise DlmTuiError(f"the base in {folder} is damaged; it was removed, try again")
@@ -90,19 +98,34 @@ def _folder(shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root / shipped.key
     with FileLock(root / f"{shipped.key}.lock"):
+        clear_scratch_of(folder)
         if not folder.is_dir():
             scratch = scratch_sibling(folder)
             try:
                 scratch.mkdir()
                 for name, reference in shipped.files.items():
                     (scratch / name).write_bytes(fetch(reference).data)
+                sync_tree(scratch)
                 scratch.rename(folder)
+                sync_directory(root)
             except BaseException as error:
                 remove(scratch)
                 if isinstance(error, OSError):  # a write that finds no room does not say where
                     raise OSError(error.errno, error.strerror or str(error), str(root)) from error
                 raise
     return folder
+
+
+def _is_whole(folder: Path, shipped: Shipped, fetch: Callable[[Any], numpy.ndarray[Any, Any]]) -> bool:
+    """Whether the files are those that were sent, byte for byte."""
+    for name, reference in shipped.files.items():
+        try:
+            here = numpy.fromfile(folder / name, dtype=numpy.uint8)
+        except OSError:
+            return False
+        if not numpy.array_equal(here, fetch(reference)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -418,6 +418,28 @@ def test_a_base_travels_once_to_a_node(base: Base, tmp_path: Path, monkeypatch: 
     assert sorted(fetched) == sorted(files)
 
 
+def test_a_base_that_a_node_has_lost_in_part_is_fetched_again(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLACE, str(tmp_path))
+    files = shipped_files(base)
+    shipped = Shipped(base.source, base_record(base.identity), "float32", {n: n for n in files})
+    root = tmp_path / "dlm-tui-bases"
+    for damage in ("model.safetensors", "config.json", None):
+        monkeypatch.setattr("dlm_tui.training.cluster_node._loaded", {})
+        assert base_here(shipped, files.__getitem__).identity.weights_sha256 == base.identity.weights_sha256
+        (folder,) = (path for path in root.iterdir() if path.is_dir())
+        if damage:
+            (folder / damage).write_bytes(bytes((folder / damage).stat().st_size))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    left = root / f"{folder.name}.tmp.{ended.pid}.0123abcd"
+    left.mkdir()
+    monkeypatch.setattr("dlm_tui.training.cluster_node._loaded", {})
+    base_here(shipped, files.__getitem__)
+    assert not left.exists()
+
+
 def test_silence_repeats_what_was_heard_last() -> None:
     """So that a log gets no line for every half second, and a cancellation is heard all the same."""
 
