@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from typing import IO, Any
 
 import torch
 
+from dlm_tui.child import python_words
 from dlm_tui.export.parity import PATIENCE_SECONDS, child_lines
 from dlm_tui.export.requests import ExportRefused, Session
 from dlm_tui.model.chat import ChatTemplateError
@@ -114,7 +114,7 @@ def _started(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[bytes
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
     # what it would compile lies in the folder that is about to be published
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", _START, script, "--port", "0", "--json", "--rows", "1", "--threads", "1"]
+    words = [*python_words("-c", _START), script, "--port", "0", "--json", "--rows", "1", "--threads", "1"]
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
