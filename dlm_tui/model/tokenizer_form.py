@@ -15,8 +15,10 @@ import msgspec
 
 from dlm_tui.model.registry import BaseUnavailable, read_json
 from dlm_tui.model.remembered import remembered
+from dlm_tui.small_files import read_file
 
 _FILE = "tokenizer.json"
+_MOST_BYTES = 1 << 30
 _OF_A_RUN = ("version", "truncation", "padding")
 _SETTINGS = ("tokenizer_class", "bos_token", "eos_token", "add_bos_token", "add_eos_token", "add_prefix_space")
 
@@ -33,7 +35,7 @@ def tokenizer_form_hash(folder: Path) -> str:
 
 
 def _steps_hash(file: Path) -> str:
-    state: dict[str, Any] = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    state: dict[str, Any] = msgspec.json.decode(read_file(file, _MOST_BYTES), type=dict[str, Any])
     steps = {name: step for name, step in state.items() if name not in _OF_A_RUN and step is not None}
     # what is left out is off; an id or a score of 0 is a value
     model = {name: value for name, value in steps["model"].items() if value is not False and value not in (None, "")}

@@ -174,6 +174,7 @@ _OWN_FILES = {
     "dlm_tui/document/templates/texts.py",
     "dlm_tui/engine/handlers.py",
     "dlm_tui/export/live.py",
+    "dlm_tui/export/live_check.py",
     "dlm_tui/export/reader_check.py",
     "dlm_tui/export/targets_gguf.py",
     "dlm_tui/files.py",

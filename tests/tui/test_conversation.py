@@ -329,6 +329,7 @@ async def test_another_conversation_under_the_offered_name(workbench: Opener) ->
         await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "asked")
         await bench.press("ctrl+g")
         assert bench.app.screen is dialog and "precious" in target.read_text(), "what has the focus keeps it"
+        dialog.query_one(Input).value = target.name
         await bench.press("f3")
         await bench.until(lambda: isinstance(bench.app.screen, ConfirmScreen), "asked again")
         assert "^g Accept" in bench.text and "esc Keep it" in bench.text

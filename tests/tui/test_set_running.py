@@ -164,7 +164,7 @@ async def test_a_file_that_is_there_is_replaced_only_when_asked(workbench: Opene
         await bench.press("f6")
         await bench.until(lambda: actions.showing(bench, ConfirmScreen), "asked")
         assert "precious" in mine.read_text()
-        await bench.press("ctrl+g")
+        await bench.press("tab", "ctrl+g")
         await bench.until(lambda: "precious" not in mine.read_text(), "written, as asked")
 
 
