@@ -151,8 +151,8 @@ def test_every_way_in_is_closed_to_a_copy(trained: Path, tmp_path: Path, capsys:
     for words in (
         ["metrics", copy], ["traffic", copy], ["adapter", "list", copy], ["adapter", "back", copy],
         ["adapter", "prune", copy], ["pack", copy], ["route", copy, "hello"], ["prompt", copy, "hello"],
-        ["train", copy], ["eval", copy], ["drift", copy], ["label", copy, "hello", "tone"], ["export", copy],
-        ["doctor", copy, "--repair"], ["serve", copy],
+        ["train", copy], ["eval", copy], ["drift", copy], ["label", copy, "hello", "--adapter", "tone"],
+        ["export", copy], ["doctor", copy, "--repair"], ["serve", copy],
     ):  # fmt: skip
         assert main([*(str(word) for word in words), "--home", str(home)]) in (1, 2), words
         assert "--adopt" in capsys.readouterr().err, words

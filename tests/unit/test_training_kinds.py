@@ -149,7 +149,7 @@ def test_flags_are_for_all_adapters_or_for_one(tmp_path: Path, capsys: pytest.Ca
     for wrong, sentence in (
         (["--parameterization", "facts=dora"], "--parameterization must be one of lora, pissa, not 'dora'"),
         (["--selection", "best"], "--selection must be one of s_only, wanda, act_only, cho_rej_min_std"),
-        (["--rank", "facts=1.5"], "--rank must be a whole number, not '1.5'"),
+        (["--rank", "facts=1.5"], "--rank: it is a whole number, not '1.5'"),
         (["--rank", "facts=0"], "adapter 'facts': the rank must be between 1 and 4096"),
         (["--rank", "who=2"], "a kind of training was chosen for 'who', which is not trained now"),
         (["--coefficient", "much"], "--coefficient must be a number, not 'much'"),
