@@ -152,7 +152,7 @@ def test_flags_are_for_all_adapters_or_for_one(tmp_path: Path, capsys: pytest.Ca
         (["--rank", "facts=1.5"], "--rank: it is a whole number, not '1.5'"),
         (["--rank", "facts=0"], "adapter 'facts': the rank must be between 1 and 4096"),
         (["--rank", "who=2"], "a kind of training was chosen for 'who', which is not trained now"),
-        (["--coefficient", "much"], "--coefficient must be a number, not 'much'"),
+        (["--coefficient", "much"], "--coefficient: it is a number, not 'much'"),
         (["--coefficient", "2"], "--coefficient belongs to --signed"),
         (["--calibration", str(tmp_path / "none.json")], "none.json does not exist"),
         (["--gate-only", "--rank", "2"], "--gate-only leaves the adapters alone"),
