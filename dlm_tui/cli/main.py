@@ -17,13 +17,13 @@ from dlm_tui.cli.belonging import refuse_idle_options
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.foreign import instead_of_command, instead_of_flag
 from dlm_tui.cli.interrupt import EXIT_CODE, LINE
-from dlm_tui.cli.numbers import read_numbers
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import with_home
 from dlm_tui.meant import nearest
 from dlm_tui.model.environment import CHILD_ENVIRONMENT, collect_rarely, quiet_libraries
 from dlm_tui.output import STANDARD_OUTPUT, NarrationHandler, say, streams_are_there
+from dlm_tui.plain_numbers import read_numbers
 from dlm_tui.system_errors import system_sentence, unforeseen_sentence
 
 COMMANDS = {

@@ -15,13 +15,14 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.meant import meant
 from dlm_tui.moments import local_time
 from dlm_tui.output import say
+from dlm_tui.plain_numbers import number, whole_number
 
 if TYPE_CHECKING:
     from dlm_tui.model.views import View
     from dlm_tui.store import KeptAnswer
 
 _CUT = 100
-_PARAMETERS = {"temperature": float, "top_p": float, "max_new_tokens": int, "seed": int}
+_PARAMETERS = {"temperature": number, "top_p": number, "max_new_tokens": whole_number, "seed": whole_number}
 _OTHER_NAMES = {"max_tokens": "max_new_tokens"}
 _UNUSED = {"top_k", "repetition_penalty"}
 
@@ -236,9 +237,13 @@ class Commands:
 
 
 def _number(text: str, command: str, most: int) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    try:
+        found = whole_number(text)
+    except ValueError:
+        found = 0
+    if not 1 <= found <= most:
         raise UsageError(f"{command} needs a number from 1 to {most}")
-    return int(text)
+    return found
 
 
 def _cut(text: str) -> str:

@@ -18,6 +18,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.input import read_prompt, read_text_file
 from dlm_tui.meant import meant
 from dlm_tui.output import emit, say, shown
+from dlm_tui.plain_numbers import number
 
 _GRID = "-2,-1.5,-1,-0.5,0,0.5,1,1.5,2"
 _MAX_TOKENS = 64
@@ -137,7 +138,7 @@ def _refuse_at_once(args: argparse.Namespace) -> None:
 
 def _grid(text: str) -> list[float]:
     try:
-        grid = [float(part) for part in text.split(",")]
+        grid = [number(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--grid must be numbers separated by commas, not {text!r}") from None
     if not all(abs(c) < float("inf") for c in grid):

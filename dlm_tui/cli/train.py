@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_tui.cli.numbers import number, whole_number
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.document.counts import checked_checkpoint_steps
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
+from dlm_tui.plain_numbers import number_option, whole_option
 from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKind, KindChoices
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _one_of(flag: str, known: Sequence[str]) -> Callable[[str], str]:
 def _number(flag: str, kind: type[int] | type[float]) -> Callable[[str], float]:
     def read(value: str) -> float:
         try:
-            return whole_number(value) if kind is int else number(value)
+            return whole_option(value) if kind is int else number_option(value)
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"{flag}: {error}") from None
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.model.chat import chosen_template
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
-_ENDS_BY_NAME = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
+ENDS_BY_NAME = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 """Tokens at which llama.cpp stops by their names alone."""
 _MORE_ENDS = ("eot", "eom")
 """The keys for ids at which it stops beside the end of text."""
@@ -132,7 +133,7 @@ def further_stops(tokenizer: Any, stop_ids: Collection[int]) -> dict[str, int]:
 
     Raises ExportRefused for more than it can hold.
     """
-    known = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(name) for name in _ENDS_BY_NAME)}
+    known = {tokenizer.eos_token_id, *(tokenizer.convert_tokens_to_ids(name) for name in ENDS_BY_NAME)}
     further = sorted(set(stop_ids) - known)
     if len(further) > len(_MORE_ENDS):
         names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(further)))
@@ -144,10 +145,8 @@ def further_stops(tokenizer: Any, stop_ids: Collection[int]) -> dict[str, int]:
 
 
 def _chat_template(tokenizer: Any) -> str | None:
-    """The one that the workbench uses: of several the one called `default`, else the first by name."""
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict) and template:
-        template = template.get("default") or template[min(template)]
+    """The one that the workbench uses."""
+    template = chosen_template(getattr(tokenizer, "chat_template", None))
     return template if isinstance(template, str) and template else None
 
 

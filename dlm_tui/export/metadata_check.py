@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from gguf import LlamaFileType, TokenType
 
+from dlm_tui.export.gguf_tokenizer import ENDS_BY_NAME
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.gguf_tensors import TensorReader, Value
 
@@ -64,7 +65,6 @@ _FREE = ("general.name", "general.quantization_version")
 """Keys that may say anything."""
 _SPLITTING_RULES = {(7, False): "gpt-2", (1, False): "smollm", (1, True): "qwen2", (3, True): "llama-bpe"}
 """How many digits stay together, and whether `'LL` is cut off as `'ll` is -> llama.cpp's name of the rule."""
-_NAMED_STOPS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
 
 
 def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str, stop_ids: Collection[int] = ()) -> None:
@@ -218,7 +218,7 @@ def _rule(tokenizer: Any) -> str:
 def _stops(tokenizer: Any, stop_ids: Collection[int]) -> dict[str, Value]:
     """Ends of an answer beside the end of text, unless llama.cpp knows them by name."""
     words = {number: tokenizer.convert_ids_to_tokens(number) for number in stop_ids}
-    told = sorted(n for n, word in words.items() if word not in _NAMED_STOPS and n != tokenizer.eos_token_id)
+    told = sorted(n for n, word in words.items() if word not in ENDS_BY_NAME and n != tokenizer.eos_token_id)
     keys = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
     return dict(zip(keys, told, strict=False))
 

@@ -70,33 +70,32 @@ def suitability(source: BaseSource) -> tuple[list[str], str]:
             return [], f"none: {reason}"
     except Exception as error:  # the library raises many types for a broken folder
         return [], f"not known: {first_line(error)}"
-    obstacle = _obstacle_of(folder)
+    obstacle, reach = _gguf_of(folder)
     if obstacle is None:
         said = _TEXT_ALONE if "text_config" in read_json(folder / "config.json") else _EVERY
-        return list(TARGETS), said + _short_reach(folder)
+        return list(TARGETS), said + reach
     works = [target for target in TARGETS if target not in GGUF_TARGETS]
     return works, f"{', '.join(works)}; no GGUF: {obstacle}"
 
 
-def _short_reach(folder: Path) -> str:
-    """What to add of a base whose window llama.cpp does not know."""
-    from transformers import AutoConfig
-
-    from dlm_tui.export.architectures import read_architecture
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    text = config.get_text_config(decoder=True)
-    reach, whole = read_architecture(text.to_dict()).context_length, int(text.max_position_embeddings)
-    return f"; a GGUF reads {reach} tokens at most, as llama.cpp knows no window here" if reach < whole else ""
-
-
-def _obstacle_of(folder: Path) -> str | None:
-    """Why the base in `folder` cannot become GGUF here, None when it can."""
+def _gguf_of(folder: Path) -> tuple[str | None, str]:
+    """Why the base in `folder` cannot become GGUF here, None when it can; and what to add of one whose window llama.cpp
+    does not know."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        whole = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        return gguf_obstacle(config.get_text_config(decoder=True), tokenizer)
+        config = whole.get_text_config(decoder=True)
+        obstacle = gguf_obstacle(config, tokenizer)
+        return obstacle, "" if obstacle is not None else _short_reach(config)
     except Exception as error:  # the library raises many types for a broken folder
-        return first_line(error)
+        return first_line(error), ""
+
+
+def _short_reach(config: Any) -> str:
+    from dlm_tui.export.architectures import read_architecture
+
+    reach = read_architecture(config.to_dict()).context_length
+    short = reach < int(config.max_position_embeddings)
+    return f"; a GGUF reads {reach} tokens at most, as llama.cpp knows no window here" if short else ""

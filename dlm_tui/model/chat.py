@@ -212,10 +212,7 @@ class ChatRenderer:
     @property
     def template(self) -> str:
         """The template's source; of several the one called `default`, else the first by name."""
-        template = self._tokenizer.chat_template
-        if isinstance(template, dict):
-            template = template.get("default") or template[min(template)]
-        return str(template)
+        return str(chosen_template(self._tokenizer.chat_template))
 
     @property
     def has_own_template(self) -> bool:
@@ -294,6 +291,13 @@ def alternating(messages: Sequence[Message]) -> list[dict[str, str]]:
         else:
             turns.insert(0, {"role": "user", "content": system})
     return turns
+
+
+def chosen_template(templates: Any) -> Any:
+    """Of several templates the one called `default`, else the first by name; what is one alone, or none, as it is."""
+    if isinstance(templates, dict) and templates:
+        return templates.get("default") or templates[min(templates)]
+    return templates
 
 
 def plain_template(tokenizer: Any, prefix: Sequence[int] = ()) -> str:

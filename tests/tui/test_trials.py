@@ -40,10 +40,15 @@ async def test_what_is_typed_is_tried_as_a_job_and_what_is_wrong_is_said(workben
             await bench.press("ctrl+g")
             await bench.until(lambda told=told: told in " ".join(bench.text.split()), "refused")
         assert bench.app.screen is dialog and bench.jobs == []
-        dialog.query_one("#trials-settings", Input).value = "learning_rate=1e-4,3e-4 gate.entropy_lambda=0,0.01"
-        dialog.query_one("#trials-folds", Input).value = "1"
-        await bench.press("ctrl+g")
-        await bench.until(lambda: "At least two folds" in bench.text, "one fold")
+        for folds in ("1", "٣", "9" * 5000):
+            dialog.query_one("#trials-folds", Input).value = "5"
+            dialog.query_one("#trials-settings", Input).value = "nothing"
+            await bench.press("ctrl+g")
+            await bench.until(lambda: "nothing is not PATH=VALUE" in " ".join(bench.text.split()), "no setting")
+            dialog.query_one("#trials-settings", Input).value = "learning_rate=1e-4,3e-4 gate.entropy_lambda=0,0.01"
+            dialog.query_one("#trials-folds", Input).value = folds
+            await bench.press("ctrl+g")
+            await bench.until(lambda: "At least two folds" in bench.text, "one fold")
         dialog.query_one("#trials-folds", Input).value = "3"
         await bench.press("ctrl+g")
         await bench.until(lambda: any("held-out loss 1.87" in toast for toast in bench.toasts), "tried")

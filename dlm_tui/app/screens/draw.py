@@ -14,6 +14,7 @@ from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.app.screens.view_list import ViewList
+from dlm_tui.plain_numbers import whole_number
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
@@ -96,7 +97,10 @@ class DrawScreen(Dialog[Draw]):
         problem = self.query_one("#draw-problem", LiteralStatic)
         views = self.query_one(ViewList).marked
         text = self.query_one(Input).value.strip()
-        count = int(text) if text.isdecimal() and len(text) < 4 else 0
+        try:
+            count = whole_number(text)
+        except ValueError:
+            count = 0
         if not views or not 2 <= count <= MOST:
             problem.show(literal("Mark a view first." if not views else f"2 to {MOST} answers.", "$error"))
             return

@@ -11,6 +11,7 @@ from textual.widgets import Input
 
 from dlm_tui.app.config import MOST_SAMPLES, SamplingSettings
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.plain_numbers import number, whole_number
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
@@ -62,7 +63,7 @@ class SamplingScreen(Dialog[SamplingSettings]):
             text = self.query_one(f"#sampling-{name}", Input).value.strip()
             broken = name in ("temperature", "top_p")
             try:
-                found[name] = float(text) if broken else int(text)
+                found[name] = number(text) if broken else whole_number(text)
             except ValueError:
                 self._refuse(name, f"{label}: {text!r} is not a {'number' if broken else 'whole number'}")
                 return

@@ -14,6 +14,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from dlm_tui.app.screens.dialog import Dialog
+from dlm_tui.plain_numbers import number, whole_number
 from dlm_tui.store.adapter_kind import SELECTIONS, AdapterKind, KindChoices, Parameterization, Selection, kind_words
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
@@ -135,9 +136,9 @@ class TrainScreen(Dialog[TrainOrder]):
             kind = AdapterKind(
                 parameterization=parameterization,
                 selection=selection,
-                rank=int(self.query_one("#train-rank", Input).value),
+                rank=whole_number(self.query_one("#train-rank", Input).value),
                 signed=signed,
-                coefficient=float(self.query_one("#train-coefficient", Input).value) if signed else None,
+                coefficient=number(self.query_one("#train-coefficient", Input).value) if signed else None,
             )
         except ValueError:
             self.show_problem("Rank is a whole number, C a number above 0.")

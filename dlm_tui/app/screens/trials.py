@@ -15,6 +15,7 @@ from textual.widgets import Input
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.engine.protocol import SweepReport
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.plain_numbers import whole_number
 from dlm_tui.system_errors import sentence_of
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import assemble, literal, sanitize
@@ -78,14 +79,17 @@ class TrialsScreen(Dialog[TrialsOrder]):
 
     async def _order(self, *, write: bool) -> None:
         settings = tuple(self.query_one("#trials-settings", Input).value.split())
-        folds = self.query_one("#trials-folds", Input).value
+        try:
+            folds = whole_number(self.query_one("#trials-folds", Input).value)
+        except ValueError:
+            folds = 0
         wrong = next((text for text in settings if not all(text.partition("="))), None)
         if not settings or wrong is not None:
             self._tell(f"{wrong or 'Nothing'} is not PATH=VALUE,VALUE, such as lora_r=8,16", error=True)
-        elif not folds.isdecimal() or int(folds) < 2:
+        elif folds < 2:
             self._tell("At least two folds are needed: one is held out.", error=True)
         elif not self._busy and await self._can_be_tried(settings):
-            self.dismiss(TrialsOrder(settings, int(folds), write))
+            self.dismiss(TrialsOrder(settings, folds, write))
 
     async def _can_be_tried(self, settings: Sequence[str]) -> bool:
         """Whether the document takes every value; where it does not, that is told."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+from dlm_tui.plain_numbers import number_option, whole_option
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How it computes, and what it makes of the gate's weights."""
@@ -18,10 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def grid_step(text: str) -> float:
     """A part of 1 of which a whole number makes 1. Raises ArgumentTypeError."""
-    try:
-        step = float(text)
-    except ValueError:
-        step = math.nan
+    step = number_option(text)
     if not (0 < step <= 0.5 and math.isclose(round(1 / step) * step, 1.0, rel_tol=1e-6)):
         raise argparse.ArgumentTypeError(f"it is a whole part of 1, as 0.5, 0.25 or 0.05 are, not {text!r}")
     return step
@@ -29,6 +28,7 @@ def grid_step(text: str) -> float:
 
 def thread_count(text: str) -> int:
     """At least one. Raises ArgumentTypeError."""
-    if not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
-        raise argparse.ArgumentTypeError(f"it is a whole number, at least 1, not {text!r}")
-    return int(text)
+    count = whole_option(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"it is at least 1, not {count}")
+    return count

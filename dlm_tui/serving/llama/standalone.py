@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import say
+from dlm_tui.plain_numbers import read_numbers
 from dlm_tui.serving import command
 from dlm_tui.serving.llama import options
 from dlm_tui.serving.llama.backend import ROWS, LlamaBackend
@@ -19,6 +20,7 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="serve.py", description="Answer OpenAI clients, the gate deciding each mix.", allow_abbrev=False
     )
+    read_numbers(parser)
     command.add_arguments(parser, rows=ROWS)
     options.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="tell the address as JSON on stdout")
