@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dlm_tui.app.layout import PANES
 from tests.tui.conftest import Bench, Opener
 from tests.tui.dialogs import open_each
@@ -14,9 +16,12 @@ async def through_sizes(bench: Bench) -> None:
     """Each size once, drawn to the end; what cannot be drawn ends the program and so the test."""
     for size in (*TINY, USUAL):
         await bench.pilot.resize_terminal(*size)
-        await bench.until(lambda size=size: bench.app.size == size, f"{size}")
+        # the library tells its screens of a size a moment later than the program
+        await bench.until(lambda size=size: bench.app.screen.size == size, f"{size}")
+        await bench.settled()
 
 
+@pytest.mark.slow
 async def test_every_dialog_is_drawn_at_any_size(workbench: Opener) -> None:
     async with workbench(size=USUAL) as bench:
         bench.screen.prompt_pane.set_text("please say when the tide turns")
