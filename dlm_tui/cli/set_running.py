@@ -108,16 +108,8 @@ def former_ids(prompts: list[str], former: SetRun | None) -> dict[tuple[int, str
 
 
 def _views(wanted: str | None, session: Session) -> list[View]:
-    from dlm_tui.model.views import BASE, GATED, VIEWS, named_view
+    from dlm_tui.model.views import BASE, GATED, named_views
 
-    if not wanted:
+    if wanted is None:
         return [GATED if session.model.names else BASE]
-    views = [named_view(name.strip()) for name in wanted.split(",") if name.strip()]
-    if len({view.name for view in views}) != len(views):
-        raise UsageError("a view is named twice")
-    for view in views:
-        if view.kind == "solo" and view.adapter not in session.model.names:
-            known = ", ".join(session.model.names) or "none are trained"
-            near = meant(view.name, [*VIEWS, *session.model.names])
-            raise UsageError(f"no view and no trained adapter is called {view.name!r} (trained: {known}){near}")
-    return views
+    return named_views(wanted, session.model.names)

@@ -51,6 +51,23 @@ def named_view(name: str) -> View:
     return VIEWS.get(name) or _ALSO.get(name) or solo(name.removeprefix(_ADAPTER))
 
 
+def named_views(text: str, trained: Sequence[str]) -> list[View]:
+    """The views of a list such as `base,gated,tone@2`; adapters in any of their versions.
+
+    Raises UsageError for a list of nothing, a view named twice, and an adapter that is not among `trained`.
+    """
+    views = [named_view(name.strip()) for name in text.split(",") if name.strip()]
+    if not views:
+        raise UsageError(f"no view is named in {text!r}: give {', '.join(VIEWS)} or adapters, separated by commas")
+    for place, view in enumerate(views):
+        if view in views[:place]:
+            raise UsageError(f"the view {view.name!r} is named twice")
+        if view.adapter is not None and split_version(view.adapter)[0] not in trained:
+            known = [*VIEWS, *(solo(name).name for name in trained)]
+            raise UsageError(f"there is no view {view.name!r} (known: {', '.join(known)}){meant(view.name, known)}")
+    return views
+
+
 def adapter_of(name: str) -> str | None:
     """The adapter whose view is called `name`; None for the views that belong to none."""
     return None if name in RESERVED else name.removeprefix(_ADAPTER)

@@ -7,9 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from dlm_tui.cli.score import _chosen
+from dlm_tui.cli.score_reports import _chosen
 from dlm_tui.errors import UsageError
-from dlm_tui.model.views import BASE, GATED, RESERVED, STATIC, UNIFORM, adapter_of, named_view, resolve_view, solo
+from dlm_tui.model.views import (
+    BASE,
+    GATED,
+    RESERVED,
+    STATIC,
+    UNIFORM,
+    adapter_of,
+    named_view,
+    named_views,
+    resolve_view,
+    solo,
+)
 
 NAMES = ["base", "gated", "facts"]
 
@@ -52,3 +63,19 @@ def test_score_shows_adapter_and_view_side_by_side() -> None:
 
 def test_the_static_mix_has_the_name_of_the_server_too() -> None:
     assert named_view("static_mean") is named_view("static") is STATIC
+
+
+@pytest.mark.parametrize(
+    ("views", "problem"),
+    [
+        (" , ", r"no view is named in ' , ': give base, gated"),
+        ("static,facts,static_mean", r"the view 'static' is named twice"),
+        ("facts,adapter:facts", r"the view 'facts' is named twice"),
+        ("factz", r"no view 'factz' .*did you mean facts\?"),
+        ("nobody@2", r"no view 'nobody@2'"),
+    ],
+)
+def test_a_list_of_views_is_read_by_one_rule(views: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        named_views(views, NAMES)
+    assert [view.name for view in named_views("base, facts@2,", NAMES)] == ["base", "facts@2"]
