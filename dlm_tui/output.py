@@ -6,26 +6,16 @@ import codecs
 import io
 import json
 import logging
-import math
 import os
 import sys
 from typing import Any
 
-
-def plain(value: Any) -> Any:
-    """The same value with non-finite floats as None, so that the JSON is standard."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
+from dlm_tui.finite import finite
 
 
 def emit(value: Any) -> None:
     """One JSON value on one line of stdout, in ASCII: no line separator and no terminal control passes unescaped."""
-    sys.stdout.write(json.dumps(plain(value), allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(finite(value), allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -9,12 +9,11 @@ from typing import Literal
 
 from dlm_tui.document import Document, sources
 from dlm_tui.document.comparison import VersionComparison
-from dlm_tui.document.names import split_version
+from dlm_tui.document.names import refuse_unknown_adapter, split_version
 from dlm_tui.document.prompt_sets import PromptSets
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.gate import Gate, PromptRouter, load_document_gate, resolve_gate_mix, trained_probes
 from dlm_tui.gate.former import compare_gates, load_former_gate
-from dlm_tui.meant import meant
 from dlm_tui.model import Adapter, Base, MixedModel, View, base_of, load_base, load_peft_adapter, resolve_view
 from dlm_tui.model.chat_history import FittedChat, fit_chat
 from dlm_tui.model.prefix_reuse import CachedPrefix
@@ -203,9 +202,7 @@ class Session:
             prompts = [*((text, True) for text in saved[:SAVED]), *((text, False) for text in tagged[:SAVED])]
             result.moved = yield from compare_gates(self.router, earlier, later, prompts)
             return result
-        if first[0] not in self.document.routing_names:
-            near = meant(first[0], self.document.routing_names)
-            raise UsageError(f"the document declares no adapter {first[0]!r}{near}")
+        refuse_unknown_adapter(first[0], self.document.routing_names)
         model = self.model_for([{before: 1.0}, {after: 1.0}])
         model.coefficients({before: 1.0, after: 1.0})  # says which of them is not trained
         questions = saved_questions(self.document, self.base, saved), own_questions(self.document, self.base, first[0])

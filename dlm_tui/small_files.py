@@ -69,6 +69,15 @@ def read_file_or_pipe(path: Path | str, limit: int) -> bytes:
         return (begun or b"") + _whole(handle, path, info.st_size, limit)
 
 
+def file_mark(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from the next in its place: inode, bytes and nanoseconds of its change; None without one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def is_no_file(error: OSError) -> bool:
     """Whether something else has the place of the file that could not be read: a folder, a pipe, a link to itself."""
     return error.errno in (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)

@@ -13,9 +13,9 @@ import msgspec
 from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.errors import UsageError
 from dlm_tui.losses import SFT, UNITS
-from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say, shown
 
 if TYPE_CHECKING:
@@ -247,10 +247,7 @@ def _names(args: argparse.Namespace, document: Document, *, at_most: int) -> lis
     if len(rest) > at_most:
         raise UsageError(f"too many arguments; {ACTIONS[args.action]}")
     for name in rest:
-        if name not in document.routing_names:
-            known = ", ".join(document.routing_names)
-            near = meant(name, document.routing_names)
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {known}){near}")
+        refuse_unknown_adapter(name, document.routing_names)
     return list(rest)
 
 

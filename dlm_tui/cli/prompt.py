@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from dlm_tui.cli.answering import answer, ask
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import read_prompt
-from dlm_tui.meant import meant
 from dlm_tui.output import emit, put, say
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def refuse_at_once(args: argparse.Namespace) -> None:
     """What needs no base to be refused: two arguments that say which adapters answer, numbers out of their range, names
     that the document does not know. Raises UsageError, NamedMixesError, what `load` raises."""
     from dlm_tui.document import load
-    from dlm_tui.document.names import split_version
+    from dlm_tui.document.names import refuse_unknown_adapter, split_version
     from dlm_tui.model import Sampling
 
     _refuse_two_mixes(args)
@@ -74,10 +73,8 @@ def refuse_at_once(args: argparse.Namespace) -> None:
     document = load(Path(args.document))
     if args.mix is not None:
         mix_view(document, args.mix, signed=args.signed)
-    if args.adapter is not None and split_version(args.adapter)[0] not in document.routing_names:
-        declared = document.adapter_names
-        known, near = ", ".join(declared), meant(args.adapter, declared)
-        raise UsageError(f"the document declares no adapter {args.adapter!r} (declared: {known}){near}")
+    if args.adapter is not None:
+        refuse_unknown_adapter(split_version(args.adapter)[0], document.routing_names)
 
 
 def _refuse_two_mixes(args: argparse.Namespace) -> None:

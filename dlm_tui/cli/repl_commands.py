@@ -183,7 +183,7 @@ class Commands:
         say(f"every turn is answered under {mix}" if talk.holds else f"turns are answered under {talk.view.name} again")
 
     def _trained(self, name: str) -> str:
-        from dlm_tui.document.names import split_version
+        from dlm_tui.document.names import refuse_unknown_adapter, split_version
         from dlm_tui.model.views import VIEWS
 
         session = self._talk.session
@@ -192,8 +192,7 @@ class Commands:
         if name not in trained and not (version is not None and adapter in trained):
             if adapter in declared:
                 raise UsageError(f"adapter {adapter!r} is not trained yet; run `dlm-tui train`")
-            near = meant(adapter, [*declared, *VIEWS])
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {', '.join(declared)}){near}")
+            refuse_unknown_adapter(adapter, declared, VIEWS)
         session.model_for([{name: 1.0}])
         return name
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
-from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES
+from dlm_tui.document.names import MEDIA_TYPES, SECTION_TYPES, refuse_unknown_adapter
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.replacing import document_lock, refuse_unwritable, replace_seen
 from dlm_tui.document.sections import Section, section_id
 from dlm_tui.document.text import lf_only
 from dlm_tui.errors import UsageError
-from dlm_tui.meant import meant
 
 _TRIES = 100
 _line_end = re.compile(b"\r\n|\r|\n")
@@ -90,10 +89,8 @@ def _compose(
     before = parse_bytes(data, path)
     if section_type not in SECTION_TYPES or section_type in MEDIA_TYPES:
         raise UsageError(f"only prose, instruction and preference sections can be added, not {section_type!r}")
-    if adapter is not None and adapter not in before.routing_names:
-        known = ", ".join(before.routing_names)
-        near = meant(adapter, before.routing_names)
-        raise UsageError(f"the document has no adapter {adapter!r}; it has {known}{near}")
+    if adapter is not None:
+        refuse_unknown_adapter(adapter, before.routing_names)
     content = lf_only(content)
     line_end = dominant_line_end(data)
     ended = data.endswith((b"\n", b"\r"))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from dlm_tui.counting import counted
 from dlm_tui.document.body import read_body
 from dlm_tui.document.in_place import finish_cut_change
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, split_frame
-from dlm_tui.errors import DlmTuiError, UsageError
-from dlm_tui.meant import meant, nearest
+from dlm_tui.errors import DlmTuiError
+from dlm_tui.meant import nearest
 from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
 
@@ -86,14 +87,11 @@ class Document:
         """
         from dlm_tui.document.schema import AdapterSettings
 
-        declared = self.training.adapters
-        if declared and name in declared:
-            return declared[name]
-        if not declared and name == DEFAULT_ADAPTER:
-            flat = {field: getattr(self.training, field) for field in AdapterSettings.model_fields}
-            return AdapterSettings.model_construct(**flat)
-        known = ", ".join(self.routing_names)
-        raise UsageError(f"the document has no adapter {name!r}; it has {known}{meant(name, self.routing_names)}")
+        refuse_unknown_adapter(name, self.routing_names)
+        if self.training.adapters:
+            return self.training.adapters[name]
+        flat = {field: getattr(self.training, field) for field in AdapterSettings.model_fields}
+        return AdapterSettings.model_construct(**flat)
 
 
 def parse_bytes(data: bytes, path: Path | None = None) -> Document:

@@ -12,12 +12,12 @@ from dlm_tui.document.append import dominant_line_end
 from dlm_tui.document.body import Piece, read_pieces
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.document.pairs import instruction_pairs, preference_triples
 from dlm_tui.document.replacing import save_document
 from dlm_tui.document.sections import Section
 from dlm_tui.document.text import decode, lf_only, split_frame
 from dlm_tui.errors import UsageError
-from dlm_tui.meant import meant
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
@@ -84,10 +84,8 @@ def retag_section(path: Path, expected_sha256: str, index: int, adapter: str | N
 
     def change(place: _Place) -> tuple[int, int, bytes]:
         section = _text_section(place.section)
-        if adapter is not None and adapter not in place.document.routing_names:
-            known = ", ".join(place.document.routing_names)
-            near = meant(adapter, place.document.routing_names)
-            raise UsageError(f"the document has no adapter {adapter!r}; it has {known}{near}")
+        if adapter is not None:
+            refuse_unknown_adapter(adapter, place.document.routing_names)
         fence = f"::{section.type}#{adapter}::" if adapter else f"::{section.type}::"
         if place.fenced:
             return place.start, place.start + place.fence_length, fence.encode()

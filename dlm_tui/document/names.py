@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Iterable, Sequence
+
+from dlm_tui.errors import UsageError
+from dlm_tui.meant import meant
 
 ADAPTER_NAME = "[a-z][a-z0-9_]{0,31}"
 ADAPTER_NAME_RULE = "a-z, then at most 31 of a-z, 0-9 and _"
@@ -31,6 +35,13 @@ def split_version(name: str) -> tuple[str, int | None]:
     if at and number.isascii() and number.isdigit() and len(number) <= 9 and int(number) > 0:
         return adapter, int(number)
     return name, None
+
+
+def refuse_unknown_adapter(name: str, declared: Sequence[str], also: Iterable[str] = ()) -> None:
+    """Raises UsageError for an adapter that is not among those of the document; `also` may have been meant."""
+    if name not in declared:
+        known, near = ", ".join(declared) or "none", meant(name, [*declared, *also])
+        raise UsageError(f"the document declares no adapter {name!r}; it has {known}{near}")
 
 
 def is_dlm_id(text: str) -> bool:

@@ -67,7 +67,7 @@ class ChildJob:
             await asyncio.wait_for(self._child.wait_exit(), _ASK_SECONDS)
             return "stopped when asked"
         self._child.end_group(at_once=False)
-        if await self._child.end_within(_TERM_SECONDS, at_once=True):
+        if await self._child.end_within(_TERM_SECONDS):
             return "ended by SIGTERM"
         return "ended by SIGKILL"
 

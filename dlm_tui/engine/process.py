@@ -163,17 +163,16 @@ class ChildProcess:
             return
         if process.stdin is not None:
             process.stdin.close()
-        await self.end_within(2.0, at_once=True)
+        await self.end_within(2.0)
 
-    async def end_within(self, seconds: float, *, at_once: bool) -> bool:
-        """Whether the child ended by itself within `seconds`; if not, its group is ended as `end_group` does it."""
+    async def end_within(self, seconds: float) -> bool:
+        """Whether the child ended by itself within `seconds`; if not, its group is killed, and has ended."""
         try:
             await asyncio.wait_for(self.wait_exit(), seconds)
             return True
         except TimeoutError:
-            self.end_group(at_once=at_once)
-            if at_once:
-                await self.wait_exit()
+            self.end_group(at_once=True)
+            await self.wait_exit()
             return False
 
     def end_group(self, *, at_once: bool) -> None:

@@ -17,7 +17,7 @@ _KEPT = ("prompts", "answers", "answer_tokens", "uniform", "best_static", "kept"
 
 
 def measure_drift(
-    session: Session, mix: Mapping[str, float] | None, *, answers: bool = True
+    session: Session, mix: Mapping[str, float] | None
 ) -> Generator[Progress, None, dict[str, Any] | None]:
     """The drift block of `mix` (None: the static mean): `kl`, `kl_max` and `changed_answers` of the frozen mix against
     the live gate (nats at the next token; share of greedy answers), and the same for the uniform and the best mix.
@@ -32,9 +32,7 @@ def measure_drift(
         return None
     path = session.document.path
     prompts = PromptSets(path).usable_prompts() if path is not None else []
-    work = drift_report(
-        session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=answers
-    )
+    work = drift_report(session.document, session.store, session.model, gate, prompts=prompts, frozen=mix, answers=True)
     try:
         report = yield from map_steps(work, _named)
     except DlmTuiError:

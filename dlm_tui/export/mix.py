@@ -7,9 +7,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 
 from dlm_tui.document import Document
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.errors import UsageError
 from dlm_tui.export.requests import ExportRefused, ExportRequest, Session
-from dlm_tui.meant import meant
 from dlm_tui.progress import Progress, part_of
 
 _INSTEAD = "train the gate, or choose a mix yourself (--mix a:0.7,b:0.3, --mix uniform, --adapter NAME)"
@@ -55,9 +55,7 @@ def written_mix(request: ExportRequest, document: Document) -> ResolvedMix | Non
     """
     names = list(document.routing_names)
     if request.adapter is not None:
-        if request.adapter not in names:
-            near = meant(request.adapter, names)
-            raise UsageError(f"the document declares no adapter {request.adapter!r} (it has {', '.join(names)}){near}")
+        refuse_unknown_adapter(request.adapter, names)
         return ResolvedMix([(request.adapter, 1.0)], "single")
     if request.mix == "uniform":
         return ResolvedMix([(name, 1.0 / len(names)) for name in names], "uniform")

@@ -39,7 +39,7 @@ _SHOWN = 200
 
 
 def evaluate_gate(
-    document: Document, store: Store, model: MixedModel, *, folds: int = 5, seed: int | None = None
+    document: Document, store: Store, model: MixedModel, *, folds: int = 5
 ) -> Generator[Progress, None, EvaluationReport]:
     """Train on k − 1 parts of the probes, judge on the rest, k times; nothing is stored. The report of `eval --json`.
 
@@ -52,7 +52,7 @@ def evaluate_gate(
     if len(names) < 2:
         raise UsageError(NOTHING_BETWEEN)
     checked_folds(folds)
-    chosen = seed_in_range(document.training.seed if seed is None else seed)
+    chosen = seed_in_range(document.training.seed)
     probes = trained_probes(document)
     counts = gate_samples(document)
     poor = [name for name, count in counts.items() if count < 2]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dlm_tui.document.comparison import Moved
 from dlm_tui.document.label import label_section
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.document.probes import NO_GATE
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
 from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GATE_NOT_TRAINED, GateOutcome, train_document_gate
-from dlm_tui.meant import meant
 from dlm_tui.progress import Progress
 from dlm_tui.system_errors import cause
 
@@ -63,10 +63,7 @@ def label_prompt(
     """
     from dlm_tui.document import append_section, sources
 
-    if adapter not in document.adapter_names:
-        known = ", ".join(document.adapter_names) or "it declares none"
-        near = meant(adapter, document.adapter_names) or "."
-        raise UsageError(f"The document has no adapter {adapter!r} ({known}){near}")
+    refuse_unknown_adapter(adapter, document.adapter_names)
     if not document.gate_enabled or len(document.adapter_names) < 2:
         raise UsageError(NO_GATE)
     store.refuse_unwritable()  # before the document is changed

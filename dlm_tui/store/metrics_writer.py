@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dlm_tui.finite import finite
 from dlm_tui.losses import SFT
 from dlm_tui.platform import process_mark
 from dlm_tui.store.errors import MetricsError
@@ -150,14 +151,13 @@ class MetricsWriter:
         lr: float | None,
         grad_norm: float | None = None,
         tokens_per_sec: float | None = None,
-        peak_vram_mb: int | None = None,
     ) -> None:
         """One optimiser step: the loss is of the kind that `record_loss_kind` was told last."""
         self._drop_on_failure(
             "INSERT OR REPLACE INTO steps"
             " (run_id, step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (run_id, step, loss, lr, grad_norm, tokens_per_sec, peak_vram_mb, _now()),
+            " VALUES (?, ?, ?, ?, ?, ?, NULL, ?)",
+            (run_id, step, loss, lr, grad_norm, tokens_per_sec, _now()),
         )
 
     def record_eval(
@@ -165,16 +165,12 @@ class MetricsWriter:
         run_id: int,
         step: int,
         val_loss: float | None,
-        perplexity: float | None = None,
-        retention: float | None = None,
     ) -> None:
-        """One evaluation: `val_loss` in nats per token; `perplexity` is exp of it unless given."""
-        if perplexity is None:
-            perplexity = perplexity_of(val_loss)
+        """One evaluation: `val_loss` in nats per token, with its exp as the perplexity."""
         self._drop_on_failure(
             "INSERT OR REPLACE INTO evals (run_id, step, val_loss, perplexity, retention, at)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (run_id, step, val_loss, perplexity, retention, _now()),
+            " VALUES (?, ?, ?, ?, NULL, ?)",
+            (run_id, step, val_loss, perplexity_of(val_loss), _now()),
         )
 
     def record_gate_steps(self, run_id: int, steps: Iterable[tuple[int, float, float]]) -> None:
@@ -182,7 +178,7 @@ class MetricsWriter:
         now, rows = _now(), list(steps)
         sql = "INSERT OR REPLACE INTO tui_gate_steps (run_id, step, loss, entropy, at) VALUES (?, ?, ?, ?, ?)"
         try:
-            self._write([(sql, (run_id, step, _finite(loss), _finite(spread), now)) for step, loss, spread in rows])
+            self._write([(sql, (run_id, step, finite(loss), finite(spread), now)) for step, loss, spread in rows])
         except MetricsError:
             self.dropped += len(rows)
 
@@ -333,7 +329,7 @@ class MetricsWriter:
         self._database.transact(lambda connection: run_all(connection, statements))
 
     def _drop_on_failure(self, sql: str, values: Sequence[Any]) -> None:
-        clean = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+        clean = finite(list(values))
         try:
             self._write([(sql, clean)])
         except MetricsError:
@@ -352,14 +348,4 @@ def _now() -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False)

@@ -13,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from dlm_tui.files import json_bytes, write_atomic
+from dlm_tui.finite import finite
 from dlm_tui.losses import SFT, Loss, unit_of
 from dlm_tui.progress import EarlyLook
 from dlm_tui.store.errors import StoreError
@@ -144,14 +145,14 @@ class RunLog:
             **fields,
         }
         try:
-            write_atomic(self.summary_path, json_bytes(_finite(value)))
+            write_atomic(self.summary_path, json_bytes(finite(value)))
         except OSError as error:  # as with a line: the log must not undo the run it describes
             _log.warning("%s cannot be written: %s", self.summary_path, cause(error))
         return self.summary_path
 
     def event(self, kind: str, **fields: Any) -> None:
         """One line; a line that cannot be written is dropped: the log must not stop the run it describes."""
-        line = json.dumps({"type": kind, **_finite(fields)}, sort_keys=True, ensure_ascii=False)
+        line = json.dumps({"type": kind, **finite(fields)}, sort_keys=True, ensure_ascii=False)
         try:
             self._handle.write(line + "\n")
             self._handle.flush()
@@ -176,13 +177,3 @@ class RunLog:
 def perplexity_of(loss: float | None) -> float | None:
     """exp of a loss in nats per token; None without one, and where it is too large for a number."""
     return math.exp(loss) if loss is not None and loss < 700.0 else None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

@@ -23,6 +23,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from dlm_tui.platform import may_write, on_read_only_medium, sync_directory
+from dlm_tui.small_files import file_mark
 
 _T = TypeVar("_T")
 BUSY_SECONDS = 5.0
@@ -40,7 +41,7 @@ Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
 def fingerprint(path: Path) -> Fingerprint:
     """(inode, size, mtime in ns) of the database, its WAL and its rollback journal; None for absent."""
-    return tuple(_stat(Path(f"{path}{suffix}")) for suffix in ("", "-wal", "-journal"))
+    return tuple(file_mark(Path(f"{path}{suffix}")) for suffix in ("", "-wal", "-journal"))
 
 
 def is_damage(error: BaseException) -> bool:
@@ -168,14 +169,6 @@ def _ask(uri: str, query: Callable[[sqlite3.Connection], _T]) -> _T:
 def _settled(found: Fingerprint) -> bool:
     newest = max(entry[2] for entry in found if entry is not None)
     return abs(time.time_ns() - newest) > _SETTLED_NS or newest > time.time_ns()
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _uri(path: Path) -> str:

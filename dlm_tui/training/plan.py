@@ -21,10 +21,10 @@ from dlm_tui.document import (
     split_side,
     training_rows,
 )
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.document.seeds import seed_in_range, seed_note
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.losses import loss_kind
-from dlm_tui.meant import meant
 from dlm_tui.store.adapter_kind import (
     PAIR_SELECTION,
     TEXT_SELECTIONS,
@@ -322,11 +322,8 @@ def _refuse_together(settings: TrainerSettings, name: str, kind: AdapterKind, op
 
 def refuse_undeclared(document: Document, adapters: Sequence[str] | None) -> None:
     """Raises UsageError for the first name that the document does not declare."""
-    declared = document.routing_names
     for name in adapters or ():
-        if name not in declared:
-            known = ", ".join(declared)
-            raise UsageError(f"the document declares no adapter {name!r} (declared: {known}){meant(name, declared)}")
+        refuse_unknown_adapter(name, document.routing_names)
 
 
 def refuse_lacking(name: str, kind: AdapterKind, *, texts: int, pairs: int) -> None:

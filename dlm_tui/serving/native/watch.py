@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.session import Session
-from dlm_tui.small_files import read_head
+from dlm_tui.small_files import file_mark, read_head
 from dlm_tui.store import Store, adapter_versions, read_manifest
 from dlm_tui.store.locks import TRAINING, is_locked
 from dlm_tui.store.process import holder_lives
@@ -52,7 +51,7 @@ class StoreWatch:
             versions = tuple((name, item.version) for name, item in adapter_versions(session.store, names).items())
         except DlmTuiError:
             versions = ()
-        return _Fingerprint((versions, _gate_files(session.store)), _stat(session.path))
+        return _Fingerprint((versions, _gate_files(session.store)), file_mark(session.path))
 
 
 def last_training(store: Store) -> tuple[object, ...]:
@@ -67,7 +66,7 @@ def last_training(store: Store) -> tuple[object, ...]:
 
 def _gate_files(store: Store) -> tuple[object, ...]:
     """Tells one stored gate from the next."""
-    return tuple(_stat(store.gate_dir / name) for name in ("gate_config.json", "gate.safetensors"))
+    return tuple(file_mark(store.gate_dir / name) for name in ("gate_config.json", "gate.safetensors"))
 
 
 def _is_being_committed(store: Store) -> bool:
@@ -76,11 +75,3 @@ def _is_being_committed(store: Store) -> bool:
     except OSError:
         return False
     return holder_lives(content, socket.gethostname()) is not False
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
