@@ -20,19 +20,17 @@ from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.given_files import NameTaken
 from dlm_tui.input import read_text_file
 from dlm_tui.output import emit, put, say, shown
-from dlm_tui.store.set_run_files import results_csv, results_jsonl
-from dlm_tui.store.set_runs import (
+from dlm_tui.store.set_comparison import (
     SORTS,
     MovedAnswer,
-    SetAnswer,
-    SetRun,
     compare_runs,
     drawn_otherwise,
     new_answers,
-    run_before,
     sorted_answers,
     sorted_moves,
 )
+from dlm_tui.store.set_run_files import results_csv, results_jsonl
+from dlm_tui.store.set_runs import SetAnswer, SetRun, run_before
 
 _Make = Callable[[], str]
 

@@ -1,34 +1,22 @@
 """Every answer that was given to a document's prompts, in a database of ours alone.
 
 An answer is kept whole: what was asked, under which mix of which adapter versions, how it was sampled, and what came.
-The database is bounded in bytes, the oldest answers go first. Every call opens it anew, so that any number of
-processes may keep and find answers at the same time; a damaged one has no answers, and the next `keep` sets it aside.
+The oldest go first where they become too many.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from dlm_tui.store.errors import AnswersError, StoreError
-from dlm_tui.store.locks import file_lock
-from dlm_tui.store.replaceable import ReplaceableDatabase
-from dlm_tui.store.sqlite import is_damage, read_database
-from dlm_tui.system_errors import database_reason
+from dlm_tui.store.errors import AnswersError
+from dlm_tui.store.kept_records import LIMIT_BYTES, KeptRecords, decoded
 
-LIMIT_BYTES = 64 << 20
-"""What all answers of a document may take, unless told otherwise."""
-
-_T = TypeVar("_T")
-_log = logging.getLogger(__name__)
-_SET_ASIDE_SECONDS = 10.0
 _ROW_BYTES = 160  # what a row takes beside its texts: keys, time, digest, index entries
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -148,7 +136,10 @@ class KeptAnswers:
     """
 
     def __init__(self, path: Path, limit: int = LIMIT_BYTES) -> None:
-        self.path, self._limit = path, limit
+        self.path = path
+        self._records = KeptRecords(
+            path, _SCHEMA, table="answers", key="answer_id", limit=limit, one="answer", error=AnswersError
+        )
 
     def keep(self, answers: Iterable[KeptAnswer]) -> list[KeptAnswer]:
         """Add these answers in one transaction, and let the oldest go for them; they come back with their ids."""
@@ -157,11 +148,11 @@ class KeptAnswers:
         def add(connection: sqlite3.Connection) -> None:
             kept.clear()
             kept.extend(_insert(connection, answer) for answer in answers)
-            self._evict(connection, keeping=len(kept))
+            self._records.evict(connection, keeping=len(kept))
 
         answers = list(answers)
         if answers:
-            self._write(add)
+            self._records.write(add)
         return kept
 
     def forget(self, ids: Sequence[int]) -> None:
@@ -180,7 +171,7 @@ class KeptAnswers:
             connection.executemany(f"DELETE FROM answers WHERE {which}", [(value,) for value in values])
 
         if values and self.path.exists():
-            self._write(remove)
+            self._records.write(remove)
 
     def get(self, answer_id: int) -> KeptAnswer | None:
         """One answer; None when it was evicted or forgotten."""
@@ -221,7 +212,7 @@ class KeptAnswers:
                 answers=count + (len(oldest.turns) if oldest else 0),
                 at=newest.at,
             )
-            for name, count, oldest, newest in self._read(query) or []
+            for name, count, oldest, newest in self._records.read(query) or []
             if newest is not None
         ]
 
@@ -257,45 +248,8 @@ class KeptAnswers:
 
     def _ask(self, where: str, values: Sequence[object], limit: int) -> list[KeptAnswer]:
         sql = f"SELECT answer_id, record FROM answers {where} ORDER BY answer_id DESC LIMIT ?"
-        rows = self._read(lambda connection: connection.execute(sql, [*values, limit]).fetchall())
+        rows = self._records.read(lambda connection: connection.execute(sql, [*values, limit]).fetchall())
         return [answer for row in rows or [] if (answer := _answer(row)) is not None]
-
-    def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T | None:
-        try:
-            return read_database(self.path, query)
-        except FileNotFoundError:
-            return None
-        except (sqlite3.Error, OSError) as error:
-            if is_damage(error):
-                _log.warning("%s is damaged (%s): the next answer that is kept begins a new one", self.path, error)
-                return None
-            if "no such table" in str(error):
-                return None
-            raise AnswersError(f"{self.path} cannot be read: {database_reason(error, self.path)}.") from error
-
-    def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        database = ReplaceableDatabase(
-            self.path, _SCHEMA, lambda: file_lock(self.path.with_name(f"{self.path.name}.lock"), _SET_ASIDE_SECONDS)
-        )
-        try:
-            try:
-                database.transact(work)
-            finally:
-                database.close()
-        except (sqlite3.Error, OSError, StoreError) as error:
-            raise AnswersError(f"{self.path} cannot be written: {database_reason(error, self.path)}.") from error
-
-    def _evict(self, connection: sqlite3.Connection, keeping: int) -> None:
-        """Remove the oldest answers beyond the limit, but none of the newest `keeping`."""
-        rows = connection.execute("SELECT answer_id, bytes FROM answers ORDER BY answer_id").fetchall()
-        excess = sum(size for _, size in rows) - self._limit
-        last = 0
-        for answer_id, size in rows[: len(rows) - keeping]:
-            if excess <= 0:
-                break
-            excess -= size
-            last = answer_id
-        connection.execute("DELETE FROM answers WHERE answer_id <= ?", (last,))
 
 
 def _insert(connection: sqlite3.Connection, answer: KeptAnswer) -> KeptAnswer:
@@ -313,11 +267,8 @@ def _insert(connection: sqlite3.Connection, answer: KeptAnswer) -> KeptAnswer:
 
 
 def _answer(row: sqlite3.Row) -> KeptAnswer | None:
-    try:
-        answer = msgspec.json.decode(row["record"], type=KeptAnswer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
-        return None
-    return msgspec.structs.replace(answer, answer_id=row["answer_id"])
+    answer = decoded(row["record"], KeptAnswer)
+    return msgspec.structs.replace(answer, answer_id=row["answer_id"]) if answer is not None else None
 
 
 def _digest(prompt: str, turns: Sequence[Turn]) -> bytes:

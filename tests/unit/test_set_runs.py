@@ -22,18 +22,15 @@ from dlm_tui.model.views import BASE, GATED, solo
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.prompt_runs import PromptAnswer, run_prompts
 from dlm_tui.session import Session
-from dlm_tui.store.set_runs import (
+from dlm_tui.store.set_comparison import (
     MovedAnswer,
-    SetAnswer,
-    SetRun,
-    SetRuns,
     compare_runs,
     drawn_otherwise,
     new_answers,
-    run_before,
     sorted_answers,
     sorted_moves,
 )
+from dlm_tui.store.set_runs import SetAnswer, SetRun, SetRuns, run_before
 from tests.export_sessions import QUESTIONS, open_tiny
 
 PROMPTS = [

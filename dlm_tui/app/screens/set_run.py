@@ -20,18 +20,17 @@ from dlm_tui.counting import counted
 from dlm_tui.document.prompt_sets import PromptCase
 from dlm_tui.engine.protocol import Progress
 from dlm_tui.model.views import adapter_of
-from dlm_tui.store.set_run_files import results_csv, results_jsonl
-from dlm_tui.store.set_runs import (
+from dlm_tui.store.set_comparison import (
     SORTS,
     MovedAnswer,
-    SetAnswer,
-    SetRun,
     compare_runs,
     drawn_otherwise,
     new_answers,
     sorted_answers,
     sorted_moves,
 )
+from dlm_tui.store.set_run_files import results_csv, results_jsonl
+from dlm_tui.store.set_runs import SetAnswer, SetRun
 from dlm_widgets.adapter_palette import Mark
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.pick_list import PickList
