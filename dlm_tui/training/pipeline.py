@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
@@ -14,45 +12,29 @@ from dlm_tui.document import sources
 from dlm_tui.document.probes import NO_GATE
 from dlm_tui.document.seeds import seed_note
 from dlm_tui.errors import Cancelled, DlmTuiError, UsageError
-from dlm_tui.losses import SFT
-from dlm_tui.progress import EarlyLook, Eta, Progress, Report, note, run_to_end, warn
+from dlm_tui.progress import Progress, Report, note, run_to_end, warn
 from dlm_tui.store import (
     MetricsWriter,
-    RunLog,
-    Store,
-    StoreError,
-    new_version,
-    read_manifest,
     refuse_foreign_base,
     refuse_other_document,
-    reject_version,
     run_lock,
-    utc_seconds,
 )
-from dlm_tui.store.adapter_kind import TEXT_SELECTIONS, TrainingRecord, tail_words
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted, interrupted_damage
-from dlm_tui.store.litter import clear_earlier_try
 from dlm_tui.store.owed_gate import REMEDY, OwedGate, owed_gate
-from dlm_tui.store.version_record import AdapterVersion
-from dlm_tui.store.versions import discard_version
-from dlm_tui.training.adapter_work import AdapterWork, Trained, train_adapter
-from dlm_tui.training.checkpoints import AdapterCheckpoints, CheckpointEvery, fingerprint
+from dlm_tui.training.adapter_run import Say, StepCount, discard_unused, train_task
+from dlm_tui.training.adapter_task import AdapterTask
+from dlm_tui.training.adapter_work import AdapterWork, Trained
+from dlm_tui.training.checkpoints import AdapterCheckpoints
 from dlm_tui.training.commit import (
     FinishedRun,
     commit_runs,
     finish_run,
     keep_runs,
-    last_losses,
-    pinned_versions,
-    record_loss_kind,
-    record_tail_depth,
-    write_version,
 )
-from dlm_tui.training.early_answers import early_prompts
 from dlm_tui.training.effects import measure_effects
 from dlm_tui.training.launcher import launcher_variables, without_launcher
 from dlm_tui.training.memory import fitting_rows
-from dlm_tui.training.phases import Diverged, Finetuned, Step
+from dlm_tui.training.phases import Step
 from dlm_tui.training.plan import AdapterPlan, TrainingPlan, refuse_impossible, refuse_lacking
 from dlm_tui.training.report import AdapterOutcome, TrainOutcome
 from dlm_tui.training.request import TrainRequest
@@ -61,10 +43,6 @@ from dlm_tui.training.rows import AdapterRows, cut_notes, tokenised
 if TYPE_CHECKING:
     from dlm_tui.document.sources import SourceScan
     from dlm_tui.model import Base
-
-_log = logging.getLogger(__name__)
-Say = Callable[[str], None]
-"""Tells a person a sentence, and keeps it for the outcome."""
 
 
 def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
@@ -120,7 +98,7 @@ def _train_adapters(
     request: TrainRequest, plan: TrainingPlan, metrics: MetricsWriter, report: Report, say: Say
 ) -> list[FinishedRun]:
     """Every adapter of the plan, trained and written, none in force yet."""
-    work: list[tuple[AdapterPlan, AdapterRows]] = []
+    reached: list[tuple[AdapterPlan, AdapterRows]] = []
     for adapter in plan.adapters:
         rows = tokenised(adapter.rows, plan.sequence_len, request.base)
         for text in cut_notes(adapter.name, rows):
@@ -128,21 +106,20 @@ def _train_adapters(
         if any(rows.of(phase) for phase in adapter.phases):
             texts = len(rows.train) if request.calibration is None else len(request.calibration.prompts)
             refuse_lacking(adapter.name, adapter.kind, texts=texts, pairs=len(rows.preference))
-            work.append((adapter, rows))
-    if not work:
+            reached.append((adapter, rows))
+    if not reached:
         raise DlmTuiError("there is nothing to train: no section of the document reaches an adapter")
-    plan = _within_memory(request.base, plan, [rows for _, rows in work], say)
-    total = sum(plan.steps(rows.of(phase), phase) for adapter, rows in work for phase in adapter.phases)
-    count = _Count(report, total)
+    plan = _within_memory(request.base, plan, [rows for _, rows in reached], say)
+    tasks = [AdapterTask(request, plan, adapter, rows) for adapter, rows in reached]
+    count = StepCount(report, sum(task.steps for task in tasks))
     runs: list[FinishedRun] = []
-    elsewhere = _trained_elsewhere(request, plan, work, report, count)
+    elsewhere = _trained_elsewhere(request, tasks, report, count)
     try:
-        for adapter, rows in work:
-            trained = elsewhere.get(adapter.name)
-            runs.append(_train_one(request, plan, adapter, rows, metrics, count, say, trained, alone=len(work) == 1))
+        for task in tasks:
+            runs.append(train_task(task, elsewhere.get(task.name), metrics, count, say, alone=len(tasks) == 1))
     except (Cancelled, KeyboardInterrupt):
         for run in runs:
-            _discard(request.store, run.version)
+            discard_unused(request.store, run.version)
             finish_run(metrics, run.run_id, "cancelled")
         raise
     except BaseException:
@@ -152,11 +129,7 @@ def _train_adapters(
 
 
 def _trained_elsewhere(
-    request: TrainRequest,
-    plan: TrainingPlan,
-    work: list[tuple[AdapterPlan, AdapterRows]],
-    report: Report,
-    count: _Count,
+    request: TrainRequest, tasks: list[AdapterTask], report: Report, count: StepCount
 ) -> dict[str, Trained]:
     """The adapters that other machines trained, by name; each is kept as it comes, so that `resume` has it."""
     if request.elsewhere is None:
@@ -176,15 +149,15 @@ def _trained_elsewhere(
 
     waiting: dict[str, AdapterCheckpoints] = {}
     missing: list[AdapterWork] = []
-    for adapter, rows in work:
-        checkpoints = _checkpoints(request, plan, adapter, rows, run_id=0)
+    for task in tasks:
+        checkpoints = task.checkpoints(run_id=0)
         if not request.resume or checkpoints.finished() is None:
-            waiting[adapter.name] = checkpoints
-            missing.append(_work(request, plan, adapter, rows))
+            waiting[task.name] = checkpoints
+            missing.append(task.work())
     found: dict[str, Trained] = {}
     for one, trained in request.elsewhere.train(missing, live):
         found[one.adapter.name] = trained
-        if len(work) > 1:
+        if len(tasks) > 1:
             checkpoints, result = waiting[one.adapter.name], trained.result
             checkpoints.done = result.phases
             checkpoints.finish(result.tensors, result.config, result.tail_depth)
@@ -200,208 +173,6 @@ def _within_memory(base: Base, plan: TrainingPlan, work: list[AdapterRows], say:
     if fitted is not plan:
         say(f"{fitted.micro_batch} rows at once, {fitted.grad_accum} times a step: memory has no room for more")
     return fitted
-
-
-class _Count:
-    """Counts optimiser steps over the adapters of a run, so that the time left is that of all of them."""
-
-    def __init__(self, report: Report, total: int):
-        self._report, self._total = report, total
-        self._done, self._eta = 0, Eta()
-
-    def skip(self, steps: int) -> None:
-        """Steps that an earlier try of this run has done."""
-        self._done += steps
-
-    def tick(self, name: str, step: Step) -> None:
-        if step.look is not None:
-            self._report(Progress(step.phase, scope=name, look=step.look))
-        if step.loss is None:
-            return
-        self._done += 1
-        eta = self._eta.left("adapters", self._done, self._total)
-        self._report(
-            Progress(step.phase, self._done, self._total, scope=name, loss=step.loss, eta=eta, loss_kind=step.loss_kind)
-        )
-
-
-def _train_one(
-    request: TrainRequest,
-    plan: TrainingPlan,
-    adapter: AdapterPlan,
-    rows: AdapterRows,
-    metrics: MetricsWriter,
-    count: _Count,
-    say: Say,
-    trained: Trained | None,
-    *,
-    alone: bool,
-) -> FinishedRun:
-    """One adapter to the end, or what was `trained` elsewhere; `alone` is the only one of its run and need not wait
-    for others."""
-    document, store, name = request.document, request.store, adapter.name
-    started = utc_seconds()
-    deciding = _fingerprint(request, plan, adapter, rows)
-    if request.resume:
-        clear_earlier_try(store, name, deciding)
-    target = new_version(store, name)
-    run_id = metrics.begin_run(
-        adapter.phases[0].name,
-        plan.seed,
-        adapter_version=target.version,
-        adapter_name=name,
-        parameterization=adapter.parameterization,
-        details={**_kind_details(adapter, request), "settings": plan.settings(adapter)},
-    )
-    began = time.monotonic()
-    with RunLog(store, run_id) as log:
-        log.banner(
-            seed=plan.seed,
-            pinned_versions=pinned_versions(),
-            plan=_plan_text(request, plan, adapter, rows),
-        )
-        known = _known_sections(store)
-        log.delta(
-            new=[item for item in adapter.rows.section_ids if item not in known],
-            unchanged=[item for item in adapter.rows.section_ids if item in known],
-            removed=sorted(known - {section.section_id for section in document.sections}),
-        )
-        offset = 0
-        looks: list[EarlyLook] = []
-        kinds: set[str] = set()
-
-        def keep(step: Step) -> None:
-            nonlocal offset
-            # A second phase counts on, because a run's steps are keyed by their number.
-            number = step.step + (offset if step.phase != "sft" else 0)
-            if step.phase == "sft":
-                offset = max(offset, step.step)
-            if step.look is not None:
-                looks.append(step.look)
-                log.look(number, step.look)
-            if step.val_loss is not None:
-                metrics.record_eval(run_id, number, step.val_loss)
-            elif step.look is None:
-                if step.loss_kind is not None and step.loss_kind not in kinds:
-                    kinds.add(step.loss_kind)
-                    record_loss_kind(metrics, run_id, step.loss_kind, number)
-                metrics.record_step(
-                    run_id, number, step.loss, step.learning_rate, step.grad_norm, step.tokens_per_second
-                )
-                log.step(
-                    number,
-                    step.loss,
-                    step.learning_rate,
-                    step.grad_norm,
-                    step.tokens_per_second,
-                    loss_kind=step.loss_kind or SFT,
-                    tokens=step.tokens,
-                )
-
-        def on_step(step: Step) -> None:
-            keep(step)
-            count.tick(name, step)
-
-        checkpoints = _checkpoints(request, plan, adapter, rows, run_id)
-        try:
-            result = _finished(checkpoints) if request.resume and trained is None else None
-            if trained is not None:
-                for step in trained.steps:
-                    keep(step)
-                result = trained.result
-                began -= trained.seconds
-            elif result is None:
-                if request.resume:
-                    say(_resumed_text(name, checkpoints))
-                count.skip(checkpoints.resumed_step)
-                work = _work(request, plan, adapter, rows)
-                result = train_adapter(request.base, work, on_step, checkpoints)
-                if not alone:
-                    checkpoints.finish(result.tensors, result.config, result.tail_depth)
-            else:
-                say(f"{name}: trained to the end before the interruption")
-                count.skip(sum(result.steps.values()))
-            if result.tail_depth:
-                record_tail_depth(metrics, run_id, result.tail_depth)
-            losses = last_losses(plan, result)
-            record = TrainingRecord(
-                kind=adapter.kind,
-                words=adapter.words,
-                calibration=_calibrated_on(adapter, request),
-                tail_depth=result.tail_depth,
-                losses=losses,
-            )
-            write_version(request, target, result, record, deciding)
-        except BaseException as error:
-            finish_run(metrics, run_id, "cancelled" if isinstance(error, Cancelled | KeyboardInterrupt) else "failed")
-            if isinstance(error, Diverged):
-                reject_version(store, target)
-            else:
-                _discard(store, target)
-            raise
-        steps = sum(result.steps.values())
-        log.complete(steps=steps)
-        if told := tail_words(adapter.selection, result.tail_depth):
-            say(f"{name}: {told}")
-        log.summary(
-            adapter_version=target.version,
-            seed=plan.seed,
-            steps=steps,
-            duration_seconds=time.monotonic() - began,
-            train_losses=losses,
-            final_val_loss=result.val_loss,
-            adapter_name=name,
-            source_directives=[sources.describe_short(counts) for counts in request.scan.counts]
-            if request.scan
-            else [],
-        )
-        return FinishedRun(
-            plan=adapter,
-            fingerprint=deciding,
-            run_id=run_id,
-            version=target,
-            started_at=started,
-            result=result,
-            losses=losses,
-            summary=log.summary_relative,
-            looks=looks,
-        )
-
-
-def _discard(store: Store, version: AdapterVersion) -> None:
-    try:
-        discard_version(store, version)
-    except (StoreError, OSError) as error:
-        _log.warning("%s stays: %s", version.path, error)  # `doctor` finds it
-
-
-def _work(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> AdapterWork:
-    prompts = _calibration_ids(request, rows) if _calibrated_on(adapter, request) else None
-    asked = early_prompts(adapter.rows, rows, request.base) if plan.trainer.early_answers else None
-    return AdapterWork(plan=plan, adapter=adapter, rows=rows, prompts=prompts, asked=asked)
-
-
-def _calibrated_on(adapter: AdapterPlan, request: TrainRequest) -> str | None:
-    """The prompt set that the adapter's selection looks at, None where it looks at the adapter's own rows."""
-    return request.calibration.source if request.calibration and adapter.selection in TEXT_SELECTIONS else None
-
-
-def _calibration_ids(request: TrainRequest, rows: AdapterRows) -> list[list[int]]:
-    """The prompts of the prompt set as the base is asked them, cut as training rows are."""
-    prompts = request.calibration.prompts if request.calibration else ()
-    system = request.document.system_prompt
-    return [request.base.chat(prompt, system)[: rows.limit] for prompt in prompts]
-
-
-def _kind_details(adapter: AdapterPlan, request: TrainRequest) -> dict[str, Any]:
-    """What the metrics keep of an adapter's kind of training, beside its parameterization."""
-    details = {
-        "selection": adapter.selection,
-        "rank": adapter.rank,
-        "coefficient": adapter.coefficient if adapter.signed else None,
-        "calibration": _calibrated_on(adapter, request),
-    }
-    return {key: value for key, value in details.items() if value is not None}
 
 
 def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
@@ -422,47 +193,6 @@ def _gate_left(request: TrainRequest) -> OwedGate | None:
     if not request.resume or not request.document.gate_enabled or interrupted(request.store) is not None:
         return None
     return owed_gate(request.store)
-
-
-def _checkpoints(
-    request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows, run_id: int
-) -> AdapterCheckpoints:
-    return AdapterCheckpoints.open(
-        request.store,
-        adapter.name,
-        _fingerprint(request, plan, adapter, rows),
-        run_id,
-        sum(plan.steps(rows.of(phase), phase) for phase in adapter.phases),
-        CheckpointEvery(steps=request.checkpoint_steps, seconds=request.checkpoint_seconds),
-        request.resume,
-        request.asked(plan, torch.get_num_threads()),
-    )
-
-
-def _fingerprint(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> str:
-    """Of all that decides what the adapter becomes."""
-    own = {key: value for key, value in vars(adapter).items() if key != "rows"}
-    prompts = request.calibration.prompts if request.calibration and _calibrated_on(adapter, request) else None
-    return fingerprint(plan.deciding(), own, vars(rows), prompts, request.base.identity.key, pinned_versions())
-
-
-def _finished(checkpoints: AdapterCheckpoints) -> Finetuned | None:
-    """The result of an adapter that an earlier try of this run has trained to the end."""
-    found = checkpoints.finished()
-    if found is None:
-        return None
-    tensors, config, tail_depth, phases = found
-    result = Finetuned(tensors=tensors, config=config, tail_depth=tail_depth)
-    for phase in phases:
-        result.add(phase)
-    return result
-
-
-def _resumed_text(name: str, checkpoints: AdapterCheckpoints) -> str:
-    because = f", as {'; '.join(checkpoints.damaged)}" if checkpoints.damaged else ""
-    if checkpoints.resume is not None:
-        return f"{name}: goes on behind step {checkpoints.resumed_step} of {checkpoints.total}{because}"
-    return f"{name}: starts at the beginning{because or ', there is no checkpoint of this very training'}"
 
 
 def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome, owed: OwedGate | None) -> None:
@@ -523,23 +253,3 @@ def _source_notes(scan: SourceScan | None) -> list[str]:
     if scan is None:
         return []
     return [sources.count_words(counts) for counts in scan.counts] + scan.warnings
-
-
-def _known_sections(store: Store) -> set[str]:
-    manifest = read_manifest(store)
-    return set(manifest.content_hashes) if manifest else set()
-
-
-def _plan_text(request: TrainRequest, plan: TrainingPlan, adapter: AdapterPlan, rows: AdapterRows) -> dict[str, Any]:
-    return {
-        "adapter": adapter.name,
-        "parameterization": adapter.parameterization,
-        "selection": adapter.selection,
-        "rank": adapter.rank,
-        "signed": adapter.coefficient if adapter.signed else None,
-        "rows": len(rows.train),
-        "validation_rows": len(rows.validation),
-        "preference_rows": len(rows.preference),
-        "base": request.base.identity.id,
-        "settings": plan.settings(adapter),
-    }
