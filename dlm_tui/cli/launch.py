@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from dlm_tui.cli.interrupt import leave_interrupts_to_the_screen
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.input import is_utf8
+from dlm_tui.shell_word import shell_word
 
 
 def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool = False) -> int:
@@ -23,7 +23,7 @@ def launch(document: Path, args: argparse.Namespace, *, train_if_untrained: bool
     if not is_utf8(str(document.absolute())):
         raise DlmTuiError(f"the screen needs a path that is UTF-8 text, which {document} is not: rename it")
     if document.name.endswith(".dlm.pack"):
-        unpack = f"dlm-tui unpack {shlex.quote(str(document))} --open"
+        unpack = f"dlm-tui unpack {shell_word(document)} --open"
         raise UsageError(f"{document} is a pack: `{unpack}` takes it apart and opens it")
     need_terminal()
     from dlm_tui.document.in_place import finish_cut_change

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{path}: a new document with the {noun} {', '.join(adapters)}")
         for folder in new.folders:
             few = f"; a gate needs {floor}" if folder.file_count < floor else ""
-            say(f"  {folder.adapter} learns from {folder.folder}: {counted(folder.file_count, 'file')}{few}")
+            learner = folder.adapter if new.side.source_adapters else "every adapter"
+            say(f"  {learner} learns from {folder.folder}: {counted(folder.file_count, 'file')}{few}")
         say(f"exports: {exports}")
     if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not args.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 from dlm_tui.cli.own_store import own_store
@@ -11,6 +10,7 @@ from dlm_tui.cli.path_option import given_path
 from dlm_tui.counting import counted
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.output import emit, say
+from dlm_tui.shell_word import shell_word
 from dlm_tui.store.packs import PackContents, write_pack
 from dlm_tui.system_errors import system_sentence
 
@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         say(f"{packed.executables} of them will not be executable when unpacked")
     if document.training.sources:
         say("the folders of training.sources are not in it")
-    say(f"`dlm-tui unpack {shlex.quote(packed.path.name)}` takes it apart on another machine")
+    say(f"`dlm-tui unpack {shell_word(packed.path.name)}` takes it apart on another machine")
     return 0

@@ -129,7 +129,7 @@ def read_document_bytes(path: Path) -> bytes:
 def meant_document(path: Path) -> str:
     """The end of a sentence about a document that does not exist: the one beside it with the nearest name."""
     with contextlib.suppress(OSError):
-        near = nearest(path.name, [beside.name for beside in path.parent.glob("*.dlm")])
+        near = nearest(path.name, [beside.name for beside in path.parent.glob("*.dlm") if beside.name.isprintable()])
         return f": did you mean {path.with_name(near)}?" if near is not None else ""
     return ""
 

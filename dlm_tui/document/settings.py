@@ -11,6 +11,7 @@ import yaml
 from dlm_tui.document.document import Document, parse_bytes, read_document_bytes
 from dlm_tui.document.errors import DocumentError, FileChanged
 from dlm_tui.document.identity import frontmatter_span
+from dlm_tui.document.names import refuse_unknown_adapter
 from dlm_tui.document.replacing import save_document
 from dlm_tui.document.schema import AdapterSettings
 from dlm_tui.document.yaml_profile import BoundedLoader
@@ -26,6 +27,8 @@ def setting_paths(document: Document, path: str) -> list[str]:
     if rest or first not in AdapterSettings.model_fields:
         if not path or not all(part and part.isprintable() for part in (first, *rest)):
             raise UsageError(f"{path!r} is no path below training, such as learning_rate or gate.entropy_lambda")
+        if first == "adapters" and rest:
+            refuse_unknown_adapter(rest[0], document.routing_names)
         return [path]
     if not document.adapter_names:
         return [path]

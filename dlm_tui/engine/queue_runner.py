@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -36,6 +35,7 @@ from dlm_tui.engine.protocol import (
 from dlm_tui.engine.queue_file import OVER, Entry, Line, QueueFile
 from dlm_tui.errors import DlmTuiError, UsageError
 from dlm_tui.files import remove
+from dlm_tui.shell_word import shell_word
 from dlm_tui.store import LockHeld, Store, resolve_home, utc_seconds
 from dlm_tui.store.locks import TRAINING, named_lock
 from dlm_tui.store.run_lock import training_elsewhere
@@ -222,7 +222,7 @@ def _refuse_other_store(store: Store, request: JobRequest) -> None:
     if root.resolve() != store.root.resolve():
         raise UsageError(
             f"the job is for {request.document} with its store {root}, the line is that of {store.root}; "
-            f"`dlm-tui queue {shlex.quote(request.document)} add` puts it into its own"
+            f"`dlm-tui queue {shell_word(request.document)} add` puts it into its own"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from dlm_tui.gate.embedding import cached_embeddings
 from dlm_tui.gate.gate import Gate, load_gate
 from dlm_tui.gate.training import GATE_NOT_TRAINED, GateOutcome, train_document_gate
 from dlm_tui.progress import Progress
+from dlm_tui.shell_word import shell_word
 from dlm_tui.system_errors import cause
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
         reason = f"failed: {said.removeprefix(GATE_NOT_TRAINED).rstrip('.')}"
     return (
         f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "
-        f"again: `dlm-tui train {shlex.quote(str(path))} --gate-only` trains the gate on it."
+        f"again: `dlm-tui train {shell_word(path)} --gate-only` trains the gate on it."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from dlm_tui.document.side_file import Quantisation
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.input import with_home
 from dlm_tui.model.remembered import cache_folder, recall
+from dlm_tui.shell_word import shell_word
 from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
 
@@ -310,7 +310,7 @@ def _local_source(base_model: str, place: Path, named_by: str, named: str) -> Ba
         if (path / "adapter_config.json").is_file():
             raise BaseUnavailable(
                 f"{shown}, which {named_by} names, is an adapter, not a base: name the base that it was made for, and"
-                f" take the adapter into the document with: dlm-tui adapter import DOC NAME {shlex.quote(shown)}"
+                f" take the adapter into the document with: dlm-tui adapter import DOC NAME {shell_word(shown)}"
             )
         raise BaseUnavailable(f"{shown}, which {named_by} names, is not a model folder: it has no config.json")
     return source_of_folder(source, path)
@@ -358,7 +358,7 @@ def split_message(file: Path) -> str:
     if (split := _SPLIT.search(file.name)) is None:
         return ""
     first = file.with_name(_SPLIT.sub(lambda match: f"-00001-of-{match[2]}.gguf", file.name))
-    command = f"llama-gguf-split --merge {shlex.quote(str(first))} {shlex.quote(str(_whole(file)))}"
+    command = f"llama-gguf-split --merge {shell_word(first)} {shell_word(_whole(file))}"
     return f"{file.name} is part {int(split[1])} of {int(split[2])}; join them with: {command}"
 
 

@@ -49,6 +49,8 @@ _AUTO_ROWS = 4
 _MOSTLY_PROSE = 0.7
 # Continued pretraining: a long warm-up, and a rate that falls to a tenth of its peak instead of to nothing.
 _PRETRAINING_WARMUP, _PRETRAINING_FLOOR = 0.2, 0.1
+_LARGEST_RATE = 1e36
+"""Adam's first step is ten times the rate, and has to be a float32."""
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +253,8 @@ def plan_training(
         kind = _resolved_kind(name, chosen, earlier, settings)
         _refuse_together(settings_beside, name, kind, training.optimizer)
         phases = _phases(document, settings, rows, kind)
+        for phase in phases:
+            _refuse_rate(name, phase)
         notes += _unused_warmup(document, name, phases, kind)
         if not phases:
             notes.append(f"{name}: no section reaches this adapter, it is left as it is")
@@ -300,6 +304,15 @@ def plan_training(
         ),
         notes=tuple(notes),
     )
+
+
+def _refuse_rate(name: str, phase: Phase) -> None:
+    """Raises UsageError for a rate whose steps no float32 weight can take, which the format lets pass."""
+    if not phase.learning_rate < _LARGEST_RATE:
+        raise UsageError(
+            f"learning_rate {phase.learning_rate:g} of adapter {name!r} ({phase.name}) is too large for its weights; "
+            "rates that train are between 1e-6 and 1e-2"
+        )
 
 
 def _refuse_together(settings: TrainerSettings, name: str, kind: AdapterKind, optimizer: str) -> None:

@@ -177,11 +177,12 @@ def _gates(
     request: SweepRequest, trials: list[Trial], metrics: MetricsWriter, report: Report, notes: list[str]
 ) -> list[tuple[float, float] | None]:
     """Accuracy and log loss (nats) of the gate of every trial on held-out prompts, by one set of embeddings."""
-    if not request.document.gate_enabled:
-        return [None for _ in trials]
     known: dict[str, tuple[float, float] | None] = {}
-    found = []
+    found: list[tuple[float, float] | None] = []
     for number, trial in enumerate(trials):
+        if not trial.document.gate_enabled:
+            found.append(None)
+            continue
         key = _gate_key(trial.document, request.base, request.folds)
         if key not in known:
             kept = MetricsReader(request.store).sweep_results([key]).get(key)
@@ -197,6 +198,8 @@ def _gates(
                 notes.append(f"gate: {error}")
                 known[key] = None
         found.append(known[key])
+    if any("gate.enabled" in trial.settings and not trial.document.gate_enabled for trial in trials):
+        notes.append("gate: a trial that turns it off has no figures of it")
     return found
 
 

@@ -54,7 +54,7 @@ async def test_one_key_starts_it_and_the_same_stops_it(workbench: Opener) -> Non
         assert process is not None
         await bench.press("alt+s")
         await bench.until(lambda: state_of_server(bench) == ["cancelled"], "stopped")
-        assert bench.context.board.listed()[0].summary == "stopped after 0.0 s; no request"
+        assert bench.context.board.listed()[0].summary == "stopped after 0.0 s; 0 requests"
         assert any("The server: stopped." in toast for toast in bench.toasts)
         assert await process.cancel() == "already over"
         await started(bench)
@@ -66,7 +66,7 @@ async def test_traffic_is_watched_and_a_prompt_taken_or_labelled(workbench: Open
         await started(bench)
         await bench.press("alt+t")
         await bench.until(lambda: isinstance(bench.app.screen, TrafficScreen), "listed")
-        assert "no request yet" in bench.text
+        assert "0 requests" in bench.text
         serve(bench, row("[bold]what is the tide", 1), row("who rings\x1b[31m the bell", 2, is_ood=True))
         await bench.until(lambda: "who rings" in bench.text, "news came")
         assert "0.2 requests/s · 2 so far" in bench.text

@@ -59,6 +59,15 @@ def test_parse_counts_what_the_folders_bring(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == f"{tmp_path / 'n.dlm'}: valid, {said}\n"
 
 
+def test_a_template_has_its_own_adapters_and_all_of_them_learn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _folder(tmp_path / "notes")
+    new = [str(tmp_path / "n.dlm"), "--template", "support", "--from", str(tmp_path / "notes"), "--no-open"]
+    assert main(["new", *new]) == 0
+    assert f"every adapter learns from {tmp_path / 'notes'}: 4 files" in capsys.readouterr().err
+
+
 def test_three_sub_folders_become_three_adapters(tmp_path: Path) -> None:
     for name in ("Über uns", "on", "2024"):
         _folder(tmp_path / "notes" / name)

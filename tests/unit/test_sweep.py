@@ -80,6 +80,21 @@ def test_a_setting_that_there_is_not_is_the_commands_fault(path: Path) -> None:
     for text in ("foo=1", "learning_rate=-1"):
         with pytest.raises(UsageError, match=rf"--set {text} makes no valid document: training"):
             trials_of(load(path), path.read_bytes(), parse_grid([text]))
+    with pytest.raises(UsageError, match="declares no adapter 'fact'; it has facts, manners: did you mean facts"):
+        trials_of(load(path), path.read_bytes(), parse_grid(["adapters.fact.lora_r=4"]))
+
+
+@pytest.mark.parametrize("rate", ["1e308", ".inf"])
+def test_a_rate_that_no_weight_can_take_is_refused_before_anything_trains(path: Path, base: Base, rate: str) -> None:
+    with pytest.raises(UsageError, match=r"learning_rate (1e\+308|inf) of adapter 'facts' \(sft\) is too large"):
+        sweep(path, base, f"learning_rate={rate}")
+
+
+def test_a_trial_without_a_gate_has_no_figures_of_one(path: Path, base: Base) -> None:
+    report = sweep(path, base, "gate.enabled=false,true")
+    off, on = report.trials
+    assert (off.log_loss, off.accuracy) == (None, None) and on.log_loss is not None and report.best == 1
+    assert report.notes == ["gate: a trial that turns it off has no figures of it"]
 
 
 def test_the_loss_is_that_of_peft_in_float64_on_rows_it_has_not_seen(path: Path, base: Base, tmp_path: Path) -> None:

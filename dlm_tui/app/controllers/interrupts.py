@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dlm_tui.app.screens.leave import Leave, LeaveScreen
 from dlm_tui.app.screens.new_document import NewDocumentScreen
 from dlm_tui.app.screens.open_document import OpenDocumentScreen
 from dlm_tui.errors import DlmTuiError
+from dlm_tui.shell_word import shell_word
 from dlm_tui.system_errors import sentence_of
 
 
@@ -67,7 +67,7 @@ class Interrupts:
 
     def _go_on_with(self, path: Path, else_: str, *, new: bool = False) -> None:
         if self._context.board.running() is not None:
-            command = f"dlm-tui {shlex.quote(str(path))}"
+            command = f"dlm-tui {shell_word(path)}"
             self._context.ui.say(f"A job is running here; `{command}` opens it.", title=f"{path.name} {else_}")
             return
         self._context.ui.leave_for(path, new=new)

@@ -83,7 +83,7 @@ class Serving:
             return
         context.board.attach(record, process)
         record.title = f"Serving {process.address}/v1"
-        record.note = "no request yet"
+        record.note = counted(0, "request")
         context.job_changed.emit(record, None)
         self._copying.copy(f"{process.address}/v1", f"the address {process.address}/v1")
         following = asyncio.ensure_future(self._follow(record))
@@ -93,7 +93,7 @@ class Serving:
             following.cancel()
             self.process = None
         if problem is None:
-            came = counted(self._answered, "request") if self._answered else "no request"
+            came = counted(self._answered, "request")
             context.board.note(record, Stopped(reason="cancelled", text=came))
         else:
             record.log.extend(process.log)

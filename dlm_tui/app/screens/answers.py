@@ -52,7 +52,7 @@ class AnswersScreen(Dialog[KeptAnswer]):
             yield Input(placeholder="text", id="answers-text")
             names = SuggestFromList(self._names, case_sensitive=False)
             yield Input(placeholder="adapter", suggester=names, id="answers-adapter")
-            yield Input(placeholder="from 2026-11", id="answers-since")
+            yield Input(placeholder="from 2026", id="answers-since")
             yield Input(placeholder="to", id="answers-until")
         yield PickList(id="answers-list", markup=False)
         yield LiteralStatic(classes="note", id="answers-note")
