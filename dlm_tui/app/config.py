@@ -47,6 +47,7 @@ from dlm_tui.errors import UsageError
 from dlm_tui.files import write_through_links
 from dlm_tui.input import with_home
 from dlm_tui.meant import meant
+from dlm_tui.refused_field import place_of, refusal
 from dlm_tui.system_errors import cause
 
 APP_NAME = "dlm-tui"
@@ -160,9 +161,7 @@ def parse_config(data: dict[str, Any], place: str) -> Config:
     try:
         config = msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".") or "the file"
-        raise ConfigError(f"{place}: {key}: {message[:1].lower()}{message[1:]}") from None
+        raise ConfigError(f"{place}: {place_of(error) or 'the file'}: {refusal(error, Config)}") from None
     check_editor(config.editor, place)
     config.look.palette = _paint_colors(config.look.palette, place)
     config.keys = _spell_keys(config.keys, place)

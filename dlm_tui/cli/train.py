@@ -15,6 +15,7 @@ from dlm_tui.document.counts import checked_checkpoint_steps
 from dlm_tui.errors import UsageError
 from dlm_tui.output import emit, say
 from dlm_tui.plain_numbers import number_option, whole_option
+from dlm_tui.refused_field import place_of, refusal
 from dlm_tui.store.adapter_kind import PARAMETERIZATIONS, SELECTIONS, AdapterKind, KindChoices
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def trainer_settings(args: argparse.Namespace, document: Document) -> TrainerSet
     try:
         return msgspec.convert({**beside, **given}, TrainerSettings)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$.")
-        raise UsageError(f"--{where.rstrip('`').replace('_', '-')}: {message}") from None
+        option = place_of(error).replace("_", "-")
+        raise UsageError(f"--{option}: {refusal(error, TrainerSettings)}") from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from dlm_tui.document.toml_file import TomlFileError, parse_toml, read_toml, rea
 from dlm_tui.document.trainer_settings import TrainerSettings
 from dlm_tui.errors import DlmTuiError
 from dlm_tui.files import write_through_links
+from dlm_tui.refused_field import place_of, refusal
 from dlm_tui.system_errors import cause
 
 Quantisation = Literal["nf4", "fp4", "int8", "torchao-int8"]
@@ -64,9 +65,7 @@ def read_side_file(path: Path) -> SideFile:
     except TomlFileError as error:
         raise SideFileError(str(error)) from None
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        key = where.rstrip("`").lstrip(".")
-        text = f"{key}: {message}" if key else message
+        text = f"{place_of(error) or 'the file'}: {refusal(error, SideFile)}"
     raise SideFileError(f"{printable(str(path))}: {printable(text)}")
 
 

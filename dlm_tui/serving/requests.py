@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from dlm_tui.errors import UsageError
+from dlm_tui.refused_field import place_of
 from dlm_tui.serving.backend import Ask, Turn
 from dlm_tui.serving.views import Models
 
@@ -193,9 +194,7 @@ def decode(body: bytes, kind: type[Any]) -> Any:
     except msgspec.ValidationError as error:
         text = str(error)
         missing = _MISSING.match(text)
-        _, found, place = text.rpartition(" - at `$")
-        above = place.rstrip("`").lstrip(".") if found else ""
-        field = ".".join(part for part in (above, missing[1] if missing else "") if part)
+        field = ".".join(part for part in (place_of(error), missing[1] if missing else "") if part)
         raise BadRequest(text, field or None) from None
 
 

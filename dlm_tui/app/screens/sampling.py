@@ -12,6 +12,7 @@ from textual.widgets import Input
 from dlm_tui.app.config import MOST_SAMPLES, SamplingSettings
 from dlm_tui.app.screens.dialog import Dialog
 from dlm_tui.plain_numbers import number, whole_number
+from dlm_tui.refused_field import place_of
 from dlm_widgets.literal_static import LiteralStatic
 from dlm_widgets.sanitize import literal
 
@@ -70,8 +71,7 @@ class SamplingScreen(Dialog[SamplingSettings]):
         try:
             settings = msgspec.convert(found, SamplingSettings)
         except msgspec.ValidationError as error:
-            wrong = str(error).partition(" - at `$.")[2].rstrip("`")
-            name, label, _, allowed = next(field for field in _FIELDS if field[0] == wrong)
+            name, label, _, allowed = next(field for field in _FIELDS if field[0] == place_of(error))
             self._refuse(name, f"{label} is {allowed}, not {found[name]}")
             return
         self.dismiss(settings)
