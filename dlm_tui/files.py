@@ -190,6 +190,23 @@ def write_atomic(target: Path, data: bytes) -> None:
     sync_directory(target.parent)
 
 
+def write_new(target: Path, data: bytes) -> None:
+    """Write a file that there is not: whole and flushed, or not at all. Raises FileExistsError, OSError."""
+    scratch = write_scratch(target, data)
+    try:
+        os.link(scratch, target)  # unlike a rename it takes no name that somebody has
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with target.open("xb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+    finally:
+        scratch.unlink(missing_ok=True)
+    sync_directory(target.parent)
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder` to disk."""
     for path in sorted(folder.rglob("*")):

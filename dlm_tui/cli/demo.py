@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             emit({"document": str(document)})
         else:
-            say(f"the demo document is {document}; {copyable('`dlm-tui DOC` opens it', str(document))}")
+            say(f"the demo document is {document}; {copyable('`dlm-tui DOC` opens it', str(document), args.home)}")
         return 0
     from dlm_tui.cli.launch import launch
 

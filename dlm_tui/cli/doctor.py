@@ -98,7 +98,7 @@ def _run_on_store(args: argparse.Namespace) -> int:
         lines.append(f"sound       {store.root}")
     lines.append(f"exports     {_suitability(args, document)[1]}")
     lines.append(f"forward     {_forward(args, document)[1]}")
-    sys.stdout.write("".join(shown(copyable(line, args.document)) + "\n" for line in lines))
+    sys.stdout.write("".join(shown(copyable(line, args.document, args.home)) + "\n" for line in lines))
     return 1 if damaged else 0
 
 

@@ -179,7 +179,7 @@ def _run(run: object, args: argparse.Namespace) -> int:
     except DlmTuiError as error:
         if args.debug:
             raise
-        say(f"dlm-tui: {copyable(str(error), getattr(args, 'document', None))}")
+        say(f"dlm-tui: {_copyable(str(error), args)}")
         return error.exit_code
     except KeyboardInterrupt:
         return _cancelled()
@@ -189,10 +189,14 @@ def _run(run: object, args: argparse.Namespace) -> int:
         if args.debug or getattr(error, "filename", None) == STANDARD_OUTPUT:
             raise
         sentence = system_sentence(error) or unforeseen_sentence(error)
-        say(f"dlm-tui: {copyable(sentence, getattr(args, 'document', None))}")
+        say(f"dlm-tui: {_copyable(sentence, args)}")
         return 1
     finally:
         log.removeHandler(handler)
+
+
+def _copyable(sentence: str, args: argparse.Namespace) -> str:
+    return copyable(sentence, getattr(args, "document", None), getattr(args, "home", None))
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"exports: {exports}")
     if args.no_open or args.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         if not args.json:
-            say(copyable("`dlm-tui DOC` opens it, `dlm-tui train DOC` trains it", str(path)))
+            say(copyable("`dlm-tui DOC` opens it, `dlm-tui train DOC` trains it", str(path), args.home))
         return 0
     from dlm_tui.cli.launch import launch
 

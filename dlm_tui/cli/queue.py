@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dlm_tui.cli.belonging import belong
 from dlm_tui.cli.copyable import copyable
 from dlm_tui.cli.path_option import given_path
@@ -97,15 +99,14 @@ def _numbers(args: argparse.Namespace, count: int) -> list[int]:
 
 def _list(args: argparse.Namespace, queue: QueueFile, *, begun: bool = False) -> None:
     """`begun`: a process that works it off was started and may not be there yet."""
-    import msgspec
-
     line, lives = queue.read(), begun or queue.is_worked_off()
+    entries = line.entries if lives else [_as_left(entry) for entry in line.entries]
     if args.json:
-        emit({"paused": line.paused, "worked_off": lives, "jobs": [msgspec.to_builtins(e) for e in line.entries]})
+        emit({"paused": line.paused, "worked_off": lives, "jobs": [msgspec.to_builtins(e) for e in entries]})
         return
-    for entry in line.entries:
+    for entry in entries:
         sys.stdout.write(shown(entry_line(entry), keep="") + "\n")
-    if not line.entries:
+    if not entries:
         sys.stdout.write("nothing is in line\n")
     elif line.paused:
         _tell(args, "paused; `dlm-tui queue DOC resume` goes on")
@@ -113,8 +114,13 @@ def _list(args: argparse.Namespace, queue: QueueFile, *, begun: bool = False) ->
         _tell(args, "nobody works it off now; `dlm-tui queue DOC run` does")
 
 
+def _as_left(entry: Entry) -> Entry:
+    """A job that says it runs while nobody works the line off was killed: the next runner takes it first."""
+    return msgspec.structs.replace(entry, state="waiting") if entry.state == "running" else entry
+
+
 def _tell(args: argparse.Namespace, text: str) -> None:
-    sys.stdout.write(shown(copyable(text, args.document)) + "\n")
+    sys.stdout.write(shown(copyable(text, args.document, args.home)) + "\n")
 
 
 def entry_line(entry: Entry) -> str:

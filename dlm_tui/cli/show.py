@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(report)
     else:
-        sys.stdout.write("".join(line + "\n" for line in describe(report)))
+        sys.stdout.write("".join(line + "\n" for line in describe(report, args.home)))
     return 0
 
 
-def describe(report: dict[str, Any]) -> list[str]:
+def describe(report: dict[str, Any], home: str | None = None) -> list[str]:
     """The report as lines of plain text; control characters of foreign text are shown, not sent."""
     document, gate = report["document"], report["gate_state"]
     lines = [
@@ -73,7 +73,7 @@ def describe(report: dict[str, Any]) -> list[str]:
         share = gate["normalised_entropy"]
         lines.append(f"  entropy of the mean weights {gate['entropy']:.3f} nats, {share:.0%} of uniform")
     lines += [f"warning: {text}" for text in gate["warnings"]]
-    lines += [f"problem: {copyable(text, document['path'])}" for text in report["problems"]]
+    lines += [f"problem: {copyable(text, document['path'], home)}" for text in report["problems"]]
     return [_plain(line) for line in lines]
 
 

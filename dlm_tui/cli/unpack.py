@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"{found.document}, with its store in {found.store.root}")
         if found.damage:
-            more = copyable("`dlm-tui doctor DOC` tells more", str(found.document))
+            more = copyable("`dlm-tui doctor DOC` tells more", str(found.document), args.home)
             say(f"it was damaged when it was packed: {found.damage[0]} {more}")
         if found.left_out:
             say(f"not unpacked: {counted(found.left_out, 'file')} of its line of jobs, checkpoints and locks")

@@ -99,7 +99,8 @@ def _half_done(path: Path, appended: AppendResult, error: BaseException) -> str:
         reason = "was cancelled"
     else:
         said = cause(error) if isinstance(error, OSError) else str(error)
-        reason = f"failed: {said.removeprefix(GATE_NOT_TRAINED).rstrip('.')}"
+        said = said.removeprefix(GATE_NOT_TRAINED).rstrip(".")
+        reason = f"failed: {said.removesuffix(' and do it again')}"  # what is to be done again is the gate alone
     return (
         f"the section was added to {path} at line {appended.line}, but training the gate {reason}. Do not add it "
         f"again: `dlm-tui train {shell_word(path)} --gate-only` trains the gate on it."

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file
 from dlm_tui.store.journal import pending
 from dlm_tui.store.layout import FLAT, Store, utc_seconds
 from dlm_tui.store.litter import dead_runs, dead_versions, end_dead_runs
-from dlm_tui.store.locks import TRAINING, held_elsewhere, lock_holder, odd_lock, store_lock
+from dlm_tui.store.locks import LOCKS, TRAINING, held_elsewhere, lock_holder, odd_lock, store_lock, strange_locks
 from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read_manifest, update_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
@@ -102,7 +103,7 @@ def repair(store: Store, names: Sequence[str], base_model: str | None = None) ->
     """
     done: list[str] = []
     for finding in examine(store, names, base_model):  # the lock itself stands before everything else
-        if finding.mend is not None and finding.text.startswith(str(store.lock_path)):
+        if finding.mend is not None and finding.text.startswith((str(store.lock_path), str(store.cache_dir / LOCKS))):
             finding.mend()
             done.append(finding.text)
     with run_lock(store, clear=False):
@@ -127,6 +128,8 @@ def _said(error: Exception) -> str:
 
 
 def _lock(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
+    for strange, sentence in strange_locks(store):
+        yield Finding(severity="damage", text=f"{sentence}.", mend=partial(_aside, strange))
     path = store.lock_path
     if what := odd_lock(path):
         text = f"{path} is {what} and no lock, so that nobody can hold the store."

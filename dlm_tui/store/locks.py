@@ -22,7 +22,7 @@ from secrets import token_hex
 from typing import Literal
 
 from dlm_tui.platform import lock_is_held
-from dlm_tui.small_files import read_head
+from dlm_tui.small_files import MOVE_AWAY, read_head
 from dlm_tui.store.errors import LockHeld, LockStale, StoreError
 from dlm_tui.store.journal import recover
 from dlm_tui.store.layout import Store
@@ -83,6 +83,10 @@ def store_lock(store: Store, timeout: float = 0.0) -> Iterator[None]:
                 _held.pop(key, None)
 
 
+LOCKS = "tui_locks"
+"""The folder of a store's kernel locks, in its cache."""
+
+
 @contextlib.contextmanager
 def named_lock(
     store: Store, name: str, timeout: float, sentence: Callable[[Store], str] | None = None
@@ -121,7 +125,27 @@ def held_elsewhere(store: Store, name: str) -> bool:
 
 
 def _path_of(store: Store, name: str) -> Path:
-    return store.cache_dir / "tui_locks" / f"{name}.lock"
+    return store.cache_dir / LOCKS / f"{name}.lock"
+
+
+def strange_locks(store: Store) -> list[tuple[Path, str]]:
+    """What has the place of the folder of kernel locks or of a lock in it and is none, with a sentence about it."""
+    folder = store.cache_dir / LOCKS
+    if what := _stranger(folder, "folder"):
+        return [(folder, what)]
+    found = sorted(path for path in folder.glob("*.lock") if "." not in path.stem) if folder.is_dir() else []
+    return [(path, what) for path in found if (what := _stranger(path, "file"))]
+
+
+def _stranger(path: Path, noun: str) -> str | None:
+    """A sentence, without its full stop, on a path that is no such `noun`: a folder, or a file that is no link."""
+    try:
+        mode = (path.stat() if noun == "folder" and path.exists() else path.lstat()).st_mode
+    except OSError:
+        return None
+    kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFREG: "file"}
+    kind = kinds.get(stat.S_IFMT(mode), "pipe or device")
+    return None if kind == noun else f"{path} is a {kind} and no {noun} for locks"
 
 
 @contextlib.contextmanager
@@ -145,6 +169,9 @@ def file_lock(
         raise LockHeld(sentence() if sentence else f"{path} is held by another process; try again.") from None
     except OSError as error:
         refuse()
+        for place, noun in ((path.parent, "folder"), (path, "file")):
+            if strange := _stranger(place, noun):
+                raise StoreError(f"{strange}{MOVE_AWAY}.") from error
         raise StoreError(f"{path} cannot be locked: {cause(error)}.") from error
     try:
         yield

@@ -12,7 +12,7 @@ from dlm_tui.small_files import read_head
 from dlm_tui.store.errors import StoreError
 from dlm_tui.store.layout import Store
 from dlm_tui.store.litter import clear_dead_versions
-from dlm_tui.store.locks import TRAINING, named_lock, store_lock
+from dlm_tui.store.locks import LOCKS, TRAINING, named_lock, store_lock
 
 _PROBE_SECONDS = 4.0
 _HOLDER = "train.holder"
@@ -48,13 +48,13 @@ def _note_holder(store: Store) -> None:
     """Leave a word for others; the lock itself is the kernel's, so that this may be missing or old."""
     words = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M')}"
     with contextlib.suppress(OSError):
-        (store.cache_dir / "tui_locks" / _HOLDER).write_text(words, encoding="utf-8")
+        (store.cache_dir / LOCKS / _HOLDER).write_text(words, encoding="utf-8")
 
 
 def training_elsewhere(store: Store) -> str:
     """`another run is training this document (process 12 on host, since 09:15)`, for whom the run lock keeps out."""
     try:
-        words = read_head(store.cache_dir / "tui_locks" / _HOLDER, 200).decode("utf-8")
+        words = read_head(store.cache_dir / LOCKS / _HOLDER, 200).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         words = ""
     return "another run is training this document" + (f" ({words})" if words.isprintable() and words else "")

@@ -82,7 +82,7 @@ def test_the_line_tells_a_command_that_can_be_pasted(
     capsys.readouterr()
     assert main(["queue", name, *action, "--home", "home"]) == 0
     (command,) = re.findall(r"`([^`]*)`", capsys.readouterr().out)
-    assert shlex.split(command) == ["dlm-tui", "queue", name, follows]
+    assert shlex.split(command) == ["dlm-tui", "queue", name, follows, "--home", "home"]
 
 
 def test_new_tells_commands_that_can_be_pasted(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,48 @@ def test_notes_that_are_there_are_used_and_a_failure_leaves_nothing(tmp_path: Pa
     with pytest.raises(DlmTuiError, match="exists already"):
         write_new(new)
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["other.dlm"]
+
+
+def test_a_killed_call_is_taken_up_and_a_cancelled_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.dlm"
+    whole = compose(path, template="notes")
+    write_new(whole)
+    files = {item: item.read_bytes() for item in tmp_path.rglob("*") if item.is_file() and item != path}
+    assert len(files) == 6, "five notes and the side file"
+    for count in range(len(files) + 1):
+        for item in [path, *list(files)[count:]]:
+            item.unlink(missing_ok=True)
+        write_new(compose(path, template="notes"))
+        assert {item: item.read_bytes() for item in files} == files and load(path).adapter_names
+    path.unlink()
+    shutil.rmtree(tmp_path / "notes")
+    side_file_path(path).unlink()
+
+    real, steps = os.fsync, list[int]()
+
+    def interrupted(descriptor: int) -> None:
+        steps.append(descriptor)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    for stop in range(1, 15):
+        steps.clear()
+        with contextlib.suppress(KeyboardInterrupt):
+            write_new(compose(path, template="notes"))
+            break
+        assert [item for item in tmp_path.rglob("*") if item.is_file()] == [], stop
+    assert len(steps) >= 7
+
+
+def test_what_is_in_the_place_of_a_new_document_stays(tmp_path: Path) -> None:
+    side_file_path(tmp_path / "mine.dlm").write_text('base = "mine"\n')
+    with pytest.raises(DlmTuiError, match="exists already; nothing was overwritten: choose another name"):
+        write_new(compose(tmp_path / "mine.dlm", template="notes"))
+    assert read_side_file(side_file_path(tmp_path / "mine.dlm")).base == "mine"
 
 
 @pytest.mark.parametrize("start", [0, 143, "demo", "own"])

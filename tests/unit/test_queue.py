@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -440,3 +441,23 @@ def test_what_goes_on_in_a_process_of_its_own_is_worked_off(
     said = capsys.readouterr()
     assert len(started) == 1 and "nobody works it off" not in said.out
     assert "it is worked off in a process of its own" in said.err
+
+
+def test_a_job_whose_runner_was_killed_does_not_run(
+    tmp_path: Path, queue: QueueFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, home = write_document(tmp_path, sections=2), str(tmp_path / "home")
+    assert main(["queue", str(path), "add", "train", "--home", home]) == 0
+    line = QueueFile(Store(Path(home), load(path).dlm_id))
+    with line.change() as entries:
+        entries.entries[0].state, entries.entries[0].tries = "running", 1
+    capsys.readouterr()
+    assert main(["queue", str(path), "list", "--home", home]) == 0
+    told = capsys.readouterr().out
+    assert "interrupted" in told and "running" not in told and f"queue {path} run --home {home}` does" in told
+    assert main(["queue", str(path), "list", "--json", "--home", home]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert (listed["worked_off"], listed["jobs"][0]["state"]) == (False, "waiting")
+    with line.working():
+        assert main(["queue", str(path), "list", "--home", home]) == 0
+    assert "running" in capsys.readouterr().out

@@ -231,7 +231,7 @@ def test_a_damaged_manifest_names_its_remedy_and_that_mends_it(
     with pytest.raises(ManifestError, match=r"manifest\.json.*`dlm-tui doctor DOC --repair` mends it\.$"):
         read_manifest(small.store)
     assert main(["metrics", *command]) == 1
-    assert f"`dlm-tui doctor {small.document} --repair` mends it." in capsys.readouterr().err
+    assert f"`dlm-tui doctor {small.document} --repair --home {small.store.home}` mends it." in capsys.readouterr().err
     assert main(["doctor", *command]) == 1
     said = capsys.readouterr().out
     assert said.count("[--repair mends it]") == 1 and "doctor DOC" not in said
@@ -252,7 +252,7 @@ def test_a_lost_manifest_beside_adapters_is_said_and_mended(
     missing = f"{small.store.manifest_path} is missing, though version 2 of 'style' is in force."
     assert main(["show", *command]) == 0
     shown = capsys.readouterr().out
-    assert f"problem: {missing} `dlm-tui doctor {small.document} --repair` mends it." in shown
+    assert f"problem: {missing} `dlm-tui doctor {small.document} --repair --home {small.store.home}` mends it." in shown
     assert f"store     {small.store.root}" in shown and "nothing was trained" not in shown
     assert main(["doctor", *command]) == 1
     assert f"damage      {missing} [--repair mends it]" in capsys.readouterr().out

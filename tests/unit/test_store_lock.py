@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from dlm_tui.store import LockHeld, LockStale, Store, StoreError, store_lock, update_manifest
-from dlm_tui.store.examine import repair
+from dlm_tui.store.examine import examine, repair
+from dlm_tui.store.locks import strange_locks
 
 ID = "01JTESTTESTTESTTESTTESTTES"
 HOLD = """
@@ -237,3 +239,34 @@ def test_no_update_of_four_processes_is_lost(store: Store) -> None:
     seen: list[int] = []
     update_manifest(store, lambda manifest: seen.append(manifest.adapter_version))
     assert seen == [40]
+
+
+@pytest.mark.parametrize("where", ["folder", "lock"])
+@pytest.mark.parametrize("what", ["a link", "a file", "a folder", "a pipe or device"])
+def test_what_has_the_place_of_a_lock_is_named_and_set_aside(store: Store, where: str, what: str) -> None:
+    with store_lock(store):
+        pass
+    folder = store.cache_dir / "tui_locks"
+    place = folder if where == "folder" else folder / "store.lock"
+    if (where, what) in {("folder", "a folder"), ("lock", "a file")}:
+        assert strange_locks(store) == []
+        return
+    if where == "folder":
+        shutil.rmtree(folder)
+    else:
+        place.unlink(missing_ok=True)
+    {
+        "a link": lambda: place.symlink_to(store.manifest_path.parent / "elsewhere"),
+        "a file": lambda: place.write_text("x"),
+        "a folder": lambda: place.mkdir(),
+        "a pipe or device": lambda: os.mkfifo(place),
+    }[what]()
+    if (where, what) != ("lock", "a pipe or device"):  # the system locks that, too
+        with pytest.raises(StoreError, match=re.escape(f"{place} is {what} and no ")), store_lock(store):
+            pass
+    sentence = f"{place} is {what} and no {where.replace('lock', 'file')} for locks."
+    assert [finding.text for finding in examine(store, []) if finding.severity == "damage"] == [sentence]
+    repair(store, [])
+    assert strange_locks(store) == [] and examine(store, []) == []
+    with store_lock(store):
+        pass

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from dlm_tui.document.document import Document, parse_bytes
 from dlm_tui.document.names import ADAPTER_NAME_RULE, fresh_dlm_id, is_adapter_name
-from dlm_tui.document.side_file import SideFile, side_file_path, write_side_file
+from dlm_tui.document.side_file import SideFile, read_side_file, side_file_path, write_side_file
 from dlm_tui.document.templates.folders import LearnedFolder
 from dlm_tui.document.templates.texts import NOTES, VOICE, sample_notes, template_text
 from dlm_tui.errors import DlmTuiError, UsageError
+from dlm_tui.files import write_new as write_new_file
+from dlm_tui.small_files import read_file
 from dlm_tui.system_errors import cause
 
 EMBEDDED = "pocket"
@@ -110,45 +112,49 @@ def compose(
 
 
 def write_new(new: NewDocument) -> None:
-    """Write all of it, each file only where there is none. Raises DlmTuiError if one exists or the disk refuses."""
+    """Write all of it, each file only where there is none; what a killed call left of the same is taken up.
+
+    Raises DlmTuiError if another file is in the place of one, or the disk refuses.
+    """
     side_path = side_file_path(new.path)
-    has_side = new.side != SideFile()
+    has_side = new.side != SideFile() and not (side_path.is_file() and read_side_file(side_path) == new.side)
     for target in (new.path, side_path) if has_side else (new.path,):
         if os.path.lexists(target):
-            raise DlmTuiError(f"{target} exists already; nothing was overwritten")
+            raise DlmTuiError(f"{target} exists already; nothing was overwritten: choose another name, or move it away")
     written: list[Path] = []
     try:
         new.path.parent.mkdir(parents=True, exist_ok=True)
         for target, data in new.samples.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_new_file(target, data, written)
+            written.append(target)
+            write_new_file(target, data)
         if has_side:
-            write_side_file(side_path, new.side)
             written.append(side_path)
+            write_side_file(side_path, new.side)
         # Last, so that a document that is there is complete.
-        _write_new_file(new.path, new.data, written)
-    except OSError as error:
+        written.append(new.path)
+        write_new_file(new.path, new.data)
+    except BaseException as error:
+        if isinstance(error, FileExistsError):
+            written.pop()  # somebody else's, since a moment ago
         for target in written:
             target.unlink(missing_ok=True)
-        raise DlmTuiError(f"{new.path} cannot be written: {cause(error)}") from error
-
-
-def _write_new_file(target: Path, data: bytes, written: list[Path]) -> None:
-    with target.open("xb") as handle:
-        written.append(target)
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
+        if isinstance(error, OSError):
+            raise DlmTuiError(f"{new.path} cannot be written: {cause(error)}") from error
+        raise
 
 
 def _notes_folder(path: Path) -> tuple[list[LearnedFolder], dict[Path, bytes]]:
-    """The folder `notes` beside the document: as it is, or with the notes of the template in it."""
+    """The folder `notes` beside the document: as it is, or with the notes of the template in it, also where a killed
+    call has written some of them."""
     folder = path.parent / NOTES
-    if folder.is_dir():
-        count = sum(entry.is_file() for entry in folder.iterdir())
-        return [LearnedFolder(folder, folder, NOTES, count)], {}
     samples = {folder / name: data for name, data in sample_notes().items()}
-    return [LearnedFolder(folder, folder, NOTES, len(samples))], samples
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    if any(entry not in samples or read_file(entry) != samples[entry] for entry in there):
+        count = sum(entry.is_file() for entry in there)
+        return [LearnedFolder(folder, folder, NOTES, count)], {}
+    missing = {target: data for target, data in samples.items() if target not in there}
+    return [LearnedFolder(folder, folder, NOTES, len(samples))], missing
 
 
 def _rename(text: str, adapter: str) -> str:
