@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     base = resolve_base(args.base_model, Path(args.base) if args.base else None)
     path: Path = args.path if args.path.suffix else args.path.with_name(f"{args.path.name}.dlm")
-    names = [name.strip() for name in args.adapters.split(",")] if args.adapters else []
+    names = [name.strip() for name in args.adapters.split(",")] if args.adapters is not None else []
     new = compose(
         path,
         base_model=args.base_model,

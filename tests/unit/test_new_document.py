@@ -184,3 +184,8 @@ def test_without_a_document_the_choice_is_opened(
     assert opening.run(argparse.Namespace(json=False, document=None)) == (start if isinstance(start, int) else 0)
     documents = {"demo": [Path("dlm-demo/harbour.dlm")], "own": [tmp_path / "mine.dlm"]}
     assert opened == documents.get(str(start), [])
+
+
+def test_no_name_at_all_is_no_list_of_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", str(tmp_path / "n.dlm"), "--adapters", "", "--no-open"]) == 2
+    assert "'' is not an adapter name" in capsys.readouterr().err
