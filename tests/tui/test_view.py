@@ -278,6 +278,16 @@ async def test_palette_groups(workbench: Opener) -> None:
         assert bench.context.marks["knowledge"].color.startswith("ansi_") and light.startswith("#")
 
 
+@pytest.mark.parametrize("theme", ["dlm-dark", "ansi-dark", "ansi-light"])
+async def test_a_dialog_stands_over_the_workbench_in_every_theme(workbench: Opener, theme: str) -> None:
+    async with workbench(size=(120, 40)) as bench:
+        bench.app.choose_theme(theme)
+        behind = next(line[:10] for line in bench.text.splitlines() if line.startswith("─ Answers"))
+        await bench.press("f1")
+        await bench.until(lambda: bench.app.screen is not bench.screen, "the dialog")
+        await bench.until(lambda: any(line.startswith(behind) for line in bench.text.splitlines()), "what is behind it")
+
+
 async def test_footer_follows_the_focus_and_can_be_clicked(workbench: Opener) -> None:
     async with workbench() as bench:
         assert "^g Answer" in bench.text and "s Solo" not in bench.text
