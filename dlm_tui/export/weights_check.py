@@ -100,7 +100,8 @@ def check_gguf(
             error = Error(pairs_at(directions, name))
             try:
                 kind = stored.kind(place.tensor)
-                rounding = RoundingCheck(kind, weighed=importance is not None)
+                weights = _weights_of(importance, place, architecture.experts)
+                rounding = RoundingCheck(kind, weights)
                 pieces = functools.partial(_pieces, stored, source, name, place, merged.get(name), architecture)
                 for found, wanted, start in pieces():
                     error.add(found, wanted, start)
@@ -108,9 +109,7 @@ def check_gguf(
             except (KeyError, ValueError, IndexError) as failure:
                 raise ExportRefused(f"the written file has no proper tensor {place.tensor!r}: {failure}") from failure
             _judge(place.tensor, error.relative, ROUNDING[kind], kind.name)
-            again = functools.partial(
-                _rounded_again, pieces, kind, _weights_of(importance, place), pairs_at(directions, name)
-            )
+            again = functools.partial(_rounded_again, pieces, kind, weights, pairs_at(directions, name))
             mix.judge(place.tensor, error, kind.name, again)  # first, as it says what is wrong
             rounding.judge(place.tensor)
             worst[kind.name] = max(worst.get(kind.name, 0.0), error.relative)
@@ -128,10 +127,12 @@ def _rounded_again(pieces: Pieces, kind: Type, weights: Rows | None, pairs: Mapp
     return error
 
 
-def _weights_of(importance: ImportanceMatrix | None, place: Place) -> Rows | None:
-    """The importance [columns] of a matrix that adapters change, none of which is one of several experts."""
+def _weights_of(importance: ImportanceMatrix | None, place: Place, experts: int) -> Rows | None:
+    """The importance [columns] that the matrix at `place` was rounded by."""
     found = importance.means.get(place.tensor) if importance is not None else None
-    return None if found is None else found.reshape(-1)
+    if found is None:
+        return None
+    return found.reshape(-1) if place.expert is None else found.reshape(experts, -1)[place.expert]
 
 
 def _pieces(

@@ -22,6 +22,7 @@ from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from dlm_tui.export import (
     architectures,
     gguf_adapter,
+    gguf_file,
     gguf_model,
     live,
     live_trial,
@@ -31,10 +32,12 @@ from dlm_tui.export import (
     targets_hf,
 )
 from dlm_tui.export.architectures import FAMILIES, Architecture
+from dlm_tui.export.choices import EVEN_QUANTS, QUANTS
 from dlm_tui.export.gguf_file import PlannedTensor
 from dlm_tui.export.live import LiveTarget
 from dlm_tui.export.parity import Answers, compare, judge
 from dlm_tui.export.prompts import long_length
+from dlm_tui.export.quantisation.blocks import quantise
 from dlm_tui.export.reader_check import check_configuration
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.gate import fit_ood
@@ -143,6 +146,37 @@ def test_a_gguf_with_one_thing_left_out_is_refused(
     with pytest.raises(ExportRefused, match=WRONG):
         export(session, target="ollama", quant=quant)
     assert not session.store.exports_dir.exists() or not any(session.store.exports_dir.iterdir())
+
+
+IN_BLOCKS = [quant for quant in QUANTS if not quant.endswith(("16", "32"))]
+
+
+@pytest.fixture(scope="module")
+def long_rows(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    sizes = {"hidden_size": 256, "intermediate_size": 4096, "num_hidden_layers": 1}
+    return open_tiny(tmp_path_factory.mktemp("long"), "llama", **sizes)
+
+
+@pytest.mark.parametrize(
+    ("quant", "imatrix"),
+    [*((quant, "auto") for quant in QUANTS if quant not in EVEN_QUANTS), *((quant, None) for quant in IN_BLOCKS)],
+)
+def test_a_gguf_with_blocks_of_zeros_is_refused(
+    long_rows: Session, monkeypatch: pytest.MonkeyPatch, quant: str, imatrix: str | None
+) -> None:
+    """One block of each eighth row, which is less of a long row than its rounding."""
+
+    def quantised(rows: Any, kind: Any, importance: Any = None) -> Any:
+        data, (numbers, size) = quantise(rows, kind, importance), gguf.GGML_QUANT_SIZES[kind]
+        if rows.shape[1] == 4096:
+            blocks = data.reshape(len(rows), 4096 // numbers, size)
+            for row in range(0, len(rows), 8):
+                blocks[row, row // 8 % blocks.shape[1]] = 0
+        return data
+
+    monkeypatch.setattr(gguf_file, "quantise", quantised)
+    with pytest.raises(ExportRefused, match=r"of blk\.0\.ffn_down\.weight is off by"):
+        export(long_rows, target="ollama", quant=quant, imatrix=imatrix)
 
 
 def double(value: float) -> float:
