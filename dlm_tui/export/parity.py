@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import selectors
 import subprocess
 import tempfile
@@ -13,12 +14,13 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from dlm_tui.child import module_words
+from dlm_tui.export.choices import GGUF_TARGETS, TARGETS
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.runtimes import Vector
 from dlm_tui.model.information import kl_divergence
@@ -64,6 +66,9 @@ ODD_TEXTS = (
     "Übergröße naïve 東京 🙂 I'll we've DON'T",
     "def f(x):\n    return x**2  # code\n",
 )
+
+_LLAMA_ERROR = re.compile(r"^[\d.]+ E (?:\w+: )?(?:error loading model: )?(.+)$", re.MULTILINE)
+"""An error in llama.cpp's log: time, level, function, text."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,7 @@ def workbench_answers(backbone: Any, coefficients: torch.Tensor, job: ParityJob)
     return Answers(logprobs, greedy)
 
 
-def _child(job: ParityJob) -> subprocess.Popen[bytes]:
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+def _child(job: ParityJob, log: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         module_words("dlm_tui.export.parity_child"),
@@ -218,14 +222,16 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     """
     answers = Answers([], [])
     label, done, speed = "", 0, None
-    total, child = job.steps, _child(job)
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child's pipes
+    total, child = job.steps, _child(job, log)
     try:
         for line in child_lines(child, patience):
             if line is None or "working" in line:
                 yield Progress("runtime", done, total)
                 continue
             if "failed" in line:
-                raise ExportRefused(f"the runtime cannot use the export: {line['failed']}")
+                child.wait()  # its log is whole then
+                raise ExportRefused(_why_failed(job, str(line["failed"]), log if not label else None))
             if "done" in line:
                 speed = line["tokens_per_second"]
                 break
@@ -247,10 +253,22 @@ def runtime_answers(job: ParityJob, patience: float = PATIENCE_SECONDS) -> Gener
     finally:
         child.kill()
         child.wait()
-        for pipe in (child.stdin, child.stdout):
+        for pipe in (child.stdin, child.stdout, log):
             if pipe is not None:
                 pipe.close()
     return replace(answers, label=label, tokens_per_second=speed)
+
+
+def _why_failed(job: ParityJob, failed: str, loading: IO[bytes] | None) -> str:
+    """The sentence for a runtime that `failed`; `loading` is its log where that was before it had loaded the export."""
+    if job.runtime == "llama.cpp" and loading is not None:
+        loading.seek(0)
+        # those behind the first say only that there was one
+        error = _LLAMA_ERROR.search(loading.read().decode(errors="replace"))
+        other = [target for target in TARGETS if target not in GGUF_TARGETS]
+        remedy = f"the targets {', '.join(other[:-1])} and {other[-1]} need no llama.cpp"
+        return f"llama.cpp does not load the export: {error[1].strip() if error else failed}; {remedy}"
+    return f"the runtime cannot use the export: {failed}"
 
 
 def compare(

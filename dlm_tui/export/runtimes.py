@@ -86,7 +86,7 @@ class LlamaCpp:
         params.cache_ram_mib = 0
         params.warmup = False
         params.cpuparams.n_threads = 1
-        params.verbosity = 0
+        params.verbosity = 1  # errors alone
         if embeds:
             params.embedding = True
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

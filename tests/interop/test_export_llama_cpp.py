@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,10 +328,17 @@ def finish(work: Any) -> None:
 def test_files_that_the_runtime_refuses(tmp_path: Path, session: Session) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 200)
-    with pytest.raises(ExportRefused, match="the runtime"):
-        finish(runtime_answers(job(broken)))
-    with pytest.raises(ExportRefused, match="the runtime"):
-        finish(runtime_answers(job(tmp_path / "absent.gguf")))
+    for path, reason in ((broken, "bad GGUF version: 0"), (tmp_path / "absent.gguf", r"failed to open .*absent\.gguf")):
+        with pytest.raises(ExportRefused, match=rf"does not load the export: .*{reason}.*; the targets peft, vllm and"):
+            finish(runtime_answers(job(path)))
+
+
+def test_what_llama_cpp_does_not_load_is_said_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taking = replace(architectures.FAMILIES["qwen3"], rope_types=("llama3",))
+    monkeypatch.setitem(architectures.FAMILIES, "qwen3", taking)
+    session = open_tiny(tmp_path, "qwen3", rope_parameters=LLAMA3_ROPE)
+    with pytest.raises(ExportRefused, match=r"does not load the export: .*wrong number of tensors; expected"):
+        export(session, target="ollama", quant="f32")
 
 
 def test_a_runtime_that_hangs_is_left(tmp_path: Path) -> None:
