@@ -63,6 +63,9 @@ _PHI3 = {
 _ATTENTION_BIAS = ("attention_bias",)
 _QKV_BIAS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _EVERY_BIAS = (*_QKV_BIAS, "self_attn.o_proj", *_FEED_FORWARD)
+_STRETCHED = ("default", "linear")
+_FACTORED = (*_STRETCHED, "llama3")
+"""Of the families for which llama.cpp reads what each frequency is divided by from a tensor."""
 _ROUTED = {
     "input_layernorm": "attn_norm",
     **_ATTENTION,
@@ -103,10 +106,10 @@ class Family:
     """A GGUF architecture by data.
 
     `interleaved` families rotate neighbouring pairs, so rows of q and k are permuted; `shifted_norms` says that norms
-    are stored as the distance from 1; `windowed` ones have sliding layers in llama.cpp too; `biases` are the layers
-    whose bias llama.cpp loads, and `unloaded` the switches of a configuration for biases that it does not: it refuses
-    a file with any other. `metadata` gives the keys of its own (without the
-    architecture's name); `obstacle` a reason why a configuration cannot be written, else None.
+    are stored as the distance from 1; `rope_types` are the scalings of the rotation that llama.cpp computes; `windowed`
+    ones have sliding layers in llama.cpp too; `biases` are the layers whose bias llama.cpp loads, and `unloaded` the
+    switches of a configuration for biases that it does not: it refuses a file with any other. `metadata` gives the keys
+    of its own (without the architecture's name); `obstacle` a reason why a configuration cannot be written, else None.
     """
 
     gguf: str
@@ -114,7 +117,7 @@ class Family:
     interleaved: bool = False
     activation: str = "silu"
     shifted_norms: bool = False
-    rope_types: Sequence[str] = ("default", "linear", "llama3")
+    rope_types: Sequence[str] = _STRETCHED
     windowed: bool = False
     partial_rope: bool = False
     biases: Sequence[str] = ()
@@ -201,7 +204,8 @@ def _granite_metadata(config: Config) -> Metadata:
 def _square_heads(config: Config) -> str | None:
     """llama.cpp sizes some families' heads by the hidden size alone."""
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    return None if int(config.get("head_dim") or hidden // heads) * heads == hidden else "with wide heads"
+    together = int(config.get("head_dim") or hidden // heads) * heads
+    return None if together == hidden else "whose heads are together not as wide as the hidden size"
 
 
 def _olmo2_obstacle(config: Config) -> str | None:
@@ -235,31 +239,33 @@ def _smollm3_obstacle(config: Config) -> str | None:
 
 
 FAMILIES = {
-    "llama": Family("llama", interleaved=True, biases=_EVERY_BIAS),
-    "mistral": Family("llama", interleaved=True),
-    "qwen2": Family("qwen2", biases=_QKV_BIAS),
+    "llama": Family("llama", interleaved=True, rope_types=_FACTORED, biases=_EVERY_BIAS),
+    "mistral": Family("llama", interleaved=True, rope_types=_FACTORED),
+    "qwen2": Family("qwen2", biases=_QKV_BIAS, obstacle=_square_heads),
     "qwen3": Family("qwen3", unloaded=_ATTENTION_BIAS),
     "smollm3": Family(
         "smollm3", interleaved=True, unloaded=(*_ATTENTION_BIAS, "mlp_bias"), obstacle=_smollm3_obstacle
     ),
     "gemma2": Family(
-        "gemma2", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default",), windowed=True,
+        "gemma2", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, windowed=True,
         unloaded=_ATTENTION_BIAS, metadata=_gemma2_metadata, obstacle=_gemma2_obstacle,
     ),
     "gemma3_text": Family(
-        "gemma3", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, rope_types=("default", "linear"),
-        windowed=True, unloaded=_ATTENTION_BIAS, metadata=_gemma3_metadata, obstacle=_gemma3_obstacle,
+        "gemma3", _GEMMA, activation="gelu_pytorch_tanh", shifted_norms=True, windowed=True,
+        unloaded=_ATTENTION_BIAS, metadata=_gemma3_metadata, obstacle=_gemma3_obstacle,
     ),
     "phi3": Family(
         "phi3", _PHI3, rope_types=("default", "longrope"), partial_rope=True, obstacle=_square_heads
     ),
     "olmo2": Family(
-        "olmo2", _OLMO2, rope_types=("default",), unloaded=_ATTENTION_BIAS, obstacle=_olmo2_obstacle
+        "olmo2", _OLMO2, unloaded=_ATTENTION_BIAS, obstacle=_olmo2_obstacle
     ),
-    "granite": Family("granite", interleaved=True, biases=_EVERY_BIAS, metadata=_granite_metadata),
-    "mixtral": Family("llama", _ROUTED, interleaved=True, rope_types=("default",), metadata=_experts),
+    "granite": Family(
+        "granite", interleaved=True, rope_types=_FACTORED, biases=_EVERY_BIAS, metadata=_granite_metadata
+    ),
+    "mixtral": Family("llama", _ROUTED, interleaved=True, rope_types=_FACTORED, metadata=_experts),
     "qwen3_moe": Family(
-        "qwen3moe", _ROUTED, rope_types=("default",), unloaded=_ATTENTION_BIAS, metadata=_qwen3moe_metadata,
+        "qwen3moe", _ROUTED, unloaded=_ATTENTION_BIAS, metadata=_qwen3moe_metadata,
         obstacle=_qwen3moe_obstacle,
     ),
 }  # fmt: skip

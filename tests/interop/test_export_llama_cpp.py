@@ -45,6 +45,7 @@ WRONG = "does not (answer as|hold|add what) the workbench|adapter.lora.alpha is 
 LONG = {"max_position_embeddings": 512}
 GELU = 2e-2
 """What llama.cpp's table of GELU in float16 leaves of float32."""
+LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -58,17 +59,20 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, full heads": ("llama", {"num_key_value_heads": 4}),
     "llama, one key head, wide heads": ("llama", {"num_key_value_heads": 1, "head_dim": 16}),
     "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True, **PLAIN}),
-    "llama, linear rope": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}}),
+    "llama, linear rope": ("llama", {"rope_parameters": LINEAR}),
     "llama, llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
-    "mistral": ("mistral", {"sliding_window": None}),
+    "mistral, llama3 rope": ("mistral", {"sliding_window": None, "rope_parameters": LLAMA3_ROPE}),
     "mistral, short window": ("mistral", {"sliding_window": 64}),
     "qwen2": ("qwen2", {"vocab_size": 400}),
+    "qwen2, linear rope": ("qwen2", {"vocab_size": 400, "rope_parameters": LINEAR}),
     "smollm3, every fourth layer without rotation": (
         "smollm3",
         {"num_hidden_layers": 5, "no_rope_layers": [1, 1, 1, 0, 1]},
     ),
     "qwen3": ("qwen3", {"vocab_size": 401, "tie_word_embeddings": False}),
+    "qwen3, narrow heads, linear rope": ("qwen3", {"head_dim": 4, "rope_parameters": LINEAR}),
     "gemma2, window shorter than the prompts": ("gemma2", {"num_hidden_layers": 4}),
+    "gemma2, linear rope": ("gemma2", {"num_hidden_layers": 4, "rope_parameters": LINEAR}),
     "gemma3, one full layer in six": ("gemma3_text", {}),
     "gemma3, one full layer in three, stretched rope": (
         "gemma3_text",
@@ -90,10 +94,14 @@ BASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"rope_parameters": LONGROPE, "original_max_position_embeddings": 256, "sliding_window": 384, **LONG},
     ),
     "olmo2": ("olmo2", PLAIN),
+    "olmo2, linear rope": ("olmo2", {"rope_parameters": LINEAR}),
     "granite": ("granite", {}),
+    "granite, wide heads, llama3 rope": ("granite", {"head_dim": 16, "rope_parameters": LLAMA3_ROPE}),
     "granite, tied, biases": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "mixtral": ("mixtral", PLAIN),
+    "mixtral, wide heads, llama3 rope": ("mixtral", {"head_dim": 16, "rope_parameters": LLAMA3_ROPE}),
     "qwen3 with experts": ("qwen3_moe", {}),
+    "qwen3 with experts, linear rope": ("qwen3_moe", {"rope_parameters": LINEAR}),
 }
 
 # what an adapter file of its own has to get right beside the merged weights: permutation per family and head count
@@ -279,6 +287,21 @@ def test_rope_factors_are_those_of_transformers() -> None:
         ),
         ({"model_type": "smollm3", "mlp_bias": True}, "with mlp_bias, which llama.cpp does not load"),
         ({"model_type": "olmo2", "tie_word_embeddings": True}, "an olmo2 base with a tied output"),
+        *(
+            ({**changes, "rope_parameters": LLAMA3_ROPE}, "rope scaling of the type 'llama3'")
+            for changes in (
+                {"model_type": "qwen2"},
+                {"model_type": "qwen3"},
+                {"model_type": "smollm3"},
+                {"model_type": "olmo2"},
+                {"model_type": "qwen3_moe", "norm_topk_prob": True},
+                GEMMA,
+            )
+        ),
+        *(
+            ({"model_type": kind, "head_dim": 64, "tie_word_embeddings": False}, "not as wide as the hidden size")
+            for kind in ("qwen2", "olmo2", "phi3")
+        ),
     ],
 )
 def test_what_was_not_checked_is_refused_with_what_works(change: dict[str, Any], words: str) -> None:
