@@ -219,9 +219,9 @@ def _asked(args: argparse.Namespace, choices: KindChoices, document: Document, s
 
     from dlm_tui.cli.train_resume import resumed, whole_path
     from dlm_tui.store.checkpoints import Asked, interrupted
-    from dlm_tui.store.owed_gate import owed_gate
+    from dlm_tui.store.owed import owed_by_training
 
-    left = interrupted(store) or owed_gate(store)
+    left = interrupted(store) or owed_by_training(store)
     if args.resume and left is not None and left.asked is not None:
         return resumed(args, choices, left.asked)
     minutes = 10.0 if args.checkpoint_minutes is None else args.checkpoint_minutes

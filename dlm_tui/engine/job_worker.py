@@ -139,7 +139,7 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     from dlm_tui.progress import run_to_end
     from dlm_tui.store import Store, resolve_home
     from dlm_tui.store.checkpoints import interrupted
-    from dlm_tui.store.owed_gate import owed_gate
+    from dlm_tui.store.owed import owed_by_training
     from dlm_tui.training import TrainRequest, refuse_before_base, train_document
     from dlm_tui.training.report import TrainOutcome, train_report
     from dlm_tui.training.request import calibration_prompts
@@ -149,21 +149,21 @@ def run_train(job: _Job, request: TrainJob) -> Trained:
     left = interrupted(store) if request.resume else None  # None also where it was ended before its first checkpoint
     receipt = store.root / request.receipt if request.receipt else None
     in_force = receipt is not None and receipt.is_file()  # an earlier try was ended between adapters and gate
-    owed = owed_gate(store) if in_force else None
+    owed = owed_by_training(store) if in_force else None
+    if in_force and left is None and owed is None:  # it was ended when all was done
+        return Trained(report=train_report(document, TrainOutcome()))
     asked = left.asked if left is not None else owed.asked if owed is not None else None
     torch.set_num_threads(asked.threads if asked is not None else max(1, (os.cpu_count() or 2) - 1))
     refuse_before_base(document, store, request.adapters, request.choices, gate_only=request.gate_only)
     calibration = calibration_prompts(Path(request.calibration)) if request.calibration else None
     base = run_to_end(load_base(base_of(document, request.base)), job.step)
-    if in_force and not document.gate_enabled:
-        return Trained(report=train_report(document, TrainOutcome()))
     outcome = train_document(
         TrainRequest(
             document=document,
             store=store,
             base=base,
             adapters=request.adapters,
-            gate_only=request.gate_only or (in_force and owed is None),
+            gate_only=request.gate_only,
             choices=request.choices,
             calibration=calibration,
             scan=scan,

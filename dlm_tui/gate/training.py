@@ -41,7 +41,7 @@ from dlm_tui.store import (
 )
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.gate_state import alarm_text, cold_start_text, diverged_text
-from dlm_tui.store.owed_gate import settle_owed_gate
+from dlm_tui.store.owed import settle_gate
 from dlm_tui.store.trained_on import base_record
 from dlm_tui.system_errors import error_line, system_sentence
 
@@ -124,7 +124,7 @@ def train_document_gate(
             try:
                 outcome = yield from _train(document, store, model, metrics, run, chosen, began, embed)
                 status = "failed" if outcome.mode == "diverged" else "ok"
-                settle_owed_gate(store)
+                settle_gate(store)
             except (GeneratorExit, Cancelled, KeyboardInterrupt):
                 status = "cancelled"
                 raise

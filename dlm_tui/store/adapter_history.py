@@ -266,6 +266,11 @@ def record_effects(store: Store, effects: Mapping[str, tuple[int, OwnEffect]]) -
         _write_history(store, history)
 
 
+def is_measured(store: Store, name: str, number: int) -> bool:
+    """Whether the effect of a version is recorded. Raises StoreError for a history that this user may not read."""
+    return number in _read_history(store).effects.get(name, {})
+
+
 def drop_version(store: Store, name: str, number: int) -> int:
     """Delete a version; returns the bytes freed. Raises UsageError for one in force or held by an export, StoreError
     where it cannot be told what exports hold."""

@@ -2,7 +2,8 @@
 
 A folder `checkpoint-NNNNNN` is complete or not there: it is written under another name and renamed. `finished` holds an
 adapter that is trained and waits for the others of its run. The one before stays, for the case that a disk gives back
-other bytes than it was given: the hashes in `state.json` tell.
+other bytes than it was given: the hashes in `state.json` tell. The change that puts the adapters in force writes a mark
+beside the folder: nothing in it is to be gone on from then, whenever it is deleted.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from dlm_tui.files import json_bytes, remove, scratch_sibling, sha256_file, sync
 from dlm_tui.platform import sync_directory
 from dlm_tui.small_files import read_file
 from dlm_tui.store.adapter_kind import KindChoices
+from dlm_tui.store.journal import Change
 from dlm_tui.store.layout import Store
 from dlm_tui.store.own_hash import own_sha256
+from dlm_tui.store.settled import current_path
 from dlm_tui.system_errors import naming
 from dlm_tui.tensor_files import TensorFileDamaged, stored_shapes
 
 FOLDER, STATE, FINISHED = "checkpoints", "state.json", "finished"
+OVER = "checkpoints_over.json"
 _OWN_HASH = "state_sha256"
 _NOTHING = "there is nothing to go on from: train without --resume"
 _NUMBERED = re.compile(r"checkpoint-([0-9]{6,})")
@@ -208,7 +212,7 @@ def checkpoint_name(step: int) -> str:
 def interrupted(store: Store) -> Interrupted | None:
     """What a killed, cancelled or lost training left to go on from; None where there is nothing."""
     root = store.root / FOLDER
-    if not root.is_dir():
+    if not root.is_dir() or are_over(store):
         return None
     finished: list[str] = []
     middle: tuple[str, CheckpointState] | None = None
@@ -235,6 +239,8 @@ def interrupted(store: Store) -> Interrupted | None:
 
 def goes_on(store: Store, adapter: str, fingerprint: str) -> bool:
     """Whether the training of this fingerprint can go on from what it left of the adapter."""
+    if are_over(store):
+        return False
     folder = checkpoint_folder(store, adapter)
     states = [read_state(path) for path in (folder / FINISHED, latest(folder)) if path is not None]
     return any(state is not None and state.fingerprint == fingerprint for state in states)
@@ -252,6 +258,8 @@ class DamagedCheckpoint:
 def damaged_checkpoints(store: Store) -> list[DamagedCheckpoint]:
     """All that was left of a training and is not what was written; reads every file of it."""
     root = store.root / FOLDER
+    if are_over(store):
+        return []
     if os.path.lexists(root) and not root.is_dir():
         return [DamagedCheckpoint(path=root, damage=f"{root} is no folder", then=_NOTHING)]
     found: list[DamagedCheckpoint] = []
@@ -276,6 +284,18 @@ def interrupted_damage(store: Store) -> str | None:
     return next((one.damage for one in damaged_checkpoints(store)), None)
 
 
+def stage_over(store: Store, together: Change) -> None:
+    """From that change on the adapters are in force, and their checkpoints over; the caller holds the store."""
+    if os.path.lexists(store.root / FOLDER):
+        together.write(store.root / OVER, json_bytes({"over": FOLDER}))
+
+
+def are_over(store: Store) -> bool:
+    """Whether the training that left checkpoints has put its adapters in force since."""
+    return os.path.lexists(current_path(store, store.root / OVER))
+
+
 def forget_checkpoints(store: Store) -> None:
-    """Delete what an interrupted training left; the caller holds the right to train."""
+    """Delete what a training left to go on from; the caller holds the right to train."""
     remove(store.root / FOLDER)
+    remove(store.root / OVER)  # last: what is left of the folder after a kill is over still

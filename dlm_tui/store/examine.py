@@ -23,7 +23,7 @@ from dlm_tui.store.adapter_history import (
     unknown_marks,
     use_versions,
 )
-from dlm_tui.store.checkpoints import damaged_checkpoints, goes_on, interrupted
+from dlm_tui.store.checkpoints import FOLDER, are_over, damaged_checkpoints, forget_checkpoints, goes_on, interrupted
 from dlm_tui.store.errors import REMEDY, ManifestError, MetricsError, StoreError
 from dlm_tui.store.former_gates import damaged_gates
 from dlm_tui.store.gate_files import AGAIN, check_gate_files, check_novelty_file, read_gate_config
@@ -35,7 +35,7 @@ from dlm_tui.store.manifest import Manifest, TrainingRun, read_lock_record, read
 from dlm_tui.store.metrics_reader import MetricsReader
 from dlm_tui.store.metrics_schema import ADDITIVE_TABLES, SHARED_TABLES
 from dlm_tui.store.metrics_writer import MetricsWriter
-from dlm_tui.store.owed_gate import owed_gate
+from dlm_tui.store.owed import owed_by_training
 from dlm_tui.store.run_lock import run_lock
 from dlm_tui.store.scratch import dead_scratch
 from dlm_tui.store.sqlite import open_for_writing, set_aside
@@ -328,14 +328,20 @@ def _litter(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]
 def _checkpoints(store: Store, _: Sequence[str], __: str | None) -> Iterator[Finding]:
     if held_elsewhere(store, TRAINING):
         return  # being written right now
+    if are_over(store):
+        text = f"{store.root / FOLDER} is left of a training that was killed when its adapters were in force."
+        yield Finding(severity="litter", text=text, mend=lambda: forget_checkpoints(store))
     for one in damaged_checkpoints(store):
         yield Finding(severity="damage", text=f"{one.damage}; {one.then}.", mend=_remover(one.path))
     if (left := interrupted(store)) is not None:
         text = f"A training was interrupted ({left.words}): `dlm-tui train DOC --resume` goes on with it."
         yield Finding(severity="note", text=text)
-    elif owed_gate(store) is not None:
-        text = "The gate of the last training is not trained: `dlm-tui train DOC --resume` trains it."
-        yield Finding(severity="note", text=text)
+    elif (owed := owed_by_training(store)) is not None:
+        what = "The gate of the last training is not trained" if owed.gate else ""
+        names = ", ".join(owed.effects)
+        what = what or f"The effect of the last training is not measured ({names})"
+        does = "trains it" if owed.gate else "measures it"
+        yield Finding(severity="note", text=f"{what}: `dlm-tui train DOC --resume` {does}.")
 
 
 _LOOKS = (

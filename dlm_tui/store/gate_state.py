@@ -13,10 +13,12 @@ from dlm_tui.counting import counted
 from dlm_tui.document import document_side_file, gate_samples, lacking_samples, probes_digest
 from dlm_tui.store.collapse import collapse_text, collapsed_onto
 from dlm_tui.store.errors import ForeignGate, GateFileError, ManifestError
+from dlm_tui.store.former_gates import run_of_gate
 from dlm_tui.store.gate_files import WEIGHTS_NAME, GateConfig, check_gate_files, matching_record, read_gate_config
 from dlm_tui.store.layout import Store
 from dlm_tui.store.metrics_reader import GateEvent, MetricsReader, weights_entropy
-from dlm_tui.store.owed_gate import REMEDY, was_cut
+from dlm_tui.store.owed import REMEDY, was_cut
+from dlm_tui.store.settled import current_path
 from dlm_tui.store.trained_on import Identity, other_base
 from dlm_tui.store.training_numbers import training_numbers
 
@@ -76,10 +78,13 @@ class GateStatus:
 
 def gate_state(store: Store, adapter_names: Sequence[str] | None = None) -> GateState:
     """The state of the stored gate. Raises GateFileError, MetricsError."""
+    current_path(store, store.gate_dir)  # one that a killed process was putting there is there first
     config = read_gate_config(store)
     reader = MetricsReader(store)
     last = reader.latest_gate_run()
     events = reader.gate_events(last) if last is not None else []
+    if config is not None and (own := _own_events(store, config, last)):
+        last, events = own[0].run_id, own
     order = list(adapter_names or (config.adapter_names if config is not None else ()))
     events.sort(key=lambda event: order.index(event.adapter_name) if event.adapter_name in order else len(order))
     if any(event.mode == "diverged" for event in events):
@@ -87,6 +92,20 @@ def gate_state(store: Store, adapter_names: Sequence[str] | None = None) -> Gate
     else:
         mode = config.mode if config is not None else "none"
     return GateState(mode, config, events, last, (store.gate_dir / WEIGHTS_NAME).is_file())
+
+
+def _own_events(store: Store, config: GateConfig, last: int | None) -> list[GateEvent]:
+    """What a gate of ours says of itself whose process was killed before it could record it; else empty."""
+    run = run_of_gate(store)
+    record = matching_record(store, config) if run is not None and (last is None or run > last) else None
+    means, counts = ((record or {}).get(key) for key in ("static_mean", "probes"))
+    if run is None or not isinstance(means, dict) or not isinstance(counts, dict):
+        return []
+    return [
+        GateEvent(run, name, float(means[name]), int(counts[name]), config.mode, at="")
+        for name in config.adapter_names
+        if name in means and name in counts
+    ]
 
 
 def gate_status(

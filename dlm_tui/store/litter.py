@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator
 
 from dlm_tui.files import is_abandoned, remove
-from dlm_tui.store.checkpoints import goes_on
+from dlm_tui.store.checkpoints import are_over, forget_checkpoints, goes_on
 from dlm_tui.store.errors import StoreError
+from dlm_tui.store.former_gates import run_of_gate
 from dlm_tui.store.layout import FLAT, Store
 from dlm_tui.store.manifest import read_manifest
 from dlm_tui.store.metrics_reader import MetricsReader
@@ -20,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 def clear_dead_versions(store: Store) -> None:
-    """Remove folders of killed trainings and end their runs; the caller holds store and run lock."""
+    """Remove folders of killed trainings and what is over of them, and end their runs; the caller holds store and run
+    lock."""
+    if are_over(store):
+        forget_checkpoints(store)
     for version in dead_versions(store):
         remove(version.path)
     try:
@@ -79,12 +83,13 @@ def dead_runs(store: Store) -> list[int]:
 
 
 def end_dead_runs(store: Store) -> None:
-    """Runs of dead processes that still say "running" are ended: "ok" when the manifest has them, else "failed"."""
+    """Runs of dead processes that still say "running" are ended: "ok" when the manifest has them or they trained the
+    gate in force, else "failed"."""
     dead = dead_runs(store)
     if not dead:
         return
     manifest = read_manifest(store)
-    finished = {run.run_id for run in manifest.training_runs} if manifest else set()
+    finished = {run_of_gate(store), *(run.run_id for run in (manifest.training_runs if manifest else ()))}
     with MetricsWriter(store) as metrics:
         for run_id in dead:
             metrics.finish_run(run_id, "ok" if run_id in finished else "failed")

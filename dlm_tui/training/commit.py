@@ -35,9 +35,9 @@ from dlm_tui.store import (
     utc_seconds,
 )
 from dlm_tui.store.adapter_kind import TrainingRecord, write_training_record
-from dlm_tui.store.checkpoints import Asked
+from dlm_tui.store.checkpoints import Asked, stage_over
 from dlm_tui.store.manifest import LOSS_KIND_KEY
-from dlm_tui.store.owed_gate import OwedGate, stage_owed_gate
+from dlm_tui.store.owed import Owed, stage_owed
 from dlm_tui.store.shared_files import write_shared
 from dlm_tui.store.trained_on import write_version_base
 from dlm_tui.system_errors import cause, naming
@@ -98,7 +98,7 @@ def write_version(
 
 def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[FinishedRun], asked: Asked) -> None:
     """Put every version in force and record the runs in the manifest and `dlm.lock`: all of it or nothing. From then on
-    the gate is owed, as part of the training that was `asked` for.
+    the checkpoints are over, and gate and effects are owed, as part of the training that was `asked` for.
 
     Raises NotInForce when the lock or the disk says no: the versions are then kept, and the sentence says how one is
     put in force by hand. What the metrics refuse afterwards is a warning in the log, not an error.
@@ -133,10 +133,14 @@ def commit_runs(request: TrainRequest, metrics: MetricsWriter, runs: list[Finish
                 base_model_revision=request.base.identity.revision,
                 pinned_versions=pinned_versions(),
             )
-            if document.gate_enabled:
-                stage_owed_gate(store, together, OwedGate(run_id=max(run.run_id for run in runs), asked=asked))
+            stage_over(store, together)
+            versions = {run.name: run.version.version for run in runs}
+            last_run = max(run.run_id for run in runs)
+            stage_owed(
+                store, together, Owed(run_id=last_run, asked=asked, gate=document.gate_enabled, effects=versions)
+            )
             if request.receipt is not None:
-                together.write(request.receipt, json_bytes({run.name: run.version.version for run in runs}))
+                together.write(request.receipt, json_bytes(versions))
     except (StoreError, OSError) as error:
         keep_runs(metrics, runs)
         raise NotInForce(_kept_sentence(runs, error)) from error

@@ -20,7 +20,7 @@ from dlm_tui.store import (
     run_lock,
 )
 from dlm_tui.store.checkpoints import forget_checkpoints, interrupted, interrupted_damage
-from dlm_tui.store.owed_gate import REMEDY, OwedGate, owed_gate
+from dlm_tui.store.owed import REMEDY, Owed, owed_by_training
 from dlm_tui.training.adapter_run import Say, StepCount, discard_unused, train_task
 from dlm_tui.training.adapter_task import AdapterTask
 from dlm_tui.training.adapter_work import AdapterWork, Trained
@@ -54,7 +54,7 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
     sentence tells what is in force), DlmTuiError.
     """
     began = time.monotonic()
-    outcome, runs = TrainOutcome(), list[FinishedRun]()
+    outcome = TrainOutcome()
 
     def say(text: str) -> None:
         outcome.notes.append(text)
@@ -67,9 +67,9 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
             say(f"launcher variables are ignored, a training is one process: {', '.join(ignored)}")
         refuse_other_document(request.store, request.document)
         refuse_foreign_base(request.store, request.document)
-        owed = _gate_left(request)
+        owed = _left(request)
         if owed is not None:
-            say("the adapters are trained and in force, the gate is left")
+            say(owed.words)
         elif request.gate_only:
             if remark := seed_note(request.document.training.seed):
                 say(remark)
@@ -85,11 +85,12 @@ def train_document(request: TrainRequest, report: Report) -> TrainOutcome:
                 commit_runs(request, metrics, runs, request.asked(plan, torch.get_num_threads()))
             forget_checkpoints(request.store)
             outcome.adapters = {run.name: _adapter_outcome(run) for run in runs}
-        if request.document.gate_enabled:
+        if request.document.gate_enabled and (owed is None or owed.gate):
             _train_gate(request, report, outcome, owed)
         elif request.gate_only:
             raise UsageError(NO_GATE)
-        measure_effects(request, runs, outcome, report)
+        if not request.gate_only:
+            measure_effects(request, outcome, report)
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -188,14 +189,15 @@ def _say_of_interrupted(request: TrainRequest, say: Say) -> None:
         forget_checkpoints(request.store)
 
 
-def _gate_left(request: TrainRequest) -> OwedGate | None:
-    """The gate where that is all that is left of the training to go on with."""
-    if not request.resume or not request.document.gate_enabled or interrupted(request.store) is not None:
+def _left(request: TrainRequest) -> Owed | None:
+    """What the training to go on with owes still, where its adapters are in force."""
+    if not request.resume or interrupted(request.store) is not None:
         return None
-    return owed_gate(request.store)
+    owed = owed_by_training(request.store)
+    return owed if owed is not None and (request.document.gate_enabled or owed.effects) else None
 
 
-def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome, owed: OwedGate | None) -> None:
+def _train_gate(request: TrainRequest, report: Report, outcome: TrainOutcome, owed: Owed | None) -> None:
     """Train the gate on the adapters that are in force by now: whatever happens here, they stay so. One that is `owed`
     is of the run that put them there."""
     from dlm_tui.gate.embedding import embed_here

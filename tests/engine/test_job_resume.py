@@ -14,7 +14,7 @@ from dlm_tui.engine.protocol import TrainJob
 from dlm_tui.errors import Cancelled
 from dlm_tui.progress import Progress
 from dlm_tui.store import Store, adapter_versions, gate_state
-from dlm_tui.store.owed_gate import owed_gate
+from dlm_tui.store.owed import owed_by_training
 from tests.tiny_models import tiny_base
 from tests.training_samples import write_document
 
@@ -39,7 +39,7 @@ def test_a_job_goes_on_from_wherever_it_was_ended(tmp_path: Path, monkeypatch: p
     first = run_train(job, request).report
     assert set(first.adapters) == {"facts", "manners"} and (store.root / "queue/1.receipt").is_file()
     second = run_train(job, request).report
-    assert second.adapters == {} and second.gate is not None, "the adapters were in force, only the gate was left"
+    assert second.adapters == {} and second.gate is None, "nothing was left, not even the gate"
     found = adapter_versions(store, ("facts", "manners"))
     assert {name: version.version for name, version in found.items()} == {"facts": 1, "manners": 1}
 
@@ -67,8 +67,8 @@ def test_a_job_that_was_ended_in_its_gate_trains_the_gate_of_that_training(
     )
     with pytest.raises(Cancelled):
         run_train(cast("_Job", CutInTheGate()), request)
-    owed = owed_gate(store)
+    owed = owed_by_training(store)
     assert owed is not None and owed.asked.threads == torch.get_num_threads()
     report = run_train(cast("_Job", Quiet()), request).report
     assert report.adapters == {} and report.gate is not None and threads[-1] == owed.asked.threads
-    assert gate_state(store).last_run_id == owed.run_id and owed_gate(store) is None
+    assert gate_state(store).last_run_id == owed.run_id and owed_by_training(store) is None

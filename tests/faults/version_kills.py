@@ -29,10 +29,19 @@ KILLED = 77
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
     """Run `work` in a fork that dies before its file-system step number `step`; False when it ended before that."""
+
+    def until_then() -> None:
+        die_at(step)
+        work()
+
+    return died(until_then)
+
+
+def died(work: Callable[[], object]) -> bool:
+    """Run `work` in a fork; whether it was killed on the way (`die_at`)."""
     child = os.fork()
     if child == 0:
         try:
-            _die_at(step)
             work()
         except BaseException as error:  # a fork must not go on with the tests
             print(f"the work failed by itself: {error!r}", file=sys.stderr, flush=True)
@@ -43,7 +52,8 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     return status == KILLED
 
 
-def _die_at(step: int) -> None:
+def die_at(step: int) -> None:
+    """From here on, this process ends before its file-system step number `step`."""
     seen = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:

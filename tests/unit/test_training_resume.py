@@ -34,7 +34,7 @@ from dlm_tui.store import (
 from dlm_tui.store.checkpoints import FOLDER, Asked, interrupted
 from dlm_tui.store.examine import examine
 from dlm_tui.store.gate_files import WEIGHTS_NAME
-from dlm_tui.store.owed_gate import OwedGate, stage_owed_gate
+from dlm_tui.store.owed import Owed, stage_owed
 from dlm_tui.store.version_record import is_kept, read_record
 from dlm_tui.store.versions import all_versions
 from dlm_tui.training import TrainRequest, train_document
@@ -389,7 +389,7 @@ def test_a_gate_that_is_owed_is_settled_by_training_the_gate_alone(base: Base, t
     store = Store(path.parent / "home", load(path).dlm_id)
     train(path, base)
     with store_lock(store), change(store) as together:
-        stage_owed_gate(store, together, OwedGate(run_id=1, asked=Asked(threads=1, trainer=TrainerSettings())))
+        stage_owed(store, together, Owed(run_id=3, asked=Asked(threads=1, trainer=TrainerSettings())))
     assert gate_status(load(path), store).mode == "stale"
     train(path, base, gate_only=True)
     assert gate_status(load(path), store).mode == "trained"

@@ -26,7 +26,7 @@ STORE_MANIFEST = "store/manifest.json"
 # Whoever holds the store; never part of what it holds.
 LOCK_NAMES = frozenset((".lock", ".lock.tui", ".journal.tui"))
 # Of jobs that are not over: they go on where they were begun, and a stranger's are not run here.
-JOB_NAMES = frozenset(("queue", "checkpoints"))
+JOB_NAMES = frozenset(("queue", "checkpoints", "checkpoints_over.json"))
 
 MAX_WINDOW_BYTES = 512 << 20
 MAX_MEMBER_BYTES = 16 << 30
