@@ -51,8 +51,8 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a child that is asked to end takes longer than a person at the screen would wait."""
     end_within = ChildProcess.end_within
 
-    async def patient(child: ChildProcess, seconds: float, *, at_once: bool) -> bool:
-        return await end_within(child, max(seconds, 120.0), at_once=at_once)
+    async def patient(child: ChildProcess, seconds: float) -> bool:
+        return await end_within(child, max(seconds, 120.0))
 
     monkeypatch.setattr(ChildProcess, "end_within", patient)
     monkeypatch.setattr("dlm_tui.engine.job_client._ASK_SECONDS", 120.0)

@@ -127,7 +127,7 @@ def test_cancelling_leaves_the_previous_adapters_and_marks_the_run(base: Base, t
 
 
 def test_a_diverging_adapter_is_rejected_and_nothing_moves(base: Base, tmp_path: Path) -> None:
-    document = sample(tmp_path, facts="learning_rate: .inf")
+    document = sample(tmp_path, facts="learning_rate: 1.0e+30")
     store = Store(tmp_path, document.dlm_id)
     with pytest.raises(Diverged, match=r"; lower the learning rate$"):
         train_document(TrainRequest(document=document, store=store, base=base), quiet)
