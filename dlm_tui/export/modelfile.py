@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from dlm_tui.export.modelfile_reader import keeps
 
 FAMILY_STOPS = {
     "chatml": ("<|im_end|>", "<|endoftext|>", "<|im_start|>"),
@@ -31,7 +34,7 @@ CONVERSATION = (
     {"role": "user", "content": "three "},
 )
 WITH_SYSTEM = ({"role": "system", "content": "zero"}, *CONVERSATION)
-_BLOCK = re.compile(r'^(SYSTEM|TEMPLATE) """(.*?)"""$', re.DOTALL | re.MULTILINE)
+_SEPARATORS = str.maketrans({"\v": "\n", "\f": "\n", "\x85": "\n", "\u2028": "\n", "\u2029": "\n"})
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,19 @@ class Parameters:
 
 
 def quoted(text: str) -> str:
-    '''`"""…"""`, the only quoting in which Ollama keeps line feeds and quotes.
+    '''`"""…"""`, the only quoting in which Ollama keeps line feeds and quotes, around what it can hold of the text.'''
+    return f'"""{held(text)}"""'
+
+
+def held(text: str) -> str:
+    """The text as a Modelfile can hold it.
 
     Ollama looks for the closing quotes at every line end, once white space is trimmed off, and has no escape for them:
-    a run of three quotes or more in the text is broken up by blanks (`broken_up`).
-    '''
-    return f'"""{broken_up(text)}"""'
-
-
-def broken_up(text: str) -> str:
-    """The text with a blank after every second quote of a run of three or more."""
-    return re.sub(r'""(?=")', '"" ', text)
+    a run of three quotes or more is broken up by a blank after every second one. It leaves out what cannot be seen:
+    other kinds of blanks and line ends are written as the plain ones.
+    """
+    plain = (" " if unicodedata.category(char) == "Zs" else char for char in text.translate(_SEPARATORS))
+    return re.sub(r'""(?=")', '"" ', "".join(char for char in plain if keeps(char)))
 
 
 def comment(text: str) -> str:
@@ -78,7 +83,11 @@ def go_template(rendered: str | None, with_system: str | None = None, *, front: 
     """
     for template in (_CHATML, *([_PLAIN.format(end=end)] if "{{" not in end else [])):
         same = rendered == by_template(template, CONVERSATION, front=front, end=end)
-        if same and with_system in (None, by_template(template, WITH_SYSTEM, front=front, end=end)):
+        if (
+            template == held(template)
+            and same
+            and with_system in (None, by_template(template, WITH_SYSTEM, front=front, end=end))
+        ):
             return template
     return None
 
@@ -95,11 +104,6 @@ def by_template(template: str, messages: Sequence[Mapping[str, str]], *, front: 
         after = {"assistant": end, "system": "\n\n"}
         return front + "".join(message["content"] + after.get(message["role"], "\n") for message in messages)
     raise ValueError("not a template that is written here")
-
-
-def written_blocks(text: str) -> dict[str, str]:
-    """SYSTEM and TEMPLATE of a Modelfile written here, each where it has one."""
-    return dict(_BLOCK.findall(text))
 
 
 def modelfile(

@@ -141,27 +141,49 @@ def check_adapter_settings(folder: Path, base: str, revision: str | None, rank: 
             raise wrong(path, f"says {key} {_shown(settings.get(key))}, and it is {_shown(meant.get(key))}")
 
 
-def check_modelfile(path: Path, weights: str, adapter: str | None, parameters: Mapping[str, Sequence[str]]) -> None:
-    """Raises ExportRefused unless a Modelfile names the files that were tried and sets the `parameters`, each at its
-    values, and nothing else. Its SYSTEM and TEMPLATE are not looked at."""
-    try:
-        commands = read_modelfile(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise wrong(path, f"cannot be read: {error}") from error
+def check_modelfile(
+    path: Path,
+    weights: str,
+    adapter: str | None,
+    parameters: Mapping[str, Sequence[str]],
+    *,
+    template: str | None,
+    system: str | None,
+) -> None:
+    """Raises ExportRefused unless a Modelfile names the files that were tried, sets the `parameters`, each at its
+    values, says `template` and `system` where these are given, and nothing else.
+
+    Ollama lets the last of SYSTEM, TEMPLATE, ADAPTER and most parameters stand and adds up FROM, LICENSE, MESSAGE and
+    stop words: none may be there more often than it was written.
+    """
+    commands = modelfile_commands(path)
     for command, meant in (("from", weights), ("adapter", adapter)):
         named = [value for name, value in commands if name == command]
         _check_files(path, command.upper(), named, [meant] if meant is not None else [])
+    for command, meant in (("template", template), ("system", system)):
+        said = [value for name, value in commands if name == command]
+        if said != [value for value in (meant,) if value is not None]:
+            theirs, ours = " and then ".join(map(_shown, said)) or "nothing", _shown(meant) if meant else "nothing"
+            raise wrong(path, f"says {theirs} under {command.upper()}, and it is {ours}")
     if more := {name for name, _ in commands} - {"from", "adapter", "parameter", "system", "template"}:
         raise wrong(path, f"has the command {min(more).upper()}, which is not written here")
     found: dict[str, list[str]] = {}
     for name, value in commands:
         if name == "parameter":
-            key, _, said = value.partition(" ")
-            found.setdefault(key, []).append(said.strip().strip('"'))
+            key, _, said_of_it = value.partition(" ")
+            found.setdefault(key, []).append(said_of_it)
     for key in [*parameters, *sorted(set(found) - set(parameters))]:
         values, right = found.get(key, []), list(parameters.get(key, ()))
         if values != right:
             raise wrong(path, f"sets {key} to {', '.join(values) or None}, and it is {', '.join(right) or 'not set'}")
+
+
+def modelfile_commands(path: Path) -> list[tuple[str, str]]:
+    """The commands of a Modelfile as Ollama reads them. Raises ExportRefused where it would not."""
+    try:
+        return read_modelfile(path.read_bytes().decode())
+    except (OSError, ValueError) as error:
+        raise wrong(path, f"cannot be read: {error}") from error
 
 
 _LLAMA_SERVER = {"-m": True, "--lora-scaled": True, "--jinja": False, "--ctx-size": True}

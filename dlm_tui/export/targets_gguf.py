@@ -24,18 +24,18 @@ from dlm_tui.export.modelfile import (
     FAMILY_TOP_P,
     WITH_SYSTEM,
     Parameters,
-    broken_up,
     by_template,
     go_template,
+    held,
     modelfile,
     stop_words,
-    written_blocks,
 )
+from dlm_tui.export.modelfile_reader import keeps
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.quantisation.imatrix import write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
-from dlm_tui.export.reader_check import check_llama_server_script, check_modelfile
+from dlm_tui.export.reader_check import check_llama_server_script, check_modelfile, modelfile_commands
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
 from dlm_tui.export.suitability import takes_images
@@ -215,8 +215,13 @@ class OllamaTarget(_Gguf):
             tensors += plan_adapter(self.pairs, self.architecture)
             self.notes.append("ADAPTER works only in Ollama before 0.34.1; newer versions refuse it")
         system = context.session.document.system_prompt or ""
-        if broken_up(system) != system:
+        if '"""' in system:
             self.notes.append('a Modelfile cannot hold three quotes in a row: in SYSTEM they are written as "" "')
+        if not all(map(keeps, system)):
+            self.notes.append(
+                "a Modelfile cannot hold characters that cannot be seen: in SYSTEM blanks and line ends of other kinds"
+                " are written as plain ones, and what joins characters is left out"
+            )
         self.nbytes += sum(tensor.nbytes for tensor in tensors)
         self.figures = {
             "merged": not self.legacy,
@@ -244,7 +249,7 @@ class OllamaTarget(_Gguf):
             "temperature": [repr(meant.temperature)],
             "top_p": [repr(meant.top_p)],
             "num_ctx": [str(meant.num_ctx)],
-        })  # fmt: skip
+        }, template=self._template(), system=self._system)  # fmt: skip
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The files that `FROM` and `ADAPTER` name."""
@@ -289,8 +294,13 @@ class OllamaTarget(_Gguf):
             self._parameters(),
             adapter="adapter.gguf" if self.legacy else None,
             template=self._template(),
-            system=document.system_prompt,
+            system=self._system,
         )
+
+    @property
+    def _system(self) -> str | None:
+        """What the Modelfile holds of the document's system prompt."""
+        return held(self.context.session.document.system_prompt or "") or None
 
     def _template(self) -> str | None:
         """The chat template in Ollama's language; None leaves the embedded one to Ollama."""
@@ -311,18 +321,18 @@ class OllamaTarget(_Gguf):
 
     def _check_modelfile(self, folder: Path) -> None:
         """Raises ExportRefused where SYSTEM and TEMPLATE, or the template in the GGUF, ask otherwise than the
-        workbench."""
+        workbench. What is said in them `check_files` has looked at, also where nobody can be asked."""
         renderer = self.context.session.base.renderer
-        blocks = written_blocks((folder / "Modelfile").read_bytes().decode())
+        said = dict(modelfile_commands(folder / "Modelfile"))
         question = CONVERSATION[0]["content"]
-        messages = chat_messages((), question, blocks.get("SYSTEM"))
-        meant = chat_messages((), question, broken_up(self.context.session.document.system_prompt or ""))
+        messages = chat_messages((), question, said.get("system"))
+        meant = chat_messages((), question, self._system)
         try:
             wanted = renderer.text(meant, generate=True)
         except ChatTemplateError:
             return  # nobody can be asked by it
         try:
-            if (template := blocks.get("TEMPLATE")) is not None:
+            if (template := said.get("template")) is not None:
                 asked = by_template(template, messages, **self._ends())
             else:
                 asked = by_embedded(folder / self.weights, messages)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from dlm_tui.export.modelfile import (
     CONVERSATION,
     Parameters,
-    broken_up,
     comment,
     go_template,
+    held,
     modelfile,
     stop_words,
 )
@@ -30,9 +30,41 @@ PARAMETERS = Parameters(temperature=0.7, top_p=0.9, num_ctx=512, stops=())
 def test_no_text_ends_its_value_early(text: str) -> None:
     lines = read_modelfile(modelfile([text], "m.gguf", PARAMETERS, template=f"T{text}T", system=f"S{text}S"))
     assert [name for name, _ in lines] == ["from", "template", "parameter", "parameter", "parameter", "system"]
-    assert lines[1] == ("template", broken_up(f"T{text}T"))
-    assert lines[-1] == ("system", broken_up(f"S{text}S"))
-    assert broken_up(text) == text or '"""' in text
+    assert lines[1] == ("template", held(f"T{text}T"))
+    assert lines[-1] == ("system", held(f"S{text}S"))
+    assert held(text) == text or '"""' in text or set(text) & set("\u00a0\u2028\ufeff")
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("system be kind ", "be kind"),
+        ("SYSTEM  'be kind'", "'be kind'"),
+        ('System "be\nkind"', "be\nkind"),
+        ('SYSTEM """be "kind\n" """', 'be "kind\n" '),
+        ("SYSTEM \nPARAMETER seed 1", ""),
+        ("SYSTEM be\u200bk\u00adind\x07", "bekind"),
+    ],
+)
+def test_a_value_is_read_as_by_ollama(line: str, value: str) -> None:
+    assert read_modelfile(f"FROM ./m.gguf\n{line}\n")[1] == ("system", value)
+
+
+def test_names_of_parameters_and_roles_stand_before_their_values() -> None:
+    text = 'FROM x\rPARAMETER stop """a\nb"""\rparameter\ttop_k  5\rMESSAGE user "a: b"\r'
+    assert read_modelfile(text)[1:] == [("parameter", "stop a\nb"), ("parameter", "top_k 5"), ("message", "user: a: b")]
+
+
+@pytest.mark.parametrize("line", ["", "SYSTEM", 'SYSTEM "be', "FROM x\nMESSAGE nobody a", "FROM x\nPARAMETER\nstop a"])
+def test_what_ollama_refuses_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"blank|end of file|role|FROM"):
+        read_modelfile(line)
+
+
+def test_what_cannot_be_seen_is_written_as_what_ollama_keeps() -> None:
+    assert held("a\u00a0b\u2009c\u2028d\x85e\u200bf\ufeff") == "a b c\nd\nef"
+    assert held('""\u200b"') == '"" "'
+    assert held("Grüße — 你好 👍\n\t…") == "Grüße — 你好 👍\n\t…"
 
 
 def test_a_system_prompt_cannot_name_another_model() -> None:
@@ -119,6 +151,19 @@ def test_scripts_run_from_any_folder(tmp_path: Path, name: str) -> None:
     assert words[:4] == ["-m", "base.f16.gguf", "--lora-scaled", "mix.gguf:1.0,adapter.tone.gguf:0.0"]
     assert words[-4:] == ["--port", "8080", "--verbose", "a b"]
     assert sorted(path.name for path in folder.iterdir()) == ["start.sh"]
+
+
+def test_a_search_path_for_folders_leads_nowhere_else(tmp_path: Path) -> None:
+    for folder in (tmp_path / "here" / "out", tmp_path / "other" / "out"):
+        folder.mkdir(parents=True)
+    (path := tmp_path / "here" / "out" / "start.sh").write_text(llama_server_script("base.gguf", [], 512))
+    path.chmod(0o755)
+    variables = {"CDPATH": str(tmp_path / "other"), "LLAMA_SERVER": "/bin/pwd", "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        ["bash", "-c", 'set -- "$(sed s/exec.*/pwd/ "$0")"; printf "%s" "$1" > out/where.sh; bash out/where.sh', path],
+        cwd=tmp_path / "here", env=variables, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()).samefile(tmp_path / "here" / "out")
 
 
 def test_the_vllm_script_quotes_the_base(tmp_path: Path) -> None:
