@@ -7,7 +7,6 @@ program to the same weights, with the same adapters, is looked at here, by parsi
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.parity import ODD_TEXTS
 from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.script_trial import runs_programs, started
 from dlm_tui.export.scripts import LLAMA_SERVER_PORT, VLLM_PORT
-from dlm_tui.system_errors import first_line
+from dlm_tui.system_errors import cause, first_line
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 _HABITS = ("model_max_length", "padding_side", "truncation_side", "chat_template")
@@ -28,8 +28,10 @@ _OF_THE_LIBRARY = {"transformers_version", "torch_dtype", "_name_or_path", "_fro
 
 
 _HOST = "127.0.0.1"
-_BEFORE = ["set -euo pipefail", 'cd -- "$(dirname -- "${BASH_SOURCE[0]}")"']
+_BEFORE = ["set -euo pipefail", 'CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")"']
 """What stands in a start script before it starts its program."""
+_PORT, _MORE = "12345", ["--more", "a  b", "", "$(no)", "'\"*"]
+"""The port and the further words that a start script is tried with."""
 
 
 def wrong(file: str | Path, what: str) -> ExportRefused:
@@ -197,15 +199,20 @@ _VLLM = {
 def check_llama_server_script(
     path: Path, weights: str, loras: Sequence[tuple[str, float]], context_length: int
 ) -> None:
-    """Raises ExportRefused unless a start script names the weights and every adapter in order, each at its scale, and
-    nothing else."""
-    _, options = _command(path, ["${LLAMA_SERVER:-llama-server}"], _LLAMA_SERVER, LLAMA_SERVER_PORT)
+    """Raises ExportRefused unless a start script starts llama-server with the weights and every adapter in order, each
+    at its scale, and nothing else."""
+    _check_form(path)
+    words = _words(path, "llama-server", "LLAMA_SERVER")
+    options = _options(path, words, _LLAMA_SERVER, LLAMA_SERVER_PORT)
     _check_files(path, "-m", [options["-m"]], [weights])
     pairs = [pair.rpartition(":") for pair in options["--lora-scaled"].split(",") if pair]
     _check_files(path, "--lora-scaled", [name for name, _, _ in pairs], [name for name, _ in loras])
     for (name, _, scale), (_, meant) in zip(pairs, loras, strict=True):
         _check_number(path, f"the scale of {name}", scale, meant)
     _check_number(path, "--ctx-size", options["--ctx-size"], context_length)
+    scaled = ",".join(f"{name}:{scale!r}" for name, scale in loras)
+    exact = {"-m": weights, "--lora-scaled": scaled, "--ctx-size": str(context_length)}
+    _check_exact(path, options, exact)
 
 
 def check_vllm_files(
@@ -226,12 +233,16 @@ def check_vllm_files(
     script names the `template` that stands in for the base's own."""
     optional = {"--revision": revision, "--chat-template": template}
     wanted = {option: value for option, value in _VLLM.items() if optional.get(option, "") is not None}
-    words, options = _command(script, ["vllm", "serve", ""], wanted, VLLM_PORT)
+    _check_form(script)
+    words = _words(script, "vllm")
+    if words[:1] != ["serve"]:
+        raise wrong(script, f"starts vllm {' '.join(words[:1])} instead of vllm serve")
+    options = _options(script, words[2:], wanted, VLLM_PORT)
     if template is not None:
         _check_files(script, "--chat-template", [options["--chat-template"]], [template])
     called, _, place = options["--lora-modules"].partition("=")
     for what, found, meant in (
-        ("base", words[2], base),
+        ("base", "".join(words[1:2]), base),
         ("revision", options.get("--revision"), revision),
         ("base's name", options["--served-model-name"], base_served),
         ("adapter's name", called, name),
@@ -244,6 +255,9 @@ def check_vllm_files(
     rank, needed = options["--max-lora-rank"], _json(script.parent / adapter / "adapter_config.json")["r"]
     if not rank.isdigit() or int(rank) < needed:
         raise wrong(script, f"takes adapters of rank {rank}, and this one has {needed}")
+    exact = {"--lora-modules": f"{name}={adapter}", "--max-model-len": str(context_length)}
+    exact |= {"--max-lora-rank": str(int(rank)), **({"--chat-template": template} if template is not None else {})}
+    _check_exact(script, options, exact)
     check_settings(script.with_name("vllm_config.json"), {
         "target": "vllm",
         "model": base,
@@ -271,36 +285,67 @@ def check_settings(path: Path, meant: Mapping[str, Any]) -> None:
             raise wrong(path, f"says {key} {_shown(found[key])}, and it is {_shown(value)}")
 
 
-def _command(
-    path: Path, program: Sequence[str], options: Mapping[str, bool], port: int
-) -> tuple[list[str], dict[str, str]]:
-    """The words that a start script begins its program with, and the program's options; it listens at `port` unless
-    told otherwise.
-
-    `program`: those words, "" for one that may be any. `options`: every option it has to have and no other may be
-    there, True for one with a value; host, port and what the caller adds come on top. Raises ExportRefused for
-    another script.
-    """
-    *before, line = path.read_text(encoding="utf-8").splitlines() or [""]
+def _check_form(path: Path) -> None:
+    """Raises ExportRefused for a script that does anything but start a program: such a one is not run to try it."""
+    try:
+        *before, line = path.read_text(encoding="utf-8").splitlines() or [""]
+    except (OSError, ValueError) as error:
+        raise wrong(path, f"cannot be read: {cause(error)}") from error
     said = [text for text in before if not text.startswith("#")]
     if said != _BEFORE or not line.startswith("exec "):
         raise wrong(path, "does more or less than to start one program")
-    first, rest = shlex.split(line)[1:][: len(program)], shlex.split(line)[1:][len(program) :]
-    if [word for word, meant in zip(first, program, strict=False) if meant not in ("", word)] or rest[-1:] != ["$@"]:
-        raise wrong(path, f"starts {' '.join(first)} instead of {' '.join(program)}")
-    known, found, words = {**options, "--host": True, "--port": True}, {}, iter(rest[:-1])
-    for word in words:
+
+
+def _words(path: Path, program: str, variable: str | None = None) -> list[str]:
+    """What a start script gives its program where nobody says a port or adds anything; it hands on both, and starts
+    the program that `variable` names."""
+    # from a place where files may not be run a shell runs it, as the command that is told does
+    command: list[str | Path] = [path.absolute()] if runs_programs(path.parent) else ["bash", path.absolute()]
+    try:
+        plain = started(command, program)
+        told = started([*command, *_MORE], program, {"PORT": _PORT, "CDPATH": "/"})
+        other = started(command, program, elsewhere=variable) if variable is not None else plain
+    except ValueError as error:
+        raise wrong(path, str(error)) from error
+    for start in (plain, told, other):
+        if start.folder != path.parent.resolve():
+            raise wrong(path, f"starts {program} in {start.folder}, and it is the folder of the script")
+    if told.words != [*plain.words[:-1], _PORT, *_MORE]:
+        raise wrong(path, f"gives {program} {_line(told.words[-6:])} of PORT={_PORT} and the words {_line(_MORE)}")
+    if other.words != plain.words:
+        raise wrong(path, f"starts ${variable} {_line(other.words)} and {program} {_line(plain.words)}")
+    return plain.words
+
+
+def _line(words: Sequence[str]) -> str:
+    return _shown(" ".join(words))
+
+
+def _options(path: Path, words: Sequence[str], options: Mapping[str, bool], port: int) -> dict[str, str]:
+    """The options among the `words` that a program is started with; it listens at `port`.
+
+    `options`: every option it has to have and no other may be there, True for one with a value; host and port come on
+    top. Raises ExportRefused for others.
+    """
+    known, found, following = {**options, "--host": True, "--port": True}, {}, iter(words)
+    for word in following:
         if word not in known or word in found:
             raise wrong(path, f"has the option {word} {'twice' if word in found else 'that is not written here'}")
-        found[word] = next(words, "") if known[word] else ""
+        found[word] = next(following, "") if known[word] else ""
     for option in known:
         if option not in found:
             raise wrong(path, f"lacks the option {option}")
-    if found["--host"] != _HOST:
-        raise wrong(path, f"listens at {found['--host']}, and it is {_HOST}")
-    if found["--port"] != (meant := f"${{PORT:-{port}}}"):
-        raise wrong(path, f"listens at port {found['--port']}, and it is {meant}")
-    return first, found
+    for option, what, meant in (("--host", "", _HOST), ("--port", "port ", str(port))):
+        if found[option] != meant:
+            raise wrong(path, f"listens at {what}{found[option]}, and it is {meant}")
+    return found
+
+
+def _check_exact(path: Path, options: Mapping[str, str], meant: Mapping[str, str]) -> None:
+    """The values as they are written: the same number or file in another form is not ours."""
+    for option, value in meant.items():
+        if options[option] != value:
+            raise wrong(path, f"sets {option} to {_shown(options[option])}, and it is {_shown(value)}")
 
 
 def _json(path: Path) -> dict[str, Any]:

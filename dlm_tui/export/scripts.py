@@ -8,7 +8,8 @@ from pathlib import Path
 
 LLAMA_SERVER_PORT, VLLM_PORT = 8080, 8000
 """Where the servers listen unless $PORT says otherwise."""
-_HEAD = '#!/usr/bin/env bash\nset -euo pipefail\ncd -- "$(dirname -- "${BASH_SOURCE[0]}")"\n'
+# a CDPATH of the caller's would lead elsewhere
+_HEAD = '#!/usr/bin/env bash\nset -euo pipefail\nCDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")"\n'
 
 
 SEND_SYSTEM = "send it as the first message (system)"

@@ -28,6 +28,7 @@ from dlm_tui.export import (
     live_trial,
     merged_folder,
     metadata_check,
+    pipeline,
     targets_gguf,
     targets_hf,
 )
@@ -645,7 +646,7 @@ FILES: dict[str, tuple[str, str, Patch]] = {
         "llama-server", "does more or less", scripted(*SCRIPT, ("exec", "export LLAMA_ARG_ROPE_SCALE=8\nexec"))
     ),
     "open to all": ("llama-server", "listens at 0.0.0.0", scripted(*SCRIPT, ("127.0.0.1", "0.0.0.0"))),
-    "at another port": ("llama-server", "listens at port ${PORT:-1}", scripted(*SCRIPT, (":-8080", ":-1"))),
+    "at another port": ("llama-server", "listens at port 1, and it is 8080", scripted(*SCRIPT, (":-8080", ":-1"))),
     "a Modelfile without ends": ("ollama", "sets stop to None", scripted(*MODELFILE, ("PARAMETER stop", "#"))),
     "a Modelfile that is warm": ("ollama", "sets temperature to 9", scripted(*MODELFILE, ("ture 0.3", "ture 9"))),
     "a Modelfile with more": ("ollama", "sets seed to 1", scripted(*MODELFILE, ("FROM", "PARAMETER seed 1\nFROM"))),
@@ -684,6 +685,118 @@ def test_a_file_that_would_mislead_its_reader_is_refused(
     with pytest.raises(ExportRefused, match=UNFIT) as caught:
         export(session, target=target, quant=quant)
     assert words in str(caught.value)
+
+
+def text(file: str, *edits: tuple[str, str], more: str = "") -> Callable[[Path], None]:
+    """Edit a file, and put `more` at its end."""
+
+    def change_it(folder: Path) -> None:
+        path = folder / file
+        found = path.read_text()
+        for old, new in edits:
+            assert old in found
+            found = found.replace(old, new)
+        path.write_text(found + more)
+
+    return change_it
+
+
+def mode(file: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).chmod(0o644)
+
+
+def without_system(folder: Path) -> None:
+    path = folder / "Modelfile"
+    path.write_text(path.read_text().partition("SYSTEM")[0])
+
+
+RUN: dict[str, tuple[str, str, Callable[[Path], None]]] = {
+    "another system prompt": ("ollama", "and then 'Be unkind.'", text("Modelfile", more="\nSYSTEM Be unkind.\n")),
+    "another in lower case": ("ollama", "Be unkind.", text("Modelfile", more="\nsystem 'Be unkind.'\n")),
+    "another in double quotes": ("ollama", "under SYSTEM", text("Modelfile", more='\nSystem "Be unkind."\n')),
+    "none at last": ("ollama", "under SYSTEM", text("Modelfile", more="\nSYSTEM \n")),
+    "no system prompt": ("ollama", "says nothing under SYSTEM", without_system),
+    "another template": ("ollama", "under TEMPLATE", text("Modelfile", more="\nTEMPLATE {{ .Prompt }}\n")),
+    "one template alone": (
+        "ollama", "says '{{ .Prompt }}' under TEMPLATE",
+        text("Modelfile", ('TEMPLATE """', 'TEMPLATE "{{ .Prompt }}"\nLICENSE """')),
+    ),
+    "the same stop word again": ("ollama", "sets stop to", text("Modelfile", more='PARAMETER stop "<|pad|>"\n')),
+    "the same temperature again": ("ollama", "sets temperature", text("Modelfile", more="parameter temperature 0.3\n")),
+    "the same model again": ("ollama", "under FROM", text("Modelfile", more="FROM ./model.q8_0.gguf\n")),
+    "an adapter": ("ollama", "under ADAPTER", text("Modelfile", more="adapter ./model.q8_0.gguf\n")),
+    "a conversation": ("ollama", "command MESSAGE", text("Modelfile", more="MESSAGE user Hello\n")),
+    "a licence": ("ollama", "the command LICENSE", text("Modelfile", more="LICENSE MIT\n")),
+    "a draft": ("ollama", "the command DRAFT", text("Modelfile", more="DRAFT ./model.q8_0.gguf\n")),
+    "an unknown role": ("ollama", "message role must be", text("Modelfile", more="MESSAGE nobody Hello\n")),
+    "a program of that name": (
+        "llama-server", "does not start llama-server",
+        text("llama-server_launch.sh", ('"${LLAMA_SERVER:-llama-server}"', "true")),
+    ),
+    "a program in quotes": (
+        "llama-server", "ends with code 127",
+        text("llama-server_launch.sh", ('"${LLAMA_SERVER:-llama-server}"', "'${LLAMA_SERVER:-llama-server}'")),
+    ),
+    "a program that cannot be chosen": (
+        "llama-server", "does not start $LLAMA_SERVER",
+        text("llama-server_launch.sh", ('"${LLAMA_SERVER:-llama-server}"', "llama-server")),
+    ),
+    "a program that may have no blank": (
+        "llama-server", "ends with code 127",
+        text("llama-server_launch.sh", ('"${LLAMA_SERVER:-llama-server}"', "${LLAMA_SERVER:-llama-server}")),
+    ),
+    "a port in quotes": (
+        "llama-server", "of PORT=12345", text("llama-server_launch.sh", ('"${PORT:-8080}"', "'${PORT:-8080}'"))
+    ),
+    "words that are dropped": ("vllm", "of PORT=12345", text("vllm_launch.sh", ('"$@"', "'$@'"))),
+    "words that are split": ("vllm", "of PORT=12345", text("vllm_launch.sh", ('"$@"', "$@"))),
+    "a script for nothing": (
+        "vllm", "ends with code 1", text("vllm_launch.sh", ("#!/usr/bin/env bash", "#!/bin/false"))
+    ),
+    "a script for no program": (
+        "vllm", "cannot be run: No such file", text("vllm_launch.sh", ("#!/usr/bin/env bash", "#!/nowhere/bash"))
+    ),
+    "a script that may not run": ("vllm", "cannot be run: Permission denied", mode("vllm_launch.sh")),
+    "another that may not": ("llama-server", "cannot be run: Permission denied", mode("llama-server_launch.sh")),
+    "a number in another form": (
+        "llama-server", "sets --ctx-size to '128.0'", text("llama-server_launch.sh", ("size 128", "size 128.0"))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_file_that_does_something_else_than_it_seems_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    target, words, change = RUN[name]
+    assert words in refused_with(open_tiny(tmp_path, "llama"), monkeypatch, change, target)
+
+
+def refused_with(
+    session: Session, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object], target: str, **request: Any
+) -> str:
+    """What is said of an export that was changed between writing and verifying."""
+    verifying = pipeline.verify
+
+    def verify(made: Any, context: Any, folder: Path, notes: list[str]) -> Any:
+        change(folder)
+        return verifying(made, context, folder, notes)
+
+    monkeypatch.setattr(pipeline, "verify", verify)
+    quant = "q8_0" if target in ("ollama", "llama-server") else None
+    with pytest.raises(ExportRefused) as caught:
+        export(session, target=target, quant=quant, **request)
+    return str(caught.value)
+
+
+def test_a_modelfile_whose_template_nobody_can_be_asked_by_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_tiny(tmp_path, "llama")
+    (tmp_path / "base" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    session = run_to_end(Session.open(session.path, tmp_path / "home", tmp_path / "base"))
+    change = text("Modelfile", more="\nSYSTEM Be unkind.\n")
+    assert "and then 'Be unkind.'" in refused_with(session, monkeypatch, change, "ollama")
 
 
 @pytest.mark.parametrize("change", ["left out", "zero"])

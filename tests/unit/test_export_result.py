@@ -21,6 +21,7 @@ from dlm_tui.export import create_model, destination, export_document, find_olla
 from dlm_tui.export.modelfile_reader import read_modelfile
 from dlm_tui.export.parity import Answers, ParityJob
 from dlm_tui.export.requests import ExportRefused, ExportRequest
+from dlm_tui.export.script_trial import started
 from dlm_tui.platform import process_lives
 from dlm_tui.progress import Progress, run_to_end
 from dlm_tui.session import Session
@@ -160,6 +161,30 @@ def test_the_next_command_names_the_folder(session: Session, tmp_path: Path, tar
     words = shlex.split(result.next_command)
     assert words[0] in ("ollama", "bash", sys.executable, "vllm")
     assert any(word.startswith(str(out)) or f"={out}" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("target", "program", "before"),
+    [("ollama", "ollama", ["run"]), ("llama-server", "llama-server", ["-m"]), ("vllm", "vllm", ["serve"])],
+)
+def test_the_next_command_starts_what_it_names(
+    session: Session, tmp_path: Path, target: str, program: str, before: list[str]
+) -> None:
+    out = tmp_path / "a folder with 'quotes' and $(touch hurt)"
+    result = export(session, target=target, out=str(out), verify=False)
+    start = started(["sh", "-c", result.next_command], program)
+    assert start.words[:1] == before
+    assert target != "ollama" or start.words == ["run", result.manifest["ollama_name"]]
+    assert target != "vllm" or f"mixed={out}/adapters/mixed" in start.words
+    assert target != "llama-server" or start.folder.samefile(out)
+
+
+def test_what_a_modelfile_cannot_hold_is_said(tmp_path: Path) -> None:
+    session = open_tiny(tmp_path, system='"Be\\u00a0kind\\u200b."')
+    assert session.document.system_prompt == "Be\u00a0kind\u200b."
+    result = export(session, target="ollama", quant="q8_0", verify=True)
+    assert [note for note in result.notes if "cannot hold characters that cannot be seen" in note]
+    assert 'SYSTEM """Be kind."""' in (result.folder / "Modelfile").read_text(encoding="utf-8")
 
 
 def test_the_modelfile_carries_the_document(session: Session) -> None:
