@@ -19,6 +19,7 @@ import torch
 from dlm_tui.child import python_words
 from dlm_tui.export.parity import PATIENCE_SECONDS, child_lines
 from dlm_tui.export.requests import ExportRefused, Session
+from dlm_tui.files import temporary_folder
 from dlm_tui.model.chat import ChatTemplateError
 from dlm_tui.platform import OWN_GROUP
 from dlm_tui.progress import Progress
@@ -114,11 +115,28 @@ def _started(folder: Path, script: str) -> Iterator[tuple[subprocess.Popen[bytes
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
     # what it would compile lies in the folder that is about to be published
     environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    words = [*python_words("-c", _START), script, "--port", "0", "--json", "--rows", "1", "--threads", "1"]
+    words = [
+        *python_words("-c", _START),
+        str((folder / script).absolute()),
+        "--port",
+        "0",
+        "--json",
+        "--rows",
+        "1",
+        "--threads",
+        "1",
+    ]
     with (
         tempfile.TemporaryFile() as log,
+        temporary_folder("start") as here,  # whoever starts it may be anywhere
         subprocess.Popen(
-            words, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, **OWN_GROUP
+            words,
+            cwd=here,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            **OWN_GROUP,
         ) as child,
     ):
         try:

@@ -19,6 +19,7 @@ from gguf import LlamaFileType, TokenType
 
 from dlm_tui.export.gguf_tokenizer import ENDS_BY_NAME
 from dlm_tui.export.requests import ExportRefused
+from dlm_tui.export.stored_weights import read_back
 from dlm_tui.model.gguf_tensors import TensorReader, Value
 
 Values = Mapping[str, Value]
@@ -70,7 +71,7 @@ _SPLITTING_RULES = {(7, False): "gpt-2", (1, False): "smollm", (1, True): "qwen2
 def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str, stop_ids: Collection[int] = ()) -> None:
     """Raises ExportRefused naming the first key that is missing, that should not be there, or that says another thing
     than the base's `config` (of the decoder), its tokenizer, and the ids that end its answers."""
-    reader = TensorReader(path)
+    reader = read_back(path)
     found, kind = reader.values(), str(config.model_type)
     name = _NAMES.get(kind, kind)
     expected: dict[str, Value] = {
@@ -91,7 +92,7 @@ def check_metadata(path: Path, config: Any, tokenizer: Any, quant: str, stop_ids
 
 def check_adapter_metadata(path: Path, config: Any) -> None:
     """The same of an adapter's file: a LoRA for bases of this kind, whose scale is the one that it is loaded at."""
-    found, kind = TensorReader(path).values(), str(config.model_type)
+    found, kind = read_back(path).values(), str(config.model_type)
     expected: dict[str, Value] = {
         "general.architecture": _NAMES.get(kind, kind),
         "general.type": "adapter",

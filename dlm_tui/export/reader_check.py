@@ -6,6 +6,7 @@ program to the same weights, with the same adapters, is looked at here, by parsi
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from dlm_tui.export.prompts import SENTENCES
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.script_trial import runs_programs, started
 from dlm_tui.export.scripts import LLAMA_SERVER_PORT, VLLM_PORT
+from dlm_tui.files import temporary_folder
+from dlm_tui.model.base import Base
 from dlm_tui.system_errors import cause, first_line
 
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
@@ -51,13 +54,15 @@ def _as_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def check_tokenizer_files(folder: Path, tokenizer: Any, chats: Sequence[str]) -> None:
-    """Raises ExportRefused unless the tokenizer in `folder` loads, splits texts and says tokens as the base's does.
+def check_tokenizer_files(folder: Path, base: Base, chats: Sequence[str]) -> None:
+    """Raises ExportRefused unless the tokenizer in `folder` loads, splits texts and says tokens as the base's does, and
+    its files are what the base's tokenizer writes.
 
     `chats` are conversations as the base's template writes them.
     """
     from transformers import AutoTokenizer
 
+    tokenizer = base.tokenizer
     try:
         found: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises many types for files that are missing or damaged
@@ -78,6 +83,28 @@ def check_tokenizer_files(folder: Path, tokenizer: Any, chats: Sequence[str]) ->
                 raise wrong("tokenizer.json", f"says the tokens of {_shown(ours)} as {_shown(theirs)}")
 
     _check_state(folder / "tokenizer.json", tokenizer)
+    with temporary_folder("tokenizer") as again:  # the library looks into some files only, and of those into some keys
+        base.save_tokenizer(again)
+        for path in sorted(again.rglob("*")):
+            if path.is_file():
+                check_copy(folder / path.relative_to(again), path)
+
+
+def check_copy(path: Path, origin: Path | None) -> None:
+    """Raises ExportRefused unless the file holds the bytes of `origin`, in JSON where its name says so; without an
+    origin none may be there, as its reader would go by it."""
+    if origin is None:
+        if path.exists():
+            raise wrong(path, "is there, and the base has none")
+        return
+    try:
+        same = path.stat().st_size == origin.stat().st_size and filecmp.cmp(path, origin, shallow=False)
+    except OSError as error:
+        raise wrong(path, f"cannot be read: {cause(error)}") from error
+    if not same:
+        raise wrong(path, "does not hold what was written there")
+    if path.suffix == ".json":
+        _json(path)
 
 
 def _check_state(path: Path, tokenizer: Any) -> None:
@@ -102,7 +129,9 @@ def check_configuration(folder: Path, config: Any, generation: Any, changed: Map
     from transformers import AutoConfig, GenerationConfig
 
     files = [("config.json", AutoConfig, config, changed)]
-    if generation is not None:
+    if generation is None:
+        check_copy(folder / "generation_config.json", None)
+    else:
         files.append(("generation_config.json", GenerationConfig, generation, {}))
     for file, kind, meant, instead in files:
         try:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, Place
 from dlm_tui.export.quantisation.blocks import dequantise
+from dlm_tui.export.requests import ExportRefused
 from dlm_tui.model.gguf_tensors import TensorReader
 from dlm_tui.model.pages import PageBudget
+from dlm_tui.system_errors import cause
 
 
 def unpermute_rows(rows: Tensor, heads: int) -> Tensor:
@@ -24,11 +26,21 @@ def unpermute_rows(rows: Tensor, heads: int) -> Tensor:
     return rows.reshape(heads, half, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
+def read_back(path: Path) -> TensorReader:
+    """A GGUF that was written. Raises ExportRefused where it cannot be read."""
+    try:
+        return TensorReader(path)
+    except Exception as error:  # the reader of GGUF raises what it stumbles over
+        raise ExportRefused(
+            f"the export would not do for its reader: {path.name} cannot be read as GGUF: {cause(error)}"
+        ) from error
+
+
 class StoredWeights:
     """The weights in a GGUF of `architecture`, dequantised to float32 as they are asked for."""
 
     def __init__(self, path: Path, architecture: Architecture) -> None:
-        self._reader = TensorReader(path)
+        self._reader = read_back(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._architecture = architecture
         self._budget = PageBudget()

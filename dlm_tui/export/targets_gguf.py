@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlm_tui.export.architectures import is_of_text, read_architecture
 from dlm_tui.export.concatenate import LoraPair, change_embedding, check_finite, folded
 from dlm_tui.export.export_context import Common, ExportContext, Trial, alike_note, chats, effective_dtype, read_alike
@@ -33,11 +35,18 @@ from dlm_tui.export.modelfile import (
 from dlm_tui.export.modelfile_reader import keeps
 from dlm_tui.export.parity import ODD_TEXTS, ParityJob
 from dlm_tui.export.prompts import SENTENCES
-from dlm_tui.export.quantisation.imatrix import write_imatrix
+from dlm_tui.export.quantisation.imatrix import read_imatrix, write_imatrix
 from dlm_tui.export.quantisation.importance import collect, open_source
-from dlm_tui.export.reader_check import check_llama_server_script, check_modelfile, modelfile_commands
+from dlm_tui.export.reader_check import (
+    check_copy,
+    check_llama_server_script,
+    check_modelfile,
+    modelfile_commands,
+    wrong,
+)
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.export.scripts import llama_server_script, shell
+from dlm_tui.export.stored_weights import read_back
 from dlm_tui.export.suitability import takes_images
 from dlm_tui.export.weights import (
     UNTIED_NOTE,
@@ -51,7 +60,6 @@ from dlm_tui.export.weights_check import check_adapter, check_gguf
 from dlm_tui.files import write_atomic
 from dlm_tui.model import Base
 from dlm_tui.model.chat import ChatTemplateError, Message, chat_messages, rendered_plainly
-from dlm_tui.model.gguf_tensors import TensorReader
 from dlm_tui.progress import Progress
 
 _METADATA_BYTES = 100
@@ -158,7 +166,7 @@ class _Gguf(Common):
         if source is None:
             return
         if source.path is not None:
-            shutil.copyfile(source.path, folder / f"imatrix{source.path.suffix or '.gguf'}")
+            shutil.copyfile(source.path, folder / self._imatrix(source.path))
         else:
             model = self.context.session.model
             row = model.coefficients(self.context.mix.mapping())
@@ -172,6 +180,24 @@ class _Gguf(Common):
             "tensors": len(self.importance.means),
             "tokens": sum(len(ids) for ids in source.sequences) or None,
         }
+
+    @staticmethod
+    def _imatrix(given: Path | None) -> str:
+        """The name of the importance matrix beside the weights."""
+        return f"imatrix{(given.suffix if given is not None else '') or '.gguf'}"
+
+    def check_files(self, folder: Path) -> None:
+        """The importance matrix, where one was asked for."""
+        if (source := self._weighing) is None:
+            return
+        path = folder / self._imatrix(source.path)
+        if source.path is not None:
+            check_copy(path, source.path)
+        elif self.importance is not None:
+            found = read_imatrix(path).means
+            for name, meant in self.importance.means.items():
+                if name not in found or not np.array_equal(found[name].reshape(meant.shape), meant):
+                    raise wrong(path, f"has other numbers for {name}")
 
     def write_weights(self, path: Path, *, merged: bool) -> Generator[Progress, None, None]:
         """The base, or base and mix, as one file."""
@@ -242,6 +268,7 @@ class OllamaTarget(_Gguf):
 
     def check_files(self, folder: Path) -> None:
         """The Modelfile leads to the files that are tried."""
+        super().check_files(folder)
         adapter = "adapter.gguf" if self.legacy else None
         meant = self._parameters()
         check_modelfile(folder / "Modelfile", self.weights, adapter, {
@@ -355,7 +382,7 @@ def by_embedded(path: Path, messages: Sequence[Message]) -> str:
 
     Raises ChatTemplateError where that cannot be.
     """
-    values = TensorReader(path).values()
+    values = read_back(path).values()
     tokens = values["tokenizer.ggml.tokens"]
     ids = {name: values.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     variables = {
@@ -414,6 +441,7 @@ class LlamaServerTarget(_Gguf):
 
     def check_files(self, folder: Path) -> None:
         """The start script, and the gate beside it."""
+        super().check_files(folder)
         loras = [("mix.gguf", 1.0), *((f"adapter.{name}.gguf", 0.0) for name in self.adapters)]
         check_llama_server_script(folder / self.script, self.weights, loras, self.served)
         check_gate_files(folder, self.context.session, self.names, self.context.mix.mapping())

@@ -28,6 +28,7 @@ from dlm_tui.export.peft_folder import target_shapes, vllm_rank, write_peft
 from dlm_tui.export.reader_check import (
     check_adapter_settings,
     check_configuration,
+    check_copy,
     check_tokenizer_files,
     check_vllm_files,
 )
@@ -127,7 +128,7 @@ class PeftTarget(Common):
         """The tokenizer, and the base that the adapter asks for."""
         place, context = folder / self.adapter, self.context
         modules = {module.rpartition(".")[2] for module in context.pairs}
-        check_tokenizer_files(place, context.session.base.tokenizer, chats(context))
+        check_tokenizer_files(place, context.session.base, chats(context))
         check_adapter_settings(place, context.loadable_base, context.loadable_revision, context.rank, sorted(modules))
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
@@ -282,10 +283,8 @@ class MergedTarget(Common):
         if generation is not None:
             write_atomic(folder / "generation_config.json", json_bytes(generation.to_diff_dict()))
         save_tokenizer(self.context, folder)
-        if (origin := self.context.session.base.source.path) is not None:
-            for name in _PROCESSORS:
-                if (origin / name).is_file():
-                    shutil.copyfile(origin / name, folder / name)
+        for name, origin in self._processors().items():
+            shutil.copyfile(origin, folder / name)
         yield Progress("tokenizer", 1, 1)
 
     def check_files(self, folder: Path) -> None:
@@ -295,9 +294,17 @@ class MergedTarget(Common):
             "dtype": str(DTYPES[self.quant][0]).removeprefix("torch."),
             "tie_word_embeddings": self.config.get("tie_word_embeddings"),
         }
-        check_tokenizer_files(folder, base.tokenizer, chats(self.context))
+        check_tokenizer_files(folder, base, chats(self.context))
         model: Any = base.model
         check_configuration(folder, model.config, getattr(base.model, "generation_config", None), changed)
+        processors = self._processors()
+        for name in _PROCESSORS:
+            check_copy(folder / name, processors.get(name))
+
+    def _processors(self) -> dict[str, Path]:
+        """What is copied of the base's folder, by its name."""
+        origin = self.context.session.base.source.path
+        return {name: origin / name for name in _PROCESSORS if origin is not None and (origin / name).is_file()}
 
     def trials(self, folder: Path, workspace: Path, prompts: list[list[int]]) -> list[Trial]:
         """The folder in float32 and as it is stored; the base with the mix in it is the reference."""

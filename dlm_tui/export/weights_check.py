@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dlm_tui.export.architectures import Architecture, Place
@@ -30,6 +30,7 @@ from dlm_tui.export.weights import FolderWeights, WeightSource, blocks, blocks_o
 from dlm_tui.model import MixedModel
 from dlm_tui.model.adapters import pair_keys
 from dlm_tui.progress import Progress
+from dlm_tui.system_errors import cause
 
 _FOUR_BITS, _FIVE_BITS = 0.5, 0.25
 ROUNDING = {
@@ -178,7 +179,13 @@ def check_peft(path: Path, pairs: Mapping[str, LoraPair]) -> None:
         for module, pair in pairs.items()
         for key, matrix in zip(pair_keys(module, pair.tokens), (pair.lora_A, pair.lora_B), strict=True)
     }
-    with safe_open(path, framework="pt") as file:
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ExportRefused(
+            f"the export would not do for its reader: {path.name} cannot be read as safetensors: {cause(error)}"
+        ) from error
+    with file:
         if missing := set(meant) - set(file.keys()):
             raise ExportRefused(f"{path.name} lacks {min(missing)!r}")
         for key in file.keys():  # noqa: SIM118 - the handle is no mapping

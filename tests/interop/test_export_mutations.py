@@ -758,6 +758,9 @@ RUN: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     ),
     "a script that may not run": ("vllm", "cannot be run: Permission denied", mode("vllm_launch.sh")),
     "another that may not": ("llama-server", "cannot be run: Permission denied", mode("llama-server_launch.sh")),
+    "what prepares no images": (
+        "merged", "preprocessor_config.json is there", lambda folder: (folder / "preprocessor_config.json").touch()
+    ),
     "a number in another form": (
         "llama-server", "sets --ctx-size to '128.0'", text("llama-server_launch.sh", ("size 128", "size 128.0"))
     ),
@@ -962,6 +965,9 @@ STARTED: dict[str, tuple[str, Patch]] = {
     )),
     "with an edited module": ("does not start: ImportError: gone", behind(
         *PROGRAM, written(BACKEND, "raise ImportError('gone')")
+    )),
+    "that knows its files by the folder it is started in": ("serve.py does not start", behind(
+        *PROGRAM, text("serve.py", ("Path(__file__).resolve().parent", "Path.cwd()"))
     )),
     "that tells no address": ("serve.py does not start", behind(*PROGRAM, written("serve.py", "print('ready')"))),
     "for another base": ("does not start: serve.py: the gate takes 32 numbers", settings(hidden_size=5)),
