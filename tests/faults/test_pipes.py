@@ -176,7 +176,7 @@ _OWN_FILES = {
     "dlm_tui/export/live.py",
     "dlm_tui/export/live_check.py",
     "dlm_tui/export/reader_check.py",
-    "dlm_tui/export/targets_gguf.py",
+    "dlm_tui/export/script_trial.py",
     "dlm_tui/files.py",
     "dlm_tui/model/identity.py",
     "dlm_tui/model/memory.py",
