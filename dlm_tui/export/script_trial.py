@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dlm_tui.export.requests import ExportRefused
 from dlm_tui.files import temporary_folder
+from dlm_tui.system_errors import cause
 
 PATIENCE_SECONDS = 60.0
 _RECORDED = "words"
@@ -85,7 +86,7 @@ def _run(command: Sequence[str | Path], folder: Path, environment: Mapping[str, 
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"starts nothing within {patience:g} s") from error
         except OSError as error:
-            raise ValueError(f"cannot be run: {os.strerror(error.errno) if error.errno else error}") from error
+            raise ValueError(f"cannot be run: {cause(error)}") from error
         log.seek(0)
         said = log.read(1 << 16).decode(errors="replace").strip().splitlines()
     if done.returncode:

@@ -754,10 +754,10 @@ RUN: dict[str, tuple[str, str, Callable[[Path], None]]] = {
         "vllm", "ends with code 1", text("vllm_launch.sh", ("#!/usr/bin/env bash", "#!/bin/false"))
     ),
     "a script for no program": (
-        "vllm", "cannot be run: No such file", text("vllm_launch.sh", ("#!/usr/bin/env bash", "#!/nowhere/bash"))
+        "vllm", "cannot be run: it does not exist", text("vllm_launch.sh", ("#!/usr/bin/env bash", "#!/nowhere/bash"))
     ),
-    "a script that may not run": ("vllm", "cannot be run: Permission denied", mode("vllm_launch.sh")),
-    "another that may not": ("llama-server", "cannot be run: Permission denied", mode("llama-server_launch.sh")),
+    "a script that may not run": ("vllm", "cannot be run: this user may not", mode("vllm_launch.sh")),
+    "another that may not": ("llama-server", "cannot be run: this user may not", mode("llama-server_launch.sh")),
     "what prepares no images": (
         "merged", "preprocessor_config.json is there", lambda folder: (folder / "preprocessor_config.json").touch()
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -98,8 +99,10 @@ async def test_a_document_that_was_closed_goes_on(tmp_path: Path) -> None:
 
 async def test_a_conversation_that_cannot_be_kept_goes_on_in_memory(tmp_path: Path) -> None:
     async with running(tmp_path) as bench:
-        archive = bench.context.archive
-        archive.path = tmp_path / "harbour.dlm" / "answers.sqlite"  # below a file
+        folder = bench.context.archive.path.parent
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_text("a file, where the folder of the answers was")
         await follow(bench, "one")
         await follow(bench, "two")
         assert [turn.prompt for turn in bench.controllers.conversing.turns] == ["one", "two"]

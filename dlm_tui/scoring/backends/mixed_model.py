@@ -78,6 +78,12 @@ class TorchDifferentialBackend:
             yield view
 
     @contextlib.contextmanager
+    def as_mix(self, mix: Mapping[str, float]) -> Iterator[TorchView]:
+        """Any other mix. Raises UsageError for unknown adapters and coefficients that are not finite."""
+        with self._view("mix", mix) as view:
+            yield view
+
+    @contextlib.contextmanager
     def as_scaled_adapter(self, lam: float) -> Iterator[TorchView]:
         """The backend's mix times `lam`. Raises UsageError unless it is finite."""
         if not math.isfinite(lam):
